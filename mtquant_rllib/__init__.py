@@ -1,0 +1,3 @@
+"""Twelve RLlib policies trade eight instruments as one desk, with risk having the last word."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,44 @@
+"""The design document's `agents.yaml`: the desk's table, its networks, its limits and its training numbers."""
+
+from __future__ import annotations
+
+from mtquant_rllib.config.base import Count, Fraction, Positive, Section
+
+
+class MetaControllerConfig(Section):
+    state_dim: Count
+    hidden_dim: Count
+    hidden_dim_2: Count
+    dropout: float
+    learning_rate: Positive
+
+
+class SpecialistConfig(Section):
+    """A row of the table of specialists. `type` is the document's class name, accepted as the name of a table entry."""
+
+    type: str
+    instruments: tuple[str, ...]
+    market_features_dim: Count
+    observation_dim: Count
+    hidden_dim: Count
+
+
+class PortfolioRiskConfig(Section):
+    max_portfolio_var: Fraction
+    max_correlation_exposure: Fraction
+    max_sector_allocation: Fraction
+    var_confidence: Fraction
+    correlation_window: Count
+
+
+class DocumentTrainingConfig(Section):
+    """Budgets in bars and PPO numbers of the document; `learning` says which of them a recipe overrides."""
+
+    phase_1_timesteps: Count
+    phase_2_timesteps: Count
+    phase_3_timesteps: Count
+    batch_size: Count
+    n_epochs: Count
+    gamma: Fraction
+    gae_lambda: float
+    clip_range: Positive

@@ -1,0 +1,133 @@
+"""How the desk decides, sizes, pays and observes: section `desk` of the settings (`configs/desk.yaml`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+
+
+class DecisionConfig(Section):
+    """From raw actions in [-1, 1] to proposed weights.
+
+    logit_scale
+        Softmax temperature is its inverse.
+    snap_below
+        Shares and appetites under this are zero, so that "nothing" can be said with a finite action.
+    allocation_cap
+        Largest allocation of a domain; the excess stays in cash.
+    vol_target_ann
+        Sum of stand-alone annual volatilities at full allocation and conviction.
+    stop_atr_min, stop_atr_max
+        Range of the stop distance in ATRs.
+    meta_every_bars, specialists_every_bars
+        Bars between two decisions of that level.
+    """
+
+    logit_scale: Positive
+    snap_below: NonNegative
+    allocation_cap: Fraction
+    vol_target_ann: Fraction
+    stop_atr_min: Positive
+    stop_atr_max: Positive
+    meta_every_bars: Count
+    specialists_every_bars: Count
+
+
+class AccountConfig(Section):
+    """start_equity_ccy: opening cash in account currency; day_count: days of a financing year."""
+
+    currency: str
+    start_equity_ccy: Positive
+    day_count: Positive
+
+
+class CostConfig(Section):
+    """What every instrument shares; the rest is per instrument in `symbols`.
+
+    impact_coefficient
+        Market impact as a fraction of traded notional: coefficient * daily sigma * sqrt(size / ADV).
+    impact_free_adv_share
+        Trades below this share of ADV have no impact.
+    rollover_spread_multiplier
+        Spreads of intraday bars at the daily rollover are wider by this factor.
+    short_rate_columns
+        Macro columns that give the account currency's short rate, per cent; the first one with a value is used.
+    """
+
+    impact_coefficient: NonNegative
+    impact_free_adv_share: NonNegative
+    rollover_spread_multiplier: Positive
+    short_rate_columns: tuple[str, ...]
+
+
+class FillConfig(Section):
+    """band_reference_max_age_bars: an older close is no reference for the price band."""
+
+    band_reference_max_age_bars: Count
+
+
+class EpisodeConfig(Section):
+    """bars: length of a training episode, truncated at its end; breaker_reset: whether an evaluation lifts a full trading
+    halt the day after (counting it), or stays flat to its end."""
+
+    bars: Count
+    breaker_reset: Literal["next_day", "never"]
+
+
+class ObservationConfig(Section):
+    """Windows and scales of the private parts of the observations; everything is clipped to +-`clip`.
+
+    A value is divided by its scale: drawdown 0.2 at `drawdown_scale` 0.2 is seen as 1.
+    """
+
+    clip: Positive
+    returns_days: Count
+    track_record_bars: Count
+    sharpe_scale: Positive
+    drawdown_scale: Positive
+    weight_scale: Positive
+    unrealised_atr_scale: Positive
+    held_bars_scale: Positive
+    stop_atr_scale: Positive
+    reward_mean_scale: Positive
+
+
+class DeskConfig(Section):
+    decision: DecisionConfig
+    account: AccountConfig
+    cost: CostConfig
+    fill: FillConfig
+    episode: EpisodeConfig
+    observation: ObservationConfig
+
+
+class DifferentialSharpeConfig(Section):
+    """Moody & Saffell (2001). horizon_bars: 1 / eta; variance_floor: least B - A^2 in the denominator; clip: of D."""
+
+    horizon_bars: Count
+    variance_floor: Positive
+    clip: Positive
+
+
+class RewardConfig(Section):
+    """Weights of the named reward terms.
+
+    drawdown, var_excess, edits
+        Joint phase: weight of the increment of the episode's maximum drawdown, of the loss beyond the VaR forecast
+        (both in units of the target's bar volatility), and of each unit of weight that risk took away.
+    team_share
+        Weight of the portfolio's score in every agent's reward; the rest is its own book's.
+    phase_1_allocation_low, phase_1_allocation_high
+        Range of the uniform draw of the allocation of a specialist's training episode.
+    """
+
+    differential_sharpe: DifferentialSharpeConfig
+    drawdown: NonNegative
+    var_excess: NonNegative
+    edits: NonNegative
+    team_share: float = Field(ge=0, le=1)
+    phase_1_allocation_low: Fraction
+    phase_1_allocation_high: Fraction

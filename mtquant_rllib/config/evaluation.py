@@ -1,0 +1,54 @@
+"""How a rollout is judged: intervals, baselines, what is left out, and the picture."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+
+
+class BootstrapConfig(Section):
+    """Resampling of returns. `mean_block_bars` is the mean length of a block of the stationary bootstrap."""
+
+    resamples: Annotated[int, Field(ge=100)]
+    mean_block_bars: Annotated[float, Field(ge=1)]
+    confidence: Fraction
+
+
+class MomentumConfig(Section):
+    """Sign of the move from `lookback_bars` ago to `skip_bars` ago."""
+
+    lookback_bars: Count
+    skip_bars: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _window_is_not_empty(self) -> MomentumConfig:
+        if self.skip_bars >= self.lookback_bars:
+            raise ValueError(f"skip_bars {self.skip_bars} leaves nothing of lookback_bars {self.lookback_bars}")
+        return self
+
+
+class BaselineConfig(Section):
+    """Rules the desk is compared with. Weights are fractions of equity."""
+
+    no_trade_band: NonNegative
+    held_weight: Positive
+    momentum: dict[str, MomentumConfig]
+
+
+class PlotConfig(Section):
+    width_in: Positive
+    height_in: Positive
+    dpi: Count
+    band_quantile: Annotated[float, Field(gt=0, lt=0.5)]
+
+
+class EvaluationConfig(Section):
+    excluded_dates: tuple[dt.date, ...]
+    var_test_significance: Fraction
+    bootstrap: BootstrapConfig
+    baselines: BaselineConfig
+    plot: PlotConfig

@@ -1,0 +1,112 @@
+"""What the agents see: section `features` of the settings (`configs/features.yaml`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from mtquant_rllib.config.base import Count, Fraction, Positive, Section
+
+
+class SizingConfig(Section):
+    """Floors of the annualised volatility that sizes positions: it is never below either of them."""
+
+    floor_window_bars: Count
+    floor_share: Fraction
+    floor_ann: Fraction
+
+
+class MomentsConfig(Section):
+    """covariance_decay: weight kept from one day to the next; correlation_short_bars: the recent side of the shift."""
+
+    covariance_decay: Fraction
+    covariance_min_days: Count
+    correlation_short_bars: Count
+
+
+class RolesConfig(Section):
+    """Which instrument stands for what in the domain features."""
+
+    index: str
+    growth: str
+    value: str
+    gold: str
+    oil: str
+
+
+class MacroFeaturesConfig(Section):
+    """Names of the macro columns, how their levels are standardised, and what stands in for an absent one."""
+
+    vix: str
+    dxy: str
+    rate_short: str
+    rate_2y: str
+    rate_10y: str
+    vix_centre: Positive
+    vix_log_deviation: Positive
+    dxy_window_bars: Count
+    rate_centre_pct: float
+    rate_scale_pct: Positive
+    vix_proxy_window_bars: Count
+    vix_proxy_premium: Positive
+    dxy_proxy_weights: dict[str, float]
+
+
+class FixedRegimeConfig(Section):
+    """volatility: daily standard deviation; trend: total fitted move over the window. Fractions."""
+
+    volatility: Positive
+    trend: Positive
+
+
+class AdaptiveRegimeConfig(Section):
+    """Quantiles of the trailing window, entered above one and left below another; bars that confirm a change."""
+
+    quantile_window_bars: Count
+    quantile_min_bars: Count
+    enter_volatile: Fraction
+    stay_volatile: Fraction
+    enter_trend: Fraction
+    stay_trend: Fraction
+    confirm_bars: Count
+
+    @model_validator(mode="after")
+    def _staying_is_easier_than_entering(self) -> AdaptiveRegimeConfig:
+        if self.stay_volatile > self.enter_volatile or self.stay_trend > self.enter_trend:
+            raise ValueError("a regime must be left at or below the quantile at which it is entered")
+        return self
+
+
+class RegimesConfig(Section):
+    detector: Literal["adaptive", "fixed"]
+    window_bars: Count
+    fixed: FixedRegimeConfig
+    adaptive: AdaptiveRegimeConfig
+
+
+class FeaturesConfig(Section):
+    """See `configs/features.yaml` for the meaning of each line."""
+
+    block_clip: Positive
+    domain_clip: Positive
+    macro_clip: Positive
+    z_cap: Positive
+    return_clip: Positive
+    volatility_span_bars: Count
+    long_window_bars: Count
+    long_window_min_frac: Fraction
+    domain_window_min_frac: Fraction
+    sizing: SizingConfig
+    moments: MomentsConfig
+    roles: RolesConfig
+    macro: MacroFeaturesConfig
+    regimes: RegimesConfig
+
+    def block_minimum(self, window: int) -> int:
+        """Values that a window of an instrument's feature needs before it speaks."""
+        return round(window * self.long_window_min_frac) if window >= self.long_window_bars else window
+
+    def domain_minimum(self, window: int) -> int:
+        """Values that a window of a domain feature needs before it speaks."""
+        return max(round(window * self.domain_window_min_frac), 1)

@@ -1,0 +1,67 @@
+"""One instrument's row of `configs/symbols.yaml`."""
+
+from __future__ import annotations
+
+import datetime as dt
+from enum import StrEnum
+from typing import Literal
+
+from mtquant_rllib.config.base import Count, NonNegative, Positive, Section
+
+Weekday = Literal["Mon", "Tue", "Wed", "Thu", "Fri"]
+
+
+class Restriction(StrEnum):
+    NO_LONG = "no_long"
+    NO_SHORT = "no_short"
+    CLOSE_ONLY = "close_only"
+
+
+class SessionConfig(Section):
+    """Daily session in New York time; the week opens on Sunday at `open` and ends on Friday at `close`."""
+
+    open: str
+    close: str
+
+
+class FinancingConfig(Section):
+    """Overnight financing, per cent a year of notional.
+
+    kind
+        `fx`: quote-currency rate minus base-currency rate; `gold`: the USD rate; `index`: the USD rate minus
+        `dividend_pct` (price indices omit dividends); `commodity`: no base rate, `roll_yield_pct` instead.
+    markup_pct
+        What the broker adds for either side: a long pays base + markup, a short pays -base + markup.
+    """
+
+    kind: Literal["fx", "gold", "index", "commodity"]
+    markup_pct: NonNegative
+    dividend_pct: NonNegative = 0
+    roll_yield_pct: float = 0
+
+
+class InstrumentConfig(Section):
+    asset_class: Literal["forex", "commodity", "equity"]
+    base: str
+    quote: str
+    contract: Positive
+    lot_step: Positive
+    tick: Positive
+    closes: str
+    session: SessionConfig
+    spread_bps: NonNegative
+    commission_bps: NonNegative
+    slippage_bps: NonNegative
+    financing: FinancingConfig
+    triple_day: Weekday
+    margin_pct: Positive
+    leverage: Positive
+    adv_usd: Positive
+    band_pct: Positive
+    volume_proxy: bool = False
+    allow_non_positive: bool = False
+    stale_opens_until: dt.date | None = None
+    restrictions: tuple[Restriction, ...] = ()
+    aliases: tuple[str, ...] = ()
+    scale: Count = 1
+    """Divisor of prices on import, for sources that store scaled integers."""

@@ -1,0 +1,165 @@
+"""How bar and macro files are read, joined, judged and split. Values stand in `configs/market.yaml`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from functools import cached_property
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, Field, model_validator
+
+from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+
+_FIXED = re.compile(r"^(?:UTC|GMT)?([+-])(\d{1,2})(?::?(\d{2}))?$")
+_SHIFTED = re.compile(r"^(.*?)\s*([+-])\s*(\d{1,2})$")
+
+
+def parse_timezone(text: str) -> tuple[ZoneInfo, float]:
+    """(zone, hours the broker's clock is ahead of it) of a name.
+
+    Accepted: an IANA name (`Europe/Athens`), a fixed offset (`UTC+2`, `+02:00`), or a place and a shift, as servers
+    that follow New York's daylight saving are usually described: `New York+7` is midnight at 17:00 New York.
+    Raises ValueError.
+    """
+    name = text.strip()
+    if fixed := _FIXED.match(name):
+        sign = 1 if fixed[1] == "+" else -1
+        return ZoneInfo("UTC"), sign * (int(fixed[2]) + int(fixed[3] or 0) / 60)
+    shift_h = 0.0
+    if (shifted := _SHIFTED.match(name)) and not name.startswith("Etc/"):
+        name, shift_h = shifted[1], float(shifted[2] + shifted[3])
+    for candidate in (name, f"America/{name.replace(' ', '_')}", f"Europe/{name.replace(' ', '_')}"):
+        try:
+            return ZoneInfo(candidate), shift_h
+        except (KeyError, ValueError, OSError):
+            continue
+    raise ValueError(f"{text!r} is no time zone; expected UTC, Europe/Athens, New York+7 or UTC+2")
+
+
+def _checked_timezone(text: str) -> str:
+    parse_timezone(text)
+    return text
+
+
+Timezone = Annotated[str, AfterValidator(_checked_timezone)]
+ClockTime = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+
+
+class FileOptions(Section):
+    """What a bar file does not say about itself. None: read it from the file, else the market's or instrument's
+    setting."""
+
+    symbol: str | None = None
+    timezone: Timezone | None = None
+    scale: Count | None = None
+    date_format: str | None = None
+
+
+class ColumnNames(Section):
+    """Accepted headers of each role, best first; case, `<>`, blanks, dots, dashes and underscores do not matter."""
+
+    timestamp: tuple[str, ...]
+    date: tuple[str, ...]
+    time: tuple[str, ...]
+    symbol: tuple[str, ...]
+    open: tuple[str, ...]
+    high: tuple[str, ...]
+    low: tuple[str, ...]
+    close: tuple[str, ...]
+    volume: tuple[str, ...]
+
+
+class MacroConfig(Section):
+    """Macro series and the delay with which they are known.
+
+    A value dated d is known `lag_business_days` weekdays later, for intraday bars from `known_at` New York time.
+    """
+
+    columns: tuple[str, ...]
+    aliases: dict[str, tuple[str, ...]]
+    positive: tuple[str, ...]
+    allow_missing: tuple[str, ...]
+    lag_business_days: Count
+    known_at: ClockTime
+    stale_after_days: Count
+
+
+class RepairConfig(Section):
+    max_dropped_frac: Fraction
+
+
+class QualityConfig(Section):
+    """Thresholds of suspicion. None of them changes a bar."""
+
+    gap_days: Positive
+    frozen_range_frac: Fraction
+    frozen_bars: Count
+    stale_repeat_frac: Fraction
+    stale_peer_correlation: Fraction
+    stale_peer_gap_ratio: Positive
+    stale_min_bars: Count
+    missing_volume_frac: Fraction
+    partial_last_frac: Fraction
+    engulfing_bars: Count
+    engulfing_frac: Fraction
+    scaled_min_rows: Count
+    roll_gap_multiple: Positive
+    roll_days: tuple[int, int]
+    largest_moves: Count
+
+
+class FractionsConfig(Section):
+    train: Fraction
+    validation: Fraction
+    test: Fraction
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> FractionsConfig:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train, validation and test sum to {total:g}; expected 1")
+        return self
+
+
+class SplitsConfig(Section):
+    """Calendar cuts for daily bars that cover them, shares of the rows for everything else."""
+
+    train_until: dt.date
+    validation_until: dt.date
+    test_until: dt.date
+    min_bars: Count
+    fractions: FractionsConfig
+    purge_bars: Annotated[int, Field(ge=0)]
+    embargo_bars: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> SplitsConfig:
+        if not self.train_until < self.validation_until < self.test_until:
+            raise ValueError("expected train_until < validation_until < test_until")
+        return self
+
+
+class WalkForwardConfig(Section):
+    folds: Count
+    first_train_frac: Fraction
+    expanding: bool
+
+
+class MarketConfig(Section):
+    timezone: Timezone
+    files: dict[str, FileOptions]
+    allow_missing: tuple[str, ...]
+    columns: ColumnNames
+    symbol_suffixes: tuple[str, ...]
+    consistency_tolerance_frac: NonNegative
+    macro: MacroConfig
+    repair: RepairConfig
+    quality: QualityConfig
+    splits: SplitsConfig
+    walk_forward: WalkForwardConfig
+
+    @cached_property
+    def clock(self) -> tuple[ZoneInfo, float]:
+        return parse_timezone(self.timezone)

@@ -1,0 +1,58 @@
+"""How the policy networks are built, beyond the sizes that `configs/agents.yaml` gives for meta and specialists."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mtquant_rllib.config.base import Count, NonNegative, Positive, Section
+from mtquant_rllib.universe import Sharing
+
+Activation = Literal["tanh", "relu", "silu", "elu"]
+
+
+class NetworkNames(Section):
+    """Which entry of the registry of networks serves each level of the desk."""
+
+    meta: str
+    specialist: str
+    instrument: str
+
+
+class ValueHidden(Section):
+    """Hidden sizes of the value trunks; `null` takes the sizes of the policy trunk of the same level."""
+
+    meta: tuple[Count, ...] | None
+    specialist: tuple[Count, ...] | None
+    instrument: tuple[Count, ...] | None
+
+
+class LinearSkip(Section):
+    """Which levels add a linear path from the inputs to the means, beside the trunk."""
+
+    meta: bool
+    specialist: bool
+    instrument: bool
+
+
+class NetworksConfig(Section):
+    names: NetworkNames
+    sharing: Sharing
+    """Which instrument agents share one module: `none`, `domain` (one per domain) or `all` (one for all)."""
+    instrument_hidden: tuple[Count, ...] = Field(min_length=1)
+    value_hidden: ValueHidden
+    activation: Activation
+    linear_skip: LinearSkip
+    initial_std: Positive
+    """Deviation of every action component before training; actions live in [-1, 1]."""
+    std_floor: NonNegative
+    """Deviation below which training cannot push a component; approached smoothly."""
+    last_layer_scale: Positive
+    """Gain of the last layer of every policy and value trunk: first actions and values lie near 0."""
+
+    @model_validator(mode="after")
+    def _starts_above_the_floor(self) -> NetworksConfig:
+        if self.initial_std <= self.std_floor:
+            raise ValueError(f"initial_std {self.initial_std} must lie above std_floor {self.std_floor}")
+        return self

@@ -1,0 +1,62 @@
+"""Limits, breakers and alerts that the design document leaves open. Its own four limits are `PortfolioRiskConfig`."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from mtquant_rllib.config.base import Count, Fraction, Positive, Section
+
+
+class TimedLevelConfig(Section):
+    """A breaker level that wears off: its day-loss threshold (inclusive) and how many bars it binds."""
+
+    loss_frac: Fraction
+    cooldown_bars: Count
+
+
+class LatchedLevelConfig(Section):
+    """A breaker level that halts the desk until it is reset."""
+
+    loss_frac: Fraction
+
+
+class BreakersConfig(Section):
+    level_1: TimedLevelConfig
+    level_2: TimedLevelConfig
+    level_3: LatchedLevelConfig
+    level_4: LatchedLevelConfig
+    level_1_position_frac: Fraction
+    level_2_var_frac: Fraction
+
+    @property
+    def thresholds(self) -> tuple[float, float, float, float]:
+        """Day-loss thresholds of levels 1 to 4, positive fractions."""
+        return self.level_1.loss_frac, self.level_2.loss_frac, self.level_3.loss_frac, self.level_4.loss_frac
+
+    @model_validator(mode="after")
+    def _thresholds_rise(self) -> BreakersConfig:
+        if list(self.thresholds) != sorted(set(self.thresholds)):
+            raise ValueError(f"breaker thresholds must rise from level 1 to level 4, found {self.thresholds}")
+        return self
+
+
+class AlertsConfig(Section):
+    position_loss_frac: Fraction
+    day_loss_frac: Fraction
+    correlation_shift: Positive
+
+
+class RiskConfig(Section):
+    """See `configs/risk.yaml` for the meaning of each line."""
+
+    gross_budget: Positive
+    max_concentration_frac: Fraction
+    correlation_floor_frac: Fraction
+    correlation_rounds: Count
+    custom_rule_sweeps: Count
+    var_horizon_days: Positive
+    margin_buffer: float = Field(ge=1)
+    margin_stop_out_frac: Fraction
+    max_adv_frac: Fraction
+    breakers: BreakersConfig
+    alerts: AlertsConfig

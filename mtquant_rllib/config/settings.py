@@ -1,0 +1,79 @@
+"""The whole of the settings, one section per concern, as one frozen tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from mtquant_rllib.config.agents import (
+    DocumentTrainingConfig,
+    MetaControllerConfig,
+    PortfolioRiskConfig,
+    SpecialistConfig,
+)
+from mtquant_rllib.config.base import Section
+from mtquant_rllib.config.embedded import EmbeddedConfig
+from mtquant_rllib.config.desk import DeskConfig, RewardConfig
+from mtquant_rllib.config.evaluation import EvaluationConfig
+from mtquant_rllib.config.features import FeaturesConfig
+from mtquant_rllib.config.instruments import InstrumentConfig
+from mtquant_rllib.config.loader import apply_overrides, read_tree, validate
+from mtquant_rllib.config.market import MarketConfig
+from mtquant_rllib.config.networks import NetworksConfig
+from mtquant_rllib.config.risk import RiskConfig
+from mtquant_rllib.config.synthetic import SyntheticConfig
+from mtquant_rllib.config.training import CheckpointsConfig, RecipeConfig, ResourcesConfig, TrackingConfig
+from mtquant_rllib.universe import Universe
+
+
+class Settings(Section):
+    """Everything a run depends on. `Settings.load()` reads `configs/default.yaml`."""
+
+    seed: int = Field(ge=0)
+    symbols: dict[str, InstrumentConfig]
+    policy_rates: dict[str, dict[int, float]]
+    market: MarketConfig
+    synthetic: SyntheticConfig
+    meta_controller: MetaControllerConfig
+    specialists: dict[str, SpecialistConfig]
+    portfolio_risk: PortfolioRiskConfig
+    risk: RiskConfig
+    training: DocumentTrainingConfig
+    features: FeaturesConfig
+    networks: NetworksConfig
+    embedded: EmbeddedConfig
+    desk: DeskConfig
+    rewards: RewardConfig
+    evaluation: EvaluationConfig
+    recipe: RecipeConfig
+    resources: ResourcesConfig
+    checkpoints: CheckpointsConfig
+    tracking: TrackingConfig
+
+    @cached_property
+    def universe(self) -> Universe:
+        return Universe.from_specialists(self.specialists)
+
+    @cached_property
+    def instruments(self) -> tuple[InstrumentConfig, ...]:
+        """Rows of `symbols` in the order of the universe."""
+        return tuple(self.symbols[symbol] for symbol in self.universe.symbols)
+
+    @model_validator(mode="after")
+    def _every_traded_symbol_has_a_row(self) -> Settings:
+        for domain in self.universe.domains:
+            for symbol in domain.symbols:
+                if symbol not in self.symbols:
+                    raise ValueError(f"specialists.{domain.name} trades {symbol}, which has no row under symbols")
+        if len(set(self.universe.symbols)) != self.universe.n_instruments:
+            raise ValueError("an instrument belongs to two specialists")
+        return self
+
+    @classmethod
+    def load(cls, config: str | Path = "default.yaml", overrides: Iterable[str] = ()) -> Settings:
+        """Read a config file with its bases, apply `key=value` overrides, and check every key and value."""
+        tree = apply_overrides(read_tree(config), overrides)
+        return validate(cls, tree, str(config))

@@ -1,0 +1,152 @@
+"""What the embedded synthetic market is drawn from (`configs/synthetic.yaml`)."""
+
+from __future__ import annotations
+
+import datetime as dt
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+
+REGIMES = ("bull", "bear", "volatile", "sideways")
+"""Names of the market's states, in the order of every regime axis."""
+
+Correlation = Annotated[float, Field(ge=-1, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+Volatility = Annotated[float, Field(gt=0, le=200)]
+Tail = Annotated[float, Field(gt=2, description="a variance exists only above two degrees of freedom")]
+
+
+class SyntheticInstrument(Section):
+    """One instrument's law. Four numbers: one per regime, in the order of `REGIMES`."""
+
+    start_price: Positive
+    volume: Positive
+    drift_pct: tuple[float, float, float, float]
+    volatility_pct: tuple[Volatility, Volatility, Volatility, Volatility]
+    tail_df: tuple[Tail, Tail, Tail, Tail]
+    garch_alpha: ShareBelowOne
+    gap_share: ShareBelowOne
+
+
+class SyntheticVolatility(Section):
+    persistence: ShareBelowOne
+    trailing_span_bars: Count
+    tail_cut: Fraction
+    largest_move_frac: Annotated[float, Field(gt=0, lt=0.5)]
+
+
+class MomentumStructure(Section):
+    """Mean `strength * sigma * q * m / rms(q m)`, m the return of `window_bars` in deviations, q = tanh(slope *
+    (|trend| - pivot)), trend the return of `trend_bars` in deviations. With strength 0 it is not there."""
+
+    strength: NonNegative
+    window_bars: Count
+    trend_bars: Count
+    slope: Positive
+    pivot: NonNegative
+
+
+class PlantedStructure(Section):
+    half_life_bars: Positive
+    proxy_loading: Fraction
+    oracle_sharpe: NonNegative
+    strength_of_sharpe: dict[float, Positive]
+    momentum: MomentumStructure
+
+    @property
+    def strength(self) -> float:
+        """The strength at which the desk's oracle earns `oracle_sharpe`, linear between the rows of the table."""
+        knots = [(0.0, 0.0), *sorted(self.strength_of_sharpe.items())]
+        for (low, at_low), (high, at_high) in pairwise(knots):
+            if self.oracle_sharpe <= high:
+                return at_low + (at_high - at_low) * (self.oracle_sharpe - low) / (high - low)
+        raise AssertionError("checked when the settings were read")
+
+    @model_validator(mode="after")
+    def _sharpe_is_in_the_table(self) -> PlantedStructure:
+        best = max(self.strength_of_sharpe, default=0.0)
+        if self.oracle_sharpe > best:
+            raise ValueError(
+                f"oracle_sharpe {self.oracle_sharpe:g} lies beyond strength_of_sharpe: its last is {best:g}"
+            )
+        return self
+
+
+class SyntheticVolume(Section):
+    memory: ShareBelowOne
+    memory_span_bars: Count
+    noise: NonNegative
+    move_loading: NonNegative
+    proxy_loading: NonNegative
+
+
+class SyntheticVix(Section):
+    """ln VIX is an AR(1); `regime_loading` is how far it follows the log volatility of `index`'s regime."""
+
+    mean: Positive
+    deviation: Positive
+    persistence: ShareBelowOne
+    correlation: Correlation
+    index: str
+    regime_loading: NonNegative
+    bounds: tuple[Positive, Positive]
+
+
+class SyntheticDxy(Section):
+    start: Positive
+    volatility_pct: Positive
+    correlation: Correlation
+    currency: str
+
+
+class SyntheticRates(Section):
+    names: tuple[str, str, str]
+    mean_pct: tuple[float, float, float]
+    deviation_bp: NonNegative
+    reversion: Fraction
+    floor_pct: float
+    correlations: tuple[Correlation, Correlation, Correlation]
+
+
+class SyntheticMacro(Section):
+    vix: SyntheticVix
+    dxy: SyntheticDxy
+    rates: SyntheticRates
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("vix", "dxy", *self.rates.names)
+
+
+class SyntheticConfig(Section):
+    start: dt.date
+    instruments: dict[str, SyntheticInstrument]
+    transitions: dict[str, tuple[float, float, float, float]]
+    correlations: dict[str, tuple[Correlation, Correlation, Correlation, Correlation]]
+    drift_divisor: Positive
+    volatility: SyntheticVolatility
+    planted: PlantedStructure
+    volume: SyntheticVolume
+    macro: SyntheticMacro
+
+    @model_validator(mode="after")
+    def _tables_fit_together(self) -> SyntheticConfig:
+        if tuple(self.transitions) != REGIMES:
+            raise ValueError(f"transitions needs one row per regime, in this order: {', '.join(REGIMES)}")
+        for name, row in self.transitions.items():
+            if min(row) < 0 or abs(sum(row) - 1) > 0.01:
+                raise ValueError(f"transitions.{name} sums to {sum(row):g}: expected probabilities that sum to 1")
+        for pair in self.correlations:
+            names = pair.split()
+            if len(names) != 2 or not set(names) <= set(self.instruments):
+                raise ValueError(f"correlations: {pair!r} does not name two of {', '.join(self.instruments)}")
+        for name, instrument in self.instruments.items():
+            if instrument.garch_alpha > self.volatility.persistence:
+                raise ValueError(f"instruments.{name}.garch_alpha exceeds volatility.persistence, its whole")
+        for key, name in (("vix.index", self.macro.vix.index), ("dxy.currency", self.macro.dxy.currency)):
+            if name not in self.instruments:
+                raise ValueError(f"macro.{key} = {name}: expected one of {', '.join(self.instruments)}")
+        return self

@@ -1,0 +1,105 @@
+"""How the twelve policies are trained: the recipe, the machines, the checkpoints and who is told about it.
+
+The numbers of the design document live in section `training` (`configs/agents.yaml`). A recipe field that is null runs
+the document's number; one that is set overrides it, and `configs/training.yaml` gives the reason beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+
+
+class LearningRates(Section):
+    """Learning rate per level; null follows `recipe.learning_rate`."""
+
+    meta_controller: Positive | None
+    specialists: Positive | None
+    instruments: Positive | None
+
+
+class RecipeConfig(Section):
+    """PPO as it is run.
+
+    learning_rate
+        Of every module; null is the document's `meta_controller.learning_rate`.
+    learning_rate_final_frac
+        Share of it that is left at the end of the budget; the way there is a straight line over bars. 1 is constant.
+    gae_lambda, n_epochs, batch_size, clip_range, gamma
+        Null is the document's number. Epochs are passes over each module's own rows; batch_size is a minibatch's rows.
+    bars_per_update
+        Environment-bars between two updates, over all runners and environments.
+    min_updates
+        A phase whose budget is too small for this many updates takes smaller ones.
+    environments
+        Environments stepped side by side, over all runners.
+    grad_clip
+        Largest gradient norm of each module.
+    vf_clip
+        Largest squared error of the value function that is still learned from.
+    validations
+        How many times in a phase, evenly over its budget, the policies are validated.
+    explore_frozen
+        Whether frozen policies act with their exploration noise while another learns; false: by their mean, as evaluated.
+    """
+
+    learning_rate: Positive | None
+    learning_rates: LearningRates
+    learning_rate_final_frac: float = Field(ge=0, le=1)
+    gae_lambda: float | None = Field(ge=0, le=1)
+    gamma: Fraction | None
+    n_epochs: Count | None
+    batch_size: Count | None
+    clip_range: Positive | None
+    bars_per_update: Count
+    min_updates: Count
+    environments: Count
+    grad_clip: Positive
+    vf_clip: Positive
+    entropy_coeff: NonNegative
+    validations: Count
+    explore_frozen: bool
+
+
+class ResourcesConfig(Section):
+    """Machines for one run.
+
+    cpus
+        CPUs of a session that this run starts itself; null takes what the machine has. Ignored with a cluster.
+    runners
+        Remote environment runners of each trial; 0 samples in the trial's own process.
+    gpus
+        `auto` shares the GPUs there are among the trials side by side; `none` leaves them alone.
+    object_store_mb
+        Shared memory of a session that this run starts itself.
+    """
+
+    cpus: Count | None
+    runners: int = Field(ge=0)
+    gpus: Literal["auto", "none"]
+    object_store_mb: Count
+
+
+class CheckpointsConfig(Section):
+    """every_updates: updates between two checkpoints; keep: how many are kept; max_failures: retries of a trial."""
+
+    every_updates: Count
+    keep: Count
+    max_failures: int = Field(ge=1)
+
+
+class TrackingConfig(Section):
+    """Who is told. TensorBoard is always written.
+
+    wandb
+        Also write a Weights & Biases run per trial; without a key in WANDB_API_KEY it is kept offline in the run folder.
+    progress_seconds
+        Least seconds between two progress lines of a trial.
+    """
+
+    wandb: bool
+    wandb_project: str
+    progress_seconds: NonNegative

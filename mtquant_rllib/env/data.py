@@ -1,0 +1,184 @@
+"""What a desk plays on: tape, features and the rows of each split, prepared once and shared read-only by every process.
+
+A prepared folder is plain arrays, opened by memory map: workers on one machine share one copy, and a path to it is all that an
+environment's config carries. Its name is a hash of everything that it was made from, so the same market and settings are
+prepared once, and different ones never meet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.env.episodes import Stretch
+from mtquant_rllib.errors import MarketDataError, RunError
+from mtquant_rllib.features.table import FeatureTable, build_features, open_table
+from mtquant_rllib.market.bars import MarketData
+from mtquant_rllib.market.importers import load_market
+from mtquant_rllib.market.splits import NAMES, time_splits
+from mtquant_rllib.market.synthetic import synthesise
+from mtquant_rllib.portfolio.tape import Tape
+
+CACHE_VARIABLE = "MTQUANT_CACHE"
+_INDEX = "data.json"
+_FORMAT = 1
+"""Raise when the meaning of a prepared folder changes."""
+
+
+def cache_folder() -> Path:
+    """Where prepared markets are kept: $MTQUANT_CACHE, else `.cache/mtquant` under the working directory."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.cwd() / ".cache" / "mtquant")
+
+
+@dataclass(frozen=True)
+class DeskData:
+    """Tape and features of one split, and the stretches of rows in which it may be traded."""
+
+    tape: Tape
+    features: FeatureTable
+    stretches: tuple[Stretch, ...]
+
+    @classmethod
+    def open(cls, folder: Path, split: str) -> DeskData:
+        """Memory-mapped.
+
+        Raises
+        ------
+        RunError
+            When the folder is not a prepared market, or has no such split.
+        """
+        try:
+            index = json.loads((folder / _INDEX).read_text())
+        except (OSError, ValueError) as error:
+            raise RunError(f"{folder} is not a prepared market ({error}); prepare it again from its bars") from None
+        if split not in index["splits"]:
+            raise RunError(f"{folder} has no split {split!r}; it has {', '.join(index['splits'])}")
+        entry = index["splits"][split]
+        part = folder / entry["arrays"]
+        return cls(
+            Tape.open(part),
+            open_table(part / entry["features"]),
+            tuple(Stretch(*rows) for rows in entry["stretches"]),
+        )
+
+    @classmethod
+    def of(cls, settings: Settings, markets: Sequence[MarketData]) -> DeskData:
+        """In memory, for tests and notebooks: every row after the warm-up of every path, one stretch a path."""
+        tape, features = Tape.build(settings, markets), build_features(settings, markets, None)
+        return cls(tape, features, _whole_paths(tape, features))
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """The index of a prepared folder: source, spans, stretches."""
+    return json.loads((folder / _INDEX).read_text())
+
+
+def prepare_embedded(settings: Settings, cache: Path | None = None) -> Path:
+    """Prepare the synthetic market of `embedded`, each split from paths and seeds of its own."""
+    embedded = settings.embedded
+    identity = _digest(settings, {"embedded": embedded.model_dump(mode="json"), "synthetic": settings.synthetic.model_dump(mode="json")})
+
+    def fill(folder: Path) -> dict[str, Any]:
+        splits = {}
+        for number, split in enumerate(NAMES):
+            size = embedded.of(split)
+            seed = int(np.random.SeedSequence((embedded.seed, number)).generate_state(1)[0])
+            drawn = synthesise(
+                settings, n_paths=size.paths, n_years=size.years, seed=seed, variant=embedded.variant
+            )
+            stretches, features = _write_arrays(settings, drawn.markets, folder / split)
+            np.savez(folder / split / "truth.npz", mu=drawn.truth.mu, sigma=drawn.truth.sigma)
+            splits[split] = {"arrays": split, "features": features, "stretches": stretches}
+        return {"source": f"embedded ({embedded.variant})", "splits": splits}
+
+    return _prepared(cache, f"embedded-{identity}", fill)
+
+
+def prepare_files(
+    settings: Settings, bars: Path | Sequence[Path], macro: Path | None, cache: Path | None = None
+) -> Path:
+    """Prepare a history from files, split by time."""
+    market, _ = load_market(settings, bars, macro)
+    content = hashlib.sha256()
+    for array in (market.stamps, market.bars, market.valid, market.macro, market.stale_open, market.volume_proxy):
+        content.update(np.ascontiguousarray(array).tobytes())
+    identity = _digest(settings, {"bars": content.hexdigest(), "splits": settings.market.splits.model_dump(mode="json")})
+
+    def fill(folder: Path) -> dict[str, Any]:
+        (whole,), features = _write_arrays(settings, [market], folder / "history")
+        splits = {}
+        for name, split in time_splits(market, settings.market.splits).items():
+            start, stop = max(split.start, whole[0]), min(split.stop, whole[1])
+            if stop - start < 2:
+                raise MarketDataError(
+                    f"split {name}: rows {split.start} to {split.stop} leave nothing to trade after the warm-up, which ends at "
+                    f"row {whole[0]}; accepted: a longer history, or other market.splits"
+                )
+            splits[name] = {"arrays": "history", "features": features, "stretches": [[start, stop]]}
+        return {"source": str(bars), "macro": None if macro is None else str(macro), "splits": splits}
+
+    return _prepared(cache, f"bars-{identity}", fill)
+
+
+def truth(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Conditional mean and volatility of the next return of a prepared synthetic split, each (N, n), rows as on the tape.
+
+    Only an oracle may read this.
+    """
+    with np.load(folder / split / "truth.npz") as stored:
+        return tuple(stored[name].reshape(-1, stored[name].shape[-1]) for name in ("mu", "sigma"))  # type: ignore[return-value]
+
+
+def _write_arrays(settings: Settings, markets: Sequence[MarketData], folder: Path) -> tuple[list[list[int]], str]:
+    """Tape and features of the histories; the tradable rows of each, and the features' folder below `folder`."""
+    folder.mkdir(parents=True)
+    tape = Tape.build(settings, markets)
+    tape.save(folder)
+    features = build_features(settings, markets, folder)
+    assert features.folder is not None
+    return [[stretch.start, stretch.stop] for stretch in _whole_paths(tape, features)], features.folder.name
+
+
+def _whole_paths(tape: Tape, features: FeatureTable) -> tuple[Stretch, ...]:
+    length = tape.rows_per_path
+    return tuple(Stretch(path * length + features.warmup, (path + 1) * length) for path in range(tape.n_paths))
+
+
+def _digest(settings: Settings, parts: dict[str, Any]) -> str:
+    """Hash of the parts and of every setting that shapes prepared arrays."""
+    shaping = ("symbols", "policy_rates", "features", "specialists", "portfolio_risk", "desk")
+    tree = settings.model_dump(mode="json")
+    text = json.dumps({"format": _FORMAT, **parts, **{key: tree[key] for key in shaping}}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _prepared(cache: Path | None, name: str, fill: Any) -> Path:
+    """The folder of this name, filled in a temporary one and moved into place whole: two processes may race, one wins."""
+    root = cache or cache_folder()
+    final = root / name
+    if (final / _INDEX).is_file():
+        return final
+    root.mkdir(parents=True, exist_ok=True)
+    half = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
+    try:
+        index = fill(half)
+        (half / _INDEX).write_text(json.dumps(index, indent=1))
+        half.chmod(0o755)
+        try:
+            half.rename(final)
+        except OSError:
+            if not (final / _INDEX).is_file():
+                raise
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+    return final

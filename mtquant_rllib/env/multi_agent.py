@@ -1,0 +1,227 @@
+"""The desk as a turn-based RLlib `MultiAgentEnv`, and the wrapper that gives risk the last word.
+
+A bar takes two or three calls of `step`: the meta-controller on the bars where it decides, then the specialists, then the
+instruments, whose actions carry the desk to the next close. Rewards of all agents arrive with that close. At the end of an
+episode every agent receives a final observation, on turn or not: without it RLlib drops the last transition of those off turn.
+
+`DeskEnv` has no limits of its own. `RiskWrapper` puts a risk manager between what is proposed and what is executed; it is a
+`MultiAgentEnv`, because RLlib reads spaces through `unwrapped`, where a `gym.Wrapper` would vanish. `desk_env` builds both
+from a plain dictionary, which is what travels in an RLlib config:
+
+    {"data": folder of prepared arrays, "split": "train", "settings": dict, "phase": 1 | 2 | 3, "domain": name or None, "seed": int}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episodes import draw_episode
+from mtquant_rllib.env.overseer import Overseer, RiskEdit
+from mtquant_rllib.env.spaces import spaces
+from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.universe import META
+
+ObsDict = dict[str, np.ndarray]
+
+
+class _Turn(Enum):
+    META = "meta"
+    SPECIALISTS = "specialists"
+    INSTRUMENTS = "instruments"
+
+
+class DeskEnv(MultiAgentEnv):
+    """One desk, turn by turn, without limits.
+
+    Attributes
+    ----------
+    bars_done
+        Bars completed since construction (or since the state that was restored), over all episodes.
+    desk
+        The batched core with one environment.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        settings = config["settings"]
+        self.settings = settings if isinstance(settings, Settings) else Settings.model_validate(settings)
+        universe = self.settings.universe
+        data = DeskData.open(Path(config["data"]), config.get("split", "train"))
+        phase, domain_name = config["phase"], config.get("domain")
+        if (phase == 1) != (domain_name is not None):
+            raise ConfigError(f"phase {phase} with domain {domain_name!r}: phase 1 plays one domain, phases 2 and 3 play all")
+        domain = None if domain_name is None else universe.domains.index(universe.domain_named(domain_name))
+        self.desk = Desk(self.settings, data.tape, data.features, 1, Scene(phase, domain))
+        self.stretches = data.stretches
+        self.seed_of_run = int(config.get("seed", self.settings.seed))
+        self.seat(getattr(config, "worker_index", 0), getattr(config, "vector_index", 0) or 0)
+        self.bars_done = 0
+        self._episodes_begun = 0
+        self._turn = _Turn.META
+
+        self.observation_spaces, self.action_spaces = spaces(self.settings)
+        if domain is None:
+            self.possible_agents = list(universe.agent_ids)
+        else:
+            own = universe.domains[domain]
+            self.possible_agents = [own.specialist, *own.symbols]
+        self.agents = list(self.possible_agents)
+        self._specialists = [
+            (d, name) for d, name in enumerate(universe.specialists) if name in self.possible_agents
+        ]
+        self._instruments: list[tuple[int, str]] = []
+        self._streams: list[tuple[int, str]] = []
+
+    def seat(self, runner: int, environment: int) -> None:
+        """Say which of all environments this is: draws are a function of (seed, runner, environment, episode)."""
+        self.runner, self.environment = runner, environment
+
+    def get_state(self) -> dict[str, int]:
+        """Counters that make the following episodes; an episode in progress is not part of it and is begun afresh."""
+        return {"episodes_begun": self._episodes_begun, "bars_done": self.bars_done}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        self._episodes_begun = int(state["episodes_begun"])
+        self.bars_done = int(state["bars_done"])
+
+    # -- gymnasium ----------------------------------------------------------------------------------------------------
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsDict, dict[str, Any]]:
+        """Begin the next episode. `seed`, when given, replaces the run's seed and starts again from the first episode."""
+        if seed is not None:
+            self.seed_of_run, self._episodes_begun = int(seed), 0
+        universe, scene = self.settings.universe, self.desk.scene
+        rewards = self.settings.rewards
+        draw = draw_episode(
+            self.seed_of_run,
+            self.runner,
+            self.environment,
+            self._episodes_begun,
+            self.stretches,
+            self.settings.desk.episode.bars,
+            (rewards.phase_1_allocation_low, rewards.phase_1_allocation_high),
+            1 if scene.domain is None else len(universe.domains[scene.domain].symbols),
+        )
+        self._episodes_begun += 1
+        self.desk.reset(np.array([0]), [draw])
+        if scene.domain is None:
+            self._instruments = list(enumerate(universe.symbols))
+        else:
+            on_turn = universe.domain_slices[scene.domain].start + draw.turn
+            self._instruments = [(on_turn, universe.symbols[on_turn])]
+        self.agents = [
+            *([META] if scene.domain is None else []),
+            *(name for _, name in self._specialists),
+            *(symbol for _, symbol in self._instruments),
+        ]
+        stream_of = {agent: stream for stream, agent in enumerate(universe.agent_ids)}
+        self._streams = [(stream_of[agent], agent) for agent in self.agents]
+        return self._next_turn(after=None), {}
+
+    def step(
+        self, action_dict: ObsDict
+    ) -> tuple[ObsDict, dict[str, float], dict[str, bool], dict[str, bool], dict[str, Any]]:
+        """Take the actions of the agents on turn."""
+        desk = self.desk
+        running: dict[str, bool] = {"__all__": False}
+        if self._turn is _Turn.META:
+            desk.decide_meta(np.asarray(action_dict[META])[None])
+            return self._next_turn(after=_Turn.META), {}, running, dict(running), {}
+        if self._turn is _Turn.SPECIALISTS:
+            for d, name in self._specialists:
+                desk.decide_specialist(d, np.asarray(action_dict[name])[None])
+            return self._next_turn(after=_Turn.SPECIALISTS), {}, running, dict(running), {}
+        raw = np.zeros((1, self.settings.universe.n_instruments, 3))
+        for i, symbol in self._instruments:
+            raw[0, i] = action_dict[symbol]
+        desk.decide_instruments(raw)
+        result = desk.advance()
+        self.bars_done += 1
+        rewards = {agent: float(result.rewards[0, stream]) for stream, agent in self._streams}
+        terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
+        if not (terminated or truncated):
+            return self._next_turn(after=None), rewards, running, dict(running), {}
+        terminateds = dict.fromkeys([*self.agents, "__all__"], terminated)
+        truncateds = dict.fromkeys([*self.agents, "__all__"], truncated)
+        return self._everyone(), rewards, terminateds, truncateds, {}
+
+    # -- turns --------------------------------------------------------------------------------------------------------
+
+    def _next_turn(self, after: _Turn | None) -> ObsDict:
+        """Pass the turn on, within the bar or to the next bar's first, and show it what it sees."""
+        if after is None and bool(self.desk.meta_is_due[0]):
+            self._turn = _Turn.META
+            return {META: self.desk.observe_meta()[0]}
+        if after is not _Turn.SPECIALISTS and bool(self.desk.specialists_are_due[0]):
+            self._turn = _Turn.SPECIALISTS
+            return self._specialists_see()
+        self._turn = _Turn.INSTRUMENTS
+        return self._instruments_see()
+
+    def _specialists_see(self) -> ObsDict:
+        return {name: self.desk.observe_specialist(d)[0] for d, name in self._specialists}
+
+    def _instruments_see(self) -> ObsDict:
+        seen = self.desk.observe_instruments()[0]
+        return {symbol: seen[i] for i, symbol in self._instruments}
+
+    def _everyone(self) -> ObsDict:
+        meta = {META: self.desk.observe_meta()[0]} if META in self.agents else {}
+        return meta | self._specialists_see() | self._instruments_see()
+
+
+class RiskWrapper(MultiAgentEnv):
+    """Puts the risk manager between proposed and executed positions of a `DeskEnv`, and keeps the record of its edits."""
+
+    def __init__(self, env: DeskEnv) -> None:
+        super().__init__()
+        self.env = env
+        env.desk.oversight = self.overseer = Overseer(env.settings, env.desk.n_envs, env.desk.scene)
+        self.possible_agents = env.possible_agents
+        self.agents = env.agents
+        self.observation_spaces, self.action_spaces = env.observation_spaces, env.action_spaces
+
+    @property
+    def desk(self) -> Desk:
+        return self.env.desk
+
+    @property
+    def bars_done(self) -> int:
+        return self.env.bars_done
+
+    def edits(self) -> list[RiskEdit]:
+        """What risk changed in the last bar: proposed, executed, binding rule, measure and limit of each."""
+        return self.overseer.edits(0)
+
+    def seat(self, runner: int, environment: int) -> None:
+        self.env.seat(runner, environment)
+
+    def get_state(self) -> dict[str, int]:
+        return self.env.get_state()
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        self.env.set_state(state)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsDict, dict[str, Any]]:
+        result = self.env.reset(seed=seed, options=options)
+        self.agents = self.env.agents
+        return result
+
+    def step(
+        self, action_dict: ObsDict
+    ) -> tuple[ObsDict, dict[str, float], dict[str, bool], dict[str, bool], dict[str, Any]]:
+        return self.env.step(action_dict)
+
+
+def desk_env(config: Mapping[str, Any]) -> RiskWrapper:
+    """The environment that is trained in: a desk under its risk manager."""
+    return RiskWrapper(DeskEnv(config))

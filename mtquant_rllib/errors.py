@@ -1,0 +1,19 @@
+"""The project's own exceptions: each tells the person what was wrong, where, and what would be accepted."""
+
+from __future__ import annotations
+
+
+class MtquantError(Exception):
+    """Base of every error this project raises on purpose. The command line prints it without a traceback."""
+
+
+class ConfigError(MtquantError):
+    """A setting that is unknown, malformed or cannot be honoured."""
+
+
+class MarketDataError(MtquantError):
+    """A bar file, or a set of them, that cannot be used as it is."""
+
+
+class RunError(MtquantError):
+    """A run folder that is missing, incomplete or belongs to other settings."""

@@ -1,0 +1,435 @@
+"""From records to figures a person can judge: a table on the screen, JSON and CSV on disk.
+
+A report sets every book beside the others on the same bars, with and without the excluded dates, with standard
+errors, and says what it was measured on: seeds, split, costs. It takes `Record`s only, so it can be made again from a
+saved rollout.
+
+With one environment a figure is that history's; the Sharpe's standard error is analytic and its interval comes from
+resampled blocks of time. With several, the Sharpe is pooled over them, its error comes from resampled environments,
+and every other figure is the mean over environments with the error of that mean. Random starts within one history
+overlap: their environments are then not independent, and the errors are too small.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mtquant_rllib.config.evaluation import BootstrapConfig, EvaluationConfig
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.evaluation import measures
+from mtquant_rllib.evaluation.baselines import HOLD_PREFIX
+from mtquant_rllib.evaluation.record import Record
+from mtquant_rllib.evaluation.statistics import VarBacktest, backtest_var, pooled_sharpe_interval, sharpe_interval
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of one book or one part of it: values by name, and standard errors where there is one."""
+
+    values: dict[str, float]
+    standard_errors: dict[str, float]
+
+
+@dataclass(frozen=True)
+class BookReport:
+    """One book on all bars, and without the excluded dates."""
+
+    name: str
+    all_bars: Summary
+    without_excluded: Summary
+    var_backtest: VarBacktest
+    edits_by_rule: dict[str, int]
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """What one domain or instrument added to the subject's book."""
+
+    kind: str
+    name: str
+    summary: Summary
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """The subject (first book), the books beside it, the subject's parts, and what all of it was measured on."""
+
+    books: tuple[BookReport, ...]
+    parts: tuple[PartReport, ...]
+    context: dict[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def subject(self) -> BookReport:
+        return self.books[0]
+
+
+def build_report(records: Sequence[Record], settings: Settings) -> EvaluationReport:
+    """Measure every record; `records[0]` is the subject, the others are shown beside it.
+
+    The records must cover the same bars (a `ValueError` names the one that does not): a comparison on other bars is
+    none.
+    """
+    subject = records[0]
+    for other in records[1:]:
+        if not np.array_equal(other.stamps, subject.stamps) or other.equity_ccy.shape != subject.equity_ccy.shape:
+            raise ValueError(f"{other.name} was played on other bars than {subject.name}; they cannot be compared")
+    config, confidence = settings.evaluation, settings.portfolio_risk.var_confidence
+    books = tuple(_book_report(record, confidence, config, settings.seed) for record in records)
+    parts = tuple(_part_reports(subject, confidence, config.bootstrap, settings.seed))
+    return EvaluationReport(books, parts, _context(subject, settings), tuple(_notes(records, books, settings)))
+
+
+def summarise(
+    record: Record, confidence: float, bootstrap: BootstrapConfig, seed: int, left_out: np.ndarray | None = None
+) -> Summary:
+    """Figures of a whole book; `left_out` is bool of shape (B, T)."""
+    keep = record.played if left_out is None else record.played & ~left_out
+    returns = np.where(keep, record.returns, np.nan)
+    by_env = measures.measure_returns(returns, record.bars_per_year, confidence)
+    del by_env["sharpe_standard_error"]
+    by_env |= _money(record, keep, np.ones(len(record.symbols), dtype=bool))
+    by_env["gross_sharpe_ann"] = measures.sharpe(np.where(keep, record.gross_returns, np.nan), record.bars_per_year)
+    values, errors = _over_environments(by_env)
+    _put_sharpe(values, errors, returns, record.bars_per_year, bootstrap, seed)
+    values["n_bars"] = float(keep.sum())
+    values["bankruptcies"] = float(record.bankrupt.sum())
+    for level, trips in enumerate(record.breaker_trips.sum(axis=0), start=1):
+        values[f"breaker_trips_{level}"] = float(trips)
+    return Summary(values, errors)
+
+
+def report_tree(report: EvaluationReport) -> dict[str, Any]:
+    """The report as JSON values; NaN and infinity become null."""
+    return _json_values(asdict(report))
+
+
+def write_json(report: EvaluationReport, path: Path) -> Path:
+    return _write_whole(path, json.dumps(report_tree(report), indent=2) + "\n")
+
+
+def write_report(report: EvaluationReport, folder: Path) -> dict[str, Path]:
+    """`evaluation.json` (everything), `books.csv` (per book and scope), `parts.csv` (per domain and instrument)."""
+    book_rows = [
+        {"book": book.name, "bars": scope, **_flat(summary)}
+        for book in report.books
+        for scope, summary in (("all", book.all_bars), ("without_excluded", book.without_excluded))
+    ]
+    part_rows = [{"kind": part.kind, "name": part.name, **_flat(part.summary)} for part in report.parts]
+    return {
+        "json": write_json(report, folder / "evaluation.json"),
+        "books": _write_csv(folder / "books.csv", book_rows),
+        "parts": _write_csv(folder / "parts.csv", part_rows),
+    }
+
+
+def print_report(report: EvaluationReport, console: Console) -> None:
+    """The comparison, the subject's parts, its VaR backtest, and what it was measured on."""
+    context = report.context
+    console.print(
+        f"[bold]{report.subject.name}[/bold]  {context['first_date']} .. {context['last_date']}, "
+        f"{context['n_bars']} bars x {context['n_envs']} environment(s), "
+        + ", ".join(f"{key} {value}" for key, value in context["facts"].items() if _is_short(value)),
+        highlight=False,
+    )
+    _print_whole(_books_table(report), console)
+    _print_whole(_parts_table(report), console)
+    backtest = report.subject.var_backtest
+    console.print(
+        f"VaR forecast: {backtest.n_breaches} of {backtest.n_bars} bars beyond it "
+        f"({_pct(backtest.breach_rate)} against {_pct(backtest.expected_rate)}); p-values: "
+        f"Kupiec {_num(backtest.coverage.p_value)}, Christoffersen {_num(backtest.independence.p_value)}, "
+        f"both {_num(backtest.conditional_coverage.p_value)}",
+        highlight=False,
+    )
+    prefix = "breaker_trips_"
+    trips = {key[len(prefix) :]: n for key, n in report.subject.all_bars.values.items() if key.startswith(prefix)}
+    levels = ", ".join(f"level {level} {count:,.0f}" for level, count in trips.items())
+    console.print(f"Breakers tripped: {levels}", highlight=False)
+    if report.subject.edits_by_rule:
+        edits = ", ".join(f"{rule} {count:,}" for rule, count in report.subject.edits_by_rule.items())
+        console.print(f"Risk edits: {edits}", highlight=False)
+    console.print(f"Costs, bps of notional (spread/commission/slippage): {context['costs_line']}", highlight=False)
+    for note in report.notes:
+        console.print(f"- {note}", highlight=False)
+
+
+def _book_report(record: Record, confidence: float, config: EvaluationConfig, seed: int) -> BookReport:
+    return BookReport(
+        name=record.name,
+        all_bars=summarise(record, confidence, config.bootstrap, seed),
+        without_excluded=summarise(
+            record, confidence, config.bootstrap, seed, left_out=record.on_dates(config.excluded_dates)
+        ),
+        var_backtest=backtest_var(record.returns, record.var_forecast_frac, confidence),
+        edits_by_rule=record.edits_by_rule(),
+    )
+
+
+def _part_reports(record: Record, confidence: float, bootstrap: BootstrapConfig, seed: int) -> list[PartReport]:
+    domain_of = np.array(record.domain_of)
+    parts = [("domain", name, domain_of == d) for d, name in enumerate(record.domains)]
+    parts += [("instrument", symbol, np.arange(len(record.symbols)) == i) for i, symbol in enumerate(record.symbols)]
+    reports = []
+    for kind, name, members in parts:
+        added = np.where(record.played, record.contributions[..., members].sum(axis=-1), np.nan)
+        by_env = {
+            "volatility_ann": measures.volatility(added, record.bars_per_year),
+            "return_ann": measures.exposure(added) * record.bars_per_year,
+            "win_rate": measures.win_rate(added),
+            "profit_factor": measures.profit_factor(added),
+            **_money(record, record.played, members),
+        }
+        values, errors = _over_environments(by_env)
+        _put_sharpe(values, errors, added, record.bars_per_year, bootstrap, seed)
+        reports.append(PartReport(kind, name, Summary(values, errors)))
+    return reports
+
+
+def _money(record: Record, keep: np.ndarray, members: np.ndarray) -> dict[str, np.ndarray]:
+    """What was traded, paid and edited in some instruments: per environment, shape (B,)."""
+
+    def over_members(values: np.ndarray) -> np.ndarray:
+        return np.where(keep, values[..., members].sum(axis=-1), np.nan)
+
+    gross, cost, financing = (
+        over_members(values) for values in (record.pnl_ccy, record.cost_ccy, record.financing_ccy)
+    )
+    paid = cost + financing
+    equity = np.where(keep, record.equity_before_ccy, np.nan)
+    return {
+        "price_pnl_ccy": np.nansum(gross, axis=-1),
+        "cost_ccy": np.nansum(cost, axis=-1),
+        "financing_ccy": np.nansum(financing, axis=-1),
+        "net_pnl_ccy": np.nansum(gross - paid, axis=-1),
+        "cost_frac_ann": measures.exposure(paid / equity) * record.bars_per_year,
+        "cost_share": measures.cost_share(np.nansum(gross, axis=-1), np.nansum(paid, axis=-1)),
+        "turnover_ann": measures.turnover(over_members(record.traded_frac), record.bars_per_year),
+        "exposure_gross": measures.exposure(over_members(np.abs(record.weights))),
+        "exposure_net": measures.exposure(over_members(record.weights)),
+        "risk_edits": (record.edited[..., members] & keep[..., None]).sum(axis=(-1, -2)).astype(np.float64),
+    }
+
+
+def _over_environments(by_env: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean over environments, and its standard error where there is more than one."""
+    values, errors = {}, {}
+    for name, column in by_env.items():
+        known = column[~np.isnan(column)]
+        values[name] = float(known.mean()) if len(known) else math.nan
+        if len(known) > 1 and np.isfinite(known).all():
+            errors[name] = float(known.std(ddof=1) / np.sqrt(len(known)))
+    return values, errors
+
+
+def _put_sharpe(
+    values: dict[str, float],
+    errors: dict[str, float],
+    returns: np.ndarray,
+    bars_per_year: float,
+    bootstrap: BootstrapConfig,
+    seed: int,
+) -> None:
+    """Replace the mean Sharpe by the pooled one, with its error and interval. Every book meets the same resamples."""
+    rng = np.random.default_rng(seed)
+    if len(returns) == 1:
+        interval = sharpe_interval(returns[0], bars_per_year, bootstrap, rng)
+        errors["sharpe_ann"] = float(measures.sharpe_standard_error(returns[0], bars_per_year))
+    else:
+        interval = pooled_sharpe_interval(returns, bars_per_year, bootstrap, rng)
+        errors["sharpe_ann"] = interval.standard_error
+    values["sharpe_ann"] = interval.estimate
+    values["sharpe_lower"], values["sharpe_upper"] = interval.lower, interval.upper
+
+
+def _context(subject: Record, settings: Settings) -> dict[str, Any]:
+    rows = {symbol: settings.symbols[symbol] for symbol in subject.symbols if symbol in settings.symbols}
+    costs = {
+        symbol: {
+            "spread_bps": row.spread_bps,
+            "commission_bps": row.commission_bps,
+            "slippage_bps": row.slippage_bps,
+            "financing": row.financing.model_dump(),
+        }
+        for symbol, row in rows.items()
+    }
+    costs_line = ", ".join(
+        f"{symbol} {row.spread_bps:g}/{row.commission_bps:g}/{row.slippage_bps:g}" for symbol, row in rows.items()
+    )
+    days = subject.stamps.astype("datetime64[D]")
+    return {
+        "n_envs": subject.n_envs,
+        "n_bars": subject.n_bars,
+        "bars_per_year": subject.bars_per_year,
+        "first_date": str(days.min()),
+        "last_date": str(days.max()),
+        "excluded_dates": [str(date) for date in settings.evaluation.excluded_dates],
+        "settings_seed": settings.seed,
+        "confidence": settings.evaluation.bootstrap.confidence,
+        "bootstrap_resamples": settings.evaluation.bootstrap.resamples,
+        "facts": subject.facts,
+        "costs": costs,
+        "costs_line": costs_line,
+    }
+
+
+def _notes(records: Sequence[Record], books: Sequence[BookReport], settings: Settings) -> list[str]:
+    subject = records[0]
+    notes = ["Net of costs and financing; no shaped reward. ± is one standard error."]
+    if subject.n_envs > 1:
+        notes.append(f"Sharpe pooled over {subject.n_envs} environments; other figures are means over them.")
+    dates = " and ".join(str(date) for date in settings.evaluation.excluded_dates)
+    if subject.on_dates(settings.evaluation.excluded_dates).any():
+        notes.append(f"Sharpe* leaves out {dates}.")
+    rolled = [s for s in subject.symbols if s in settings.symbols and settings.symbols[s].financing.kind == "commodity"]
+    if rolled:
+        notes.append(f"{', '.join(rolled)}: an unadjusted front month, so its rolls look like profit and loss.")
+    for record in records:
+        if record.bankrupt.any():
+            notes.append(
+                f"{record.name} went bankrupt in {int(record.bankrupt.sum())} of {record.n_envs} environment(s)."
+            )
+    backtest = books[0].var_backtest
+    if backtest.conditional_coverage.p_value < settings.evaluation.var_test_significance:
+        notes.append(f"The VaR forecast of {subject.name} is rejected by its backtest.")
+    return notes
+
+
+def _books_table(report: EvaluationReport) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("book", no_wrap=True)
+    for heading in (
+        "Sharpe",
+        "Sharpe*",
+        "return",
+        "vol",
+        "max DD",
+        "Sortino",
+        "turn/y",
+        "cost/y",
+        "win",
+        "gross",
+        "edits",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for position, book in enumerate(report.books):
+        values = book.all_bars.values
+        following = report.books[position + 1].name if position + 1 < len(report.books) else ""
+        ends = position == 0 or (following.startswith(HOLD_PREFIX) and not book.name.startswith(HOLD_PREFIX))
+        table.add_row(
+            book.name,
+            _sharpe_with_error(book.all_bars),
+            _num(book.without_excluded.values["sharpe_ann"]),
+            _pct(values["annual_return"]),
+            _pct(values["volatility_ann"]),
+            _pct(values["max_drawdown_frac"]),
+            _num(values["sortino_ann"]),
+            _num(values["turnover_ann"], 1),
+            _pct(values["cost_frac_ann"]),
+            _pct(values["win_rate"], 0),
+            _num(values["exposure_gross"]),
+            f"{values['risk_edits']:,.0f}",
+            style="bold" if position == 0 else None,
+            end_section=ends,
+        )
+    return table
+
+
+def _parts_table(report: EvaluationReport) -> Table:
+    table = Table(
+        title=f"{report.subject.name}, by domain and instrument",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("part", no_wrap=True)
+    for heading in ("net P&L", "Sharpe", "vol", "win", "profit f.", "turn/y", "costs", "financing", "gross", "edits"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    kinds = [part.kind for part in report.parts]
+    for position, part in enumerate(report.parts):
+        values = part.summary.values
+        table.add_row(
+            part.name,
+            f"{values['net_pnl_ccy']:,.0f}",
+            _sharpe_with_error(part.summary),
+            _pct(values["volatility_ann"]),
+            _pct(values["win_rate"], 0),
+            _num(values["profit_factor"]),
+            _num(values["turnover_ann"], 1),
+            f"{values['cost_ccy']:,.0f}",
+            f"{values['financing_ccy']:,.0f}",
+            _num(values["exposure_gross"]),
+            f"{values['risk_edits']:,.0f}",
+            end_section=position + 1 < len(kinds) and kinds[position + 1] != part.kind,
+        )
+    return table
+
+
+def _print_whole(table: Table, console: Console) -> None:
+    """At its natural width: a narrow terminal wraps the lines, which is better than figures cut short."""
+    table.width = console.measure(table, options=console.options.update(width=10_000)).maximum
+    console.print(table, crop=False)
+
+
+def _sharpe_with_error(summary: Summary) -> str:
+    value = summary.values["sharpe_ann"]
+    return _num(value) if math.isnan(value) else f"{_num(value)} ±{_num(summary.standard_errors['sharpe_ann'])}"
+
+
+def _num(value: float, digits: int = 2) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _pct(value: float, digits: int = 1) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}%}"
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool)) and len(str(value)) <= 60
+
+
+def _flat(summary: Summary) -> dict[str, float]:
+    return {**summary.values, **{f"{name}_se": error for name, error in summary.standard_errors.items()}}
+
+
+def _json_values(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _json_values(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_values(item) for item in value]
+    if isinstance(value, (np.floating, float)):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(part, path)
+    return path
+
+
+def _write_whole(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+    return path

@@ -1,0 +1,273 @@
+"""How far the figures can be trusted: bootstrap intervals, shares of an oracle, and backtests of a VaR forecast.
+
+Two kinds of resampling. *Blocks of time* (stationary bootstrap, Politis and Romano 1994) when there is one history:
+it keeps volatility clustering inside the blocks. *Whole paths* when there are many independent histories, jointly
+with the training seeds when an agent was trained more than once; paths are paired, so that the oracle of a lucky path
+is compared with the agent on the same path.
+
+Every interval is two-sided and percentile; "the lower 95%" of a result is the lower end of its two-sided 95% interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special, stats
+
+from mtquant_rllib.config.evaluation import BootstrapConfig
+from mtquant_rllib.evaluation.measures import living_returns
+
+_CHUNK_CELLS = 4_000_000
+"""Resampled cells held at once: 32 MB of float64."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its two-sided percentile interval and the deviation of its resamples."""
+
+    estimate: float
+    lower: float
+    upper: float
+    standard_error: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class OracleShare:
+    """Pooled net Sharpe of the agent over that of the oracle on the same paths; `per_seed` of shape (S,)."""
+
+    share: Interval
+    per_seed: np.ndarray
+    oracle_sharpe_ann: float
+
+
+@dataclass(frozen=True)
+class BacktestResult:
+    """A likelihood-ratio test: under the null `statistic` is chi-squared with `degrees` degrees of freedom."""
+
+    statistic: float
+    p_value: float
+    degrees: int
+
+
+@dataclass(frozen=True)
+class VarBacktest:
+    """How often, and how clustered, losses went beyond the VaR forecast."""
+
+    n_bars: int
+    n_breaches: int
+    expected_rate: float
+    coverage: BacktestResult
+    independence: BacktestResult
+    conditional_coverage: BacktestResult
+
+    @property
+    def breach_rate(self) -> float:
+        return self.n_breaches / self.n_bars if self.n_bars else float("nan")
+
+
+def stationary_bootstrap_indices(
+    n_bars: int, mean_block_bars: float, resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Bar indices of shape (resamples, n_bars): blocks of geometric length, wrapped around the end."""
+    opens_block = rng.random((resamples, n_bars)) < 1 / mean_block_bars
+    opens_block[:, 0] = True
+    starts = rng.integers(n_bars, size=(resamples, n_bars))
+    column = np.arange(n_bars)
+    opened_at = np.maximum.accumulate(np.where(opens_block, column, 0), axis=1)
+    return (np.take_along_axis(starts, opened_at, axis=1) + column - opened_at) % n_bars
+
+
+def sharpe_interval(
+    returns: np.ndarray, bars_per_year: float, config: BootstrapConfig, rng: np.random.Generator
+) -> Interval:
+    """Annualised Sharpe of one history (T,) with a stationary-bootstrap interval. NaN bars are left out first."""
+    living = living_returns(returns)
+    if living.ndim != 1:
+        raise ValueError(f"expected one history of shape (T,), got {living.shape}; use pooled_sharpe_interval")
+    living = living[np.isfinite(living)]
+    n_bars = len(living)
+    if n_bars < 2 or np.ptp(living) == 0:
+        return Interval(np.nan, np.nan, np.nan, np.nan, config.confidence)
+    block = min(config.mean_block_bars, n_bars)
+    step = max(1, _CHUNK_CELLS // n_bars)
+    moments = []
+    for done in range(0, config.resamples, step):
+        picked = living[stationary_bootstrap_indices(n_bars, block, min(step, config.resamples - done), rng)]
+        moments.append(np.stack([np.full(len(picked), n_bars), picked.sum(1), (picked**2).sum(1)]))
+    whole = np.array([n_bars, living.sum(), (living**2).sum()])
+    scale = np.sqrt(bars_per_year)
+    return _interval(_sharpe_of(whole) * scale, _sharpe_of(np.concatenate(moments, axis=1)) * scale, config)
+
+
+def pooled_sharpe(returns: np.ndarray, bars_per_year: float) -> np.ndarray:
+    """Annualised Sharpe of all bars of all paths taken together: (..., P, T) -> (...).
+
+    Not the mean of the paths' own Sharpes: that rewards a path for being quiet.
+    """
+    return _sharpe_of(_moments(returns).sum(axis=-1)) * np.sqrt(bars_per_year)
+
+
+def pooled_sharpe_interval(
+    returns: np.ndarray, bars_per_year: float, config: BootstrapConfig, rng: np.random.Generator
+) -> Interval:
+    """Pooled Sharpe of paths (P, T), or its mean over training seeds (S, P, T), resampling seeds and paths jointly."""
+    moments = _moments(_with_seed_axis(returns))
+    seeds, paths = _draw(moments.shape[1], moments.shape[2], config, rng)
+    scale = np.sqrt(bars_per_year)
+    resampled = np.einsum("rs,rs->r", seeds, _resampled_sharpe(moments, paths)) * scale
+    return _interval(float(_sharpe_of(moments.sum(axis=-1)).mean() * scale), resampled, config)
+
+
+def share_of_oracle(
+    agent: np.ndarray, oracle: np.ndarray, bars_per_year: float, config: BootstrapConfig, rng: np.random.Generator
+) -> OracleShare:
+    """Pooled net Sharpe of the agent, averaged over its training seeds, as a share of the oracle's.
+
+    Parameters
+    ----------
+    agent
+        Net returns of shape (S, P, T), or (P, T) for one seed.
+    oracle
+        Net returns of shape (P, T) on the same paths, in the same order.
+
+    Raises
+    ------
+    ValueError
+        If the oracle's Sharpe is not positive, in the sample or in a resample: a share of it means nothing then.
+    """
+    agent_moments, oracle_moments = _moments(_with_seed_axis(agent)), _moments(oracle)
+    if agent_moments.shape[2] != oracle_moments.shape[1]:
+        raise ValueError(
+            f"agent has {agent_moments.shape[2]} paths, oracle {oracle_moments.shape[1]}: they must be the same"
+        )
+    oracle_sharpe = float(_sharpe_of(oracle_moments.sum(axis=-1)))
+    seeds, paths = _draw(agent_moments.shape[1], agent_moments.shape[2], config, rng)
+    oracle_resampled = _resampled_sharpe(oracle_moments[:, None], paths)[:, 0]
+    if not (oracle_sharpe > 0 and (oracle_resampled > 0).all()):
+        raise ValueError(
+            f"the oracle's Sharpe is {oracle_sharpe * np.sqrt(bars_per_year):.2f} a year and not positive in every "
+            "resample: no share of it can be taken; use more paths or a stronger plant"
+        )
+    resampled = np.einsum("rs,rs->r", seeds, _resampled_sharpe(agent_moments, paths)) / oracle_resampled
+    per_seed = _sharpe_of(agent_moments.sum(axis=-1)) / oracle_sharpe
+    return OracleShare(
+        share=_interval(float(per_seed.mean()), resampled, config),
+        per_seed=per_seed,
+        oracle_sharpe_ann=oracle_sharpe * float(np.sqrt(bars_per_year)),
+    )
+
+
+def kupiec(n_breaches: int, n_bars: int, expected_rate: float) -> BacktestResult:
+    """Unconditional coverage (Kupiec 1995): is the rate of breaches the promised one?
+
+    LR = 2 [ln L(x/n) - ln L(p)] with ln L(q) = x ln q + (n - x) ln(1 - q), chi-squared with 1 degree of freedom.
+    """
+    if n_bars == 0:
+        return BacktestResult(np.nan, np.nan, 1)
+    observed = n_breaches / n_bars
+    statistic = 2 * (_log_likelihood(n_breaches, n_bars, observed) - _log_likelihood(n_breaches, n_bars, expected_rate))
+    return _chi_squared(statistic, 1)
+
+
+def christoffersen(breached: np.ndarray) -> BacktestResult:
+    """Independence (Christoffersen 1998): is a breach as likely after a breach as after a quiet bar?
+
+    breached
+        Zeros and ones of shape (T,) or (B, T), NaN where there is no forecast; transitions across NaN or from one row
+        to the next are not counted. Without breaches nothing can cluster: statistic 0.
+    """
+    rows = np.atleast_2d(np.asarray(breached, dtype=np.float64))
+    before, after = rows[:, :-1], rows[:, 1:]
+    known = np.isfinite(before) & np.isfinite(after)
+    if not known.any():
+        return BacktestResult(np.nan, np.nan, 1)
+    counts = {(i, j): int((known & (before == i) & (after == j)).sum()) for i in (0, 1) for j in (0, 1)}
+    quiet, hit = counts[0, 0] + counts[0, 1], counts[1, 0] + counts[1, 1]
+    total = counts[0, 1] + counts[1, 1]
+    separate = sum(_log_likelihood(counts[i, 1], n, counts[i, 1] / n if n else 0.0) for i, n in ((0, quiet), (1, hit)))
+    together = _log_likelihood(total, quiet + hit, total / (quiet + hit))
+    return _chi_squared(2 * (separate - together), 1)
+
+
+def backtest_var(returns: np.ndarray, var_forecast: np.ndarray, confidence: float) -> VarBacktest:
+    """Coverage, independence and both together (LR_cc = LR_uc + LR_ind, 2 degrees of freedom).
+
+    Parameters
+    ----------
+    returns
+        Net returns, shape (T,) or (B, T).
+    var_forecast
+        VaR for the same bar, made before it, same shape, a positive fraction. Bars with a forecast of zero (a flat
+        book) or NaN are left out.
+    confidence
+        Of the forecast: at 0.95 one bar in twenty is expected to lose more.
+    """
+    living = living_returns(returns)
+    forecast = np.asarray(var_forecast, dtype=np.float64)
+    usable = np.isfinite(living) & np.isfinite(forecast) & (forecast > 0)
+    breached = np.where(usable, -living > forecast, np.nan)
+    n_bars, n_breaches = int(usable.sum()), int(np.nansum(breached))
+    coverage = kupiec(n_breaches, n_bars, 1 - confidence)
+    independence = christoffersen(breached)
+    both = _chi_squared(coverage.statistic + independence.statistic, 2)
+    return VarBacktest(n_bars, n_breaches, 1 - confidence, coverage, independence, both)
+
+
+def _chi_squared(statistic: float, degrees: int) -> BacktestResult:
+    statistic = max(float(statistic), 0.0) if np.isfinite(statistic) else float("nan")
+    return BacktestResult(statistic, float(stats.chi2.sf(statistic, degrees)), degrees)
+
+
+def _log_likelihood(hits: int, n: int, rate: float) -> float:
+    return float(special.xlogy(hits, rate) + special.xlog1py(n - hits, -rate))
+
+
+def _with_seed_axis(returns: np.ndarray) -> np.ndarray:
+    returns = np.asarray(returns, dtype=np.float64)
+    if returns.ndim not in (2, 3):
+        raise ValueError(f"expected returns of shape (P, T) or (S, P, T), got {returns.shape}")
+    return returns[None] if returns.ndim == 2 else returns
+
+
+def _moments(returns: np.ndarray) -> np.ndarray:
+    """(..., P, T) -> (3, ..., P): bars, sum and sum of squares of each path."""
+    living = living_returns(returns)
+    known = np.isfinite(living)
+    filled = np.where(known, living, 0.0)
+    return np.stack([known.sum(axis=-1).astype(np.float64), filled.sum(axis=-1), (filled**2).sum(axis=-1)])
+
+
+def _sharpe_of(moments: np.ndarray) -> np.ndarray:
+    """Sharpe per bar from (3, ...) moments; NaN where there is no deviation."""
+    count, total, squares = moments
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = total / count
+        variance = (squares - count * mean**2) / (count - 1)
+        # Below this the difference of two nearly equal sums is rounding, not variance.
+        variance = np.where(variance > 1e-14 * squares / count, variance, np.nan)
+        return mean / np.sqrt(variance)
+
+
+def _draw(
+    n_seeds: int, n_paths: int, config: BootstrapConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """How often each seed (as a share) and each path (as a count) is drawn: (resamples, S) and (resamples, P)."""
+    seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=config.resamples) / n_seeds
+    paths = rng.multinomial(n_paths, np.full(n_paths, 1 / n_paths), size=config.resamples)
+    return seeds, paths.astype(np.float64)
+
+
+def _resampled_sharpe(moments: np.ndarray, paths: np.ndarray) -> np.ndarray:
+    """(3, S, P) moments and (R, P) counts -> pooled Sharpe per bar of shape (R, S)."""
+    return _sharpe_of(np.einsum("rp,msp->mrs", paths, moments))
+
+
+def _interval(estimate: float | np.ndarray, resampled: np.ndarray, config: BootstrapConfig) -> Interval:
+    tail = (1 - config.confidence) / 2
+    known = resampled[np.isfinite(resampled)]
+    if len(known) < 2:
+        return Interval(float(estimate), np.nan, np.nan, np.nan, config.confidence)
+    lower, upper = np.quantile(known, [tail, 1 - tail])
+    return Interval(float(estimate), float(lower), float(upper), float(known.std(ddof=1)), config.confidence)

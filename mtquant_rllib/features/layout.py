@@ -1,0 +1,190 @@
+"""What stands where in an observation: named blocks of named columns. Every width in the project is a sum of these.
+
+Names only: nothing here computes or imports a feature, so that policies and reports can read it at no cost. The
+functions behind the market names stand in `block.py`, `domains.py` and `macro.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.universe import Domain, Universe
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Contiguous named groups of columns: `groups` is ((group, (column, ...)), ...) in order."""
+
+    groups: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Column names in order, without their groups."""
+        return tuple(name for _, names in self.groups for name in names)
+
+    @cached_property
+    def width(self) -> int:
+        return sum(self.widths.values())
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """Group name -> columns."""
+        return {group: len(names) for group, names in self.groups}
+
+    @cached_property
+    def slices(self) -> dict[str, slice]:
+        """Group name -> its columns as a slice."""
+        slices, start = {}, 0
+        for group, names in self.groups:
+            slices[group] = slice(start, start + len(names))
+            start += len(names)
+        return slices
+
+    def __getitem__(self, group: str) -> slice:
+        return self.slices[group]
+
+    def column(self, name: str) -> int:
+        """Index of a column whose name is unique in this layout."""
+        if self.names.count(name) != 1:
+            raise KeyError(f"{name!r} stands {self.names.count(name)} times in this layout")
+        return self.names.index(name)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+BLOCK = Layout(
+    (
+        (
+            "price",
+            _names("ret1 ret2 ret5 ret10 ret20 ret60 gap body range close_location wick pos20 pos60 sma50 sma200"),
+        ),
+        (
+            "volume",
+            _names("volume_z20 volume_z60 volume_change volume_trend obv cmf force5 volume_move_corr vwap20 amihud"),
+        ),
+        (
+            "technical",
+            _names(
+                "rsi7 rsi14 macd macd_hist bollinger bandwidth stoch_k stoch_d cci di adx"
+                " atr_ratio vol_ratio vol_z garman_klass"
+            ),
+        ),
+        (
+            "momentum",
+            _names("mom40 mom120 mom6_1 mom12_1 slope20 time_corr20 efficiency20 acceleration ewmac off_high60"),
+        ),
+    )
+)
+"""One instrument's market block."""
+
+ALLOCATOR_ASSET = Layout(
+    (
+        ("price", _names("ret5 ret20 pos60")),
+        ("volume", _names("volume_z20 obv")),
+        ("technical", _names("rsi14 bollinger vol_ratio")),
+        ("momentum", _names("mom12_1 ewmac")),
+    )
+)
+"""The part of the block that an allocator sees of each asset."""
+
+PER_INSTRUMENT = "*"
+"""A domain column with this ending stands once for each instrument of the domain."""
+
+DOMAIN_COLUMNS: dict[str, tuple[str, ...]] = {
+    "forex": _names("dollar_index rate_spread_* mean_spread carry fx_volatility risk_sentiment"),
+    "commodities": _names("inflation_expectations geopolitical_risk supply demand real_rate dollar_effect"),
+    "equity": _names("breadth valuation earnings_season policy_stance volatility_regime growth_value fear_greed"),
+}
+
+MACRO = Layout((("macro", _names("vix_level dxy_level rate_short_level rate_2y_level rate_10y_level")),))
+
+INSTRUMENT_STATE = Layout(
+    (
+        (
+            "state",
+            _names(
+                "intent confidence allocation appetite weight unrealised_pnl bars_held stop_distance"
+                " alert reward_mean reward_square"
+            ),
+        ),
+    )
+)
+"""What an instrument's agent knows about itself and what was decided above it."""
+
+SPECIALIST_STATE = Layout(
+    (
+        (
+            "state",
+            _names("allocation appetite sharpe win_rate utilisation drawdown hedge alert reward_mean reward_square"),
+        ),
+    )
+)
+
+INSTRUMENT = Layout(BLOCK.groups + INSTRUMENT_STATE.groups)
+"""An instrument agent's observation: market block | private state."""
+
+
+def pairs(symbols: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Pairs of instruments in the order of the upper triangle, row by row (`np.triu_indices(n, 1)`)."""
+    return tuple(combinations(symbols, 2))
+
+
+def domain_layout(domain: Domain) -> Layout:
+    """Market features of one domain.
+
+    Raises
+    ------
+    ConfigError
+        When no features are defined for the domain, or its row in the agents' table names another width.
+    """
+    if domain.name not in DOMAIN_COLUMNS:
+        raise ConfigError(
+            f"specialists.{domain.name}: no features are defined for this domain; there are {', '.join(DOMAIN_COLUMNS)}"
+        )
+    names: list[str] = []
+    for column in DOMAIN_COLUMNS[domain.name]:
+        if column.endswith(PER_INSTRUMENT):
+            names += [column[:-1] + symbol for symbol in domain.symbols]
+        else:
+            names.append(column)
+    layout = Layout((("domain", tuple(names)),))
+    if layout.width != domain.features_dim:
+        raise ConfigError(
+            f"specialists.{domain.name}.market_features_dim = {domain.features_dim}: "
+            f"its features are {layout.width} wide"
+        )
+    return layout
+
+
+def specialist_layout(domain: Domain) -> Layout:
+    """A specialist's observation: domain features | the block of each of its instruments | own state."""
+    blocks = tuple((symbol, tuple(f"{symbol}.{name}" for name in BLOCK.names)) for symbol in domain.symbols)
+    return Layout(domain_layout(domain).groups + blocks + SPECIALIST_STATE.groups)
+
+
+def meta_layout(universe: Universe, returns_days: int) -> Layout:
+    """The meta-controller's observation: portfolio | correlation | specialists | macro.
+
+    returns_days: daily portfolio returns in it, newest last.
+    """
+    portfolio = (*(f"return_{age}" for age in range(returns_days - 1, -1, -1)), "volatility", "drawdown")
+    correlation = tuple(f"corr_{a}_{b}" for a, b in pairs(universe.symbols))
+    specialists = tuple(
+        f"{measure}_{domain.name}" for measure in ("sharpe", "win_rate", "utilisation") for domain in universe.domains
+    )
+    return Layout((("portfolio", portfolio), ("correlation", correlation), ("specialists", specialists), *MACRO.groups))
+
+
+def allocator_layout(symbols: tuple[str, ...]) -> Layout:
+    """An allocator's observation, group by group: each group holds its columns of every asset."""
+    return Layout(
+        tuple(
+            (group, tuple(f"{symbol}.{name}" for symbol in symbols for name in names))
+            for group, names in ALLOCATOR_ASSET.groups
+        )
+    )

@@ -1,0 +1,113 @@
+"""From one series per instrument to one axis for all: the union of their stamps, with a mask instead of filling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.errors import MarketDataError
+from mtquant_rllib.market.bars import VOLUME, MarketData
+
+
+@dataclass(frozen=True)
+class BarSeries:
+    """Bars of one instrument.
+
+    Attributes
+    ----------
+    stamps
+        datetime64[s] (R,), UTC, strictly increasing: dates if `daily`, else the moment of the open.
+    bars
+        float64 (R, 5): open, high, low, close, volume; only volume may be NaN.
+    source
+        Where it came from, for messages.
+    """
+
+    symbol: str
+    stamps: np.ndarray
+    bars: np.ndarray
+    daily: bool
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.stamps)
+
+
+def usual_step_s(stamps: np.ndarray) -> int:
+    """The most frequent distance between neighbours, seconds; 0 for fewer than two stamps."""
+    if len(stamps) < 2:
+        return 0
+    steps, counts = np.unique(np.diff(stamps).astype(np.int64), return_counts=True)
+    return int(steps[np.argmax(counts)])
+
+
+def align(series: Sequence[BarSeries], settings: Settings, symbols: Sequence[str] | None = None) -> MarketData:
+    """Put series on the union of their stamps. Macro is left out (zero columns).
+
+    Parameters
+    ----------
+    symbols
+        The instrument axis; default: the series at hand, in universe order. A symbol without a series is masked
+        throughout.
+
+    Raises
+    ------
+    MarketDataError
+        If there is no series, if daily and intraday series meet, or if bar lengths differ.
+    """
+    by_symbol = {one.symbol: one for one in series}
+    if symbols is None:
+        symbols = [s for s in settings.universe.symbols if s in by_symbol] + [
+            s for s in by_symbol if s not in settings.universe.symbols
+        ]
+    present = [by_symbol[s] for s in symbols if s in by_symbol]
+    if not present:
+        raise MarketDataError(f"no bars of {', '.join(symbols) or 'any instrument'}; accepted: bars of at least one")
+    _refuse_mixtures(present)
+    stamps = np.unique(np.concatenate([one.stamps for one in present]))
+    bars = np.full((len(stamps), len(symbols), 5), np.nan)
+    valid = np.zeros((len(stamps), len(symbols)), dtype=bool)
+    stale_open = np.zeros((len(stamps), len(symbols)), dtype=bool)
+    volume_proxy = np.zeros(len(symbols), dtype=bool)
+    daily = present[0].daily
+    for i, symbol in enumerate(symbols):
+        row = settings.symbols.get(symbol)
+        volume_proxy[i] = row is not None and row.volume_proxy
+        if symbol not in by_symbol:
+            continue
+        at = np.searchsorted(stamps, by_symbol[symbol].stamps)
+        bars[at, i] = by_symbol[symbol].bars
+        valid[at, i] = True
+        # A series without a single traded unit has no volume to speak of, whatever its row says.
+        volume_proxy[i] |= not np.any(by_symbol[symbol].bars[:, VOLUME] > 0)
+        if daily and row is not None and row.stale_opens_until is not None:
+            stale_open[:, i] = valid[:, i] & (stamps.astype("datetime64[D]") <= np.datetime64(row.stale_opens_until))
+    return MarketData(
+        symbols=tuple(symbols),
+        stamps=stamps,
+        bars=bars,
+        valid=valid,
+        macro=np.empty((len(stamps), 0)),
+        macro_columns=(),
+        stale_open=stale_open,
+        volume_proxy=volume_proxy,
+        daily=daily,
+    )
+
+
+def _refuse_mixtures(series: Sequence[BarSeries]) -> None:
+    first = series[0]
+    for other in series[1:]:
+        if other.daily != first.daily:
+            words = {True: "daily", False: "intraday"}
+            raise MarketDataError(
+                f"{other.source}: {other.symbol} is {words[other.daily]} where {first.symbol} ({first.source}) is "
+                f"{words[first.daily]}; accepted: bars of one length for all instruments"
+            )
+    lengths = {one.symbol: usual_step_s(one.stamps) for one in series if len(one) > 1}
+    if not first.daily and len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{symbol} {seconds // 60} min" for symbol, seconds in lengths.items())
+        raise MarketDataError(f"bar lengths differ ({listed}); accepted: bars of one length for all instruments")

@@ -1,0 +1,70 @@
+"""What an import did: per file how it was read, what was mended, what looks odd."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """One file.
+
+    Attributes
+    ----------
+    rows_read, rows_kept
+        Data rows in the file, and bars (or macro days) taken from it.
+    dialect
+        How it was read: separator, header, stamps, time zone, scale.
+    repairs
+        Kind -> rows concerned; empty unless repair was asked for.
+    warnings
+        Suspicions about content that was taken as it is.
+    notes
+        What was left aside, such as symbols that nobody trades.
+    """
+
+    path: str
+    content: str
+    symbols: tuple[str, ...]
+    rows_read: int
+    rows_kept: int
+    first: str
+    last: str
+    dialect: str
+    repairs: dict[str, int]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """All files of one import, and what was noticed when they were put together."""
+
+    files: tuple[FileReport, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def repairs(self) -> dict[str, int]:
+        """Kind -> rows, summed over files."""
+        total: Counter[str] = Counter()
+        for file in self.files:
+            total.update(file.repairs)
+        return dict(total)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "repairs": self.repairs}
+
+    def lines(self) -> list[str]:
+        """The report for a screen, one fact a line."""
+        out = []
+        for file in self.files:
+            what = ", ".join(file.symbols)
+            out.append(f"{file.path}: {file.content} {what}, {file.rows_kept:,} rows, {file.first} .. {file.last}")
+            out.append(f"  read as {file.dialect}")
+            out += [f"  repaired: {kind.replace('_', ' ')} {count:,}" for kind, count in file.repairs.items()]
+            out += [f"  warning: {text}" for text in file.warnings]
+            out += [f"  note: {text}" for text in file.notes]
+        return out + [f"warning: {text}" for text in self.warnings]

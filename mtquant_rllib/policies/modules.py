@@ -1,0 +1,114 @@
+"""RLlib's view of the networks: one module class for every agent of the desk, told apart by its `model_config`.
+
+Actions are raw. The Gaussian is unbounded, the spaces are Box[-1, 1]; the sampled value is what the learner sees and
+what the log-probability belongs to, and the environment gets clip(sample, -1, 1). Two settings of
+`AlgorithmConfig.environment(...)` do that: `normalize_actions=False, clip_actions=True` clips and nothing else, and is
+the one to use. The default, `normalize_actions=True`, maps [-1, 1] onto the bounds of the space and clips after: for
+Box[-1, 1] that is the same clip up to one float32 rounding. With both False the raw sample reaches the environment.
+
+Dropout never touches the policy. `forward_train` passes the features of the value trunk *with* dropout to the loss as
+`EMBEDDINGS`; `compute_values` without embeddings, from which advantages are made, runs without. So the first
+minibatch's ratios are 1 although the learner puts the module in training mode every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import Tensor
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.policies.registry import DeskWidths, build_policy, build_value, network_configs, shape_of
+from mtquant_rllib.universe import Universe
+
+VALUE = "value"
+
+
+def _is_value(key: str) -> bool:
+    return key.startswith(f"{VALUE}.")
+
+
+class DeskRLModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
+    """A policy and, outside runners, a value network. `model_config` is one entry of `network_configs`."""
+
+    model_config: dict[str, Any]
+
+    def setup(self) -> None:
+        self.policy = build_policy(self.model_config)
+        # Built even where it is not kept: the random generator then stands at the same place in runner and learner.
+        self.value = build_value(self.model_config)
+
+    def get_non_inference_attributes(self) -> list[str]:
+        return [VALUE]
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {Columns.ACTION_DIST_INPUTS: self.policy(batch[Columns.OBS])}
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {
+            **self._forward(batch),
+            Columns.EMBEDDINGS: self.value.features(batch[Columns.OBS], drop=True),
+        }
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Tensor | None = None) -> Tensor:
+        features = self.value.features(batch[Columns.OBS]) if embeddings is None else embeddings
+        return self.value.value_of(features)
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Load a state strictly: RLlib's own would leave a missing part at its random start without a word.
+
+        One half may be absent as a whole, the value network: an inference-only module ignores it, and a full module
+        keeps its own when the state was taken with `inference_only=True`. (RLlib builds full modules on its runners
+        whenever a `MultiRLModuleSpec` is given, and sends them inference-only states.)
+
+        Raises
+        ------
+        RunError
+            When parameters are missing, unknown or of another shape: the state belongs to other network settings.
+        """
+        if self.inference_only:
+            state = {key: item for key, item in state.items() if not _is_value(key)}
+        elif not any(_is_value(key) for key in state):
+            state = {**state, **{key: item for key, item in self.state_dict().items() if _is_value(key)}}
+        try:
+            # Arrays are copied, because a state may be a read-only view of shared memory.
+            tensors = {key: item if isinstance(item, Tensor) else torch.tensor(item) for key, item in state.items()}
+            self.load_state_dict(tensors, strict=True)
+        except RuntimeError as error:
+            raise RunError(f"this state does not fit the module {self.model_config['network']!r}: {error}") from error
+
+
+def module_specs(
+    universe: Universe, widths: DeskWidths, settings: Settings, only: Collection[str] | None = None
+) -> MultiRLModuleSpec:
+    """The desk's modules for `AlgorithmConfig.rl_module`, in the order of the universe.
+
+    `settings.networks.sharing` decides how many instrument modules there are; the ids are those of
+    `Universe.policies`. `only` keeps the named modules, for a phase that plays part of the desk.
+    """
+    configs = network_configs(universe, widths, settings)
+    if only is not None:
+        if unknown := sorted(set(only) - set(configs)):
+            raise KeyError(f"no modules {', '.join(unknown)}; there are {', '.join(configs)}")
+        configs = {name: config for name, config in configs.items() if name in only}
+    return MultiRLModuleSpec(rl_module_specs={name: _spec(config) for name, config in configs.items()})
+
+
+def _spec(config: dict[str, Any]) -> RLModuleSpec:
+    shape = shape_of(config)
+    return RLModuleSpec(
+        module_class=DeskRLModule,
+        observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (shape.observation,), np.float32),
+        action_space=gymnasium.spaces.Box(-1.0, 1.0, (shape.actions,), np.float32),
+        model_config=config,
+    )

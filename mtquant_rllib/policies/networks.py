@@ -1,0 +1,249 @@
+"""The plain networks of the desk: what each level computes, in torch alone.
+
+A level has two trunks that share nothing. The *policy* maps observations to the parameters of a diagonal Gaussian over
+raw actions, `[mean | log deviation]`; it has no dropout, so that the runner that samples and the learner that computes
+the loss give the same probabilities. The *value* estimates the return; dropout, where configured, acts there alone and
+only when asked for.
+
+The deviation is learned but does not depend on the state: sigma = floor + exp(rho), one rho per action component. The
+floor is approached smoothly, so that no gradient dies on it. Last layers start small: an untrained desk acts near 0
+and expects a return near 0 (Andrychowicz et al. 2021, "What matters in on-policy reinforcement learning?").
+
+Every network takes its widths as numbers; none knows which features stand behind them.
+
+Shape suffixes: B rows, F observation width, A action width, H hidden width, N instruments of a domain, K one
+instrument's block, S stacked networks. Any tensor may carry one leading S axis when the parameters do (see `stack`).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Network = TypeVar("Network", bound=nn.Module)
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "elu": nn.ELU}
+
+LOGITS_PER_INSTRUMENT = 3
+"""A specialist's view of one instrument: buy, hold, sell."""
+
+
+@dataclass(frozen=True)
+class FlatShape:
+    """Widths of a network that reads its observation as one vector."""
+
+    observation: int
+    actions: int
+
+
+@dataclass(frozen=True)
+class SpecialistShape:
+    """Widths of a specialist's observation: domain features | one block per instrument | own state, in this order."""
+
+    domain: int
+    n_instruments: int
+    block: int
+    state: int
+
+    @property
+    def observation(self) -> int:
+        return self.domain + self.n_instruments * self.block + self.state
+
+    @property
+    def actions(self) -> int:
+        """(buy, hold, sell) logits of each instrument in order, then confidence."""
+        return LOGITS_PER_INSTRUMENT * self.n_instruments + 1
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """What a network of any level needs besides its shape. See `NetworksConfig` for the meaning of each."""
+
+    hidden: tuple[int, ...]
+    value_hidden: tuple[int, ...]
+    value_dropout: float
+    activation: str
+    linear_skip: bool
+    initial_std: float
+    std_floor: float
+    last_layer_scale: float
+
+
+class Dense(nn.Linear):
+    """A linear layer whose weights may carry a leading axis of stacked networks.
+
+    With weights (S, out, in) the input is (S, ..., in), row s meeting the weights of network s: S small networks then
+    run as one batched matrix product instead of S separate ones.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, gain: float, bias: bool = True):
+        super().__init__(n_in, n_out, bias=bias)
+        nn.init.orthogonal_(self.weight, gain)
+        if bias:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.ndim == 2:
+            return functional.linear(x, self.weight, self.bias)
+        rows = x.flatten(1, -2)
+        weight = self.weight.mT
+        product = torch.bmm(rows, weight) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), rows, weight)
+        return product.unflatten(1, x.shape[1:-1])
+
+
+def _trunk(widths: Sequence[int], activation: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n_in, n_out in pairwise(widths):
+        layers += [Dense(n_in, n_out, gain=math.sqrt(2)), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers)
+
+
+class GaussianPolicy(nn.Module):
+    """A policy trunk's common part: state-independent deviations, and the layout of the outputs."""
+
+    def __init__(self, shape: FlatShape | SpecialistShape, options: NetworkOptions):
+        super().__init__()
+        self.shape = shape
+        # Held as logarithms: log(floor + exp(rho)) is then one logaddexp, exact at both ends.
+        self.log_floor = math.log(options.std_floor) if options.std_floor > 0 else -math.inf
+        rho = math.log(options.initial_std - options.std_floor)
+        self.rho = nn.Parameter(torch.full((shape.actions,), rho))
+
+    def mean(self, obs_BF: Tensor) -> Tensor:
+        """Raw action means, (B, A); unbounded, the environment clips to [-1, 1]."""
+        raise NotImplementedError
+
+    def log_std(self) -> Tensor:
+        """Logarithm of the deviation of each action component, (A,)."""
+        return torch.logaddexp(self.rho, self.rho.new_tensor(self.log_floor))
+
+    def forward(self, obs_BF: Tensor) -> Tensor:
+        """`[mean | log deviation]`, (B, 2A): the inputs of a diagonal Gaussian."""
+        mean_BA = self.mean(obs_BF)
+        return torch.cat((mean_BA, self.log_std().unsqueeze(-2).expand_as(mean_BA)), dim=-1)
+
+
+class _FlatPolicy(GaussianPolicy):
+    def __init__(self, shape: FlatShape, options: NetworkOptions):
+        super().__init__(shape, options)
+        self.trunk = _trunk((shape.observation, *options.hidden), options.activation)
+        self.head = Dense(options.hidden[-1], shape.actions, gain=options.last_layer_scale)
+        self.skip = (
+            Dense(shape.observation, shape.actions, gain=options.last_layer_scale, bias=False)
+            if options.linear_skip
+            else None
+        )
+
+    def mean(self, obs_BF: Tensor) -> Tensor:
+        mean_BA: Tensor = self.head(self.trunk(obs_BF))
+        return mean_BA if self.skip is None else mean_BA + self.skip(obs_BF)
+
+
+class MetaNetwork(_FlatPolicy):
+    """Portfolio state -> allocation logits of the domains and risk appetite, through two hidden layers."""
+
+
+class InstrumentNetwork(_FlatPolicy):
+    """One instrument's block and private state -> signal, urgency, stop distance."""
+
+
+class SpecialistNetwork(GaussianPolicy):
+    """A domain expert: one encoder of the domain's situation, one reader of instruments, one confidence.
+
+    The encoder reads domain features and own state. The head reads one instrument's block beside that encoding, with
+    the same weights for each instrument of the domain: what a breakout means is learned from all of them, and a domain
+    gains an instrument without a new network. Confidence reads the encoding and the mean of what the head saw.
+    """
+
+    def __init__(self, shape: SpecialistShape, options: NetworkOptions):
+        super().__init__(shape, options)
+        width = options.hidden[-1]
+        situation = shape.domain + shape.state
+        small = options.last_layer_scale
+        self.splits = (shape.domain, shape.n_instruments * shape.block, shape.state)
+        self.encoder = _trunk((situation, *options.hidden, width), options.activation)
+        self.reader = _trunk((shape.block + width, width), options.activation)
+        self.logits = Dense(width, LOGITS_PER_INSTRUMENT, gain=small)
+        self.confidence_trunk = _trunk((2 * width, width), options.activation)
+        self.confidence = Dense(width, 1, gain=small)
+        self.skip_logits = self.skip_confidence = None
+        if options.linear_skip:
+            self.skip_logits = Dense(shape.block + situation, LOGITS_PER_INSTRUMENT, gain=small, bias=False)
+            self.skip_confidence = Dense(situation, 1, gain=small, bias=False)
+
+    def _per_instrument(self, blocks_BNK: Tensor, context_BH: Tensor) -> Tensor:
+        """Each instrument's block beside the same context, (B, N, K + H)."""
+        context_BNH = context_BH.unsqueeze(-2).expand(*blocks_BNK.shape[:-1], context_BH.shape[-1])
+        return torch.cat((blocks_BNK, context_BNH), dim=-1)
+
+    def mean(self, obs_BF: Tensor) -> Tensor:
+        assert isinstance(self.shape, SpecialistShape)
+        domain, blocks, state = obs_BF.split(self.splits, dim=-1)
+        blocks_BNK = blocks.unflatten(-1, (self.shape.n_instruments, self.shape.block))
+        situation_BF = torch.cat((domain, state), dim=-1)
+        encoding_BH = self.encoder(situation_BF)
+        seen_BNH = self.reader(self._per_instrument(blocks_BNK, encoding_BH))
+        logits_BN3 = self.logits(seen_BNH)
+        pooled_BH = torch.cat((encoding_BH, seen_BNH.mean(dim=-2)), dim=-1)
+        confidence_B1 = self.confidence(self.confidence_trunk(pooled_BH))
+        if self.skip_logits is not None and self.skip_confidence is not None:
+            logits_BN3 = logits_BN3 + self.skip_logits(self._per_instrument(blocks_BNK, situation_BF))
+            confidence_B1 = confidence_B1 + self.skip_confidence(situation_BF)
+        return torch.cat((logits_BN3.flatten(-2), confidence_B1), dim=-1)
+
+
+class ValueNetwork(nn.Module):
+    """Expected return of an observation, from a trunk of its own."""
+
+    def __init__(self, shape: FlatShape | SpecialistShape, options: NetworkOptions):
+        super().__init__()
+        self.dropout = options.value_dropout
+        self.trunk = _trunk((shape.observation, *options.value_hidden), options.activation)
+        self.head = Dense(options.value_hidden[-1], 1, gain=options.last_layer_scale)
+
+    def features(self, obs_BF: Tensor, drop: bool = False) -> Tensor:
+        """Last hidden layer, (B, H). `drop` applies dropout; an argument and not a mode, because the learner asks the
+        same module, in the same mode, for the targets of the returns (exact) and for the loss (with dropout)."""
+        x_BH = obs_BF
+        for layer in self.trunk:
+            x_BH = layer(x_BH)
+            if drop and self.dropout > 0 and not isinstance(layer, Dense):
+                x_BH = functional.dropout(x_BH, self.dropout, training=True)
+        return x_BH
+
+    def value_of(self, features_BH: Tensor) -> Tensor:
+        """Value of each row of `features`, (B,)."""
+        value_B1: Tensor = self.head(features_BH)
+        return value_B1.squeeze(-1)
+
+    def forward(self, obs_BF: Tensor, drop: bool = False) -> Tensor:
+        return self.value_of(self.features(obs_BF, drop))
+
+
+def stacked_parameters(networks: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """Parameters of equally shaped networks on a new first axis, name -> (S, ...). Gradients flow back to each.
+
+    `torch.func.functional_call(networks[0], stacked_parameters(networks), (obs_SBF,))` runs all of them at once.
+    """
+    tables = [dict(network.named_parameters()) for network in networks]
+    return {name: torch.stack([table[name] for table in tables]) for name in tables[0]}
+
+
+def stack(networks: Sequence[Network]) -> Network:
+    """One network that runs S equally shaped ones as batched products: (S, B, F) -> (S, B, ...). For inference.
+
+    It holds a copy of the parameters at the time of the call and takes no gradient back to them.
+    """
+    stacked = copy.deepcopy(networks[0])
+    for name, values in stacked_parameters(networks).items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(stacked.get_submodule(owner), leaf, nn.Parameter(values.detach(), requires_grad=False))
+    return stacked

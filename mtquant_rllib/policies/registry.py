@@ -1,0 +1,151 @@
+"""Which networks exist, and which one each module of the desk gets.
+
+A new network is a file and a line in `NETWORKS`. What a module is built from travels as a plain dictionary
+(`network`, `shape`, `options`), which survives JSON and a checkpoint, so that a module can be rebuilt anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.policies.networks import (
+    FlatShape,
+    GaussianPolicy,
+    InstrumentNetwork,
+    MetaNetwork,
+    NetworkOptions,
+    SpecialistNetwork,
+    SpecialistShape,
+    ValueNetwork,
+)
+from mtquant_rllib.universe import META, Universe
+
+RISK_APPETITE = 1
+INSTRUMENT_ACTIONS = 3
+"""Signal, urgency, stop distance."""
+
+
+@dataclass(frozen=True)
+class NetworkKind:
+    """A policy class, the shape it reads and the value network beside it.
+
+    `stackable`: the policy accepts parameters with a leading axis (`networks.stack`).
+    """
+
+    shape: type[FlatShape] | type[SpecialistShape]
+    policy: type[GaussianPolicy]
+    value: type[ValueNetwork] = ValueNetwork
+    stackable: bool = True
+
+
+NETWORKS: dict[str, NetworkKind] = {
+    "meta": NetworkKind(FlatShape, MetaNetwork),
+    "specialist": NetworkKind(SpecialistShape, SpecialistNetwork),
+    "instrument": NetworkKind(FlatShape, InstrumentNetwork),
+}
+
+
+@dataclass(frozen=True)
+class DeskWidths:
+    """Widths of the observations, as the feature layout defines them. Domain widths stand in the universe."""
+
+    meta: int
+    block: int
+    specialist_state: int
+    instrument_state: int
+
+
+def kind_of(config: Mapping[str, Any]) -> NetworkKind:
+    name = config["network"]
+    if name not in NETWORKS:
+        raise ConfigError(f"networks.names: no network {name!r}; the registry has {', '.join(NETWORKS)}")
+    return NETWORKS[name]
+
+
+def shape_of(config: Mapping[str, Any]) -> FlatShape | SpecialistShape:
+    return kind_of(config).shape(**config["shape"])
+
+
+def _options(config: Mapping[str, Any]) -> NetworkOptions:
+    sizes = {key: tuple(config["options"][key]) for key in ("hidden", "value_hidden")}
+    return NetworkOptions(**{**config["options"], **sizes})
+
+
+def build_policy(config: Mapping[str, Any]) -> GaussianPolicy:
+    return kind_of(config).policy(shape_of(config), _options(config))
+
+
+def build_value(config: Mapping[str, Any]) -> ValueNetwork:
+    return kind_of(config).value(shape_of(config), _options(config))
+
+
+def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) -> dict[str, dict[str, Any]]:
+    """Module id -> plain dictionary from which `build_policy` and `build_value` make its networks.
+
+    In the order of `universe.policies(settings.networks.sharing)`. Meta hidden sizes and dropout, and the hidden size
+    of each specialist, come from the agents' table; the rest from `networks`.
+    """
+    networks, meta = settings.networks, settings.meta_controller
+    if widths.meta != meta.state_dim:
+        raise ConfigError(f"meta_controller.state_dim = {meta.state_dim}: the feature layout is {widths.meta} wide")
+    if any(settings.specialists[domain.name].observation_dim != widths.block for domain in universe.domains):
+        raise ConfigError(f"specialists.*.observation_dim: an instrument's block is {widths.block} wide")
+
+    def config(
+        network: str,
+        shape: FlatShape | SpecialistShape,
+        hidden: tuple[int, ...],
+        value_hidden: tuple[int, ...] | None,
+        linear_skip: bool,
+        dropout: float = 0.0,
+    ) -> dict[str, Any]:
+        options = NetworkOptions(
+            hidden=hidden,
+            value_hidden=value_hidden or hidden,
+            value_dropout=dropout,
+            activation=networks.activation,
+            linear_skip=linear_skip,
+            initial_std=networks.initial_std,
+            std_floor=networks.std_floor,
+            last_layer_scale=networks.last_layer_scale,
+        )
+        plain = {key: list(item) if isinstance(item, tuple) else item for key, item in asdict(options).items()}
+        return {"network": network, "shape": asdict(shape), "options": plain}
+
+    configs = {
+        META: config(
+            networks.names.meta,
+            FlatShape(widths.meta, universe.n_domains + RISK_APPETITE),
+            (meta.hidden_dim, meta.hidden_dim_2),
+            networks.value_hidden.meta,
+            networks.linear_skip.meta,
+            meta.dropout,
+        )
+    }
+    for domain in universe.domains:
+        configs[domain.specialist] = config(
+            networks.names.specialist,
+            SpecialistShape(domain.features_dim, len(domain.symbols), widths.block, widths.specialist_state),
+            (settings.specialists[domain.name].hidden_dim,),
+            networks.value_hidden.specialist,
+            networks.linear_skip.specialist,
+        )
+    for symbol in universe.symbols:
+        configs[universe.policy_of(symbol, networks.sharing)] = config(
+            networks.names.instrument,
+            FlatShape(widths.block + widths.instrument_state, INSTRUMENT_ACTIONS),
+            networks.instrument_hidden,
+            networks.value_hidden.instrument,
+            networks.linear_skip.instrument,
+        )
+    return configs
+
+
+def count_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,101 @@
+"""The book: units held, their entry prices and stops, and the equity they add up to, for B accounts at once.
+
+P&L is units times price difference, settled in account currency at every mark; there is no other way for equity to
+change than through `pnl_ccy`, `cost_ccy` and `financing_ccy`, which the book itemises per instrument and bar. A price may be zero
+or negative: it is then a loss or a gain like any other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Added to a quotient before it is cut to whole lots: a held position must survive its own round trip through weights.
+_LOT_SLACK = 1e-7
+
+
+class Book:
+    """Arrays of B accounts by n instruments.
+
+    Attributes
+    ----------
+    units
+        Signed units of the base, (B, n): whole lot steps.
+    entry
+        Average entry price of the open position in quote currency, (B, n); 0 when flat.
+    stop
+        Stop level in quote currency, (B, n); NaN when flat.
+    bars_held
+        Bars since the position was opened, (B, n).
+    equity
+        Account currency, (B,). Negative equity is a debt.
+    pnl_ccy, cost_ccy, financing_ccy
+        Of the bar in progress, (B, n). Costs and financing are positive when paid.
+    """
+
+    def __init__(self, n_accounts: int, lot_units: np.ndarray, start_equity_ccy: float) -> None:
+        shape = (n_accounts, len(lot_units))
+        self.lot_units = lot_units
+        self.start_equity_ccy = start_equity_ccy
+        self.units = np.zeros(shape)
+        self.entry = np.zeros(shape)
+        self.stop = np.full(shape, np.nan)
+        self.bars_held = np.zeros(shape)
+        self.equity = np.full(n_accounts, start_equity_ccy)
+        self.pnl_ccy = np.zeros(shape)
+        self.cost_ccy = np.zeros(shape)
+        self.financing_ccy = np.zeros(shape)
+        self.traded_ccy = np.zeros(shape)
+
+    def reset(self, accounts: np.ndarray) -> None:
+        """Open the accounts with these indices afresh: cash only."""
+        for array in (self.units, self.entry, self.bars_held):
+            array[accounts] = 0.0
+        self.stop[accounts] = np.nan
+        self.equity[accounts] = self.start_equity_ccy
+
+    def begin_bar(self) -> None:
+        self.pnl_ccy[:] = 0.0
+        self.cost_ccy[:] = 0.0
+        self.financing_ccy[:] = 0.0
+        self.traded_ccy[:] = 0.0
+
+    def whole_lots(self, units: np.ndarray) -> np.ndarray:
+        """A position cut to whole lot steps, toward zero."""
+        lots = units / self.lot_units
+        return np.trunc(lots + np.copysign(_LOT_SLACK, lots)) * self.lot_units
+
+    def finance(self, amount_ccy: np.ndarray) -> None:
+        self.financing_ccy += amount_ccy
+        self.equity -= amount_ccy.sum(axis=1)
+
+    def settle(self, amount_ccy: np.ndarray) -> None:
+        """Credit the price P&L of a stretch of the bar."""
+        self.pnl_ccy += amount_ccy
+        self.equity += amount_ccy.sum(axis=1)
+
+    def charge(self, amount_ccy: np.ndarray) -> None:
+        self.cost_ccy += amount_ccy
+        self.equity -= amount_ccy.sum(axis=1)
+
+    def flatten(self, hit: np.ndarray) -> None:
+        """Empty the positions marked in `hit` (B, n). Their P&L and cost are the caller's to settle."""
+        for array in (self.units, self.entry, self.bars_held):
+            array[hit] = 0.0
+        self.stop[hit] = np.nan
+
+    def fill(self, target_units: np.ndarray, price: np.ndarray) -> None:
+        """Move to `target_units` at `price`: entry prices average over additions and start afresh on a flip. Stops are the
+        caller's to set."""
+        old = self.units
+        if not (target_units != old).any():
+            return
+        fresh = (target_units != 0) & (old * target_units <= 0)
+        enlarged = (np.abs(target_units) > np.abs(old)) & ~fresh
+        if enlarged.any():
+            mixed = (self.entry * old + price * (target_units - old)) / np.where(enlarged, target_units, 1.0)
+            np.copyto(self.entry, mixed, where=enlarged)
+        np.copyto(self.entry, price, where=fresh)
+        gone = target_units == 0
+        self.bars_held[fresh | gone] = 0.0
+        self.entry[gone] = 0.0
+        self.units = target_units.copy()

@@ -1,0 +1,277 @@
+"""PPO that counts bars, validates itself and can be handed a start.
+
+`DeskPPO` is RLlib's PPO with the desk's runner and learner. One iteration is one update. It stops being asked for bars
+when its budget is used up: the last batch is as large as what is left.
+
+What a Tune trial needs to know stands in `config.desk`, a plain dictionary (see `DeskPPOConfig.trial`): paths in it are
+relative to the run's folder, which processes find in the environment variable `MTQUANT_RUN`. So a run that was moved
+restores where it is now.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP, COMPONENT_RL_MODULE
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
+from ray.rllib.utils.typing import StateDict
+
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.training import states
+from mtquant_rllib.training.fragments import Fragment
+from mtquant_rllib.training.learner import BARS, DeskLearner
+from mtquant_rllib.training.runner import SEATS
+from mtquant_rllib.training.seeding import pin_torch
+
+RUN_FOLDER = "MTQUANT_RUN"
+BARS_LIFETIME = "bars_sampled_lifetime"
+VALIDATION = "validation"
+SHARPE = "sharpe"
+DESK = "desk"
+LAST = "last"
+
+Validator = Callable[[Mapping[str, states.ModuleState]], Mapping[str, float]]
+"""Module states in, unshaped figures of a deterministic rollout out; `sharpe`, net and annualised, decides."""
+
+
+def run_folder() -> Path:
+    try:
+        return Path(os.environ[RUN_FOLDER])
+    except KeyError:
+        raise RunError(f"the environment variable {RUN_FOLDER} does not name the run's folder") from None
+
+
+def at_bars(bars: int) -> str:
+    """Folder name of the module states after so many bars."""
+    return f"bars_{bars:09d}"
+
+
+class DeskPPOConfig(PPOConfig):
+    """PPOConfig plus `desk`, a dictionary of what the desk adds."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class or DeskPPO)
+        self.desk: dict[str, Any] = {}
+
+    def trial(
+        self,
+        *,
+        folder: str,
+        budget_bars: int,
+        bars_per_update: int,
+        validations: int,
+        learning_rate_final_frac: float,
+        explore_frozen: bool,
+        make_validator: Callable[..., Validator] | None = None,
+        validator_args: Mapping[str, Any] | None = None,
+        start: str | None = None,
+        best_from_start: bool = False,
+    ) -> DeskPPOConfig:
+        """What one trial is for.
+
+        folder
+            Where its module states are kept, relative to the run's.
+        start
+            Folder of module states to begin with, relative to the run's; modules it does not hold begin fresh.
+        best_from_start
+            Whether the states it starts from compete for "best on validation".
+        """
+        self.desk = {
+            "folder": folder,
+            "budget_bars": budget_bars,
+            "bars_per_update": bars_per_update,
+            "validations": validations,
+            "learning_rate_final_frac": learning_rate_final_frac,
+            "explore_frozen": explore_frozen,
+            "make_validator": make_validator,
+            "validator_args": dict(validator_args or {}),
+            "start": start,
+            "best_from_start": best_from_start,
+        }
+        return self
+
+    def get_default_learner_class(self) -> type:
+        return DeskLearner
+
+    def validate(self) -> None:
+        if self.num_learners > 1:
+            raise RunError(f"num_learners = {self.num_learners}: expected 0 or 1; columns are not split among learners")
+        super().validate()
+
+
+class DeskPPO(PPO):
+    """See the module's docstring."""
+
+    @classmethod
+    def get_default_config(cls) -> AlgorithmConfig:
+        return DeskPPOConfig()
+
+    def setup(self, config: Any) -> None:
+        pin_torch()
+        self.bars_sampled = 0
+        self.best: dict[str, Any] = {}
+        self._seats: dict[int, dict[str, Any]] = {}
+        self._report: dict[str, float] = {}
+        super().setup(config)
+        desk = self.config.desk
+        make = desk["make_validator"]
+        self._validate: Validator | None = make(**desk["validator_args"]) if make else None
+        if desk["start"] is not None:
+            self.load_modules(states.read(run_folder() / desk["start"]))
+        self._started = False
+
+    # module states
+
+    def module_states(self) -> dict[str, dict[str, np.ndarray]]:
+        """Every module's full state (policy and value), as arrays."""
+        part = f"{COMPONENT_LEARNER_GROUP}/{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
+        modules = self.learner_group.get_state(components=part.split("/", 1)[1])[COMPONENT_LEARNER][COMPONENT_RL_MODULE]
+        return {module: states.as_arrays(state) for module, state in modules.items()}
+
+    def load_modules(self, modules: Mapping[str, states.ModuleState]) -> None:
+        """Put states into learner and runners, and nothing else: optimisers start fresh."""
+        part = {COMPONENT_LEARNER: {COMPONENT_RL_MODULE: dict(modules)}}
+        self.set_state({COMPONENT_LEARNER_GROUP: part})
+
+    # one update
+
+    def training_step(self) -> None:
+        desk = self.config.desk
+        wanted = min(desk["bars_per_update"], desk["budget_bars"] - self.bars_sampled)
+        if wanted <= 0:
+            return
+        began = time.perf_counter()
+        fragments = self._sample(wanted)
+        sampled = time.perf_counter()
+        if not fragments:
+            return
+        results = self.learner_group.update(
+            episodes=fragments,
+            timesteps={BARS: self.bars_sampled},
+            num_epochs=self.config.num_epochs,
+            minibatch_size=self.config.minibatch_size,
+        )
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        self.env_runner_group.sync_weights(
+            from_worker_or_learner_group=self.learner_group,
+            policies=[module for module in results[0] if module in self._learning()],
+            inference_only=True,
+        )
+        bars = sum(fragment.bars for fragment in fragments)
+        self.bars_sampled += bars
+        self._speed = {"sample_s": sampled - began, "learn_s": time.perf_counter() - sampled, "bars": bars}
+
+    def _learning(self) -> list[str]:
+        return list(self.config.policies_to_train or self.config.policies)
+
+    def _sample(self, wanted: int) -> list[Fragment]:
+        """Exactly `wanted` bars, in equal shares; fewer when a runner was lost, whose share is then not made up."""
+        group = self.env_runner_group
+        runners = group.healthy_env_runner_ids() if group.num_remote_env_runners() else []
+        if not group.num_remote_env_runners():
+            sampled = [(group.local_env_runner.sample(num_timesteps=wanted), group.local_env_runner.get_metrics())]
+        else:
+            share, rest = divmod(wanted, max(len(runners), 1))
+            asked = [share + (position < rest) for position in range(len(runners))]
+            sampled = group.foreach_env_runner(
+                [lambda runner, n=n: (runner.sample(num_timesteps=n), runner.get_metrics()) for n in asked],
+                local_env_runner=False,
+                remote_worker_ids=runners,
+                timeout_seconds=self.config.sample_timeout_s,
+            )
+        self.metrics.aggregate([metrics for _, metrics in sampled], key=ENV_RUNNER_RESULTS)
+        fragments = [fragment for batch, _ in sampled for fragment in batch]
+        for fragment in fragments:
+            self._seats[fragment.seats["runner"]] = fragment.seats
+        return fragments
+
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        """A restarted runner goes on where the lost one stood, instead of replaying its episodes."""
+        restored = super().restore_env_runners(env_runner_group)
+        if restored and env_runner_group is self.env_runner_group:
+            self._seat_runners(restored)
+        return restored
+
+    def _seat_runners(self, only: list[int] | None = None) -> None:
+        seats = self._seats
+        if not self.env_runner_group.num_remote_env_runners():
+            if (own := seats.get(self.env_runner.worker_index)) is not None:
+                self.env_runner.set_state({SEATS: own})
+            return
+        self.env_runner_group.foreach_env_runner(
+            lambda runner: runner.set_state({SEATS: seats[runner.worker_index]} if runner.worker_index in seats else {}),
+            local_env_runner=False,
+            remote_worker_ids=only,
+        )
+
+    # one iteration
+
+    def step(self) -> dict[str, Any]:
+        began = time.perf_counter()
+        if not self._started:
+            self._started = True
+            if self.bars_sampled == 0:
+                self.validate_now()
+        before = self.bars_sampled
+        self._speed = {"sample_s": math.nan, "learn_s": math.nan, "bars": 0}
+        results = super().step()
+        desk = self.config.desk
+        every = desk["budget_bars"] / desk["validations"]
+        finished = self.bars_sampled >= desk["budget_bars"]
+        if int(self.bars_sampled / every) > int(before / every) or finished:
+            self.validate_now()
+        if finished:
+            folder = run_folder() / desk["folder"] / LAST
+            states.write(folder, self.module_states(), bars=self.bars_sampled)
+        results[BARS_LIFETIME] = self.bars_sampled
+        results["bars_budget"] = desk["budget_bars"]
+        results["bars_per_s"] = self._speed["bars"] / (time.perf_counter() - began)
+        results["sampling_bars_per_s"] = self._speed["bars"] / max(self._speed["sample_s"], 1e-9)
+        results["learning_s"] = self._speed["learn_s"]
+        results[VALIDATION] = dict(self._report)
+        results["best"] = {key: self.best.get(key, math.nan) for key in (SHARPE, "bars")}
+        return results
+
+    def validate_now(self) -> None:
+        """Validate the present policies; keep their states when none before was better."""
+        if self._validate is None:
+            return
+        modules = self.module_states()
+        report = {key: float(value) for key, value in self._validate(modules).items()}
+        self._report = {**report, "bars": float(self.bars_sampled)}
+        if self.bars_sampled == 0 and not self.config.desk["best_from_start"]:
+            return
+        if not self.best or report[SHARPE] > self.best[SHARPE]:
+            self.best = {SHARPE: report[SHARPE], "bars": self.bars_sampled}
+            folder = run_folder() / self.config.desk["folder"] / at_bars(self.bars_sampled)
+            states.write(folder, modules, **self.best)
+
+    # checkpoints
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> StateDict:
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        if self._check_component(DESK, components, not_components):
+            state[DESK] = {
+                "bars_sampled": self.bars_sampled,
+                "best": self.best,
+                "report": self._report,
+                "seats": self._seats,
+            }
+        return state
+
+    def set_state(self, state: StateDict) -> None:
+        super().set_state(state)
+        if DESK in state:
+            self.bars_sampled = state[DESK]["bars_sampled"]
+            self.best = state[DESK]["best"]
+            self._report = state[DESK]["report"]
+            self._seats = state[DESK]["seats"]
+            self._seat_runners()

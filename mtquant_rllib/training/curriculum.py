@@ -1,0 +1,321 @@
+"""The curriculum: three phases, each a Tune experiment, in one folder per run.
+
+    runs/NAME/
+      manifest.json      what the run is and how far; everything is found from it
+      run.log            what the console said, with times
+      data/              the market as prepared arrays
+      phase_1/           a Tune experiment (checkpoints, progress.csv, TensorBoard), and modules/TRIAL/, the states that were
+                         best on validation; phase_2/ and phase_3/ likewise
+      policies/phase_1/  what phase 1 hands on: the best state of every module it trained, copied, so that phase_1/ may go
+      curves/            one CSV per trial, every iteration once
+
+`train` begins a run and carries it on; `resume` carries on whatever the manifest says is unfinished. A phase that was
+cut off goes on from its last checkpoint, or from its beginning if there was none yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.training import callbacks, states
+from mtquant_rllib.training.algorithm import BARS_LIFETIME, LAST, RUN_FOLDER, SHARPE, at_bars
+from mtquant_rllib.training.manifest import FILE, PHASES, FrozenRecord, Manifest, PhaseRecord, TrialRecord
+from mtquant_rllib.training.phases import TrialPlan, budget_bars, plan_phase
+from mtquant_rllib.training.preparation import prepare
+from mtquant_rllib.training.seeding import PINNED
+from mtquant_rllib.training.trial import DeskTrial
+
+logger = logging.getLogger("mtquant_rllib.training")
+
+RUNS = Path("runs")
+LOG = "run.log"
+
+
+def train(
+    settings: Settings,
+    *,
+    run: Path | None = None,
+    market: Path | None = None,
+    macro: Path | None = None,
+    budget_scale: float = 1.0,
+    phase: int | None = None,
+    address: str | None = None,
+) -> Path:
+    """Train the desk and return the run's folder.
+
+    Parameters
+    ----------
+    run
+        The folder; by default the next free `runs/run_NNN`. With `phase`, an existing run may be named, and that phase
+        is trained in it.
+    market, macro
+        Bars and macro series; without them the embedded synthetic market.
+    budget_scale
+        Factor on the budgets of all three phases.
+    phase
+        Only this one.
+    address
+        A Ray cluster; without it a session of this process.
+
+    Raises
+    ------
+    RunError
+        When the run exists already, or a phase is asked for whose predecessor is not there.
+    """
+    wanted = list(PHASES) if phase is None else [phase]
+    run = _free_run() if run is None else run.resolve()
+    if (run / FILE).exists():
+        manifest = Manifest.read(run)
+        if phase is None or manifest.phase(phase).status != "pending":
+            done = ", ".join(f"phase {number} {record.status}" for number, record in manifest.phases.items())
+            raise RunError(f"{run}: this run exists ({done}); carry it on with `mtquant resume {run}` or name another")
+        manifest.wanted = sorted({*manifest.wanted, phase})
+        manifest.write(run)
+    else:
+        if phase not in (None, 1):
+            raise RunError(f"phase {phase} begins with the policies of phase {phase - 1}; name a run that has them, with --run")
+        record = prepare(settings, run, market, macro)
+        Manifest.begin(run.name, settings, record, budget_scale, wanted).write(run)
+    carry_on(run, address)
+    return run
+
+
+def resume(run: Path, address: str | None = None) -> Path:
+    """Carry on an unfinished run from its manifest. Raises RunError when the folder is no run."""
+    carry_on(run.resolve(), address)
+    return run.resolve()
+
+
+def carry_on(run: Path, address: str | None = None) -> None:
+    """Train the phases that were asked for and are not done yet, in order."""
+    manifest = Manifest.read(run)
+    todo = [phase for phase in manifest.wanted if manifest.phase(phase).status != "done"]
+    _log_to(run)
+    if not todo:
+        _tell(f"{run}: nothing left to do; phases {', '.join(map(str, manifest.wanted))} are done")
+        return
+    with _session(manifest.load_settings(), run, address) as machines:
+        for phase in todo:
+            _run_phase(run, manifest, phase, machines)
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What the session has."""
+
+    cpus: float
+    gpus: float
+
+
+@contextlib.contextmanager
+def _session(settings: Settings, run: Path, address: str | None) -> Iterator[Machines]:
+    """A Ray session whose processes know the run's folder and compute reproducibly."""
+    os.environ[RUN_FOLDER] = str(run)
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    # One resumes from Tune's own snapshot: a short period loses little when the driver is killed.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3")
+    common: dict[str, Any] = {
+        "runtime_env": {"env_vars": {**PINNED, RUN_FOLDER: str(run)}},
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
+    if address is None:
+        # "local": never the session that a killed driver left behind.
+        ray.init(
+            address="local",
+            num_cpus=settings.resources.cpus,
+            object_store_memory=settings.resources.object_store_mb * 2**20,
+            include_dashboard=False,
+            **common,
+        )
+    else:
+        ray.init(address=address, **common)
+    try:
+        there = ray.cluster_resources()
+        yield Machines(float(there.get("CPU", 1.0)), float(there.get("GPU", 0.0)))
+    finally:
+        ray.shutdown()
+
+
+def _run_phase(run: Path, manifest: Manifest, phase: int, machines: Machines) -> None:
+    settings, record = manifest.load_settings(), manifest.phase(phase)
+    plans = plan_phase(settings, phase)
+    if record.status == "pending":
+        record.start = None if phase == 1 else _predecessor(manifest, phase)
+        record.trials = {
+            plan.name: TrialRecord(budget_bars=budget_bars(settings, plan, manifest.budget_scale)) for plan in plans
+        }
+        record.status = "running"
+        manifest.write(run)
+    budgets = ", ".join(f"{name} {trial.budget_bars:,}" for name, trial in record.trials.items())
+    _tell(f"phase {phase}: {budgets} bars")
+    began = time.monotonic()
+    results = _fit(run, record, settings, phase, plans, machines)
+    for plan in plans:
+        _record_trial(run, record.trials[plan.name], plan, results[plan.name])
+    record.result = f"policies/phase_{phase}"
+    _hand_on(run, record, plans)
+    if phase == 2:
+        record.frozen = _prove_frozen(run, record, plans[0])
+    record.seconds += time.monotonic() - began
+    record.status = "done"
+    manifest.write(run)
+    best = ", ".join(
+        f"{name} {trial.best_sharpe:.2f} at {trial.best_bars:,} bars"
+        for name, trial in record.trials.items()
+        if trial.best_sharpe is not None and trial.best_bars is not None
+    )
+    _tell(f"phase {phase} done in {callbacks.clock(record.seconds)}; best validation Sharpe: {best or 'not validated'}")
+
+
+def _predecessor(manifest: Manifest, phase: int) -> str:
+    result = manifest.phase(phase - 1).result
+    if result is None:
+        raise RunError(f"phase {phase} begins with the policies of phase {phase - 1}, which is not done in this run")
+    return result
+
+
+def _fit(
+    run: Path, record: PhaseRecord, settings: Settings, phase: int, plans: list[TrialPlan], machines: Machines
+) -> dict[str, Any]:
+    """Run or restore the phase's experiment to its end; the last metrics of every trial.
+
+    Raises
+    ------
+    RunError
+        When a trial failed for good or the experiment was stopped before its budget was used.
+    """
+    folder = run / record.experiment
+    if tune.Tuner.can_restore(str(folder)) and any(folder.glob("experiment_state-*.json")):
+        tuner = tune.Tuner.restore(str(folder), trainable=DeskTrial, resume_unfinished=True, resume_errored=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        tracking, keep = settings.tracking, settings.checkpoints
+        watchers: list[tune.Callback] = [
+            callbacks.Curves(phase),
+            callbacks.Progress(phase, tracking.progress_seconds),
+            callbacks.ProgressCSV(),
+            callbacks.ResultJson(),
+            callbacks.TensorBoard(),
+        ]
+        if tracking.wandb:
+            watchers.append(callbacks.WandB(phase, tracking.wandb_project))
+        tuner = tune.Tuner(
+            DeskTrial,
+            param_space={
+                "phase": phase,
+                "trial": tune.grid_search([plan.name for plan in plans]),
+                "cpus": machines.cpus,
+                "gpus": machines.gpus,
+            },
+            tune_config=tune.TuneConfig(trial_name_creator=_name_of, trial_dirname_creator=_name_of),
+            run_config=tune.RunConfig(
+                name=record.experiment,
+                storage_path=str(run),
+                failure_config=tune.FailureConfig(max_failures=keep.max_failures),
+                checkpoint_config=tune.CheckpointConfig(
+                    num_to_keep=keep.keep, checkpoint_frequency=keep.every_updates, checkpoint_at_end=True
+                ),
+                callbacks=watchers,
+                verbose=0,
+            ),
+        )
+    results = {}
+    for result in tuner.fit():
+        name = result.config["trial"] if result.config else "?"
+        if result.error is not None:
+            raise RunError(f"phase {phase} {name} failed: {_last_line(result.error)}\n  its folder: {result.path}")
+        results[name] = result.metrics or {}
+    for plan in plans:
+        bars = results.get(plan.name, {}).get(BARS_LIFETIME, 0)
+        if bars != record.trials[plan.name].budget_bars:
+            raise RunError(
+                f"phase {phase} {plan.name} was stopped after {bars:,} of {record.trials[plan.name].budget_bars:,} bars; "
+                f"carry it on with `mtquant resume {run}`"
+            )
+    return results
+
+
+def _name_of(trial: Any) -> str:
+    return str(trial.config["trial"])
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else repr(error)
+
+
+def _record_trial(run: Path, trial: TrialRecord, plan: TrialPlan, metrics: dict[str, Any]) -> None:
+    trial.bars = metrics[BARS_LIFETIME]
+    trial.last = f"{plan.folder}/{LAST}"
+    best = metrics["best"]
+    if best["bars"] == best["bars"]:
+        trial.best_sharpe, trial.best_bars = float(best[SHARPE]), int(best["bars"])
+        trial.best = f"{plan.folder}/{at_bars(int(best['bars']))}"
+    else:
+        trial.best = trial.last
+    trial.hashes = states.index(run / trial.best)["modules"]
+
+
+def _hand_on(run: Path, record: PhaseRecord, plans: list[TrialPlan]) -> None:
+    """Copy the best states of all trials into one folder that does not depend on theirs."""
+    assert record.result is not None
+    modules: dict[str, Any] = {}
+    for plan in plans:
+        folder = record.trials[plan.name].best
+        assert folder is not None
+        modules |= states.read(run / folder, plan.modules)
+    states.write(run / record.result, modules, phase=plans[0].phase)
+
+
+def _prove_frozen(run: Path, record: PhaseRecord, plan: TrialPlan) -> FrozenRecord:
+    """Hashes of the modules that were not to learn: as handed over, and as they left. Raises RunError if one differs."""
+    assert record.start is not None and record.result is not None and record.trials[plan.name].last is not None
+    frozen = [module for module in plan.modules if module not in plan.learning]
+    before = states.index(run / record.start)["modules"]
+    proof = FrozenRecord(before={module: before[module] for module in frozen}, after={})
+    for folder in (record.trials[plan.name].last, record.result):
+        modules = states.read(run / str(folder), frozen)
+        proof.after = {module: states.sha256(state) for module, state in modules.items()}
+        changed = [module for module in frozen if proof.after[module] != proof.before[module]]
+        if changed:
+            raise RunError(f"{', '.join(changed)} changed while only {', '.join(plan.learning)} was to learn ({folder})")
+    return proof
+
+
+def _free_run() -> Path:
+    number = 1
+    while (RUNS / f"run_{number:03d}").exists():
+        number += 1
+    return (RUNS / f"run_{number:03d}").resolve()
+
+
+def _log_to(run: Path) -> None:
+    root = logging.getLogger("mtquant_rllib")
+    root.setLevel(logging.INFO)
+    root.propagate = False
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.FileHandler):
+            root.removeHandler(handler)
+            handler.close()
+    handler = logging.FileHandler(run / LOG)
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    root.addHandler(handler)
+
+
+def _tell(text: str) -> None:
+    logger.info(text)
+    print(text, flush=True)

@@ -1,0 +1,151 @@
+"""`manifest.json`: what a run is, how far it is, and where everything lies. All a resume needs to read.
+
+Paths in it are relative to the run's folder, so a moved run is still a run. It is replaced as a whole: a reader sees
+the old one or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import mtquant_rllib
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import RunError
+
+FILE = "manifest.json"
+PHASES = (1, 2, 3)
+
+Status = Literal["pending", "running", "done"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class MarketRecord(_Record):
+    """What was traded. kind: `file` or `synthetic`; files and sha256 of what was read; data: prepared arrays."""
+
+    kind: Literal["file", "synthetic"]
+    bars: str | None = None
+    macro: str | None = None
+    sha256: str | None = None
+    data: str = "data"
+
+
+class TrialRecord(_Record):
+    """One trial. best and last are folders of module states; hashes are those of the best."""
+
+    budget_bars: int
+    bars: int = 0
+    best: str | None = None
+    best_sharpe: float | None = None
+    best_bars: int | None = None
+    last: str | None = None
+    hashes: dict[str, str] = Field(default_factory=dict)
+
+
+class FrozenRecord(_Record):
+    """sha256 of every module that must not have learned, before and after its phase."""
+
+    before: dict[str, str]
+    after: dict[str, str]
+
+
+class PhaseRecord(_Record):
+    """experiment: the Tune folder; start: module states it was handed; result: what it hands on."""
+
+    status: Status = "pending"
+    experiment: str
+    start: str | None = None
+    result: str | None = None
+    trials: dict[str, TrialRecord] = Field(default_factory=dict)
+    frozen: FrozenRecord | None = None
+    seconds: float = 0.0
+
+
+class Manifest(_Record):
+    name: str
+    created: str
+    updated: str
+    format: Literal[1] = 1
+    seed: int
+    budget_scale: float
+    wanted: list[int]
+    versions: dict[str, str]
+    market: MarketRecord
+    phases: dict[str, PhaseRecord]
+    settings: dict[str, Any]
+
+    @classmethod
+    def begin(
+        cls, name: str, settings: Settings, market: MarketRecord, budget_scale: float, wanted: list[int]
+    ) -> Manifest:
+        now = _now()
+        return cls(
+            name=name,
+            created=now,
+            updated=now,
+            seed=settings.seed,
+            budget_scale=budget_scale,
+            wanted=wanted,
+            versions=versions(),
+            market=market,
+            phases={str(phase): PhaseRecord(experiment=f"phase_{phase}") for phase in PHASES},
+            settings=settings.model_dump(mode="json"),
+        )
+
+    def phase(self, number: int) -> PhaseRecord:
+        return self.phases[str(number)]
+
+    def load_settings(self) -> Settings:
+        return Settings.model_validate(self.settings)
+
+    def write(self, run: Path) -> None:
+        self.updated = _now()
+        run.mkdir(parents=True, exist_ok=True)
+        half = run / f".{FILE}.{os.getpid()}"
+        with open(half, "w") as file:
+            file.write(self.model_dump_json(indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, run / FILE)
+
+    @classmethod
+    def read(cls, run: Path) -> Manifest:
+        """Raises RunError when the folder is missing, is no run, or its manifest is of another format."""
+        if not run.is_dir():
+            raise RunError(f"{run}: no such run folder{_others(run)}")
+        try:
+            return cls.model_validate(json.loads((run / FILE).read_text()))
+        except FileNotFoundError:
+            raise RunError(f"{run}: no {FILE} there, so it is no run folder{_others(run)}") from None
+        except (ValueError, ValidationError) as error:
+            raise RunError(f"{run / FILE}: not readable as a manifest of this version: {error}") from error
+
+
+def _others(run: Path) -> str:
+    runs = sorted(path.parent.name for path in run.parent.glob(f"*/{FILE}")) if run.parent.is_dir() else []
+    return f"; the runs in {run.parent} are {', '.join(runs)}" if runs else ""
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Of Python, this package and what its results depend on."""
+    found = {"python": platform.python_version(), "mtquant_rllib": mtquant_rllib.__version__}
+    for package in ("ray", "torch", "numpy", "pandas"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,245 @@
+"""The three phases as RLlib configurations.
+
+| phase | trials | modules present | learning |
+|---|---|---|---|
+| 1 | one per domain | the specialist and its instruments | all of them |
+| 2 | one | all twelve | the meta-controller |
+| 3 | one | all twelve | all of them |
+
+A trial is named by its phase and domain; everything else it depends on stands in the run's manifest, which the trial
+reads itself. Where one module serves instruments of several domains, phase 1 is one trial over all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.training.algorithm import DeskPPOConfig
+from mtquant_rllib.training.manifest import Manifest
+from mtquant_rllib.universe import META, Sharing, Universe
+
+JOINT = "desk"
+"""Name of a trial that plays every domain."""
+
+ENV = "mtquant_desk"
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """One trial: its name, the domains it plays, the modules there and those of them that learn."""
+
+    phase: int
+    name: str
+    domains: tuple[str, ...]
+    modules: tuple[str, ...]
+    learning: tuple[str, ...]
+
+    @property
+    def domain(self) -> str | None:
+        """The one domain of a single-domain trial."""
+        return self.domains[0] if len(self.domains) == 1 else None
+
+    @property
+    def folder(self) -> str:
+        """Its module states, relative to the run's folder."""
+        return f"phase_{self.phase}/modules/{self.name}"
+
+
+def plan_phase(settings: Settings, phase: int) -> list[TrialPlan]:
+    """The trials of a phase, which run side by side."""
+    universe, sharing = settings.universe, settings.networks.sharing
+    everything = universe.policies(sharing)
+    every_domain = tuple(domain.name for domain in universe.domains)
+    if phase == 2:
+        return [TrialPlan(2, JOINT, every_domain, everything, (META,))]
+    if phase == 3:
+        return [TrialPlan(3, JOINT, every_domain, everything, everything)]
+    if sharing is Sharing.ALL:
+        modules = tuple(module for module in everything if module != META)
+        return [TrialPlan(1, JOINT, every_domain, modules, modules)]
+    plans = []
+    for domain in universe.domains:
+        agents = (domain.specialist, *domain.symbols)
+        modules = tuple(dict.fromkeys(universe.policy_of(agent, sharing) for agent in agents))
+        plans.append(TrialPlan(1, domain.name, (domain.name,), modules, modules))
+    return plans
+
+
+def budget_bars(settings: Settings, plan: TrialPlan, scale: float) -> int:
+    """Bars of a trial. A phase-1 trial over several domains has the budgets of all of them."""
+    training = settings.training
+    full = (training.phase_1_timesteps, training.phase_2_timesteps, training.phase_3_timesteps)[plan.phase - 1]
+    return max(1, round(full * scale)) * (len(plan.domains) if plan.phase == 1 else 1)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The recipe with the document's numbers filled in where it leaves them."""
+
+    learning_rate: float
+    gamma: float
+    gae_lambda: float
+    n_epochs: int
+    batch_size: int
+    clip_range: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Numbers:
+        recipe, document = settings.recipe, settings.training
+
+        def filled(name: str) -> Any:
+            value = getattr(recipe, name)
+            return getattr(document, name) if value is None else value
+
+        rate = settings.meta_controller.learning_rate if recipe.learning_rate is None else recipe.learning_rate
+        return cls(rate, *(filled(name) for name in ("gamma", "gae_lambda", "n_epochs", "batch_size", "clip_range")))
+
+
+def learning_rates(settings: Settings, modules: tuple[str, ...]) -> dict[str, float]:
+    """Starting rate of each module, by its level."""
+    default, by_level = Numbers.of(settings).learning_rate, settings.recipe.learning_rates
+    universe = settings.universe
+
+    def rate(module: str) -> float:
+        if module == META:
+            own = by_level.meta_controller
+        else:
+            own = by_level.specialists if module in universe.specialists else by_level.instruments
+        return default if own is None else own
+
+    return {module: rate(module) for module in modules}
+
+
+def bars_per_update(settings: Settings, budget: int) -> int:
+    recipe = settings.recipe
+    return max(1, min(recipe.bars_per_update, max(recipe.environments, math.ceil(budget / recipe.min_updates))))
+
+
+@dataclass(frozen=True)
+class Share:
+    """A trial's part of the machines: CPUs and GPUs of its own process, CPUs of each of its runners."""
+
+    cpus: float
+    runner_cpus: float
+    gpus: float
+
+    @classmethod
+    def of(cls, settings: Settings, trials: int, cpus: float, gpus: float) -> Share:
+        """Equal parts of what there is, in hundredths, never more than a whole device for one process."""
+        processes = trials * (1 + settings.resources.runners)
+        part = max(math.floor(100 * min(1.0, cpus / processes)) / 100, 0.01)
+        wanted = gpus if settings.resources.gpus == "auto" else 0.0
+        return cls(part, part, math.floor(100 * min(1.0, wanted / trials)) / 100)
+
+
+class PolicyMapping:
+    """Agent id -> module id; an object, so that it travels to actors by value of its table."""
+
+    def __init__(self, universe: Universe, sharing: Sharing) -> None:
+        self._table = {agent: universe.policy_of(agent, sharing) for agent in universe.agent_ids}
+
+    def __call__(self, agent_id: str, episode: Any = None, **kwargs: Any) -> str:
+        return self._table[agent_id]
+
+
+def build_config(plan: TrialPlan, manifest: Manifest, run: Path, share: Share) -> DeskPPOConfig:
+    """The RLlib configuration of one trial of a run.
+
+    Raises
+    ------
+    ConfigError
+        When the environments cannot be shared evenly among the runners.
+    """
+    from ray.tune.registry import register_env
+
+    from mtquant_rllib.policies.modules import module_specs
+    from mtquant_rllib.training.environments import desk_widths, make_env
+    from mtquant_rllib.training.runner import DeskEnvRunner
+    from mtquant_rllib.training.validation import make_validator
+
+    settings = manifest.load_settings()
+    recipe, numbers, runners = settings.recipe, Numbers.of(settings), settings.resources.runners
+    if recipe.environments % max(runners, 1):
+        raise ConfigError(
+            f"recipe.environments = {recipe.environments}: expected a multiple of resources.runners = {runners}"
+        )
+    register_env(ENV, make_env)
+    record = manifest.phase(plan.phase)
+    budget = record.trials[plan.name].budget_bars
+    update = bars_per_update(settings, budget)
+    rates = learning_rates(settings, plan.modules)
+    data = str(run / manifest.market.data)
+    config = (
+        DeskPPOConfig()
+        .environment(
+            ENV,
+            env_config={
+                "data": data,
+                "settings": manifest.settings,
+                "phase": plan.phase,
+                "domain": plan.domain if plan.phase == 1 else None,
+                "split": "train",
+                "seed": manifest.seed,
+            },
+            disable_env_checking=True,
+            normalize_actions=False,
+            clip_actions=True,
+        )
+        .env_runners(
+            env_runner_cls=DeskEnvRunner,
+            num_env_runners=runners,
+            num_envs_per_env_runner=recipe.environments // max(runners, 1),
+            num_cpus_per_env_runner=share.runner_cpus,
+            merge_env_runner_states=False,
+            broadcast_env_runner_states=False,
+        )
+        .multi_agent(
+            policies=list(plan.modules),
+            policy_mapping_fn=PolicyMapping(settings.universe, settings.networks.sharing),
+            policies_to_train=list(plan.learning),
+        )
+        .rl_module(
+            rl_module_spec=module_specs(settings.universe, desk_widths(), settings, only=plan.modules),
+            algorithm_config_overrides_per_module={
+                module: DeskPPOConfig.overrides(lr=rate) for module, rate in rates.items()
+            },
+        )
+        .learners(num_learners=0, num_gpus_per_learner=share.gpus)
+        .resources(num_cpus_for_main_process=share.cpus)
+        .training(
+            lr=numbers.learning_rate,
+            gamma=numbers.gamma,
+            lambda_=numbers.gae_lambda,
+            num_epochs=numbers.n_epochs,
+            minibatch_size=min(numbers.batch_size, update),
+            train_batch_size_per_learner=update,
+            clip_param=numbers.clip_range,
+            grad_clip=recipe.grad_clip,
+            vf_clip_param=recipe.vf_clip,
+            entropy_coeff=recipe.entropy_coeff,
+            use_kl_loss=False,
+        )
+        .debugging(seed=manifest.seed, log_level="ERROR")
+    )
+    return config.trial(
+        folder=plan.folder,
+        budget_bars=budget,
+        bars_per_update=update,
+        validations=recipe.validations,
+        learning_rate_final_frac=recipe.learning_rate_final_frac,
+        explore_frozen=recipe.explore_frozen,
+        make_validator=make_validator,
+        validator_args={"settings": manifest.settings, "data": data, "phase": plan.phase, "domain": plan.domain},
+        start=record.start,
+        best_from_start=record.start is not None,
+    )
+
+
+def plan_named(settings: Settings, phase: int, name: str) -> TrialPlan:
+    return {plan.name: plan for plan in plan_phase(settings, phase)}[name]
+

@@ -1,0 +1,43 @@
+"""The Tune trainable: a trial that finds out from its run's manifest what it is.
+
+Its Tune configuration is two words, the phase and its name. Nothing that belongs to a place or a version is pickled into
+the experiment, so a run restores where it lies now and with the code that is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray.tune import PlacementGroupFactory
+
+from mtquant_rllib.training.algorithm import DeskPPO, run_folder
+from mtquant_rllib.training.manifest import Manifest
+from mtquant_rllib.training.phases import Share, build_config, plan_named, plan_phase
+
+
+class DeskTrial(DeskPPO):
+    """config: {"phase": 1 | 2 | 3, "trial": name, "cpus": of the session, "gpus": of the session}."""
+
+    def __init__(self, config: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> None:
+        if config is None or "phase" not in config:
+            super().__init__(config, *args, **kwargs)
+            return
+        self.tune_config = dict(config)
+        run = run_folder()
+        manifest = Manifest.read(run)
+        plan = plan_named(manifest.load_settings(), config["phase"], config["trial"])
+        super().__init__(build_config(plan, manifest, run, _share(manifest, config)), *args, **kwargs)
+
+    @classmethod
+    def default_resource_request(cls, config: Mapping[str, Any]) -> PlacementGroupFactory:
+        manifest = Manifest.read(run_folder())
+        share = _share(manifest, config)
+        runners = manifest.load_settings().resources.runners
+        own = {"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})}
+        return PlacementGroupFactory([own, *({"CPU": share.runner_cpus} for _ in range(runners))])
+
+
+def _share(manifest: Manifest, config: Mapping[str, Any]) -> Share:
+    settings = manifest.load_settings()
+    return Share.of(settings, len(plan_phase(settings, config["phase"])), config["cpus"], config["gpus"])

@@ -1,0 +1,110 @@
+"""Who trades what: instruments, domains, agents and the mapping from agents to policies.
+
+This is data, not behaviour. The three domains differ by the rows of a table (`configs/agents.yaml`) and the eight
+instruments by the rows of another (`configs/symbols.yaml`); no class exists per domain or per instrument, so a ninth
+instrument is a row and its bars.
+
+Order matters and lives here: every array in the project with an instrument axis follows `Universe.symbols`, which
+groups the instruments of a domain contiguously, so that a domain is a slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+META = "meta_controller"
+SPECIALIST_SUFFIX = "_specialist"
+
+
+class Sharing(StrEnum):
+    """Which instrument agents share one policy module."""
+
+    NONE = "none"
+    DOMAIN = "domain"
+    ALL = "all"
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One specialist's field: its name, instruments (in order) and the width of its market features."""
+
+    name: str
+    symbols: tuple[str, ...]
+    features_dim: int
+
+    @property
+    def specialist(self) -> str:
+        return f"{self.name}{SPECIALIST_SUFFIX}"
+
+
+@dataclass(frozen=True)
+class Universe:
+    """The desk's table of domains. Instrument axis = `symbols`, domain axis = `domains`, in this order everywhere."""
+
+    domains: tuple[Domain, ...]
+
+    @cached_property
+    def symbols(self) -> tuple[str, ...]:
+        return tuple(symbol for domain in self.domains for symbol in domain.symbols)
+
+    @cached_property
+    def n_instruments(self) -> int:
+        return len(self.symbols)
+
+    @cached_property
+    def n_domains(self) -> int:
+        return len(self.domains)
+
+    @cached_property
+    def specialists(self) -> tuple[str, ...]:
+        return tuple(domain.specialist for domain in self.domains)
+
+    @cached_property
+    def agent_ids(self) -> tuple[str, ...]:
+        """Meta-controller, specialists, instruments: the order of decision, and of every agent axis."""
+        return (META, *self.specialists, *self.symbols)
+
+    @cached_property
+    def domain_slices(self) -> tuple[slice, ...]:
+        """One slice of the instrument axis per domain."""
+        slices, start = [], 0
+        for domain in self.domains:
+            slices.append(slice(start, start + len(domain.symbols)))
+            start += len(domain.symbols)
+        return tuple(slices)
+
+    @cached_property
+    def domain_of(self) -> tuple[int, ...]:
+        """Domain index of each instrument, shape (n_instruments,)."""
+        return tuple(d for d, domain in enumerate(self.domains) for _ in domain.symbols)
+
+    def domain_named(self, name: str) -> Domain:
+        for domain in self.domains:
+            if domain.name == name:
+                return domain
+        raise KeyError(f"no domain {name!r}; the domains are {', '.join(d.name for d in self.domains)}")
+
+    def policy_of(self, agent_id: str, sharing: Sharing = Sharing.NONE) -> str:
+        """Module id that serves an agent. Instruments may share one module per domain, or one for all eight."""
+        if agent_id not in self.symbols or sharing is Sharing.NONE:
+            return agent_id
+        if sharing is Sharing.ALL:
+            return "instruments"
+        return f"{self.domains[self.domain_of[self.symbols.index(agent_id)]].name}_instruments"
+
+    def policies(self, sharing: Sharing = Sharing.NONE) -> tuple[str, ...]:
+        """Module ids without repeats, in the order of `agent_ids`."""
+        return tuple(dict.fromkeys(self.policy_of(agent, sharing) for agent in self.agent_ids))
+
+    @classmethod
+    def from_specialists(cls, specialists: Mapping[str, object]) -> Universe:
+        """From the `specialists` table of `configs/agents.yaml` (domain name -> row with instruments and width)."""
+        return cls(
+            tuple(
+                Domain(name, tuple(row.instruments), int(row.market_features_dim))  # type: ignore[attr-defined]
+                for name, row in specialists.items()
+            )
+        )

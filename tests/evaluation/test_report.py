@@ -1,0 +1,207 @@
+"""The record of a rollout, and the report made from it: figures that add up, files that can be read back."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from matplotlib import image
+from rich.console import Console
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.evaluation import measures
+from mtquant_rllib.evaluation.plots import plot_equity
+from mtquant_rllib.evaluation.record import Record
+from mtquant_rllib.evaluation.report import build_report, print_report, report_tree, summarise, write_json, write_report
+
+SETTINGS = Settings.load(overrides=["evaluation.bootstrap.resamples=100"])
+UNIVERSE = SETTINGS.universe
+N = UNIVERSE.n_instruments
+
+
+def played(name="desk", n_envs=1, n_bars=120, seed=0, shock=None, drift=0.0):
+    """A made-up book that conserves: equity is what its profits, costs and financing leave."""
+    rng = np.random.default_rng(seed)
+    stamps = (np.datetime64("2020-02-03") + np.arange(n_bars)).astype("datetime64[s]")
+    earned = rng.normal(drift, 0.003, (n_envs, n_bars, N))
+    if shock is not None:
+        earned[:, np.flatnonzero(stamps == np.datetime64("2020-04-20"))[0], 4] = shock
+    pnl, cost, equity = np.zeros_like(earned), np.zeros_like(earned), np.full((n_envs, n_bars), np.nan)
+    now = np.full(n_envs, 100_000.0)
+    for t in range(n_bars):
+        alive = now > 0
+        pnl[:, t] = np.where(alive[:, None], earned[:, t] * now[:, None], 0)
+        cost[:, t] = np.where(alive[:, None], 2e-5 * now[:, None], 0)
+        now = now + (pnl[:, t] - 1.5 * cost[:, t]).sum(axis=1)
+        equity[:, t] = np.where(alive, now, np.nan)
+    weights = rng.normal(0, 0.2, earned.shape)
+    rule_ids = np.zeros(earned.shape, dtype=np.int8)
+    rule_ids[:, 3, 0], rule_ids[:, 4:6, 1] = 9, 6
+    return Record(
+        name=name,
+        symbols=UNIVERSE.symbols,
+        domains=tuple(domain.name for domain in UNIVERSE.domains),
+        domain_of=UNIVERSE.domain_of,
+        bars_per_year=252.0,
+        stamps=stamps,
+        equity_start_ccy=np.full(n_envs, 100_000.0),
+        equity_ccy=equity,
+        pnl_ccy=pnl,
+        cost_ccy=cost,
+        financing_ccy=0.5 * cost,
+        weights=weights,
+        proposed=1.1 * weights,
+        traded_frac=np.full(earned.shape, 0.01),
+        rule_ids=rule_ids,
+        rule_names={9: "var", 6: "concentration"},
+        var_forecast_frac=np.full((n_envs, n_bars), 0.014),
+        breaker_trips=np.tile([2, 1, 0, 0], (n_envs, 1)),
+        facts={"seed": 7, "split": "test"},
+    )
+
+
+def test_returns_are_changes_of_equity_and_contributions_add_up_to_them():
+    record = played(n_envs=2)
+    before = np.concatenate([record.equity_start_ccy[:, None], record.equity_ccy[:, :-1]], axis=1)
+    np.testing.assert_allclose(record.returns, record.equity_ccy / before - 1)
+    np.testing.assert_allclose(record.contributions.sum(axis=-1), record.returns, atol=1e-12)
+    assert record.conservation_error() < 1e-12
+
+
+def test_a_lost_cent_shows_as_a_conservation_error():
+    record = played()
+    leaking = dataclasses.replace(record, equity_ccy=record.equity_ccy - np.arange(120) * 0.01)
+    assert leaking.conservation_error() == pytest.approx(0.01 / 100_000, rel=0.2)
+
+
+def test_a_record_survives_the_disk(tmp_path):
+    record = played(n_envs=2)
+    again = Record.load(record.save(tmp_path / "deep" / "desk.npz"))
+    for item in dataclasses.fields(Record):
+        ours, theirs = getattr(record, item.name), getattr(again, item.name)
+        if isinstance(ours, np.ndarray):
+            np.testing.assert_array_equal(ours, theirs)
+            assert ours.dtype == theirs.dtype
+        else:
+            assert ours == theirs
+    assert list((tmp_path / "deep").iterdir()) == [tmp_path / "deep" / "desk.npz"]
+
+
+def test_a_damaged_or_missing_record_says_so(tmp_path):
+    with pytest.raises(RunError, match="no such record"):
+        Record.load(tmp_path / "none.npz")
+    (tmp_path / "bad.npz").write_bytes(b"not a zip")
+    with pytest.raises(RunError, match="not a readable record"):
+        Record.load(tmp_path / "bad.npz")
+
+
+def test_edits_are_counted_by_rule():
+    assert played().edits_by_rule() == {"concentration": 2, "var": 1}
+
+
+def test_summary_adds_up_in_money():
+    record = played()
+    values = summarise(record, 0.95, SETTINGS.evaluation.bootstrap, seed=0).values
+    assert values["net_pnl_ccy"] == pytest.approx(record.equity_ccy[0, -1] - 100_000)
+    assert values["net_pnl_ccy"] == pytest.approx(
+        values["price_pnl_ccy"] - values["cost_ccy"] - values["financing_ccy"]
+    )
+    assert values["turnover_ann"] == pytest.approx(0.01 * N * 252)
+    assert values["risk_edits"] == 3
+    assert values["breaker_trips_1"] == 2
+    assert values["sharpe_ann"] == pytest.approx(float(measures.sharpe(record.returns[0], 252)))
+    assert values["sharpe_lower"] < values["sharpe_ann"] < values["sharpe_upper"]
+
+
+def test_excluded_dates_leave_out_the_oil_shock():
+    record = played(shock=-0.30)
+    report = build_report([record], SETTINGS)
+    book = report.subject
+    assert book.all_bars.values["n_bars"] - book.without_excluded.values["n_bars"] == 2
+    assert book.all_bars.values["max_drawdown_frac"] > 0.25
+    assert book.without_excluded.values["max_drawdown_frac"] < 0.25
+
+
+def test_a_bankrupt_book_is_reported_with_its_debt():
+    report = build_report([played(), played("hold_WTIUSD", shock=-3.06)], SETTINGS)
+    bankrupt = report.books[1].all_bars.values
+    assert bankrupt["bankruptcies"] == 1
+    assert bankrupt["total_return"] < -1
+    assert any("hold_WTIUSD went bankrupt in 1 of 1" in note for note in report.notes)
+
+
+def test_parts_add_up_to_the_book():
+    report = build_report([played()], SETTINGS)
+    for kind, count in (("domain", UNIVERSE.n_domains), ("instrument", N)):
+        parts = [part.summary.values["net_pnl_ccy"] for part in report.parts if part.kind == kind]
+        assert len(parts) == count
+        assert sum(parts) == pytest.approx(report.subject.all_bars.values["net_pnl_ccy"])
+
+
+def test_many_environments_are_pooled_and_their_errors_come_from_their_spread():
+    record = played(n_envs=12, drift=2e-4)
+    summary = summarise(record, 0.95, SETTINGS.evaluation.bootstrap, seed=0)
+    by_env = measures.volatility(record.returns, 252)
+    assert summary.values["volatility_ann"] == pytest.approx(by_env.mean())
+    assert summary.standard_errors["volatility_ann"] == pytest.approx(by_env.std(ddof=1) / 12**0.5)
+    assert summary.values["sharpe_ann"] == pytest.approx(float(measures.sharpe(record.returns.ravel(), 252)))
+
+
+def test_books_on_other_bars_cannot_be_compared():
+    with pytest.raises(ValueError, match="played on other bars"):
+        build_report([played(), played("flat", n_bars=119)], SETTINGS)
+
+
+def test_the_screen_shows_seed_split_costs_errors_and_every_book():
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_report(build_report([played(), played("equal_weight", seed=1)], SETTINGS), console)
+    text = console.export_text()
+    for word in ("seed 7", "split test", "equal_weight", "±", "Sharpe*", "EURUSD 0.8/0.3/0.3", "commodities", "Kupiec"):
+        assert word in text, word
+    assert "…" not in text  # no figure is cut on a narrow terminal
+
+
+def test_files_hold_what_the_screen_shows(tmp_path):
+    report = build_report([played(), played("flat", seed=2)], SETTINGS)
+    paths = write_report(report, tmp_path)
+    tree = json.loads(paths["json"].read_text())
+    assert tree["books"][0]["name"] == "desk"
+    assert tree["context"]["facts"]["seed"] == 7
+    with paths["books"].open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["book"], row["bars"]) for row in rows] == [
+        ("desk", "all"), ("desk", "without_excluded"), ("flat", "all"), ("flat", "without_excluded"),
+    ]  # fmt: skip
+    assert float(rows[0]["sharpe_ann"]) == tree["books"][0]["all_bars"]["values"]["sharpe_ann"]
+    assert float(rows[0]["sharpe_ann_se"]) > 0
+    with paths["parts"].open() as file:
+        assert len(list(csv.DictReader(file))) == UNIVERSE.n_domains + N
+
+
+def test_json_is_strict_even_for_a_book_that_does_nothing(tmp_path):
+    record = played()
+    still = dataclasses.replace(
+        record,
+        equity_ccy=np.full_like(record.equity_ccy, 100_000.0),
+        **{key: np.zeros_like(record.pnl_ccy) for key in ("pnl_ccy", "cost_ccy", "financing_ccy", "traded_frac")},
+    )
+    report = build_report([still], SETTINGS)
+    text = write_json(report, tmp_path / "one.json").read_text()
+    tree = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert tree["books"][0]["all_bars"]["values"]["sharpe_ann"] is None
+    assert report_tree(report) == tree
+
+
+@pytest.mark.parametrize("own_stamps", [False, True])
+def test_the_picture_is_drawn_with_a_bankrupt_book_in_it(tmp_path, own_stamps):
+    records = [played(n_envs=3), played("momentum_12_1", 3, seed=1), played("hold_WTIUSD", 3, shock=-3.06)]
+    if own_stamps:
+        records = [dataclasses.replace(r, stamps=np.tile(r.stamps, (3, 1))) for r in records]
+    config = SETTINGS.evaluation.plot
+    picture = image.imread(plot_equity(records, tmp_path / "equity.png", config, "Made up"))
+    assert picture.shape[:2] == (config.height_in * config.dpi, config.width_in * config.dpi)
+    assert picture[..., :3].std() > 0.02
