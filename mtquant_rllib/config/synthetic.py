@@ -35,6 +35,7 @@ class SyntheticVolatility(Section):
     persistence: ShareBelowOne
     trailing_span_bars: Count
     tail_cut: Fraction
+    largest_news_sd: Positive
     largest_move_frac: Annotated[float, Field(gt=0, lt=0.5)]
 
 

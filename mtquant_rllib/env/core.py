@@ -213,6 +213,14 @@ class Desk:
     def specialists_are_due(self) -> np.ndarray:
         return self.bars_done % self.config.decision.specialists_every_bars == 0
 
+    def observe_row(self) -> None:
+        """Make `weight`, `close` and the row's market arrays current, for players that need no observation."""
+        self._fetch()
+
+    def weights_now(self) -> np.ndarray:
+        """Signed weights at the last mark, (B, n)."""
+        return self._weights_at(self._mark_value)
+
     # -- what is known at the close of the row ------------------------------------------------------------------------
 
     def _fetch(self) -> None:
@@ -365,6 +373,7 @@ class Desk:
             oversight.after_fills(flags[:, channel.TRADABLE], playing, ~book.units.any(axis=1))
             oversight.mark(book.equity, self._weights_at(bar[:, channel.LAST] * bar[:, channel.FX_LAST]), playing)
         book.bars_held += book.units != 0
+        self._mark_value = bar[:, channel.LAST] * bar[:, channel.FX_LAST]
         self.row = next_row
         self.bars_done += playing
         self._fetched = False
@@ -541,8 +550,8 @@ class Desk:
         book = self.book
         net_ccy = book.pnl_ccy - book.cost_ccy - book.financing_ccy
         self.instrument_return = net_ccy / equity_before[:, None]
-        self.portfolio_return = self.instrument_return.sum(axis=1)
         domain_return = self.instrument_return @ self._membership
+        self.portfolio_return = domain_return @ np.ones(self.universe.n_domains)
         streams = np.concatenate((self.portfolio_return[:, None], domain_return, self.instrument_return), axis=1)
         self.daily.step(equity_before, book.equity, new_day)
         self.record.step(domain_return)

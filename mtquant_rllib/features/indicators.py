@@ -34,9 +34,9 @@ def change(x: np.ndarray, bars: int = 1) -> np.ndarray:
 
 
 def ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a / b, and 0 where b is 0."""
+    """a / b, and 0 where b is 0; NaN where a is."""
     a, b = np.broadcast_arrays(a, b)
-    return np.divide(a, b, out=np.zeros(a.shape), where=b != 0)
+    return np.divide(a, b, out=a * 0.0, where=b != 0)
 
 
 def log(x: np.ndarray) -> np.ndarray:

@@ -83,7 +83,8 @@ def read_bars(
     if daily:
         rows = _weekdays_only(rows, inspection) if inspection.repair else rows
     _refuse_mixed(rows, daily, names, inspection)
-    dropped = sum(n for kind, n in inspection.repairs.items() if kind.endswith("_dropped"))
+    # A file pasted together twice is whole; its duplicates do not count as lost.
+    dropped = sum(n for kind, n in inspection.repairs.items() if kind in ("unparsable_rows_dropped", "non_positive_dropped"))
     if dropped > config.repair.max_dropped_frac * n_read:
         raise fault(
             table.path,

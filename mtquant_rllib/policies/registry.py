@@ -14,6 +14,7 @@ from torch import nn
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.features import layout
 from mtquant_rllib.policies.networks import (
     FlatShape,
     GaussianPolicy,
@@ -59,6 +60,15 @@ class DeskWidths:
     block: int
     specialist_state: int
     instrument_state: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> DeskWidths:
+        return cls(
+            meta=layout.meta_layout(settings.universe, settings.desk.observation.returns_days).width,
+            block=layout.BLOCK.width,
+            specialist_state=layout.SPECIALIST_STATE.width,
+            instrument_state=layout.INSTRUMENT_STATE.width,
+        )
 
 
 def kind_of(config: Mapping[str, Any]) -> NetworkKind:

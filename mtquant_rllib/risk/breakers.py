@@ -90,6 +90,7 @@ class Breakers:
         self._halved_bars[mask] = 0
         self._closing_bars[mask] = 0
         self._cap_abs[mask] = np.inf
+        self._capped = bool(np.isfinite(self._cap_abs).any())
 
     def reset_by_hand(self, mask: np.ndarray) -> None:
         """Lift the latch of level 3 where `mask`, bool (B,). Level 4 stays: it needs `restart`."""

@@ -35,9 +35,12 @@ def margin_used(weights: np.ndarray, rates: np.ndarray) -> np.ndarray:
 
 
 def shrink_to_limit(free: np.ndarray, fixed: np.ndarray | float, limit: float) -> np.ndarray:
-    """Largest factor in [0, 1] with factor * free + fixed <= limit; 0 where `fixed` alone exceeds it. One shape."""
+    """Largest factor in [0, 1] with factor * free + fixed <= limit; 0 where `fixed` alone exceeds it.
+
+    free, fixed: arrays of one shape, >= 0. 1 where nothing is free.
+    """
     room = limit - fixed
-    factor = np.divide(room, free, out=np.ones_like(free), where=free > room)
+    factor = np.divide(room, free, out=np.ones_like(free), where=(free > room) & (free > 0))
     return np.clip(factor, 0.0, 1.0)
 
 

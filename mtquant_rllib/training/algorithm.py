@@ -231,7 +231,8 @@ class DeskPPO(PPO):
         if finished:
             folder = run_folder() / desk["folder"] / LAST
             states.write(folder, self.module_states(), bars=self.bars_sampled)
-        results[BARS_LIFETIME] = self.bars_sampled
+        results["done"] = finished
+        results[BARS_LIFETIME] = results["timesteps_total"] = self.bars_sampled
         results["bars_budget"] = desk["budget_bars"]
         results["bars_per_s"] = self._speed["bars"] / (time.perf_counter() - began)
         results["sampling_bars_per_s"] = self._speed["bars"] / max(self._speed["sample_s"], 1e-9)

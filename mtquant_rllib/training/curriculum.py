@@ -3,7 +3,6 @@
     runs/NAME/
       manifest.json      what the run is and how far; everything is found from it
       run.log            what the console said, with times
-      data/              the market as prepared arrays
       phase_1/           a Tune experiment (checkpoints, progress.csv, TensorBoard), and modules/TRIAL/, the states that were
                          best on validation; phase_2/ and phase_3/ likewise
       policies/phase_1/  what phase 1 hands on: the best state of every module it trained, copied, so that phase_1/ may go
@@ -34,7 +33,7 @@ from mtquant_rllib.training import callbacks, states
 from mtquant_rllib.training.algorithm import BARS_LIFETIME, LAST, RUN_FOLDER, SHARPE, at_bars
 from mtquant_rllib.training.manifest import FILE, PHASES, FrozenRecord, Manifest, PhaseRecord, TrialRecord
 from mtquant_rllib.training.phases import TrialPlan, budget_bars, plan_phase
-from mtquant_rllib.training.preparation import prepare
+from mtquant_rllib.training.preparation import prepare, restored
 from mtquant_rllib.training.seeding import PINNED
 from mtquant_rllib.training.trial import DeskTrial
 
@@ -87,7 +86,7 @@ def train(
     else:
         if phase not in (None, 1):
             raise RunError(f"phase {phase} begins with the policies of phase {phase - 1}; name a run that has them, with --run")
-        record = prepare(settings, run, market, macro)
+        record = prepare(settings, market, macro)
         Manifest.begin(run.name, settings, record, budget_scale, wanted).write(run)
     carry_on(run, address)
     return run
@@ -107,7 +106,10 @@ def carry_on(run: Path, address: str | None = None) -> None:
     if not todo:
         _tell(f"{run}: nothing left to do; phases {', '.join(map(str, manifest.wanted))} are done")
         return
-    with _session(manifest.load_settings(), run, address) as machines:
+    settings = manifest.load_settings()
+    manifest.market = restored(settings, manifest.market)
+    manifest.write(run)
+    with _session(settings, run, address) as machines:
         for phase in todo:
             _run_phase(run, manifest, phase, machines)
 

@@ -11,18 +11,8 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.multi_agent import desk_env
-from mtquant_rllib.features import layout
-from mtquant_rllib.policies.registry import DeskWidths
-
-
-def desk_widths() -> DeskWidths:
-    """Widths of the observations, from the feature layout."""
-    return DeskWidths(
-        meta=layout.META.width,
-        block=layout.INSTRUMENT["block"].stop - layout.INSTRUMENT["block"].start,
-        specialist_state=layout.SPECIALIST_STATE.width,
-        instrument_state=layout.INSTRUMENT_STATE.width,
-    )
+from mtquant_rllib.env.spaces import observation_width
+from mtquant_rllib.universe import META
 
 
 class DomainRota(MultiAgentEnv):

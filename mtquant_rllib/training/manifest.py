@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
 
 import mtquant_rllib
 from mtquant_rllib.config import Settings
@@ -31,13 +31,23 @@ class _Record(BaseModel):
 
 
 class MarketRecord(_Record):
-    """What was traded. kind: `file` or `synthetic`; files and sha256 of what was read; data: prepared arrays."""
+    """What was traded. kind: `file` or `synthetic`; the files that were read; data: the prepared arrays, in the cache."""
 
     kind: Literal["file", "synthetic"]
     bars: str | None = None
     macro: str | None = None
-    sha256: str | None = None
-    data: str = "data"
+    data: str
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def content(self) -> str:
+        """Hash of the bars and of the settings that shaped the arrays: the name of their folder."""
+        return Path(self.data).name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _content_is_derived(cls, raw: Any) -> Any:
+        return {key: value for key, value in raw.items() if key != "content"} if isinstance(raw, dict) else raw
 
 
 class TrialRecord(_Record):

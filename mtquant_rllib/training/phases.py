@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mtquant_rllib.config import Settings
@@ -147,7 +146,7 @@ class PolicyMapping:
         return self._table[agent_id]
 
 
-def build_config(plan: TrialPlan, manifest: Manifest, run: Path, share: Share) -> DeskPPOConfig:
+def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOConfig:
     """The RLlib configuration of one trial of a run.
 
     Raises
@@ -158,7 +157,8 @@ def build_config(plan: TrialPlan, manifest: Manifest, run: Path, share: Share) -
     from ray.tune.registry import register_env
 
     from mtquant_rllib.policies.modules import module_specs
-    from mtquant_rllib.training.environments import desk_widths, make_env
+    from mtquant_rllib.policies.registry import DeskWidths
+    from mtquant_rllib.training.environments import make_env
     from mtquant_rllib.training.runner import DeskEnvRunner
     from mtquant_rllib.training.validation import make_validator
 
@@ -173,7 +173,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, run: Path, share: Share) -
     budget = record.trials[plan.name].budget_bars
     update = bars_per_update(settings, budget)
     rates = learning_rates(settings, plan.modules)
-    data = str(run / manifest.market.data)
+    data = manifest.market.data
     config = (
         DeskPPOConfig()
         .environment(
@@ -204,7 +204,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, run: Path, share: Share) -
             policies_to_train=list(plan.learning),
         )
         .rl_module(
-            rl_module_spec=module_specs(settings.universe, desk_widths(), settings, only=plan.modules),
+            rl_module_spec=module_specs(settings.universe, DeskWidths.of(settings), settings, only=plan.modules),
             algorithm_config_overrides_per_module={
                 module: DeskPPOConfig.overrides(lr=rate) for module, rate in rates.items()
             },

@@ -24,10 +24,9 @@ class DeskTrial(DeskPPO):
             super().__init__(config, *args, **kwargs)
             return
         self.tune_config = dict(config)
-        run = run_folder()
-        manifest = Manifest.read(run)
+        manifest = Manifest.read(run_folder())
         plan = plan_named(manifest.load_settings(), config["phase"], config["trial"])
-        super().__init__(build_config(plan, manifest, run, _share(manifest, config)), *args, **kwargs)
+        super().__init__(build_config(plan, manifest, _share(manifest, config)), *args, **kwargs)
 
     @classmethod
     def default_resource_request(cls, config: Mapping[str, Any]) -> PlacementGroupFactory:

@@ -135,14 +135,13 @@ def test_kupiec_is_the_published_ratio(breaches, bars, rate):
 
 
 @pytest.mark.parametrize(
-    ("rate", "bars", "accepted"),
-    # Kupiec (1995), the table every textbook repeats: numbers of failures not rejected at the 5% level.
-    [(0.01, 255, range(1, 7)), (0.05, 255, range(7, 21)), (0.05, 510, range(17, 36)), (0.05, 1_000, range(38, 65))],
+    ("rate", "bars", "above", "below"),
+    # Kupiec (1995), table 3, repeated in Jorion's Value at Risk: numbers of failures not rejected at the 5% level.
+    [(0.05, 255, 6, 21), (0.05, 510, 16, 36), (0.05, 1_000, 37, 65), (0.01, 510, 1, 11), (0.025, 510, 6, 21)],
 )
-def test_kupiecs_non_rejection_region(rate, bars, accepted):
-    region = [x for x in range(bars) if kupiec(x, bars, rate).p_value > 0.05]
-    assert region[0] in (accepted[0], accepted[0] - 1)  # the table's lower end excludes N < ...
-    assert region[-1] == accepted[-1]
+def test_kupiecs_non_rejection_region(rate, bars, above, below):
+    accepted = [x for x in range(bars) if kupiec(x, bars, rate).p_value > 0.05]
+    assert accepted == list(range(above + 1, below))
 
 
 def test_no_breach_at_all_is_finite_and_suspicious():

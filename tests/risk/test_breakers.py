@@ -138,7 +138,8 @@ def test_level_four_is_not_lifted_by_hand_but_by_a_new_start() -> None:
     assert breakers.latched.tolist() == [4]
     breakers.restart(ALL, np.array([START]))
     assert breakers.latched.tolist() == breakers.level.tolist() == [0]
-    assert breakers.limits().cap_abs is breakers.limits().flatten is None or np.isinf(breakers._cap_abs).all()
+    limits = breakers.limits()
+    assert limits.cap_abs is limits.no_increase is limits.flatten is limits.var_limit_scale is None
 
 
 def test_environments_do_not_touch_each_other_and_a_masked_one_has_no_mark() -> None:

@@ -120,13 +120,16 @@ def synthesise(
 
     bar_vol = np.array([row.volatility_pct for row in rows]) / 100 / math.sqrt(bars_per_year)  # (n, 4)
     gap_share = np.array([row.gap_share for row in rows])
-    tails = innovations.tail_factors(
-        draws.tail, regimes, np.array([row.tail_df for row in rows]), config.volatility.tail_cut
-    )
     gap_part, body_part = np.sqrt(gap_share) * draws.gap, np.sqrt(1 - gap_share) * draws.body
+    tail_law = innovations.TailLaw.of(np.array([row.tail_df for row in rows]), config.volatility.tail_cut)
+    tails = tail_law.factors(draws.tail, regimes)
     shocks = tails * (gap_part + body_part)
+    # Squared shocks of a fat tail would now and then multiply the variance by dozens and rule the sample's moments:
+    # their excess over the cap is replaced by its mean.
+    cap = config.volatility.largest_news_sd**2
+    news = np.minimum(shocks**2, cap) + (1 - tail_law.capped_square(cap)).T[regimes]
     variance = innovations.clustered_variance(
-        shocks, np.array([row.garch_alpha for row in rows]), config.volatility.persistence
+        news, np.array([row.garch_alpha for row in rows]), config.volatility.persistence
     )
     scale = bar_vol.T[regimes] * np.sqrt(variance) * tails
     limit = config.volatility.largest_move_frac

@@ -8,9 +8,11 @@ how absolute returns of currencies and equities go together). h is a GARCH(1,1) 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy.special import gammaincc, gammaincinv
+from scipy.special import gammaincc, gammaincinv, ndtr
 
 
 def nearest_correlation(matrix: np.ndarray, sweeps: int = 200, floor: float = 1e-6) -> np.ndarray:
@@ -49,42 +51,64 @@ def correlate(gaussian: np.ndarray, regimes: np.ndarray, matrices: np.ndarray) -
     return out
 
 
-def tail_factors(uniforms: np.ndarray, regimes: np.ndarray, tail_df: np.ndarray, cut: float) -> np.ndarray:
-    """The factor m that turns normals into Student t of variance 1, shape (n_paths, T, n).
+@dataclass(frozen=True)
+class TailLaw:
+    """The factor m that turns normals into Student t of variance 1, for each instrument and regime.
 
-    Parameters
+    Attributes
     ----------
-    uniforms, regimes
-        Shape (n_paths, T): the common quantile and the regime of each bar.
-    tail_df
-        Shape (n, 4), above 2.
+    half_df
+        Half the degrees of freedom, shape (n, 4), above 1.
     cut
-        Quantiles below it are raised to it, so that m is bounded; the variance is 1 after the cut.
+        Quantiles of m's chi-square below it are raised to it, so that m is bounded; the variance is 1 after the cut.
     """
-    quantile = np.maximum(uniforms, cut)
-    factors = np.empty((*uniforms.shape, len(tail_df)))
-    laws, law_of = np.unique(tail_df, axis=0, return_inverse=True)
-    for k, df_by_regime in enumerate(laws):
-        half = df_by_regime / 2
-        lowest = gammaincinv(half, cut)
+
+    half_df: np.ndarray
+    cut: float
+
+    @classmethod
+    def of(cls, tail_df: np.ndarray, cut: float) -> TailLaw:
+        return cls(np.asarray(tail_df, dtype=np.float64) / 2, cut)
+
+    @cached_property
+    def _second_moment(self) -> np.ndarray:
         # E[df / chi2_df; chi2 > x] = df / (df - 2) * P(chi2_(df - 2) > x), and the cut leaves an atom at x
-        second_moment = half / (half - 1) * gammaincc(half - 1, lowest) + cut * half / lowest
-        half_of_bar = half[regimes]
-        factor = np.sqrt(half_of_bar / gammaincinv(half_of_bar, quantile) / second_moment[regimes])
-        factors[:, :, law_of.ravel() == k] = factor[:, :, None]
-    return factors
+        half, lowest = self.half_df, gammaincinv(self.half_df, self.cut)
+        return half / (half - 1) * gammaincc(half - 1, lowest) + self.cut * half / lowest
+
+    def _factor(self, half: np.ndarray, quantile: np.ndarray, second_moment: np.ndarray) -> np.ndarray:
+        return np.sqrt(half / gammaincinv(half, np.maximum(quantile, self.cut)) / second_moment)
+
+    def factors(self, uniforms: np.ndarray, regimes: np.ndarray) -> np.ndarray:
+        """m of shape (n_paths, T, n) from the bars' common quantile and regime, both (n_paths, T)."""
+        factors = np.empty((*uniforms.shape, len(self.half_df)))
+        laws, first, law_of = np.unique(self.half_df, axis=0, return_index=True, return_inverse=True)
+        for k, half in enumerate(laws):
+            moment = self._second_moment[first[k]]
+            factors[:, :, law_of.ravel() == k] = self._factor(half[regimes], uniforms, moment[regimes])[:, :, None]
+        return factors
+
+    def capped_square(self, cap: float) -> np.ndarray:
+        """E[min(shock^2, cap)], shape (n, 4), by quadrature over the quantile of m."""
+        quantiles = (np.arange(2000) + 0.5) / 2000
+        m = self._factor(self.half_df[..., None], quantiles, self._second_moment[..., None])
+        edge = np.sqrt(cap) / m
+        inside = ndtr(edge) - ndtr(-edge)  # P(|g| < edge), and E[g^2; |g| < edge] = inside - 2 edge * density(edge)
+        density = np.exp(-(edge**2) / 2) / np.sqrt(2 * np.pi)
+        return (m**2 * (inside - 2 * edge * density) + cap * (1 - inside)).mean(axis=-1)
 
 
-def clustered_variance(shocks: np.ndarray, alpha: np.ndarray, persistence: float) -> np.ndarray:
-    """GARCH(1,1) variance h around 1, shape of `shocks` (n_paths, T, n): h_t knows the shocks before t.
+def clustered_variance(news: np.ndarray, alpha: np.ndarray, persistence: float) -> np.ndarray:
+    """GARCH(1,1) variance h around 1, shape of `news` (n_paths, T, n): h_t knows what came before t.
 
-    h_t = (1 - persistence) + (alpha * shock_{t-1}^2 + persistence - alpha) * h_{t-1}, h_0 = 1; shocks have variance 1.
+    h_t = (1 - persistence) + (alpha * news_{t-1} + persistence - alpha) * h_{t-1}, h_0 = 1, with `news` of mean 1: the
+    squared shock, or a bounded stand-in for it.
     """
-    kept = alpha * shocks**2 + (persistence - alpha)
-    variance = np.empty_like(shocks)
-    now = np.ones(shocks.shape[::2])
+    kept = alpha * news + (persistence - alpha)
+    variance = np.empty_like(news)
+    now = np.ones(news.shape[::2])
     variance[:, 0] = now
-    for t in range(1, shocks.shape[1]):
+    for t in range(1, news.shape[1]):
         now = kept[:, t - 1] * now + (1.0 - persistence)
         variance[:, t] = now
     return variance

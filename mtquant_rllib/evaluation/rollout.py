@@ -1,0 +1,247 @@
+"""Playing a split from end to end: whoever proposes weights, the core fills, charges and limits them alike.
+
+A `Player` looks at the desk at the close of a bar and proposes weights. Policies, baselines and oracles are players; they differ
+in nothing else, so their records can be set side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episodes import EpisodeDraw, Stretch
+from mtquant_rllib.env.overseer import Overseer
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.evaluation.baselines import MarketView, WeightRule
+from mtquant_rllib.evaluation.measures import sharpe
+from mtquant_rllib.evaluation.record import Record
+from mtquant_rllib.policies.actor import DeskActor
+from mtquant_rllib.policies.registry import DeskWidths
+from mtquant_rllib.portfolio import tape as channel
+from mtquant_rllib.risk.breakers import N_LEVELS
+from mtquant_rllib.risk.rules import RuleId
+
+EVALUATION_PHASE = 3
+_NO_STOP_ATR = 1e9
+"""A stop so far away that no price reaches it."""
+
+
+class Player(Protocol):
+    """Proposed weights (B, n) at the close of the desk's rows."""
+
+    def __call__(self, desk: Desk) -> np.ndarray: ...
+
+
+class PolicyPlayer:
+    """Policies, acting by their means.
+
+    Parameters
+    ----------
+    actor
+        The policies that play.
+    domain
+        Play one domain only, at an equal share of capital; the others get none. None plays all.
+    equal_allocation
+        Every domain gets an equal share at full appetite in place of the meta-controller's decision: the desk before there is one.
+    """
+
+    def __init__(self, actor: DeskActor, *, domain: int | None = None, equal_allocation: bool = False) -> None:
+        self._actor = actor
+        self._domain = domain
+        self._equal = equal_allocation or domain is not None
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        states: Mapping[str, Mapping[str, Any]],
+        *,
+        domain: int | None = None,
+        equal_allocation: bool = False,
+    ) -> PolicyPlayer:
+        """From module states. For one domain alone, its own are enough."""
+        universe = settings.universe
+        ids = [universe.policy_of(symbol, settings.networks.sharing) for symbol in universe.symbols]
+        if domain is not None:
+            # Instruments without capital still get asked: whose network answers then makes no difference.
+            spare = next(states[name] for name in ids if name in states)
+            states = {**dict.fromkeys(ids, spare), **states}
+        return cls(
+            DeskActor(universe, DeskWidths.of(settings), settings, states),
+            domain=domain,
+            equal_allocation=equal_allocation,
+        )
+
+    def __call__(self, desk: Desk) -> np.ndarray:
+        domains = range(desk.universe.n_domains) if self._domain is None else (self._domain,)
+        if self._equal:
+            share = min(1.0 / desk.universe.n_domains, desk.config.decision.allocation_cap)
+            desk.allocation[:] = 0.0
+            desk.allocation[:, list(domains)] = share
+            desk.appetite[:] = 1.0
+        elif desk.meta_is_due.any():
+            desk.decide_meta(self._actor.act_meta(desk.observe_meta()))
+        for d in domains:
+            desk.decide_specialist(d, self._actor.act_specialist(d, desk.observe_specialist(d)))
+        desk.decide_instruments(self._actor.act_instruments(desk.observe_instruments()))
+        return desk.propose()
+
+
+class RulePlayer:
+    """A baseline: a rule from rows and market arrays to weights."""
+
+    def __init__(self, rule: WeightRule, closes: np.ndarray) -> None:
+        self._rule = rule
+        self._closes = closes
+
+    def __call__(self, desk: Desk) -> np.ndarray:
+        desk.observe_row()
+        # A rule of weights owns no stops: those are an instrument agent's decision.
+        desk.stop_atr[:] = _NO_STOP_ATR
+        view = MarketView(
+            closes=self._closes,
+            vol_ann=desk.features.vol_ann,
+            weights=desk.weight,
+            n_rows_per_path=desk.tape.rows_per_path,
+        )
+        return self._rule(desk.row, view)
+
+
+def whole(stretches: Sequence[Stretch]) -> list[EpisodeDraw]:
+    """Each stretch once, from end to end."""
+    return [EpisodeDraw(start=s.start, stop=s.stop - 1, allocation=0.0, turn=0) for s in stretches]
+
+
+def pieces(stretches: Sequence[Stretch], bars: int) -> list[EpisodeDraw]:
+    """Each stretch cut into consecutive pieces of about `bars`: the same bars, played side by side."""
+    draws = []
+    for stretch in stretches:
+        count = max(round((stretch.stop - 1 - stretch.start) / bars), 1)
+        edges = np.linspace(stretch.start, stretch.stop - 1, count + 1).astype(int)
+        draws += [EpisodeDraw(int(a), int(b), 0.0, 0) for a, b in zip(edges[:-1], edges[1:])]
+    return draws
+
+
+def random_starts(stretches: Sequence[Stretch], bars: int, episodes: int, seed: int) -> list[EpisodeDraw]:
+    """Episodes of `bars` from random starts."""
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(episodes):
+        stretch = stretches[int(rng.integers(len(stretches)))]
+        start = int(rng.integers(stretch.start, max(stretch.stop - 1 - bars, stretch.start) + 1))
+        draws.append(EpisodeDraw(start, min(start + bars, stretch.stop - 1), 0.0, 0))
+    return draws
+
+
+def new_desk(settings: Settings, data: DeskData, draws: Sequence[EpisodeDraw], *, limited: bool = True) -> Desk:
+    """A desk with one environment a draw, under evaluation's rules: a trading halt is lifted the next day."""
+    scene = Scene(EVALUATION_PHASE, ends_on_halt=False)
+    oversight = Overseer(settings, len(draws), scene) if limited else None
+    desk = Desk(settings, data.tape, data.features, len(draws), scene, oversight)
+    desk.reset(np.arange(len(draws)), list(draws))
+    return desk
+
+
+def play(
+    settings: Settings,
+    data: DeskData,
+    player: Player,
+    draws: Sequence[EpisodeDraw],
+    *,
+    name: str,
+    facts: Mapping[str, Any] | None = None,
+    on_bar: Callable[[Desk], None] | None = None,
+) -> Record:
+    """Let a player play every draw to its end, side by side; shorter ones are parked when they are through.
+
+    on_bar
+        Called after each bar, for whoever wants to look at more than the record holds.
+    """
+    desk = new_desk(settings, data, draws)
+    overseer = desk.oversight
+    assert isinstance(overseer, Overseer)
+    n_envs, n = len(draws), settings.universe.n_instruments
+    n_bars = max(draw.stop - draw.start for draw in draws)
+    money = {key: np.zeros((n_envs, n_bars, n)) for key in ("pnl", "cost", "financing", "weights", "proposed", "traded")}
+    rules = np.zeros((n_envs, n_bars, n), dtype=np.int8)
+    equity, forecast = np.full((n_envs, n_bars), np.nan), np.zeros((n_envs, n_bars))
+    start_equity = desk.book.equity.copy()
+    for t in range(n_bars):
+        playing = ~desk.parked
+        if not playing.any():
+            break
+        before = np.where(desk.book.equity > 0, desk.book.equity, 1.0)
+        result = desk.advance_with_weights(player(desk))
+        equity[playing, t] = desk.book.equity[playing]
+        money["pnl"][:, t], money["cost"][:, t] = desk.book.pnl_ccy, desk.book.cost_ccy
+        money["financing"][:, t] = desk.book.financing_ccy
+        money["traded"][:, t] = desk.book.traded_ccy / before[:, None]
+        money["proposed"][:, t] = desk.proposed
+        money["weights"][:, t] = desk.weights_now()
+        # An instrument without a bar is nobody's edit.
+        rules[:, t] = np.where(playing[:, None] & (overseer.rule != RuleId.UNTRADABLE), overseer.rule, 0)
+        forecast[:, t] = overseer.var_forecast()
+        if on_bar is not None:
+            on_bar(desk)
+        desk.park(np.flatnonzero(result.terminated | result.truncated))
+    stamps = np.stack([_stamps(data, draw, n_bars) for draw in draws])
+    return Record(
+        name=name,
+        symbols=settings.universe.symbols,
+        domains=tuple(domain.name for domain in settings.universe.domains),
+        domain_of=settings.universe.domain_of,
+        bars_per_year=data.tape.bars_per_year,
+        stamps=stamps[0] if (stamps == stamps[0]).all() else stamps,
+        equity_start_ccy=start_equity,
+        equity_ccy=equity,
+        pnl_ccy=money["pnl"],
+        cost_ccy=money["cost"],
+        financing_ccy=money["financing"],
+        weights=money["weights"],
+        proposed=money["proposed"],
+        traded_frac=money["traded"],
+        rule_ids=rules,
+        rule_names=_rule_names(overseer),
+        var_forecast_frac=forecast,
+        breaker_trips=overseer.breakers.n_triggers.reshape(n_envs, N_LEVELS).copy(),
+        facts=dict(facts or {}),
+    )
+
+
+def _rule_names(overseer: Overseer) -> dict[int, str]:
+    """Names of the rules that can bind, custom ones included."""
+    built_in = [int(rule) for rule in RuleId if rule not in (RuleId.NONE, RuleId.CUSTOM)]
+    custom = [RuleId.CUSTOM + number for number in range(len(overseer.manager.rules))]
+    return {number: overseer.manager.rule_name(number) for number in (*built_in, *custom)}
+
+
+def _stamps(data: DeskData, draw: EpisodeDraw, n_bars: int) -> np.ndarray:
+    """Stamps of the bars played; a shorter episode repeats its last."""
+    rows = np.minimum(draw.start + 1 + np.arange(n_bars), draw.stop)
+    return data.tape.stamps[rows]
+
+
+def closes_of(data: DeskData) -> np.ndarray:
+    """Last good closes of every row, (N, n), quote currency."""
+    return data.tape.money[:, channel.LAST]
+
+
+def pooled_figures(record: Record) -> dict[str, float]:
+    """Figures over all environments as one sample of bars: net and gross Sharpe, turnover a year, volatility."""
+    played = record.played
+    if not played.any():
+        raise RunError("nothing was played: the split is empty")
+    returns = record.returns[played]
+    years = played.sum() / record.bars_per_year
+    return {
+        "sharpe": float(sharpe(returns, record.bars_per_year)),
+        "gross_sharpe": float(sharpe(record.gross_returns[played], record.bars_per_year)),
+        "volatility_ann": float(returns.std() * np.sqrt(record.bars_per_year)),
+        "turnover_ann": float(record.traded_frac[played].sum() / years),
+        "risk_edits_per_bar": float(record.edited.any(axis=-1)[played].mean()),
+    }

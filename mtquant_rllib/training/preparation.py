@@ -1,0 +1,44 @@
+"""The market of a run as prepared arrays, and the record by which they can be made again.
+
+Arrays live in the cache, where runs on the same market share them. Their folder's name is a hash of content and settings:
+a run whose arrays are gone makes them again from its record, and notices when the bars are no longer the same.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.env.data import prepare_embedded, prepare_files
+from mtquant_rllib.errors import MarketDataError, RunError
+from mtquant_rllib.training.manifest import MarketRecord
+
+
+def prepare(settings: Settings, market: Path | None, macro: Path | None) -> MarketRecord:
+    """Prepare bars from files, or the embedded market where none are named.
+
+    Raises
+    ------
+    MarketDataError
+        When the bars cannot be used, or macro series come without bars.
+    """
+    if market is None:
+        if macro is not None:
+            raise MarketDataError(f"--macro {macro} without --market: the embedded market brings its own macro series")
+        return MarketRecord(kind="synthetic", data=str(prepare_embedded(settings).resolve()))
+    bars, known = market.resolve(), None if macro is None else macro.resolve()
+    folder = prepare_files(settings, bars, known)
+    return MarketRecord(kind="file", bars=str(bars), macro=known and str(known), data=str(folder.resolve()))
+
+
+def restored(settings: Settings, record: MarketRecord) -> MarketRecord:
+    """The record with arrays that exist. Raises RunError when the bars have changed since the run began."""
+    if Path(record.data).is_dir():
+        return record
+    again = prepare(settings, record.bars and Path(record.bars) or None, record.macro and Path(record.macro) or None)
+    if again.content != record.content:
+        raise RunError(
+            f"{record.bars or 'the embedded market'}: its content hash is {again.content}, and the run began with "
+            f"{record.content}; a run goes on with the bars that it began with"
+        )
+    return again

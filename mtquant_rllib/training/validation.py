@@ -1,0 +1,38 @@
+"""How good are these policies on bars that they did not learn from: the figure that decides which are kept.
+
+The validation split is played without exploration by the same core, costs and risk rules; what counts is the unshaped net return. A
+trial of one domain is judged on that domain's book alone, at the allocation the desk has after phase 1: an equal share for every domain
+and full appetite. The split is played in pieces of an episode's length, side by side, which takes a few hundred steps however long it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.evaluation.rollout import PolicyPlayer, pieces, play, pooled_figures
+from mtquant_rllib.training.algorithm import SHARPE, Validator
+from mtquant_rllib.training.states import ModuleState
+
+
+def make_validator(settings: dict[str, Any], data: str, phase: int, domain: str | None) -> Validator:
+    """A function from module states to figures; `sharpe` is pooled over all pieces, net and annual."""
+    tree = Settings.model_validate(settings)
+    universe = tree.universe
+    held = DeskData.open(Path(data), "validation")
+    index = None if domain is None else universe.domains.index(universe.domain_named(domain))
+    draws = pieces(held.stretches, tree.desk.episode.bars)
+
+    def validate(modules: Mapping[str, ModuleState]) -> Mapping[str, float]:
+        player = PolicyPlayer.of(tree, modules, domain=index, equal_allocation=phase == 1)
+        figures = pooled_figures(play(tree, held, player, draws, name="validation"))
+        # A book that never moved has no Sharpe ratio; for the choice of the best it is worth nothing, not everything.
+        figures[SHARPE] = float(np.nan_to_num(figures[SHARPE]))
+        return figures
+
+    return validate

@@ -1,0 +1,63 @@
+"""Widths are sums of named blocks, and they add up to what the networks were designed for."""
+
+from __future__ import annotations
+
+import pytest
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.features import layout
+from mtquant_rllib.features.domains import DOMAIN_FEATURES
+from mtquant_rllib.features.macro import macro_feature
+from mtquant_rllib.features.table import list_features
+
+
+def test_block_is_price_volume_technical_momentum() -> None:
+    assert layout.BLOCK.widths == {"price": 15, "volume": 10, "technical": 15, "momentum": 10}
+    assert layout.BLOCK.width == 50
+
+
+def test_meta_observation_is_74_in_the_documents_order(settings: Settings) -> None:
+    meta = layout.meta_layout(settings.universe, settings.desk.observation.returns_days)
+    assert meta.widths == {"portfolio": 32, "correlation": 28, "specialists": 9, "macro": 5}
+    assert meta.width == settings.meta_controller.state_dim == 74
+    assert meta["correlation"] == slice(32, 60)
+    assert meta.names[32] == "corr_EURUSD_GBPUSD"
+    assert meta.names[60:63] == ("sharpe_forex", "sharpe_commodities", "sharpe_equity")
+
+
+def test_domain_widths(settings: Settings) -> None:
+    widths = {domain.name: layout.domain_layout(domain).width for domain in settings.universe.domains}
+    assert widths == {"forex": 8, "commodities": 6, "equity": 7}
+
+
+def test_specialist_observation_is_domain_then_blocks_then_state(settings: Settings) -> None:
+    forex = layout.specialist_layout(settings.universe.domain_named("forex"))
+    assert forex.width == 8 + 3 * 50 + 10
+    assert forex["GBPUSD"] == slice(58, 108)
+    assert layout.INSTRUMENT.width == 50 + 11
+
+
+def test_allocator_sees_fifty_columns_group_by_group() -> None:
+    allocator = layout.allocator_layout(("EURUSD", "USDJPY", "XAUUSD", "WTIUSD", "SPX500"))
+    assert allocator.widths == {"price": 15, "volume": 10, "technical": 15, "momentum": 10}
+    assert allocator.names[:3] == ("EURUSD.ret5", "EURUSD.ret20", "EURUSD.pos60")
+    assert set(layout.ALLOCATOR_ASSET.names) <= set(layout.BLOCK.names)
+
+
+def test_another_width_in_the_agents_table_is_refused() -> None:
+    settings = Settings.load(overrides=["specialists.forex.market_features_dim=9"])
+    with pytest.raises(ConfigError, match="8 wide"):
+        layout.domain_layout(settings.universe.domain_named("forex"))
+
+
+def test_every_column_has_a_function_and_every_function_a_column() -> None:
+    for name, columns in layout.DOMAIN_COLUMNS.items():
+        assert {item.name for item in DOMAIN_FEATURES[name]} == set(columns)
+    assert {item.name for item in macro_feature} == set(layout.MACRO.names)
+
+
+def test_a_person_can_list_what_every_feature_means(settings: Settings) -> None:
+    lines = list_features(settings)
+    assert all(group and name and formula for group, name, formula in lines)
+    assert ("price", "ret1", "change of cum over 1 bar / s") in lines
