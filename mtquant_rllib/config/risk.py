@@ -53,7 +53,7 @@ class RiskConfig(Section):
     max_concentration_frac: Fraction
     correlation_floor_frac: Fraction
     correlation_rounds: Count
-    custom_rule_sweeps: Count
+    max_sweeps: Count
     var_horizon_days: Positive
     margin_buffer: float = Field(ge=1)
     margin_stop_out_frac: Fraction

@@ -76,6 +76,19 @@ class PlantedStructure(Section):
         return self
 
 
+class OracleConfig(Section):
+    """How the desk's oracle turns the planted mean into actions.
+
+    slope
+        Conviction per standard deviation of the forecast.
+    urgency
+        Share of the gap to the target traded each bar.
+    """
+
+    slope: Positive
+    urgency: Fraction
+
+
 class SyntheticVolume(Section):
     memory: ShareBelowOne
     memory_span_bars: Count
@@ -130,6 +143,7 @@ class SyntheticConfig(Section):
     drift_divisor: Positive
     volatility: SyntheticVolatility
     planted: PlantedStructure
+    oracle: OracleConfig
     volume: SyntheticVolume
     macro: SyntheticMacro
 

@@ -14,6 +14,7 @@ Whoever limits the desk (`Overseer`) is asked twice: with what is proposed at th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,6 +120,14 @@ class Desk:
         self.universe = universe = settings.universe
         self.tape = tape
         self.features = features
+        # Plain views: a memory map's own indexing costs as much again as the gather.
+        self._block, self._covariance, self._correlation, self._vol_ann, self._sigma_day, self._atr = (
+            np.asarray(getattr(features, name)).view(np.ndarray)
+            for name in ("block", "covariance", "correlation", "vol_ann", "sigma_day", "atr")
+        )
+        self._money, self._flags, self._day = (
+            np.asarray(getattr(tape, name)).view(np.ndarray) for name in ("money", "flags", "day")
+        )
         self.scene = scene
         self.oversight = oversight
         self.n_envs = n_envs
@@ -162,6 +171,7 @@ class Desk:
         self._packed = PackedIndex(n)
         self._pair_sums = _domain_pair_sums(self._packed, self.domain_of, n_domains)
         self._observer = Observer(settings)
+        self._known: dict[str, np.ndarray] = {}
         self._fetched = False
 
     # -- episodes -----------------------------------------------------------------------------------------------------
@@ -227,57 +237,77 @@ class Desk:
         """Gather the row's known quantities once per bar."""
         if self._fetched:
             return
-        rows, features = self.row, self.features
-        self.block = features.block[rows]
+        rows = self.row
+        self.block = self._block[rows]
         if self.scene.domain is not None:
             self.block *= self.active[:, :, None]
-        self.covariance = features.covariance[rows]
-        self.correlation = features.correlation[rows]
-        self.vol_ann = features.vol_ann[rows]
-        self.sigma_day = features.sigma_day[rows]
-        self.atr = features.atr[rows]
-        money = self.tape.money[rows]
-        self.close = money[:, channel.LAST]
-        self.unit_value = self.close * money[:, channel.FX_LAST]
+        self.covariance = self._covariance[rows]
+        self.correlation = self._correlation[rows]
+        self.vol_ann = self._vol_ann[rows]
+        self.sigma_day = self._sigma_day[rows]
+        self.atr = self._atr[rows]
+        self.close = self._money[rows, channel.LAST]
+        self.unit_value = self.close * self._money[rows, channel.FX_LAST]
         self.weight = self.weight_of(self.book.units)
-        self._domain_covariance: np.ndarray | None = None
-        self._alert: np.ndarray | None = None
+        self._known = {}
         self._fetched = True
+
+    def _once(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """A quantity of the row that several levels ask for, computed once a bar."""
+        self._fetch()
+        if name not in self._known:
+            self._known[name] = compute()
+        return self._known[name]
 
     def domain_covariance(self) -> np.ndarray:
         """Daily covariance of the domains' current books, (B, D, D), fractions of equity squared."""
-        self._fetch()
-        if self._domain_covariance is None:
-            products = self._packed.products(self.weight) * self.covariance
+
+        def compute() -> np.ndarray:
             d = self.universe.n_domains
-            self._domain_covariance = (products @ self._pair_sums).reshape(-1, d, d)
-        return self._domain_covariance
+            products = self._packed.products(self.weight) * self.covariance
+            return (products @ self._pair_sums).reshape(-1, d, d)
+
+        return self._once("domain_covariance", compute)
 
     def utilisation(self) -> np.ndarray:
         """Risk used over risk allocated, (B, D): daily volatility of the domain's book over its allocation's share of the
         target. 0 where nothing is allocated."""
-        used = np.sqrt(np.maximum(np.einsum("bdd->bd", self.domain_covariance()), 0.0))
-        daily_target = self.config.decision.vol_target_ann / np.sqrt(self.tape.days_per_year)
-        allocated = self.allocation * daily_target
-        return np.where(allocated > 0, used / np.where(allocated > 0, allocated, 1.0), 0.0)
+
+        def compute() -> np.ndarray:
+            used = np.sqrt(np.maximum(np.einsum("bdd->bd", self.domain_covariance()), 0.0))
+            allocated = self.allocation * (self.config.decision.vol_target_ann / np.sqrt(self.tape.days_per_year))
+            return np.where(allocated > 0, used / np.where(allocated > 0, allocated, 1.0), 0.0)
+
+        return self._once("utilisation", compute)
 
     def hedge(self) -> np.ndarray:
         """Minus the correlation of each domain's book with the rest of the desk's, (B, D): 1 is a perfect hedge."""
-        covariance = self.domain_covariance()
-        own = np.einsum("bdd->bd", covariance)
-        with_all = covariance.sum(axis=2)
-        with_rest = with_all - own
-        rest = covariance.sum(axis=(1, 2))[:, None] - 2.0 * with_all + own
-        scale = np.sqrt(np.maximum(own * rest, 0.0))
-        return np.where(scale > 1e-12, -with_rest / np.where(scale > 1e-12, scale, 1.0), 0.0)
+
+        def compute() -> np.ndarray:
+            covariance = self.domain_covariance()
+            own = np.einsum("bdd->bd", covariance)
+            with_all = np.einsum("bde->bd", covariance)
+            rest = np.einsum("bd->b", with_all)[:, None] - 2.0 * with_all + own
+            scale = np.sqrt(np.maximum(own * rest, 0.0))
+            # A book, or a rest, without risk has no correlation.
+            return np.where(scale > 1e-12, (own - with_all) / np.where(scale > 1e-12, scale, 1.0), 0.0)
+
+        return self._once("hedge", compute)
+
+    def track_sharpe(self) -> np.ndarray:
+        """Annualised Sharpe ratio of each domain's last bars, (B, D)."""
+        return self._once("sharpe", lambda: self.record.sharpe_ann(self.tape.bars_per_year))
+
+    def win_rate(self) -> np.ndarray:
+        """Share of gaining bars among each domain's last bars, (B, D)."""
+        return self._once("win_rate", self.record.win_rate)
 
     def alert(self) -> np.ndarray:
         """Alert level of each instrument in [0, 1], (B, n): its own alerts and the whole desk's."""
-        if self.oversight is None:
+        oversight = self.oversight
+        if oversight is None:
             return np.zeros_like(self.weight)
-        if self._alert is None:
-            self._alert = self.oversight.alert_level(self)
-        return self._alert
+        return self._once("alert", lambda: oversight.alert_level(self))
 
     # -- observations -------------------------------------------------------------------------------------------------
 
@@ -304,6 +334,7 @@ class Desk:
         due = self.meta_is_due if due is None else due
         np.copyto(self.allocation, allocation, where=due[:, None])
         np.copyto(self.appetite, appetite, where=due)
+        self._known.pop("utilisation", None)
 
     def decide_specialist(self, domain: int, raw: np.ndarray, due: np.ndarray | None = None) -> None:
         """Take a specialist's raw actions (B, 3 n_d + 1) in the environments where it is due."""
@@ -356,9 +387,9 @@ class Desk:
         wanted = self.units_of(self.ordered)
 
         next_row = self.row + playing
-        bar = self.tape.money[next_row]
-        flags = self.tape.flags[next_row]
-        new_day = self.tape.day[next_row] != self.tape.day[self.row]
+        bar = self._money[next_row]
+        flags = self._flags[next_row]
+        new_day = self._day[next_row] != self._day[self.row]
         book.begin_bar()
         book.stop = stops.trail(book.stop, np.sign(book.units), self.close, self.atr, self.stop_atr)
         self._pay_the_night(bar)

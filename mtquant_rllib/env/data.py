@@ -7,6 +7,7 @@ prepared once, and different ones never meet.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -31,8 +32,6 @@ from mtquant_rllib.portfolio.tape import Tape
 
 CACHE_VARIABLE = "MTQUANT_CACHE"
 _INDEX = "data.json"
-_FORMAT = 1
-"""Raise when the meaning of a prepared folder changes."""
 
 
 def cache_folder() -> Path:
@@ -154,11 +153,28 @@ def _whole_paths(tape: Tape, features: FeatureTable) -> tuple[Stretch, ...]:
     return tuple(Stretch(path * length + features.warmup, (path + 1) * length) for path in range(tape.n_paths))
 
 
+@functools.cache
+def _code_version() -> str:
+    """Hash of the sources that decide what a prepared array holds, beside those of the features."""
+    package = Path(__file__).resolve().parent.parent
+    sources = [
+        *sorted((package / "market" / "synthetic").glob("*.py")),
+        *(package / "market" / name for name in ("alignment.py", "calendar.py", "macro.py", "rates.py", "splits.py")),
+        *sorted((package / "features").glob("*.py")),
+        package / "portfolio" / "tape.py",
+        Path(__file__),
+    ]
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
 def _digest(settings: Settings, parts: dict[str, Any]) -> str:
     """Hash of the parts and of every setting that shapes prepared arrays."""
     shaping = ("symbols", "policy_rates", "features", "specialists", "portfolio_risk", "desk")
     tree = settings.model_dump(mode="json")
-    text = json.dumps({"format": _FORMAT, **parts, **{key: tree[key] for key in shaping}}, sort_keys=True, default=str)
+    text = json.dumps({"code": _code_version(), **parts, **{key: tree[key] for key in shaping}}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

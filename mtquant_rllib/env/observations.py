@@ -47,8 +47,8 @@ class Observer:
         portfolio[:, days + 1] = desk.drawdown.current[:, 0] / scale.drawdown_scale
         out[:, shape["correlation"]] = desk.correlation
         specialists = out[:, shape["specialists"]]
-        specialists[:, :d] = desk.record.sharpe_ann(desk.tape.bars_per_year) / scale.sharpe_scale
-        specialists[:, d : 2 * d] = desk.record.win_rate() * 2.0 - 1.0
+        specialists[:, :d] = desk.track_sharpe() / scale.sharpe_scale
+        specialists[:, d : 2 * d] = desk.win_rate() * 2.0 - 1.0
         specialists[:, 2 * d :] = desk.utilisation() * 2.0 - 1.0
         out[:, shape["macro"]] = desk.features.macro[desk.row]
         return np.clip(out, -scale.clip, scale.clip, out=out)
@@ -64,8 +64,8 @@ class Observer:
         stream = 1 + domain
         state[:, 0] = desk.allocation[:, domain] / self._decision.allocation_cap
         state[:, 1] = desk.appetite
-        state[:, 2] = desk.record.sharpe_ann(desk.tape.bars_per_year)[:, domain] / scale.sharpe_scale
-        state[:, 3] = desk.record.win_rate()[:, domain] * 2.0 - 1.0
+        state[:, 2] = desk.track_sharpe()[:, domain] / scale.sharpe_scale
+        state[:, 3] = desk.win_rate()[:, domain] * 2.0 - 1.0
         state[:, 4] = desk.utilisation()[:, domain] * 2.0 - 1.0
         state[:, 5] = desk.drawdown.current[:, stream] / scale.drawdown_scale
         state[:, 6] = desk.hedge()[:, domain]

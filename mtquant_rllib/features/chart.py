@@ -29,6 +29,8 @@ from mtquant_rllib.features import indicators as ind
 from mtquant_rllib.market.bars import CLOSE, HIGH, LOW, OPEN, VOLUME
 
 ATR_PERIOD = 14
+# Differences of prices below this share of them are rounding.
+_ROUNDING = 1e-12
 _WEEK = np.timedelta64(7, "D")
 _WEEKS_PER_YEAR = 365.25 / 7
 
@@ -160,8 +162,10 @@ class Chart:
     def directional(self) -> np.ndarray:
         """(+DI - -DI) / (+DI + -DI) over 14 bars, in [-1, 1]."""
         up, down = ind.change(self.high), -ind.change(self.low)
-        plus = ind.wilder(np.where((up > down) & (up > 0), up, 0.0), ATR_PERIOD, start=1)
-        minus = ind.wilder(np.where((down > up) & (down > 0), down, 0.0), ATR_PERIOD, start=1)
+        # Equal moves count for neither side; whether they are equal must not hang on the rounding of a price.
+        apart = _ROUNDING * (np.abs(self.high) + np.abs(self.low))
+        plus = ind.wilder(np.where((up - down > apart) & (up > 0), up, 0.0), ATR_PERIOD, start=1)
+        minus = ind.wilder(np.where((down - up > apart) & (down > 0), down, 0.0), ATR_PERIOD, start=1)
         return ind.ratio(plus - minus, plus + minus)
 
     # Frequency and sizing

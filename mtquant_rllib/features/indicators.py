@@ -88,6 +88,8 @@ def window_sum(x: np.ndarray, window: int) -> np.ndarray:
 
 def rolling_count(x: np.ndarray, window: int) -> np.ndarray:
     """Values (not NaN) among the last `window` rows, float64 that broadcasts against x."""
+    if not x.size:
+        return np.zeros(x.shape)
     missing = np.isnan(x).reshape(len(x), -1)
     touched = missing.any(axis=1)
     lead = len(x) if touched.all() else int(np.argmin(touched))

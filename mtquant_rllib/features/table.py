@@ -33,7 +33,7 @@ from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.market.calendar import trading_day
 
 # Cells (rows x paths) of one instrument handled at a time: its arrays then stay within a processor's cache.
-_CHUNK_CELLS = 32_768
+_CHUNK_CELLS = 16_384
 _META = "table.json"
 # Deviations and prices before there is any history: harmless divisors.
 _BEFORE_HISTORY = {"vol_ann": 1.0, "regime": float(Regime.SIDEWAYS)}

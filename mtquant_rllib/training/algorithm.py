@@ -128,6 +128,10 @@ class DeskPPO(PPO):
             self.load_modules(states.read(run_folder() / desk["start"]))
         self._started = False
 
+    def __repr__(self) -> str:
+        """RLlib's reads the configuration, which is not there yet when building it fails, and hides why."""
+        return type(self).__name__
+
     # module states
 
     def module_states(self) -> dict[str, dict[str, np.ndarray]]:
@@ -207,7 +211,9 @@ class DeskPPO(PPO):
                 self.env_runner.set_state({SEATS: own})
             return
         self.env_runner_group.foreach_env_runner(
-            lambda runner: runner.set_state({SEATS: seats[runner.worker_index]} if runner.worker_index in seats else {}),
+            lambda runner: runner.set_state(
+                {SEATS: seats[runner.worker_index]} if runner.worker_index in seats else {}
+            ),
             local_env_runner=False,
             remote_worker_ids=only,
         )

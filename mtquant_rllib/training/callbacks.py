@@ -27,6 +27,7 @@ from ray.tune.logger.tensorboardx import TBXLoggerCallback
 from ray.tune.result import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE, TRAINING_ITERATION
 
 from mtquant_rllib.training.algorithm import BARS_LIFETIME, SHARPE, VALIDATION, run_folder
+from mtquant_rllib.training.phases import TRIAL
 
 logger = logging.getLogger("mtquant_rllib.training")
 
@@ -132,7 +133,7 @@ class TensorBoard(TBXLoggerCallback):
         self._timeline = _Timeline()
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
-        if self._timeline.turns_back(trial, result):
+        if self._timeline.turns_back(trial, result) and result[TRAINING_ITERATION] > 1:
             if trial in self._trial_writer:
                 self._trial_writer[trial].close()
             trial.init_local_path()
@@ -174,7 +175,9 @@ class Curves(Callback):
         self.phase = phase
         self._timeline = _Timeline()
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         path = run_folder() / "curves" / f"phase_{self.phase}_{trial.config['trial']}.csv"
         path.parent.mkdir(exist_ok=True)
         if self._timeline.turns_back(trial, result):
@@ -229,8 +232,10 @@ class Progress(Callback):
             self._live = Live(transient=False)
             self._live.start()
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        name = trial.config["trial"]
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        name = trial.config[TRIAL]
         line = progress_line(self.phase, name, result)
         logger.info(line)
         self._lines[name] = line
@@ -270,10 +275,12 @@ class WandB(Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_runs": {}}
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         import wandb
 
-        name = trial.config["trial"]
+        name = trial.config[TRIAL]
         if name not in self._runs:
             folder = run_folder()
             os.environ["WANDB_DIR"] = str(folder)

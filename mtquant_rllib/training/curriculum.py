@@ -19,7 +19,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,12 @@ import ray
 from ray import tune
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.errors import RunError
+from mtquant_rllib.config.loader import apply_overrides, validate
+from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.training import callbacks, states
 from mtquant_rllib.training.algorithm import BARS_LIFETIME, LAST, RUN_FOLDER, SHARPE, at_bars
 from mtquant_rllib.training.manifest import FILE, PHASES, FrozenRecord, Manifest, PhaseRecord, TrialRecord
-from mtquant_rllib.training.phases import TrialPlan, budget_bars, plan_phase
+from mtquant_rllib.training.phases import TRIAL, TrialPlan, budget_bars, plan_phase
 from mtquant_rllib.training.preparation import prepare, restored
 from mtquant_rllib.training.seeding import PINNED
 from mtquant_rllib.training.trial import DeskTrial
@@ -85,17 +86,43 @@ def train(
         manifest.write(run)
     else:
         if phase not in (None, 1):
-            raise RunError(f"phase {phase} begins with the policies of phase {phase - 1}; name a run that has them, with --run")
+            raise RunError(
+                f"phase {phase} begins with the policies of phase {phase - 1}; name a run that has them, with --run"
+            )
         record = prepare(settings, market, macro)
         Manifest.begin(run.name, settings, record, budget_scale, wanted).write(run)
     carry_on(run, address)
     return run
 
 
-def resume(run: Path, address: str | None = None) -> Path:
-    """Carry on an unfinished run from its manifest. Raises RunError when the folder is no run."""
-    carry_on(run.resolve(), address)
-    return run.resolve()
+MOVABLE = ("resources.cpus", "resources.gpus", "resources.object_store_mb", "tracking.", "checkpoints.")
+"""Settings that may change between two stretches of one run: they have no part in its result."""
+
+
+def resume(run: Path, address: str | None = None, overrides: Sequence[str] = ()) -> Path:
+    """Carry on an unfinished run from its manifest.
+
+    Raises
+    ------
+    RunError
+        When the folder is no run.
+    ConfigError
+        When an override would change what the run is.
+    """
+    run = run.resolve()
+    manifest = Manifest.read(run)
+    if overrides:
+        for override in overrides:
+            if not override.startswith(MOVABLE):
+                raise ConfigError(
+                    f"--set {override}: a run goes on with the settings it began with; only "
+                    f"{', '.join(part.rstrip('.') for part in MOVABLE)} can be changed"
+                )
+        changed = validate(Settings, apply_overrides(manifest.settings, overrides), str(run))
+        manifest.settings = changed.model_dump(mode="json")
+        manifest.write(run)
+    carry_on(run, address)
+    return run
 
 
 def carry_on(run: Path, address: str | None = None) -> None:
@@ -126,6 +153,8 @@ class Machines:
 def _session(settings: Settings, run: Path, address: str | None) -> Iterator[Machines]:
     """A Ray session whose processes know the run's folder and compute reproducibly."""
     os.environ[RUN_FOLDER] = str(run)
+    # Tune's own table and banners would stand between our lines.
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     # One resumes from Tune's own snapshot: a short period loses little when the driver is killed.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3")
@@ -219,7 +248,7 @@ def _fit(
             DeskTrial,
             param_space={
                 "phase": phase,
-                "trial": tune.grid_search([plan.name for plan in plans]),
+                TRIAL: tune.grid_search([plan.name for plan in plans]),
                 "cpus": machines.cpus,
                 "gpus": machines.gpus,
             },
@@ -237,10 +266,11 @@ def _fit(
         )
     results = {}
     for result in tuner.fit():
-        name = result.config["trial"] if result.config else "?"
         if result.error is not None:
+            name = Path(result.path).name
             raise RunError(f"phase {phase} {name} failed: {_last_line(result.error)}\n  its folder: {result.path}")
-        results[name] = result.metrics or {}
+        if result.metrics and TRIAL in result.metrics:
+            results[result.metrics[TRIAL]] = result.metrics
     for plan in plans:
         bars = results.get(plan.name, {}).get(BARS_LIFETIME, 0)
         if bars != record.trials[plan.name].budget_bars:
@@ -252,7 +282,7 @@ def _fit(
 
 
 def _name_of(trial: Any) -> str:
-    return str(trial.config["trial"])
+    return str(trial.config[TRIAL])
 
 
 def _last_line(error: BaseException) -> str:
@@ -294,7 +324,9 @@ def _prove_frozen(run: Path, record: PhaseRecord, plan: TrialPlan) -> FrozenReco
         proof.after = {module: states.sha256(state) for module, state in modules.items()}
         changed = [module for module in frozen if proof.after[module] != proof.before[module]]
         if changed:
-            raise RunError(f"{', '.join(changed)} changed while only {', '.join(plan.learning)} was to learn ({folder})")
+            raise RunError(
+                f"{', '.join(changed)} changed while only {', '.join(plan.learning)} was to learn ({folder})"
+            )
     return proof
 
 

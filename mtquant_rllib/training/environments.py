@@ -11,8 +11,6 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.multi_agent import desk_env
-from mtquant_rllib.env.spaces import observation_width
-from mtquant_rllib.universe import META
 
 
 class DomainRota(MultiAgentEnv):

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 
 import mtquant_rllib
 from mtquant_rllib.config import Settings
+from mtquant_rllib.config.loader import validate
 from mtquant_rllib.errors import RunError
 
 FILE = "manifest.json"
@@ -43,6 +44,11 @@ class MarketRecord(_Record):
     def content(self) -> str:
         """Hash of the bars and of the settings that shaped the arrays: the name of their folder."""
         return Path(self.data).name
+
+    @property
+    def files(self) -> tuple[Path | None, Path | None]:
+        """Bars and macro files, None where there are none."""
+        return (self.bars and Path(self.bars)) or None, (self.macro and Path(self.macro)) or None
 
     @model_validator(mode="before")
     @classmethod
@@ -116,7 +122,7 @@ class Manifest(_Record):
         return self.phases[str(number)]
 
     def load_settings(self) -> Settings:
-        return Settings.model_validate(self.settings)
+        return validate(Settings, self.settings, f"settings of run {self.name}")
 
     def write(self, run: Path) -> None:
         self.updated = _now()

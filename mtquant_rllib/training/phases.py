@@ -26,6 +26,8 @@ JOINT = "desk"
 """Name of a trial that plays every domain."""
 
 ENV = "mtquant_desk"
+TRIAL = "trial"
+"""Key of a trial's name in Tune's configurations and results."""
 
 
 @dataclass(frozen=True)
@@ -242,4 +244,3 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
 
 def plan_named(settings: Settings, phase: int, name: str) -> TrialPlan:
     return {plan.name: plan for plan in plan_phase(settings, phase)}[name]
-

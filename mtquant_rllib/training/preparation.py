@@ -35,7 +35,7 @@ def restored(settings: Settings, record: MarketRecord) -> MarketRecord:
     """The record with arrays that exist. Raises RunError when the bars have changed since the run began."""
     if Path(record.data).is_dir():
         return record
-    again = prepare(settings, record.bars and Path(record.bars) or None, record.macro and Path(record.macro) or None)
+    again = prepare(settings, *record.files)
     if again.content != record.content:
         raise RunError(
             f"{record.bars or 'the embedded market'}: its content hash is {again.content}, and the run began with "

@@ -23,7 +23,9 @@ ModuleState = Mapping[str, np.ndarray]
 
 
 def as_arrays(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return {key: np.asarray(value.detach().cpu() if hasattr(value, "detach") else value) for key, value in state.items()}
+    return {
+        key: np.asarray(value.detach().cpu() if hasattr(value, "detach") else value) for key, value in state.items()
+    }
 
 
 def sha256(state: ModuleState) -> str:
@@ -57,7 +59,9 @@ def index(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / INDEX).read_text())
     except (OSError, ValueError) as error:
-        raise RunError(f"{folder}: no module states here ({error}); expected {INDEX} and one .npz per module") from error
+        raise RunError(
+            f"{folder}: no module states here ({error}); expected {INDEX} and one .npz per module"
+        ) from error
 
 
 def read(folder: Path, only: Iterable[str] | None = None) -> dict[str, dict[str, np.ndarray]]:
@@ -76,5 +80,7 @@ def read(folder: Path, only: Iterable[str] | None = None) -> dict[str, dict[str,
         with np.load(folder / f"{module}.npz", allow_pickle=False) as arrays:
             states[module] = {key: arrays[key] for key in arrays.files}
         if sha256(states[module]) != hashes[module]:
-            raise RunError(f"{folder / module}.npz: its content does not match the hash in {INDEX}; the file is damaged")
+            raise RunError(
+                f"{folder / module}.npz: its content does not match the hash in {INDEX}; the file is damaged"
+            )
     return states

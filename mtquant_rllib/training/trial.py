@@ -13,7 +13,7 @@ from ray.tune import PlacementGroupFactory
 
 from mtquant_rllib.training.algorithm import DeskPPO, run_folder
 from mtquant_rllib.training.manifest import Manifest
-from mtquant_rllib.training.phases import Share, build_config, plan_named, plan_phase
+from mtquant_rllib.training.phases import TRIAL, Share, build_config, plan_named, plan_phase
 
 
 class DeskTrial(DeskPPO):
@@ -25,8 +25,15 @@ class DeskTrial(DeskPPO):
             return
         self.tune_config = dict(config)
         manifest = Manifest.read(run_folder())
-        plan = plan_named(manifest.load_settings(), config["phase"], config["trial"])
+        plan = plan_named(manifest.load_settings(), config["phase"], config[TRIAL])
         super().__init__(build_config(plan, manifest, _share(manifest, config)), *args, **kwargs)
+
+    def step(self) -> dict[str, Any]:
+        return {**super().step(), TRIAL: self.tune_config[TRIAL]}
+
+    def get_auto_filled_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """RLlib would write its whole configuration, and with it all settings, beside every result."""
+        return {**super().get_auto_filled_metrics(*args, **kwargs), "config": self.tune_config}
 
     @classmethod
     def default_resource_request(cls, config: Mapping[str, Any]) -> PlacementGroupFactory:

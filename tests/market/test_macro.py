@@ -118,7 +118,7 @@ def test_a_macro_file_without_a_configured_series_names_it_and_its_aliases(tmp_p
     (tmp_path / "macro.csv").write_text("date,vix,dxy\n2018-12-31,25,96\n2019-01-01,23,95\n")
     everything = SETTINGS.universe.symbols
     with pytest.raises(
-        MarketDataError, match="column missing: rate_3m, rate_2y, rate_10y .*rate_3m as rate_3m, DGS3MO"
+        MarketDataError, match=r"column missing: rate_3m, rate_2y, rate_10y .*rate_3m as rate_3m, DGS3MO"
     ):
         load_market(SETTINGS, tmp_path / "EURUSD.csv", tmp_path / "macro.csv", allow_missing=everything)
     permissive = Settings.load(overrides=["market.macro.allow_missing=[rate_3m, rate_2y, rate_10y]"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -87,7 +89,7 @@ def test_walk_forward_moves_on_without_looking_back_into_a_test(
         assert fold.validation.start - fold.train.stop == gap
         assert fold.test.start - fold.validation.stop == gap
         assert (fold.train.start == 0) == (expanding or fold is walk[0])
-    for before, after in zip(walk, walk[1:]):
+    for before, after in pairwise(walk):
         assert before.test.stop + splits.embargo_bars <= after.test.start
         # What was a test becomes validation, then training: never the other way.
         assert after.validation.start == before.test.start

@@ -272,8 +272,7 @@ def test_mu_is_the_conditional_mean_of_the_next_body(with_plant: SyntheticMarket
         error = np.sqrt(((top - estimate * below) ** 2).sum()) / below.sum()
         assert error < 0.05
         assert estimate == pytest.approx(slope, abs=3 * error)
-    spread = (truth.mu / truth.sigma).std()
-    assert spread == pytest.approx(STRENGTH * planted.Filter.of(CONFIG.planted).phi, rel=0.02)
+    assert (truth.mu / truth.sigma).std() == pytest.approx(truth.forecast_sd, rel=0.02)
 
 
 def test_sigma_is_the_trailing_volatility_known_at_the_close(with_plant: SyntheticMarket) -> None:
@@ -470,11 +469,12 @@ def test_twenty_years_take_less_than_two_seconds() -> None:
 
 
 def test_strength_is_read_off_the_calibration_table() -> None:
-    assert CONFIG.planted.model_copy(update={"oracle_sharpe": 2.1}).strength == pytest.approx(0.058)
-    assert CONFIG.planted.model_copy(update={"oracle_sharpe": 1.35}).strength == pytest.approx(0.0385)
-    assert CONFIG.planted.model_copy(update={"oracle_sharpe": 0.0}).strength == 0
+    table = {"strength_of_sharpe": {1.0: 0.03, 3.0: 0.08}}
+    for sharpe, strength in ((0.0, 0.0), (0.5, 0.015), (1.0, 0.03), (2.0, 0.055), (3.0, 0.08)):
+        planted_at = CONFIG.planted.model_copy(update={**table, "oracle_sharpe": sharpe})
+        assert planted_at.strength == pytest.approx(strength)
     default = synthesise(SETTINGS, n_paths=1, n_years=1, seed=0)
-    assert default.truth.strength == CONFIG.planted.strength
+    assert default.truth.forecast_sd == pytest.approx(CONFIG.planted.strength * planted.Filter.of(CONFIG.planted).phi)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.risk.engine import PortfolioRiskManager
+from mtquant_rllib.risk.packed import PackedIndex
 from mtquant_rllib.risk.rules import Proposal, RiskInputError, RuleId
 from mtquant_rllib.risk.single_book import CurrentPortfolio
 
@@ -20,7 +22,7 @@ EUR, GBP, JPY, XAU, WTI, SPX, NAS, DOW = range(8)
 SLACK = 1e-9
 
 
-def manager_with(settings: Settings, **changes: dict[str, object]) -> PortfolioRiskManager:
+def manager_with(settings: Settings, **changes: dict[str, Any]) -> PortfolioRiskManager:
     """The desk with some rows of its instruments changed."""
     rows = [settings.symbols[symbol].model_copy(update=changes.get(symbol, {})) for symbol in settings.universe.symbols]
     return PortfolioRiskManager(settings.universe, rows, settings.portfolio_risk, settings.risk)
@@ -28,23 +30,23 @@ def manager_with(settings: Settings, **changes: dict[str, object]) -> PortfolioR
 
 def one_book(
     manager: PortfolioRiskManager,
-    proposed: dict[int, float],
-    current: dict[int, float] | None = None,
+    proposed: Mapping[int, float],
+    current: Mapping[int, float] | None = None,
     vol: float = 1e-4,
-    related: dict[tuple[int, int], float] | None = None,
-    **fields: object,
+    related: Mapping[tuple[int, int], float] | None = None,
+    **fields: Any,
 ) -> Proposal:
     """A calm, uncorrelated market unless said otherwise, so that only the rule under test can bind."""
     n = manager.universe.n_instruments
-    index = manager._index
+    index = PackedIndex(manager.universe.n_instruments)
     matrix = np.eye(n)
     for (i, j), value in (related or {}).items():
         matrix[i, j] = matrix[j, i] = value
 
-    def row(weights: dict[int, float]) -> np.ndarray:
+    def row(weights: Mapping[int, float]) -> np.ndarray:
         return np.array([[weights.get(i, 0.0) for i in range(n)]])
 
-    values = {
+    values: dict[str, Any] = {
         "proposed": row(proposed),
         "current": row(current or {}),
         "tradable": np.ones((1, n), dtype=bool),
@@ -52,7 +54,7 @@ def one_book(
         "correlation": index.pack_hollow(matrix)[None],
         "equity": np.array([100_000.0]),
     }
-    return Proposal(**(values | fields))  # type: ignore[arg-type]
+    return Proposal(**(values | fields))
 
 
 def flags(**by_index: bool) -> np.ndarray:
@@ -87,7 +89,7 @@ def test_a_calm_book_passes_untouched(manager: PortfolioRiskManager) -> None:
 
 def test_var_passes_a_hedge_and_scales_two_longs_to_two_percent(manager: PortfolioRiskManager) -> None:
     packed = np.zeros((1, 36))
-    index = manager._index
+    index = PackedIndex(manager.universe.n_instruments)
     matrix = np.zeros((8, 8))
     matrix[EUR, EUR], matrix[XAU, XAU] = 1e-4, 4e-4
     matrix[EUR, XAU] = matrix[XAU, EUR] = 5e-5
@@ -168,7 +170,8 @@ def test_a_price_outside_its_band_refuses_only_the_opening_leg(
     manager: PortfolioRiskManager, proposed: float, current: float, expected: float
 ) -> None:
     for name in ("price_band_ok", "opening_allowed"):
-        refused = one_book(manager, {EUR: proposed}, {EUR: current}, **{name: flags(_0=False)})
+        refused = one_book(manager, {EUR: proposed}, {EUR: current})
+        setattr(refused, name, flags(_0=False))
         decision = manager.repair(refused)
         assert decision.executed[0, EUR] == expected
         assert 0 <= decision.factor[0, EUR] <= 1
@@ -350,7 +353,7 @@ def test_what_no_sweep_repairs_is_shrunk_to_nothing(settings: Settings) -> None:
 # ------------------------------------------------------------------------------------------- promises on any book
 
 
-def with_everything(books, seed: int):  # type: ignore[no-untyped-def]
+def with_everything(books: Any, seed: int) -> Proposal:
     """The proposal with breakers, bands and refused openings in some environments."""
     rng = np.random.default_rng(seed)
     n_envs, n = books.proposal.proposed.shape

@@ -11,12 +11,14 @@ from typing import Literal, get_args
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.config.synthetic import SyntheticMacro, SyntheticVolatility
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.market.bars import MarketData
+from mtquant_rllib.market.bars import VOLUME, MarketData
 from mtquant_rllib.market.synthetic import bars, innovations, macro, planted, regime_chain
 
 Variant = Literal["default", "planted", "null"]
 
+_DAYS_PER_YEAR = 365.25
 _BURN_IN = 128
 """Bars by which latent and filter run ahead of the first row: 2^(-128/7) of their start is left."""
 
@@ -38,8 +40,8 @@ class PlantedTruth:
         the price is in foreign currency. Regime drift of the default variant is not in it.
     sigma
         Trailing volatility of close-to-close simple returns, per bar: the unit of the planted part.
-    strength
-        Conditional mean's deviation in units of sigma is strength * phi.
+    forecast_sd
+        Deviation of mu / sigma; 0 where nothing is planted.
     """
 
     latent: np.ndarray
@@ -47,7 +49,7 @@ class PlantedTruth:
     filtered: np.ndarray
     mu: np.ndarray
     sigma: np.ndarray
-    strength: float
+    forecast_sd: float
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,50 @@ class SyntheticMarket:
 
 
 @dataclass(frozen=True)
+class _Law:
+    """The tables of the settings as arrays: (n,) by instrument, (n, 4) by instrument and regime, per bar."""
+
+    start_price: np.ndarray
+    volume: np.ndarray
+    gap_share: np.ndarray
+    garch_alpha: np.ndarray
+    inverse: np.ndarray
+    bar_vol: np.ndarray
+    tail_df: np.ndarray
+    drift: np.ndarray
+    correlations: np.ndarray
+    transitions: np.ndarray
+    regime_law: np.ndarray
+    bars_per_year: float
+
+    @classmethod
+    def of(cls, settings: Settings, stamps: np.ndarray) -> _Law:
+        config, symbols = settings.synthetic, settings.universe.symbols
+        rows = [config.instruments[symbol] for symbol in symbols]
+        days = (stamps[-1] - stamps[0]) / np.timedelta64(86400, "s")
+        bars_per_year = (len(stamps) - 1) / (days / _DAYS_PER_YEAR)
+        transitions = regime_chain.transition_matrix(config.transitions)
+        account = settings.desk.account.currency
+        return cls(
+            start_price=np.array([row.start_price for row in rows]),
+            volume=np.array([row.volume for row in rows]),
+            gap_share=np.array([row.gap_share for row in rows]),
+            garch_alpha=np.array([row.garch_alpha for row in rows]),
+            inverse=np.array([float(row.base == account) for row in settings.instruments]),
+            bar_vol=np.array([row.volatility_pct for row in rows]) / 100 / math.sqrt(bars_per_year),
+            tail_df=np.array([row.tail_df for row in rows]),
+            drift=np.array([row.drift_pct for row in rows]) / 100 / config.drift_divisor / bars_per_year,
+            correlations=innovations.correlation_matrices(config.correlations, symbols),
+            transitions=transitions,
+            regime_law=regime_chain.stationary_law(transitions),
+            bars_per_year=bars_per_year,
+        )
+
+
+@dataclass(frozen=True)
 class _Draws:
-    """Independent draws: uniforms (n_paths, T), normals (n_paths, T, n), of the latent (n_paths, burn-in + T, n)."""
+    """Regimes and uniforms (n_paths, T), normals (n_paths, T, n); `fresh` and `proxy_noise` start a burn-in earlier,
+    `macro` (n_paths, 1 + T, 5) one row. `gap` and `body` already have the correlations of their bar's regime."""
 
     regime: np.ndarray
     tail: np.ndarray
@@ -72,6 +116,16 @@ class _Draws:
     proxy_noise: np.ndarray
     volume: np.ndarray
     macro: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """Returns without any mean, (n_paths, T, n): gap and body, the volatility of the path in the body, |shock|."""
+
+    gap: np.ndarray
+    body: np.ndarray
+    path_vol: np.ndarray
+    size: np.ndarray
 
 
 def synthesise(
@@ -99,45 +153,15 @@ def synthesise(
         For an unknown variant, a strength given to the null, or an instrument of the universe without a row.
     """
     config, symbols = settings.synthetic, settings.universe.symbols
-    if variant not in get_args(Variant):
-        raise ConfigError(f"variant = {variant!r}: expected one of {', '.join(get_args(Variant))}")
-    if variant == "null" and strength:
-        raise ConfigError(f"strength = {strength:g}: the null market plants nothing; expected none")
-    for symbol in symbols:
-        if symbol not in config.instruments:
-            raise ConfigError(f"synthetic.instruments: no row for {symbol}")
-    rows = [config.instruments[symbol] for symbol in symbols]
-    strength = 0.0 if variant == "null" else config.planted.strength if strength is None else strength
+    _check(settings, variant, strength)
+    chosen = 0.0 if variant == "null" else config.planted.strength if strength is None else strength
     momentum_strength = 0.0 if variant == "null" else config.planted.momentum.strength
 
     stamps = business_days(np.datetime64(config.start), n_years)
-    bars_per_year = (len(stamps) - 1) / ((stamps[-1] - stamps[0]) / np.timedelta64(86400, "s") / 365.25)
-    matrix = regime_chain.transition_matrix(config.transitions)
-    law = regime_chain.stationary_law(matrix)
-    matrices = innovations.correlation_matrices(config.correlations, symbols)
-    draws = _draw(seed, n_paths, len(stamps), len(symbols), matrix, matrices)
-    regimes = draws.regime
-
-    bar_vol = np.array([row.volatility_pct for row in rows]) / 100 / math.sqrt(bars_per_year)  # (n, 4)
-    gap_share = np.array([row.gap_share for row in rows])
-    gap_part, body_part = np.sqrt(gap_share) * draws.gap, np.sqrt(1 - gap_share) * draws.body
-    tail_law = innovations.TailLaw.of(np.array([row.tail_df for row in rows]), config.volatility.tail_cut)
-    tails = tail_law.factors(draws.tail, regimes)
-    shocks = tails * (gap_part + body_part)
-    # Squared shocks of a fat tail would now and then multiply the variance by dozens and rule the sample's moments:
-    # their excess over the cap is replaced by its mean.
-    cap = config.volatility.largest_news_sd**2
-    news = np.minimum(shocks**2, cap) + (1 - tail_law.capped_square(cap)).T[regimes]
-    variance = innovations.clustered_variance(
-        news, np.array([row.garch_alpha for row in rows]), config.volatility.persistence
-    )
-    scale = bar_vol.T[regimes] * np.sqrt(variance) * tails
-    limit = config.volatility.largest_move_frac
-    gaps, noise = np.clip(scale * gap_part, -limit, limit), np.clip(scale * body_part, -limit, limit)
-    drift = np.zeros((1, 1, 1))
-    if variant == "default":
-        annual = np.array([row.drift_pct for row in rows]) / 100 / config.drift_divisor
-        drift = (annual / bars_per_year).T[regimes]
+    law = _Law.of(settings, stamps)
+    draws = _draw(seed, n_paths, len(stamps), law)
+    noise = _noise(config.volatility, law, draws)
+    drift = law.drift.T[draws.regime] if variant == "default" else np.zeros((1, 1, 1))
 
     kalman = planted.Filter.of(config.planted)
     latent, proxy = planted.latent_and_proxy(draws.fresh, draws.proxy_noise, kalman)
@@ -145,56 +169,25 @@ def synthesise(
     latent, proxy, filtered, surprise = (
         np.ascontiguousarray(full[:, _BURN_IN:]) for full in (latent, proxy, filtered, surprise)
     )
-    per_unit = strength * kalman.phi / kalman.estimate_sd
-    account = settings.desk.account.currency
-    inverse = np.array([float(row.base == account) for row in settings.instruments])
-    decay = 1 - 2 / (config.volatility.trailing_span_bars + 1)
+    per_unit = chosen * kalman.phi / kalman.estimate_sd
     body, sigma, momentum_mean = bars.bodies(
-        gaps,
-        noise,
+        noise.gap,
+        noise.body,
         drift,
         per_unit * latent,
-        inverse,
-        bar_vol.T[regimes[:, 0]],
-        decay,
+        law.inverse,
+        law.bar_vol.T[draws.regime[:, 0]],
+        1 - 2 / (config.volatility.trailing_span_bars + 1),
         config.planted.momentum,
         momentum_strength,
     )
 
     history = np.empty((*body.shape, 5))
-    bars.prices(
-        np.array([row.start_price for row in rows]),
-        gaps,
-        body,
-        inverse,
-        scale * np.sqrt(1 - gap_share),
-        surprise,
-        out=history,
-    )
-    history[..., 4] = bars.volume(
-        np.array([row.volume for row in rows]), draws.volume, np.abs(shocks), proxy, config.volume
-    )
-
-    moves = (1 + gaps) * (1 + body) - 1  # earned; of the price itself but for a term in its square
-    overall_vol = np.sqrt(bar_vol**2 @ law)
-    index, currency = symbols.index(config.macro.vix.index), symbols.index(config.macro.dxy.currency)
-    series = np.empty((n_paths, len(stamps), len(config.macro.columns)))
-    series[..., 0] = macro.vix(
-        config.macro.vix,
-        moves[..., index] / overall_vol[index],
-        regimes,
-        np.log(bar_vol[index]),
-        matrix,
-        law,
-        draws.macro[:, 1:, 0],
-        draws.macro[:, :1, 0],
-    )
-    series[..., 1] = macro.dollar_index(
-        config.macro.dxy, moves[..., currency] / overall_vol[currency], draws.macro[:, 1:, 1], bars_per_year
-    )
-    series[..., 2:] = macro.rates(config.macro.rates, draws.macro[:, 1:, 2:], draws.macro[:, :1, 2:])
-    published = np.concatenate([series[:, :1], series[:, :-1]], axis=1)
+    bars.prices(law.start_price, noise.gap, body, law.inverse, noise.path_vol, surprise, out=history)
+    history[..., VOLUME] = bars.volume(law.volume, draws.volume, noise.size, proxy, config.volume)
+    series = _macro(config.macro, law, draws, (1 + noise.gap) * (1 + body) - 1, symbols)
     # A value is known the business day after its date. The first row has no day before it: it repeats the second.
+    published = np.concatenate([series[:, :1], series[:, :-1]], axis=1)
 
     everywhere = np.ones(body.shape[1:], dtype=bool)
     markets = [
@@ -212,29 +205,83 @@ def synthesise(
         for p in range(n_paths)
     ]
     mu = sigma * per_unit * filtered + momentum_mean
-    return SyntheticMarket(markets, PlantedTruth(latent, proxy, filtered, mu, sigma, strength), regimes)
+    truth = PlantedTruth(latent, proxy, filtered, mu, sigma, math.hypot(chosen * kalman.phi, momentum_strength))
+    return SyntheticMarket(markets, truth, draws.regime)
 
 
 def business_days(start: np.datetime64, n_years: float) -> np.ndarray:
-    """Midnights of Monday to Friday, datetime64[s], from `start` over `n_years` of 365.25 days."""
-    days = start.astype("datetime64[D]") + np.arange(round(n_years * 365.25))
+    """Midnights of Monday to Friday, datetime64[s], from `start` over `n_years`."""
+    days = start.astype("datetime64[D]") + np.arange(round(n_years * _DAYS_PER_YEAR))
     return days[np.is_busday(days)].astype("datetime64[s]")
 
 
-def _draw(seed: int, n_paths: int, n_rows: int, n: int, matrix: np.ndarray, correlations: np.ndarray) -> _Draws:
+def _check(settings: Settings, variant: str, strength: float | None) -> None:
+    if variant not in get_args(Variant):
+        raise ConfigError(f"variant = {variant!r}: expected one of {', '.join(get_args(Variant))}")
+    if variant == "null" and strength:
+        raise ConfigError(f"strength = {strength:g}: the null market plants nothing; expected none")
+    for symbol in settings.universe.symbols:
+        if symbol not in settings.synthetic.instruments:
+            raise ConfigError(f"synthetic.instruments: no row for {symbol}")
+
+
+def _draw(seed: int, n_paths: int, n_rows: int, law: _Law) -> _Draws:
     """All randomness, one generator a path keyed by (seed, path)."""
+    n = len(law.start_price)
     uniforms = np.empty((2, n_paths, n_rows))
     own = np.empty((3, n_paths, n_rows, n))
     latent = np.empty((2, n_paths, _BURN_IN + n_rows, n))
     macro_normals = np.empty((n_paths, n_rows + 1, 5))
-    generators = [np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(p,))) for p in range(n_paths)]
-    for p, rng in enumerate(generators):
+    for p in range(n_paths):
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(p,)))
         uniforms[:, p] = rng.random((2, n_rows))
         own[:, p] = rng.standard_normal((3, n_rows, n))
         latent[:, p] = rng.standard_normal((2, _BURN_IN + n_rows, n))
         macro_normals[p] = rng.standard_normal((n_rows + 1, 5))
-    regimes = regime_chain.walk(matrix, uniforms[0])
+    regimes = regime_chain.walk(law.transitions, uniforms[0])
     for p in range(n_paths):
         for part in own[:2, p]:
-            part[:] = innovations.correlate(part, regimes[p], correlations)
+            part[:] = innovations.correlate(part, regimes[p], law.correlations)
     return _Draws(regimes, uniforms[1], own[0], own[1], latent[0], latent[1], own[2], macro_normals)
+
+
+def _noise(config: SyntheticVolatility, law: _Law, draws: _Draws) -> _Noise:
+    gap_part, body_part = np.sqrt(law.gap_share) * draws.gap, np.sqrt(1 - law.gap_share) * draws.body
+    tail_law = innovations.TailLaw.of(law.tail_df, config.tail_cut)
+    tails = tail_law.factors(draws.tail, draws.regime)
+    shocks = tails * (gap_part + body_part)
+    # Squared shocks of a fat tail would now and then multiply the variance by dozens and rule the sample's moments:
+    # their excess over the cap is replaced by its mean.
+    cap = config.largest_news_sd**2
+    news = np.minimum(shocks**2, cap) + (1 - tail_law.capped_square(cap)).T[draws.regime]
+    scale = np.sqrt(innovations.clustered_variance(news, law.garch_alpha, config.persistence))
+    scale *= law.bar_vol.T[draws.regime] * tails
+    limit = config.largest_move_frac
+    return _Noise(
+        gap=np.clip(scale * gap_part, -limit, limit),
+        body=np.clip(scale * body_part, -limit, limit),
+        path_vol=scale * np.sqrt(1 - law.gap_share),
+        size=np.abs(shocks),
+    )
+
+
+def _macro(config: SyntheticMacro, law: _Law, draws: _Draws, moves: np.ndarray, symbols: tuple[str, ...]) -> np.ndarray:
+    """Series at the close of each bar, shape (n_paths, T, n_columns), from the instruments' returns."""
+    index, currency = symbols.index(config.vix.index), symbols.index(config.dxy.currency)
+    overall_vol = np.sqrt(law.bar_vol**2 @ law.regime_law)
+    start, normals = draws.macro[:, :1], draws.macro[:, 1:]
+    vix = macro.vix(
+        config.vix,
+        moves[..., index] / overall_vol[index],
+        draws.regime,
+        np.log(law.bar_vol[index]),
+        law.transitions,
+        law.regime_law,
+        normals[..., 0],
+        start[..., 0],
+    )
+    dxy = macro.dollar_index(
+        config.dxy, moves[..., currency] / overall_vol[currency], normals[..., 1], law.bars_per_year
+    )
+    rates = macro.rates(config.rates, normals[..., 2:], start[..., 2:])
+    return np.concatenate([vix[..., None], dxy[..., None], rates], axis=-1)

@@ -1,0 +1,38 @@
+# Every target makes its own virtual environment in .venv and installs what it needs, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help train test check clean
+
+help:
+	@echo "make train   install, then train the three phases on the embedded market and compare with the baselines"
+	@echo "             (make train ARGS='--market bars.parquet --macro macro.parquet' trains on your own bars)"
+	@echo "make test    install, then run every test (MTQUANT_BARS=folder adds those on real bars)"
+	@echo "make check   format, lint, types and the fast tests"
+	@echo "make clean   remove .venv and caches; runs/ stays"
+
+$(VENV)/run.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+train: $(VENV)/run.stamp
+	$(BIN)/mtquant train --config laptop.yaml $(ARGS)
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy mtquant_rllib
+	$(BIN)/python -m pytest -m "not slow and not ray" $(ARGS)
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

@@ -1,0 +1,1 @@
+"""Benchmarks as commands: `mtquant bench ...`. Figures for people, never timed tests."""

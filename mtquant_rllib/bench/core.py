@@ -1,0 +1,114 @@
+"""How fast the core steps, and how much memory it takes, with risk on and nothing but numpy.
+
+A bar is the whole of a bar: three levels observed and decided, risk, fills, marks and rewards, for B environments. The policies are
+left out: raw actions are drawn before the clock starts.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episodes import draw_episode
+from mtquant_rllib.env.overseer import Overseer
+
+_ACTION_SETS = 8
+_WARM_UP_STEPS = 5
+
+
+class RandomDrive:
+    """Drives a training desk with raw actions drawn in advance, starting episodes over as they end."""
+
+    def __init__(self, settings: Settings, data: DeskData, n_envs: int, seed: int) -> None:
+        self._settings, self._data, self._seed = settings, data, seed
+        scene = Scene(phase=3)
+        self.desk = Desk(settings, data.tape, data.features, n_envs, scene, Overseer(settings, n_envs, scene))
+        self._episodes = np.zeros(n_envs, dtype=np.int64)
+        self._begin(np.arange(n_envs))
+        rng = np.random.default_rng(seed)
+        universe = settings.universe
+        widths = [3 * len(domain.symbols) + 1 for domain in universe.domains]
+        self._actions = [
+            (
+                rng.uniform(-1, 1, (n_envs, universe.n_domains + 1)),
+                [rng.uniform(-1, 1, (n_envs, width)) for width in widths],
+                rng.uniform(-1, 1, (n_envs, universe.n_instruments, 3)),
+            )
+            for _ in range(_ACTION_SETS)
+        ]
+        self._step = 0
+
+    def _begin(self, envs: np.ndarray) -> None:
+        rewards = self._settings.rewards
+        self.desk.reset(
+            envs,
+            [
+                draw_episode(
+                    self._seed, 0, int(env), int(self._episodes[env]), self._data.stretches,
+                    self._settings.desk.episode.bars,
+                    (rewards.phase_1_allocation_low, rewards.phase_1_allocation_high), 1,
+                )  # fmt: skip
+                for env in envs
+            ],
+        )
+        self._episodes[envs] += 1
+
+    def step(self) -> None:
+        """One bar of every environment."""
+        meta, specialists, instruments = self._actions[self._step % _ACTION_SETS]
+        self._step += 1
+        desk = self.desk
+        desk.observe_meta()
+        desk.decide_meta(meta)
+        for domain, raw in enumerate(specialists):
+            desk.observe_specialist(domain)
+            desk.decide_specialist(domain, raw)
+        desk.observe_instruments()
+        desk.decide_instruments(instruments)
+        result = desk.advance()
+        over = np.flatnonzero(result.terminated | result.truncated)
+        if len(over):
+            self._begin(over)
+
+
+def bench_core(
+    settings: Settings, data_folder: Path, *, n_envs: int = 1024, steps: int = 60, repeats: int = 5
+) -> Mapping[str, Any]:
+    """Environment-bars a second (median of `repeats` windows of `steps` bars), and this process's memory.
+
+    Returns a dictionary with `bars_per_s`, its raw windows, `rss_mb` now and `peak_rss_mb`.
+    """
+    drive = RandomDrive(settings, DeskData.open(data_folder, "train"), n_envs, settings.seed)
+    for _ in range(_WARM_UP_STEPS):
+        drive.step()
+    windows = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        for _ in range(steps):
+            drive.step()
+        windows.append(n_envs * steps / (time.perf_counter() - started))
+    return {
+        "bars_per_s": statistics.median(windows),
+        "windows_bars_per_s": windows,
+        "environments": n_envs,
+        "steps": steps,
+        "rss_mb": rss_mb(),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def rss_mb() -> float:
+    """Resident memory of this process, MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

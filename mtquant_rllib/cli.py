@@ -1,0 +1,348 @@
+"""`mtquant`: the command line. Heavy imports wait until a command needs them, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mtquant_rllib import __version__
+from mtquant_rllib.errors import ConfigError, MtquantError, RunError
+
+if TYPE_CHECKING:
+    from mtquant_rllib.config import Settings
+
+EXIT_REFUSED = 2
+DEFAULT_CONFIG = "default.yaml"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that names the nearest right word when one is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(f"{message}{self._nearest(message)}\n{self.format_usage().strip()}")
+
+    def _nearest(self, message: str) -> str:
+        commands = [name for action in self._actions if isinstance(action.choices, dict) for name in action.choices]
+        options = [option for action in self._actions for option in action.option_strings]
+        for quoted in message.replace("'", " ").replace(",", " ").split():
+            word = quoted.split("=")[0]
+            known = options if word.startswith("-") else commands
+            if word not in known and (near := difflib.get_close_matches(word, known, n=1, cutoff=0.5)):
+                return f"; did you mean {near[0]}?"
+        return ""
+
+
+class _UsageError(MtquantError):
+    """A command line that cannot be read."""
+
+
+def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], None], help: str, example: str) -> Any:
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(handler=run)
+    parser.add_argument("--config", metavar="FILE", default=DEFAULT_CONFIG, help="settings file (default: %(default)s)")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="override one setting; repeatable",
+    )
+    return parser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="mtquant",
+        description="Twelve RLlib policies trade eight instruments as one desk, with risk having the last word.",
+        epilog="example:\n  mtquant train --run runs/first --budget-scale 0.02 && mtquant evaluate runs/first",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    data = commands.add_parser(
+        "data",
+        help="read, draw and look through bars",
+        description="Read, draw and look through bars.",
+        epilog="example:\n  mtquant data import history/ --out bars.parquet",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    kinds = data.add_subparsers(dest="kind", metavar="WHAT", required=True, parser_class=_Parser)
+    read = _add(
+        kinds,
+        "import",
+        _data_import,
+        "read history exports (MT4/MT5, Yahoo, generic CSV, Parquet) into one Parquet file",
+        "mtquant data import EURUSD_D1.csv XAUUSD_D1.csv --out bars.parquet",
+    )
+    read.add_argument("files", nargs="+", type=Path, metavar="FILE", help="files or folders, bars and macro alike")
+    read.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the bars here; macro series beside them as *_macro"
+    )
+    read.add_argument("--repair", action="store_true", help="sort, drop duplicates and bad rows, and say how many")
+    read.add_argument("--symbol", help="the instrument, where the file does not name it")
+    read.add_argument(
+        "--timezone", help="of the stamps, where the file does not say: UTC, Europe/Athens, New York+7, UTC+2"
+    )
+    read.add_argument("--json", type=Path, metavar="FILE", help="write the import report here")
+
+    drawn = _add(
+        kinds,
+        "synth",
+        _data_synth,
+        "draw synthetic histories of all instruments",
+        "mtquant data synth --years 20 --variant planted --seed 7 --out synthetic/",
+    )
+    drawn.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="one Parquet file of bars a path, and macro"
+    )
+    drawn.add_argument("--paths", type=int, default=1, help="independent histories (default: %(default)s)")
+    drawn.add_argument("--years", type=float, default=20.0, help="length of each (default: %(default)s)")
+    drawn.add_argument("--seed", type=int, help="of the draw (default: the setting `seed`)")
+    drawn.add_argument("--variant", choices=("default", "planted", "null"), default="default", help="what is in it")
+
+    look = _add(
+        kinds,
+        "describe",
+        _data_describe,
+        "look through bars and point out what is suspect",
+        "mtquant data describe bars.parquet --macro macro.parquet",
+    )
+    look.add_argument(
+        "market", type=Path, nargs="?", metavar="FILE", help="bars (default: a draw of the embedded market)"
+    )
+    look.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
+    look.add_argument("--json", type=Path, metavar="FILE", help="write the findings here")
+
+    train = _add(
+        commands,
+        "train",
+        _train,
+        "train the desk through its three phases",
+        "mtquant train --market bars.parquet --macro macro.parquet --budget-scale 0.02 --run runs/real",
+    )
+    train.add_argument(
+        "--phase", type=int, choices=(1, 2, 3), help="this phase alone; 2 and 3 in a run that has the one before"
+    )
+    train.add_argument(
+        "--market", type=Path, metavar="FILE", help="bars, a file or a folder (default: the embedded market)"
+    )
+    train.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
+    train.add_argument(
+        "--budget-scale", type=float, default=1.0, metavar="X", help="factor on all budgets (default: 1)"
+    )
+    train.add_argument("--run", type=Path, metavar="NAME", help="the run's folder; a bare name stands under runs/")
+
+    carry = _add(
+        commands, "resume", _resume, "carry on a run that was stopped, from its manifest", "mtquant resume runs/real"
+    )
+    carry.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, or its name under runs/")
+
+    judge = _add(
+        commands,
+        "evaluate",
+        _evaluate,
+        "play a run's policies and the baselines over a split and compare them",
+        "mtquant evaluate runs/real --split test --json result.json",
+    )
+    judge.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, or its name under runs/")
+    judge.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
+    judge.add_argument(
+        "--episodes", type=int, metavar="N", help="N episodes from random starts, not the split from end to end"
+    )
+    judge.add_argument(
+        "--phase", type=int, choices=(1, 2, 3), help="the policies after this phase (default: the last done)"
+    )
+    judge.add_argument("--json", type=Path, metavar="FILE", help="write the report here as well")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it is done, 2 with one clear message when it was refused."""
+    try:
+        args = build_parser().parse_args(argv)
+        args.handler(args)
+    except MtquantError as error:
+        print(f"mtquant: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        print("mtquant: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from mtquant_rllib.config import Settings
+
+    return Settings.load(args.config, args.overrides)
+
+
+def _run_folder(name: Path) -> Path:
+    """A bare name is a run under `runs/`, unless a folder of that name lies here."""
+    if len(name.parts) == 1 and not name.is_dir():
+        return Path("runs") / name
+    return name
+
+
+def _write_json(path: Path, tree: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(tree, indent=1, default=str) + "\n")
+
+
+def _data_import(args: argparse.Namespace) -> None:
+    from mtquant_rllib.config.market import FileOptions
+    from mtquant_rllib.market import importers
+
+    settings = _settings(args)
+    options = None
+    if args.symbol or args.timezone:
+        options = FileOptions(symbol=args.symbol, timezone=args.timezone)
+    found = importers.import_paths(args.files, settings, options=options, repair=args.repair)
+    for line in found.report.lines():
+        print(line)
+    if args.out is not None:
+        if found.series:
+            print(f"bars: {importers.write_bars(found.series, args.out)}")
+        if found.macro is not None:
+            beside = args.out if not found.series else args.out.with_name(f"{args.out.stem}_macro{args.out.suffix}")
+            print(f"macro: {importers.write_macro(found.macro, beside)}")
+    if args.json is not None:
+        _write_json(args.json, found.report.to_dict())
+
+
+def _data_synth(args: argparse.Namespace) -> None:
+    from mtquant_rllib.market import importers
+    from mtquant_rllib.market.macro import MacroSeries
+    from mtquant_rllib.market.synthetic import synthesise
+
+    settings = _settings(args)
+    if args.paths < 1 or args.years <= 0:
+        raise ConfigError(
+            f"--paths {args.paths} --years {args.years:g}: expected at least one path and more than no time"
+        )
+    seed = settings.seed if args.seed is None else args.seed
+    drawn = synthesise(settings, n_paths=args.paths, n_years=args.years, seed=seed, variant=args.variant)
+    for number, market in enumerate(drawn.markets):
+        bars = importers.write_market(market, args.out / f"path_{number:03d}.parquet")
+        # What is known at a row was published the business day before.
+        known = MacroSeries(
+            dates=market.stamps[:-1].astype("datetime64[D]"), columns=market.macro_columns, values=market.macro[1:]
+        )
+        macro = importers.write_macro(known, args.out / f"path_{number:03d}_macro.parquet")
+        print(f"{bars} and {macro.name}: {len(market):,} rows, {args.variant}, seed {seed}, path {number}")
+
+
+def _data_describe(args: argparse.Namespace) -> None:
+    import rich
+
+    from mtquant_rllib.market.quality import describe
+
+    settings = _settings(args)
+    if args.market is None:
+        from mtquant_rllib.market.synthetic import synthesise
+
+        size = settings.embedded.of("train")
+        drawn = synthesise(
+            settings, n_paths=1, n_years=size.years, seed=settings.embedded.seed, variant=settings.embedded.variant
+        )
+        market = drawn.markets[0]
+    else:
+        from mtquant_rllib.market.importers import load_market
+
+        market, imported = load_market(settings, args.market, args.macro)
+        for line in imported.lines():
+            print(line)
+    findings = describe(market, settings)
+    rich.print(findings.render())
+    if args.json is not None:
+        _write_json(args.json, findings.to_dict())
+
+
+def _train(args: argparse.Namespace) -> None:
+    if args.budget_scale <= 0:
+        raise ConfigError(f"--budget-scale {args.budget_scale:g}: expected a factor above 0, such as 0.02")
+    settings = _settings(args)
+    _check_files(args.market, args.macro)
+    _reproducible()
+    from mtquant_rllib.training.curriculum import train
+
+    run = train(
+        settings,
+        run=None if args.run is None else _run_folder(args.run),
+        market=args.market,
+        macro=args.macro,
+        budget_scale=args.budget_scale,
+        phase=args.phase,
+    )
+    print(f"run: {run}\nnext: mtquant evaluate {run}")
+
+
+def _resume(args: argparse.Namespace) -> None:
+    if args.config != DEFAULT_CONFIG:
+        raise ConfigError(
+            f"--config {args.config}: a run goes on with the settings it began with; --set can move resources"
+        )
+    run = _run_folder(args.run_folder)
+    _reproducible()
+    from mtquant_rllib.training.curriculum import resume
+
+    print(f"run: {resume(run, overrides=args.overrides)}")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    if args.episodes is not None and args.episodes < 1:
+        raise ConfigError(f"--episodes {args.episodes}: expected at least 1")
+    import shutil
+
+    from rich.console import Console
+
+    from mtquant_rllib.evaluation.report import print_report
+    from mtquant_rllib.training.assessment import evaluate_run
+
+    done = evaluate_run(
+        _run_folder(args.run_folder),
+        split=args.split,
+        episodes=args.episodes,
+        phase=args.phase,
+        settings=_settings(args) if args.config != DEFAULT_CONFIG else None,
+        overrides=args.overrides,
+    )
+    print_report(done.report, Console())
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(done.files["json"], args.json)
+    for kind, path in done.files.items():
+        print(f"{kind}: {path}")
+
+
+def _check_files(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None and not path.exists():
+            raise RunError(f"{path}: no such file or folder")
+
+
+def _reproducible() -> None:
+    from mtquant_rllib.training.seeding import reexec_with_hash_seed
+
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    reexec_with_hash_seed()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The desk's oracle: what someone who knew the planted mean would do with the desk's own actions.
+
+It is a yardstick, not a policy. It reads the exact conditional mean of the next bar, which no observation shows, and
+speaks in the raw actions of the three levels, so that it is held to the same core, costs and risk rules as the agents
+and its Sharpe is one that they could reach. It is not the best that could be done with that knowledge: conviction is
+proportional to the forecast and trades part of the gap, two numbers tuned on paths of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtquant_rllib.config.synthetic import OracleConfig
+from mtquant_rllib.universe import Universe
+
+
+@dataclass(frozen=True)
+class RawActions:
+    """Raw actions in [-1, 1]: meta (B, D + 1), one (B, 3 n_d + 1) per domain, instruments (B, n, 3)."""
+
+    meta: np.ndarray
+    specialists: tuple[np.ndarray, ...]
+    instruments: np.ndarray
+
+
+def oracle_targets(mu: np.ndarray, sigma: np.ndarray, slope: float) -> np.ndarray:
+    """Conviction in [-1, 1] of each row: clip(slope * z, -1, 1), z the forecast in units of its own size.
+
+    Parameters
+    ----------
+    mu, sigma
+        Conditional mean of the next return and trailing volatility, both (N, n). z is mu / sigma over its root mean
+        square over all rows and instruments. Where nothing is planted the conviction is 0.
+    """
+    ratio = mu / sigma
+    size = float(np.sqrt(np.mean(ratio**2)))
+    return np.clip(slope * ratio / size, -1.0, 1.0) if size > 0 else np.zeros_like(ratio)
+
+
+def oracle_actions(conviction: np.ndarray, universe: Universe, config: OracleConfig) -> RawActions:
+    """The desk's raw actions that carry convictions of shape (B, n) unaltered to the orders.
+
+    Equal allocations at full appetite; specialists of no confidence, so that an instrument's own signal is its
+    conviction; every gap traded by the share `urgency`; stops as far away as they go.
+    """
+    n_envs = len(conviction)
+    meta = np.zeros((n_envs, universe.n_domains + 1))
+    meta[:, -1] = 1.0
+    specialists = []
+    for domain in universe.domains:
+        silent = np.zeros((n_envs, 3 * len(domain.symbols) + 1))
+        silent[:, -1] = -1.0
+        specialists.append(silent)
+    urgency = np.full_like(conviction, 2.0 * config.urgency - 1.0)
+    return RawActions(meta, tuple(specialists), np.stack([conviction, urgency, np.ones_like(conviction)], axis=-1))

@@ -1,0 +1,94 @@
+"""Evaluating a run: its policies and the baselines on the same bars, costs and risk rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.config.loader import apply_overrides, validate
+from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.evaluation import rollout
+from mtquant_rllib.evaluation.baselines import weight_rules
+from mtquant_rllib.evaluation.plots import plot_equity
+from mtquant_rllib.evaluation.report import EvaluationReport, build_report, write_report
+from mtquant_rllib.policies.actor import DeskActor
+from mtquant_rllib.training import states
+from mtquant_rllib.training.environments import desk_widths
+from mtquant_rllib.training.manifest import PHASES, Manifest
+from mtquant_rllib.training.preparation import prepare, restored
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The report, and the files it was written to: json, books, parts, picture."""
+
+    report: EvaluationReport
+    files: Mapping[str, Path]
+
+
+def last_done(manifest: Manifest, run: Path) -> int:
+    """The last phase whose policies the run has. Raises RunError when there is none."""
+    for phase in reversed(PHASES):
+        result = manifest.phase(phase).result
+        if manifest.phase(phase).status == "done" and result is not None and (run / result).is_dir():
+            return phase
+    raise RunError(f"{run}: no phase of this run is done yet; carry it on with `mtquant resume {run}`")
+
+
+def evaluate_run(
+    run: Path,
+    *,
+    split: str = "test",
+    episodes: int | None = None,
+    phase: int | None = None,
+    settings: Settings | None = None,
+    overrides: Sequence[str] = (),
+) -> Assessment:
+    """Play the run's policies and every baseline over a split and write the comparison into `RUN/evaluation/SPLIT`.
+
+    Parameters
+    ----------
+    episodes
+        This many episodes from random starts instead of the whole split once from end to end.
+    phase
+        The policies after this phase; by default after the last that is done. After phase 1 there is no meta-controller
+        yet: every domain has the same allocation, at full appetite.
+    settings, overrides
+        Other settings than the run's, or changes to them: other costs, say. The market is then prepared again.
+    """
+    run = run.resolve()
+    manifest = Manifest.read(run)
+    own = settings is None and not overrides
+    if settings is None:
+        settings = validate(Settings, apply_overrides(manifest.settings, overrides), str(run))
+    phase = last_done(manifest, run) if phase is None else phase
+    folder = manifest.phase(phase).result
+    if folder is None:
+        raise RunError(f"{run}: phase {phase} is not done; the last that is done is phase {last_done(manifest, run)}")
+    market = restored(settings, manifest.market) if own else prepare(settings, *manifest.market.files)
+    data = DeskData.open(Path(market.data), split)
+    if episodes is None:
+        draws = rollout.whole(data.stretches)
+    else:
+        draws = rollout.random_starts(data.stretches, settings.desk.episode.bars, episodes, manifest.seed)
+    actor = DeskActor(settings.universe, desk_widths(settings), settings, states.read(run / folder))
+    desk = rollout.PolicyPlayer(actor, equal_allocation=phase == 1)
+    facts = {
+        "run": run.name,
+        "phase": phase,
+        "split": split,
+        "seed": manifest.seed,
+        "market": manifest.market.bars or f"embedded ({settings.embedded.variant})",
+    }
+    records = [rollout.play(settings, data, desk, draws, name="desk", facts=facts)]
+    closes = rollout.closes_of(data)
+    for name, rule in weight_rules(settings).items():
+        records.append(rollout.play(settings, data, rollout.RulePlayer(rule, closes), draws, name=name, facts=facts))
+    report = build_report(records, settings)
+    out = run / "evaluation" / split
+    files = dict(write_report(report, out))
+    files["picture"] = plot_equity(records, out / "equity.png", settings.evaluation.plot, f"{run.name}, {split}")
+    return Assessment(report, files)
