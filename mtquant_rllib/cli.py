@@ -59,7 +59,7 @@ def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], None], he
         action="append",
         default=[],
         dest="overrides",
-        help="override one setting; repeatable",
+        help="override a setting; repeatable",
     )
     return parser
 
@@ -92,14 +92,10 @@ def build_parser() -> argparse.ArgumentParser:
         "mtquant data import EURUSD_D1.csv XAUUSD_D1.csv --out bars.parquet",
     )
     read.add_argument("files", nargs="+", type=Path, metavar="FILE", help="files or folders, bars and macro alike")
-    read.add_argument(
-        "--out", type=Path, metavar="FILE", help="write the bars here; macro series beside them as *_macro"
-    )
+    read.add_argument("--out", type=Path, metavar="FILE", help="write bars here, macro series beside them as *_macro")
     read.add_argument("--repair", action="store_true", help="sort, drop duplicates and bad rows, and say how many")
     read.add_argument("--symbol", help="the instrument, where the file does not name it")
-    read.add_argument(
-        "--timezone", help="of the stamps, where the file does not say: UTC, Europe/Athens, New York+7, UTC+2"
-    )
+    read.add_argument("--timezone", help="of the stamps, where the file does not say: UTC, New York+7, UTC+2")
     read.add_argument("--json", type=Path, metavar="FILE", help="write the import report here")
 
     drawn = _add(
@@ -110,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
         "mtquant data synth --years 20 --variant planted --seed 7 --out synthetic/",
     )
     drawn.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="one Parquet file of bars a path, and macro"
+        "--out", type=Path, required=True, metavar="FOLDER", help="a Parquet file of bars a path, and macro"
     )
     drawn.add_argument("--paths", type=int, default=1, help="independent histories (default: %(default)s)")
     drawn.add_argument("--years", type=float, default=20.0, help="length of each (default: %(default)s)")
@@ -124,9 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
         "look through bars and point out what is suspect",
         "mtquant data describe bars.parquet --macro macro.parquet",
     )
-    look.add_argument(
-        "market", type=Path, nargs="?", metavar="FILE", help="bars (default: a draw of the embedded market)"
-    )
+    look.add_argument("market", type=Path, nargs="?", metavar="FILE", help="bars (default: the embedded market)")
     look.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
     look.add_argument("--json", type=Path, metavar="FILE", help="write the findings here")
 
@@ -138,14 +132,14 @@ def build_parser() -> argparse.ArgumentParser:
         "mtquant train --market bars.parquet --macro macro.parquet --budget-scale 0.02 --run runs/real",
     )
     train.add_argument(
-        "--phase", type=int, choices=(1, 2, 3), help="this phase alone; 2 and 3 in a run that has the one before"
+        "--phase", type=int, choices=(1, 2, 3), help="this phase alone; 2 and 3 need a run with the one before"
     )
     train.add_argument(
-        "--market", type=Path, metavar="FILE", help="bars, a file or a folder (default: the embedded market)"
+        "--market", type=Path, metavar="FILE", help="bars, file or folder (default: the embedded market)"
     )
     train.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
     train.add_argument(
-        "--budget-scale", type=float, default=1.0, metavar="X", help="factor on all budgets (default: 1)"
+        "--budget-scale", type=float, default=1.0, metavar="X", help="factor on the budgets (default: 1)"
     )
     train.add_argument("--run", type=Path, metavar="NAME", help="the run's folder; a bare name stands under runs/")
 
@@ -164,10 +158,10 @@ def build_parser() -> argparse.ArgumentParser:
     judge.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, or its name under runs/")
     judge.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
     judge.add_argument(
-        "--episodes", type=int, metavar="N", help="N episodes from random starts, not the split from end to end"
+        "--episodes", type=int, metavar="N", help="N random starts in place of the split from end to end"
     )
     judge.add_argument(
-        "--phase", type=int, choices=(1, 2, 3), help="the policies after this phase (default: the last done)"
+        "--phase", type=int, choices=(1, 2, 3), help="policies after this phase (default: the last done)"
     )
     judge.add_argument("--json", type=Path, metavar="FILE", help="write the report here as well")
     return parser
@@ -233,9 +227,7 @@ def _data_synth(args: argparse.Namespace) -> None:
 
     settings = _settings(args)
     if args.paths < 1 or args.years <= 0:
-        raise ConfigError(
-            f"--paths {args.paths} --years {args.years:g}: expected at least one path and more than no time"
-        )
+        raise ConfigError(f"--paths {args.paths} --years {args.years:g}: expected one path or more, and some years")
     seed = settings.seed if args.seed is None else args.seed
     drawn = synthesise(settings, n_paths=args.paths, n_years=args.years, seed=seed, variant=args.variant)
     for number, market in enumerate(drawn.markets):
@@ -295,9 +287,7 @@ def _train(args: argparse.Namespace) -> None:
 
 def _resume(args: argparse.Namespace) -> None:
     if args.config != DEFAULT_CONFIG:
-        raise ConfigError(
-            f"--config {args.config}: a run goes on with the settings it began with; --set can move resources"
-        )
+        raise ConfigError(f"--config {args.config}: a run goes on with its own settings; --set can move resources")
     run = _run_folder(args.run_folder)
     _reproducible()
     from mtquant_rllib.training.curriculum import resume

@@ -43,7 +43,7 @@ class RecipeConfig(Section):
     validations
         How many times in a phase, evenly over its budget, the policies are validated.
     explore_frozen
-        Whether frozen policies act with their exploration noise while another learns; false: by their mean, as evaluated.
+        Whether frozen policies act with their exploration noise while another learns, or by their mean, as evaluated.
     """
 
     learning_rate: Positive | None
@@ -95,7 +95,7 @@ class TrackingConfig(Section):
     """Who is told. TensorBoard is always written.
 
     wandb
-        Also write a Weights & Biases run per trial; without a key in WANDB_API_KEY it is kept offline in the run folder.
+        Also write a Weights & Biases run per trial; without WANDB_API_KEY it is kept offline in the run folder.
     progress_seconds
         Least seconds between two progress lines of a trial.
     """

@@ -466,7 +466,7 @@ class Desk:
             self._exit(hit, fill * bar[:, channel.FX_FILL], bar)
         rerun = hit.any(axis=1)
         if self.oversight is not None:
-            at_open = np.where(at_close, bar[:, channel.PREVIOUS], fill) * bar[:, channel.FX_FILL]
+            at_open = np.where(at_close, self.unit_value, fill * bar[:, channel.FX_FILL])
             rerun |= self.oversight.mark(book.equity, self._weights_at(at_open), ~self.parked)
         openable = flags[:, channel.OPENING_ALLOWED] | at_close
         held = book.units
@@ -489,24 +489,24 @@ class Desk:
         """Where not everything can fill as ordered, the rules run again over what would, which can only shrink it."""
         book = self.book
         held = book.units[envs]
+        # Where the open is not tradable, the last close is all that is known: its fill price belongs to the close to come.
         unit_value = np.where(
-            at_close[envs],
-            bar[envs, channel.PREVIOUS] * bar[envs, channel.FX_FILL],
-            bar[envs, channel.FILL] * bar[envs, channel.FX_FILL],
+            at_close[envs], self.unit_value[envs], bar[envs, channel.FILL] * bar[envs, channel.FX_FILL]
         )
         has_bar, openable, wanted_here = has_bar[envs], openable[envs], wanted[envs]
         if self.oversight is None:
             closing = np.where(wanted_here * held > 0, np.sign(held) * np.minimum(np.abs(wanted_here), np.abs(held)), 0.0)
             allowed = np.where(openable, wanted_here, closing)
         else:
-            equity = np.where(book.equity[envs] > 0, book.equity[envs], np.inf)[:, None]
+            # In debt the breakers flatten whatever the scale.
+            equity = np.where(book.equity[envs] > 0, book.equity[envs], 1.0)[:, None]
             to_weight = unit_value / equity
             limited = self.oversight.limit_at_open(
                 self, envs, wanted_here * to_weight, held * to_weight, has_bar, openable
             )
             base = wanted_here * to_weight
             share = np.clip(np.where(base != 0, limited / np.where(base != 0, base, 1.0), 1.0), 0.0, 1.0)
-            # A mark at zero, or a debt, gives no weights to limit: nothing may be opened there.
+            # A price of zero gives no weight to limit: nothing may be opened there.
             closing = np.where(wanted_here * held > 0, np.sign(held) * np.minimum(np.abs(wanted_here), np.abs(held)), 0.0)
             allowed = np.where(base != 0, wanted_here * share, closing)
         allowed = np.where(has_bar, self.book.whole_lots(allowed), held)
@@ -533,8 +533,10 @@ class Desk:
         side = np.sign(book.units)
         low, high = bar[:, channel.BOTTOM], bar[:, channel.TOP]
         hit = stops.intrabar_stop_hit(book.stop, side, high, low) & at_close
-        # Where the bar never came back to the stop, the exit is the best price that it did reach.
-        out = np.where(side > 0, np.minimum(book.stop, high), np.maximum(book.stop, low))
+        # A bar wholly beyond the stop opened there, at a price nobody knows: the exit is where any order of this bar fills.
+        # The bar's own extreme would be a gift.
+        jumped = side * (np.where(side > 0, high, low) - book.stop) < 0
+        out = np.where(jumped, bar[:, channel.FILL], book.stop)
         last = np.where(hit, out, bar[:, channel.LAST])
         book.settle(np.where(at_close, book.units * (last - bar[:, channel.PREVIOUS]) * bar[:, channel.FX_LAST], 0.0))
         if hit.any():

@@ -62,9 +62,9 @@ def diversifying_factors(
     """Factors in [0, 1] that bring books under the limit, or under the floor of gross.
 
     The positions that add to the numerator, c_i = w_i sum_j w_j r_ij > 0, shrink by one factor: the largest at which
-    numerator = limit * denominator, or at which gross meets the floor. Where neither exists, the whole tradable book
-    shrinks to the floor; where untradable positions alone stand above it, the tradable contributors are closed round by
-    round until none is left, and the breach remains.
+    numerator = limit * denominator, or at which gross meets the floor. One of the two exists in (0, 1) if all may move;
+    where untradable positions leave neither, the contributors are closed and the next round looks at what contributes
+    then, until the book passes or nothing that contributes can move.
 
     Parameters
     ----------
@@ -113,17 +113,8 @@ def diversifying_factors(
         a = (p * rp).sum(axis=1) - limit * (gross_p * gross_p - squares_p)
         b = 2 * ((q * rp).sum(axis=1) - limit * gross_p * gross_q)
         shrink = np.fmax(largest_root_below_one(a, b, slack - a - b), (gross_floor - gross_q) / gross_p)
-        unsolved = ~(shrink > 0)
-        part = movable
-        if unsolved.any():
-            shrink[unsolved] = 0.0
-            free = np.ones_like(movable) if tradable is None else tradable[rows]
-            gross_free = (absolute * free).sum(axis=1)
-            to_floor = (gross_floor - (gross - gross_free)) / gross_free
-            uniform = unsolved & (to_floor > 0)
-            shrink = np.where(uniform, to_floor, shrink)
-            part = np.where(uniform[:, None], free, movable)
-        step = np.where(part, shrink[:, None], 1.0)
+        shrink[~(shrink > 0)] = 0.0
+        step = np.where(movable, shrink[:, None], 1.0)
         factors[rows] *= step
         book[rows] = w * step
     return factors

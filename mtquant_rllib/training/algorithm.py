@@ -110,6 +110,12 @@ class DeskPPOConfig(PPOConfig):
 class DeskPPO(PPO):
     """See the module's docstring."""
 
+    # Always there once `setup` has run; RLlib declares them optional.
+    config: Any
+    env_runner_group: Any
+    learner_group: Any
+    metrics: Any
+
     @classmethod
     def get_default_config(cls) -> AlgorithmConfig:
         return DeskPPOConfig()
@@ -120,6 +126,7 @@ class DeskPPO(PPO):
         self.best: dict[str, Any] = {}
         self._seats: dict[int, dict[str, Any]] = {}
         self._report: dict[str, float] = {}
+        self._validation_s = 0.0
         super().setup(config)
         desk = self.config.desk
         make = desk["make_validator"]
@@ -205,8 +212,8 @@ class DeskPPO(PPO):
         return restored
 
     def _seat_runners(self, only: list[int] | None = None) -> None:
-        seats = self._seats
-        if not self.env_runner_group.num_remote_env_runners():
+        seats, group = self._seats, self.env_runner_group
+        if not group.num_remote_env_runners():
             if (own := seats.get(self.env_runner.worker_index)) is not None:
                 self.env_runner.set_state({SEATS: own})
             return
@@ -221,28 +228,33 @@ class DeskPPO(PPO):
     # one iteration
 
     def step(self) -> dict[str, Any]:
-        began = time.perf_counter()
+        self._validation_s = 0.0
         if not self._started:
             self._started = True
             if self.bars_sampled == 0:
                 self.validate_now()
-        before = self.bars_sampled
+        desk, before = self.config.desk, self.bars_sampled
         self._speed = {"sample_s": math.nan, "learn_s": math.nan, "bars": 0}
+        began = time.perf_counter()
         results = super().step()
-        desk = self.config.desk
+        seconds = time.perf_counter() - began
         every = desk["budget_bars"] / desk["validations"]
         finished = self.bars_sampled >= desk["budget_bars"]
         if int(self.bars_sampled / every) > int(before / every) or finished:
             self.validate_now()
         if finished:
-            folder = run_folder() / desk["folder"] / LAST
-            states.write(folder, self.module_states(), bars=self.bars_sampled)
+            states.write(run_folder() / desk["folder"] / LAST, self.module_states(), bars=self.bars_sampled)
+        bars = self._speed["bars"]
         results["done"] = finished
         results[BARS_LIFETIME] = results["timesteps_total"] = self.bars_sampled
         results["bars_budget"] = desk["budget_bars"]
-        results["bars_per_s"] = self._speed["bars"] / (time.perf_counter() - began)
-        results["sampling_bars_per_s"] = self._speed["bars"] / max(self._speed["sample_s"], 1e-9)
+        results["bars_per_s"] = bars / seconds
+        results["sampling_bars_per_s"] = bars / max(self._speed["sample_s"], 1e-9)
         results["learning_s"] = self._speed["learn_s"]
+        results["validation_s"] = self._validation_s
+        results["seconds_left"] = (
+            (desk["budget_bars"] - self.bars_sampled) / max(bars, 1) * (seconds + self._validation_s)
+        )
         results[VALIDATION] = dict(self._report)
         results["best"] = {key: self.best.get(key, math.nan) for key in (SHARPE, "bars")}
         return results
@@ -251,9 +263,11 @@ class DeskPPO(PPO):
         """Validate the present policies; keep their states when none before was better."""
         if self._validate is None:
             return
+        began = time.perf_counter()
         modules = self.module_states()
         report = {key: float(value) for key, value in self._validate(modules).items()}
         self._report = {**report, "bars": float(self.bars_sampled)}
+        self._validation_s += time.perf_counter() - began
         if self.bars_sampled == 0 and not self.config.desk["best_from_start"]:
             return
         if not self.best or report[SHARPE] > self.best[SHARPE]:

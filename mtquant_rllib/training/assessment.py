@@ -14,9 +14,7 @@ from mtquant_rllib.evaluation import rollout
 from mtquant_rllib.evaluation.baselines import weight_rules
 from mtquant_rllib.evaluation.plots import plot_equity
 from mtquant_rllib.evaluation.report import EvaluationReport, build_report, write_report
-from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.training import states
-from mtquant_rllib.training.environments import desk_widths
 from mtquant_rllib.training.manifest import PHASES, Manifest
 from mtquant_rllib.training.preparation import prepare, restored
 
@@ -74,8 +72,7 @@ def evaluate_run(
         draws = rollout.whole(data.stretches)
     else:
         draws = rollout.random_starts(data.stretches, settings.desk.episode.bars, episodes, manifest.seed)
-    actor = DeskActor(settings.universe, desk_widths(settings), settings, states.read(run / folder))
-    desk = rollout.PolicyPlayer(actor, equal_allocation=phase == 1)
+    desk = rollout.PolicyPlayer.of(settings, states.read(run / folder), equal_allocation=phase == 1)
     facts = {
         "run": run.name,
         "phase": phase,

@@ -3,8 +3,8 @@
 Everything written is keyed by iteration. A trial that restores goes back to its checkpoint and repeats what came after
 it; whoever writes here first takes back what the lost part had written, so no iteration stands twice anywhere.
 
-The callbacks are pickled into the experiment, so they keep no place and no open file: the run's folder is asked for when
-it is needed.
+The callbacks are pickled into the experiment, so they keep no place and no open file: the run's folder is asked for
+when it is needed.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class _Timeline:
         self._last: dict[str, int] = {}
 
     def turns_back(self, trial: Any, result: dict[str, Any]) -> bool:
-        """Whether what stands written may hold this iteration already: the first result seen, or one that is not the next."""
+        """Whether what stands written may hold this iteration already: it is the first one seen, or not the next."""
         iteration = result[TRAINING_ITERATION]
         last = self._last.get(trial.trial_id)
         self._last[trial.trial_id] = iteration
@@ -101,9 +101,8 @@ class ProgressCSV(CSVLoggerCallback):
             header = path.read_text().split("\n", 1)[0] if path.exists() else ""
             self._trial_files[trial] = path.open("at")
             self._trial_continue[trial] = bool(header)
-            self._trial_csv[trial] = (
-                csv.DictWriter(self._trial_files[trial], next(csv.reader([header]))) if header else None
-            )
+            writers: dict[Any, Any] = self._trial_csv
+            writers[trial] = csv.DictWriter(self._trial_files[trial], next(csv.reader([header]))) if header else None
         super().log_trial_result(iteration, trial, result)
 
 
@@ -156,6 +155,7 @@ def curve_row(result: dict[str, Any]) -> dict[str, Any]:
         "bars_per_s": result["bars_per_s"],
         "sampling_bars_per_s": result["sampling_bars_per_s"],
         "learning_s": result["learning_s"],
+        "validation_s": result["validation_s"],
         "validation_sharpe": result[VALIDATION].get(SHARPE, math.nan),
         "validation_bars": result[VALIDATION].get("bars", math.nan),
         "best_sharpe": result["best"][SHARPE],
@@ -178,7 +178,7 @@ class Curves(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        path = run_folder() / "curves" / f"phase_{self.phase}_{trial.config['trial']}.csv"
+        path = run_folder() / "curves" / f"phase_{self.phase}_{trial.config[TRIAL]}.csv"
         path.parent.mkdir(exist_ok=True)
         if self._timeline.turns_back(trial, result):
             _rewrite(path, lambda text: truncated_csv(text, ITERATION, result[TRAINING_ITERATION]))
@@ -204,12 +204,11 @@ def progress_line(phase: int, name: str, result: dict[str, Any]) -> str:
     """Phase, bars done of budget, bars/s, validation Sharpe, time left."""
     bars, budget, speed = result[BARS_LIFETIME], result["bars_budget"], result["bars_per_s"]
     validation, best = result[VALIDATION].get(SHARPE, math.nan), result["best"][SHARPE]
-    left = (budget - bars) / speed if speed > 0 else math.nan
     sharpe = "  --  " if math.isnan(validation) else f"{validation:6.2f}"
     best_so_far = "" if math.isnan(best) else f" (best {best:.2f})"
     return (
         f"phase {phase} {name:<12} {bars:>9,} of {budget:,} bars {100 * bars / budget:4.0f}%  {speed:7,.0f} bars/s  "
-        f"validation Sharpe {sharpe}{best_so_far}  left {clock(left)}"
+        f"validation Sharpe {sharpe}{best_so_far}  left {clock(result['seconds_left'])}"
     )
 
 
@@ -225,7 +224,7 @@ class Progress(Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_live": None}
 
-    def setup(self, **info: Any) -> None:
+    def setup(self, *args: Any, **info: Any) -> None:
         if sys.stdout.isatty():
             from rich.live import Live
 
@@ -250,10 +249,10 @@ class Progress(Callback):
             print(line, flush=True)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(f"phase {self.phase} {trial.config['trial']}: failed and starts again from its last checkpoint")
+        self._tell(f"phase {self.phase} {trial.config[TRIAL]}: failed and starts again from its last checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(f"phase {self.phase} {trial.config['trial']}: failed; its error is in {trial.error_file}")
+        self._tell(f"phase {self.phase} {trial.config[TRIAL]}: failed; its error is in {trial.error_file}")
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         if self._live is not None:

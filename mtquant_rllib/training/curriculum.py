@@ -3,9 +3,10 @@
     runs/NAME/
       manifest.json      what the run is and how far; everything is found from it
       run.log            what the console said, with times
-      phase_1/           a Tune experiment (checkpoints, progress.csv, TensorBoard), and modules/TRIAL/, the states that were
-                         best on validation; phase_2/ and phase_3/ likewise
-      policies/phase_1/  what phase 1 hands on: the best state of every module it trained, copied, so that phase_1/ may go
+      phase_1/           a Tune experiment (checkpoints, progress.csv, TensorBoard), and modules/TRIAL/, the states
+                         that were best on validation; phase_2/ and phase_3/ likewise
+      policies/phase_1/  what phase 1 hands on: the best state of every module it trained, copied, so that phase_1/
+                         may go
       curves/            one CSV per trial, every iteration once
 
 `train` begins a run and carries it on; `resume` carries on whatever the manifest says is unfinished. A phase that was
@@ -265,7 +266,8 @@ def _fit(
             ),
         )
     results = {}
-    for result in tuner.fit():
+    grid = tuner.fit()
+    for result in (grid[number] for number in range(len(grid))):
         if result.error is not None:
             name = Path(result.path).name
             raise RunError(f"phase {phase} {name} failed: {_last_line(result.error)}\n  its folder: {result.path}")
@@ -275,8 +277,8 @@ def _fit(
         bars = results.get(plan.name, {}).get(BARS_LIFETIME, 0)
         if bars != record.trials[plan.name].budget_bars:
             raise RunError(
-                f"phase {phase} {plan.name} was stopped after {bars:,} of {record.trials[plan.name].budget_bars:,} bars; "
-                f"carry it on with `mtquant resume {run}`"
+                f"phase {phase} {plan.name} was stopped after {bars:,} of {record.trials[plan.name].budget_bars:,} "
+                f"bars; carry it on with `mtquant resume {run}`"
             )
     return results
 
@@ -314,8 +316,9 @@ def _hand_on(run: Path, record: PhaseRecord, plans: list[TrialPlan]) -> None:
 
 
 def _prove_frozen(run: Path, record: PhaseRecord, plan: TrialPlan) -> FrozenRecord:
-    """Hashes of the modules that were not to learn: as handed over, and as they left. Raises RunError if one differs."""
-    assert record.start is not None and record.result is not None and record.trials[plan.name].last is not None
+    """Hashes of the modules that were not to learn, as handed over and as they left. Raises RunError if one differs."""
+    assert record.start is not None
+    assert record.result is not None
     frozen = [module for module in plan.modules if module not in plan.learning]
     before = states.index(run / record.start)["modules"]
     proof = FrozenRecord(before={module: before[module] for module in frozen}, after={})

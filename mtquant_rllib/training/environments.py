@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
@@ -21,7 +20,7 @@ class DomainRota(MultiAgentEnv):
 
     def __init__(self, config: Mapping[str, Any], domains: tuple[str, ...]) -> None:
         super().__init__()
-        self._desks = [desk_env(EnvContext({**config, "domain": domain}, 0)) for domain in domains]
+        self._desks: list[Any] = [desk_env(EnvContext({**config, "domain": domain}, 0)) for domain in domains]
         self._episodes_begun = self._environment = 0
         self._now = self._desks[0]
         self.observation_spaces = {k: v for desk in self._desks for k, v in desk.observation_spaces.items()}
@@ -53,7 +52,7 @@ class DomainRota(MultiAgentEnv):
         self.agents = list(self._now.agents)
         return result
 
-    def step(self, action_dict: dict[str, np.ndarray]) -> Any:
+    def step(self, action_dict: Any) -> Any:
         return self._now.step(action_dict)
 
 

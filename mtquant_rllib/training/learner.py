@@ -83,7 +83,7 @@ class DeskLearner(PPOTorchLearner):
         desk = self.config.desk
         left = 1.0 - min(self._bars / desk["budget_bars"], 1.0)
         share = desk["learning_rate_final_frac"] + (1.0 - desk["learning_rate_final_frac"]) * left
-        for module_id in self.module.keys():
+        for module_id in list(self.module.keys()):
             rate = self.config.get_config_for_module(module_id).lr * share
             for _, optimizer in self.get_optimizers_for_module(module_id):
                 self._set_optimizer_lr(optimizer, lr=rate)

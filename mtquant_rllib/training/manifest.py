@@ -32,7 +32,7 @@ class _Record(BaseModel):
 
 
 class MarketRecord(_Record):
-    """What was traded. kind: `file` or `synthetic`; the files that were read; data: the prepared arrays, in the cache."""
+    """What was traded. kind: `file` or `synthetic`; the files that were read; data: the prepared arrays, cached."""
 
     kind: Literal["file", "synthetic"]
     bars: str | None = None

@@ -176,9 +176,10 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
     update = bars_per_update(settings, budget)
     rates = learning_rates(settings, plan.modules)
     data = manifest.market.data
+    # RLlib's annotations want whole CPUs; its code takes fractions.
+    blank: Any = DeskPPOConfig()
     config = (
-        DeskPPOConfig()
-        .environment(
+        blank.environment(
             ENV,
             env_config={
                 "data": data,

@@ -1,7 +1,7 @@
 """The market of a run as prepared arrays, and the record by which they can be made again.
 
-Arrays live in the cache, where runs on the same market share them. Their folder's name is a hash of content and settings:
-a run whose arrays are gone makes them again from its record, and notices when the bars are no longer the same.
+Arrays live in the cache, where runs on the same market share them. Their folder's name is a hash of content and
+settings: a run whose arrays are gone makes them again from its record, and notices when the bars are others now.
 """
 
 from __future__ import annotations

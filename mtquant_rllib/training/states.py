@@ -59,9 +59,7 @@ def index(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / INDEX).read_text())
     except (OSError, ValueError) as error:
-        raise RunError(
-            f"{folder}: no module states here ({error}); expected {INDEX} and one .npz per module"
-        ) from error
+        raise RunError(f"{folder}: no module states here ({error}); expected {INDEX} and an .npz per module") from error
 
 
 def read(folder: Path, only: Iterable[str] | None = None) -> dict[str, dict[str, np.ndarray]]:
@@ -80,7 +78,5 @@ def read(folder: Path, only: Iterable[str] | None = None) -> dict[str, dict[str,
         with np.load(folder / f"{module}.npz", allow_pickle=False) as arrays:
             states[module] = {key: arrays[key] for key in arrays.files}
         if sha256(states[module]) != hashes[module]:
-            raise RunError(
-                f"{folder / module}.npz: its content does not match the hash in {INDEX}; the file is damaged"
-            )
+            raise RunError(f"{folder / module}.npz: its content is not what {INDEX} says; the file is damaged")
     return states

@@ -1,7 +1,7 @@
 """The Tune trainable: a trial that finds out from its run's manifest what it is.
 
-Its Tune configuration is two words, the phase and its name. Nothing that belongs to a place or a version is pickled into
-the experiment, so a run restores where it lies now and with the code that is there.
+Its Tune configuration is two words, the phase and its name. Nothing that belongs to a place or a version is pickled
+into the experiment, so a run restores where it lies now and with the code that is there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mtquant_rllib.training.phases import TRIAL, Share, build_config, plan_named
 class DeskTrial(DeskPPO):
     """config: {"phase": 1 | 2 | 3, "trial": name, "cpus": of the session, "gpus": of the session}."""
 
-    def __init__(self, config: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, config: Any = None, *args: Any, **kwargs: Any) -> None:
         if config is None or "phase" not in config:
             super().__init__(config, *args, **kwargs)
             return
@@ -36,7 +36,7 @@ class DeskTrial(DeskPPO):
         return {**super().get_auto_filled_metrics(*args, **kwargs), "config": self.tune_config}
 
     @classmethod
-    def default_resource_request(cls, config: Mapping[str, Any]) -> PlacementGroupFactory:
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
         manifest = Manifest.read(run_folder())
         share = _share(manifest, config)
         runners = manifest.load_settings().resources.runners

@@ -1,8 +1,9 @@
 """How good are these policies on bars that they did not learn from: the figure that decides which are kept.
 
-The validation split is played without exploration by the same core, costs and risk rules; what counts is the unshaped net return. A
-trial of one domain is judged on that domain's book alone, at the allocation the desk has after phase 1: an equal share for every domain
-and full appetite. The split is played in pieces of an episode's length, side by side, which takes a few hundred steps however long it is.
+The validation split is played without exploration by the same core, costs and risk rules; what counts is the unshaped
+net return. A trial of one domain is judged on that domain's book alone, at the allocation the desk has after phase 1:
+an equal share for every domain and full appetite. The split is played in pieces of an episode's length, side by side,
+which takes a few hundred steps however long it is.
 """
 
 from __future__ import annotations

@@ -54,6 +54,13 @@ def test_contributors_shrink_by_the_largest_factor_that_passes() -> None:
     assert correlation_concentration(slightly_larger, correlation) > LIMIT
 
 
+def test_contributors_shrink_no_further_than_the_floor_of_gross() -> None:
+    correlation = np.array([[1.0, 0.85, 0.0], [0.85, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    book = repaired([0.9, 0.6, -0.01], correlation)
+    assert book[2] == -0.01
+    assert np.abs(book).sum() == pytest.approx(FLOOR)
+
+
 def test_untradable_positions_stay_and_the_others_give_way() -> None:
     correlation = np.full((3, 3), 0.9) + 0.1 * np.eye(3)
     book = repaired([0.5, 0.6, 0.6], correlation, [False, True, True])

@@ -286,6 +286,22 @@ def test_level_two_closes_the_riskiest_positions_until_var_is_at_half_the_limit(
     assert executed(manager, one_book(manager, small, small, vol=0.01, var_limit_scale=np.array([0.5]))) == small
 
 
+def test_level_two_keeps_the_hedge_of_a_position_that_cannot_be_closed(manager: PortfolioRiskManager) -> None:
+    weights = {EUR: -0.5, XAU: 0.3, WTI: 0.7}
+    proposal = one_book(
+        manager,
+        weights,
+        weights,
+        vol=0.02,
+        related={(EUR, WTI): 0.9},
+        tradable=flags(_4=False),
+        var_limit_scale=np.array([0.25]),
+    )
+    decision = manager.repair(proposal)
+    assert executed(manager, proposal) == {EUR: -0.5, WTI: 0.7}
+    assert decision.unrepairable[0]
+
+
 def test_a_cap_that_removes_a_hedge_sets_the_other_rules_to_work_again(
     manager: PortfolioRiskManager, breaches: Callable[..., dict[str, np.ndarray]]
 ) -> None:
@@ -382,7 +398,7 @@ def test_promises_hold_on_any_book(
 ) -> None:
     manager = PortfolioRiskManager.from_settings(settings)
     books = random_books(64, seed, scale, untradable)
-    proposal = with_everything(books, seed) if everything else books.proposal
+    proposal: Any = with_everything(books, seed) if everything else books.proposal
     given_proposed = proposal.proposed.copy()
     decision = manager.repair(proposal)
     proposed, current, moves = proposal.proposed, proposal.current, proposal.tradable

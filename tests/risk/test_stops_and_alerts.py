@@ -94,5 +94,5 @@ def test_alerts_stand_at_their_thresholds_and_breakers_outrank_them() -> None:
     assert found.position.tolist() == [[True, False], [False, False], [False, False]]
     assert found.day.tolist() == [False, True, False]
     assert found.correlation.tolist() == [False, False, True]
-    np.testing.assert_allclose(found.level(np.array([0, 0, 0])), [[0.2, 0], [0.2, 0.2], [0.2, 0.2]])
-    np.testing.assert_allclose(found.level(np.array([1, 4, 0])), [[0.4, 0.4], [1, 1], [0.2, 0.2]])
+    np.testing.assert_allclose(found.level(np.array([0, 0, 0])), [[0.2, 0.0], [0.2, 0.2], [0.2, 0.2]])
+    np.testing.assert_allclose(found.level(np.array([1, 4, 0])), [[0.4, 0.4], [1.0, 1.0], [0.2, 0.2]])

@@ -1,0 +1,214 @@
+"""Circuit breakers where they act: on that open's fills, on the next open's, on the episode."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from markets import stage
+
+from mtquant_rllib.env.core import Desk, Scene, StepResult
+from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.overseer import Overseer
+from mtquant_rllib.errors import MtquantError
+
+ROW = 270
+FLAT = (1.0, 1.0, 1.0, 1.0)
+FAR = 1e9
+"""A stop that no price reaches."""
+
+
+class Play:
+    """A desk at `ROW` that holds `book` once the first bar, on which nothing happens, is over."""
+
+    def __init__(self, settings, shown, book, *, ends_on_halt=False, bars=40):
+        market = stage(settings, ROW, {symbol: [FLAT, *bars_] for symbol, bars_ in shown.items()})
+        self.symbols = settings.universe.symbols
+        data = DeskData.of(settings, [market])
+        scene = Scene(3, ends_on_halt=ends_on_halt)
+        self.risk = Overseer(settings, 1, scene)
+        self.desk = Desk(settings, data.tape, data.features, 1, scene, self.risk)
+        self.desk.reset(np.array([0]), [EpisodeDraw(ROW, ROW + bars, 0.0, 0)])
+        self.bar(book)
+
+    def bar(self, book) -> StepResult:
+        """One bar with these proposed weights; the others are kept as they are."""
+        desk = self.desk
+        desk.observe_row()
+        desk.stop_atr[:] = FAR
+        weights = desk.weight.copy()
+        for symbol, weight in book.items():
+            weights[0, self.symbols.index(symbol)] = weight
+        return desk.advance_with_weights(weights)
+
+    def units(self, symbol: str) -> float:
+        return float(self.desk.book.units[0, self.symbols.index(symbol)])
+
+    @property
+    def fired(self) -> list[int]:
+        return self.risk.breakers.n_triggers[0].tolist()
+
+
+def gap(multiple: float) -> tuple[float, float, float, float]:
+    return (multiple,) * 4
+
+
+def slide(multiple: float) -> tuple[float, float, float, float]:
+    return (1.0, 1.0, multiple, multiple)
+
+
+def test_level_1_at_the_open_halves_the_positions_at_that_open(settings):
+    play = Play(settings, {"NAS100": [gap(0.91)]}, {"NAS100": 0.6, "EURUSD": 0.3})
+    nas, euro = play.units("NAS100"), play.units("EURUSD")
+    play.bar({})
+    assert play.fired == [1, 0, 0, 0]
+    lot = 0.1
+    assert 0.5 * nas - lot < play.units("NAS100") <= 0.5 * nas
+    assert 0.5 * euro - 1000 <= play.units("EURUSD") <= 0.5 * euro
+    play.bar({"NAS100": 0.6})
+    assert play.units("NAS100") > 0.9 * nas, "the cap lasts for one bar's fills"
+    assert play.fired == [1, 0, 0, 0], "once per crossing"
+
+
+def test_level_1_at_the_close_halves_at_the_next_open(settings):
+    play = Play(settings, {"NAS100": [slide(0.91), FLAT]}, {"NAS100": 0.6})
+    nas = play.units("NAS100")
+    play.bar({})
+    assert play.fired == [1, 0, 0, 0]
+    assert play.units("NAS100") == nas
+    play.bar({"NAS100": 0.6})
+    assert 0.5 * nas - 0.1 < play.units("NAS100") <= 0.5 * nas
+    play.bar({"NAS100": 0.6})
+    assert play.units("NAS100") > 0.5 * nas
+
+
+def test_level_2_allows_no_increase_for_three_bars_and_closes_until_var_is_half_its_limit(settings):
+    play = Play(settings, {"NAS100": [gap(0.82)]}, {"NAS100": 0.6, "EURUSD": 0.2})
+    play.bar({})
+    assert play.fired == [1, 1, 0, 0]
+    limit = settings.portfolio_risk.max_portfolio_var
+    held = []
+    for _ in range(4):
+        play.desk.observe_row()
+        held.append(play.units("XAUUSD"))
+        if len(held) < 4:
+            weights = play.desk.weights_now()
+            risk = play.risk.manager.measure(_proposal(play.desk, weights))
+            assert risk["var"][0] <= 0.5 * limit * (1 + 1e-9)
+        play.bar({"XAUUSD": 0.2})
+    # The open of the trigger is the first of the three bars.
+    assert held == [0.0, 0.0, 0.0, pytest.approx(held[3])]
+    assert held[3] > 0
+
+
+def _proposal(desk, weights):
+    from mtquant_rllib.risk.rules import Proposal
+
+    return Proposal(weights, weights, np.ones_like(weights, bool), desk.covariance, desk.correlation, desk.book.equity)
+
+
+def test_level_3_at_the_open_flattens_there_and_ends_a_training_episode(settings):
+    play = Play(settings, {"NAS100": [gap(0.74)]}, {"NAS100": 0.6, "EURUSD": 0.3}, ends_on_halt=True)
+    result = play.bar({"EURUSD": 0.5})
+    assert play.fired == [1, 1, 1, 0]
+    assert not play.desk.book.units.any()
+    assert result.terminated[0]
+    assert not result.truncated[0]
+
+
+def test_level_3_at_the_close_ends_a_training_episode_after_the_flattening_fill(settings):
+    play = Play(settings, {"NAS100": [slide(0.74), gap(0.73)]}, {"NAS100": 0.6}, ends_on_halt=True)
+    first = play.bar({})
+    assert play.fired == [1, 1, 1, 0]
+    assert play.units("NAS100") > 0
+    assert not first.terminated[0]
+    equity = play.desk.book.equity[0]
+    second = play.bar({"NAS100": 0.6})
+    assert not play.desk.book.units.any()
+    assert second.terminated[0]
+    assert play.desk.book.equity[0] < equity, "the flattening fill is paid for"
+
+
+def test_an_evaluation_carries_on_the_next_day_and_counts_it(settings):
+    play = Play(settings, {"NAS100": [slide(0.74)]}, {"NAS100": 0.6})
+    units = []
+    for _ in range(5):
+        result = play.bar({"NAS100": 0.6})
+        assert not result.terminated[0]
+        units.append(play.units("NAS100"))
+    breakers = play.risk.breakers
+    assert units[0] > 0
+    assert units[1] == 0, "flattened at the open after the trigger"
+    assert units[4] > 0, "trading again"
+    assert breakers.n_releases[0] == 1
+    assert breakers.latched[0] == 0
+
+
+def test_without_a_reset_an_evaluation_stays_flat(settings):
+    settings = settings.model_copy(
+        update={"desk": settings.desk.model_copy(update={"episode": settings.desk.episode.model_copy(update={"breaker_reset": "never"})})}
+    )
+    play = Play(settings, {"NAS100": [slide(0.74)]}, {"NAS100": 0.6})
+    for _ in range(6):
+        play.bar({"NAS100": 0.6})
+    assert play.units("NAS100") == 0
+    assert play.risk.breakers.n_releases[0] == 0
+
+
+def test_a_debt_at_the_open_is_closed_out_at_that_open_and_stays_on_record(settings):
+    """Oil opens at minus 90 with equity gone, and is back at its old price by the close: nobody is left to see it."""
+    play = Play(settings, {"WTIUSD": [(-1.5, 1.0, -1.5, 1.0)]}, {"WTIUSD": 0.7}, ends_on_halt=True)
+    result = play.bar({})
+    assert play.fired == [1, 1, 1, 1]
+    assert not play.desk.book.units.any()
+    assert play.desk.book.equity[0] == pytest.approx(100_000 * (1 - 0.7 * 2.5), rel=0.02)
+    assert result.terminated[0]
+    debt = play.desk.book.equity[0]
+    play.desk.park(np.array([0]))
+    play.bar({})
+    assert play.desk.book.equity[0] == debt
+    assert play.desk.row[0] == ROW + 2
+
+
+def test_a_bankruptcy_at_the_close_terminates_with_the_debt(settings):
+    play = Play(settings, {"WTIUSD": [(1.0, 1.0, -1.5, -1.5)]}, {"WTIUSD": 0.7})
+    result = play.bar({})
+    assert result.terminated[0]
+    assert play.desk.book.equity[0] < 0
+    assert result.portfolio_return[0] < -1
+    assert np.isfinite(result.rewards).all()
+    for agent_view in (play.desk.observe_meta(), play.desk.observe_instruments(), play.desk.observe_specialist(1)):
+        assert np.isfinite(agent_view).all()
+
+
+def test_no_money_follows_a_weight_that_is_no_number(settings):
+    play = Play(settings, {}, {"NAS100": 0.3})
+    with pytest.raises(MtquantError, match="NAS100 in environment 0"):
+        play.bar({"NAS100": float("nan")})
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_equal_weights_through_the_day_oil_closed_below_zero(settings, real_market, real, training):
+    """One eighth in each loses a third of everything on 2020-04-20: level 4, and out at the next open."""
+    day = int(np.searchsorted(real_market.stamps, np.datetime64("2020-04-20")))
+    scene = Scene(3, ends_on_halt=training)
+    risk = Overseer(settings, 1, scene)
+    desk = Desk(settings, real.tape, real.features, 1, scene, risk)
+    desk.reset(np.array([0]), [EpisodeDraw(day - 2, day + 30, 0.0, 0)])
+    equity, levels = [], []
+    for _ in range(10):
+        desk.observe_row()
+        desk.stop_atr[:] = FAR
+        result = desk.advance_with_weights(np.full((1, 8), 1 / 8) if desk.row[0] < day - 1 else desk.weight.copy())
+        equity.append(float(desk.book.equity[0]))
+        levels.append(int(risk.breakers.latched[0]))
+        if result.terminated[0]:
+            break
+    before, on_the_day = equity[0], equity[1]
+    assert -0.45 < on_the_day / before - 1 < -0.30
+    assert levels[1] == 4
+    assert not desk.book.units.any()
+    assert len(equity) == (3 if training else 10)
+    assert risk.breakers.n_triggers[0].tolist() == [1, 1, 1, 1]
+    if not training:
+        assert risk.breakers.n_releases[0] == 1
