@@ -1,3 +1,25 @@
 """Twelve RLlib policies trade eight instruments as one desk, with risk having the last word."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtquant_rllib.config import Settings
+    from mtquant_rllib.system import HierarchicalTradingSystem
+
 __version__ = "0.1.0"
+__all__ = ["HierarchicalTradingSystem", "Settings", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """The two names most people need, imported when they are asked for: torch and Ray stay out until then."""
+    if name == "Settings":
+        from mtquant_rllib.config import Settings
+
+        return Settings
+    if name == "HierarchicalTradingSystem":
+        from mtquant_rllib.system import HierarchicalTradingSystem
+
+        return HierarchicalTradingSystem
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

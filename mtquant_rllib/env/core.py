@@ -28,20 +28,20 @@ from mtquant_rllib.env.track_record import DailyReturns, TrackRecord
 from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio import tape as channel
-from mtquant_rllib.portfolio.book import Book
+from mtquant_rllib.portfolio.book import Book, row_sums
 from mtquant_rllib.portfolio.costs import night_cost, trade_cost
 from mtquant_rllib.portfolio.tape import Tape
 from mtquant_rllib.risk import stops
 from mtquant_rllib.risk.packed import PackedIndex
 
 def _domain_pair_sums(packed: PackedIndex, domain_of: np.ndarray, n_domains: int) -> np.ndarray:
-    """Matrix (n_pairs, D * D) that sums packed pairwise products, off-diagonal ones counted twice, into a symmetric
+    """Matrix (D * D, n_pairs) that sums packed pairwise products, off-diagonal ones counted twice, into a symmetric
     matrix of domains."""
     sums = np.zeros((len(packed.first), n_domains, n_domains))
     pairs, one, other = np.arange(len(packed.first)), domain_of[packed.first], domain_of[packed.second]
     np.add.at(sums, (pairs, one, other), 0.5)
     np.add.at(sums, (pairs, other, one), 0.5)
-    return sums.reshape(len(packed.first), -1)
+    return np.ascontiguousarray(sums.reshape(len(packed.first), -1).T)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,6 @@ class Desk:
         self._per_domain = np.array([len(domain.symbols) for domain in universe.domains], dtype=np.float64)[
             self.domain_of
         ]
-        self._membership = (self.domain_of[:, None] == np.arange(n_domains)).astype(np.float64)
         self._adv_ccy = np.array([row.adv_usd for row in settings.instruments])
         lot_units = np.array([row.contract * row.lot_step for row in settings.instruments])
         self.book = Book(n_envs, lot_units, self.config.account.start_equity_ccy)
@@ -265,7 +264,7 @@ class Desk:
         def compute() -> np.ndarray:
             d = self.universe.n_domains
             products = self._packed.products(self.weight) * self.covariance
-            return (products @ self._pair_sums).reshape(-1, d, d)
+            return np.matvec(self._pair_sums, products).reshape(-1, d, d)
 
         return self._once("domain_covariance", compute)
 
@@ -583,8 +582,8 @@ class Desk:
         book = self.book
         net_ccy = book.pnl_ccy - book.cost_ccy - book.financing_ccy
         self.instrument_return = net_ccy / equity_before[:, None]
-        domain_return = self.instrument_return @ self._membership
-        self.portfolio_return = domain_return @ np.ones(self.universe.n_domains)
+        domain_return = self._by_domain(self.instrument_return)
+        self.portfolio_return = row_sums(domain_return)
         streams = np.concatenate((self.portfolio_return[:, None], domain_return, self.instrument_return), axis=1)
         self.daily.step(equity_before, book.equity, new_day)
         self.record.step(domain_return)
@@ -600,6 +599,10 @@ class Desk:
             terminated = bankrupt | (self.oversight.episode_is_over() & ~self.parked)
         truncated = (self.row >= self.stop_row) & ~terminated & ~self.parked
         return StepResult(reward, terminated, truncated, self.portfolio_return)
+
+    def _by_domain(self, of_instruments: np.ndarray) -> np.ndarray:
+        """Sums over each domain's instruments, (B, n) -> (B, D)."""
+        return np.stack([row_sums(of_instruments[:, part]) for part in self.universe.domain_slices], axis=1)
 
     def _standardise(self, streams: np.ndarray) -> np.ndarray:
         """Net returns in units of the volatility that each book was sized for, (B, 1 + D + n), clipped."""
@@ -621,7 +624,7 @@ class Desk:
         weights = self.settings.rewards
         d = self.universe.n_domains
         edited = np.abs(self.proposed - self.ordered)
-        edits = np.concatenate((edited.sum(axis=1, keepdims=True), edited @ self._membership, edited), axis=1)
+        edits = np.concatenate((row_sums(edited)[:, None], self._by_domain(edited), edited), axis=1)
         score = (streams - weights.drawdown * drawdown_increment) / self.sigma_target - weights.edits * edits
         var = self.oversight.var_forecast() if self.oversight is not None else np.full(self.n_envs, np.inf)
         score[:, 0] -= weights.var_excess * rewards.var_excess(self.portfolio_return, var) / self.sigma_target

@@ -19,6 +19,7 @@ from mtquant_rllib.env.overseer import Overseer
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.baselines import MarketView, WeightRule
 from mtquant_rllib.evaluation.measures import sharpe
+from mtquant_rllib.evaluation.oracle import oracle_actions, oracle_targets
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.registry import DeskWidths
@@ -110,6 +111,23 @@ class RulePlayer:
             n_rows_per_path=desk.tape.rows_per_path,
         )
         return self._rule(desk.row, view)
+
+
+class OraclePlayer:
+    """Knows the planted mean, and is held to the desk's own actions, costs and risk rules."""
+
+    def __init__(self, settings: Settings, mu: np.ndarray, sigma: np.ndarray) -> None:
+        self._config = settings.synthetic.oracle
+        self._targets = oracle_targets(mu, sigma, self._config.slope)
+
+    def __call__(self, desk: Desk) -> np.ndarray:
+        actions = oracle_actions(self._targets[desk.row], desk.universe, self._config)
+        everywhere = np.ones(desk.n_envs, dtype=bool)
+        desk.decide_meta(actions.meta, everywhere)
+        for domain, raw in enumerate(actions.specialists):
+            desk.decide_specialist(domain, raw, everywhere)
+        desk.decide_instruments(actions.instruments)
+        return desk.propose()
 
 
 def whole(stretches: Sequence[Stretch]) -> list[EpisodeDraw]:

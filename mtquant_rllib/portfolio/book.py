@@ -13,6 +13,12 @@ import numpy as np
 _LOT_SLACK = 1e-7
 
 
+def row_sums(array: np.ndarray) -> np.ndarray:
+    """Sums of short rows, (B, k) -> (B,): several times faster than a reduction, and the same to the last bit however many rows
+    there are beside it, which a matrix product does not promise."""
+    return np.einsum("bi->b", array)
+
+
 class Book:
     """Arrays of B accounts by n instruments.
 
@@ -45,8 +51,6 @@ class Book:
         self.cost_ccy = np.zeros(shape)
         self.financing_ccy = np.zeros(shape)
         self.traded_ccy = np.zeros(shape)
-        # A product with ones sums short rows several times faster than a reduction does.
-        self._ones = np.ones(len(lot_units))
 
     def reset(self, accounts: np.ndarray) -> None:
         """Open the accounts with these indices afresh: cash only."""
@@ -68,16 +72,16 @@ class Book:
 
     def finance(self, amount_ccy: np.ndarray) -> None:
         self.financing_ccy += amount_ccy
-        self.equity -= amount_ccy @ self._ones
+        self.equity -= row_sums(amount_ccy)
 
     def settle(self, amount_ccy: np.ndarray) -> None:
         """Credit the price P&L of a stretch of the bar."""
         self.pnl_ccy += amount_ccy
-        self.equity += amount_ccy @ self._ones
+        self.equity += row_sums(amount_ccy)
 
     def charge(self, amount_ccy: np.ndarray) -> None:
         self.cost_ccy += amount_ccy
-        self.equity -= amount_ccy @ self._ones
+        self.equity -= row_sums(amount_ccy)
 
     def flatten(self, hit: np.ndarray) -> None:
         """Empty the positions marked in `hit` (B, n). Their P&L and cost are the caller's to settle."""

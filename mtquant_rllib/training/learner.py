@@ -64,6 +64,10 @@ class ModuleEpochs:
 class DeskLearner(PPOTorchLearner):
     """See the module's docstring. `config.desk` names the schedule: budget_bars and learning_rate_final_frac."""
 
+    # Always there once built; RLlib declares it optional, and does not know ours.
+    config: Any
+    _module: Any
+
     def build(self) -> None:
         pin_torch()
         super().build()
@@ -72,8 +76,9 @@ class DeskLearner(PPOTorchLearner):
         module = self._module[module_id]
         params = self.get_parameters(module)
         fused = all(param.device.type in ("cpu", "cuda") for param in params)
-        optimizer = torch.optim.Adam(params, lr=config.lr, eps=1e-5, fused=fused)
-        self.register_optimizer(module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=config.lr)
+        rate = self.config.desk["learning_rates"][module_id]
+        optimizer = torch.optim.Adam(params, lr=rate, eps=1e-5, fused=fused)
+        self.register_optimizer(module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=rate)
         # RLlib's scheduler counts turns and would set its own rate after every update.
         self._optimizer_lr_schedules.pop(optimizer, None)
 
@@ -84,7 +89,7 @@ class DeskLearner(PPOTorchLearner):
         left = 1.0 - min(self._bars / desk["budget_bars"], 1.0)
         share = desk["learning_rate_final_frac"] + (1.0 - desk["learning_rate_final_frac"]) * left
         for module_id in list(self.module.keys()):
-            rate = self.config.get_config_for_module(module_id).lr * share
+            rate = desk["learning_rates"][module_id] * share
             for _, optimizer in self.get_optimizers_for_module(module_id):
                 self._set_optimizer_lr(optimizer, lr=rate)
 
@@ -93,7 +98,7 @@ class DeskLearner(PPOTorchLearner):
         config = self.config
         rows = {}
         for name, trajectories in by_module(fragments).items():
-            module = self.module[name]
+            module = self._module[name]
             module.eval()
             seen = np.concatenate([trajectory.observations for trajectory in trajectories])
             with torch.no_grad():
@@ -124,7 +129,7 @@ class DeskLearner(PPOTorchLearner):
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> torch.Tensor:
         """Clipped surrogate, clipped squared value error, entropy bonus (Schulman et al. 2017)."""
-        module = self.module[module_id].unwrapped()
+        module = self._module[module_id].unwrapped()
         now = module.get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
         ratio = torch.exp(now.logp(batch[Columns.ACTIONS]) - batch[Columns.ACTION_LOGP])
         advantage = batch[Postprocessing.ADVANTAGES]
@@ -140,7 +145,7 @@ class DeskLearner(PPOTorchLearner):
             )
         return policy_loss + config.vf_loss_coeff * value_loss - config.entropy_coeff * entropy
 
-    def _update(self, batch: dict[str, Any]) -> tuple[Any, Any, Any]:
+    def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
         fwd_out = self.module.forward_train(batch)
         losses = self.compute_losses(fwd_out=fwd_out, batch=batch)
         for module_id in losses:

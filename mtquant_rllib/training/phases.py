@@ -208,9 +208,6 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
         )
         .rl_module(
             rl_module_spec=module_specs(settings.universe, DeskWidths.of(settings), settings, only=plan.modules),
-            algorithm_config_overrides_per_module={
-                module: DeskPPOConfig.overrides(lr=rate) for module, rate in rates.items()
-            },
         )
         .learners(num_learners=0, num_gpus_per_learner=share.gpus)
         .resources(num_cpus_for_main_process=share.cpus)
@@ -234,6 +231,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
         budget_bars=budget,
         bars_per_update=update,
         validations=recipe.validations,
+        learning_rates=rates,
         learning_rate_final_frac=recipe.learning_rate_final_frac,
         explore_frozen=recipe.explore_frozen,
         make_validator=make_validator,

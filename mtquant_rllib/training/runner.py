@@ -58,7 +58,7 @@ class _Track:
         self.rows = []
         return Trajectory(
             module=self.module,
-            observations=np.stack([*observations, self.observation]),
+            observations=np.stack([*observations, np.asarray(self.observation)]),
             actions=np.stack(actions),
             logits=np.stack(logits),
             log_probs=np.array(log_probs, np.float32),
@@ -70,6 +70,11 @@ class _Track:
 
 class DeskEnvRunner(MultiAgentEnvRunner):
     """Samples bars. See the module's docstring."""
+
+    # Always there where bars are sampled; RLlib declares them optional.
+    config: Any
+    env: Any
+    module: Any
 
     def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
         torch.set_num_threads(1)
@@ -92,7 +97,7 @@ class DeskEnvRunner(MultiAgentEnvRunner):
         if self.module is not None:
             self.module.foreach_module(lambda _, module: module.eval())
 
-    def sample(
+    def sample(  # type: ignore[override]
         self,
         *,
         num_timesteps: int | None = None,

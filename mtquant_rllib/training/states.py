@@ -47,7 +47,7 @@ def write(folder: Path, states: Mapping[str, ModuleState], **notes: Any) -> dict
     half.mkdir()
     for module, state in states.items():
         with open(half / f"{module}.npz", "wb") as file:
-            np.savez(file, **{key: np.asarray(array) for key, array in state.items()})
+            np.savez(file, allow_pickle=False, **{key: np.asarray(array) for key, array in state.items()})
     (half / INDEX).write_text(json.dumps({"modules": hashes, **notes}, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     half.rename(folder)

@@ -6,14 +6,19 @@ into the experiment, so a run restores where it lies now and with the code that 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ray.tune import PlacementGroupFactory
 
+from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.algorithm import DeskPPO, run_folder
 from mtquant_rllib.training.manifest import Manifest
 from mtquant_rllib.training.phases import TRIAL, Share, build_config, plan_named, plan_phase
+
+logger = logging.getLogger(__name__)
 
 
 class DeskTrial(DeskPPO):
@@ -27,6 +32,25 @@ class DeskTrial(DeskPPO):
         manifest = Manifest.read(run_folder())
         plan = plan_named(manifest.load_settings(), config["phase"], config[TRIAL])
         super().__init__(build_config(plan, manifest, _share(manifest, config)), *args, **kwargs)
+
+    def restore(self, checkpoint_path: Any) -> None:
+        """Restore, and where the checkpoint is gone, from the newest one beside it that is whole.
+
+        Tune deletes old checkpoints before it writes down that they are old; a driver killed in between leaves a record
+        of one that is no more.
+        """
+        checkpoint = getattr(checkpoint_path, "checkpoint", checkpoint_path)
+        path = Path(getattr(checkpoint, "path", checkpoint))
+        if path.is_dir() or not path.parent.is_dir():
+            super().restore(checkpoint_path)
+            return
+        for candidate in sorted(path.parent.glob("checkpoint_*"), reverse=True):
+            try:
+                super().restore(str(candidate))
+                return
+            except Exception as error:
+                logger.warning("%s cannot be restored: %s", candidate, error)
+        raise RunError(f"{path}: this checkpoint is gone, and no other in {path.parent} is whole")
 
     def step(self) -> dict[str, Any]:
         return {**super().step(), TRIAL: self.tune_config[TRIAL]}

@@ -1,0 +1,150 @@
+"""Positive and negative control: does the system find what is there, and nothing where there is nothing?
+
+On the planted market an oracle that knows the exact conditional mean is replayed through the same core, costs and risk rules; what
+counts is the share of its pooled net Sharpe that the policies earn on paths that nobody trained on. On the null market the bars are a
+martingale: a gross Sharpe away from zero, or a net one above it, is a leak. Untrained networks and random convictions stand
+beside both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.env.data import DeskData, truth
+from mtquant_rllib.evaluation.baselines import weight_rules
+from mtquant_rllib.evaluation.record import Record
+from mtquant_rllib.evaluation.rollout import OraclePlayer, PolicyPlayer, RulePlayer, closes_of, play, whole
+from mtquant_rllib.evaluation.statistics import Interval, pooled_sharpe_interval, share_of_oracle
+
+States = Mapping[str, Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class ControlResult:
+    """What a control shows.
+
+    books
+        Pooled net and gross Sharpe of each book, with intervals: the desk (mean over training seeds), untrained, random, and on
+        a market with something planted the oracle.
+    per_seed
+        Pooled net Sharpe of each training seed.
+    share, share_per_seed
+        Share of the oracle's net Sharpe; None on the null market.
+    years
+        Test years pooled.
+    """
+
+    variant: str
+    years: float
+    books: dict[str, dict[str, Interval]]
+    per_seed: list[float]
+    share: Interval | None
+    share_per_seed: list[float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        tree: dict[str, Any] = {
+            "variant": self.variant,
+            "test_years": self.years,
+            "net_sharpe_per_seed": self.per_seed,
+            "share_per_seed": self.share_per_seed,
+            "books": {
+                name: {kind: _plain(interval) for kind, interval in kinds.items()} for name, kinds in self.books.items()
+            },
+        }
+        if self.share is not None:
+            tree["share"] = _plain(self.share)
+        return tree
+
+
+def judge(
+    settings: Settings,
+    data_folder: Path,
+    trained: Sequence[States],
+    untrained: States,
+    *,
+    equal_allocation: bool,
+) -> ControlResult:
+    """Play every training seed's policies, the oracle, untrained and random over the test split, path by path.
+
+    Parameters
+    ----------
+    trained
+        Module states, one mapping per training seed.
+    untrained
+        Freshly initialised states of the same networks.
+    equal_allocation
+        Judge the desk after phase 1, before there is a meta-controller.
+    """
+    data = DeskData.open(data_folder, "test")
+    draws = whole(data.stretches)
+
+    def policies(states: States) -> Record:
+        return play(settings, data, PolicyPlayer.of(settings, states, equal_allocation=equal_allocation), draws, name="desk")
+
+    desks = [policies(states) for states in trained]
+    others = {
+        "untrained": policies(untrained),
+        "random": play(settings, data, RulePlayer(weight_rules(settings)["random"], closes_of(data)), draws, name="random"),
+    }
+    mu, sigma = truth(data_folder, "test")
+    planted = bool(np.any(mu))
+    if planted:
+        others["oracle"] = play(settings, data, OraclePlayer(settings, mu, sigma), draws, name="oracle")
+    bootstrap, per_year = settings.evaluation.bootstrap, data.tape.bars_per_year
+
+    def sharpes(records: Sequence[Record]) -> dict[str, Interval]:
+        rng = np.random.default_rng(settings.seed)
+        return {
+            "net": pooled_sharpe_interval(np.stack([r.returns for r in records]), per_year, bootstrap, rng),
+            "gross": pooled_sharpe_interval(np.stack([r.gross_returns for r in records]), per_year, bootstrap, rng),
+        }
+
+    share = None
+    if planted:
+        share = share_of_oracle(
+            np.stack([record.returns for record in desks]),
+            others["oracle"].returns,
+            per_year,
+            bootstrap,
+            np.random.default_rng(settings.seed),
+        )
+    return ControlResult(
+        variant=settings.embedded.variant,
+        years=float(desks[0].played.sum() / per_year),
+        books={"desk": sharpes(desks), **{name: sharpes([record]) for name, record in others.items()}},
+        per_seed=[sharpes([record])["net"].estimate for record in desks],
+        share=None if share is None else share.share,
+        share_per_seed=[] if share is None else [float(value) for value in share.per_seed],
+    )
+
+
+def _plain(interval: Interval) -> dict[str, float]:
+    return {"estimate": interval.estimate, "lower": interval.lower, "upper": interval.upper}
+
+
+def print_control(result: ControlResult, console: Console) -> None:
+    """The verdict as a table."""
+    table = Table(title=f"{result.variant} market, {result.years:.0f} test years", box=box.SIMPLE)
+    for heading in ("book", "net Sharpe", "gross Sharpe", "share of the oracle"):
+        table.add_column(heading, justify="left" if heading == "book" else "right")
+    for name, kinds in result.books.items():
+        share = _text(result.share) if name == "desk" and result.share is not None else ""
+        table.add_row(name, _text(kinds["net"]), _text(kinds["gross"]), share)
+    console.print(table)
+    seeds = ", ".join(f"{sharpe:.2f}" for sharpe in result.per_seed)
+    shares = ", ".join(f"{share:.0%}" for share in result.share_per_seed)
+    console.print(f"per training seed: net Sharpe {seeds}" + (f"; share {shares}" if shares else ""))
+
+
+def _text(interval: Interval) -> str:
+    return f"{interval.estimate:.2f} [{interval.lower:.2f}, {interval.upper:.2f}]"

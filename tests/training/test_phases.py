@@ -1,0 +1,69 @@
+"""Phases as plans: who plays, who learns, with which numbers and on which share of the machines."""
+
+from __future__ import annotations
+
+import pytest
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.training.phases import Numbers, Share, bars_per_update, budget_bars, learning_rates, plan_phase
+from mtquant_rllib.universe import META
+
+SETTINGS = Settings.load()
+
+
+def test_phase_1_trains_each_specialist_beside_its_own_instruments() -> None:
+    plans = {plan.name: plan for plan in plan_phase(SETTINGS, 1)}
+    assert plans["commodities"].learning == ("commodities_specialist", "XAUUSD", "WTIUSD")
+    assert sorted(module for plan in plans.values() for module in plan.modules) == sorted(
+        module for module in SETTINGS.universe.policies() if module != META
+    )
+
+
+def test_phase_2_teaches_the_meta_controller_alone_and_phase_3_everyone() -> None:
+    (second,), (third,) = plan_phase(SETTINGS, 2), plan_phase(SETTINGS, 3)
+    assert (len(second.modules), second.learning) == (12, (META,))
+    assert third.learning == third.modules == SETTINGS.universe.policies()
+
+
+def test_a_module_shared_by_all_instruments_makes_phase_1_one_trial() -> None:
+    shared = Settings.load(overrides=["networks.sharing=all"])
+    (plan,) = plan_phase(shared, 1)
+    assert plan.domains == ("forex", "commodities", "equity")
+    assert plan.modules == ("forex_specialist", "commodities_specialist", "equity_specialist", "instruments")
+    assert budget_bars(shared, plan, 1.0) == 3 * SETTINGS.training.phase_1_timesteps
+
+
+def test_budgets_are_the_documents_times_the_scale() -> None:
+    budgets = [budget_bars(SETTINGS, plan_phase(SETTINGS, phase)[0], 0.02) for phase in (1, 2, 3)]
+    assert budgets == [10_000, 6_000, 20_000]
+
+
+def test_the_document_to_the_letter_runs_its_own_numbers() -> None:
+    letter = Numbers.of(Settings.load("document.yaml"))
+    assert letter == Numbers(3e-4, gamma=0.99, gae_lambda=0.95, n_epochs=10, batch_size=256, clip_range=0.2)
+    assert bars_per_update(Settings.load("document.yaml"), 500_000) == 2048
+
+
+def test_the_recipe_overrides_what_was_measured_to_learn_better() -> None:
+    assert Numbers.of(SETTINGS) == Numbers(5e-4, gamma=0.99, gae_lambda=0.3, n_epochs=4, batch_size=512, clip_range=0.2)
+
+
+def test_a_level_can_have_a_learning_rate_of_its_own() -> None:
+    settings = Settings.load(overrides=["recipe.learning_rates.specialists=1e-4"])
+    rates = learning_rates(settings, ("meta_controller", "forex_specialist", "EURUSD"))
+    assert rates == {"meta_controller": 5e-4, "forex_specialist": 1e-4, "EURUSD": 5e-4}
+
+
+@pytest.mark.parametrize(("budget", "bars"), [(500_000, 8192), (10_000, 1250), (50, 16)])
+def test_a_small_budget_is_spent_in_several_updates(budget: int, bars: int) -> None:
+    assert bars_per_update(SETTINGS, budget) == bars
+
+
+def test_three_trials_fit_on_two_cores_and_share_one_gpu() -> None:
+    share = Share.of(SETTINGS, trials=3, cpus=2.0, gpus=1.0)
+    assert 3 * share.cpus <= 2.0
+    assert 3 * share.gpus <= 1.0
+    two_runners = Settings.load(overrides=["resources.runners=2"])
+    share = Share.of(two_runners, trials=3, cpus=2.0, gpus=0.0)
+    assert 3 * (share.cpus + 2 * share.runner_cpus) <= 2.0
+    assert Share.of(Settings.load(overrides=["resources.gpus=none"]), 1, 2.0, 1.0).gpus == 0.0

@@ -1,0 +1,89 @@
+"""What a run leaves behind: module states, manifest, curves in which no iteration stands twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.training import states
+from mtquant_rllib.training.callbacks import clock, truncated_csv, truncated_jsonl
+from mtquant_rllib.training.manifest import Manifest, MarketRecord
+
+
+def two_modules() -> dict[str, dict[str, np.ndarray]]:
+    return {"a": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, "b": {"w": np.zeros(2), "n": np.array(3)}}
+
+
+def test_module_states_come_back_as_they_were(tmp_path: Path) -> None:
+    hashes = states.write(tmp_path / "best", two_modules(), bars=7)
+    back = states.read(tmp_path / "best")
+    assert {name: states.sha256(state) for name, state in back.items()} == hashes
+    assert states.index(tmp_path / "best")["bars"] == 7
+    assert list(states.read(tmp_path / "best", ["b"])) == ["b"]
+
+
+def test_a_hash_sees_a_bit_a_shape_and_a_name() -> None:
+    base = {"w": np.zeros((2, 3), np.float32)}
+    changed = base["w"].copy()
+    changed[1, 2] = 1e-30
+    for other in ({"w": changed}, {"w": base["w"].reshape(3, 2)}, {"v": base["w"]}, {"w": base["w"].astype(float)}):
+        assert states.sha256(other) != states.sha256(base)
+
+
+def test_a_damaged_or_missing_state_is_refused(tmp_path: Path) -> None:
+    states.write(tmp_path / "best", two_modules())
+    with pytest.raises(RunError, match=r"no state of c; there are a, b"):
+        states.read(tmp_path / "best", ["c"])
+    with open(tmp_path / "best" / "a.npz", "wb") as file:
+        np.savez(file, w=np.ones((2, 3), np.float32))
+    with pytest.raises(RunError, match="damaged"):
+        states.read(tmp_path / "best")
+    with pytest.raises(RunError, match="no module states here"):
+        states.read(tmp_path)
+
+
+def begun(tmp_path: Path) -> Manifest:
+    market = MarketRecord(kind="synthetic", data=str(tmp_path / "cache" / "embedded-0123"))
+    return Manifest.begin("one", Settings.load(), market, 0.5, [1, 2, 3])
+
+
+def test_a_manifest_carries_the_whole_of_the_settings(tmp_path: Path) -> None:
+    begun(tmp_path).write(tmp_path / "one")
+    back = Manifest.read(tmp_path / "one")
+    assert back.load_settings() == Settings.load()
+    assert back.market.content == "embedded-0123"
+    assert [record.status for record in back.phases.values()] == ["pending"] * 3
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["manifest.json"]
+
+
+def test_a_folder_that_is_no_run_names_those_that_are(tmp_path: Path) -> None:
+    begun(tmp_path).write(tmp_path / "one")
+    with pytest.raises(RunError, match=r"no such run folder; the runs in .* are one"):
+        Manifest.read(tmp_path / "two")
+    (tmp_path / "half").mkdir()
+    with pytest.raises(RunError, match="no manifest.json"):
+        Manifest.read(tmp_path / "half")
+    (tmp_path / "half" / "manifest.json").write_text('{"format": 99}')
+    with pytest.raises(RunError, match="not readable as a manifest"):
+        Manifest.read(tmp_path / "half")
+
+
+def test_a_restored_curve_loses_what_comes_again_and_half_a_row() -> None:
+    text = "bars,iteration\n10,1\n20,2\n30,3\n40,4\n5"
+    assert truncated_csv(text, "iteration", 3) == "bars,iteration\n10,1\n20,2\n"
+    assert truncated_csv("bars,iteration\n10,1\n10,1\n20,2\n", "iteration", 9) == "bars,iteration\n10,1\n20,2\n"
+    assert truncated_csv("", "iteration", 3) == ""
+
+
+def test_restored_json_lines_lose_what_comes_again() -> None:
+    lines = [json.dumps({"i": i}) for i in (1, 2, 3)]
+    assert truncated_jsonl("\n".join(lines) + "\n" + '{"i": 4', "i", 3) == lines[0] + "\n" + lines[1] + "\n"
+
+
+def test_time_left_reads_like_a_clock() -> None:
+    assert [clock(s) for s in (5, 65, 3725, float("nan"))] == ["0:05", "1:05", "1:02:05", "?"]
