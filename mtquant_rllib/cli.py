@@ -6,6 +6,7 @@ import argparse
 import difflib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,10 +31,11 @@ class _Parser(argparse.ArgumentParser):
     def _nearest(self, message: str) -> str:
         commands = [name for action in self._actions if isinstance(action.choices, dict) for name in action.choices]
         options = [option for action in self._actions for option in action.option_strings]
-        for quoted in message.replace("'", " ").replace(",", " ").split():
-            word = quoted.split("=")[0]
+        wrong = re.search(r"invalid choice: '?([^' ]+)'?|unrecognized arguments: (.+)", message)
+        for given in (wrong[1] or wrong[2]).split() if wrong else ():
+            word = given.split("=")[0]
             known = options if word.startswith("-") else commands
-            if word not in known and (near := difflib.get_close_matches(word, known, n=1, cutoff=0.5)):
+            if near := difflib.get_close_matches(word, known, n=1, cutoff=0.5):
                 return f"; did you mean {near[0]}?"
         return ""
 
@@ -96,6 +98,8 @@ def build_parser() -> argparse.ArgumentParser:
     read.add_argument("--repair", action="store_true", help="sort, drop duplicates and bad rows, and say how many")
     read.add_argument("--symbol", help="the instrument, where the file does not name it")
     read.add_argument("--timezone", help="of the stamps, where the file does not say: UTC, New York+7, UTC+2")
+    read.add_argument("--scale", type=int, metavar="N", help="divisor of the prices, where a file stores scaled integers")
+    read.add_argument("--date-format", help="of the stamps, where it is ambiguous, such as %%d/%%m/%%Y")
     read.add_argument("--json", type=Path, metavar="FILE", help="write the import report here")
 
     drawn = _add(
@@ -147,6 +151,27 @@ def build_parser() -> argparse.ArgumentParser:
         commands, "resume", _resume, "carry on a run that was stopped, from its manifest", "mtquant resume runs/real"
     )
     carry.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, or its name under runs/")
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure speed and memory",
+        description="Measure speed and memory.",
+        epilog="example:\n  mtquant bench core --market bars.parquet --macro macro.parquet --json core.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    benches = bench.add_subparsers(dest="what", metavar="WHAT", required=True, parser_class=_Parser)
+    core = _add(
+        benches,
+        "core",
+        _bench_core,
+        "step the batched core with risk on, and say how many bars a second and how much memory",
+        "mtquant bench core --environments 1024 --json core.json",
+    )
+    core.add_argument("--market", type=Path, metavar="FILE", help="bars (default: the embedded market)")
+    core.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
+    core.add_argument("--environments", type=int, default=1024, metavar="B", help="default: %(default)s")
+    core.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
 
     judge = _add(
         commands,
@@ -200,13 +225,15 @@ def _write_json(path: Path, tree: Any) -> None:
 
 
 def _data_import(args: argparse.Namespace) -> None:
+    from mtquant_rllib.config.loader import validate
     from mtquant_rllib.config.market import FileOptions
     from mtquant_rllib.market import importers
 
     settings = _settings(args)
     options = None
-    if args.symbol or args.timezone:
-        options = FileOptions(symbol=args.symbol, timezone=args.timezone)
+    if args.symbol or args.timezone or args.scale or args.date_format:
+        given = {key: getattr(args, key) for key in ("symbol", "timezone", "scale", "date_format")}
+        options = validate(FileOptions, given, "mtquant data import")
     found = importers.import_paths(args.files, settings, options=options, repair=args.repair)
     for line in found.report.lines():
         print(line)
@@ -264,6 +291,27 @@ def _data_describe(args: argparse.Namespace) -> None:
     rich.print(findings.render())
     if args.json is not None:
         _write_json(args.json, findings.to_dict())
+
+
+def _bench_core(args: argparse.Namespace) -> None:
+    if args.environments < 1:
+        raise ConfigError(f"--environments {args.environments}: expected at least 1")
+    settings = _settings(args)
+    _check_files(args.market, args.macro)
+    from mtquant_rllib.bench.core import bench_core
+    from mtquant_rllib.env.data import prepare_embedded, prepare_files
+
+    if args.market is None:
+        folder = prepare_embedded(settings)
+    else:
+        folder = prepare_files(settings, args.market, args.macro)
+    figures = bench_core(settings, folder, n_envs=args.environments)
+    print(
+        f"{figures['bars_per_s']:,.0f} bars/s with {args.environments} environments, risk on, one core; "
+        f"resident memory {figures['rss_mb']:.0f} MB"
+    )
+    if args.json is not None:
+        _write_json(args.json, figures)
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Overseer", "RiskEdit"]
 
+_FINE_LOT = 0.05
+"""Lots under this share of equity are fine: rounding moves a measure by a few per cent only."""
 _LOT_MARGIN = 0.85
-"""Share of a limit from which a rounded book is measured again: lots are at most a few per cent of a position."""
+"""Share of a limit from which a book of fine lots is measured again after rounding."""
 _LOT_ROUNDS = 6
 
 
@@ -53,7 +55,7 @@ class Overseer:
         self.unrepairable = np.zeros(n_envs, dtype=bool)
         self._everything = np.ones((n_envs, n), dtype=bool)
         self._flat = np.ones(n_envs, dtype=bool)
-        self._at_open: tuple[np.ndarray, RiskDecision] | None = None
+        self._at_open: list[tuple[np.ndarray, RiskDecision]] = []
 
     def reset(self, envs: np.ndarray) -> None:
         mask = np.zeros(len(self.rule), dtype=bool)
@@ -83,7 +85,7 @@ class Overseer:
             var_limit_scale=limits.var_limit_scale,
         )
         self.decision = decision = self.manager.repair(proposal)
-        self._at_open = None
+        self._at_open = []
         np.copyto(self.rule, decision.rule)
         np.copyto(self.unrepairable, decision.unrepairable)
         return self._in_whole_lots(desk, proposal, decision)
@@ -111,7 +113,7 @@ class Overseer:
             var_limit_scale=at(limits.var_limit_scale),
         )
         decision = self.manager.repair(proposal)
-        self._at_open = (envs, decision)
+        self._at_open.append((envs, decision))
         refused = ~fillable & (wanted != held)
         rule = np.where(refused, RuleId.UNTRADABLE, decision.rule)
         self.rule[envs] = np.where(rule != 0, rule, self.rule[envs])
@@ -122,10 +124,12 @@ class Overseer:
         """The executed book cut to whole lots, and shrunk further where that took a hedge below what it hedged."""
         weights = desk.weight_of(desk.units_of(decision.executed))
         limits = self.manager.limits
-        near = (decision.measures["var"] > _LOT_MARGIN * limits["var"]) | (
+        var_limit = limits["var"] if proposal.var_limit_scale is None else limits["var"] * proposal.var_limit_scale
+        near = (decision.measures["var"] > _LOT_MARGIN * var_limit) | (
             decision.measures["correlation"] > _LOT_MARGIN * limits["correlation"]
         )
-        rows = np.flatnonzero(near)
+        coarse = (np.abs(desk.weight_of(desk.book.lot_units)) > _FINE_LOT).any(axis=1)
+        rows = np.flatnonzero(near | coarse)
         for _ in range(_LOT_ROUNDS):
             if not len(rows):
                 return weights
@@ -196,8 +200,7 @@ class Overseer:
     def edits(self, env: int) -> list[RiskEdit]:
         """What was changed in the last bar in one environment, the open's changes after the close's."""
         found = self.decision.edits(env) if self.decision is not None else []
-        if self._at_open is not None:
-            envs, decision = self._at_open
+        for envs, decision in self._at_open:
             at = np.flatnonzero(envs == env)
             if len(at):
                 found = found + decision.edits(int(at[0]))

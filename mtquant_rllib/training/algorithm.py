@@ -80,8 +80,8 @@ class DeskPPOConfig(PPOConfig):
         folder
             Where its module states are kept, relative to the run's.
         learning_rates
-            Of each module, at the start of the budget. RLlib's per-module overrides would do the same, but each copies the
-            copies made before it: with twelve modules a checkpoint then has 130 MB of configuration.
+            Of each module, at the start of the budget. RLlib's per-module overrides would do the same, but each copies
+            the copies made before it: with twelve modules a checkpoint then has 130 MB of configuration.
         start
             Folder of module states to begin with, relative to the run's; modules it does not hold begin fresh.
         best_from_start

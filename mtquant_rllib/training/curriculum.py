@@ -164,7 +164,7 @@ def _session(settings: Settings, run: Path, address: str | None) -> Iterator[Mac
         "log_to_driver": False,
         "logging_level": logging.ERROR,
     }
-    # Checkpoints that Tune's record still lists but that are gone already: each is reported with a traceback, and harmless.
+    # After a kill, Tune's record lists checkpoints that are gone already, and each is reported with a traceback.
     logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     if address is None:
         # "local": never the session that a killed driver left behind.

@@ -66,7 +66,7 @@ def test_a_folder_that_is_no_run_names_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no such run folder; the runs in .* are one"):
         Manifest.read(tmp_path / "two")
     (tmp_path / "half").mkdir()
-    with pytest.raises(RunError, match="no manifest.json"):
+    with pytest.raises(RunError, match=r"no manifest\.json"):
         Manifest.read(tmp_path / "half")
     (tmp_path / "half" / "manifest.json").write_text('{"format": 99}')
     with pytest.raises(RunError, match="not readable as a manifest"):

@@ -1,0 +1,91 @@
+"""The whole path once, tiny: killed before its first checkpoint and in phase 2, resumed without its phase 1, judged."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mtquant_rllib.training.manifest import Manifest
+
+SETTINGS = [
+    "embedded.train={paths: 2, years: 3}",
+    "embedded.validation={paths: 1, years: 3}",
+    "embedded.test={paths: 1, years: 3}",
+    "desk.episode.bars=20",
+    "recipe.environments=4",
+    "recipe.validations=2",
+    "resources.cpus=2",
+    "tracking.progress_seconds=0",
+]
+SCALE = "0.0005"
+BUDGETS = {"1": 250, "2": 150, "3": 500}
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    env = {**os.environ, "MTQUANT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "mtquant_rllib.cli", *arguments],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def kill_at(process: subprocess.Popen[str], words: str) -> None:
+    """SIGKILL the driver as soon as it says this."""
+    deadline, said = time.monotonic() + 120, []
+    assert process.stdout is not None
+    for line in process.stdout:
+        said.append(line)
+        if words in line:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return
+        assert time.monotonic() < deadline, said
+    raise AssertionError(f"never said {words!r}: {''.join(said)[-3000:]}")
+
+
+def column(path: Path, name: str) -> list[int]:
+    with open(path, newline="") as file:
+        return [int(row[name]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_that_is_killed_twice_ends_where_an_undisturbed_one_does(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    overrides = [word for override in SETTINGS for word in ("--set", override)]
+    kill_at(start(tmp_path, "train", "--run", str(run), "--budget-scale", SCALE, *overrides), "phase 1: forex 250")
+    kill_at(start(tmp_path, "resume", str(run)), "phase 2 desk")
+    shutil.move(run / "phase_1", tmp_path / "elsewhere")
+    out, _ = start(tmp_path, "resume", str(run)).communicate(timeout=180)
+
+    manifest = Manifest.read(run)
+    assert [record.status for record in manifest.phases.values()] == ["done"] * 3, out[-3000:]
+    for phase, record in manifest.phases.items():
+        for name, trial in record.trials.items():
+            assert trial.bars == trial.budget_bars == BUDGETS[phase]
+            curve = run / "curves" / f"phase_{phase}_{name}.csv"
+            assert column(curve, "iteration") == list(range(1, 9))
+            assert column(curve, "bars")[-1] == BUDGETS[phase]
+            if phase != "1":
+                iterations = column(run / f"phase_{phase}" / name / "progress.csv", "training_iteration")
+                assert len(set(iterations)) == len(iterations)
+    frozen = manifest.phase(2).frozen
+    assert frozen is not None
+    assert len(frozen.before) == 11
+    assert frozen.before == frozen.after
+
+    report = tmp_path / "report.json"
+    judged, _ = start(tmp_path, "evaluate", str(run), "--json", str(report)).communicate(timeout=120)
+    assert {book["name"] for book in json.loads(report.read_text())["books"]} >= {"desk", "flat", "random"}, judged

@@ -1,0 +1,117 @@
+"""Same seed, same result: two fresh processes agree to the bit, with 0 runners and with 2; restores go on, exactly."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = [
+    "embedded.train={paths: 2, years: 3}",
+    "embedded.validation={paths: 1, years: 3}",
+    "embedded.test={paths: 1, years: 3}",
+    "desk.episode.bars=20",
+    "recipe.environments=4",
+    "recipe.min_updates=1",
+    "recipe.validations=2",
+    "resources.cpus=2",
+]
+
+PROBE = """
+import os, sys
+from pathlib import Path
+from mtquant_rllib.training.seeding import reexec_with_hash_seed
+reexec_with_hash_seed()
+import ray
+from mtquant_rllib.config import Settings
+from mtquant_rllib.training import states
+from mtquant_rllib.training.manifest import Manifest, TrialRecord
+from mtquant_rllib.training.preparation import prepare
+from mtquant_rllib.training.seeding import PINNED
+from mtquant_rllib.training.trial import DeskTrial
+
+run, what, overrides = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+settings = Settings.load(overrides=overrides)
+manifest = Manifest.begin("probe", settings, prepare(settings, None, None), 1.0, [3])
+manifest.phase(3).trials["desk"] = TrialRecord(budget_bars=203)
+manifest.write(run)
+os.environ["MTQUANT_RUN"] = str(run)
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20,
+         runtime_env={"env_vars": {**PINNED, "MTQUANT_RUN": str(run)}})
+
+def trial():
+    return DeskTrial({"phase": 3, "trial": "desk", "cpus": 2.0, "gpus": 0.0})
+
+def hashes(algorithm):
+    return {name: states.sha256(state) for name, state in algorithm.module_states().items()}
+
+algorithm = trial()
+assert algorithm.train()["bars_sampled_lifetime"] == 100
+if what == "restore":
+    folder = str(run / "checkpoint")
+    algorithm.save_checkpoint(folder)
+    seats = {k: [env["episodes_begun"] for env in v["environments"]] for k, v in algorithm._seats.items()}
+    first = [hashes(algorithm), algorithm.train()["bars_sampled_lifetime"]]
+    again = []
+    for _ in range(2):
+        algorithm.stop()
+        algorithm = trial()
+        algorithm.load_checkpoint(folder)
+        assert [hashes(algorithm), 200] == first, "the restored modules are the saved ones"
+        result = algorithm.train()
+        assert result["bars_sampled_lifetime"] == 200
+        again.append(hashes(algorithm))
+        rate = result["learners"]["EURUSD"]["learning_rate"]
+        assert abs(rate - 5e-4 * (1 - 100 / 203)) < 1e-9, rate
+        for index, begun in algorithm._seats.items():
+            later = [env["episodes_begun"] for env in begun["environments"]]
+            assert all(b > a for a, b in zip(seats[index], later)), "episodes are fresh"
+    assert again[0] == again[1], "two restores of one checkpoint go on alike"
+result = algorithm.train()
+if what != "restore":
+    assert result["bars_sampled_lifetime"] == 200 and not result["done"]
+    result = algorithm.train()
+assert result["bars_sampled_lifetime"] == 203 and result["done"], "the last batch is cut to end on the budget"
+print("RESULT", sorted(hashes(algorithm).items()), result["validation"]["sharpe"])
+algorithm.stop()
+ray.shutdown()
+"""
+
+
+def probe(folder: Path, runners: int, what: str = "run") -> subprocess.Popen[str]:
+    """A fresh interpreter with string hashes salted anew, as a user would start it."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONHASHSEED"}
+    env |= {"MTQUANT_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1"}
+    settings = [*TINY, f"resources.runners={runners}", "recipe.bars_per_update=100"]
+    return subprocess.Popen(
+        [sys.executable, "-c", PROBE, str(folder), what, *settings],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result_of(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=180)
+    lines = [line for line in out.splitlines() if line.startswith("RESULT")]
+    assert lines, f"{out[-2000:]}\n{err[-4000:]}"
+    return lines[0]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("runners", [0, 2])
+def test_two_fresh_processes_with_one_seed_agree_to_the_bit(tmp_path: Path, runners: int) -> None:
+    first, second = probe(tmp_path / "a", runners), probe(tmp_path / "b", runners)
+    assert result_of(first) == result_of(second)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("runners", [0, 2])
+def test_a_restored_trial_goes_on_with_fresh_episodes_and_the_rate_of_its_bar(tmp_path: Path, runners: int) -> None:
+    result_of(probe(tmp_path / "a", runners, "restore"))
