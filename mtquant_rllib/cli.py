@@ -29,15 +29,27 @@ class _Parser(argparse.ArgumentParser):
         raise _UsageError(f"{message}{self._nearest(message)}\n{self.format_usage().strip()}")
 
     def _nearest(self, message: str) -> str:
-        commands = [name for action in self._actions if isinstance(action.choices, dict) for name in action.choices]
-        options = [option for action in self._actions for option in action.option_strings]
-        wrong = re.search(r"invalid choice: '?([^' ]+)'?|unrecognized arguments: (.+)", message)
-        for given in (wrong[1] or wrong[2]).split() if wrong else ():
-            word = given.split("=")[0]
-            known = options if word.startswith("-") else commands
-            if near := difflib.get_close_matches(word, known, n=1, cutoff=0.5):
-                return f"; did you mean {near[0]}?"
-        return ""
+        wrong = re.search(r"invalid choice: '?([^'\s]+)|unrecognized arguments: (\S+)", message)
+        if wrong is None:
+            return ""
+        word = (wrong[1] or wrong[2]).split("=")[0]
+        commands, options = _words(self)
+        near = difflib.get_close_matches(word, sorted(options if word.startswith("-") else commands), n=1, cutoff=0.5)
+        return f"; did you mean {near[0]}?" if near else ""
+
+
+def _words(parser: argparse.ArgumentParser) -> tuple[set[str], set[str]]:
+    """Commands and options of a parser and of those below it."""
+    commands: set[str] = set()
+    options: set[str] = set()
+    for action in parser._actions:
+        options.update(action.option_strings)
+        if isinstance(action.choices, dict):
+            for name, below in action.choices.items():
+                more = _words(below)
+                commands |= {name, *more[0]}
+                options |= more[1]
+    return commands, options
 
 
 class _UsageError(MtquantError):
@@ -98,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     read.add_argument("--repair", action="store_true", help="sort, drop duplicates and bad rows, and say how many")
     read.add_argument("--symbol", help="the instrument, where the file does not name it")
     read.add_argument("--timezone", help="of the stamps, where the file does not say: UTC, New York+7, UTC+2")
-    read.add_argument("--scale", type=int, metavar="N", help="divisor of the prices, where a file stores scaled integers")
+    read.add_argument("--scale", type=int, metavar="N", help="divisor of prices that a file stores as integers")
     read.add_argument("--date-format", help="of the stamps, where it is ambiguous, such as %%d/%%m/%%Y")
     read.add_argument("--json", type=Path, metavar="FILE", help="write the import report here")
 
@@ -330,6 +342,7 @@ def _train(args: argparse.Namespace) -> None:
         budget_scale=args.budget_scale,
         phase=args.phase,
     )
+    _compare(run)
     print(f"run: {run}\nnext: mtquant evaluate {run}")
 
 
@@ -340,7 +353,24 @@ def _resume(args: argparse.Namespace) -> None:
     _reproducible()
     from mtquant_rllib.training.curriculum import resume
 
-    print(f"run: {resume(run, overrides=args.overrides)}")
+    run = resume(run, overrides=args.overrides)
+    _compare(run)
+    print(f"run: {run}\nnext: mtquant evaluate {run}")
+
+
+def _compare(run: Path) -> None:
+    """Once the whole curriculum is done, say what came of it: the test bars, beside the baselines."""
+    from rich.console import Console
+
+    from mtquant_rllib.evaluation.report import print_report
+    from mtquant_rllib.training.assessment import evaluate_run, last_done
+    from mtquant_rllib.training.manifest import PHASES, Manifest
+
+    if last_done(Manifest.read(run), run) != PHASES[-1]:
+        return
+    done = evaluate_run(run)
+    print_report(done.report, Console())
+    print(f"picture: {done.files['picture']}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -34,6 +34,10 @@ from mtquant_rllib.portfolio.tape import Tape
 from mtquant_rllib.risk import stops
 from mtquant_rllib.risk.packed import PackedIndex
 
+_LOT_ROUNDS = 6
+"""Most times that rules and rounding to whole lots take turns at one fill."""
+
+
 def _domain_pair_sums(packed: PackedIndex, domain_of: np.ndarray, n_domains: int) -> np.ndarray:
     """Matrix (D * D, n_pairs) that sums packed pairwise products, off-diagonal ones counted twice, into a symmetric
     matrix of domains."""
@@ -70,9 +74,17 @@ class Oversight(Protocol):
         """Weights (B, n) that may be ordered, each a share in [0, 1] of what is proposed."""
 
     def limit_at_open(
-        self, desk: Desk, envs: np.ndarray, wanted: np.ndarray, held: np.ndarray, fillable: np.ndarray, openable: np.ndarray
+        self,
+        desk: Desk,
+        envs: np.ndarray,
+        wanted: np.ndarray,
+        held: np.ndarray,
+        fillable: np.ndarray,
+        openable: np.ndarray,
+        attempt: int,
     ) -> np.ndarray:
-        """The same at the fill, for the environments `envs` in which not everything can fill as ordered."""
+        """The same at the fill, for the environments `envs` in which not everything can fill as ordered. `attempt` counts
+        how often whole lots have been made of what it let through."""
 
     def begin_day(self, new_day: np.ndarray, equity: np.ndarray, flat: np.ndarray) -> None: ...
 
@@ -396,7 +408,7 @@ class Desk:
             oversight.begin_day(new_day, book.equity, ~book.units.any(axis=1))
         at_close = flags[:, channel.FILLS_AT_CLOSE]
         wanted, stopped = self._open(bar, flags, at_close, wanted)
-        self._fill(bar, flags, at_close, wanted)
+        stopped |= self._fill(bar, flags, at_close, wanted)
         stopped |= self._trade_day(bar, at_close)
         self.stopped = stopped
         if oversight is not None:
@@ -485,55 +497,74 @@ class Desk:
         openable: np.ndarray,
         envs: np.ndarray,
     ) -> np.ndarray:
-        """Where not everything can fill as ordered, the rules run again over what would, which can only shrink it."""
-        book = self.book
-        held = book.units[envs]
-        # Where the open is not tradable, the last close is all that is known: its fill price belongs to the close to come.
-        unit_value = np.where(
-            at_close[envs], self.unit_value[envs], bar[envs, channel.FILL] * bar[envs, channel.FX_FILL]
-        )
-        has_bar, openable, wanted_here = has_bar[envs], openable[envs], wanted[envs]
-        if self.oversight is None:
-            closing = np.where(wanted_here * held > 0, np.sign(held) * np.minimum(np.abs(wanted_here), np.abs(held)), 0.0)
-            allowed = np.where(openable, wanted_here, closing)
-        else:
-            # In debt the breakers flatten whatever the scale.
-            equity = np.where(book.equity[envs] > 0, book.equity[envs], 1.0)[:, None]
-            to_weight = unit_value / equity
-            limited = self.oversight.limit_at_open(
-                self, envs, wanted_here * to_weight, held * to_weight, has_bar, openable
-            )
-            base = wanted_here * to_weight
-            share = np.clip(np.where(base != 0, limited / np.where(base != 0, base, 1.0), 1.0), 0.0, 1.0)
-            # A price of zero gives no weight to limit: nothing may be opened there.
-            closing = np.where(wanted_here * held > 0, np.sign(held) * np.minimum(np.abs(wanted_here), np.abs(held)), 0.0)
-            allowed = np.where(base != 0, wanted_here * share, closing)
-        allowed = np.where(has_bar, self.book.whole_lots(allowed), held)
+        """Where not everything can fill as ordered, the rules run again over what would, which can only shrink it; and
+        once more over what whole lots make of that."""
         wanted = wanted.copy()
-        wanted[envs] = allowed
+        for attempt in range(_LOT_ROUNDS):
+            allowed = self._limited_once(bar, at_close[envs], wanted[envs], has_bar[envs], openable[envs], envs, attempt)
+            moved = (allowed != wanted[envs]).any(axis=1)
+            wanted[envs] = allowed
+            envs = envs[moved]
+            if not len(envs):
+                break
         return wanted
 
-    def _fill(self, bar: np.ndarray, flags: np.ndarray, at_close: np.ndarray, wanted: np.ndarray) -> None:
-        """Fill the orders: at the open, or at the close where the open is not tradable."""
+    def _limited_once(
+        self,
+        bar: np.ndarray,
+        at_close: np.ndarray,
+        wanted: np.ndarray,
+        has_bar: np.ndarray,
+        openable: np.ndarray,
+        envs: np.ndarray,
+        attempt: int,
+    ) -> np.ndarray:
+        """Units of `envs` (R, n) that may fill, in whole lots; all arguments but `bar` are theirs."""
         book = self.book
+        held = book.units[envs]
+        closing = np.where(wanted * held > 0, np.sign(held) * np.minimum(np.abs(wanted), np.abs(held)), 0.0)
+        if self.oversight is None:
+            allowed = np.where(openable, wanted, closing)
+        else:
+            # Where the open is not tradable, the last close is all that is known: the fill is at the close to come.
+            at_open = bar[envs, channel.FILL] * bar[envs, channel.FX_FILL]
+            # In debt the breakers flatten whatever the scale.
+            equity = np.where(book.equity[envs] > 0, book.equity[envs], 1.0)[:, None]
+            to_weight = np.where(at_close, self.unit_value[envs], at_open) / equity
+            base = wanted * to_weight
+            limited = self.oversight.limit_at_open(self, envs, base, held * to_weight, has_bar, openable, attempt)
+            share = np.clip(np.where(base != 0, limited / np.where(base != 0, base, 1.0), 1.0), 0.0, 1.0)
+            # A price of zero gives no weight to limit: nothing may be opened there.
+            allowed = np.where(base != 0, wanted * share, closing)
+        return np.where(has_bar, self.book.whole_lots(allowed), held)
+
+    def _fill(self, bar: np.ndarray, flags: np.ndarray, at_close: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Fill the orders: at the open, or at the close where the open is not tradable. Returns the mask of positions (B, n)
+        stopped on the way to such a close."""
+        book = self.book
+        hit = np.zeros_like(at_close)
         if at_close.any():
-            wanted = self._wait_for_the_close(bar, flags, at_close, wanted)
+            wanted, hit = self._wait_for_the_close(bar, flags, at_close, wanted)
         price, fx = bar[:, channel.FILL], bar[:, channel.FX_FILL]
         traded = np.abs(wanted - book.units) * np.abs(price) * fx
         self._charge(traded, bar)
         book.stop = stops.after_fill(book.stop, book.units, wanted, price, self.atr, self.stop_atr)
         book.fill(wanted, price)
+        return hit
 
     def _wait_for_the_close(
         self, bar: np.ndarray, flags: np.ndarray, at_close: np.ndarray, wanted: np.ndarray
-    ) -> np.ndarray:
-        """Carry positions whose orders fill at the close through the bar, with the stop they already had."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Carry positions whose orders fill at the close through the bar, with the stop they already had.
+
+        Returns the units that fill and the mask of stopped positions, both (B, n).
+        """
         book = self.book
         side = np.sign(book.units)
         low, high = bar[:, channel.BOTTOM], bar[:, channel.TOP]
         hit = stops.intrabar_stop_hit(book.stop, side, high, low) & at_close
-        # A bar wholly beyond the stop opened there, at a price nobody knows: the exit is where any order of this bar fills.
-        # The bar's own extreme would be a gift.
+        # A bar wholly beyond the stop opened there, at a price nobody knows: the exit is where any order of this bar
+        # fills. The bar's own extreme would be a gift.
         jumped = side * (np.where(side > 0, high, low) - book.stop) < 0
         out = np.where(jumped, bar[:, channel.FILL], book.stop)
         last = np.where(hit, out, bar[:, channel.LAST])
@@ -543,7 +574,7 @@ class Desk:
             self._exit(hit, np.where(hit, out, 0.0) * bar[:, channel.FX_LAST], bar)
         held = book.units
         closing = np.where(wanted * held > 0, np.sign(held) * np.minimum(np.abs(wanted), np.abs(held)), 0.0)
-        return np.where(at_close & ~flags[:, channel.OPENING_ALLOWED], closing, wanted)
+        return np.where(at_close & ~flags[:, channel.OPENING_ALLOWED], closing, wanted), hit
 
     def _trade_day(self, bar: np.ndarray, at_close: np.ndarray) -> np.ndarray:
         """From the fill to the close, with stops inside the bar. Returns the mask of stopped positions (B, n)."""

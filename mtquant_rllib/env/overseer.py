@@ -29,6 +29,15 @@ _FINE_LOT = 0.05
 _LOT_MARGIN = 0.85
 """Share of a limit from which a book of fine lots is measured again after rounding."""
 _LOT_ROUNDS = 6
+_LOT_EASING = 0.01
+"""Share by which a book is made smaller than its limit asks for, where rounding has broken the limit."""
+
+
+def _eased(executed: np.ndarray, proposal: Proposal, attempt: int) -> np.ndarray:
+    """Repaired books (R, n) a little smaller, twice as much with each attempt: a repair aims at the limit itself, and
+    whole lots would take the next hedge over it. Books that pass stay, and so do untradable positions."""
+    repaired = (executed != proposal.proposed).any(axis=1)
+    return np.where(repaired[:, None] & proposal.tradable, executed * (1.0 - _LOT_EASING * 2**attempt), executed)
 
 
 class Overseer:
@@ -91,7 +100,14 @@ class Overseer:
         return self._in_whole_lots(desk, proposal, decision)
 
     def limit_at_open(
-        self, desk: Desk, envs: np.ndarray, wanted: np.ndarray, held: np.ndarray, fillable: np.ndarray, openable: np.ndarray
+        self,
+        desk: Desk,
+        envs: np.ndarray,
+        wanted: np.ndarray,
+        held: np.ndarray,
+        fillable: np.ndarray,
+        openable: np.ndarray,
+        attempt: int,
     ) -> np.ndarray:
         """Weights of `envs` (R, n) that may fill; the open leg is refused where not `openable`, everything where not `fillable`."""
         limits = self.breakers.limits()
@@ -118,7 +134,7 @@ class Overseer:
         rule = np.where(refused, RuleId.UNTRADABLE, decision.rule)
         self.rule[envs] = np.where(rule != 0, rule, self.rule[envs])
         self.unrepairable[envs] |= decision.unrepairable
-        return decision.executed
+        return decision.executed if attempt == 0 else _eased(decision.executed, proposal, attempt - 1)
 
     def _in_whole_lots(self, desk: Desk, proposal: Proposal, decision: RiskDecision) -> np.ndarray:
         """The executed book cut to whole lots, and shrunk further where that took a hedge below what it hedged."""
@@ -130,7 +146,7 @@ class Overseer:
         )
         coarse = (np.abs(desk.weight_of(desk.book.lot_units)) > _FINE_LOT).any(axis=1)
         rows = np.flatnonzero(near | coarse)
-        for _ in range(_LOT_ROUNDS):
+        for attempt in range(_LOT_ROUNDS):
             if not len(rows):
                 return weights
             some = proposal.rows(rows)
@@ -138,7 +154,8 @@ class Overseer:
             again = self.manager.repair(some)
             moved = (again.executed != some.proposed).any(axis=1)
             rows = rows[moved]
-            weights[rows] = desk.weight_of(desk.units_of(again.executed[moved], rows), rows)
+            eased = _eased(again.executed, some, attempt)[moved]
+            weights[rows] = desk.weight_of(desk.units_of(eased, rows), rows)
             self.rule[rows] = np.where(self.rule[rows] == 0, again.rule[moved], self.rule[rows])
         self.unrepairable[rows] = True
         return weights

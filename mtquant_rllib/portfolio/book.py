@@ -14,8 +14,8 @@ _LOT_SLACK = 1e-7
 
 
 def row_sums(array: np.ndarray) -> np.ndarray:
-    """Sums of short rows, (B, k) -> (B,): several times faster than a reduction, and the same to the last bit however many rows
-    there are beside it, which a matrix product does not promise."""
+    """Sums of short rows, (B, k) -> (B,): several times faster than a reduction, and the same to the last bit however
+    many rows there are beside it, which a matrix product does not promise."""
     return np.einsum("bi->b", array)
 
 

@@ -190,18 +190,24 @@ class DeskPPO(PPO):
     def _sample(self, wanted: int) -> list[Fragment]:
         """Exactly `wanted` bars, in equal shares; fewer when a runner was lost, whose share is then not made up."""
         group = self.env_runner_group
-        runners = group.healthy_env_runner_ids() if group.num_remote_env_runners() else []
         if not group.num_remote_env_runners():
             sampled = [(group.local_env_runner.sample(num_timesteps=wanted), group.local_env_runner.get_metrics())]
         else:
+            runners = sorted(group.healthy_env_runner_ids())
             share, rest = divmod(wanted, max(len(runners), 1))
-            asked = [share + (position < rest) for position in range(len(runners))]
+            asked = {index: share + (position < rest) for position, index in enumerate(runners)}
+
+            def sample(runner: Any) -> tuple[list[Fragment], dict[str, Any]]:
+                return runner.sample(num_timesteps=asked.get(runner.worker_index, 0)), runner.get_metrics()
+
             sampled = group.foreach_env_runner(
-                [lambda runner, n=n: (runner.sample(num_timesteps=n), runner.get_metrics()) for n in asked],
+                sample,
                 local_env_runner=False,
                 remote_worker_ids=runners,
                 timeout_seconds=self.config.sample_timeout_s,
             )
+        if not sampled:
+            return []
         self.metrics.aggregate([metrics for _, metrics in sampled], key=ENV_RUNNER_RESULTS)
         fragments = [fragment for batch, _ in sampled for fragment in batch]
         for fragment in fragments:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import time
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import tune
 
 from mtquant_rllib.config import Settings
@@ -137,7 +139,9 @@ def carry_on(run: Path, address: str | None = None) -> None:
     settings = manifest.load_settings()
     manifest.market = restored(settings, manifest.market)
     manifest.write(run)
-    with _session(settings, run, address) as machines:
+    with _session(settings, run, address, manifest.cpus) as machines:
+        manifest.cpus = max(manifest.cpus, machines.cpus)
+        manifest.write(run)
         for phase in todo:
             _run_phase(run, manifest, phase, machines)
 
@@ -151,8 +155,8 @@ class Machines:
 
 
 @contextlib.contextmanager
-def _session(settings: Settings, run: Path, address: str | None) -> Iterator[Machines]:
-    """A Ray session whose processes know the run's folder and compute reproducibly."""
+def _session(settings: Settings, run: Path, address: str | None, cpus: float) -> Iterator[Machines]:
+    """A Ray session whose processes know the run's folder and compute reproducibly, with at least `cpus`."""
     os.environ[RUN_FOLDER] = str(run)
     # Tune's own table and banners would stand between our lines.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
@@ -170,7 +174,7 @@ def _session(settings: Settings, run: Path, address: str | None) -> Iterator[Mac
         # "local": never the session that a killed driver left behind.
         ray.init(
             address="local",
-            num_cpus=settings.resources.cpus,
+            num_cpus=max(settings.resources.cpus or os.cpu_count() or 1, math.ceil(cpus)),
             object_store_memory=settings.resources.object_store_mb * 2**20,
             include_dashboard=False,
             **common,
@@ -179,7 +183,8 @@ def _session(settings: Settings, run: Path, address: str | None) -> Iterator[Mac
         ray.init(address=address, **common)
     try:
         there = ray.cluster_resources()
-        yield Machines(float(there.get("CPU", 1.0)), float(there.get("GPU", 0.0)))
+        usable = address is not None or torch.cuda.is_available()
+        yield Machines(float(there.get("CPU", 1.0)), float(there.get("GPU", 0.0)) if usable else 0.0)
     finally:
         ray.shutdown()
 

@@ -96,6 +96,8 @@ class Manifest(_Record):
     budget_scale: float
     wanted: list[int]
     versions: dict[str, str]
+    cpus: float = 0.0
+    """CPUs of the largest session so far: what its trials asked for, a resume on a smaller machine must offer."""
     market: MarketRecord
     phases: dict[str, PhaseRecord]
     settings: dict[str, Any]

@@ -16,7 +16,7 @@ def smooth(settings: Settings, n_paths: int = 1, n_years: float = 2.5, seed: int
 
 
 def roughen(settings: Settings, market: MarketData, seed: int) -> MarketData:
-    """Holidays of single instruments (some longer than any reference), stale opens, gaps beyond the price bands, and two
+    """Holidays of single instruments (some longer than any reference), stale opens, gaps beyond the price bands, and
     bars on which oil closes below zero."""
     rng = np.random.default_rng(seed)
     bars, valid, stale = market.bars.copy(), market.valid.copy(), market.stale_open.copy()
@@ -45,6 +45,13 @@ def roughen(settings: Settings, market: MarketData, seed: int) -> MarketData:
     return replace(market, bars=bars, valid=valid, stale_open=stale & valid)
 
 
+def intraday(settings: Settings, n_years: float = 8.0, hours: int = 4) -> MarketData:
+    """A synthetic history whose bars are relabelled as bars of some hours, around the clock."""
+    market = smooth(settings, n_years=n_years)[0]
+    stamps = np.datetime64("2019-01-01", "s") + np.arange(len(market)) * np.timedelta64(hours * 3600, "s")
+    return replace(market, stamps=stamps, daily=False)
+
+
 def scramble_after(market: MarketData, t: int, seed: int) -> MarketData:
     """The same history up to and including row t; other prices, ranges, volumes and macro values afterwards."""
     rng = np.random.default_rng(seed)
@@ -61,8 +68,8 @@ def scramble_after(market: MarketData, t: int, seed: int) -> MarketData:
 
 
 def stage(settings: Settings, row: int, plays: dict[str, list[tuple[float, float, float, float]]]) -> MarketData:
-    """A synthetic market that stands still after `row`, except for what is put on stage: for a symbol, the open, high, low and
-    close of the bars from `row + 1` on, as multiples of its close at `row`. The last close then stays."""
+    """A synthetic market that stands still after `row`, except for what is put on stage: for a symbol, the open, high,
+    low and close of the bars from `row + 1` on, as multiples of its close at `row`. The last close then stays."""
     market = smooth(settings, n_years=1.4, seed=5)[0]
     bars = market.bars.copy()
     here = bars[row, :, CLOSE]

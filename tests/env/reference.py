@@ -1,7 +1,8 @@
-"""A ledger of one account in plain Python: every rule of a bar as one would tell it to a clerk, instrument by instrument.
+"""A ledger of one account in plain Python: every rule of a bar as told to a clerk, instrument by instrument.
 
-It shares no code with the desk: from the package it knows the settings and the raw bars only. Average true range and daily
-volatility are given, as they are features. Nights, rates, bands, lots, stops and conversions it works out itself. Daily bars.
+It shares no code with the desk: from the package it knows the settings and the raw bars only. Average true range and
+daily volatility are given, as they are features. Nights, rates, bands, lots, stops and conversions it works out itself.
+Daily bars.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class Ledger:
         return targets
 
     def bar(self, targets: list[float], stop_atr: list[float], checked: bool = False) -> None:
-        """From the close of row t to the close of row t + 1. `checked`: the targets have been through the opening checks."""
+        """From the close of row t to that of row t + 1. `checked`: the targets have been through the opening checks."""
         t = self.t
         self.pnl, self.cost, self.financing = [0.0] * self.n, [0.0] * self.n, [0.0] * self.n
         for i in range(self.n):

@@ -14,8 +14,15 @@ from mtquant_rllib.env.episodes import EpisodeDraw, draw_episode
 from mtquant_rllib.env.multi_agent import desk_env
 from mtquant_rllib.env.overseer import Overseer
 
-SMALL = ["embedded.train.paths=2", "embedded.train.years=2.2", "embedded.validation.paths=1", "embedded.validation.years=1.4",
-         "embedded.test.paths=1", "embedded.test.years=1.4", "desk.episode.bars=15"]  # fmt: skip
+SMALL = [
+    "embedded.train.paths=2",
+    "embedded.train.years=2.2",
+    "embedded.validation.paths=1",
+    "embedded.validation.years=1.4",
+    "embedded.test.paths=1",
+    "embedded.test.years=1.4",
+    "desk.episode.bars=15",
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,9 @@ def random_actions(settings: Settings, rng: np.random.Generator, n_envs: int) ->
     return actions
 
 
-@pytest.mark.parametrize("scene", [Scene(3), Scene(2, ends_on_halt=False), Scene(1, 2)], ids=["joint", "meta", "single"])
+@pytest.mark.parametrize(
+    "scene", [Scene(3), Scene(2, ends_on_halt=False), Scene(1, 2)], ids=["joint", "meta", "single"]
+)
 def test_a_batch_is_each_environment_alone(settings, rough, scene):
     """Environments end, are parked or begin again at different bars; nobody notices the neighbours."""
     rng = np.random.default_rng(0)
@@ -80,7 +89,9 @@ def test_a_batch_is_each_environment_alone(settings, rough, scene):
                 np.testing.assert_array_equal(seen[name][env], values[0], err_msg=f"{name} of {env}")
             np.testing.assert_array_equal(result.rewards[env], single.rewards[0])
             for name in ("equity", "units", "stop", "entry", "pnl_ccy", "cost_ccy", "financing_ccy"):
-                np.testing.assert_array_equal(getattr(together.book, name)[env], getattr(desk.book, name)[0], err_msg=name)
+                np.testing.assert_array_equal(
+                    getattr(together.book, name)[env], getattr(desk.book, name)[0], err_msg=name
+                )
             np.testing.assert_array_equal(together.ordered[env], desk.ordered[0])
             np.testing.assert_array_equal(together.oversight.rule[env], desk.oversight.rule[0])
             assert result.terminated[env] == single.terminated[0]
@@ -102,7 +113,9 @@ def test_the_turn_based_environment_plays_the_same_bars_as_the_desk(short, phase
     universe = settings.universe
     data = DeskData.open(folder, "train")
     d = None if domain is None else universe.domains.index(universe.domain_named(domain))
-    env = desk_env({"data": folder, "split": "train", "settings": settings, "phase": phase, "domain": domain, "seed": 5})
+    env = desk_env(
+        {"data": folder, "split": "train", "settings": settings, "phase": phase, "domain": domain, "seed": 5}
+    )
     env.seat(2, 3)
     desk = new_desk(settings, data, Scene(phase, d), 1)
     rng = np.random.default_rng(1)
@@ -120,7 +133,11 @@ def test_the_turn_based_environment_plays_the_same_bars_as_the_desk(short, phase
             given |= {symbol: actions["instruments"][0, i] for i, symbol in enumerate(universe.symbols)}
             meta_decides = bool(desk.meta_is_due[0])
             seen, result = play_bar(desk, actions)
-            expected = {name: seen[f"specialist {k}"][0] for k, name in enumerate(universe.specialists) if f"specialist {k}" in seen}
+            expected = {
+                name: seen[f"specialist {k}"][0]
+                for k, name in enumerate(universe.specialists)
+                if f"specialist {k}" in seen
+            }
             expected |= {symbol: seen["instruments"][0, i] for i, symbol in enumerate(universe.symbols)}
             if meta_decides:
                 expected["meta_controller"] = seen["meta"][0]
@@ -150,7 +167,16 @@ def test_rllibs_own_checks_pass(short):
     settings, folder = short
     for phase, domain in ((3, None), (2, None), (1, "forex")):
         check_multiagent_environments(
-            desk_env({"data": folder, "split": "train", "settings": settings.model_dump(), "phase": phase, "domain": domain, "seed": 0})
+            desk_env(
+                {
+                    "data": folder,
+                    "split": "train",
+                    "settings": settings.model_dump(),
+                    "phase": phase,
+                    "domain": domain,
+                    "seed": 0,
+                }
+            )
         )
 
 

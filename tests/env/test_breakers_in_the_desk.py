@@ -59,15 +59,17 @@ def slide(multiple: float) -> tuple[float, float, float, float]:
 
 
 def test_level_1_at_the_open_halves_the_positions_at_that_open(settings):
-    play = Play(settings, {"NAS100": [gap(0.91)]}, {"NAS100": 0.6, "EURUSD": 0.3})
+    """Half of what they were at the open, wherever the bar goes from there."""
+    play = Play(settings, {"NAS100": [(0.91, 1.1, 0.91, 1.1)]}, {"NAS100": 0.6, "EURUSD": 0.3})
     nas, euro = play.units("NAS100"), play.units("EURUSD")
     play.bar({})
     assert play.fired == [1, 0, 0, 0]
     lot = 0.1
     assert 0.5 * nas - lot < play.units("NAS100") <= 0.5 * nas
     assert 0.5 * euro - 1000 <= play.units("EURUSD") <= 0.5 * euro
+    before = play.units("NAS100")
     play.bar({"NAS100": 0.6})
-    assert play.units("NAS100") > 0.6 * nas, "the cap lasts for one bar's fills"
+    assert play.units("NAS100") > 1.1 * before, "the cap lasts for one bar's fills"
     assert play.fired == [1, 0, 0, 0], "once per crossing"
 
 
@@ -144,7 +146,11 @@ def test_an_evaluation_carries_on_the_next_day_and_counts_it(settings):
 
 def test_without_a_reset_an_evaluation_stays_flat(settings):
     settings = settings.model_copy(
-        update={"desk": settings.desk.model_copy(update={"episode": settings.desk.episode.model_copy(update={"breaker_reset": "never"})})}
+        update={
+            "desk": settings.desk.model_copy(
+                update={"episode": settings.desk.episode.model_copy(update={"breaker_reset": "never"})}
+            )
+        }
     )
     play = Play(settings, {"NAS100": [slide(0.74)]}, {"NAS100": 0.6})
     for _ in range(6):

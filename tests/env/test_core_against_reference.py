@@ -37,11 +37,15 @@ def assert_agree(desk: Desk, ledger: Ledger) -> None:
     scale = 1e-9 * max(abs(ledger.equity), 1.0)
     for name in ("pnl", "cost", "financing"):
         mine = getattr(ledger, name)
-        np.testing.assert_allclose(getattr(book, f"{name}_ccy")[0], mine, rtol=0, atol=scale, err_msg=f"{name}, row {row}")
+        np.testing.assert_allclose(
+            getattr(book, f"{name}_ccy")[0], mine, rtol=0, atol=scale, err_msg=f"{name}, row {row}"
+        )
     assert abs(book.equity[0] - ledger.equity) <= scale, row
 
 
-def play_both(settings: Settings, market: MarketData, data: DeskData, start: int, bars: int, seed: int, scale: float) -> dict:
+def play_both(
+    settings: Settings, market: MarketData, data: DeskData, start: int, bars: int, seed: int, scale: float
+) -> dict:
     """Random weights through the desk without limits and through the ledger; counts of what happened on the way."""
     rng = np.random.default_rng(seed)
     desk = new_desk(settings, data, start, start + bars, limited=False)
@@ -114,7 +118,9 @@ class FillsOnRecord:
         desk.book.fill = noted  # type: ignore[method-assign]
 
 
-def replay_fills(settings: Settings, market: MarketData, data: DeskData, start: int, bars: int, seed: int, scale: float) -> int:
+def replay_fills(
+    settings: Settings, market: MarketData, data: DeskData, start: int, bars: int, seed: int, scale: float
+) -> int:
     """With risk: its fills, taken from the record, against raw bars. Returns bars on which a breaker stood."""
     rng = np.random.default_rng(seed)
     desk = new_desk(settings, data, start, start + bars, limited=True)

@@ -12,8 +12,10 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.env import decisions
 from mtquant_rllib.env.core import Desk, Scene
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.portfolio.book import Book
 
-CONFIG = Settings.load().desk.decision
+SETTINGS = Settings.load()
+CONFIG = SETTINGS.desk.decision
 raw = st.floats(-1, 1)
 unit = st.floats(0, 1)
 
@@ -54,7 +56,9 @@ def test_a_specialists_intents_are_differences_of_probabilities(action):
 
 
 def test_scalars_map_affinely_onto_their_ranges():
-    signal, urgency, stop = decisions.instrument_decision(np.array([[[-1.0, -1, -1], [0, 0, 0], [1, 1, 1], [9, 9, 9]]]), CONFIG)
+    signal, urgency, stop = decisions.instrument_decision(
+        np.array([[[-1.0, -1, -1], [0, 0, 0], [1, 1, 1], [9, 9, 9]]]), CONFIG
+    )
     np.testing.assert_array_equal(signal, [[-1, 0, 1, 1]])
     np.testing.assert_array_equal(urgency, [[0, 0.5, 1, 1]])
     np.testing.assert_array_equal(stop, [[1, 3, 5, 5]])
@@ -69,13 +73,16 @@ def test_confidence_is_how_far_the_specialist_overrules_the_agent(s, c, g):
 
 
 def test_a_weight_by_hand():
-    """Conviction .5, allocation .3 of three instruments, appetite .8, volatility .10 against a target of .20: .5 * .1 * .8 * 2."""
+    """Conviction .5, allocation .3 of three, appetite .8, volatility .10 against a target of .20: .5 * .1 * .8 * 2."""
     target = decisions.target_weight(rows(0.5), rows(0.3 / 3), np.array([0.8]), rows(0.10), CONFIG)
     assert target[0, 0] == pytest.approx(0.08)
 
 
 @given(
-    conviction=st.tuples(raw, unit), allocation=st.tuples(st.floats(0, 0.4), unit), appetite=st.tuples(unit, unit), vol=st.floats(0.04, 1)
+    conviction=st.tuples(raw, unit),
+    allocation=st.tuples(st.floats(0, 0.4), unit),
+    appetite=st.tuples(unit, unit),
+    vol=st.floats(0.04, 1),
 )
 def test_proposed_exposure_grows_with_appetite_allocation_and_conviction(conviction, allocation, appetite, vol):
     def size(c, a, r):
@@ -97,7 +104,7 @@ def desk(settings, calm) -> Desk:
 
 
 def decide(desk: Desk, meta=(0.0, 0.0, 0.0, 1.0), specialist=0.0, instrument=(0.5, 1.0, 0.0)) -> np.ndarray:
-    """Proposed weights (n,) after all three levels decided the same for all; specialists buy with logit `specialist`."""
+    """Proposed weights (n,) after each level decided the same for all; specialists buy with logit `specialist`."""
     desk.observe_meta()
     desk.decide_meta(rows(*meta))
     for d, domain in enumerate(desk.universe.domains):
@@ -167,9 +174,7 @@ def test_the_proposal_trades_a_share_of_the_gap(desk):
 @search(max_examples=50)
 @given(units=st.lists(st.floats(-5e6, 5e6), min_size=8, max_size=8))
 def test_positions_are_cut_to_whole_lots_toward_zero_and_survive_their_own_weights(equity, units):
-    from mtquant_rllib.portfolio.book import Book
-
-    lots = np.array([row.contract * row.lot_step for row in Settings.load().instruments])
+    lots = np.array([row.contract * row.lot_step for row in SETTINGS.instruments])
     book = Book(1, lots, equity)
     cut = book.whole_lots(rows(*units))
     assert (np.abs(cut) <= np.abs(units) + 1e-6 * lots).all()

@@ -21,7 +21,13 @@ def draw(seed, runner, environment, episode, bars=252, n_turns=3, stretches=STRE
     return draw_episode(seed, runner, environment, episode, stretches, bars, LOW_HIGH, n_turns)
 
 
-@given(seed=st.integers(0, 2**32), runner=small, environment=small, episode=st.integers(0, 10_000), bars=st.integers(1, 700))
+@given(
+    seed=st.integers(0, 2**32),
+    runner=small,
+    environment=small,
+    episode=st.integers(0, 10_000),
+    bars=st.integers(1, 700),
+)
 def test_a_draw_is_a_pure_function_and_stays_in_its_stretch(seed, runner, environment, episode, bars):
     one = draw(seed, runner, environment, episode, bars)
     np.random.default_rng().random()
@@ -70,7 +76,9 @@ def test_an_episode_ends_at_its_last_bar_and_never_decides_before_the_warm_up(se
         if result.truncated[0]:
             break
     assert not result.terminated[0]
-    assert rows == list(range(first.stop - 12, first.stop)), "the last row is the path's own last, not the next path's first"
+    assert rows == list(range(first.stop - 12, first.stop)), (
+        "the last row is the path's own last, not the next path's first"
+    )
 
 
 def test_the_meta_controller_decides_every_fifth_bar_from_the_first(settings, calm):

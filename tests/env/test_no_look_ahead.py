@@ -1,7 +1,9 @@
-"""The referee over the whole step: change everything after row t, and nothing up to t changes by a bit: no observation, no
-proposal, no decision of risk, no fill, no money."""
+"""The referee over the whole step: change everything after row t, and nothing up to t changes by a bit: no observation,
+no proposal, no decision of risk, no fill, no money."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,9 +59,15 @@ def record(settings: Settings, market: MarketData, start: int, t: int) -> list[d
         result = desk.advance_with_weights(proposed)
         book = desk.book
         bar |= {
-            "ordered": desk.ordered, "rule": risk.rule, "units": book.units, "stop": book.stop, "equity": book.equity,
-            "traded": book.traded_ccy, "cost": book.cost_ccy, "rewards": result.rewards,
-        }  # fmt: skip
+            "ordered": desk.ordered,
+            "rule": risk.rule,
+            "units": book.units,
+            "stop": book.stop,
+            "equity": book.equity,
+            "traded": book.traded_ccy,
+            "cost": book.cost_ccy,
+            "rewards": result.rewards,
+        }
         log.append({name: np.ascontiguousarray(array).tobytes() for name, array in bar.items()})
 
 
@@ -68,7 +76,9 @@ def assert_nothing_changes(settings: Settings, market: MarketData, start: int, t
     other = record(settings, scramble_after(market, t, seed=t), start, t)
     assert len(truth) == len(other) == t - start + 1
     differences = [(k, name) for k, bar in enumerate(truth) for name, value in bar.items() if other[k][name] != value]
-    assert not differences, f"{len(differences)} differences, the first at row {start + differences[0][0]}: {differences[0][1]}"
+    assert not differences, (
+        f"{len(differences)} differences, the first at row {start + differences[0][0]}: {differences[0][1]}"
+    )
 
 
 @pytest.mark.parametrize("t", [300, 420, 561, 562, 900])
@@ -80,6 +90,47 @@ def test_nothing_changes_on_a_rough_synthetic_market(settings, rough_market, rou
 def test_nothing_changes_on_real_bars(settings, real_market, real, date):
     t = int(np.searchsorted(real_market.stamps, np.datetime64(date)))
     assert_nothing_changes(settings, real_market, max(real.stretches[0].start, t - 120), t)
+
+
+def fills_at(settings: Settings, market: MarketData, t: int) -> np.ndarray:
+    """Units after the fills of row t + 1 of 48 random books that were built over the ten bars before, (48, n)."""
+    data = DeskData.of(settings, [market])
+    n_envs, scene = 48, Scene(3, ends_on_halt=False)
+    desk = Desk(settings, data.tape, data.features, n_envs, scene, Overseer(settings, n_envs, scene))
+    desk.reset(np.arange(n_envs), [EpisodeDraw(t - 10, t + 5, 0.0, 0)] * n_envs)
+    rng, fill = np.random.default_rng(t), desk.book.fill
+    seen: list[np.ndarray] = []
+
+    def noted(target_units: np.ndarray, price: np.ndarray) -> None:
+        seen.append(target_units.copy())
+        fill(target_units, price)
+
+    desk.book.fill = noted  # type: ignore[method-assign]
+    for _ in range(11):
+        desk.observe_row()
+        new = 0.5 * rng.standard_normal(desk.weight.shape)
+        desk.stop_atr = rng.uniform(1.0, 5.0, desk.weight.shape)
+        desk.advance_with_weights(np.where(rng.random(desk.weight.shape) < 0.6, desk.weight, new))
+    assert desk.row[0] == t + 1
+    return seen[-1]
+
+
+@pytest.mark.parametrize("t", [330, 455, 562, 700])
+def test_what_fills_at_an_open_knows_nothing_of_the_bar_that_it_opens(settings, rough_market, t):
+    """The open stays and the rest of the bar changes: the same orders fill, stops and breakers included."""
+    bars = rough_market.bars.copy()
+    has_open = rough_market.valid[t + 1] & ~rough_market.stale_open[t + 1]
+    # Half of the instruments gap, so that breakers fire and bands refuse.
+    gap = np.where(np.arange(len(has_open)) % 2 == 0, 0.9, 1.0)
+    bars[t + 1 :, :, :4] *= gap[:, None]
+    gapped = replace(rough_market, bars=bars)
+    other = bars.copy()
+    open_ = bars[t + 1, :, 0]
+    other[t + 1, :, 1:4] = open_[:, None] * np.array([1.4, 0.7, 1.3])
+    one = fills_at(settings, gapped, t)
+    two = fills_at(settings, replace(gapped, bars=other), t)
+    np.testing.assert_array_equal(one[:, has_open], two[:, has_open])
+    assert one.any()
 
 
 def test_the_referee_would_notice(settings, rough_market, rough):
@@ -99,5 +150,7 @@ def test_histories_side_by_side_do_not_see_each_other(settings):
     other = DeskData.of(settings, [first, scramble_after(second, 0, seed=0)])
     rows = slice(0, len(first))
     for name in ("block", "macro", "correlation", "covariance", "vol_ann", "atr", "regime"):
-        np.testing.assert_array_equal(getattr(together.features, name)[rows], getattr(other.features, name)[rows], err_msg=name)
+        np.testing.assert_array_equal(
+            getattr(together.features, name)[rows], getattr(other.features, name)[rows], err_msg=name
+        )
     np.testing.assert_array_equal(together.tape.money[rows], other.tape.money[rows])

@@ -52,7 +52,7 @@ def test_the_sum_of_rewards_follows_the_sharpe_ratio():
 
 
 def test_only_a_new_maximum_of_the_drawdown_counts():
-    """100, 90, 95, 85.5, 110, 100: the maximum is 10% after the first fall and 14.5% after the second; the third stays below."""
+    """100, 90, 95, 85.5, 110, 100: the maximum is 10% after one fall, 14.5% after the second; the third is less."""
     values = np.array([100, 90, 95, 85.5, 110, 100])
     drawdown = rewards.MaximumDrawdown(1, 1)
     increments = [drawdown.step(np.array([[r]]))[0, 0] for r in values[1:] / values[:-1] - 1]
@@ -119,8 +119,8 @@ def test_phase_2_rewards_the_portfolio_in_units_of_the_targets_volatility(settin
 
 
 def test_phase_3_rewards_by_hand(settings, rough):
-    """Half the own book, half the desk: return less a fifth of any new maximum drawdown, less what risk had to change, and for the
-    desk less a tenth of the loss beyond its VaR forecast."""
+    """Half the own book, half the desk: return less a fifth of any new maximum drawdown, less what risk had to change,
+    and for the desk less a tenth of the loss beyond its VaR forecast."""
     sigma = 0.20 / np.sqrt(rough.tape.bars_per_year)
     domain_of = np.array(settings.universe.domain_of)
     value, peak, worst = np.ones(12), np.ones(12), np.zeros(12)

@@ -44,19 +44,25 @@ def test_the_document_to_the_letter_runs_its_own_numbers() -> None:
     assert bars_per_update(Settings.load("document.yaml"), 500_000) == 2048
 
 
-def test_the_recipe_overrides_what_was_measured_to_learn_better() -> None:
-    assert Numbers.of(SETTINGS) == Numbers(5e-4, gamma=0.99, gae_lambda=0.3, n_epochs=4, batch_size=512, clip_range=0.2)
+def test_what_the_recipe_sets_overrides_the_document_and_what_it_leaves_does_not() -> None:
+    settings = Settings.load(overrides=["recipe.gae_lambda=0.5", "recipe.clip_range=null"])
+    assert Numbers.of(settings).gae_lambda == 0.5
+    assert Numbers.of(settings).clip_range == settings.training.clip_range
 
 
 def test_a_level_can_have_a_learning_rate_of_its_own() -> None:
-    settings = Settings.load(overrides=["recipe.learning_rates.specialists=1e-4"])
+    levels = "{meta_controller: null, specialists: 1.0e-4, instruments: null}"
+    settings = Settings.load(overrides=["recipe.learning_rate=1e-3", f"recipe.learning_rates={levels}"])
     rates = learning_rates(settings, ("meta_controller", "forex_specialist", "EURUSD"))
-    assert rates == {"meta_controller": 5e-4, "forex_specialist": 1e-4, "EURUSD": 5e-4}
+    assert rates == {"meta_controller": 1e-3, "forex_specialist": 1e-4, "EURUSD": 1e-3}
 
 
 @pytest.mark.parametrize(("budget", "bars"), [(500_000, 8192), (10_000, 1250), (50, 16)])
 def test_a_small_budget_is_spent_in_several_updates(budget: int, bars: int) -> None:
-    assert bars_per_update(SETTINGS, budget) == bars
+    settings = Settings.load(
+        overrides=["recipe.bars_per_update=8192", "recipe.min_updates=8", "recipe.environments=16"]
+    )
+    assert bars_per_update(settings, budget) == bars
 
 
 def test_three_trials_fit_on_two_cores_and_share_one_gpu() -> None:

@@ -17,6 +17,8 @@ TINY = [
     "recipe.environments=4",
     "recipe.min_updates=1",
     "recipe.validations=2",
+    "recipe.learning_rates.instruments=1e-3",
+    "recipe.learning_rate_final_frac=0",
     "resources.cpus=2",
 ]
 
@@ -65,11 +67,25 @@ if what == "restore":
         assert result["bars_sampled_lifetime"] == 200
         again.append(hashes(algorithm))
         rate = result["learners"]["EURUSD"]["learning_rate"]
-        assert abs(rate - 5e-4 * (1 - 100 / 203)) < 1e-9, rate
+        assert abs(rate - 1e-3 * (1 - 100 / 203)) < 1e-9, rate
         for index, begun in algorithm._seats.items():
             later = [env["episodes_begun"] for env in begun["environments"]]
             assert all(b > a for a, b in zip(seats[index], later)), "episodes are fresh"
     assert again[0] == again[1], "two restores of one checkpoint go on alike"
+if what == "lost":
+    begun = {k: [env["episodes_begun"] for env in v["environments"]] for k, v in algorithm._seats.items()}
+    ray.kill(algorithm.env_runner_group._worker_manager.actors()[1], no_restart=False)
+    results = [algorithm.train()]
+    while not results[-1]["done"]:
+        results.append(algorithm.train())
+    assert results[0]["bars_sampled_lifetime"] == 150, "the share of the lost runner is missing"
+    assert results[-1]["bars_sampled_lifetime"] == 203
+    assert algorithm._seats[2]["bars"] + algorithm._seats[1]["bars"] == 203
+    for index, seats in algorithm._seats.items():
+        assert all(env["episodes_begun"] >= past for env, past in zip(seats["environments"], begun[index]))
+    print("RESULT lost")
+    algorithm.stop()
+    raise SystemExit
 result = algorithm.train()
 if what != "restore":
     assert result["bars_sampled_lifetime"] == 200 and not result["done"]
@@ -96,7 +112,7 @@ def probe(folder: Path, runners: int, what: str = "run") -> subprocess.Popen[str
 
 
 def result_of(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=180)
+    out, err = process.communicate(timeout=400)
     lines = [line for line in out.splitlines() if line.startswith("RESULT")]
     assert lines, f"{out[-2000:]}\n{err[-4000:]}"
     return lines[0]
@@ -115,3 +131,9 @@ def test_two_fresh_processes_with_one_seed_agree_to_the_bit(tmp_path: Path, runn
 @pytest.mark.parametrize("runners", [0, 2])
 def test_a_restored_trial_goes_on_with_fresh_episodes_and_the_rate_of_its_bar(tmp_path: Path, runners: int) -> None:
     result_of(probe(tmp_path / "a", runners, "restore"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_lost_runner_is_replaced_where_it_stood_and_the_budget_is_still_met(tmp_path: Path) -> None:
+    result_of(probe(tmp_path / "a", 2, "lost"))

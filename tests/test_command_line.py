@@ -1,0 +1,76 @@
+"""The command line: every command explains itself, every mistake gets one line and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mtquant_rllib.cli import main
+
+COMMANDS = [["data", "import"], ["data", "synth"], ["data", "describe"], ["train"], ["resume"], ["evaluate"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_helps_with_an_example_and_takes_settings(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([*command, "--help"])
+    said = capsys.readouterr().out
+    assert exit_.value.code == 0
+    assert f"example:\n  mtquant {' '.join(command)}" in said
+    assert "--config FILE" in said
+    assert "--set KEY=VALUE" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["tain"], "did you mean train?"),
+        (["data", "imprt"], "did you mean import?"),
+        (["train", "--budgt-scale", "1"], "did you mean --budget-scale?"),
+        (["train", "--set", "recipe.learnin_rate=1"], "did you mean recipe.learning_rate?"),
+        (["train", "--set", "portfolio_risk.max_portfolio_var=2"], "did you mean 0.02?"),
+        (["train", "--set", "seed"], "expected key=value"),
+        (["train", "--budget-scale", "0"], "expected a factor above 0"),
+        (["train", "--market", "no-such.parquet"], "no such file"),
+        (["train", "--config", "no-such.yaml"], "no config file"),
+        (["resume", "no-such-run"], "no such run folder"),
+        (["evaluate", "no-such-run", "--episodes", "0"], "expected at least 1"),
+        (["resume", "run", "--config", "document.yaml"], "its own settings"),
+    ],
+)
+def test_a_mistake_gets_one_clear_message_and_exit_code_2(
+    arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert hint in said.err
+    assert "Traceback" not in said.err
+    assert not said.out
+
+
+def test_help_answers_without_loading_torch_or_ray() -> None:
+    check = (
+        "import sys; from mtquant_rllib.cli import build_parser; build_parser().format_help();"
+        "print({'torch', 'ray', 'numpy', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_synthetic_history_can_be_written_read_back_and_described(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "synth", "--years", "2", "--seed", "3", "--out", str(tmp_path)]) == 0
+    bars, macro = tmp_path / "path_000.parquet", tmp_path / "path_000_macro.parquet"
+    report = tmp_path / "report.json"
+    assert main(["data", "import", str(bars), "--out", str(tmp_path / "again.parquet"), "--json", str(report)]) == 0
+    assert main(["data", "describe", str(tmp_path / "again.parquet"), "--macro", str(macro)]) == 0
+    said = capsys.readouterr().out
+    assert "daily rows" in said
+    assert report.is_file()
