@@ -5,9 +5,10 @@
     python experiments/controls.py --bars 100000 --seeds 3                  planted and null, phase 1
     python experiments/controls.py --market planted --phases 3 --seeds 2    the whole curriculum at full budgets
 
-*What to expect.* Training seeds share their market: 64 training paths of 15 years, 16 validation paths, 64 test paths of 5 years, all
-disjoint. The oracle earns a net Sharpe of about 2.0 on the planted test paths through the same core, costs and risk rules. On the null
-market the net Sharpe is the drag of costs. Runs that are there already are carried on, or judged as they are.
+*What to expect.* Training seeds share their market: 64 training paths of 15 years, 16 validation paths, 64 test paths
+of 5 years, all disjoint. The oracle earns a net Sharpe of about 2.0 on the planted test paths through the same core,
+costs and risk rules. On the null market the net Sharpe is the drag of costs. Runs that are there already are carried
+on, or judged as they are.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from mtquant_rllib.training.seeding import reexec_with_hash_seed
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--market", choices=("planted", "null", "both"), default="both")
-    parser.add_argument("--bars", type=int, default=100_000, help="phase-1 budget of each domain (default: %(default)s)")
+    parser.add_argument(
+        "--bars", type=int, default=100_000, help="phase-1 budget of each domain (default: %(default)s)"
+    )
     parser.add_argument("--phases", type=int, choices=(1, 3), default=1, help="phase 1 alone, or all three")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/controls"))

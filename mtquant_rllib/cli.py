@@ -364,13 +364,16 @@ def _compare(run: Path) -> None:
 
     from mtquant_rllib.evaluation.report import print_report
     from mtquant_rllib.training.assessment import evaluate_run, last_done
+    from mtquant_rllib.training.learning_curves import plot_learning_curves
     from mtquant_rllib.training.manifest import PHASES, Manifest
 
-    if last_done(Manifest.read(run), run) != PHASES[-1]:
+    manifest = Manifest.read(run)
+    plot_learning_curves(run, manifest.load_settings().evaluation.plot)
+    if last_done(manifest, run) != PHASES[-1]:
         return
     done = evaluate_run(run)
     print_report(done.report, Console())
-    print(f"picture: {done.files['picture']}")
+    print(f"pictures: {done.files['picture']}, {run / 'learning_curves.png'}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -109,7 +109,9 @@ class HierarchicalTradingSystem:
 
     def _known_run(self) -> Path:
         if self.run is None:
-            raise RunError("this system has no run yet: train it, or name one, as in HierarchicalTradingSystem(run='runs/mine')")
+            raise RunError(
+                "this system has no run yet: train it, or name one, as in HierarchicalTradingSystem(run='runs/mine')"
+            )
         return self.run
 
     def _manifest(self) -> Any:

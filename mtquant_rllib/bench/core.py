@@ -1,7 +1,7 @@
 """How fast the core steps, and how much memory it takes, with risk on and nothing but numpy.
 
-A bar is the whole of a bar: three levels observed and decided, risk, fills, marks and rewards, for B environments. The policies are
-left out: raw actions are drawn before the clock starts.
+A bar is the whole of a bar: three levels observed and decided, risk, fills, marks and rewards, for B environments.
+The policies are left out: raw actions are drawn before the clock starts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +53,22 @@ class RandomDrive:
             envs,
             [
                 draw_episode(
-                    self._seed, 0, int(env), int(self._episodes[env]), self._data.stretches,
+                    self._seed,
+                    0,
+                    int(env),
+                    int(self._episodes[env]),
+                    self._data.stretches,
                     self._settings.desk.episode.bars,
-                    (rewards.phase_1_allocation_low, rewards.phase_1_allocation_high), 1,
+                    (rewards.phase_1_allocation_low, rewards.phase_1_allocation_high),
+                    1,
                 )  # fmt: skip
                 for env in envs
             ],
         )
         self._episodes[envs] += 1
 
-    def step(self) -> None:
-        """One bar of every environment."""
+    def step(self, after_advance: Callable[[Desk], None] | None = None) -> None:
+        """One bar of every environment. `after_advance` looks at the desk before finished episodes begin again."""
         meta, specialists, instruments = self._actions[self._step % _ACTION_SETS]
         self._step += 1
         desk = self.desk
@@ -75,6 +80,8 @@ class RandomDrive:
         desk.observe_instruments()
         desk.decide_instruments(instruments)
         result = desk.advance()
+        if after_advance is not None:
+            after_advance(desk)
         over = np.flatnonzero(result.terminated | result.truncated)
         if len(over):
             self._begin(over)

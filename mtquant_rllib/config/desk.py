@@ -70,8 +70,8 @@ class FillConfig(Section):
 
 
 class EpisodeConfig(Section):
-    """bars: length of a training episode, truncated at its end; breaker_reset: whether an evaluation lifts a full trading
-    halt the day after (counting it), or stays flat to its end."""
+    """bars: length of a training episode, truncated at its end; breaker_reset: whether an evaluation lifts a full
+    trading halt the day after (counting it), or stays flat to its end."""
 
     bars: Count
     breaker_reset: Literal["next_day", "never"]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 import numpy as np
@@ -34,8 +35,8 @@ from mtquant_rllib.portfolio.tape import Tape
 from mtquant_rllib.risk import stops
 from mtquant_rllib.risk.packed import PackedIndex
 
-_LOT_ROUNDS = 6
-"""Most times that rules and rounding to whole lots take turns at one fill."""
+_LEAST_SHARE = 1e-6
+"""Share of capital or appetite under which a book's scale does not fall, where nothing snaps to zero before."""
 
 
 def _domain_pair_sums(packed: PackedIndex, domain_of: np.ndarray, n_domains: int) -> np.ndarray:
@@ -83,8 +84,8 @@ class Oversight(Protocol):
         openable: np.ndarray,
         attempt: int,
     ) -> np.ndarray:
-        """The same at the fill, for the environments `envs` in which not everything can fill as ordered. `attempt` counts
-        how often whole lots have been made of what it let through."""
+        """The same at the fill, for the environments `envs` in which not all can fill as ordered. `attempt` counts
+        how often whole lots have been made of what it let through; answers must settle, at nothing at the latest."""
 
     def begin_day(self, new_day: np.ndarray, equity: np.ndarray, flat: np.ndarray) -> None: ...
 
@@ -174,9 +175,7 @@ class Desk:
         self.instrument_return = np.zeros((n_envs, n))
         self.stopped = np.zeros((n_envs, n), dtype=bool)
         self.drawdown = rewards.MaximumDrawdown(n_envs, 1 + n_domains + n)
-        self.sharpe = rewards.DifferentialSharpe(
-            n_envs, 1 + n_domains + n, settings.rewards.differential_sharpe
-        )
+        self.sharpe = rewards.DifferentialSharpe(n_envs, 1 + n_domains + n, settings.rewards.differential_sharpe)
         self.daily = DailyReturns(n_envs, self.config.observation.returns_days)
         self.record = TrackRecord(n_envs, n_domains, self.config.observation.track_record_bars)
         self._packed = PackedIndex(n)
@@ -405,14 +404,14 @@ class Desk:
         book.stop = stops.trail(book.stop, np.sign(book.units), self.close, self.atr, self.stop_atr)
         self._pay_the_night(bar)
         if oversight is not None:
-            oversight.begin_day(new_day, book.equity, ~book.units.any(axis=1))
+            oversight.begin_day(new_day, book.equity, np.logical_not(book.units.any(axis=1)))
         at_close = flags[:, channel.FILLS_AT_CLOSE]
         wanted, stopped = self._open(bar, flags, at_close, wanted)
         stopped |= self._fill(bar, flags, at_close, wanted)
         stopped |= self._trade_day(bar, at_close)
         self.stopped = stopped
         if oversight is not None:
-            oversight.after_fills(flags[:, channel.TRADABLE], playing, ~book.units.any(axis=1))
+            oversight.after_fills(flags[:, channel.TRADABLE], playing, np.logical_not(book.units.any(axis=1)))
             oversight.mark(book.equity, self._weights_at(bar[:, channel.LAST] * bar[:, channel.FX_LAST]), playing)
         book.bars_held += book.units != 0
         self._mark_value = bar[:, channel.LAST] * bar[:, channel.FX_LAST]
@@ -500,9 +499,10 @@ class Desk:
         """Where not everything can fill as ordered, the rules run again over what would, which can only shrink it; and
         once more over what whole lots make of that."""
         wanted = wanted.copy()
-        for attempt in range(_LOT_ROUNDS):
-            allowed = self._limited_once(bar, at_close[envs], wanted[envs], has_bar[envs], openable[envs], envs, attempt)
-            moved = (allowed != wanted[envs]).any(axis=1)
+        for attempt in count():
+            before = wanted[envs]
+            allowed = self._limited_once(bar, at_close[envs], before, has_bar[envs], openable[envs], envs, attempt)
+            moved = (allowed != before).any(axis=1)
             wanted[envs] = allowed
             envs = envs[moved]
             if not len(envs):
@@ -539,8 +539,8 @@ class Desk:
         return np.where(has_bar, self.book.whole_lots(allowed), held)
 
     def _fill(self, bar: np.ndarray, flags: np.ndarray, at_close: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        """Fill the orders: at the open, or at the close where the open is not tradable. Returns the mask of positions (B, n)
-        stopped on the way to such a close."""
+        """Fill the orders: at the open, or at the close where the open is not tradable. Returns the mask of positions
+        (B, n) stopped on the way to such a close."""
         book = self.book
         hit = np.zeros_like(at_close)
         if at_close.any():
@@ -638,7 +638,7 @@ class Desk:
     def _standardise(self, streams: np.ndarray) -> np.ndarray:
         """Net returns in units of the volatility that each book was sized for, (B, 1 + D + n), clipped."""
         d = self.universe.n_domains
-        snap = self.config.decision.snap_below
+        snap = max(self.config.decision.snap_below, _LEAST_SHARE)
         # A book that has just been given nothing still winds down: its scale does not fall below the smallest share.
         share = np.maximum(self.allocation, snap) * np.maximum(self.appetite, snap)[:, None]
         scale = np.empty_like(streams)
@@ -663,5 +663,3 @@ class Desk:
         joint = own * score + weights.team_share * score[:, :1]
         assert joint.shape[1] == 1 + d + self.universe.n_instruments
         return joint
-
-

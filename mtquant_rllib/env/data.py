@@ -1,8 +1,8 @@
 """What a desk plays on: tape, features and the rows of each split, prepared once and shared read-only by every process.
 
-A prepared folder is plain arrays, opened by memory map: workers on one machine share one copy, and a path to it is all that an
-environment's config carries. Its name is a hash of everything that it was made from, so the same market and settings are
-prepared once, and different ones never meet.
+A prepared folder is plain arrays, opened by memory map: workers on one machine share one copy, and a path to it is
+all that an environment's config carries. Its name is a hash of everything that it was made from, so the same market
+and settings are prepared once, and different ones never meet.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ from mtquant_rllib.env.episodes import Stretch
 from mtquant_rllib.errors import MarketDataError, RunError
 from mtquant_rllib.features.table import FeatureTable, build_features, open_table
 from mtquant_rllib.market.bars import MarketData
-from mtquant_rllib.market.importers import load_market
 from mtquant_rllib.market.splits import NAMES, time_splits
-from mtquant_rllib.market.synthetic import synthesise
 from mtquant_rllib.portfolio.tape import Tape
 
 CACHE_VARIABLE = "MTQUANT_CACHE"
@@ -84,17 +82,21 @@ def describe(folder: Path) -> dict[str, Any]:
 
 def prepare_embedded(settings: Settings, cache: Path | None = None) -> Path:
     """Prepare the synthetic market of `embedded`, each split from paths and seeds of its own."""
+    # Workers only open what is prepared; what prepares it weighs as much again as the arrays.
+    from mtquant_rllib.market.synthetic import synthesise
+
     embedded = settings.embedded
-    identity = _digest(settings, {"embedded": embedded.model_dump(mode="json"), "synthetic": settings.synthetic.model_dump(mode="json")})
+    identity = _digest(
+        settings,
+        {"embedded": embedded.model_dump(mode="json"), "synthetic": settings.synthetic.model_dump(mode="json")},
+    )
 
     def fill(folder: Path) -> dict[str, Any]:
         splits = {}
         for number, split in enumerate(NAMES):
             size = embedded.of(split)
             seed = int(np.random.SeedSequence((embedded.seed, number)).generate_state(1)[0])
-            drawn = synthesise(
-                settings, n_paths=size.paths, n_years=size.years, seed=seed, variant=embedded.variant
-            )
+            drawn = synthesise(settings, n_paths=size.paths, n_years=size.years, seed=seed, variant=embedded.variant)
             stretches, features = _write_arrays(settings, drawn.markets, folder / split)
             np.savez(folder / split / "truth.npz", mu=drawn.truth.mu, sigma=drawn.truth.sigma)
             splits[split] = {"arrays": split, "features": features, "stretches": stretches}
@@ -107,11 +109,15 @@ def prepare_files(
     settings: Settings, bars: Path | Sequence[Path], macro: Path | None, cache: Path | None = None
 ) -> Path:
     """Prepare a history from files, split by time."""
+    from mtquant_rllib.market.importers import load_market
+
     market, _ = load_market(settings, bars, macro)
     content = hashlib.sha256()
     for array in (market.stamps, market.bars, market.valid, market.macro, market.stale_open, market.volume_proxy):
         content.update(np.ascontiguousarray(array).tobytes())
-    identity = _digest(settings, {"bars": content.hexdigest(), "splits": settings.market.splits.model_dump(mode="json")})
+    identity = _digest(
+        settings, {"bars": content.hexdigest(), "splits": settings.market.splits.model_dump(mode="json")}
+    )
 
     def fill(folder: Path) -> dict[str, Any]:
         (whole,), features = _write_arrays(settings, [market], folder / "history")
@@ -130,12 +136,13 @@ def prepare_files(
 
 
 def truth(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Conditional mean and volatility of the next return of a prepared synthetic split, each (N, n), rows as on the tape.
+    """Conditional mean and volatility of the next return of a prepared synthetic split, each (N, n), rows as on the
+    tape.
 
     Only an oracle may read this.
     """
     with np.load(folder / split / "truth.npz") as stored:
-        return tuple(stored[name].reshape(-1, stored[name].shape[-1]) for name in ("mu", "sigma"))  # type: ignore[return-value]
+        return tuple(stored[name].reshape(-1, stored[name].shape[-1]) for name in ("mu", "sigma"))
 
 
 def _write_arrays(settings: Settings, markets: Sequence[MarketData], folder: Path) -> tuple[list[list[int]], str]:
@@ -174,12 +181,15 @@ def _digest(settings: Settings, parts: dict[str, Any]) -> str:
     """Hash of the parts and of every setting that shapes prepared arrays."""
     shaping = ("symbols", "policy_rates", "features", "specialists", "portfolio_risk", "desk")
     tree = settings.model_dump(mode="json")
-    text = json.dumps({"code": _code_version(), **parts, **{key: tree[key] for key in shaping}}, sort_keys=True, default=str)
+    text = json.dumps(
+        {"code": _code_version(), **parts, **{key: tree[key] for key in shaping}}, sort_keys=True, default=str
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _prepared(cache: Path | None, name: str, fill: Any) -> Path:
-    """The folder of this name, filled in a temporary one and moved into place whole: two processes may race, one wins."""
+    """The folder of this name, filled in a temporary one and moved into place whole: two processes may race, one
+    wins."""
     root = cache or cache_folder()
     final = root / name
     if (final / _INDEX).is_file():

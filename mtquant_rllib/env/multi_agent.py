@@ -1,14 +1,16 @@
 """The desk as a turn-based RLlib `MultiAgentEnv`, and the wrapper that gives risk the last word.
 
-A bar takes two or three calls of `step`: the meta-controller on the bars where it decides, then the specialists, then the
-instruments, whose actions carry the desk to the next close. Rewards of all agents arrive with that close. At the end of an
-episode every agent receives a final observation, on turn or not: without it RLlib drops the last transition of those off turn.
+A bar takes two or three calls of `step`: the meta-controller on the bars where it decides, then the specialists, then
+the instruments, whose actions carry the desk to the next close. Rewards of all agents arrive with that close. At the
+end of an episode every agent receives a final observation, on turn or not: without it RLlib drops the last transition
+of those off turn.
 
-`DeskEnv` has no limits of its own. `RiskWrapper` puts a risk manager between what is proposed and what is executed; it is a
-`MultiAgentEnv`, because RLlib reads spaces through `unwrapped`, where a `gym.Wrapper` would vanish. `desk_env` builds both
-from a plain dictionary, which is what travels in an RLlib config:
+`DeskEnv` has no limits of its own. `RiskWrapper` puts a risk manager between what is proposed and what is executed;
+it is a `MultiAgentEnv`, because RLlib reads spaces through `unwrapped`, where a `gym.Wrapper` would vanish.
+`desk_env` builds both from a plain dictionary, which is what travels in an RLlib config:
 
-    {"data": folder of prepared arrays, "split": "train", "settings": dict, "phase": 1 | 2 | 3, "domain": name or None, "seed": int}
+    {"data": folder of prepared arrays, "split": "train", "settings": dict, "phase": 1 | 2 | 3, "domain": name or
+    None, "seed": int}
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.utils.typing import MultiAgentDict
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.core import Desk, Scene
@@ -30,7 +33,8 @@ from mtquant_rllib.env.spaces import spaces
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.universe import META
 
-ObsDict = dict[str, np.ndarray]
+Step = tuple[MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict]
+"""Observations, rewards, terminateds, truncateds, infos."""
 
 
 class _Turn(Enum):
@@ -58,7 +62,9 @@ class DeskEnv(MultiAgentEnv):
         data = DeskData.open(Path(config["data"]), config.get("split", "train"))
         phase, domain_name = config["phase"], config.get("domain")
         if (phase == 1) != (domain_name is not None):
-            raise ConfigError(f"phase {phase} with domain {domain_name!r}: phase 1 plays one domain, phases 2 and 3 play all")
+            raise ConfigError(
+                f"phase {phase} with domain {domain_name!r}: phase 1 plays one domain, phases 2 and 3 play all"
+            )
         domain = None if domain_name is None else universe.domains.index(universe.domain_named(domain_name))
         self.desk = Desk(self.settings, data.tape, data.features, 1, Scene(phase, domain))
         self.stretches = data.stretches
@@ -75,11 +81,9 @@ class DeskEnv(MultiAgentEnv):
             own = universe.domains[domain]
             self.possible_agents = [own.specialist, *own.symbols]
         self.agents = list(self.possible_agents)
-        self._specialists = [
-            (d, name) for d, name in enumerate(universe.specialists) if name in self.possible_agents
-        ]
+        self._specialists = [(d, name) for d, name in enumerate(universe.specialists) if name in self.possible_agents]
         self._instruments: list[tuple[int, str]] = []
-        self._streams: list[tuple[int, str]] = []
+        self._streams: list[tuple[int, Any]] = []
 
     def seat(self, runner: int, environment: int) -> None:
         """Say which of all environments this is: draws are a function of (seed, runner, environment, episode)."""
@@ -95,8 +99,11 @@ class DeskEnv(MultiAgentEnv):
 
     # -- gymnasium ----------------------------------------------------------------------------------------------------
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsDict, dict[str, Any]]:
-        """Begin the next episode. `seed`, when given, replaces the run's seed and starts again from the first episode."""
+    def reset(  # type: ignore[override]  # RLlib's own differs from gymnasium's
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[MultiAgentDict, MultiAgentDict]:
+        """Begin the next episode. `seed`, when given, replaces the run's seed and starts again from the first
+        episode."""
         if seed is not None:
             self.seed_of_run, self._episodes_begun = int(seed), 0
         universe, scene = self.settings.universe, self.desk.scene
@@ -123,16 +130,14 @@ class DeskEnv(MultiAgentEnv):
             *(name for _, name in self._specialists),
             *(symbol for _, symbol in self._instruments),
         ]
-        stream_of = {agent: stream for stream, agent in enumerate(universe.agent_ids)}
+        stream_of: MultiAgentDict = {agent: stream for stream, agent in enumerate(universe.agent_ids)}
         self._streams = [(stream_of[agent], agent) for agent in self.agents]
         return self._next_turn(after=None), {}
 
-    def step(
-        self, action_dict: ObsDict
-    ) -> tuple[ObsDict, dict[str, float], dict[str, bool], dict[str, bool], dict[str, Any]]:
+    def step(self, action_dict: MultiAgentDict) -> Step:  # type: ignore[override]  # RLlib's own differs from gymnasium's
         """Take the actions of the agents on turn."""
         desk = self.desk
-        running: dict[str, bool] = {"__all__": False}
+        running: MultiAgentDict = {"__all__": False}
         if self._turn is _Turn.META:
             desk.decide_meta(np.asarray(action_dict[META])[None])
             return self._next_turn(after=_Turn.META), {}, running, dict(running), {}
@@ -146,17 +151,17 @@ class DeskEnv(MultiAgentEnv):
         desk.decide_instruments(raw)
         result = desk.advance()
         self.bars_done += 1
-        rewards = {agent: float(result.rewards[0, stream]) for stream, agent in self._streams}
+        rewards: MultiAgentDict = {agent: float(result.rewards[0, stream]) for stream, agent in self._streams}
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         if not (terminated or truncated):
             return self._next_turn(after=None), rewards, running, dict(running), {}
-        terminateds = dict.fromkeys([*self.agents, "__all__"], terminated)
-        truncateds = dict.fromkeys([*self.agents, "__all__"], truncated)
+        terminateds: MultiAgentDict = dict.fromkeys([*self.agents, "__all__"], terminated)
+        truncateds: MultiAgentDict = dict.fromkeys([*self.agents, "__all__"], truncated)
         return self._everyone(), rewards, terminateds, truncateds, {}
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
-    def _next_turn(self, after: _Turn | None) -> ObsDict:
+    def _next_turn(self, after: _Turn | None) -> MultiAgentDict:
         """Pass the turn on, within the bar or to the next bar's first, and show it what it sees."""
         if after is None and bool(self.desk.meta_is_due[0]):
             self._turn = _Turn.META
@@ -167,20 +172,21 @@ class DeskEnv(MultiAgentEnv):
         self._turn = _Turn.INSTRUMENTS
         return self._instruments_see()
 
-    def _specialists_see(self) -> ObsDict:
+    def _specialists_see(self) -> MultiAgentDict:
         return {name: self.desk.observe_specialist(d)[0] for d, name in self._specialists}
 
-    def _instruments_see(self) -> ObsDict:
+    def _instruments_see(self) -> MultiAgentDict:
         seen = self.desk.observe_instruments()[0]
         return {symbol: seen[i] for i, symbol in self._instruments}
 
-    def _everyone(self) -> ObsDict:
+    def _everyone(self) -> MultiAgentDict:
         meta = {META: self.desk.observe_meta()[0]} if META in self.agents else {}
         return meta | self._specialists_see() | self._instruments_see()
 
 
 class RiskWrapper(MultiAgentEnv):
-    """Puts the risk manager between proposed and executed positions of a `DeskEnv`, and keeps the record of its edits."""
+    """Puts the risk manager between proposed and executed positions of a `DeskEnv`, and keeps the record of its
+    edits."""
 
     def __init__(self, env: DeskEnv) -> None:
         super().__init__()
@@ -211,14 +217,14 @@ class RiskWrapper(MultiAgentEnv):
     def set_state(self, state: Mapping[str, int]) -> None:
         self.env.set_state(state)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ObsDict, dict[str, Any]]:
+    def reset(  # type: ignore[override]  # RLlib's own differs from gymnasium's
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[MultiAgentDict, MultiAgentDict]:
         result = self.env.reset(seed=seed, options=options)
         self.agents = self.env.agents
         return result
 
-    def step(
-        self, action_dict: ObsDict
-    ) -> tuple[ObsDict, dict[str, float], dict[str, bool], dict[str, bool], dict[str, Any]]:
+    def step(self, action_dict: MultiAgentDict) -> Step:  # type: ignore[override]  # RLlib's own differs from gymnasium's
         return self.env.step(action_dict)
 
 

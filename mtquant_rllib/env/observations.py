@@ -1,7 +1,7 @@
 """What each level sees, written from the state of the desk into the layout of named blocks.
 
-Market features arrive standardised. The private parts are scaled here, by the numbers of `desk.observation`, so that a typical
-value is of order one, and clipped. Before there is history they are zero.
+Market features arrive standardised. The private parts are scaled here, by the numbers of `desk.observation`, so that
+a typical value is of order one, and clipped. Before there is history they are zero.
 """
 
 from __future__ import annotations

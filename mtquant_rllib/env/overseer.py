@@ -8,6 +8,7 @@ lot can take a book over its limit.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,16 +29,17 @@ _FINE_LOT = 0.05
 """Lots under this share of equity are fine: rounding moves a measure by a few per cent only."""
 _LOT_MARGIN = 0.85
 """Share of a limit from which a book of fine lots is measured again after rounding."""
-_LOT_ROUNDS = 6
 _LOT_EASING = 0.01
 """Share by which a book is made smaller than its limit asks for, where rounding has broken the limit."""
 
 
 def _eased(executed: np.ndarray, proposal: Proposal, attempt: int) -> np.ndarray:
     """Repaired books (R, n) a little smaller, twice as much with each attempt: a repair aims at the limit itself, and
-    whole lots would take the next hedge over it. Books that pass stay, and so do untradable positions."""
+    whole lots would take the next hedge over it. In the end nothing is left. Books that pass stay, and so do untradable
+    positions."""
     repaired = (executed != proposal.proposed).any(axis=1)
-    return np.where(repaired[:, None] & proposal.tradable, executed * (1.0 - _LOT_EASING * 2**attempt), executed)
+    left = max(1.0 - _LOT_EASING * 2**attempt, 0.0)
+    return np.where(repaired[:, None] & proposal.tradable, executed * left, executed)
 
 
 class Overseer:
@@ -146,9 +148,9 @@ class Overseer:
         )
         coarse = (np.abs(desk.weight_of(desk.book.lot_units)) > _FINE_LOT).any(axis=1)
         rows = np.flatnonzero(near | coarse)
-        for attempt in range(_LOT_ROUNDS):
+        for attempt in count():
             if not len(rows):
-                return weights
+                break
             some = proposal.rows(rows)
             some.proposed = weights[rows]
             again = self.manager.repair(some)
@@ -157,7 +159,6 @@ class Overseer:
             eased = _eased(again.executed, some, attempt)[moved]
             weights[rows] = desk.weight_of(desk.units_of(eased, rows), rows)
             self.rule[rows] = np.where(self.rule[rows] == 0, again.rule[moved], self.rule[rows])
-        self.unrepairable[rows] = True
         return weights
 
     def _close_for_margin(self, desk: Desk, proposed: np.ndarray, current: np.ndarray) -> np.ndarray:

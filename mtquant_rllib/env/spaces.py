@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 
@@ -31,14 +33,14 @@ def action_width(settings: Settings, agent: str) -> int:
     return 3
 
 
-def spaces(settings: Settings) -> tuple[dict[str, gym.spaces.Box], dict[str, gym.spaces.Box]]:
+def spaces(settings: Settings) -> tuple[dict[Any, gym.Space[Any]], dict[Any, gym.Space[Any]]]:
     """Observation and action Box of every agent id. Actions are raw values in [-1, 1]."""
     bound = settings.desk.observation.clip
-    observation = {
+    observation: dict[Any, gym.Space[Any]] = {
         agent: gym.spaces.Box(-bound, bound, (observation_width(settings, agent),), np.float32)
         for agent in settings.universe.agent_ids
     }
-    action = {
+    action: dict[Any, gym.Space[Any]] = {
         agent: gym.spaces.Box(-1.0, 1.0, (action_width(settings, agent),), np.float32)
         for agent in settings.universe.agent_ids
     }

@@ -1,9 +1,9 @@
 """Positive and negative control: does the system find what is there, and nothing where there is nothing?
 
-On the planted market an oracle that knows the exact conditional mean is replayed through the same core, costs and risk rules; what
-counts is the share of its pooled net Sharpe that the policies earn on paths that nobody trained on. On the null market the bars are a
-martingale: a gross Sharpe away from zero, or a net one above it, is a leak. Untrained networks and random convictions stand
-beside both.
+On the planted market an oracle that knows the exact conditional mean is replayed through the same core, costs and
+risk rules; what counts is the share of its pooled net Sharpe that the policies earn on paths that nobody trained on.
+On the null market the bars are a martingale: a gross Sharpe away from zero, or a net one above it, is a leak.
+Untrained networks and random convictions stand beside both.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class ControlResult:
     """What a control shows.
 
     books
-        Pooled net and gross Sharpe of each book, with intervals: the desk (mean over training seeds), untrained, random, and on
-        a market with something planted the oracle.
+        Pooled net and gross Sharpe of each book, with intervals: the desk (mean over training seeds), untrained,
+        random, and on a market with something planted the oracle.
     per_seed
         Pooled net Sharpe of each training seed.
     share, share_per_seed
@@ -89,12 +89,16 @@ def judge(
     draws = whole(data.stretches)
 
     def policies(states: States) -> Record:
-        return play(settings, data, PolicyPlayer.of(settings, states, equal_allocation=equal_allocation), draws, name="desk")
+        return play(
+            settings, data, PolicyPlayer.of(settings, states, equal_allocation=equal_allocation), draws, name="desk"
+        )
 
     desks = [policies(states) for states in trained]
     others = {
         "untrained": policies(untrained),
-        "random": play(settings, data, RulePlayer(weight_rules(settings)["random"], closes_of(data)), draws, name="random"),
+        "random": play(
+            settings, data, RulePlayer(weight_rules(settings)["random"], closes_of(data)), draws, name="random"
+        ),
     }
     mu, sigma = truth(data_folder, "test")
     planted = bool(np.any(mu))

@@ -1,7 +1,7 @@
 """Playing a split from end to end: whoever proposes weights, the core fills, charges and limits them alike.
 
-A `Player` looks at the desk at the close of a bar and proposes weights. Policies, baselines and oracles are players; they differ
-in nothing else, so their records can be set side by side.
+A `Player` looks at the desk at the close of a bar and proposes weights. Policies, baselines and oracles are players;
+they differ in nothing else, so their records can be set side by side.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class PolicyPlayer:
     domain
         Play one domain only, at an equal share of capital; the others get none. None plays all.
     equal_allocation
-        Every domain gets an equal share at full appetite in place of the meta-controller's decision: the desk before there is one.
+        Every domain gets an equal share at full appetite in place of the meta-controller's decision: the desk before
+        there is one.
     """
 
     def __init__(self, actor: DeskActor, *, domain: int | None = None, equal_allocation: bool = False) -> None:
@@ -185,7 +186,9 @@ def play(
     assert isinstance(overseer, Overseer)
     n_envs, n = len(draws), settings.universe.n_instruments
     n_bars = max(draw.stop - draw.start for draw in draws)
-    money = {key: np.zeros((n_envs, n_bars, n)) for key in ("pnl", "cost", "financing", "weights", "proposed", "traded")}
+    money = {
+        key: np.zeros((n_envs, n_bars, n)) for key in ("pnl", "cost", "financing", "weights", "proposed", "traded")
+    }
     rules = np.zeros((n_envs, n_bars, n), dtype=np.int8)
     equity, forecast = np.full((n_envs, n_bars), np.nan), np.zeros((n_envs, n_bars))
     start_equity = desk.book.equity.copy()

@@ -1,4 +1,5 @@
-"""Interest rates by currency: foreign policy rates from a yearly table, the account currency's short rate from macro."""
+"""Interest rates by currency: foreign policy rates from a yearly table, the account currency's short rate from
+macro."""
 
 from __future__ import annotations
 

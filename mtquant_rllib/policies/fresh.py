@@ -16,6 +16,8 @@ def fresh_states(settings: Settings) -> dict[str, dict[str, np.ndarray]]:
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         return {
-            module: {f"{POLICY_PREFIX}{name}": value.numpy() for name, value in build_policy(config).state_dict().items()}
+            module: {
+                f"{POLICY_PREFIX}{name}": value.numpy() for name, value in build_policy(config).state_dict().items()
+            }
             for module, config in configs.items()
         }

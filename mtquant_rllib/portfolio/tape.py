@@ -2,8 +2,8 @@
 
 Rows of several histories ("paths") are stacked: row r of path p stands at p * rows_per_path + r. A row describes the
 bar that ends with it *and* the way into it: `PREVIOUS` is the last good close before the bar, `FILL` the price at which
-orders of the previous row's close are filled. Where an instrument has no bar, all its prices are the last good close, so
-that nothing is earned and nothing is filled.
+orders of the previous row's close are filled. Where an instrument has no bar, all its prices are the last good close,
+so that nothing is earned and nothing is filled.
 
 The book holds units and settles every bar's price difference in account currency at that bar's own rate, so a long
 USDJPY earns (P1 - P0) / P1 of its dollar notional.
@@ -139,9 +139,7 @@ def _one_path(settings: Settings, market: MarketData) -> tuple[np.ndarray, np.nd
     money[:, SHORT_FINANCING] = per_night * (-known + markup)
     half_spread = np.array([row.spread_bps / 2 for row in settings.instruments])
     fees = np.array([row.commission_bps + row.slippage_bps for row in settings.instruments])
-    widening = np.where(
-        rollover_bar(market.stamps, market.daily), settings.desk.cost.rollover_spread_multiplier, 1.0
-    )
+    widening = np.where(rollover_bar(market.stamps, market.daily), settings.desk.cost.rollover_spread_multiplier, 1.0)
     money[:, COST] = (half_spread * widening[:, None] + fees) * 1e-4
 
     previous_good = np.vstack([np.full((1, n), -1), last_good[:-1]])

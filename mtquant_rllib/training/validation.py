@@ -12,17 +12,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mtquant_rllib.config import Settings
-from mtquant_rllib.env.data import DeskData
-from mtquant_rllib.evaluation.rollout import PolicyPlayer, pieces, play, pooled_figures
 from mtquant_rllib.training.algorithm import SHARPE, Validator
 from mtquant_rllib.training.states import ModuleState
 
 
 def make_validator(settings: dict[str, Any], data: str, phase: int, domain: str | None) -> Validator:
     """A function from module states to figures; `sharpe` is pooled over all pieces, net and annual."""
+    # This function travels in the configuration of every runner, and none of them calls it: what it needs waits until
+    # then.
+    import numpy as np
+
+    from mtquant_rllib.config import Settings
+    from mtquant_rllib.env.data import DeskData
+    from mtquant_rllib.evaluation.rollout import PolicyPlayer, pieces, play, pooled_figures
+
     tree = Settings.model_validate(settings)
     universe = tree.universe
     held = DeskData.open(Path(data), "validation")

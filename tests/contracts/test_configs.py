@@ -1,4 +1,5 @@
-"""Every shipped config loads, wrong keys are refused with the nearest right one, and the document's numbers are the document's."""
+"""Every shipped config loads, wrong keys are refused with the nearest right one, and the document's numbers are the
+document's."""
 
 from __future__ import annotations
 
@@ -64,10 +65,26 @@ def test_a_variant_shows_only_its_difference(tmp_path: Path) -> None:
 def test_agents_yaml_carries_the_documents_keys_and_values() -> None:
     settings = Settings.load()
     meta = settings.meta_controller
-    assert (meta.state_dim, meta.hidden_dim, meta.hidden_dim_2, meta.dropout, meta.learning_rate) == (74, 256, 128, 0.2, 3e-4)
+    assert (meta.state_dim, meta.hidden_dim, meta.hidden_dim_2, meta.dropout, meta.learning_rate) == (
+        74,
+        256,
+        128,
+        0.2,
+        3e-4,
+    )
     assert [row.market_features_dim for row in settings.specialists.values()] == [8, 6, 7]
     risk = settings.portfolio_risk
     assert (risk.max_portfolio_var, risk.max_correlation_exposure, risk.max_sector_allocation) == (0.02, 0.7, 0.4)
     training = settings.training
-    assert (training.phase_1_timesteps, training.phase_2_timesteps, training.phase_3_timesteps) == (500_000, 300_000, 1_000_000)
-    assert (training.batch_size, training.n_epochs, training.gamma, training.gae_lambda, training.clip_range) == (256, 10, 0.99, 0.95, 0.2)
+    assert (training.phase_1_timesteps, training.phase_2_timesteps, training.phase_3_timesteps) == (
+        500_000,
+        300_000,
+        1_000_000,
+    )
+    assert (training.batch_size, training.n_epochs, training.gamma, training.gae_lambda, training.clip_range) == (
+        256,
+        10,
+        0.99,
+        0.95,
+        0.2,
+    )

@@ -1,4 +1,5 @@
-"""Who may import what. The direction of dependency is the architecture; a drawing of it would go stale, this does not."""
+"""Who may import what. The direction of dependency is the architecture; a drawing of it would go stale, this does
+not."""
 
 from __future__ import annotations
 

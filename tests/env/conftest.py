@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 from markets import roughen, smooth
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.market.bars import MarketData
+
+# The first example pays for imports and tables; a busy machine is no failure.
+hypothesis.settings.register_profile("desk", deadline=None)
+hypothesis.settings.load_profile("desk")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from typing import Any
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.market.bars import MarketData
@@ -31,13 +32,13 @@ class Ledger:
         self.macro = {name: market.macro[:, k].tolist() for k, name in enumerate(market.macro_columns)}
         self.atr, self.sigma_day = atr.tolist(), sigma_day.tolist()
         self.t = start
-        self.last: list[float | None] = [None] * self.n
+        self.last: list[Any] = [None] * self.n
         self.last_row = [-1] * self.n
         for t in range(start + 1):
             self._remember(t)
         self.equity = settings.desk.account.start_equity_ccy
         self.units = [0.0] * self.n
-        self.stop: list[float | None] = [None] * self.n
+        self.stop: list[Any] = [None] * self.n
         self.pnl = [0.0] * self.n
         self.cost = [0.0] * self.n
         self.financing = [0.0] * self.n
@@ -56,7 +57,6 @@ class Ledger:
     def value(self, i: int) -> float:
         """Dollars for one unit at the last good close."""
         price = self.last[i]
-        assert price is not None
         return price * self.fx(i, price)
 
     def weights(self) -> list[float]:
@@ -141,7 +141,6 @@ class Ledger:
         if self.units[i] == 0:
             return
         close, distance, old = self.last[i], k * self.atr[self.t][i], self.stop[i]
-        assert old is not None
         if self.units[i] > 0:
             self.stop[i] = max(old, close - distance)
         else:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from markets import stage
 
+from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk, Scene, StepResult
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import EpisodeDraw
@@ -105,6 +106,38 @@ def test_level_2_allows_no_increase_for_three_bars_and_closes_until_var_is_half_
     # The open of the trigger is the first of the three bars.
     assert gold[:3] == [0, 0, 0]
     assert gold[3] > 0
+
+
+def test_level_2_at_the_close_closes_the_riskiest_at_the_next_open(settings):
+    """Half of the index is still more than half of the VaR limit: it goes as a whole; the euro may stay."""
+    play = Play(settings, {"NAS100": [slide(0.82)]}, {"NAS100": 0.6, "EURUSD": 0.2})
+    play.bar({})
+    assert play.fired == [1, 1, 0, 0]
+    assert play.units("NAS100") > 0
+    play.bar({})
+    assert play.units("NAS100") == 0
+    assert play.units("EURUSD") > 0
+
+
+def test_a_margin_call_closes_the_largest_user_as_a_whole(settings):
+    """Short oil at 3.1 times its price has eaten all but a few per cent of equity. Breakers are out of the way here."""
+    levels = [f"risk.breakers.level_{k}.loss_frac={0.95 + 0.01 * k}" for k in range(1, 5)]
+    loose = [
+        "portfolio_risk.max_portfolio_var=0.9",
+        "portfolio_risk.max_sector_allocation=1",
+    ]
+    play = Play(Settings.load(overrides=levels + loose), {"WTIUSD": [slide(3.09)]}, {"WTIUSD": -0.45, "EURUSD": 0.02})
+    play.bar({})
+    equity = play.desk.book.equity[0]
+    assert play.fired == [0, 0, 0, 0]
+    assert play.units("WTIUSD") < 0
+    play.desk.observe_row()
+    used = abs(play.desk.weight[0, play.symbols.index("WTIUSD")]) * 0.10
+    assert equity > 0
+    assert used > 2, "equity under half of the margin in use"
+    play.bar({})
+    assert play.units("WTIUSD") == 0
+    assert play.units("EURUSD") > 0
 
 
 def test_level_3_at_the_open_flattens_there_and_ends_a_training_episode(settings):

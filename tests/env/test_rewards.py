@@ -151,3 +151,18 @@ def test_a_loss_is_never_rewarded_and_a_gain_always_is(settings, calm):
     for desk, result in play(settings, calm, Scene(2), 30):
         if abs(desk.portfolio_return[0]) > 0.5 * desk.sigma_target:
             assert np.sign(result.rewards[0, 0]) == np.sign(desk.portfolio_return[0])
+
+
+@pytest.mark.parametrize("phase", [2, 3])
+def test_a_desk_without_any_capital_earns_numbers(calm, phase):
+    """Also where the settings let shares and appetites go to zero without a snap."""
+    settings = Settings.load(overrides=["desk.decision.snap_below=0"])
+    start = calm.stretches[0].start
+    desk = Desk(settings, calm.tape, calm.features, 1, Scene(phase), Overseer(settings, 1, Scene(phase)))
+    desk.reset(ONE, [EpisodeDraw(start, start + 30, 0.0, 0)])
+    for bar in range(12):
+        # Full appetite for a while, then none: the books wind down.
+        desk.decide_meta(np.array([[1.0, -1.0, -1.0, 1.0 if bar < 5 else -1.0]]))
+        desk.decide_instruments(np.full((1, 8, 3), 0.8))
+        assert np.isfinite(desk.advance().rewards).all()
+        assert np.isfinite(desk.sharpe.mean).all()

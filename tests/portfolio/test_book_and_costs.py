@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtquant_rllib.portfolio.book import Book
@@ -34,6 +34,7 @@ def test_entry_prices_average_over_additions_stay_through_reductions_and_start_a
     assert filled(one, 0, 70.0) == (0, 0.0)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -78,6 +79,7 @@ def test_a_trade_pays_its_fraction_and_impact_above_a_share_of_daily_volume():
     np.testing.assert_allclose(cost, [[2.0, 200.0 + 200.0]])
 
 
+@settings(deadline=None)
 @given(st.floats(1.0, 1e9), st.floats(1.0, 4.0))
 def test_impact_makes_large_trades_dearer_per_unit(size, factor):
     def per_unit(traded):

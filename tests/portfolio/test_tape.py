@@ -136,6 +136,30 @@ def test_nothing_is_opened_on_a_price_that_is_not_positive_nor_on_the_bar_after_
     assert not flags[5, channel.OPENING_ALLOWED]
 
 
+def test_nothing_is_opened_after_a_price_below_zero_however_long_ago_it_was():
+    """Its age makes it no reference for the band, but it is still the last price there was."""
+    plain = market(12)
+    valid, bars = plain.valid.copy(), plain.bars.copy()
+    bars[4, of("WTIUSD"), 2:4] = -37.0
+    valid[5:9, of("WTIUSD")] = False
+    bars[~valid] = np.nan
+    flags = Tape.build(SETTINGS, [replace(plain, bars=bars, valid=valid)]).flags[:, :, of("WTIUSD")]
+    assert flags[9, channel.TRADABLE]
+    assert not flags[9, channel.OPENING_ALLOWED]
+    assert flags[10, channel.OPENING_ALLOWED]
+
+
+def test_nothing_is_opened_at_a_price_below_zero_without_a_reference_to_refuse_it():
+    plain = market(12)
+    valid, bars = plain.valid.copy(), plain.bars.copy()
+    valid[5:9, of("WTIUSD")] = False
+    bars[9, of("WTIUSD"), [0, 2]] = -5.0
+    bars[~valid] = np.nan
+    flags = Tape.build(SETTINGS, [replace(plain, bars=bars, valid=valid)]).flags[:, :, of("WTIUSD")]
+    assert flags[9, channel.TRADABLE]
+    assert not flags[9, channel.OPENING_ALLOWED]
+
+
 def test_nights_of_a_week_by_hand():
     """Row t pays for the nights since row t - 1. Monday to Friday is one night each, the triple day three, the weekend
     none, so a week pays for seven: the triple day is Friday for indices and oil, Wednesday for currencies and gold."""
