@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.core import Desk, StepResult
+from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.messages import CommunicationHub
+from mtquant_rllib.env.scene import StepResult
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.rollout import PolicyPlayer, new_desk, whole
 
@@ -82,10 +84,20 @@ class HierarchicalTradingSystem:
 
         return evaluate_run(self._known_run(), split=split, episodes=episodes)
 
-    def desk(self, split: str = "test", draws: Sequence[EpisodeDraw] | None = None) -> Desk:
-        """A desk over a split of the run's market, one environment a stretch (or a draw), under the risk manager."""
+    def desk(
+        self,
+        split: str = "test",
+        draws: Sequence[EpisodeDraw] | None = None,
+        hub: CommunicationHub | None = None,
+    ) -> Desk:
+        """A desk over a split of the run's market, one environment a stretch (or a draw), under the risk manager.
+
+        hub: hears what the levels tell each other.
+        """
         data = DeskData.open(Path(self._manifest().market.data), split)
-        return new_desk(self.settings, data, whole(data.stretches) if draws is None else draws)
+        desk = new_desk(self.settings, data, whole(data.stretches) if draws is None else draws)
+        desk.hub = hub
+        return desk
 
     def decide(self, desk: Desk) -> np.ndarray:
         """One decision cycle, meta to specialists to instruments, by the policies' means: proposed weights (B, n)."""

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import draw_episode
 from mtquant_rllib.env.overseer import Overseer
+from mtquant_rllib.env.scene import Scene
 
 _ACTION_SETS = 8
 _WARM_UP_STEPS = 5
@@ -61,7 +62,7 @@ class RandomDrive:
                     self._settings.desk.episode.bars,
                     (rewards.phase_1_allocation_low, rewards.phase_1_allocation_high),
                     1,
-                )  # fmt: skip
+                )
                 for env in envs
             ],
         )

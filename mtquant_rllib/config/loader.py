@@ -7,6 +7,7 @@ the file is looked for among the configs shipped with the project.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -94,10 +95,9 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str,
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override!r}: the value is not readable as YAML: {error}") from error
         if isinstance(value, str):
-            try:
+            # YAML 1.1 reads 3e-4 as text; people mean a number.
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         patch: Any = value
         for part in reversed(key.strip().split(".")):
             patch = {part: patch}

@@ -15,8 +15,8 @@ from mtquant_rllib.config.agents import (
     SpecialistConfig,
 )
 from mtquant_rllib.config.base import Section
-from mtquant_rllib.config.embedded import EmbeddedConfig
 from mtquant_rllib.config.desk import DeskConfig, RewardConfig
+from mtquant_rllib.config.embedded import EmbeddedConfig
 from mtquant_rllib.config.evaluation import EvaluationConfig
 from mtquant_rllib.config.features import FeaturesConfig
 from mtquant_rllib.config.instruments import InstrumentConfig

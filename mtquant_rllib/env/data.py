@@ -126,8 +126,8 @@ def prepare_files(
             start, stop = max(split.start, whole[0]), min(split.stop, whole[1])
             if stop - start < 2:
                 raise MarketDataError(
-                    f"split {name}: rows {split.start} to {split.stop} leave nothing to trade after the warm-up, which ends at "
-                    f"row {whole[0]}; accepted: a longer history, or other market.splits"
+                    f"split {name}: rows {split.start} to {split.stop} leave nothing to trade after the warm-up, which "
+                    f"ends at row {whole[0]}; accepted: a longer history, or other market.splits"
                 )
             splits[name] = {"arrays": "history", "features": features, "stretches": [[start, stop]]}
         return {"source": str(bars), "macro": None if macro is None else str(macro), "splits": splits}

@@ -119,18 +119,28 @@ def message_from_dict(data: Mapping[str, Any]) -> Message:
     return MESSAGES[data["kind"]].from_dict(data)
 
 
+Bars = int | np.ndarray
+"""Bars done when a message was sent: one number, or one for each environment, (B,)."""
+
+
+def _bar_of(bar: Bars, env: int) -> int:
+    return int(bar[env]) if isinstance(bar, np.ndarray) else bar
+
+
 def allocation_messages(
-    universe: Universe, bar: int, allocation: np.ndarray, appetite: np.ndarray, envs: Sequence[int]
+    universe: Universe, bar: Bars, allocation: np.ndarray, appetite: np.ndarray, envs: Sequence[int]
 ) -> Iterator[AllocationMessage]:
     """One for each specialist and environment of `envs`. `allocation` (B, D), `appetite` (B,)."""
     for env in envs:
         for d, specialist in enumerate(universe.specialists):
-            yield AllocationMessage(bar, env, META, specialist, float(allocation[env, d]), float(appetite[env]))
+            yield AllocationMessage(
+                _bar_of(bar, env), env, META, specialist, float(allocation[env, d]), float(appetite[env])
+            )
 
 
 def performance_reports(
     universe: Universe,
-    bar: int,
+    bar: Bars,
     sharpe_ann: np.ndarray,
     win_rate_frac: np.ndarray,
     utilisation: np.ndarray,
@@ -140,7 +150,7 @@ def performance_reports(
     for env in envs:
         for d, specialist in enumerate(universe.specialists):
             values = (float(array[env, d]) for array in (sharpe_ann, win_rate_frac, utilisation))
-            yield PerformanceReport(bar, env, specialist, META, *values)
+            yield PerformanceReport(_bar_of(bar, env), env, specialist, META, *values)
 
 
 def book_correlation(domain_covariance: np.ndarray) -> np.ndarray:
@@ -152,7 +162,7 @@ def book_correlation(domain_covariance: np.ndarray) -> np.ndarray:
 
 
 def coordination_signals(
-    universe: Universe, bar: int, hedge: np.ndarray, domain_covariance: np.ndarray, envs: Sequence[int]
+    universe: Universe, bar: Bars, hedge: np.ndarray, domain_covariance: np.ndarray, envs: Sequence[int]
 ) -> Iterator[CoordinationSignal]:
     """One to each specialist whose book meets another, from the one it correlates with most in size.
 
@@ -167,14 +177,14 @@ def coordination_signals(
             if others[row, d, partner] != 0:
                 sender = universe.specialists[partner]
                 values = (float(hedge[env, d]), float(others[row, d, partner]))
-                yield CoordinationSignal(bar, env, sender, receiver, *values)
+                yield CoordinationSignal(_bar_of(bar, env), env, sender, receiver, *values)
 
 
-def alerts_standing(universe: Universe, bar: int, level: np.ndarray, envs: Sequence[int]) -> Iterator[Alert]:
+def alerts_standing(universe: Universe, bar: Bars, level: np.ndarray, envs: Sequence[int]) -> Iterator[Alert]:
     """One for each instrument whose alert `level`, (B, n), is above 0."""
     for env in envs:
         for i in np.flatnonzero(level[env] > 0):
-            yield Alert(bar, env, RISK_MANAGER, EVERYBODY, universe.symbols[i], float(level[env, i]))
+            yield Alert(_bar_of(bar, env), env, RISK_MANAGER, EVERYBODY, universe.symbols[i], float(level[env, i]))
 
 
 Source = Callable[[Sequence[int]], Iterable[Message]]

@@ -25,10 +25,11 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.utils.typing import MultiAgentDict
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import draw_episode
 from mtquant_rllib.env.overseer import Overseer, RiskEdit
+from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.env.spaces import spaces
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.universe import META

@@ -1,8 +1,9 @@
-"""`Overseer`: the risk manager's place in the desk. It owns breakers and the record of edits; the rules own the arithmetic.
+"""`Overseer`: the risk manager's place in the desk. It owns breakers and the record of edits; the rules own the
+arithmetic.
 
-Asked at the close of a bar, it limits what is proposed; at the next open, where not everything can fill as ordered, it limits
-what would fill. Positions come in whole lots, so what it lets through is checked as whole lots: a hedge that loses its fraction of a
-lot can take a book over its limit.
+Asked at the close of a bar, it limits what is proposed; at the next open, where not everything can fill as ordered,
+it limits what would fill. Positions come in whole lots, so what it lets through is checked as whole lots: a hedge
+that loses its fraction of a lot can take a book over its limit.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from mtquant_rllib.risk.limits import forced_close, margin_rates
 from mtquant_rllib.risk.rules import Proposal, RiskEdit, Rule, RuleId
 
 if TYPE_CHECKING:
-    from mtquant_rllib.env.core import Desk, Scene
+    from mtquant_rllib.env.core import Desk
+    from mtquant_rllib.env.scene import Scene
 
 __all__ = ["Overseer", "RiskEdit"]
 
@@ -111,7 +113,8 @@ class Overseer:
         openable: np.ndarray,
         attempt: int,
     ) -> np.ndarray:
-        """Weights of `envs` (R, n) that may fill; the open leg is refused where not `openable`, everything where not `fillable`."""
+        """Weights of `envs` (R, n) that may fill; the open leg is refused where not `openable`, everything where not
+        `fillable`."""
         limits = self.breakers.limits()
 
         def at(array: np.ndarray | None) -> np.ndarray | None:

@@ -16,8 +16,8 @@ class DifferentialSharpe:
 
         dA = z - A,  dB = z^2 - B,  D = (B dA - A dB / 2) / max(B - A^2, floor)^1.5,  A += eta dA,  B += eta dB
 
-    It starts at A = 0, B = 1, as if the past had been a standard-normal stream of no drift; the floor and the clip keep early
-    values finite.
+    It starts at A = 0, B = 1, as if the past had been a standard-normal stream of no drift; the floor and the clip
+    keep early values finite.
 
     Attributes
     ----------

@@ -7,15 +7,17 @@ they differ in nothing else, so their records can be set side by side.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import EpisodeDraw, Stretch
 from mtquant_rllib.env.overseer import Overseer
+from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.baselines import MarketView, WeightRule
 from mtquant_rllib.evaluation.measures import sharpe
@@ -142,7 +144,7 @@ def pieces(stretches: Sequence[Stretch], bars: int) -> list[EpisodeDraw]:
     for stretch in stretches:
         count = max(round((stretch.stop - 1 - stretch.start) / bars), 1)
         edges = np.linspace(stretch.start, stretch.stop - 1, count + 1).astype(int)
-        draws += [EpisodeDraw(int(a), int(b), 0.0, 0) for a, b in zip(edges[:-1], edges[1:])]
+        draws += [EpisodeDraw(int(a), int(b), 0.0, 0) for a, b in pairwise(edges)]
     return draws
 
 
@@ -264,5 +266,5 @@ def pooled_figures(record: Record) -> dict[str, float]:
         "gross_sharpe": float(sharpe(record.gross_returns[played], record.bars_per_year)),
         "volatility_ann": float(returns.std() * np.sqrt(record.bars_per_year)),
         "turnover_ann": float(record.traded_frac[played].sum() / years),
-        "risk_edits_per_bar": float(record.edited.any(axis=-1)[played].mean()),
+        "risk_edits_per_bar": float(np.asarray(record.edited.any(axis=-1))[played].mean()),
     }

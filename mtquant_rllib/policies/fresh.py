@@ -11,7 +11,8 @@ from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_co
 
 
 def fresh_states(settings: Settings) -> dict[str, dict[str, np.ndarray]]:
-    """Freshly initialised policies of every module, from `settings.seed`: module id -> arrays, without value networks."""
+    """Freshly initialised policies of every module, from `settings.seed`: module id -> arrays, without value
+    networks."""
     configs = network_configs(settings.universe, DeskWidths.of(settings), settings)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)

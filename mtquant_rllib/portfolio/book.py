@@ -1,8 +1,8 @@
 """The book: units held, their entry prices and stops, and the equity they add up to, for B accounts at once.
 
 P&L is units times price difference, settled in account currency at every mark; there is no other way for equity to
-change than through `pnl_ccy`, `cost_ccy` and `financing_ccy`, which the book itemises per instrument and bar. A price may be zero
-or negative: it is then a loss or a gain like any other.
+change than through `pnl_ccy`, `cost_ccy` and `financing_ccy`, which the book itemises per instrument and bar. A price
+may be zero or negative: it is then a loss or a gain like any other.
 """
 
 from __future__ import annotations
@@ -70,6 +70,15 @@ class Book:
         lots = units / self.lot_units
         return np.trunc(lots + np.copysign(_LOT_SLACK, lots)) * self.lot_units
 
+    @property
+    def is_flat(self) -> np.ndarray:
+        """Accounts without a position, bool (B,)."""
+        return np.logical_not(self.units.any(axis=1))
+
+    def weights(self, unit_value_ccy: np.ndarray) -> np.ndarray:
+        """Signed weights (B, n) at values per unit in account currency; of one unit of equity where none is left."""
+        return self.units * unit_value_ccy / np.where(self.equity > 0, self.equity, 1.0)[:, None]
+
     def finance(self, amount_ccy: np.ndarray) -> None:
         self.financing_ccy += amount_ccy
         self.equity -= row_sums(amount_ccy)
@@ -90,8 +99,8 @@ class Book:
         self.stop[hit] = np.nan
 
     def fill(self, target_units: np.ndarray, price: np.ndarray) -> None:
-        """Move to `target_units` at `price`: entry prices average over additions and start afresh on a flip. Stops are the
-        caller's to set."""
+        """Move to `target_units` at `price`: entry prices average over additions and start afresh on a flip. Stops
+        are the caller's to set."""
         old = self.units
         if not (target_units != old).any():
             return

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData, prepare_embedded
 from mtquant_rllib.env.episodes import EpisodeDraw, draw_episode
 from mtquant_rllib.env.multi_agent import desk_env
 from mtquant_rllib.env.overseer import Overseer
+from mtquant_rllib.env.scene import Scene
 
 SMALL = [
     "embedded.train.paths=2",

@@ -7,10 +7,11 @@ import pytest
 from markets import stage
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.core import Desk, Scene, StepResult
+from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.overseer import Overseer
+from mtquant_rllib.env.scene import Scene, StepResult
 from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.risk.rules import Proposal
 

@@ -7,10 +7,11 @@ import pytest
 from reference import Ledger
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.overseer import Overseer
+from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.market.bars import MarketData
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env import decisions
-from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.portfolio.book import Book
 
 SETTINGS = Settings.load()

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import Stretch, draw_episode
 from mtquant_rllib.env.overseer import Overseer
+from mtquant_rllib.env.scene import Scene
 
 STRETCHES = (Stretch(251, 900), Stretch(1151, 1200), Stretch(2051, 2700))
 LOW_HIGH = (0.1, 0.4)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from markets import stage
 
-from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.portfolio import tape as channel
 
 ROW = 270

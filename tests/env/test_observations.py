@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.messages import allocation_messages, performance_reports
 from mtquant_rllib.env.overseer import Overseer
+from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.env.spaces import observation_width, spaces
 from mtquant_rllib.features import layout
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env import rewards
-from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.overseer import Overseer
+from mtquant_rllib.env.scene import Scene
 
 SETTINGS = Settings.load()
 CONFIG = SETTINGS.rewards.differential_sharpe
@@ -135,9 +136,9 @@ def test_phase_3_rewards_by_hand(settings, rough):
         peak = np.maximum(peak, value)
         drawdown = np.maximum(worst, 1 - value / peak)
         increment, worst = drawdown - worst, drawdown
-        cut = np.abs(desk.proposed - desk.ordered)[0]
+        cut = np.where(desk.oversight.rule != 0, np.abs(desk.proposed - desk.ordered), 0.0)[0]
         edits = np.array([cut.sum(), *(cut[domain_of == d].sum() for d in range(3)), *cut])
-        own = (returns - 0.2 * increment) / sigma - 1e-4 * edits
+        own = (returns - 0.2 * increment - 1e-4 * edits) / sigma
         excess = max(0.0, -returns[0] - desk.oversight.var_forecast()[0])
         own[0] -= 0.1 * excess / sigma
         np.testing.assert_allclose(result.rewards[0], 0.5 * own + 0.5 * own[0], rtol=1e-6, atol=1e-9)
@@ -149,7 +150,7 @@ def test_phase_3_rewards_by_hand(settings, rough):
 
 def test_a_loss_is_never_rewarded_and_a_gain_always_is(settings, calm):
     for desk, result in play(settings, calm, Scene(2), 30):
-        if abs(desk.portfolio_return[0]) > 0.5 * desk.sigma_target:
+        if abs(desk.portfolio_return[0]) > 0.5 * desk.scorer.sigma_target:
             assert np.sign(result.rewards[0, 0]) == np.sign(desk.portfolio_return[0])
 
 

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from markets import intraday, smooth
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.bar import Bar
+from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.overseer import Overseer
-from mtquant_rllib.portfolio import tape as channel
+from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.risk.rules import Proposal
 
 SLACK = 1 + 1e-8
@@ -68,7 +69,7 @@ class Watched(Overseer):
         return ordered
 
 
-def random_play(settings, data, n_envs, n_bars, scale, seed) -> tuple[Watched, int]:
+def random_play(monkeypatch, settings, data, n_envs, n_bars, scale, seed) -> tuple[Watched, int]:
     """Random weights under a watched overseer; also counts the bars on which the open was limited again."""
     rng = np.random.default_rng(seed)
     scene = Scene(3, ends_on_halt=False)
@@ -77,20 +78,21 @@ def random_play(settings, data, n_envs, n_bars, scale, seed) -> tuple[Watched, i
     stretch = data.stretches[0]
     starts = rng.integers(stretch.start, stretch.stop - n_bars - 1, n_envs)
     desk.reset(np.arange(n_envs), [EpisodeDraw(int(start), stretch.stop - 1, 0.0, 0) for start in starts])
-    limit_fills, reruns = desk._limit_fills, 0
+    reruns = 0
+    limit_fills = Bar._limit_fills
 
-    def limited(bar, at_close, wanted, has_bar, openable, envs):
+    def limited(bar, wanted, openable, envs):
         nonlocal reruns
-        fills = limit_fills(bar, at_close, wanted, has_bar, openable, envs)
+        fills = limit_fills(bar, wanted, openable, envs)
         reruns += len(envs)
-        value = np.where(at_close, desk.unit_value, bar[:, channel.FILL] * bar[:, channel.FX_FILL])
+        value = bar._open_value()
         equity = desk.book.equity
         excused = risk.unrepairable | desk.parked | (equity <= 0) | (value <= 0).any(axis=1)
         excused |= ~np.isin(np.arange(n_envs), envs)
         risk.judge("open", desk, fills * value / np.where(equity > 0, equity, 1.0)[:, None], excused)
         return fills
 
-    desk._limit_fills = limited  # type: ignore[method-assign]
+    monkeypatch.setattr(Bar, "_limit_fills", limited)
     for _ in range(n_bars):
         desk.observe_row()
         new = scale * rng.standard_normal(desk.weight.shape) * (rng.random(desk.weight.shape) < 0.75)
@@ -107,26 +109,28 @@ def random_play(settings, data, n_envs, n_bars, scale, seed) -> tuple[Watched, i
 
 @pytest.mark.parametrize("start_equity", [100_000, 10_000])
 @pytest.mark.parametrize("scale", [0.2, 0.6])
-def test_orders_and_limited_fills_pass_every_rule_as_whole_lots(settings, rough_market, start_equity, scale):
+def test_orders_and_limited_fills_pass_every_rule_as_whole_lots(
+    monkeypatch, settings, rough_market, start_equity, scale
+):
     """With little equity a lot is a large part of a position, and a hedge that loses it can break a limit."""
     settings = Settings.load(overrides=[f"desk.account.start_equity_ccy={start_equity}"])
-    risk, reruns = random_play(settings, DeskData.of(settings, [rough_market]), 64, 80, scale, seed=1)
+    risk, reruns = random_play(monkeypatch, settings, DeskData.of(settings, [rough_market]), 64, 80, scale, seed=1)
     assert not risk.breaches, risk.breaches[:5]
     assert risk.n_judged > 3000
     assert reruns > 200
     assert risk.n_unrepairable <= 0.005 * risk.n_judged
 
 
-def test_orders_pass_every_rule_on_real_bars(settings, real):
-    risk, _ = random_play(settings, real, 128, 80, 0.4, seed=2)
+def test_orders_pass_every_rule_on_real_bars(monkeypatch, settings, real):
+    risk, _ = random_play(monkeypatch, settings, real, 128, 80, 0.4, seed=2)
     assert not risk.breaches, risk.breaches[:5]
     assert risk.n_unrepairable <= 0.005 * risk.n_judged
 
 
-def test_bars_of_a_few_hours_conserve_money_and_keep_their_trading_day(settings):
+def test_bars_of_a_few_hours_conserve_money_and_keep_their_trading_day(monkeypatch, settings):
     """Nights are paid on the bars that cross 17:00 in New York, and the day's loss counts from the mark after them."""
     data = DeskData.of(settings, [intraday(settings)])
-    risk, _ = random_play(settings, data, 16, 60, 0.3, seed=3)
+    risk, _ = random_play(monkeypatch, settings, data, 16, 60, 0.3, seed=3)
     assert not risk.breaches, risk.breaches[:5]
 
     scene = Scene(3)
