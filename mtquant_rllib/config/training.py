@@ -26,6 +26,8 @@ class RecipeConfig(Section):
 
     learning_rate
         Of every module; null is the document's `meta_controller.learning_rate`.
+    phase_learning_rate_fracs
+        Share of these rates in phase 1, 2 and 3.
     learning_rate_final_frac
         Share of it that is left at the end of the budget; the way there is a straight line over bars. 1 is constant.
     gae_lambda, n_epochs, batch_size, clip_range, gamma
@@ -48,6 +50,7 @@ class RecipeConfig(Section):
 
     learning_rate: Positive | None
     learning_rates: LearningRates
+    phase_learning_rate_fracs: tuple[Positive, Positive, Positive]
     learning_rate_final_frac: float = Field(ge=0, le=1)
     gae_lambda: float | None = Field(ge=0, le=1)
     gamma: Fraction | None

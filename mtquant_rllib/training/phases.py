@@ -101,9 +101,10 @@ class Numbers:
         return cls(rate, *(filled(name) for name in ("gamma", "gae_lambda", "n_epochs", "batch_size", "clip_range")))
 
 
-def learning_rates(settings: Settings, modules: tuple[str, ...]) -> dict[str, float]:
-    """Starting rate of each module, by its level."""
+def learning_rates(settings: Settings, modules: tuple[str, ...], phase: int) -> dict[str, float]:
+    """Starting rate of each module in a phase, by its level."""
     default, by_level = Numbers.of(settings).learning_rate, settings.recipe.learning_rates
+    share = settings.recipe.phase_learning_rate_fracs[phase - 1]
     universe = settings.universe
 
     def rate(module: str) -> float:
@@ -111,7 +112,7 @@ def learning_rates(settings: Settings, modules: tuple[str, ...]) -> dict[str, fl
             own = by_level.meta_controller
         else:
             own = by_level.specialists if module in universe.specialists else by_level.instruments
-        return default if own is None else own
+        return share * (default if own is None else own)
 
     return {module: rate(module) for module in modules}
 
@@ -174,7 +175,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
     record = manifest.phase(plan.phase)
     budget = record.trials[plan.name].budget_bars
     update = bars_per_update(settings, budget)
-    rates = learning_rates(settings, plan.modules)
+    rates = learning_rates(settings, plan.modules, plan.phase)
     data = manifest.market.data
     # RLlib's annotations want whole CPUs; its code takes fractions.
     blank: Any = DeskPPOConfig()

@@ -53,7 +53,7 @@ def test_what_the_recipe_sets_overrides_the_document_and_what_it_leaves_does_not
 def test_a_level_can_have_a_learning_rate_of_its_own() -> None:
     levels = "{meta_controller: null, specialists: 1.0e-4, instruments: null}"
     settings = Settings.load(overrides=["recipe.learning_rate=1e-3", f"recipe.learning_rates={levels}"])
-    rates = learning_rates(settings, ("meta_controller", "forex_specialist", "EURUSD"))
+    rates = learning_rates(settings, ("meta_controller", "forex_specialist", "EURUSD"), phase=1)
     assert rates == {"meta_controller": 1e-3, "forex_specialist": 1e-4, "EURUSD": 1e-3}
 
 
