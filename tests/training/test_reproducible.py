@@ -18,6 +18,7 @@ TINY = [
     "recipe.min_updates=1",
     "recipe.validations=2",
     "recipe.learning_rates.instruments=1e-3",
+    "recipe.phase_learning_rate_fracs=[1, 1, 1]",
     "recipe.learning_rate_final_frac=0",
     "resources.cpus=2",
 ]
