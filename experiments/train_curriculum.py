@@ -4,7 +4,7 @@
 
     python experiments/train_curriculum.py --budget-scale 0.02
     ray up cluster.yaml
-    ray submit cluster.yaml experiments/train_curriculum.py --address auto --run /shared/runs/first
+    ray submit cluster.yaml experiments/train_curriculum.py --address auto --run /mnt/shared/runs/first
 
 *What to expect.* Phase 1 trains three specialists side by side, each with its own instruments; phase 2 the
 meta-controller over eleven frozen policies, whose hashes before and after are compared; phase 3 all twelve. Every phase
