@@ -340,8 +340,10 @@ _NOTHING = np.zeros(0, dtype=np.int64)
 
 
 def passes(count: int, n_epochs: int, size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Row numbers of the minibatches of `n_epochs` shuffled passes over `count` rows."""
+    """Row numbers of the minibatches of `n_epochs` shuffled passes over `count` rows; a pass in one part needs no order."""
     if not count:
         return []
     n_parts = max(1, round(count / size))
+    if n_parts == 1:
+        return [np.arange(count)] * n_epochs
     return [part for _ in range(n_epochs) for part in np.array_split(rng.permutation(count), n_parts)]

@@ -235,10 +235,10 @@ class BatchedEnvRunner(BarRunner):
             acting = table.playing & asked
             if not acting.any():
                 continue
-            for post in posts:
-                self._decide(post, row, acting, draw)
             aside = table.playing & ~asked
             with resting(table.desk, np.flatnonzero(aside)) if aside.any() else contextlib.nullcontext():
+                for post in posts:
+                    self._decide(post, row, acting, draw)
                 result = table.desk.advance()
                 rewards = np.where(acting[:, None], result.rewards, 0.0)
                 terminated, truncated = result.terminated & acting, result.truncated & acting
@@ -365,14 +365,16 @@ class BatchedEnvRunner(BarRunner):
         """What each learning level would see next, after the decisions above it."""
         last = max((number for number, post in enumerate(posts) if post.learns), default=-1)
         tails = []
-        for number, post in enumerate(posts[: last + 1]):
-            due = post.level.due() & table.playing
-            seen = self._decide(post, 0, table.playing, draw) if number < last else None
-            if post.learns:
-                if seen is None:
-                    shape = (self.num_envs, post.level.n_seats, post.level.observation)
-                    seen = post.level.observe() if due.any() else np.zeros(shape, np.float32)
-                tails.append((post, _Tail(seen, self._seated(post), due)))
+        # Decisions leave traces in what is observed (an allocation in its own utilisation): they are taken back.
+        with resting(table.desk, np.arange(self.num_envs)):
+            for number, post in enumerate(posts[: last + 1]):
+                due = post.level.due() & table.playing
+                seen = self._decide(post, 0, table.playing, draw) if number < last else None
+                if post.learns:
+                    if seen is None:
+                        shape = (self.num_envs, post.level.n_seats, post.level.observation)
+                        seen = post.level.observe() if due.any() else np.zeros(shape, np.float32)
+                    tails.append((post, _Tail(seen, self._seated(post), due)))
         return tails
 
     def _columns(self, post: _Post, marks: _Marks, tail: _Tail) -> LevelColumns:
