@@ -68,8 +68,11 @@ class RecipeConfig(Section):
 
 
 class ResourcesConfig(Section):
-    """Machines for one run.
+    """Machines for one run, and what runs on them.
 
+    engine
+        `batched`: environments stepped as arrays, equally built modules learned as one stack. `stock`: RLlib's own runner,
+        connectors and PPO learner, some fifty times slower. The same seed gives the same result within one of them.
     cpus
         CPUs of a session that this run starts itself; null takes what the machine has. Ignored with a cluster.
     runners
@@ -80,6 +83,7 @@ class ResourcesConfig(Section):
         Shared memory of a session that this run starts itself.
     """
 
+    engine: Literal["batched", "stock"]
     cpus: Count | None
     runners: int = Field(ge=0)
     gpus: Literal["auto", "none"]

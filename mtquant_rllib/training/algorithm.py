@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP, COMPONENT_RL_MODULE
-from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.typing import StateDict
 
+from mtquant_rllib.engine.learner import BARS, BatchedLearner
+from mtquant_rllib.engine.randomness import pin_torch
+from mtquant_rllib.engine.runner import BatchedEnvRunner
+from mtquant_rllib.engine.seats import SEATS, Sampled
+from mtquant_rllib.engine.stock import StockEnvRunner, StockLearner
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training import states
-from mtquant_rllib.training.fragments import Fragment
-from mtquant_rllib.training.learner import BARS, DeskLearner
-from mtquant_rllib.training.runner import SEATS
-from mtquant_rllib.training.seeding import pin_torch
 
 RUN_FOLDER = "MTQUANT_RUN"
 BARS_LIFETIME = "bars_sampled_lifetime"
@@ -36,6 +37,12 @@ VALIDATION = "validation"
 SHARPE = "sharpe"
 DESK = "desk"
 LAST = "last"
+
+ENGINES: dict[str, tuple[type, type]] = {
+    "batched": (BatchedEnvRunner, BatchedLearner),
+    "stock": (StockEnvRunner, StockLearner),
+}
+"""Runner and learner of each engine."""
 
 Validator = Callable[[Mapping[str, states.ModuleState]], Mapping[str, float]]
 """Module states in, unshaped figures of a deterministic rollout out; `sharpe`, net and annualised, decides."""
@@ -58,7 +65,14 @@ class DeskPPOConfig(PPOConfig):
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or DeskPPO)
+        self._engine = "batched"
         self.desk: dict[str, Any] = {}
+
+    def engine(self, name: str) -> DeskPPOConfig:
+        """Which engine samples and learns: `batched`, or `stock` for RLlib's own. Before `trial`."""
+        self.env_runner_cls = ENGINES[name][0]
+        self._engine = name
+        return self
 
     def trial(
         self,
@@ -103,10 +117,10 @@ class DeskPPOConfig(PPOConfig):
         return self
 
     def get_default_learner_class(self) -> type:
-        return DeskLearner
+        return ENGINES[self._engine][1]
 
     def validate(self) -> None:
-        if self.num_learners > 1:
+        if self.num_learners > 1 and self._engine == "batched":
             raise RunError(f"num_learners = {self.num_learners}: expected 0 or 1; columns are not split among learners")
         super().validate()
 
@@ -164,15 +178,17 @@ class DeskPPO(PPO):
         if wanted <= 0:
             return
         began = time.perf_counter()
-        fragments = self._sample(wanted)
+        harvest = self._sample(wanted)
         sampled = time.perf_counter()
-        if not fragments:
+        bars = sum(part.bars for part in harvest)
+        if not bars:
             return
         results = self.learner_group.update(
-            episodes=fragments,
-            timesteps={BARS: self.bars_sampled},
+            episodes=[sample for part in harvest for sample in part.samples],
+            timesteps={BARS: self.bars_sampled, NUM_ENV_STEPS_SAMPLED_LIFETIME: self.bars_sampled + bars},
             num_epochs=self.config.num_epochs,
             minibatch_size=self.config.minibatch_size,
+            shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,
         )
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
         self.env_runner_group.sync_weights(
@@ -180,39 +196,33 @@ class DeskPPO(PPO):
             policies=[module for module in results[0] if module in self._learning()],
             inference_only=True,
         )
-        bars = sum(fragment.bars for fragment in fragments)
         self.bars_sampled += bars
         self._speed = {"sample_s": sampled - began, "learn_s": time.perf_counter() - sampled, "bars": bars}
 
     def _learning(self) -> list[str]:
         return list(self.config.policies_to_train or self.config.policies)
 
-    def _sample(self, wanted: int) -> list[Fragment]:
+    def _sample(self, wanted: int) -> list[Sampled]:
         """Exactly `wanted` bars, in equal shares; fewer when a runner was lost, whose share is then not made up."""
         group = self.env_runner_group
         if not group.num_remote_env_runners():
-            sampled = [(group.local_env_runner.sample(num_timesteps=wanted), group.local_env_runner.get_metrics())]
+            harvest = [group.local_env_runner.sample_bars(wanted)]
         else:
             runners = sorted(group.healthy_env_runner_ids())
             share, rest = divmod(wanted, max(len(runners), 1))
             asked = {index: share + (position < rest) for position, index in enumerate(runners)}
-
-            def sample(runner: Any) -> tuple[list[Fragment], dict[str, Any]]:
-                return runner.sample(num_timesteps=asked.get(runner.worker_index, 0)), runner.get_metrics()
-
-            sampled = group.foreach_env_runner(
-                sample,
+            harvest = group.foreach_env_runner(
+                lambda runner: runner.sample_bars(asked.get(runner.worker_index, 0)),
                 local_env_runner=False,
                 remote_worker_ids=runners,
                 timeout_seconds=self.config.sample_timeout_s,
             )
-        if not sampled:
+        if not harvest:
             return []
-        self.metrics.aggregate([metrics for _, metrics in sampled], key=ENV_RUNNER_RESULTS)
-        fragments = [fragment for batch, _ in sampled for fragment in batch]
-        for fragment in fragments:
-            self._seats[fragment.seats["runner"]] = fragment.seats
-        return fragments
+        self.metrics.aggregate([part.metrics for part in harvest], key=ENV_RUNNER_RESULTS)
+        for part in harvest:
+            self._seats[part.seats["runner"]] = part.seats
+        return harvest
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """A restarted runner goes on where the lost one stood, instead of replaying its episodes."""

@@ -146,6 +146,16 @@ class TensorBoard(TBXLoggerCallback):
         """Left out: the run's settings stand in its manifest."""
 
 
+_CURVES = {
+    "learning_rate": "default_optimizer_learning_rate",
+    "policy_loss": "policy_loss",
+    "vf_loss": "vf_loss",
+    "entropy": "entropy",
+    "kl": "mean_kl_loss",
+}
+"""Columns of a module in `curves/*.csv`, and RLlib's names of them."""
+
+
 def curve_row(result: dict[str, Any]) -> dict[str, Any]:
     """The columns of `curves/*.csv`: what a learning curve is drawn from."""
     learners = result.get("learners", {})
@@ -159,12 +169,11 @@ def curve_row(result: dict[str, Any]) -> dict[str, Any]:
         "validation_sharpe": result[VALIDATION].get(SHARPE, math.nan),
         "validation_bars": result[VALIDATION].get("bars", math.nan),
         "best_sharpe": result["best"][SHARPE],
-        "episode_return": result.get("env_runners", {}).get("episode_return", math.nan),
+        "episode_return": result.get("env_runners", {}).get("episode_return_mean", math.nan),
     }
-    for module in sorted(learners):
-        for name in ("learning_rate", "policy_loss", "vf_loss", "entropy", "kl"):
-            if name in learners[module]:
-                row[f"{module}/{name}"] = learners[module][name]
+    for module in sorted(name for name, figures in learners.items() if "policy_loss" in figures):
+        for column, name in _CURVES.items():
+            row[f"{module}/{column}"] = learners[module].get(name, math.nan)
     return row
 
 

@@ -9,6 +9,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.engine.stock import Paced
 from mtquant_rllib.env.multi_agent import desk_env
 
 
@@ -58,6 +59,10 @@ class DomainRota(MultiAgentEnv):
 
 def make_env(config: EnvContext) -> MultiAgentEnv:
     """The environment creator of every trial: phase 1 without a domain plays them all in turn."""
+    return Paced(_turn_by_turn(config))
+
+
+def _turn_by_turn(config: EnvContext) -> MultiAgentEnv:
     if config["phase"] == 1 and config["domain"] is None:
         universe = Settings.model_validate(config["settings"]).universe
         return DomainRota(config, tuple(domain.name for domain in universe.domains))

@@ -162,7 +162,6 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
     from mtquant_rllib.policies.modules import module_specs
     from mtquant_rllib.policies.registry import DeskWidths
     from mtquant_rllib.training.environments import make_env
-    from mtquant_rllib.training.runner import DeskEnvRunner
     from mtquant_rllib.training.validation import make_validator
 
     settings = manifest.load_settings()
@@ -180,7 +179,8 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
     # RLlib's annotations want whole CPUs; its code takes fractions.
     blank: Any = DeskPPOConfig()
     config = (
-        blank.environment(
+        blank.engine(settings.resources.engine)
+        .environment(
             ENV,
             env_config={
                 "data": data,
@@ -195,7 +195,6 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
             clip_actions=True,
         )
         .env_runners(
-            env_runner_cls=DeskEnvRunner,
             num_env_runners=runners,
             num_envs_per_env_runner=recipe.environments // max(runners, 1),
             num_cpus_per_env_runner=share.runner_cpus,

@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import sys
 
-import numpy as np
-
 HASH_SEED = "PYTHONHASHSEED"
 PINNED = {HASH_SEED: "0", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
@@ -23,22 +21,3 @@ def reexec_with_hash_seed() -> None:
     os.environ.update(PINNED)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-def mixed(*parts: int) -> int:
-    """One 63-bit seed from several non-negative integers; neighbours give unrelated seeds."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
-
-
-def seed_torch(*parts: int) -> None:
-    import torch
-
-    torch.manual_seed(mixed(*parts))
-
-
-def pin_torch() -> None:
-    """One thread, deterministic kernels."""
-    import torch
-
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=True)

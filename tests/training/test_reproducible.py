@@ -67,7 +67,7 @@ if what == "restore":
         result = algorithm.train()
         assert result["bars_sampled_lifetime"] == 200
         again.append(hashes(algorithm))
-        rate = result["learners"]["EURUSD"]["learning_rate"]
+        rate = result["learners"]["EURUSD"]["default_optimizer_learning_rate"]
         assert abs(rate - 1e-3 * (1 - 100 / 203)) < 1e-9, rate
         for index, begun in algorithm._seats.items():
             later = [env["episodes_begun"] for env in begun["environments"]]

@@ -1,0 +1,148 @@
+"""What a runner hands to the learner: columns over (bar, environment), not objects per agent and step.
+
+RLlib's episode objects cost more than environment and networks together once twelve agents take turns. A fragment is
+the same content as a few arrays per level of the desk, with masks that say where somebody decided and where episodes
+ended.
+
+Discounts follow time, not turns: a decision that held for five bars discounts what comes after by gamma^5, so an agent
+that decides every five bars and one that decides every bar value the same future alike. A decision that is still being
+held when the fragment ends is left to the next one, whose row 0 carries what it has earned so far.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class LevelColumns:
+    """The decisions of one level: n seats beside each other in each of B environments, over T bars.
+
+    Rows 1 to T are bars; row 0 stands for what is held from the fragment before. R counts the decisions, in the order
+    of `np.nonzero(due)`; E the truncated episodes, in that of `np.nonzero(truncated)`.
+
+    modules
+        Module ids that `seats` counts.
+    seats
+        int8 (R, n): which of `modules` decided. A seat of an environment keeps its module within an episode.
+    due
+        bool (T + 1, B): a decision was taken.
+    observations, actions, inputs, log_probs
+        float32 (R, n, F), (R, n, A) raw, (R, n, 2A) of the distribution, (R, n).
+    rewards
+        float64 (T + 1, B, n): of the bar; row 0 what a held decision earned before.
+    bars
+        int64 (T + 1, B): bars that the row stands for; 0 where an environment did not play.
+    terminated, truncated
+        bool (T + 1, B): the episode ended with this bar.
+    final, final_seats
+        float32 (E, n, F), int8 (E, n): what was seen where an episode was cut off, and by whom.
+    tail, tail_seats, tail_due
+        float32 (B, n, F), int8 (B, n), bool (B,): what is seen after the last bar, where a decision is due then.
+    """
+
+    modules: tuple[str, ...]
+    seats: np.ndarray
+    due: np.ndarray
+    observations: np.ndarray
+    actions: np.ndarray
+    inputs: np.ndarray
+    log_probs: np.ndarray
+    rewards: np.ndarray
+    bars: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    final: np.ndarray
+    final_seats: np.ndarray
+    tail: np.ndarray
+    tail_seats: np.ndarray
+    tail_due: np.ndarray
+
+
+@dataclass
+class Fragment:
+    """What one runner sampled in one call: `bars` environment-bars, and the columns of every level that learns.
+
+    The arrays are the runner's own buffers: in the runner's process they hold until it samples again.
+    """
+
+    bars: int
+    levels: list[LevelColumns] = field(default_factory=list)
+
+    def env_steps(self) -> int:
+        return self.bars
+
+    def agent_steps(self) -> int:
+        return sum(level.seats.size for level in self.levels)
+
+    def __len__(self) -> int:
+        return self.bars
+
+
+def advantages(
+    level: LevelColumns,
+    values: np.ndarray,
+    final_values: np.ndarray,
+    tail_values: np.ndarray,
+    gamma: float,
+    lambda_: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Generalised advantage estimates (Schulman et al. 2016), value targets, and which decisions they exist for.
+
+    values (R, n), final_values (E, n) and tail_values (B, n) are those of `observations`, `final` and `tail`. Returns
+    float32 (R, n) twice and bool (R,): False for a decision that is still held when the fragment ends. With d_t bars
+    between decision t and the next,
+
+        delta_t = r_t + gamma^d_t V_t+1 - V_t,      A_t = delta_t + (gamma lambda)^d_t A_t+1,
+
+    where the last V is 0 after a termination, and A is 0 after either ending. Rewards inside a decision's bars are not
+    discounted.
+    """
+    n_rows, n_envs = level.due.shape
+    n_seats = level.rewards.shape[2]
+    nowhere = n_rows
+    row = np.arange(n_rows)[:, None]
+    next_due = np.full((n_rows, n_envs), nowhere)
+    next_due[:-1] = _first_from(np.where(level.due, row, nowhere))[1:]
+    next_end = _first_from(np.where(level.terminated | level.truncated, row, nowhere))
+    # An ending bar belongs to the decision before it: the next decision comes a row later at the earliest.
+    ends = next_end < next_due
+    stop = np.where(ends, next_end + 1, next_due)
+
+    t, env = np.nonzero(level.due)
+    until, ends = stop[t, env], ends[t, env]
+    earned = np.concatenate((np.zeros((1, n_envs, n_seats)), np.cumsum(level.rewards, axis=0)))
+    passed = np.concatenate((np.zeros((1, n_envs), np.int64), np.cumsum(level.bars, axis=0)))
+    reward = earned[until, env] - earned[t, env]
+    held = (passed[until, env] - passed[t, env])[:, None]
+
+    after = np.zeros((n_rows + 1, n_envs, n_seats))
+    after[t, env] = values
+    after[nowhere] = np.where(level.tail_due[:, None], tail_values, 0.0)
+    at_end = np.zeros((n_rows, n_envs, n_seats))
+    at_end[np.nonzero(level.truncated)] = final_values
+    following = np.where(ends[:, None], at_end[until - 1, env], after[until, env])
+    known = ends | (until < nowhere) | level.tail_due[env]
+
+    delta = np.zeros((n_rows, n_envs, n_seats))
+    decay = np.ones((n_rows, n_envs, 1))
+    delta[t, env] = np.where(known[:, None], reward + gamma**held * following - values, 0.0)
+    decay[t, env] = np.where((known & ~ends)[:, None], (gamma * lambda_) ** held, 0.0)
+    tail = np.zeros((n_envs, n_seats))
+    for now in range(n_rows - 1, -1, -1):
+        tail = delta[now] + decay[now] * tail
+        delta[now] = tail
+    advantage = delta[t, env]
+    return advantage.astype(np.float32), (advantage + values).astype(np.float32), known
+
+
+def _first_from(rows: np.ndarray) -> np.ndarray:
+    """The smallest entry at or after each row."""
+    return np.minimum.accumulate(rows[::-1], axis=0)[::-1]
+
+
+def standardised(column: np.ndarray) -> np.ndarray:
+    """(x - mean) / deviation; a constant column becomes zeros."""
+    return ((column - column.mean()) / max(float(column.std()), 1e-4)).astype(np.float32)

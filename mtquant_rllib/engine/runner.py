@@ -1,0 +1,491 @@
+"""The batched environment runner: B environments stepped as arrays, one forward pass per level and bar.
+
+It is RLlib's `MultiAgentEnvRunner` in its seams (configuration, modules, weights, state, health, metrics, restarts,
+evaluation) and its own in how it samples: no environment objects, no episode objects, no connectors. A bar is
+
+    for each level, where it is due:  observe -> policy -> decide
+    advance, and where an episode has ended, begin the next one
+
+- `sample` counts **bars** and returns exactly as many as it is asked for, as one `Fragment` of columns.
+- Modules that do not learn act by their mean, and nothing of them is kept.
+- The noise of a call is a function of (seed, runner, bars so far); episodes are one of (seed, runner, environment,
+  episode). A restored runner goes on with fresh episodes, the same in every process.
+- After the last bar the levels decide once more without consequence, so that every decision's successor is seen just
+  as it would be by the next call. Only what is held on (a controller that decides every five bars) is left to the
+  next fragment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.utils.metrics import (
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    NUM_EPISODES_LIFETIME,
+    NUM_MODULE_STEPS_SAMPLED,
+    NUM_MODULE_STEPS_SAMPLED_LIFETIME,
+    SAMPLE_TIMER,
+    WEIGHTS_SEQ_NO,
+)
+
+from mtquant_rllib.engine.columns import Fragment, LevelColumns
+from mtquant_rllib.engine.floor import Floor, Level, Table
+from mtquant_rllib.engine.panel import Panel
+from mtquant_rllib.engine.randomness import NOISE, generator
+from mtquant_rllib.engine.rest import resting
+from mtquant_rllib.engine.seats import BarRunner
+
+HALF_LOG_TWO_PI = 0.5 * np.log(2 * np.pi)
+EVALUATION_SEED_OFFSET = 1_000_000
+"""RLlib's own distance between the seeds of training and evaluation runners."""
+
+
+@dataclass
+class _Held:
+    """Decisions that the last fragment left open, per environment: what they saw, did and have earned."""
+
+    open: np.ndarray
+    seats: np.ndarray
+    observations: np.ndarray
+    actions: np.ndarray
+    inputs: np.ndarray
+    rewards: np.ndarray
+    bars: np.ndarray
+
+
+class _Recorder:
+    """Preallocated columns of one learning level."""
+
+    def __init__(self, level: Level, n_envs: int, n_bars: int) -> None:
+        rows = n_bars + 1
+        shape = (rows, n_envs, level.n_seats)
+        self.n_bars = n_bars
+        self.due = np.zeros((rows, n_envs), dtype=bool)
+        self.seats = np.zeros(shape, dtype=np.int8)
+        self.observations = np.zeros((*shape, level.observation), dtype=np.float32)
+        self.actions = np.zeros((*shape, level.actions), dtype=np.float32)
+        self.inputs = np.zeros((*shape, 2 * level.actions), dtype=np.float32)
+        self.rewards = np.zeros(shape)
+        self.final: list[np.ndarray] = []
+        self.final_seats: list[np.ndarray] = []
+
+    def clear(self) -> None:
+        self.due[:] = False
+        self.rewards[:] = 0.0
+        self.final, self.final_seats = [], []
+
+
+@dataclass
+class _Post:
+    """A level at work in this runner: its modules, who learns, its policy and what is kept of it."""
+
+    level: Level
+    modules: tuple[str, ...]
+    members: np.ndarray
+    learning: np.ndarray
+    exploring: np.ndarray
+    panel: Panel | None = None
+    recorder: _Recorder | None = None
+    held: _Held | None = None
+
+    @property
+    def learns(self) -> bool:
+        return bool(self.learning.any())
+
+
+class BatchedEnvRunner(BarRunner):
+    """See the module's docstring. `config.env_config` is what `env.multi_agent.desk_env` takes, plus a seed."""
+
+    def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
+        torch.set_num_threads(1)
+        super().__init__(config, **kwargs)
+        self.bars_sampled = 0
+        self._posts: list[list[_Post]] = []
+        if self.env is not None and self.module is not None:
+            self._posts = [[self._post(level) for level in table.levels] for table in self.env.tables]
+        n_agents = 0 if self.env is None else len(self.env.settings.universe.agent_ids)
+        self._returns = np.zeros((self.num_envs, n_agents))
+        self._lengths = np.zeros(self.num_envs, dtype=np.int64)
+        self._began = np.zeros(self.num_envs)
+
+    # -- RLlib's seams ------------------------------------------------------------------------------------------------
+
+    def make_env(self) -> None:
+        context = self.config.env_config
+        seed = int(context.get("seed", self.config.seed or 0))
+        if self.config.in_evaluation:
+            seed += EVALUATION_SEED_OFFSET
+        self.num_envs = self.config.num_envs_per_env_runner
+        self.env = Floor(context, self.num_envs, self.worker_index or 0, seed)
+        self._needs_initial_reset = True
+        for callbacks in self._callbacks:
+            callbacks.on_environment_created(
+                env_runner=self, metrics_logger=self.metrics, env=self.env, env_context=EnvContext(context, 0)
+            )
+
+    def make_module(self) -> None:
+        super().make_module()
+        if self.module is not None:
+            self.module.foreach_module(lambda _, module: module.eval())
+
+    def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
+        if self.env is None:
+            return self.spaces
+        env = self.env
+        modules = {
+            self.config.policy_mapping_fn(agent, None): (space, env.single_action_space[agent])
+            for agent, space in env.single_observation_space.items()
+        }
+        return {
+            INPUT_ENV_SPACES: (env.observation_space, env.action_space),
+            INPUT_ENV_SINGLE_SPACES: (env.single_observation_space, env.single_action_space),
+            **modules,
+        }
+
+    def get_metrics(self) -> dict[str, Any]:
+        return self.metrics.reduce()
+
+    def environment_counters(self) -> list[dict[str, Any]]:
+        return [] if self.env is None else self.env.get_state()
+
+    def set_environment_counters(self, counters: list[dict[str, Any]]) -> None:
+        self.env.set_state(counters)
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def sample(  # type: ignore[override]
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool | None = None,
+        random_actions: bool = False,
+        force_reset: bool = False,
+    ) -> list[Fragment]:
+        """Sample exactly `num_timesteps` bars, spread evenly over the environments, or until `num_episodes` episodes
+        have ended. Of episodes nothing is kept but their statistics: they are for evaluation."""
+        explore = self.config.explore if explore is None else explore
+        if num_timesteps is None and num_episodes is None:
+            num_timesteps = self.config.get_rollout_fragment_length(self.worker_index) * self.num_envs
+        self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, window=1)
+        with self.metrics.log_time(SAMPLE_TIMER), torch.inference_mode():
+            if self._needs_initial_reset or force_reset or num_episodes is not None:
+                self._start_over()
+            for posts in self._posts:
+                for post in posts:
+                    post.panel = Panel([self.module[name] for name in post.modules], post.members)
+            noise = generator(self.config.seed or 0, self.worker_index or 0, self.bars_sampled, NOISE)
+            draw = _Draw(noise, explore, random_actions)
+            if num_timesteps is not None:
+                fragment = self._sample_bars(num_timesteps, draw)
+            else:
+                assert num_episodes is not None
+                fragment = self._sample_episodes(num_episodes, draw)
+        self.bars_sampled += fragment.bars
+        self._count(fragment.bars)
+        for callbacks in self._callbacks:
+            callbacks.on_sample_end(env_runner=self, metrics_logger=self.metrics, samples=[fragment])
+        return [fragment]
+
+    def _sample_bars(self, bars: int, draw: _Draw) -> Fragment:
+        share, rest = divmod(bars, self.num_envs)
+        n_bars = share + (rest > 0)
+        self._prepare(n_bars)
+        marks = [_Marks(self.num_envs, n_bars) for _ in self._posts]
+        everyone = np.ones(self.num_envs, dtype=bool)
+        some = np.arange(self.num_envs) < rest
+        for bar in range(n_bars):
+            self._play(bar + 1, everyone if bar < share else some, draw, marks)
+        levels = [
+            self._columns(post, own, tail)
+            for posts, table, own in zip(self._posts, self.env.tables, marks)
+            for post, tail in self._rehearse(posts, table, draw)
+        ]
+        return Fragment(bars, levels)
+
+    def _sample_episodes(self, episodes: int, draw: _Draw) -> Fragment:
+        """Play until so many have ended; the environments then start over with the next call."""
+        for posts in self._posts:
+            for post in posts:
+                post.recorder = post.held = None
+        everyone = np.ones(self.num_envs, dtype=bool)
+        bars = ended = 0
+        while ended < episodes:
+            ended += self._play(0, everyone, draw, None)
+            bars += self.num_envs
+        self._needs_initial_reset = True
+        return Fragment(bars)
+
+    def _play(self, row: int, asked: np.ndarray, draw: _Draw, marks: list[_Marks] | None) -> int:
+        """One bar of the environments `asked`. Returns how many episodes ended."""
+        over = np.zeros(self.num_envs, dtype=bool)
+        for number, (table, posts) in enumerate(zip(self.env.tables, self._posts)):
+            acting = table.playing & asked
+            if not acting.any():
+                continue
+            aside = table.playing & ~asked
+            with resting(table.desk, np.flatnonzero(aside)) if aside.any() else contextlib.nullcontext():
+                for post in posts:
+                    self._decide(post, row, acting, draw)
+                result = table.desk.advance()
+                rewards = np.where(acting[:, None], result.rewards, 0.0)
+                terminated, truncated = result.terminated & acting, result.truncated & acting
+            self._returns += rewards
+            if marks is not None:
+                own = marks[number]
+                own.bars[row], own.terminated[row], own.truncated[row] = acting, terminated, truncated
+                self._reward(posts, row, rewards, truncated)
+            over |= terminated | truncated
+        self._lengths += asked
+        self.env.bars_done += asked
+        ended = np.flatnonzero(over)
+        if len(ended):
+            self._finish(ended)
+        return len(ended)
+
+    def _decide(self, post: _Post, row: int, acting: np.ndarray, draw: _Draw) -> np.ndarray | None:
+        """Let a level decide where it is due; returns what it saw, or None where nobody was."""
+        level = post.level
+        due = level.due() & acting
+        if not due.any():
+            return None
+        observations = level.observe()
+        seats = None if level.seats is None else level.seats()
+        assert post.panel is not None
+        if due.all():
+            inputs = post.panel(observations, seats)
+        else:
+            inputs = np.zeros((self.num_envs, level.n_seats, 2 * level.actions), dtype=np.float32)
+            inputs[due] = post.panel(observations[due], None if seats is None else seats[due])
+        raw = draw(inputs, post.exploring[self._seated(post)])
+        level.decide(raw)
+        recorder = post.recorder
+        if recorder is not None and row:
+            recorder.due[row] = due
+            recorder.observations[row] = observations
+            recorder.actions[row] = raw
+            recorder.inputs[row] = inputs
+            recorder.seats[row] = self._seated(post)
+        return observations
+
+    def _seated(self, post: _Post) -> np.ndarray:
+        """Which of the level's modules sits where, int8 (B, n)."""
+        return post.members[post.level.seated(self.num_envs)].astype(np.int8)
+
+    def _reward(self, posts: list[_Post], row: int, rewards: np.ndarray, truncated: np.ndarray) -> None:
+        for post in posts:
+            recorder = post.recorder
+            if recorder is None:
+                continue
+            streams = post.level.streams[post.level.seated(self.num_envs)]
+            recorder.rewards[row] = np.take_along_axis(rewards, streams, axis=1)
+            if truncated.any():
+                recorder.final.append(post.level.observe()[truncated])
+                recorder.final_seats.append(self._seated(post)[truncated])
+
+    def _finish(self, envs: np.ndarray) -> None:
+        """Close the books of ended episodes and begin the next ones."""
+        now = time.perf_counter()
+        universe, mapping = self.env.settings.universe, self.config.policy_mapping_fn
+        for env in envs:
+            table = next(table for table in self.env.tables if table.playing[env])
+            agents = [
+                level.agents[seat] for level in table.levels for seat in level.seated(self.num_envs)[env]
+            ]
+            returns = {agent: float(self._returns[env, universe.agent_ids.index(agent)]) for agent in agents}
+            modules: dict[str, float] = {}
+            for agent, value in returns.items():
+                modules[mapping(agent, None)] = modules.get(mapping(agent, None), 0.0) + value
+            length = int(self._lengths[env])
+            self._log_episode_metrics(
+                length,
+                sum(returns.values()),
+                now - self._began[env],
+                returns,
+                modules,
+                dict.fromkeys(agents, length),
+            )
+        self.metrics.log_value(NUM_EPISODES, len(envs), reduce="sum")
+        self.metrics.log_value(NUM_EPISODES_LIFETIME, len(envs), reduce="lifetime_sum")
+        self._begin(envs)
+
+    def _begin(self, envs: np.ndarray) -> None:
+        self.env.begin(envs)
+        self._returns[envs] = 0.0
+        self._lengths[envs] = 0
+        self._began[envs] = time.perf_counter()
+
+    def _start_over(self) -> None:
+        self.env.start_over()
+        self._returns[:], self._lengths[:], self._began[:] = 0.0, 0, time.perf_counter()
+        for posts in self._posts:
+            for post in posts:
+                post.held = None
+        self._needs_initial_reset = False
+
+    # -- columns ------------------------------------------------------------------------------------------------------
+
+    def _post(self, level: Level) -> _Post:
+        mapped = [self.config.policy_mapping_fn(agent, None) for agent in level.agents]
+        modules = tuple(dict.fromkeys(mapped))
+        to_train = self.config.policies_to_train
+        learns = to_train if callable(to_train) else lambda name, _: to_train is None or name in to_train
+        learning = np.array([bool(learns(name, None)) for name in modules])
+        exploring = learning | bool(getattr(self.config, "desk", {}).get("explore_frozen", False))
+        return _Post(level, modules, np.array([modules.index(name) for name in mapped]), learning, exploring)
+
+    def _prepare(self, n_bars: int) -> None:
+        """Clear the columns, put in what is held on, and allocate anew only for another number of bars."""
+        for posts in self._posts:
+            for post in posts:
+                if not post.learns:
+                    continue
+                if post.recorder is None or post.recorder.n_bars != n_bars:
+                    post.recorder = _Recorder(post.level, self.num_envs, n_bars)
+                recorder, held = post.recorder, post.held
+                recorder.clear()
+                if held is not None and held.open.any():
+                    recorder.due[0] = held.open
+                    for name in ("seats", "observations", "actions", "inputs", "rewards"):
+                        getattr(recorder, name)[0] = getattr(held, name)
+
+    def _rehearse(self, posts: list[_Post], table: Table, draw: _Draw) -> list[tuple[_Post, _Tail]]:
+        """What each learning level would see next, after the decisions above it."""
+        last = max((number for number, post in enumerate(posts) if post.learns), default=-1)
+        tails = []
+        # Decisions leave traces in what is observed (an allocation in its own utilisation): they are taken back.
+        with resting(table.desk, np.arange(self.num_envs)):
+            for number, post in enumerate(posts[: last + 1]):
+                due = post.level.due() & table.playing
+                seen = self._decide(post, 0, table.playing, draw) if number < last else None
+                if post.learns:
+                    if seen is None:
+                        shape = (self.num_envs, post.level.n_seats, post.level.observation)
+                        seen = post.level.observe() if due.any() else np.zeros(shape, np.float32)
+                    tails.append((post, _Tail(seen, self._seated(post), due)))
+        return tails
+
+    def _columns(self, post: _Post, marks: _Marks, tail: _Tail) -> LevelColumns:
+        recorder = post.recorder
+        assert recorder is not None
+        bars = marks.bars.astype(np.int64)
+        if post.held is not None:
+            bars[0] = np.where(post.held.open, post.held.bars, 0)
+        due = recorder.due
+        rows = _rows(due)
+        columns = {name: rows(getattr(recorder, name)) for name in ("seats", "observations", "actions", "inputs")}
+        width, n_seats = post.level.observation, post.level.n_seats
+        post.held = self._still_held(recorder, bars, marks, tail)
+        return LevelColumns(
+            modules=post.modules,
+            due=due,
+            log_probs=log_probs(columns["actions"], columns["inputs"]),
+            rewards=recorder.rewards,
+            bars=bars,
+            terminated=marks.terminated,
+            truncated=marks.truncated,
+            final=np.concatenate([np.zeros((0, n_seats, width), np.float32), *recorder.final]),
+            final_seats=np.concatenate([np.zeros((0, n_seats), np.int8), *recorder.final_seats]),
+            tail=tail.observations,
+            tail_seats=tail.seats,
+            tail_due=tail.due,
+            **columns,
+        )
+
+    def _still_held(self, recorder: _Recorder, bars: np.ndarray, marks: _Marks, tail: _Tail) -> _Held | None:
+        """The decisions that no later one and no ending has closed."""
+        row = np.arange(len(bars))[:, None]
+        decided = np.where(recorder.due, row, -1).max(axis=0)
+        ended = np.where(marks.terminated | marks.truncated, row, -1).max(axis=0)
+        still = (decided >= 0) & (ended < decided) & ~tail.due
+        if not still.any():
+            return None
+        envs = np.arange(len(still))
+        since = row >= decided
+        at = (np.maximum(decided, 0), envs)
+        return _Held(
+            still,
+            *(getattr(recorder, name)[at] for name in ("seats", "observations", "actions", "inputs")),
+            rewards=np.where(since[:, :, None], recorder.rewards, 0.0).sum(axis=0),
+            bars=np.where(since, bars, 0).sum(axis=0),
+        )
+
+    def _count(self, bars: int) -> None:
+        """RLlib's counters, in bars."""
+        metrics = self.metrics
+        self.num_env_steps_sampled_lifetime += bars
+        metrics.log_value(NUM_ENV_STEPS_SAMPLED, bars, reduce="sum")
+        metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, bars, reduce="lifetime_sum", with_throughput=True)
+        if bars:
+            self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=bars)
+        for posts in self._posts:
+            for post in posts:
+                if post.recorder is None:
+                    continue
+                seats = post.recorder.seats[1:][post.recorder.due[1:]]
+                for number, module in enumerate(post.modules):
+                    steps = int((seats == number).sum())
+                    metrics.log_value((NUM_MODULE_STEPS_SAMPLED, module), steps, reduce="sum")
+                    metrics.log_value((NUM_MODULE_STEPS_SAMPLED_LIFETIME, module), steps, reduce="lifetime_sum")
+
+
+class _Marks:
+    """What happened to the environments of a table, row by row; row 0 stands for the fragment before."""
+
+    def __init__(self, n_envs: int, n_bars: int) -> None:
+        self.bars, self.terminated, self.truncated = np.zeros((3, n_bars + 1, n_envs), dtype=bool)
+
+
+@dataclass
+class _Tail:
+    """What is seen after the last bar, and where a decision is due then."""
+
+    observations: np.ndarray
+    seats: np.ndarray
+    due: np.ndarray
+
+
+class _Draw:
+    """Raw actions from distribution inputs, with noise where a module explores."""
+
+    def __init__(self, rng: np.random.Generator, explore: bool, random_actions: bool) -> None:
+        self._rng, self._explore, self._random = rng, explore, random_actions
+
+    def __call__(self, inputs: np.ndarray, exploring: np.ndarray) -> np.ndarray:
+        """inputs (B, n, 2A) and whether each seat explores, (B, n) or of a shape that broadcasts to it."""
+        width = inputs.shape[-1] // 2
+        mean = inputs[..., :width]
+        if self._random:
+            return self._rng.uniform(-1.0, 1.0, mean.shape).astype(np.float32)
+        if not self._explore or not exploring.any():
+            return mean
+        noise = self._rng.standard_normal(mean.shape, dtype=np.float32)
+        return mean + np.exp(inputs[..., width:]) * noise * exploring[..., None]
+
+
+def log_probs(actions: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    """Of raw actions (..., A) under diagonal Gaussians (..., 2A), summed over actions, (...). From the rounded action and
+    not from the noise: this is what the learner will recompute."""
+    width = actions.shape[-1]
+    mean, log_std = inputs[..., :width], inputs[..., width:]
+    z = (actions - mean) * np.exp(-log_std)
+    return -(0.5 * z * z + log_std + np.float32(HALF_LOG_TWO_PI)).sum(axis=-1)
+
+
+def _rows(due: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Picks the rows that are due from columns (T + 1, B, ...); a view where everybody always was."""
+    if due[1:].all() and not due[0].any():
+        return lambda column: column[1:].reshape(-1, *column.shape[2:])
+    return lambda column: column[due]

@@ -1,0 +1,71 @@
+"""What both engines' runners add to RLlib's: bars counted, and counters from which a replacement goes on.
+
+Checkpoints of RLlib hold the local runner's state alone, and a restarted runner is handed the local one's. So random
+draws here are functions of counters, and the counters of every runner travel with what it samples: the algorithm keeps
+them by runner index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+from ray.rllib.utils.typing import StateDict
+
+SEATS = "seats"
+
+
+@dataclass
+class Sampled:
+    """One call's harvest: samples for the learner, the bars in them, reduced metrics, and the runner's counters."""
+
+    samples: list[Any]
+    bars: int
+    metrics: dict[str, Any]
+    seats: dict[str, Any]
+
+
+class BarRunner(MultiAgentEnvRunner):
+    """A runner that is asked for bars. Subclasses keep `bars_sampled` and the counters of their environments."""
+
+    # Always there where bars are sampled; RLlib declares them optional.
+    config: Any
+    env: Any
+    module: Any
+    bars_sampled: int = 0
+
+    def sample_bars(self, bars: int) -> Sampled:
+        """Sample exactly so many bars, spread evenly over the environments."""
+        before = self.bars_sampled
+        samples = self.sample(num_timesteps=bars) if bars else []
+        return Sampled(samples, self.bars_sampled - before, self.get_metrics(), self.seats())
+
+    def seats(self) -> dict[str, Any]:
+        """Counters of this runner and of its environments: all a replacement needs to draw what comes next."""
+        return {"runner": self.worker_index, "bars": self.bars_sampled, "environments": self.environment_counters()}
+
+    def environment_counters(self) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def set_environment_counters(self, counters: list[dict[str, Any]]) -> None:
+        raise NotImplementedError
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> StateDict:
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        if self._check_component(SEATS, components, not_components):
+            state[SEATS] = self.seats()
+        return state
+
+    def set_state(self, state: StateDict) -> None:
+        """Besides RLlib's: take over the counters of the *same* runner. Another runner's are left alone, because
+        RLlib hands the local runner's state to a restarted remote one, which would replay the local one's episodes."""
+        super().set_state(state)
+        seats = state.get(SEATS)
+        if seats is None or seats["runner"] != self.worker_index or self.env is None:
+            return
+        if len(seats["environments"]) != self.num_envs:
+            return
+        self.bars_sampled = int(seats["bars"])
+        self.set_environment_counters(seats["environments"])
+        self._needs_initial_reset = True

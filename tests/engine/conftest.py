@@ -1,0 +1,45 @@
+"""Trials on a small embedded market, for both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.training.manifest import Manifest, TrialRecord
+from mtquant_rllib.training.phases import Share, build_config, plan_named
+from mtquant_rllib.training.preparation import prepare
+
+SMALL = [
+    "embedded.train={paths: 2, years: 3}",
+    "embedded.validation={paths: 1, years: 3}",
+    "embedded.test={paths: 1, years: 3}",
+    "desk.episode.bars=20",
+    "recipe.environments=4",
+    "recipe.validations=1",
+]
+
+MakeConfig = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def make_config(tmp_path_factory: pytest.TempPathFactory) -> MakeConfig:
+    """(phase, trial name, overrides...) -> configuration of that trial; the market is prepared once."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def make(phase: int, name: str, *overrides: str) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MTQUANT_CACHE", str(cache))
+            settings = Settings.load(overrides=[*SMALL, *overrides])
+            manifest = Manifest.begin("engine", settings, prepare(settings, None, None), 1.0, [phase])
+        manifest.phase(phase).trials[name] = TrialRecord(budget_bars=1000)
+        return build_config(plan_named(settings, phase, name), manifest, Share(1.0, 1.0, 0.0))
+
+    return make
+
+
+def data_of(config: Any) -> Path:
+    return Path(config.env_config["data"])
