@@ -194,7 +194,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     engine.add_argument("--market", type=Path, metavar="FILE", help="bars (default: the embedded market)")
     engine.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
-    engine.add_argument("--repeats", type=int, default=5, metavar="N", help="windows of each side (default: %(default)s)")
+    engine.add_argument("--repeats", type=int, default=5, metavar="N", help="windows a side (default: %(default)s)")
     engine.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
 
     judge = _add(

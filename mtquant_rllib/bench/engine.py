@@ -101,7 +101,9 @@ class _Stage:
         manifest.phase(phase).trials[JOINT] = TrialRecord(budget_bars=_BUDGET)
         config = build_config(plan_named(settings, phase, JOINT), manifest, Share(1.0, 1.0, 0.0))
         config.desk["make_validator"] = None
-        return config.build_algo()
+        algorithm = config.build_algo()
+        assert isinstance(algorithm, DeskPPO)
+        return algorithm
 
     def sampling(self) -> dict[str, Any]:
         sizes = self._sizes
@@ -132,10 +134,12 @@ class _Stage:
     def runners(self) -> dict[str, Any]:
         sizes = self._sizes
         groups = {number: self.algorithm("batched", number * sizes.environments, runners=number) for number in (2, 1)}
-        sides = {
-            f"runners_{number}": _window(lambda group=group, n=number: group._sample(n * sizes.bars), number * sizes.bars)
-            for number, group in groups.items()
-        }
+
+        def side(number: int) -> Callable[[], float]:
+            bars = number * sizes.bars
+            return _window(lambda: groups[number]._sample(bars), bars)
+
+        sides = {f"runners_{number}": side(number) for number in groups}
         return self._ratio("runners", "two_runners_over_one", sides, list(groups.values()))
 
     def _ratio(
