@@ -185,6 +185,18 @@ def build_parser() -> argparse.ArgumentParser:
     core.add_argument("--environments", type=int, default=1024, metavar="B", help="default: %(default)s")
     core.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
 
+    engine = _add(
+        benches,
+        "engine",
+        _bench_engine,
+        "measure the batched engine against RLlib's own: sampling, PPO, a frozen phase, two runners",
+        "mtquant bench engine --json engine.json",
+    )
+    engine.add_argument("--market", type=Path, metavar="FILE", help="bars (default: the embedded market)")
+    engine.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
+    engine.add_argument("--repeats", type=int, default=5, metavar="N", help="windows a side (default: %(default)s)")
+    engine.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+
     judge = _add(
         commands,
         "evaluate",
@@ -322,6 +334,25 @@ def _bench_core(args: argparse.Namespace) -> None:
         f"{figures['bars_per_s']:,.0f} bars/s with {args.environments} environments, risk on, one core; "
         f"resident memory {figures['rss_mb']:.0f} MB"
     )
+    if args.json is not None:
+        _write_json(args.json, figures)
+
+
+def _bench_engine(args: argparse.Namespace) -> None:
+    if args.repeats < 1:
+        raise ConfigError(f"--repeats {args.repeats}: expected at least 1")
+    settings = _settings(args)
+    _check_files(args.market, args.macro)
+    _reproducible()
+    from mtquant_rllib.bench.engine import Sizes, bench_engine
+    from mtquant_rllib.training.preparation import prepare
+
+    figures = bench_engine(settings, prepare(settings, args.market, args.macro), Sizes(repeats=args.repeats))
+    for key in ("sampling_ratio", "ppo_ratio", "phase2_over_phase3", "two_runners_over_one"):
+        print(f"{key:<22} {figures[key]:7.1f}")
+    for key in ("sampling", "ppo", "phase", "runners"):
+        for side, windows in figures[f"{key}_bars_per_s"].items():
+            print(f"{key:<9} {side:<10} {sorted(windows)[len(windows) // 2]:>9,.0f} bars/s")
     if args.json is not None:
         _write_json(args.json, figures)
 

@@ -71,8 +71,8 @@ class ResourcesConfig(Section):
     """Machines for one run, and what runs on them.
 
     engine
-        `batched`: environments stepped as arrays, equally built modules learned as one stack. `stock`: RLlib's own runner,
-        connectors and PPO learner, some fifty times slower. The same seed gives the same result within one of them.
+        `batched`: environments stepped as arrays, equally built modules learned as one stack. `stock`: RLlib's own
+        runner, connectors and PPO learner, as a reference. The same seed gives the same result within one of them.
     cpus
         CPUs of a session that this run starts itself; null takes what the machine has. Ignored with a cluster.
     runners

@@ -19,7 +19,7 @@ from mtquant_rllib.env.core import Desk, Scene
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import draw_episode
 from mtquant_rllib.env.overseer import Overseer
-from mtquant_rllib.env.spaces import spaces
+from mtquant_rllib.env.spaces import action_width, observation_width, spaces
 from mtquant_rllib.universe import META
 
 
@@ -62,12 +62,17 @@ class Table:
 
     def _levels(self, settings: Settings) -> list[Level]:
         universe, desk = settings.universe, self.desk
-        observation, action = spaces(settings)
         stream_of = {agent: stream for stream, agent in enumerate(universe.agent_ids)}
 
         def level(agents: Sequence[str], n_seats: int, **calls: Any) -> Level:
-            widths = observation[agents[0]].shape[0], action[agents[0]].shape[0]
-            return Level(tuple(agents), np.array([stream_of[agent] for agent in agents]), n_seats, *widths, **calls)
+            return Level(
+                tuple(agents),
+                np.array([stream_of[agent] for agent in agents]),
+                n_seats,
+                observation_width(settings, agents[0]),
+                action_width(settings, agents[0]),
+                **calls,
+            )
 
         def specialist(d: int) -> Level:
             return level(

@@ -116,14 +116,16 @@ class BatchedLearner(BarSchedule):
 
     def build(self) -> None:
         super().build()
-        learning = {name: self._module[name] for name in self._module.keys() if self.should_module_be_updated(name)}
+        learning = {
+            name: self._module[name] for name in list(self.module.keys()) if self.should_module_be_updated(name)
+        }
         for name, module in learning.items():
             if not hasattr(module, "policy") or not hasattr(module, "value"):
                 raise TypeError(f"module {name}: the batched engine learns modules with a `policy` and a `value` trunk")
         if self.config.grad_clip is not None and self.config.grad_clip_by != "global_norm":
             raise ValueError(f"grad_clip_by = {self.config.grad_clip_by!r}: the batched engine clips by 'global_norm'")
         self._stacks = stacked(learning)
-        keepers = {name: self.get_optimizers_for_module(name)[0][1] for name in learning}
+        keepers: dict[str, Any] = {name: self.get_optimizers_for_module(name)[0][1] for name in learning}
         self._optimizer = RowOptimizer(self._stacks, keepers)
         self._knobs = [self._knobs_of(stack) for stack in self._stacks]
 
@@ -154,10 +156,11 @@ class BatchedLearner(BarSchedule):
         self._norms: dict[str, float] = {}
         self._count_trained(sum(fragment.bars for fragment in fragments), num_epochs)
         for stack, knobs in zip(self._stacks, self._knobs):
-            coefficients = [self.entropy_coeff_schedulers_per_module[name].get_current_value() for name in stack.names]
-            knobs["entropy_coeff"] = torch.tensor(coefficients, device=self._device)[:, None]
+            entropy = [self.entropy_coeff_schedulers_per_module[name].get_current_value() for name in stack.names]
+            knobs["entropy_coeff"] = torch.tensor(entropy, device=self._device)[:, None]
             if self.config.use_kl_loss:
-                knobs["kl_coeff"] = torch.stack([self.curr_kl_coeffs_per_module[name] for name in stack.names])[:, None]
+                coefficients: list[Any] = [self.curr_kl_coeffs_per_module[name] for name in stack.names]
+                knobs["kl_coeff"] = torch.stack(coefficients)[:, None]
         rng = generator(self.config.seed or 0, self._bars, SHUFFLE)
         return self._minibatches(rng, num_epochs, minibatch_size)
 
@@ -185,10 +188,11 @@ class BatchedLearner(BarSchedule):
             for (observations, seats), out in zip(seen, values):
                 mine = seats == number
                 if mine.any():
-                    rows = torch.from_numpy(observations[mine]).to(self._device)
+                    chosen = torch.from_numpy(observations[mine]).to(self._device)
                     with torch.no_grad():
-                        out[mine] = module.compute_values({Columns.OBS: rows}).cpu().numpy()
-        return advantages(level, *values, self.config.gamma, self.config.lambda_)
+                        out[mine] = module.compute_values({Columns.OBS: chosen}).cpu().numpy()
+        rows, final, tail = values
+        return advantages(level, rows, final, tail, self.config.gamma, self.config.lambda_)
 
     def _rows_of(self, stack: Stack, parts: list[list[list[np.ndarray]]]) -> Rows:
         observation, actions = stack.widths
@@ -340,7 +344,7 @@ _NOTHING = np.zeros(0, dtype=np.int64)
 
 
 def passes(count: int, n_epochs: int, size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Row numbers of the minibatches of `n_epochs` shuffled passes over `count` rows; a pass in one part needs no order."""
+    """Row numbers of the minibatches of `n_epochs` shuffled passes over `count` rows. One part needs no order."""
     if not count:
         return []
     n_parts = max(1, round(count / size))

@@ -27,3 +27,5 @@ def pin_torch() -> None:
     """One thread, deterministic kernels."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Part of the mode above, and a pass over memory with every operation: nothing here reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -59,6 +59,7 @@ def _rows(desk: Desk, n_envs: int) -> Iterator[tuple[Any, str]]:
         if getattr(type(part), "__dataclass_params__", None) is not None and type(part).__dataclass_params__.frozen:
             continue
         for name, item in vars(part).items():
-            if isinstance(item, np.ndarray) and item.ndim and len(item) == n_envs and item.flags.writeable:
-                if name != _RING:
-                    yield part, name
+            if not isinstance(item, np.ndarray) or not item.ndim or name == _RING:
+                continue
+            if len(item) == n_envs and item.flags.writeable:
+                yield part, name

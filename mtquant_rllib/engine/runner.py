@@ -301,9 +301,7 @@ class BatchedEnvRunner(BarRunner):
         universe, mapping = self.env.settings.universe, self.config.policy_mapping_fn
         for env in envs:
             table = next(table for table in self.env.tables if table.playing[env])
-            agents = [
-                level.agents[seat] for level in table.levels for seat in level.seated(self.num_envs)[env]
-            ]
+            agents = [level.agents[seat] for level in table.levels for seat in level.seated(self.num_envs)[env]]
             returns = {agent: float(self._returns[env, universe.agent_ids.index(agent)]) for agent in agents}
             modules: dict[str, float] = {}
             for agent, value in returns.items():
@@ -416,8 +414,11 @@ class BatchedEnvRunner(BarRunner):
         since = row >= decided
         at = (np.maximum(decided, 0), envs)
         return _Held(
-            still,
-            *(getattr(recorder, name)[at] for name in ("seats", "observations", "actions", "inputs")),
+            open=still,
+            seats=recorder.seats[at],
+            observations=recorder.observations[at],
+            actions=recorder.actions[at],
+            inputs=recorder.inputs[at],
             rewards=np.where(since[:, :, None], recorder.rewards, 0.0).sum(axis=0),
             bars=np.where(since, bars, 0).sum(axis=0),
         )
@@ -476,8 +477,8 @@ class _Draw:
 
 
 def log_probs(actions: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-    """Of raw actions (..., A) under diagonal Gaussians (..., 2A), summed over actions, (...). From the rounded action and
-    not from the noise: this is what the learner will recompute."""
+    """Of raw actions (..., A) under diagonal Gaussians (..., 2A), summed over actions, (...). From the rounded
+    action and not from the noise: this is what the learner will recompute."""
     width = actions.shape[-1]
     mean, log_std = inputs[..., :width], inputs[..., width:]
     z = (actions - mean) * np.exp(-log_std)

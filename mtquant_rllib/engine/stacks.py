@@ -58,8 +58,8 @@ class Stack:
         for (name, shape), start, size in zip(shapes.items(), _starts(sizes), sizes):
             self.parts[name] = (slice(start, start + size), shape)
         self.adopt()
-        shape = shape_of(self.modules[0].model_config)
-        self.widths = (shape.observation, shape.actions)
+        built = shape_of(self.modules[0].model_config)
+        self.widths = (built.observation, built.actions)
         self.rows = [nn.Parameter(row) for row in self.weight_SP]
         self.network = self._network(pair)
 

@@ -10,7 +10,6 @@ follow the module with the most rows, and discounts follow decisions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,7 +43,7 @@ class Paced(MultiAgentEnv):
         self.agents = self.env.agents
         return result
 
-    def step(self, action_dict: Mapping[str, Any]) -> Any:
+    def step(self, action_dict: dict[Any, Any]) -> Any:
         waiting, over = self.bars_done >= self.goal, False
         rewards: dict[str, float] = {}
         terminateds = truncateds = {"__all__": False}
@@ -77,7 +76,7 @@ class StockEnvRunner(BarRunner):
         if self.module is not None:
             self.module.foreach_module(lambda _, module: module.eval())
 
-    def sample(self, *, num_timesteps: int | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+    def sample(self, *, num_timesteps: Any = None, **kwargs: Any) -> Any:
         seed_torch(self.config.seed or 0, self.worker_index or 0, self.bars_sampled, NOISE)
         envs = [env.unwrapped for env in self.env.envs]
         before = sum(env.bars_done for env in envs)

@@ -65,14 +65,13 @@ class DeskPPOConfig(PPOConfig):
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or DeskPPO)
-        self._engine = "batched"
+        self.engine("batched")
         self.desk: dict[str, Any] = {}
 
     def engine(self, name: str) -> DeskPPOConfig:
         """Which engine samples and learns: `batched`, or `stock` for RLlib's own. Before `trial`."""
-        self.env_runner_cls = ENGINES[name][0]
         self._engine = name
-        return self
+        return self.env_runners(env_runner_cls=ENGINES[name][0])
 
     def trial(
         self,

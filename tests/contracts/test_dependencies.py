@@ -22,8 +22,8 @@ ALLOWED = {
     "policies": {"universe", "errors", "config", "features"},
     "evaluation": {"universe", "errors", "config", "market", "features", "risk", "portfolio", "env", "policies"},
     "engine": {"universe", "errors", "config", "features", "portfolio", "env", "policies"},
-    "training": {"universe", "errors", "config", "market", "features", "env", "policies", "engine", "evaluation"},
-    "bench": {"universe", "errors", "config", "env", "policies", "engine", "training"},
+    "training": {"universe", "errors", "config", "market", "features", "env", "policies", "evaluation", "engine"},
+    "bench": {"errors", "config", "env", "training", "policies"},
     "system": {"config", "env", "errors", "evaluation", "training"},
 }
 """What each part may import of the package; `cli` may import everything, nothing imports `cli`."""

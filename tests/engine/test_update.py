@@ -56,7 +56,9 @@ def copy_weights(source: Any, target: Any) -> None:
 
 @pytest.mark.parametrize("phase_and_name", [(3, "desk"), (1, "forex")])
 @pytest.mark.parametrize("clip", [None, 0.02])
-@pytest.mark.parametrize("rates", [(), ("recipe.learning_rates.specialists=0.001", "recipe.learning_rates.meta_controller=0.0003")])
+@pytest.mark.parametrize(
+    "rates", [(), ("recipe.learning_rates.specialists=0.001", "recipe.learning_rates.meta_controller=0.0003")]
+)
 def test_one_update_of_the_whole_batch_is_rllibs(
     make_config: Any, phase_and_name: tuple[int, str], clip: float | None, rates: tuple[str, ...]
 ) -> None:

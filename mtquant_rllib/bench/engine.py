@@ -1,0 +1,167 @@
+"""How much faster the batched engine is than RLlib's own, in one run: same market, networks, threads and machine.
+
+Four ratios, each the quotient of two medians; the sides of a ratio are measured in turns, so that a machine that slows
+down slows both:
+
+    sampling_ratio          bars a second that one process samples, batched over stock
+    ppo_ratio               sampling and learning together: minibatches of 256, 10 epochs, all twelve policies
+    phase2_over_phase3      how much faster training goes when eleven of twelve modules are frozen
+    two_runners_over_one    sampling with two remote runners over one, the learner idle
+
+For `ppo_ratio` every agent decides on every bar: RLlib's epochs follow the module with the most rows, and a controller
+with a fifth of them would be trained five times as often by one side as by the other.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.training.algorithm import RUN_FOLDER, DeskPPO
+from mtquant_rllib.training.manifest import Manifest, MarketRecord, TrialRecord
+from mtquant_rllib.training.phases import JOINT, Share, build_config, plan_named
+from mtquant_rllib.training.seeding import PINNED
+
+MINIBATCH, EPOCHS = 256, 10
+_BUDGET = 10**9
+"""Never reached, so that learning rates stand still."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    environments, stock_environments: of one runner, each engine at a size that suits it; bars and stock_bars: of a
+    sampling window; update_bars: of one PPO update; repeats: windows of each side.
+    """
+
+    environments: int = 256
+    stock_environments: int = 16
+    bars: int = 16384
+    stock_bars: int = 512
+    update_bars: int = 2048
+    repeats: int = 5
+
+
+def bench_engine(settings: Settings, market: MarketRecord, sizes: Sizes) -> Mapping[str, Any]:
+    """The four ratios with their raw figures; see the module's docstring."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[RUN_FOLDER] = folder
+        environment = {"env_vars": {**PINNED, RUN_FOLDER: folder}}
+        ray.init(
+            address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=environment,
+            object_store_memory=settings.resources.object_store_mb * 2**20,
+        )  # fmt: skip
+        try:
+            stage = _Stage(settings, market, Path(folder), sizes)
+            return {
+                **stage.sampling(),
+                **stage.ppo(),
+                **stage.phases(),
+                **stage.runners(),
+                "sizes": vars(sizes),
+                "torch_threads": torch.get_num_threads(),
+                "cpus": os.cpu_count(),
+            }
+        finally:
+            ray.shutdown()
+
+
+class _Stage:
+    def __init__(self, settings: Settings, market: MarketRecord, folder: Path, sizes: Sizes) -> None:
+        self._tree = settings.model_dump(mode="json")
+        self._market, self._folder, self._sizes = market, folder, sizes
+
+    def algorithm(
+        self, engine: str, environments: int, *, phase: int = 3, runners: int = 0, meta_every_bars: int | None = None
+    ) -> DeskPPO:
+        tree = {section: dict(values) if isinstance(values, dict) else values for section, values in self._tree.items()}
+        tree["resources"] |= {"engine": engine, "runners": runners}
+        tree["recipe"] |= {
+            "environments": environments,
+            "bars_per_update": self._sizes.update_bars,
+            "batch_size": MINIBATCH,
+            "n_epochs": EPOCHS,
+        }
+        if meta_every_bars is not None:
+            decision = {**tree["desk"]["decision"], "meta_every_bars": meta_every_bars}
+            tree["desk"] |= {"decision": decision}
+        settings = Settings.model_validate(tree)
+        manifest = Manifest.begin("bench", settings, self._market, 1.0, [phase])
+        manifest.phase(phase).trials[JOINT] = TrialRecord(budget_bars=_BUDGET)
+        config = build_config(plan_named(settings, phase, JOINT), manifest, Share(1.0, 1.0, 0.0))
+        config.desk["make_validator"] = None
+        algorithm = config.build_algo()
+        assert isinstance(algorithm, DeskPPO)
+        return algorithm
+
+    def sampling(self) -> dict[str, Any]:
+        sizes = self._sizes
+        batched = self.algorithm("batched", sizes.environments)
+        stock = self.algorithm("stock", sizes.stock_environments)
+        sides = {
+            "batched": _window(lambda: batched._sample(sizes.bars), sizes.bars),
+            "stock": _window(lambda: stock._sample(sizes.stock_bars), sizes.stock_bars),
+        }
+        return self._ratio("sampling", "sampling_ratio", sides, [batched, stock])
+
+    def ppo(self) -> dict[str, Any]:
+        sizes = self._sizes
+        batched = self.algorithm("batched", sizes.environments, meta_every_bars=1)
+        stock = self.algorithm("stock", sizes.stock_environments, meta_every_bars=1)
+        sides = {
+            "batched": _window(batched.training_step, sizes.update_bars),
+            "stock": _window(stock.training_step, sizes.update_bars),
+        }
+        return self._ratio("ppo", "ppo_ratio", sides, [batched, stock])
+
+    def phases(self) -> dict[str, Any]:
+        sizes = self._sizes
+        both = {phase: self.algorithm("batched", sizes.environments, phase=phase) for phase in (2, 3)}
+        sides = {f"phase_{phase}": _window(one.training_step, sizes.update_bars) for phase, one in both.items()}
+        return self._ratio("phase", "phase2_over_phase3", sides, list(both.values()))
+
+    def runners(self) -> dict[str, Any]:
+        sizes = self._sizes
+        groups = {number: self.algorithm("batched", number * sizes.environments, runners=number) for number in (2, 1)}
+
+        def side(number: int) -> Callable[[], float]:
+            bars = number * sizes.bars
+            return _window(lambda: groups[number]._sample(bars), bars)
+
+        sides = {f"runners_{number}": side(number) for number in groups}
+        return self._ratio("runners", "two_runners_over_one", sides, list(groups.values()))
+
+    def _ratio(
+        self, name: str, key: str, sides: dict[str, Callable[[], float]], algorithms: list[DeskPPO]
+    ) -> dict[str, Any]:
+        """The first side's median over the second's, in bars a second; the first window of each is thrown away."""
+        windows: dict[str, list[float]] = {side: [] for side in sides}
+        for repeat in range(self._sizes.repeats + 1):
+            for side, window in sides.items():
+                speed = window()
+                if repeat:
+                    windows[side].append(speed)
+        for algorithm in algorithms:
+            algorithm.stop()
+        first, second = (statistics.median(values) for values in windows.values())
+        return {key: first / second, f"{name}_bars_per_s": windows}
+
+
+def _window(run: Callable[[], Any], bars: int) -> Callable[[], float]:
+    def measure() -> float:
+        began = time.perf_counter()
+        run()
+        return bars / (time.perf_counter() - began)
+
+    return measure
