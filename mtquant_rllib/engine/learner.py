@@ -174,8 +174,8 @@ class BatchedLearner(BarSchedule):
                 for number, name in enumerate(level.modules):
                     if name in parts:
                         kept = (level.seats == number) & known[:, None]
-                        n_rows = int(kept.sum())
-                        parts[name].append([column[kept].reshape(n_rows, -1) for column in columns])
+                        rows = [column[kept] for column in columns]
+                        parts[name].append([column if column.ndim == 2 else column[:, None] for column in rows])
         return [self._rows_of(stack, [parts[name] for name in stack.names]) for stack in self._stacks]
 
     def _valued(self, level: LevelColumns, learning: Container[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -216,7 +216,8 @@ class BatchedLearner(BarSchedule):
         """
         counts = {name: n for stack, rows in zip(self._stacks, self._rows) for name, n in zip(stack.names, rows.counts)}
         parts = {name: passes(count, n_epochs, size or count, rng) for name, count in counts.items()}
-        for step in range(max(len(own) for own in parts.values())):
+        # At least one, if an empty one: RLlib's update looks at its last minibatch.
+        for step in range(max(1, *(len(own) for own in parts.values()))):
             batch = _Minibatch({name: step < len(own) for name, own in parts.items()})
             batch.picks = []
             for number, (stack, rows) in enumerate(zip(self._stacks, self._rows)):
@@ -237,6 +238,8 @@ class BatchedLearner(BarSchedule):
 
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
         assert isinstance(batch, _Minibatch)
+        if not batch.picks:
+            return None, {}, {}
         losses = [self._loss(number, index, weight) for number, index, weight in batch.picks]
         used = [self._stacks[number] for number, _, _ in batch.picks]
         parameters = [parameter for stack in used for parameter in stack.parameters]

@@ -115,6 +115,19 @@ def test_frozen_modules_are_neither_stored_nor_stepped_and_act_without_noise(mak
     assert changed == {META}
 
 
+def test_a_fragment_without_a_closed_decision_changes_nothing(make_config: Any) -> None:
+    """The last batch of a budget can be shorter than what the controller holds a decision for."""
+    config = make_config(2, "desk")
+    runner = BatchedEnvRunner(config=config, worker_index=0)
+    learner = built(BatchedLearner, config, runner)
+    runner.sample(num_timesteps=8)
+    (fragment,) = runner.sample(num_timesteps=4)
+    before = parameters(learner)
+    learner.update(episodes=[fragment], timesteps=TIMES, num_epochs=2, minibatch_size=16)
+    after = parameters(learner)
+    assert all((after[name] == before[name]).all() for name in after)
+
+
 def test_a_gradient_that_is_not_finite_skips_its_module_and_no_other(make_config: Any, caplog: Any) -> None:
     config = make_config(3, "desk")
     runner = BatchedEnvRunner(config=config, worker_index=0)
