@@ -40,8 +40,9 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor
 
 from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages, standardised
+from mtquant_rllib.engine.loss import TALLIED, ppo_gradients
+from mtquant_rllib.engine.passes import pass_for
 from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, generator, pin_torch, seed_torch
-from mtquant_rllib.engine.runner import HALF_LOG_TWO_PI
 from mtquant_rllib.engine.stacks import RowOptimizer, Stack, stacked
 
 logger = logging.getLogger(__name__)
@@ -108,9 +109,6 @@ class _Minibatch(dict[str, bool]):
         return self
 
 
-TALLIED = ("surrogate", "value_loss", "value_error", "entropy", "kl", "target", "target_square", "error")
-
-
 class BatchedLearner(BarSchedule):
     """See the module's docstring."""
 
@@ -125,6 +123,7 @@ class BatchedLearner(BarSchedule):
         if self.config.grad_clip is not None and self.config.grad_clip_by != "global_norm":
             raise ValueError(f"grad_clip_by = {self.config.grad_clip_by!r}: the batched engine clips by 'global_norm'")
         self._stacks = stacked(learning)
+        self._passes = [pass_for(stack) for stack in self._stacks]
         keepers: dict[str, Any] = {name: self.get_optimizers_for_module(name)[0][1] for name in learning}
         self._optimizer = RowOptimizer(self._stacks, keepers)
         self._knobs = [self._knobs_of(stack) for stack in self._stacks]
@@ -135,11 +134,8 @@ class BatchedLearner(BarSchedule):
         names = ("clip_param", "vf_clip_param", "vf_loss_coeff")
         columns = {name: [float(getattr(config, name)) for config in configs] for name in names}
         columns["grad_clip"] = [float("inf") if config.grad_clip is None else config.grad_clip for config in configs]
-        return {name: torch.tensor(column, device=self._device)[:, None] for name, column in columns.items()}
-
-    def _set_optimizer_state(self, state: Any) -> None:
-        super()._set_optimizer_state(state)
-        self._optimizer.collect()
+        knobs = {name: torch.tensor(column, device=self._device)[:, None] for name, column in columns.items()}
+        return {**knobs, "real": stack.real_S1A}
 
     # -- from columns to minibatches ----------------------------------------------------------------------------------
 
@@ -148,10 +144,9 @@ class BatchedLearner(BarSchedule):
     ) -> Iterator[_Minibatch]:
         fragments: list[Fragment] = training_data.episodes
         for stack in self._stacks:
-            if not stack.is_whole():
-                stack.adopt()
+            stack.load()
         self._rows = self._gathered(fragments)
-        self._optimizer.set_rates()
+        self._optimizer.load()
         self._tallies: list[list[Tensor]] = [[] for _ in self._stacks]
         self._norms: dict[str, float] = {}
         self._count_trained(sum(fragment.bars for fragment in fragments), num_epochs)
@@ -197,6 +192,7 @@ class BatchedLearner(BarSchedule):
     def _rows_of(self, stack: Stack, parts: list[list[list[np.ndarray]]]) -> Rows:
         observation, actions = stack.widths
         widths = [observation, actions, 2 * actions, 1, 1, 1]
+        starts = np.cumsum([0, *widths])
         tables = []
         for own in parts:
             columns = [np.concatenate(column) for column in zip(*own)] or [np.zeros((0, width)) for width in widths]
@@ -205,8 +201,12 @@ class BatchedLearner(BarSchedule):
             tables.append(columns)
         counts = [len(columns[0]) for columns in tables]
         out = np.zeros((len(tables), max(counts), sum(widths)), dtype=np.float32)
-        for columns, mine in zip(tables, out):
-            np.concatenate(columns, axis=1, out=mine[: len(columns[0])], casting="same_kind")
+        for columns, fit, mine in zip(tables, stack.fits, out):
+            if not len(columns[0]):
+                continue
+            places = (fit.observation, fit.actions, np.concatenate((fit.actions, actions + fit.actions)), 0, 0, 0)
+            for column, start, place in zip(columns, starts, places):
+                mine[: len(column), start + np.atleast_1d(place)] = column
         return Rows(torch.from_numpy(out).to(self._device), counts, widths)
 
     def _minibatches(self, rng: np.random.Generator, n_epochs: int, size: int | None) -> Iterator[_Minibatch]:
@@ -240,11 +240,8 @@ class BatchedLearner(BarSchedule):
         assert isinstance(batch, _Minibatch)
         if not batch.picks:
             return None, {}, {}
-        losses = [self._loss(number, index, weight) for number, index, weight in batch.picks]
-        used = [self._stacks[number] for number, _, _ in batch.picks]
-        parameters = [parameter for stack in used for parameter in stack.parameters]
-        found = torch.autograd.grad(torch.stack(losses).sum(), parameters)
-        torch._foreach_copy_([gradient for stack in used for gradient in stack.gradients], found)
+        for number, index, weight in batch.picks:
+            self._differentiate(number, index, weight)
         norms = []
         for number, _, _ in batch.picks:
             gradient, limit = self._stacks[number].grad_SP, self._knobs[number]["grad_clip"]
@@ -263,35 +260,14 @@ class BatchedLearner(BarSchedule):
         self._optimizer.step(steps)
         return None, {}, {}
 
-    def _loss(self, number: int, index_SB: Tensor, weight_SB: Tensor) -> Tensor:
-        """Clipped surrogate, clipped squared value error, entropy bonus (Schulman et al. 2017), summed over modules."""
-        stack, rows, knobs = self._stacks[number], self._rows[number], self._knobs[number]
+    def _differentiate(self, number: int, index_SB: Tensor, weight_SB: Tensor) -> None:
+        """Fill the gradient rows of one stack for one minibatch."""
+        rows, knobs, one_pass = self._rows[number], self._knobs[number], self._passes[number]
         table = rows.table_SRC.flatten(0, 1).index_select(0, index_SB.flatten()).unflatten(0, index_SB.shape)
-        obs, action, old, old_log_prob, advantage, target = table.split(rows.widths, dim=-1)
-        old_log_prob_SB, advantage_SB, target_SB = old_log_prob[..., 0], advantage[..., 0], target[..., 0]
-        inputs, value_SB = stack.forward(obs)
-        mean, log_std = inputs.chunk(2, dim=-1)
-        z = (action - mean) * torch.exp(-log_std)
-        log_prob_SB = -(0.5 * z * z + log_std + HALF_LOG_TWO_PI).sum(-1)
-        ratio_SB = torch.exp(log_prob_SB - old_log_prob_SB)
-        clipped = torch.clamp(ratio_SB, 1 - knobs["clip_param"], 1 + knobs["clip_param"])
-        surrogate_SB = torch.min(advantage_SB * ratio_SB, advantage_SB * clipped)
-        error_SB = (value_SB - target_SB).square()
-        value_loss_SB = torch.minimum(error_SB, knobs["vf_clip_param"])
-        entropy_SB = (log_std + (0.5 + HALF_LOG_TWO_PI)).sum(-1)
-        loss_SB = knobs["vf_loss_coeff"] * value_loss_SB - surrogate_SB - knobs["entropy_coeff"] * entropy_SB
-        with torch.set_grad_enabled(self.config.use_kl_loss):
-            old_mean, old_log_std = old.chunk(2, dim=-1)
-            spread = torch.exp(2 * (old_log_std - log_std)) + ((old_mean - mean) * torch.exp(-log_std)).square()
-            kl_SB = (log_std - old_log_std + 0.5 * (spread - 1)).sum(-1)
-        if self.config.use_kl_loss:
-            loss_SB = loss_SB + knobs["kl_coeff"] * kl_SB
-        with torch.no_grad():
-            missed = target_SB - value_SB
-            tallied = (surrogate_SB, value_loss_SB, error_SB, entropy_SB, kl_SB, target_SB, target_SB.square(), missed)
-            sums = (torch.stack(tallied) * weight_SB).sum(-1)
-            self._tallies[number].append(torch.cat((sums, (weight_SB > 0).any(-1).float()[None])))
-        return (loss_SB * weight_SB).sum()
+        obs, *columns = table.split(rows.widths, dim=-1)
+        gradients, tally = ppo_gradients(one_pass.forward(obs), tuple(columns), weight_SB, knobs)
+        one_pass.backward(*gradients)
+        self._tallies[number].append(torch.cat((tally, (weight_SB > 0).any(-1).float()[None])))
 
     # -- metrics ------------------------------------------------------------------------------------------------------
 
@@ -315,7 +291,10 @@ class BatchedLearner(BarSchedule):
         log((ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME), bars, reduce="lifetime_sum")
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """RLlib's metrics of each module that learned, as means over its minibatches."""
+        """Hand back what was learned; RLlib's metrics of each module, as means over its minibatches."""
+        for stack in self._stacks:
+            stack.store()
+        self._optimizer.store()
         for stack, knobs, tallies in zip(self._stacks, self._knobs, self._tallies):
             if not tallies:
                 continue

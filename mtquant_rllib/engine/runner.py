@@ -42,12 +42,12 @@ from ray.rllib.utils.metrics import (
 
 from mtquant_rllib.engine.columns import Fragment, LevelColumns
 from mtquant_rllib.engine.floor import Floor, Level, Table
+from mtquant_rllib.engine.loss import HALF_LOG_TWO_PI
 from mtquant_rllib.engine.panel import Panel
 from mtquant_rllib.engine.randomness import NOISE, generator
 from mtquant_rllib.engine.rest import resting
 from mtquant_rllib.engine.seats import BarRunner
 
-HALF_LOG_TWO_PI = 0.5 * np.log(2 * np.pi)
 EVALUATION_SEED_OFFSET = 1_000_000
 """RLlib's own distance between the seeds of training and evaluation runners."""
 

@@ -1,22 +1,23 @@
-"""Parameters of modules side by side: one flat row per module, one network that runs them all, one optimiser step.
+"""Parameters of modules side by side: one row per module, one network that runs them all, one optimiser step.
 
-The modules of RLlib stay what they are: their parameters become views of the rows, so that states, weights and
-checkpoints are per module as ever. Equally built modules share a `Stack`, whose network sees all rows at once through
-weights with a leading axis. Gradients are rows too, so that a norm per module is one reduction and Adam steps a few
-long vectors instead of two hundred small ones.
+The modules of RLlib stay what they are. An update begins by copying their parameters into the rows of a `Stack` and
+ends by copying them back, so that states, weights and checkpoints are per module as ever. The stack's network sees all
+rows at once through weights with a leading axis; gradients are rows too, so that a norm per module is one reduction and
+Adam steps a few long vectors instead of two hundred small ones. Modules of one kind and unlike width fit into rows of
+the widest (`policies.joining`): what they lack stays zero, because nothing is read from it.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtquant_rllib.engine.panel import can_stack
-from mtquant_rllib.policies.registry import shape_of
+from mtquant_rllib.policies.joining import Fit, fit, joined, presence
+from mtquant_rllib.policies.registry import build_policy, build_value, shape_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -24,21 +25,26 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class _Pair(nn.Module):
     """The two trunks of a module, as `DeskRLModule` names them."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.policy = copy.deepcopy(module.policy)
-        self.value = copy.deepcopy(module.value)
+        with torch.random.fork_rng(devices=[]):
+            self.policy = build_policy(config)
+            self.value = build_value(config)
 
 
 class Stack:
-    """S equally built modules. S suffixes: S modules, P parameters of one.
+    """S modules that fit one shape. S suffixes: S modules, P parameters of that shape.
 
     names
         Module ids, in the order of the rows.
+    fits
+        Which columns of the common shape each module has.
     weight_SP, grad_SP
         Parameters and their gradients. `rows` are the parameters as the optimiser sees them, one vector a module.
     widths
         Of an observation and of an action.
+    real_S1A
+        1 where a module has the action, 0 where another has one more.
     parameters, gradients
         Of `network`; the gradients are views of grad_SP, to be filled.
     network
@@ -48,46 +54,67 @@ class Stack:
     def __init__(self, names: Sequence[str], modules: Sequence[Any]) -> None:
         self.names = tuple(names)
         self.modules = list(modules)
-        pair = _Pair(self.modules[0])
+        configs = [module.model_config for module in self.modules]
+        common = joined(configs)
+        assert common is not None
+        device = next(self.modules[0].parameters()).device
+        pair = _Pair(common).to(device)
         shapes = {name: parameter.shape for name, parameter in pair.named_parameters()}
         sizes = [shape.numel() for shape in shapes.values()]
-        device = next(pair.parameters()).device
         self.weight_SP = torch.zeros(len(self.names), sum(sizes), device=device)
         self.grad_SP = torch.zeros_like(self.weight_SP)
         self.parts = {}
         for (name, shape), start, size in zip(shapes.items(), _starts(sizes), sizes):
             self.parts[name] = (slice(start, start + size), shape)
-        self.adopt()
-        built = shape_of(self.modules[0].model_config)
+        self.fits = [fit(config, common) for config in configs]
+        self._places = [self._places_of(module, own).to(device) for module, own in zip(self.modules, self.fits)]
+        built = shape_of(common)
         self.widths = (built.observation, built.actions)
+        self.real_S1A = torch.zeros(len(self.names), 1, built.actions, device=device)
+        for real, own in zip(self.real_S1A, self.fits):
+            real[:, own.actions] = 1.0
+        shares = presence(configs, common)
+        if shares is not None:
+            pair.policy.shares = torch.from_numpy(shares).float().to(device)
         self.rows = [nn.Parameter(row) for row in self.weight_SP]
         self.network = self._network(pair)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def adopt(self) -> None:
-        """Take over the modules' parameters, and make theirs views of the rows."""
+    def _places_of(self, module: Any, own: Fit) -> Tensor:
+        """Where each of a module's parameters, in their order and flat, stands in its row."""
+        places = []
+        for name, parameter in module.named_parameters():
+            part, shape = self.parts[name]
+            table = np.arange(part.start, part.stop).reshape(shape)
+            table = table[..., own.parameters[name]] if name in own.parameters else table
+            assert table.shape == parameter.shape, (name, table.shape, parameter.shape)
+            places.append(table.ravel())
+        return torch.from_numpy(np.concatenate(places))
+
+    def load(self) -> None:
+        """Copy the modules' parameters into the rows."""
+        for member, module in enumerate(self.modules):
+            self.put(self.weight_SP[member], member, [parameter.detach() for parameter in module.parameters()])
+
+    def store(self) -> None:
+        """Copy the rows into the modules' parameters."""
+        for member, module in enumerate(self.modules):
+            self.take(self.weight_SP[member], member, [parameter.detach() for parameter in module.parameters()])
+
+    def put(self, row: Tensor, member: int, tensors: Sequence[Tensor]) -> None:
+        """Copy one module's tensors, in the order of its parameters, into a row."""
         with torch.no_grad():
-            for row, module in zip(self.weight_SP, self.modules):
-                for name, parameter in module.named_parameters():
-                    part, shape = self.parts[name]
-                    view = row[part].view(shape)
-                    if parameter.data_ptr() != view.data_ptr():
-                        view.copy_(parameter)
-                        parameter.data = view
+            row[self._places[member]] = torch.cat([tensor.reshape(-1) for tensor in tensors]).to(row.device)
 
-    def is_whole(self) -> bool:
-        """Whether the modules' parameters still are views of the rows: moving a module gives it new ones."""
-        return all(
-            parameter.data_ptr() == row[self.parts[name][0]].data_ptr()
-            for row, module in zip(self.weight_SP, self.modules)
-            for name, parameter in module.named_parameters()
-        )
-
-    def split(self, row: Tensor) -> dict[str, Tensor]:
-        """Views of a vector as long as a module's parameters, by their names."""
-        return {name: row[part].view(shape) for name, (part, shape) in self.parts.items()}
+    def take(self, row: Tensor, member: int, tensors: Sequence[Tensor]) -> None:
+        """Copy a row into one module's tensors."""
+        with torch.no_grad():
+            flat = row[self._places[member]]
+            pieces = flat.split([tensor.numel() for tensor in tensors])
+            for tensor, piece in zip(tensors, pieces):
+                tensor.copy_(piece.view(tensor.shape))
 
     def _network(self, pair: _Pair) -> _Pair:
         self.parameters: list[nn.Parameter] = []
@@ -110,11 +137,11 @@ class Stack:
 
 
 def stacked(modules: Mapping[str, Any]) -> list[Stack]:
-    """Stacks of the modules, equally built ones together, in order of first appearance."""
+    """Stacks of the modules, those that fit one shape together, in order of first appearance."""
     groups: list[list[str]] = []
-    for name, module in modules.items():
+    for name in modules:
         for group in groups:
-            if can_stack([modules[group[0]], module]):
+            if joined([modules[member].model_config for member in (*group, name)]) is not None:
                 group.append(name)
                 break
         else:
@@ -131,10 +158,10 @@ def _starts(sizes: Sequence[int]) -> list[int]:
 
 
 class RowOptimizer:
-    """One fused Adam over the rows of all stacks; its moments are what the modules' own optimisers hold.
+    """One fused Adam over the rows of all stacks.
 
-    RLlib registers an optimiser per module, with its name, rate and state. They stay, as the keepers of rate and state;
-    the step is taken here, for all rows of one rate at once.
+    RLlib registers an optimiser per module, with its name, rate and state. They stay, as the keepers of rate and state
+    between updates; the step is taken here, for all rows of one rate at once.
     """
 
     def __init__(self, stacks: Sequence[Stack], keepers: Mapping[str, torch.optim.Adam]) -> None:
@@ -154,44 +181,47 @@ class RowOptimizer:
                     "step": torch.zeros((), device=device),
                     **{name: torch.zeros_like(row) for name in MOMENTS},
                 }
-        self.collect()
 
-    def _each(self) -> list[tuple[str, Stack, nn.Parameter, Any]]:
-        return [
-            (name, stack, row, module)
-            for stack in self._stacks
-            for name, row, module in zip(stack.names, stack.rows, stack.modules)
-        ]
+    def _each(self) -> Iterator[tuple[str, Stack, int]]:
+        for stack in self._stacks:
+            for member, name in enumerate(stack.names):
+                yield name, stack, member
 
-    def collect(self) -> None:
-        """Take over what the keepers hold, and make it views of the rows' moments."""
-        for name, stack, row, module in self._each():
-            own, keeper = self._adam.state[row], self._keepers[name]
-            views = {moment: stack.split(own[moment]) for moment in MOMENTS}
-            for parameter_name, parameter in module.named_parameters():
-                held = keeper.state.get(parameter, {})
-                if held:
-                    own["step"].copy_(held["step"])
-                for moment in MOMENTS:
-                    view = views[moment][parameter_name]
-                    if moment in held and held[moment].data_ptr() != view.data_ptr():
-                        view.copy_(held[moment])
-                keeper.state[parameter] = {
-                    "step": own["step"],
-                    **{moment: views[moment][parameter_name] for moment in MOMENTS},
-                }
-
-    def set_rates(self) -> None:
-        """Rows of one rate form one group."""
+    def load(self) -> None:
+        """Take over rates and moments from the keepers. Rows of one rate form one group."""
         groups: dict[float, list[nn.Parameter]] = {}
-        for name, _, row, _ in self._each():
-            groups.setdefault(float(self._keepers[name].param_groups[0]["lr"]), []).append(row)
+        for name, stack, member in self._each():
+            row, keeper = stack.rows[member], self._keepers[name]
+            groups.setdefault(float(keeper.param_groups[0]["lr"]), []).append(row)
+            held = [keeper.state.get(parameter, {}) for parameter in stack.modules[member].parameters()]
+            own = self._adam.state[row]
+            if not all(held):
+                for entry in own.values():
+                    entry.zero_()
+                continue
+            own["step"].copy_(held[0]["step"])
+            for moment in MOMENTS:
+                stack.put(own[moment], member, [entry[moment] for entry in held])
         self._adam.param_groups.clear()
         for rate, rows in groups.items():
             self._adam.add_param_group({"params": rows, "lr": rate})
 
+    def store(self) -> None:
+        """Hand the moments to the keepers."""
+        for name, stack, member in self._each():
+            own, keeper = self._adam.state[stack.rows[member]], self._keepers[name]
+            parameters = list(stack.modules[member].parameters())
+            for parameter in parameters:
+                held = keeper.state[parameter]
+                if not held:
+                    held["step"] = torch.zeros_like(own["step"])
+                    held.update({moment: torch.zeros_like(parameter) for moment in MOMENTS})
+                held["step"].copy_(own["step"])
+            for moment in MOMENTS:
+                stack.take(own[moment], member, [keeper.state[parameter][moment] for parameter in parameters])
+
     def step(self, active: Mapping[str, bool]) -> None:
         """Step the rows of the active modules by their gradients."""
-        for name, stack, row, _ in self._each():
-            row.grad = stack.grad_SP[stack.names.index(name)] if active[name] else None
+        for name, stack, member in self._each():
+            stack.rows[member].grad = stack.grad_SP[member] if active[name] else None
         self._adam.step()

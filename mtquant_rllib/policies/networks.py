@@ -28,9 +28,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mtquant_rllib.policies.elementwise import Tanh, dropout_mask
+
 Network = TypeVar("Network", bound=nn.Module)
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "elu": nn.ELU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "elu": nn.ELU}
 
 LOGITS_PER_INSTRUMENT = 3
 """A specialist's view of one instrument: buy, hold, sell."""
@@ -77,12 +79,18 @@ class NetworkOptions:
     last_layer_scale: float
 
 
-class Dense(nn.Linear):
-    """A linear layer whose weights may carry a leading axis of stacked networks.
+def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias. With weights (S, out, in) and inputs (S, ..., in), row s meets the weights of network s: S
+    small networks then run as one batched matrix product instead of S separate ones."""
+    if weight.ndim == 2:
+        return functional.linear(x, weight, bias)
+    rows = x.flatten(1, -2)
+    product = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
+    return product.unflatten(1, x.shape[1:-1])
 
-    With weights (S, out, in) the input is (S, ..., in), row s meeting the weights of network s: S small networks then
-    run as one batched matrix product instead of S separate ones.
-    """
+
+class Dense(nn.Linear):
+    """A linear layer whose weights may carry a leading axis of stacked networks; see `dense`."""
 
     def __init__(self, n_in: int, n_out: int, *, gain: float, bias: bool = True):
         super().__init__(n_in, n_out, bias=bias)
@@ -91,12 +99,12 @@ class Dense(nn.Linear):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.ndim == 2:
-            return functional.linear(x, self.weight, self.bias)
-        rows = x.flatten(1, -2)
-        weight = self.weight.mT
-        product = torch.bmm(rows, weight) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), rows, weight)
-        return product.unflatten(1, x.shape[1:-1])
+        return dense(x, self.weight, self.bias)
+
+    def beside(self, own_BNK: Tensor, shared_BH: Tensor) -> Tensor:
+        """The layer on `[own | shared]` where N things share one part, (B, N, out). That part is computed once."""
+        weights = self.weight.split((own_BNK.shape[-1], shared_BH.shape[-1]), dim=-1)
+        return dense(own_BNK, weights[0], None) + dense(shared_BH, weights[1], self.bias).unsqueeze(-2)
 
 
 def _trunk(widths: Sequence[int], activation: str) -> nn.Sequential:
@@ -131,7 +139,9 @@ class GaussianPolicy(nn.Module):
         return torch.cat((mean_BA, self.log_std().unsqueeze(-2).expand_as(mean_BA)), dim=-1)
 
 
-class _FlatPolicy(GaussianPolicy):
+class FlatPolicy(GaussianPolicy):
+    """A trunk, a head, and where configured a straight line from the observation to the action."""
+
     def __init__(self, shape: FlatShape, options: NetworkOptions):
         super().__init__(shape, options)
         self.trunk = _trunk((shape.observation, *options.hidden), options.activation)
@@ -147,11 +157,11 @@ class _FlatPolicy(GaussianPolicy):
         return mean_BA if self.skip is None else mean_BA + self.skip(obs_BF)
 
 
-class MetaNetwork(_FlatPolicy):
+class MetaNetwork(FlatPolicy):
     """Portfolio state -> allocation logits of the domains and risk appetite, through two hidden layers."""
 
 
-class InstrumentNetwork(_FlatPolicy):
+class InstrumentNetwork(FlatPolicy):
     """One instrument's block and private state -> signal, urgency, stop distance."""
 
 
@@ -170,19 +180,23 @@ class SpecialistNetwork(GaussianPolicy):
         small = options.last_layer_scale
         self.splits = (shape.domain, shape.n_instruments * shape.block, shape.state)
         self.encoder = _trunk((situation, *options.hidden, width), options.activation)
-        self.reader = _trunk((shape.block + width, width), options.activation)
+        self.reader = Dense(shape.block + width, width, gain=math.sqrt(2))
+        self.activation = ACTIVATIONS[options.activation]()
         self.logits = Dense(width, LOGITS_PER_INSTRUMENT, gain=small)
         self.confidence_trunk = _trunk((2 * width, width), options.activation)
         self.confidence = Dense(width, 1, gain=small)
+        self.shares: Tensor | None = None
+        """Of each instrument in the mean of what was seen, (S, N); equal where not set, in networks of their own."""
         self.skip_logits = self.skip_confidence = None
         if options.linear_skip:
             self.skip_logits = Dense(shape.block + situation, LOGITS_PER_INSTRUMENT, gain=small, bias=False)
             self.skip_confidence = Dense(situation, 1, gain=small, bias=False)
 
-    def _per_instrument(self, blocks_BNK: Tensor, context_BH: Tensor) -> Tensor:
-        """Each instrument's block beside the same context, (B, N, K + H)."""
-        context_BNH = context_BH.unsqueeze(-2).expand(*blocks_BNK.shape[:-1], context_BH.shape[-1])
-        return torch.cat((blocks_BNK, context_BNH), dim=-1)
+    def pooled(self, seen_BNH: Tensor) -> Tensor:
+        """Mean over the instruments there are, (B, H)."""
+        if self.shares is None:
+            return seen_BNH.mean(dim=-2)
+        return (seen_BNH * self.shares[:, None, :, None]).sum(dim=-2)
 
     def mean(self, obs_BF: Tensor) -> Tensor:
         assert isinstance(self.shape, SpecialistShape)
@@ -190,12 +204,12 @@ class SpecialistNetwork(GaussianPolicy):
         blocks_BNK = blocks.unflatten(-1, (self.shape.n_instruments, self.shape.block))
         situation_BF = torch.cat((domain, state), dim=-1)
         encoding_BH = self.encoder(situation_BF)
-        seen_BNH = self.reader(self._per_instrument(blocks_BNK, encoding_BH))
+        seen_BNH = self.activation(self.reader.beside(blocks_BNK, encoding_BH))
         logits_BN3 = self.logits(seen_BNH)
-        pooled_BH = torch.cat((encoding_BH, seen_BNH.mean(dim=-2)), dim=-1)
+        pooled_BH = torch.cat((encoding_BH, self.pooled(seen_BNH)), dim=-1)
         confidence_B1 = self.confidence(self.confidence_trunk(pooled_BH))
         if self.skip_logits is not None and self.skip_confidence is not None:
-            logits_BN3 = logits_BN3 + self.skip_logits(self._per_instrument(blocks_BNK, situation_BF))
+            logits_BN3 = logits_BN3 + self.skip_logits.beside(blocks_BNK, situation_BF)
             confidence_B1 = confidence_B1 + self.skip_confidence(situation_BF)
         return torch.cat((logits_BN3.flatten(-2), confidence_B1), dim=-1)
 
@@ -216,7 +230,7 @@ class ValueNetwork(nn.Module):
         for layer in self.trunk:
             x_BH = layer(x_BH)
             if drop and self.dropout > 0 and not isinstance(layer, Dense):
-                x_BH = functional.dropout(x_BH, self.dropout, training=True)
+                x_BH = x_BH * dropout_mask(x_BH, self.dropout)
         return x_BH
 
     def value_of(self, features_BH: Tensor) -> Tensor:

@@ -34,8 +34,11 @@ def as_rllibs_batch(learner: BatchedLearner, fragment: Any) -> MultiAgentBatch:
     names += (Postprocessing.ADVANTAGES, Postprocessing.VALUE_TARGETS)
     batches = {}
     for stack, rows in zip(learner._stacks, learner._gathered([fragment])):
-        for module, table, count in zip(stack.names, rows.table_SRC, rows.counts):
+        for module, table, count, fit in zip(stack.names, rows.table_SRC, rows.counts, stack.fits):
             columns = dict(zip(names, table[:count].split(rows.widths, dim=-1)))
+            places = {Columns.OBS: fit.observation, Columns.ACTIONS: fit.actions}
+            places[Columns.ACTION_DIST_INPUTS] = np.concatenate((fit.actions, stack.widths[1] + fit.actions))
+            columns |= {name: columns[name][:, place] for name, place in places.items()}
             batches[module] = SampleBatch(
                 {name: column[:, 0] if column.shape[1] == 1 else column for name, column in columns.items()}
             )
@@ -150,9 +153,11 @@ def test_the_first_ratios_are_one(make_config: Any) -> None:
     learner = built(BatchedLearner, config, runner)
     runner.set_state({COMPONENT_RL_MODULE: learner.module.get_state()})
     (fragment,) = runner.sample(num_timesteps=200)
-    for stack, rows in zip(learner._stacks, learner._gathered([fragment])):
+    learned = learner._gathered([fragment])
+    for stack, rows, one_pass in zip(learner._stacks, learned, learner._passes):
+        stack.load()
         obs, action, _, old, _, _ = rows.table_SRC.split(rows.widths, dim=-1)
-        mean, log_std = stack.forward(obs)[0].chunk(2, dim=-1)
-        now = torch.distributions.Normal(mean, log_std.exp()).log_prob(action).sum(-1)
+        mean, log_std, _ = one_pass.forward(obs)
+        each = torch.distributions.Normal(mean, log_std.exp()).log_prob(action) * stack.real_S1A
         for member, count in enumerate(rows.counts):
-            assert (now - old[..., 0])[member, :count].exp().sub(1).abs().max() < 1e-5
+            assert (each.sum(-1) - old[..., 0])[member, :count].exp().sub(1).abs().max() < 1e-5
