@@ -99,10 +99,24 @@ class Rows:
     widths: list[int]
 
 
-class _Minibatch(dict[str, bool]):
-    """Which modules step, and for each stack the rows (S, B) and their weights in the mean of their module."""
+@dataclass
+class _Pick:
+    """The part of a minibatch that one stack learns from.
 
-    picks: list[tuple[int, Tensor, Tensor]]
+    index_SB: rows of the stack's flat table; weight_SB: of each in the mean of its module; telling_S: which modules
+    are in their last pass, whose figures are reported.
+    """
+
+    stack: int
+    index_SB: Tensor
+    weight_SB: Tensor
+    telling_S: np.ndarray
+
+
+class _Minibatch(dict[str, bool]):
+    """Which modules step, and the rows of every stack that has some."""
+
+    picks: list[_Pick]
 
     @property
     def policy_batches(self) -> _Minibatch:
@@ -230,8 +244,10 @@ class BatchedLearner(BarSchedule):
                 for member, part in enumerate(mine):
                     index[member, : len(part)] = part + member * rows.table_SRC.shape[1]
                     weight[member, : len(part)] = 1.0 / max(len(part), 1)
-                picks = (torch.from_numpy(array).to(self._device) for array in (index, weight))
-                batch.picks.append((number, *picks))  # type: ignore[arg-type]
+                n_told = [len(parts[name]) // n_epochs for name in stack.names]
+                telling = [batch[name] and step >= len(parts[name]) - n for name, n in zip(stack.names, n_told)]
+                rows_and_weights = (torch.from_numpy(array).to(self._device) for array in (index, weight))
+                batch.picks.append(_Pick(number, *rows_and_weights, np.array(telling)))
             yield batch
 
     # -- one step -----------------------------------------------------------------------------------------------------
@@ -240,16 +256,16 @@ class BatchedLearner(BarSchedule):
         assert isinstance(batch, _Minibatch)
         if not batch.picks:
             return None, {}, {}
-        for number, index, weight in batch.picks:
-            self._differentiate(number, index, weight)
+        for pick in batch.picks:
+            self._differentiate(pick)
         norms = []
-        for number, _, _ in batch.picks:
-            gradient, limit = self._stacks[number].grad_SP, self._knobs[number]["grad_clip"]
+        for pick in batch.picks:
+            gradient, limit = self._stacks[pick.stack].grad_SP, self._knobs[pick.stack]["grad_clip"]
             norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
             # As RLlib clips: by what is over the limit, a millionth of a unit early.
             gradient.mul_(limit.div(torch.maximum(norm + 1e-6, limit)).nan_to_num(1.0))
             norms.append(norm[:, 0])
-        names = [name for number, _, _ in batch.picks for name in self._stacks[number].names]
+        names = [name for pick in batch.picks for name in self._stacks[pick.stack].names]
         steps = dict.fromkeys(batch, False)
         for name, norm in zip(names, torch.cat(norms).tolist()):
             steps[name] = batch[name] and math.isfinite(norm)
@@ -260,14 +276,17 @@ class BatchedLearner(BarSchedule):
         self._optimizer.step(steps)
         return None, {}, {}
 
-    def _differentiate(self, number: int, index_SB: Tensor, weight_SB: Tensor) -> None:
+    def _differentiate(self, pick: _Pick) -> None:
         """Fill the gradient rows of one stack for one minibatch."""
-        rows, knobs, one_pass = self._rows[number], self._knobs[number], self._passes[number]
-        table = rows.table_SRC.flatten(0, 1).index_select(0, index_SB.flatten()).unflatten(0, index_SB.shape)
+        rows, knobs, one_pass = self._rows[pick.stack], self._knobs[pick.stack], self._passes[pick.stack]
+        table = rows.table_SRC.flatten(0, 1).index_select(0, pick.index_SB.flatten()).unflatten(0, pick.index_SB.shape)
         obs, *columns = table.split(rows.widths, dim=-1)
-        gradients, tally = ppo_gradients(one_pass.forward(obs), tuple(columns), weight_SB, knobs)
+        tell = bool(pick.telling_S.any())
+        gradients, tally = ppo_gradients(one_pass.forward(obs), tuple(columns), pick.weight_SB, knobs, tell=tell)  # type: ignore[arg-type]
         one_pass.backward(*gradients)
-        self._tallies[number].append(torch.cat((tally, (weight_SB > 0).any(-1).float()[None])))
+        if tally is not None:
+            telling_S = torch.from_numpy(pick.telling_S).to(tally)
+            self._tallies[pick.stack].append(torch.cat((tally * telling_S, telling_S[None])))
 
     # -- metrics ------------------------------------------------------------------------------------------------------
 
@@ -291,7 +310,7 @@ class BatchedLearner(BarSchedule):
         log((ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME), bars, reduce="lifetime_sum")
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """Hand back what was learned; RLlib's metrics of each module, as means over its minibatches."""
+        """Hand back what was learned; RLlib's metrics of each module, as means over its last pass."""
         for stack in self._stacks:
             stack.store()
         self._optimizer.store()

@@ -33,8 +33,10 @@ def ppo_gradients(
     columns: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
     weight_SB: Tensor,
     knobs: Mapping[str, Tensor],
-) -> tuple[Gradients, Tensor]:
-    """Gradients of the summed loss, and the tallies, (8, S).
+    *,
+    tell: bool = True,
+) -> tuple[Gradients, Tensor | None]:
+    """Gradients of the summed loss, and where asked for the tallies, (8, S).
 
     Parameters
     ----------
@@ -71,17 +73,19 @@ def ppo_gradients(
     within = value_error <= knobs["vf_clip_param"]
     by_value = within * missed * (2.0 * knobs["vf_loss_coeff"] * weight_SB)
 
-    old_mean, old_log_std = old.chunk(2, dim=-1)
-    apart = (mean - old_mean) * precision
-    spread = torch.exp(2.0 * (old_log_std - log_std)) + apart.square()
-    kl = (log_std - old_log_std + 0.5 * (spread - 1.0)).sum(-1)
+    if tell or "kl_coeff" in knobs:
+        old_mean, old_log_std = old.chunk(2, dim=-1)
+        apart = (mean - old_mean) * precision
+        spread = torch.exp(2.0 * (old_log_std - log_std)) + apart.square()
     if "kl_coeff" in knobs:
         scale = (knobs["kl_coeff"] * weight_SB).unsqueeze(-1)
         by_mean += scale * apart * precision
         by_log_std += scale * (1.0 - spread) * real
-
+    gradients = (by_mean, by_log_std, by_value)
+    if not tell:
+        return gradients, None
+    kl = (log_std - old_log_std + 0.5 * (spread - 1.0)).sum(-1)
     entropy = (log_std.sum(-1) + constant + 0.5 * real.sum(-1)).expand_as(value_SB)
     capped = torch.minimum(value_error, knobs["vf_clip_param"])
     tallied = (torch.minimum(gain, clipped), capped, value_error, entropy, kl, target, target.square(), missed)
-    tally = (torch.stack(tallied) * weight_SB).sum(-1)
-    return (by_mean, by_log_std, by_value), tally
+    return gradients, (torch.stack(tallied) * weight_SB).sum(-1)

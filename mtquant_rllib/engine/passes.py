@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mtquant_rllib.engine.stacks import Stack
-from mtquant_rllib.policies.elementwise import Tanh, dropout_mask, tanh_of_double
+from mtquant_rllib.policies.elementwise import Tanh, dropout_mask, tanh_of_double, through_tanh
 from mtquant_rllib.policies.networks import (
     Dense,
     FlatPolicy,
@@ -168,7 +168,7 @@ class _Trunk:
         for number in reversed(range(len(self._layers))):
             if self._masks:
                 g = g.mul_(self._masks[number])
-            g = torch.ops.aten.tanh_backward(g, self._outputs[number])
+            g = through_tanh(g, self._outputs[number])
             self._layers[number].keep(g, self._inputs[number])
             if number:
                 g = self._layers[number].through(g)
@@ -254,7 +254,7 @@ class _SpecialistMean:
         shares = self._policy.shares
         g_mean = g_mean / self._n if shares is None else g_mean * shares[:, None, :, None]
         g_seen_SMH.unflatten(1, (-1, self._n)).add_(g_mean)
-        g_read = torch.ops.aten.tanh_backward(g_seen_SMH, self._seen_SMH)
+        g_read = through_tanh(g_seen_SMH, self._seen_SMH)
         g_encoding = self._reader.keep(g_read, self._blocks_SMK, self._encoder.last)
         self._encoder.backward(torch.bmm(g_encoding, self._reader.shared).add_(g_pooled[..., :width]))
 
