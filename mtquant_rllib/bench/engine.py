@@ -99,7 +99,7 @@ class _Stage:
         settings = Settings.model_validate(tree)
         manifest = Manifest.begin("bench", settings, self._market, 1.0, [phase])
         manifest.phase(phase).trials[JOINT] = TrialRecord(budget_bars=_BUDGET)
-        config = build_config(plan_named(settings, phase, JOINT), manifest, Share(1.0, 1.0, 0.0))
+        config = build_config(plan_named(settings, phase, JOINT), manifest, Share(2.0, 1.0, 0.0))
         config.desk["make_validator"] = None
         algorithm = config.build_algo()
         assert isinstance(algorithm, DeskPPO)

@@ -75,6 +75,9 @@ class ResourcesConfig(Section):
         runner, connectors and PPO learner, as a reference. The same seed gives the same result within one of them.
     cpus
         CPUs of a session that this run starts itself; null takes what the machine has. Ignored with a cluster.
+    learner_cpus
+        The most that a trial's own process takes, where there are so many for it: its stacks of modules learn side by
+        side, with the same result.
     runners
         Remote environment runners of each trial; 0 samples in the trial's own process.
     gpus
@@ -85,6 +88,7 @@ class ResourcesConfig(Section):
 
     engine: Literal["batched", "stock"]
     cpus: Count | None
+    learner_cpus: Count
     runners: int = Field(ge=0)
     gpus: Literal["auto", "none"]
     object_store_mb: Count

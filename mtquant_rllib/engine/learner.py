@@ -5,19 +5,18 @@ What differs from RLlib's, and why:
 - it reads columns (`columns`) and values them itself: standardised over real decisions only, discounted by time;
 - an epoch is one pass over *each module's own* rows. RLlib's iterator goes on until the module with the most rows is
   through, and a controller that decides every five bars is then trained five times as often as asked for;
-- equally built modules are one stack: one forward and backward pass, one norm and one optimiser step for all;
+- modules of one kind are one stack: one forward and backward pass, one norm and one optimiser step for all;
+- modules share nothing, so a stack goes through its whole update without waiting for another (`stack_learner`), and
+  several do so at a time where there are CPUs for it, with the same result;
 - modules that do not learn are not computed;
 - a module whose gradient is not finite skips that step and says so.
-
-Shape suffixes: S modules of a stack, R rows, B rows of a minibatch, F observation width, A action width.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -40,10 +39,9 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor
 
 from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages, standardised
-from mtquant_rllib.engine.loss import TALLIED, ppo_gradients
-from mtquant_rllib.engine.passes import pass_for
-from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, generator, pin_torch, seed_torch
-from mtquant_rllib.engine.stacks import RowOptimizer, Stack, stacked
+from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, generator, mixed, pin_torch, seed_torch
+from mtquant_rllib.engine.stack_learner import Figures, StackLearner, passes
+from mtquant_rllib.engine.stacks import Stack, stacked
 
 logger = logging.getLogger(__name__)
 
@@ -86,40 +84,15 @@ class BarSchedule(PPOTorchLearner):
                 self._set_optimizer_lr(optimizer, lr=desk["learning_rates"][module_id] * share)
 
 
-@dataclass
-class Rows:
-    """The learning rows of one stack, beside each other so that a minibatch is one gather.
+class _Update(dict[str, bool]):
+    """A whole update, as the one batch of RLlib's loop: which modules have rows, and each one's columns."""
 
-    table_SRC: [observation | action | old inputs | old log-probability | advantage | value target], float32; modules
-    with fewer rows than the stack's longest end in zeros. counts: rows of each module.
-    """
-
-    table_SRC: Tensor
-    counts: list[int]
-    widths: list[int]
-
-
-@dataclass
-class _Pick:
-    """The part of a minibatch that one stack learns from.
-
-    index_SB: rows of the stack's flat table; weight_SB: of each in the mean of its module; telling_S: which modules
-    are in their last pass, whose figures are reported.
-    """
-
-    stack: int
-    index_SB: Tensor
-    weight_SB: Tensor
-    telling_S: np.ndarray
-
-
-class _Minibatch(dict[str, bool]):
-    """Which modules step, and the rows of every stack that has some."""
-
-    picks: list[_Pick]
+    tables: dict[str, list[np.ndarray]]
+    n_epochs: int
+    minibatch_size: int | None
 
     @property
-    def policy_batches(self) -> _Minibatch:
+    def policy_batches(self) -> _Update:
         return self
 
 
@@ -136,11 +109,8 @@ class BatchedLearner(BarSchedule):
                 raise TypeError(f"module {name}: the batched engine learns modules with a `policy` and a `value` trunk")
         if self.config.grad_clip is not None and self.config.grad_clip_by != "global_norm":
             raise ValueError(f"grad_clip_by = {self.config.grad_clip_by!r}: the batched engine clips by 'global_norm'")
-        self._stacks = stacked(learning)
-        self._passes = [pass_for(stack) for stack in self._stacks]
         keepers: dict[str, Any] = {name: self.get_optimizers_for_module(name)[0][1] for name in learning}
-        self._optimizer = RowOptimizer(self._stacks, keepers)
-        self._knobs = [self._knobs_of(stack) for stack in self._stacks]
+        self._learners = [StackLearner(stack, keepers, self._knobs_of(stack)) for stack in stacked(learning)]
 
     def _knobs_of(self, stack: Stack) -> dict[str, Tensor]:
         """Numbers of the loss, (S, 1), each module's own."""
@@ -148,44 +118,38 @@ class BatchedLearner(BarSchedule):
         names = ("clip_param", "vf_clip_param", "vf_loss_coeff")
         columns = {name: [float(getattr(config, name)) for config in configs] for name in names}
         columns["grad_clip"] = [float("inf") if config.grad_clip is None else config.grad_clip for config in configs]
-        knobs = {name: torch.tensor(column, device=self._device)[:, None] for name, column in columns.items()}
-        return {**knobs, "real": stack.real_S1A}
+        return {name: torch.tensor(column, device=self._device)[:, None] for name, column in columns.items()}
 
-    # -- from columns to minibatches ----------------------------------------------------------------------------------
+    # -- from columns to rows -----------------------------------------------------------------------------------------
 
     def _create_iterator_if_necessary(
         self, *, training_data: Any, num_epochs: int = 1, minibatch_size: int | None = None, **kwargs: Any
-    ) -> Iterator[_Minibatch]:
+    ) -> Iterator[_Update]:
         fragments: list[Fragment] = training_data.episodes
-        for stack in self._stacks:
-            stack.load()
-        self._rows = self._gathered(fragments)
-        self._optimizer.load()
-        self._tallies: list[list[Tensor]] = [[] for _ in self._stacks]
-        self._norms: dict[str, float] = {}
-        self._count_trained(sum(fragment.bars for fragment in fragments), num_epochs)
-        for stack, knobs in zip(self._stacks, self._knobs):
-            entropy = [self.entropy_coeff_schedulers_per_module[name].get_current_value() for name in stack.names]
-            knobs["entropy_coeff"] = torch.tensor(entropy, device=self._device)[:, None]
-            if self.config.use_kl_loss:
-                coefficients: list[Any] = [self.curr_kl_coeffs_per_module[name] for name in stack.names]
-                knobs["kl_coeff"] = torch.stack(coefficients)[:, None]
-        rng = generator(self.config.seed or 0, self._bars, SHUFFLE)
-        return self._minibatches(rng, num_epochs, minibatch_size)
+        tables = self._gathered(fragments)
+        update = _Update({name: name in tables for learner in self._learners for name in learner.stack.names})
+        update.tables, update.n_epochs, update.minibatch_size = tables, num_epochs, minibatch_size
+        self._count_trained(sum(fragment.bars for fragment in fragments), tables, num_epochs)
+        return iter([update])
 
-    def _gathered(self, fragments: Sequence[Fragment]) -> list[Rows]:
-        """Rows of every stack, with advantages and value targets."""
-        parts: dict[str, list[list[np.ndarray]]] = {name: [] for stack in self._stacks for name in stack.names}
+    def _gathered(self, fragments: Sequence[Fragment]) -> dict[str, list[np.ndarray]]:
+        """Columns of every module that has rows (`stack_learner.Columns`), with advantages and value targets."""
+        parts: dict[str, list[list[np.ndarray]]] = {
+            name: [] for learner in self._learners for name in learner.stack.names
+        }
         for fragment in fragments:
             for level in fragment.levels:
                 advantage, target, known = self._valued(level, parts)
                 columns = (level.observations, level.actions, level.inputs, level.log_probs, advantage, target)
                 for number, name in enumerate(level.modules):
-                    if name in parts:
-                        kept = (level.seats == number) & known[:, None]
+                    kept = (level.seats == number) & known[:, None]
+                    if name in parts and kept.any():
                         rows = [column[kept] for column in columns]
                         parts[name].append([column if column.ndim == 2 else column[:, None] for column in rows])
-        return [self._rows_of(stack, [parts[name] for name in stack.names]) for stack in self._stacks]
+        tables = {name: [np.concatenate(column) for column in zip(*own)] for name, own in parts.items() if own}
+        for table in tables.values():
+            table[_ADVANTAGE] = standardised(table[_ADVANTAGE])
+        return tables
 
     def _valued(self, level: LevelColumns, learning: Container[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         seen = [(level.observations, level.seats), (level.final, level.final_seats), (level.tail, level.tail_seats)]
@@ -203,90 +167,54 @@ class BatchedLearner(BarSchedule):
         rows, final, tail = values
         return advantages(level, rows, final, tail, self.config.gamma, self.config.lambda_)
 
-    def _rows_of(self, stack: Stack, parts: list[list[list[np.ndarray]]]) -> Rows:
-        observation, actions = stack.widths
-        widths = [observation, actions, 2 * actions, 1, 1, 1]
-        starts = np.cumsum([0, *widths])
-        tables = []
-        for own in parts:
-            columns = [np.concatenate(column) for column in zip(*own)] or [np.zeros((0, width)) for width in widths]
-            if len(columns[-2]):
-                columns[-2] = standardised(columns[-2])
-            tables.append(columns)
-        counts = [len(columns[0]) for columns in tables]
-        out = np.zeros((len(tables), max(counts), sum(widths)), dtype=np.float32)
-        for columns, fit, mine in zip(tables, stack.fits, out):
-            if not len(columns[0]):
-                continue
-            places = (fit.observation, fit.actions, np.concatenate((fit.actions, actions + fit.actions)), 0, 0, 0)
-            for column, start, place in zip(columns, starts, places):
-                mine[: len(column), start + np.atleast_1d(place)] = column
-        return Rows(torch.from_numpy(out).to(self._device), counts, widths)
-
-    def _minibatches(self, rng: np.random.Generator, n_epochs: int, size: int | None) -> Iterator[_Minibatch]:
-        """`n_epochs` passes over each module's own rows, each in an order of its own.
-
-        A pass of n rows is cut into about n / size equal parts. Modules step side by side; one that is through rests.
-        """
-        counts = {name: n for stack, rows in zip(self._stacks, self._rows) for name, n in zip(stack.names, rows.counts)}
-        parts = {name: passes(count, n_epochs, size or count, rng) for name, count in counts.items()}
-        # At least one, if an empty one: RLlib's update looks at its last minibatch.
-        for step in range(max(1, *(len(own) for own in parts.values()))):
-            batch = _Minibatch({name: step < len(own) for name, own in parts.items()})
-            batch.picks = []
-            for number, (stack, rows) in enumerate(zip(self._stacks, self._rows)):
-                mine = [parts[name][step] if batch[name] else _NOTHING for name in stack.names]
-                longest = max(len(part) for part in mine)
-                if not longest:
-                    continue
-                index = np.zeros((len(mine), longest), dtype=np.int64)
-                weight = np.zeros((len(mine), longest), dtype=np.float32)
-                for member, part in enumerate(mine):
-                    index[member, : len(part)] = part + member * rows.table_SRC.shape[1]
-                    weight[member, : len(part)] = 1.0 / max(len(part), 1)
-                n_told = [len(parts[name]) // n_epochs for name in stack.names]
-                telling = [batch[name] and step >= len(parts[name]) - n for name, n in zip(stack.names, n_told)]
-                rows_and_weights = (torch.from_numpy(array).to(self._device) for array in (index, weight))
-                batch.picks.append(_Pick(number, *rows_and_weights, np.array(telling)))
-            yield batch
-
-    # -- one step -----------------------------------------------------------------------------------------------------
+    # -- learning -----------------------------------------------------------------------------------------------------
 
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
-        assert isinstance(batch, _Minibatch)
-        if not batch.picks:
-            return None, {}, {}
-        for pick in batch.picks:
-            self._differentiate(pick)
-        norms = []
-        for pick in batch.picks:
-            gradient, limit = self._stacks[pick.stack].grad_SP, self._knobs[pick.stack]["grad_clip"]
-            norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-            # As RLlib clips: by what is over the limit, a millionth of a unit early.
-            gradient.mul_(limit.div(torch.maximum(norm + 1e-6, limit)).nan_to_num(1.0))
-            norms.append(norm[:, 0])
-        names = [name for pick in batch.picks for name in self._stacks[pick.stack].names]
-        steps = dict.fromkeys(batch, False)
-        for name, norm in zip(names, torch.cat(norms).tolist()):
-            steps[name] = batch[name] and math.isfinite(norm)
-            if batch[name]:
-                self._norms[name] = norm
-                if not steps[name]:
-                    logger.warning("%s: gradient is not finite at bar %d; this step is skipped", name, self._bars)
-        self._optimizer.step(steps)
+        """Let every stack go through its minibatches, side by side where there are CPUs for it."""
+        assert isinstance(batch, _Update)
+        rng = generator(self.config.seed or 0, self._bars, SHUFFLE)
+        jobs = []
+        for number, learner in enumerate(self._learners):
+            learner.knobs |= self._schedules(learner)
+            tables = [batch.tables.get(name) for name in learner.stack.names]
+            counts = [0 if columns is None else len(columns[0]) for columns in tables]
+            parts = [passes(n, batch.n_epochs, batch.minibatch_size or n, rng) for n in counts]
+            jobs.append((learner, tables, parts, mixed(self.config.seed or 0, self._bars, DROPOUT, number)))
+
+        def work(job: tuple[StackLearner, Any, Any, int]) -> dict[str, Figures]:
+            learner, tables, parts, seed = job
+            learner.load()
+            figures = learner.learn(tables, parts, batch.n_epochs, seed)
+            learner.store()
+            return figures
+
+        beside = (
+            [job for job in jobs if job[0].network.draws_its_own] if self.config.desk["learner_threads"] > 1 else []
+        )
+        self._figures: dict[str, Figures] = {}
+        with ThreadPoolExecutor(max(len(beside), 1)) as pool:
+            running = [pool.submit(work, job) for job in beside]
+            for job in jobs:
+                if not any(job is other for other in beside):
+                    self._figures |= work(job)
+            for future in running:
+                self._figures |= future.result()
+        for name, figures in self._figures.items():
+            if figures.skipped:
+                logger.warning(
+                    "%s: gradient is not finite at bar %d; %d steps are skipped", name, self._bars, figures.skipped
+                )
         return None, {}, {}
 
-    def _differentiate(self, pick: _Pick) -> None:
-        """Fill the gradient rows of one stack for one minibatch."""
-        rows, knobs, one_pass = self._rows[pick.stack], self._knobs[pick.stack], self._passes[pick.stack]
-        table = rows.table_SRC.flatten(0, 1).index_select(0, pick.index_SB.flatten()).unflatten(0, pick.index_SB.shape)
-        obs, *columns = table.split(rows.widths, dim=-1)
-        tell = bool(pick.telling_S.any())
-        gradients, tally = ppo_gradients(one_pass.forward(obs), tuple(columns), pick.weight_SB, knobs, tell=tell)  # type: ignore[arg-type]
-        one_pass.backward(*gradients)
-        if tally is not None:
-            telling_S = torch.from_numpy(pick.telling_S).to(tally)
-            self._tallies[pick.stack].append(torch.cat((tally * telling_S, telling_S[None])))
+    def _schedules(self, learner: StackLearner) -> dict[str, Tensor]:
+        """What moves between updates, (S, 1) each."""
+        names = learner.stack.names
+        entropy = [self.entropy_coeff_schedulers_per_module[name].get_current_value() for name in names]
+        moving = {"entropy_coeff": torch.tensor(entropy, device=self._device)[:, None]}
+        if self.config.use_kl_loss:
+            coefficients: list[Any] = [self.curr_kl_coeffs_per_module[name] for name in names]
+            moving["kl_coeff"] = torch.stack(coefficients)[:, None]
+        return moving
 
     # -- metrics ------------------------------------------------------------------------------------------------------
 
@@ -299,56 +227,42 @@ class BatchedLearner(BarSchedule):
     def _log_steps_trained_metrics(self, batch: Any) -> None:
         pass
 
-    def _count_trained(self, bars: int, n_epochs: int) -> None:
+    def _count_trained(self, bars: int, tables: Mapping[str, Sequence[np.ndarray]], n_epochs: int) -> None:
         log = self.metrics.log_value
-        for stack, rows in zip(self._stacks, self._rows):
-            for name, count in zip(stack.names, rows.counts):
-                for owner in (name, ALL_MODULES):
-                    log((owner, NUM_MODULE_STEPS_TRAINED), count * n_epochs, reduce="sum")
-                    log((owner, NUM_MODULE_STEPS_TRAINED_LIFETIME), count * n_epochs, reduce="lifetime_sum")
+        for name, columns in tables.items():
+            for owner in (name, ALL_MODULES):
+                log((owner, NUM_MODULE_STEPS_TRAINED), len(columns[0]) * n_epochs, reduce="sum")
+                log((owner, NUM_MODULE_STEPS_TRAINED_LIFETIME), len(columns[0]) * n_epochs, reduce="lifetime_sum")
         log((ALL_MODULES, NUM_ENV_STEPS_TRAINED), bars, reduce="sum")
         log((ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME), bars, reduce="lifetime_sum")
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """Hand back what was learned; RLlib's metrics of each module, as means over its last pass."""
-        for stack in self._stacks:
-            stack.store()
-        self._optimizer.store()
-        for stack, knobs, tallies in zip(self._stacks, self._knobs, self._tallies):
-            if not tallies:
-                continue
-            total = torch.stack(tallies).sum(0).cpu()
-            for name, column, k in zip(stack.names, total.T.tolist(), range(len(stack))):
-                *sums, steps = column
-                if not steps:
+        """RLlib's metrics of each module, as means over its last pass."""
+        for learner in self._learners:
+            for member, name in enumerate(learner.stack.names):
+                if name not in self._figures or not self._figures[name].means:
                     continue
-                mean = dict(zip(TALLIED, (item / steps for item in sums)))
+                figures, knobs = self._figures[name], learner.knobs
+                mean = figures.means
                 variance = mean["target_square"] - mean["target"] ** 2
                 unexplained = mean["value_error"] - mean["error"] ** 2
-                loss = knobs["vf_loss_coeff"][k].item() * mean["value_loss"] - mean["surrogate"]
-                figures = {
+                loss = knobs["vf_loss_coeff"][member].item() * mean["value_loss"] - mean["surrogate"]
+                if "kl_coeff" in knobs:
+                    loss += knobs["kl_coeff"][member].item() * mean["kl"]
+                shown = {
                     POLICY_LOSS_KEY: -mean["surrogate"],
                     VF_LOSS_KEY: mean["value_loss"],
                     LEARNER_RESULTS_VF_LOSS_UNCLIPPED_KEY: mean["value_error"],
                     LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY: max(-1.0, 1.0 - unexplained / max(variance, 1e-12)),
                     ENTROPY_KEY: mean["entropy"],
                     LEARNER_RESULTS_KL_KEY: mean["kl"],
-                    self.TOTAL_LOSS_KEY: loss - knobs["entropy_coeff"][k].item() * mean["entropy"],
-                    GRADIENT_NORM: self._norms[name],
+                    self.TOTAL_LOSS_KEY: loss - knobs["entropy_coeff"][member].item() * mean["entropy"],
+                    GRADIENT_NORM: figures.gradient_norm,
                 }
-                for key, figure in figures.items():
+                for key, figure in shown.items():
                     self.metrics.log_value((name, key), figure, window=1)
         super().after_gradient_based_update(timesteps=timesteps)
 
 
-_NOTHING = np.zeros(0, dtype=np.int64)
-
-
-def passes(count: int, n_epochs: int, size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Row numbers of the minibatches of `n_epochs` shuffled passes over `count` rows. One part needs no order."""
-    if not count:
-        return []
-    n_parts = max(1, round(count / size))
-    if n_parts == 1:
-        return [np.arange(count)] * n_epochs
-    return [part for _ in range(n_epochs) for part in np.array_split(rng.permutation(count), n_parts)]
+_ADVANTAGE = 4
+"""Of `stack_learner.Columns`."""

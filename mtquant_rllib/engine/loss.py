@@ -13,7 +13,7 @@ Shape suffixes: S modules, B rows, A actions.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ Gradients = tuple[Tensor, Tensor, Tensor]
 @torch.no_grad()
 def ppo_gradients(
     outputs: tuple[Tensor, Tensor, Tensor],
-    columns: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    columns: Sequence[Tensor],
     weight_SB: Tensor,
     knobs: Mapping[str, Tensor],
     *,

@@ -33,7 +33,16 @@ Outputs = tuple[Tensor, Tensor, Tensor]
 
 
 class Pass(Protocol):
-    """One way to run a stack."""
+    """One way to run a stack.
+
+    draws_its_own
+        Dropout comes from a generator of its own, so that several may run at a time.
+    """
+
+    draws_its_own: bool
+
+    def seed(self, seed: int) -> None:
+        """Begin a stream of dropout."""
 
     def forward(self, obs_SBF: Tensor) -> Outputs:
         """The outputs, with the value's dropout."""
@@ -52,10 +61,15 @@ def pass_for(stack: Stack) -> Pass:
 
 
 class AutogradPass:
-    """See the module's docstring."""
+    """See the module's docstring. Dropout is torch's."""
+
+    draws_its_own = False
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
+
+    def seed(self, seed: int) -> None:
+        torch.manual_seed(seed)
 
     def forward(self, obs_SBF: Tensor) -> Outputs:
         inputs, value_SB = self._stack.forward(obs_SBF)
@@ -73,15 +87,24 @@ class AutogradPass:
 class PlainPass:
     """See the module's docstring."""
 
+    draws_its_own = True
+
     def __init__(self, stack: Stack) -> None:
+        self._generator = torch.Generator()
         policy, value = stack.network.policy, stack.network.value
         tables = Tables(stack)
         self._rho, self._rho_gradient = tables["policy.rho"]
         self._log_floor = policy.log_floor
-        form = _SpecialistMean if isinstance(policy, SpecialistNetwork) else _FlatMean
-        self._mean = form(policy, tables)
-        self._value_trunk = _Trunk(tables, "value.trunk", value.trunk, value.dropout)
+        self._mean: _FlatMean | _SpecialistMean
+        if isinstance(policy, SpecialistNetwork):
+            self._mean = _SpecialistMean(policy, tables)
+        else:
+            self._mean = _FlatMean(policy, tables)
+        self._value_trunk = _Trunk(tables, "value.trunk", value.trunk, value.dropout, self._generator)
         self._value_head = _Layer(tables, "value.head")
+
+    def seed(self, seed: int) -> None:
+        self._generator.manual_seed(seed)
 
     @torch.no_grad()
     def forward(self, obs_SBF: Tensor) -> Outputs:
@@ -144,10 +167,17 @@ class _Layer:
 class _Trunk:
     """Dense layers with tanh between, and dropout after each where there is a share of it."""
 
-    def __init__(self, tables: Tables, name: str, trunk: Any, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        name: str,
+        trunk: Any,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
         numbers = [number for number, layer in enumerate(trunk) if isinstance(layer, Dense)]
         self._layers = [_Layer(tables, f"{name}.{number}") for number in numbers]
-        self._dropout = dropout
+        self._dropout, self._generator = dropout, generator
         self.last: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,7 +188,7 @@ class _Trunk:
             x = tanh_of_double(torch.baddbmm(layer.bias, x, layer.weight.mT, beta=2, alpha=2))
             self._outputs.append(x)
             if self._dropout:
-                self._masks.append(dropout_mask(x, self._dropout))
+                self._masks.append(dropout_mask(x, self._dropout, self._generator))
                 x = x * self._masks[-1]
         self.last = x
         return x

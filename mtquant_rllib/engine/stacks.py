@@ -9,12 +9,13 @@ the widest (`policies.joining`): what they lack stays zero, because nothing is r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from mtquant_rllib.policies.joining import Fit, fit, joined, presence
 from mtquant_rllib.policies.registry import build_policy, build_value, shape_of
@@ -40,7 +41,7 @@ class Stack:
     fits
         Which columns of the common shape each module has.
     weight_SP, grad_SP
-        Parameters and their gradients. `rows` are the parameters as the optimiser sees them, one vector a module.
+        Parameters and their gradients.
     widths
         Of an observation and of an action.
     real_S1A
@@ -76,7 +77,6 @@ class Stack:
         shares = presence(configs, common)
         if shares is not None:
             pair.policy.shares = torch.from_numpy(shares).float().to(device)
-        self.rows = [nn.Parameter(row) for row in self.weight_SP]
         self.network = self._network(pair)
 
     def __len__(self) -> int:
@@ -158,70 +158,67 @@ def _starts(sizes: Sequence[int]) -> list[int]:
 
 
 class RowOptimizer:
-    """One fused Adam over the rows of all stacks.
+    """One fused Adam (Kingma & Ba 2015) over the rows of a stack.
 
     RLlib registers an optimiser per module, with its name, rate and state. They stay, as the keepers of rate and state
     between updates; the step is taken here, for all rows of one rate at once.
     """
 
-    def __init__(self, stacks: Sequence[Stack], keepers: Mapping[str, torch.optim.Adam]) -> None:
-        self._stacks, self._keepers = stacks, keepers
-        first = next(iter(keepers.values())).defaults
-        self._adam = torch.optim.Adam(
-            [row for stack in stacks for row in stack.rows],
-            lr=first["lr"],
-            betas=first["betas"],
-            eps=first["eps"],
-            fused=first["fused"],
-        )
-        for stack in stacks:
-            for row in stack.rows:
-                device = row.device if first["fused"] else "cpu"
-                self._adam.state[row] = {
-                    "step": torch.zeros((), device=device),
-                    **{name: torch.zeros_like(row) for name in MOMENTS},
-                }
-
-    def _each(self) -> Iterator[tuple[str, Stack, int]]:
-        for stack in self._stacks:
-            for member, name in enumerate(stack.names):
-                yield name, stack, member
+    def __init__(self, stack: Stack, keepers: Sequence[torch.optim.Adam]) -> None:
+        self._stack, self._keepers = stack, keepers
+        self._defaults = keepers[0].defaults
+        self._moments = {name: torch.zeros_like(stack.weight_SP) for name in MOMENTS}
+        device = stack.weight_SP.device if self._defaults["fused"] else "cpu"
+        self._steps = [torch.zeros((), device=device) for _ in stack.names]
+        self._rates: list[float] = []
 
     def load(self) -> None:
-        """Take over rates and moments from the keepers. Rows of one rate form one group."""
-        groups: dict[float, list[nn.Parameter]] = {}
-        for name, stack, member in self._each():
-            row, keeper = stack.rows[member], self._keepers[name]
-            groups.setdefault(float(keeper.param_groups[0]["lr"]), []).append(row)
-            held = [keeper.state.get(parameter, {}) for parameter in stack.modules[member].parameters()]
-            own = self._adam.state[row]
-            if not all(held):
-                for entry in own.values():
-                    entry.zero_()
-                continue
-            own["step"].copy_(held[0]["step"])
-            for moment in MOMENTS:
-                stack.put(own[moment], member, [entry[moment] for entry in held])
-        self._adam.param_groups.clear()
-        for rate, rows in groups.items():
-            self._adam.add_param_group({"params": rows, "lr": rate})
+        """Take over rates and moments from the keepers."""
+        self._rates = [float(keeper.param_groups[0]["lr"]) for keeper in self._keepers]
+        for member, (keeper, module) in enumerate(zip(self._keepers, self._stack.modules)):
+            held = [keeper.state.get(parameter, {}) for parameter in module.parameters()]
+            self._steps[member].fill_(held[0]["step"] if all(held) else 0.0)
+            for name, rows in self._moments.items():
+                if all(held):
+                    self._stack.put(rows[member], member, [entry[name] for entry in held])
+                else:
+                    rows[member].zero_()
 
     def store(self) -> None:
         """Hand the moments to the keepers."""
-        for name, stack, member in self._each():
-            own, keeper = self._adam.state[stack.rows[member]], self._keepers[name]
-            parameters = list(stack.modules[member].parameters())
+        for member, (keeper, module) in enumerate(zip(self._keepers, self._stack.modules)):
+            parameters = list(module.parameters())
             for parameter in parameters:
                 held = keeper.state[parameter]
                 if not held:
-                    held["step"] = torch.zeros_like(own["step"])
-                    held.update({moment: torch.zeros_like(parameter) for moment in MOMENTS})
-                held["step"].copy_(own["step"])
-            for moment in MOMENTS:
-                stack.take(own[moment], member, [keeper.state[parameter][moment] for parameter in parameters])
+                    held["step"] = torch.zeros_like(self._steps[member])
+                    held.update({name: torch.zeros_like(parameter) for name in MOMENTS})
+                held["step"].copy_(self._steps[member])
+            for name, rows in self._moments.items():
+                self._stack.take(rows[member], member, [keeper.state[parameter][name] for parameter in parameters])
 
-    def step(self, active: Mapping[str, bool]) -> None:
+    @torch.no_grad()
+    def step(self, active: Sequence[bool]) -> None:
         """Step the rows of the active modules by their gradients."""
-        for name, stack, member in self._each():
-            stack.rows[member].grad = stack.grad_SP[member] if active[name] else None
-        self._adam.step()
+        for rate in dict.fromkeys(self._rates):
+            members = [number for number, own in enumerate(self._rates) if own == rate and active[number]]
+            if not members:
+                continue
+            tables = (self._stack.weight_SP, self._stack.grad_SP, *self._moments.values())
+            weights, gradients, first, second = ([table[number] for number in members] for table in tables)
+            adam(
+                weights,
+                gradients,
+                first,
+                second,
+                [],
+                [self._steps[number] for number in members],
+                fused=self._defaults["fused"],
+                amsgrad=False,
+                beta1=self._defaults["betas"][0],
+                beta2=self._defaults["betas"][1],
+                lr=rate,
+                weight_decay=0.0,
+                eps=self._defaults["eps"],
+                maximize=False,
+            )

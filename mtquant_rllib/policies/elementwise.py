@@ -22,7 +22,7 @@ def tanh_of_double(twice: Tensor) -> Tensor:
 
 def through_tanh(gradient: Tensor, y: Tensor) -> Tensor:
     """The gradient by x from that by y = tanh(x), in place."""
-    return torch.ops.aten.tanh_backward.grad_input(gradient, y, grad_input=gradient)  # type: ignore[no-any-return]
+    return torch.ops.aten.tanh_backward.grad_input(gradient, y, grad_input=gradient)
 
 
 class _Tanh(torch.autograd.Function):
@@ -46,19 +46,19 @@ class Tanh(nn.Module):
         if x.device.type != "cpu" or x.dtype != torch.float32:
             return torch.tanh(x)
         if torch.is_grad_enabled() and x.requires_grad:
-            return _Tanh.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+            return _Tanh.apply(x)
         return tanh_of_double(x + x)
 
 
-def dropout_mask(like: Tensor, share: float) -> Tensor:
-    """Zeros with probability `share` (to a part in 65,536), 1 / (1 - share) elsewhere, from torch's generator.
+def dropout_mask(like: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
+    """Zeros with probability `share` (to a part in 65,536), 1 / (1 - share) elsewhere, from torch's generator or this.
 
     Sixteen random bits an element, four elements a draw.
     """
     if like.device.type != "cpu":
         return functional.dropout(torch.ones_like(like), share)
     dropped_of_all = round(share * _SIXTEEN_BITS)
-    draws = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    draws = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
     kept = draws.view(torch.int16)[: like.numel()] >= dropped_of_all - _SIXTEEN_BITS // 2
     scale = _SIXTEEN_BITS / (_SIXTEEN_BITS - dropped_of_all)
     return kept.to(like.dtype).mul_(scale).view(like.shape)

@@ -83,6 +83,7 @@ class DeskPPOConfig(PPOConfig):
         learning_rates: Mapping[str, float],
         learning_rate_final_frac: float,
         explore_frozen: bool,
+        learner_threads: int = 1,
         make_validator: Callable[..., Validator] | None = None,
         validator_args: Mapping[str, Any] | None = None,
         start: str | None = None,
@@ -95,6 +96,8 @@ class DeskPPOConfig(PPOConfig):
         learning_rates
             Of each module, at the start of the budget. RLlib's per-module overrides would do the same, but each copies
             the copies made before it: with twelve modules a checkpoint then has 130 MB of configuration.
+        learner_threads
+            More than one lets the learner's stacks run side by side; the result is the same.
         start
             Folder of module states to begin with, relative to the run's; modules it does not hold begin fresh.
         best_from_start
@@ -108,6 +111,7 @@ class DeskPPOConfig(PPOConfig):
             "learning_rates": dict(learning_rates),
             "learning_rate_final_frac": learning_rate_final_frac,
             "explore_frozen": explore_frozen,
+            "learner_threads": learner_threads,
             "make_validator": make_validator,
             "validator_args": dict(validator_args or {}),
             "start": start,

@@ -132,11 +132,22 @@ class Share:
 
     @classmethod
     def of(cls, settings: Settings, trials: int, cpus: float, gpus: float) -> Share:
-        """Equal parts of what there is, in hundredths, never more than a whole device for one process."""
+        """Equal parts of what there is, in hundredths, never more than a process can use."""
         processes = trials * (1 + settings.resources.runners)
-        part = max(math.floor(100 * min(1.0, cpus / processes)) / 100, 0.01)
         wanted = gpus if settings.resources.gpus == "auto" else 0.0
-        return cls(part, part, math.floor(100 * min(1.0, wanted / trials)) / 100)
+        return cls(
+            cpus=_hundredths(cpus / processes, settings.resources.learner_cpus),
+            runner_cpus=_hundredths(cpus / processes, 1.0),
+            gpus=math.floor(100 * min(1.0, wanted / trials)) / 100,
+        )
+
+    @property
+    def learner_threads(self) -> int:
+        return max(1, math.floor(self.cpus))
+
+
+def _hundredths(part: float, most: float) -> float:
+    return max(math.floor(100 * min(most, part)) / 100, 0.01)
 
 
 class PolicyMapping:
@@ -234,6 +245,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
         learning_rates=rates,
         learning_rate_final_frac=recipe.learning_rate_final_frac,
         explore_frozen=recipe.explore_frozen,
+        learner_threads=share.learner_threads,
         make_validator=make_validator,
         validator_args={"settings": manifest.settings, "data": data, "phase": plan.phase, "domain": plan.domain},
         start=record.start,

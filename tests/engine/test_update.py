@@ -33,15 +33,11 @@ def as_rllibs_batch(learner: BatchedLearner, fragment: Any) -> MultiAgentBatch:
     names = (Columns.OBS, Columns.ACTIONS, Columns.ACTION_DIST_INPUTS, Columns.ACTION_LOGP)
     names += (Postprocessing.ADVANTAGES, Postprocessing.VALUE_TARGETS)
     batches = {}
-    for stack, rows in zip(learner._stacks, learner._gathered([fragment])):
-        for module, table, count, fit in zip(stack.names, rows.table_SRC, rows.counts, stack.fits):
-            columns = dict(zip(names, table[:count].split(rows.widths, dim=-1)))
-            places = {Columns.OBS: fit.observation, Columns.ACTIONS: fit.actions}
-            places[Columns.ACTION_DIST_INPUTS] = np.concatenate((fit.actions, stack.widths[1] + fit.actions))
-            columns |= {name: columns[name][:, place] for name, place in places.items()}
-            batches[module] = SampleBatch(
-                {name: column[:, 0] if column.shape[1] == 1 else column for name, column in columns.items()}
-            )
+    for module, table in learner._gathered([fragment]).items():
+        columns = dict(zip(names, map(torch.from_numpy, table)))
+        batches[module] = SampleBatch(
+            {name: column[:, 0] if column.shape[1] == 1 else column for name, column in columns.items()}
+        )
     return MultiAgentBatch(batches, fragment.bars)
 
 
@@ -153,11 +149,12 @@ def test_the_first_ratios_are_one(make_config: Any) -> None:
     learner = built(BatchedLearner, config, runner)
     runner.set_state({COMPONENT_RL_MODULE: learner.module.get_state()})
     (fragment,) = runner.sample(num_timesteps=200)
-    learned = learner._gathered([fragment])
-    for stack, rows, one_pass in zip(learner._stacks, learned, learner._passes):
-        stack.load()
-        obs, action, _, old, _, _ = rows.table_SRC.split(rows.widths, dim=-1)
-        mean, log_std, _ = one_pass.forward(obs)
-        each = torch.distributions.Normal(mean, log_std.exp()).log_prob(action) * stack.real_S1A
-        for member, count in enumerate(rows.counts):
-            assert (each.sum(-1) - old[..., 0])[member, :count].exp().sub(1).abs().max() < 1e-5
+    tables = learner._gathered([fragment])
+    for part in learner._learners:
+        part.load()
+        rows, widths = part.table([tables.get(name) for name in part.stack.names])
+        obs, action, _, old, _, _ = rows.split(widths, dim=-1)
+        mean, log_std, _ = part.network.forward(obs)
+        each = torch.distributions.Normal(mean, log_std.exp()).log_prob(action) * part.stack.real_S1A
+        for member, name in enumerate(part.stack.names):
+            assert (each.sum(-1) - old[..., 0])[member, : len(tables[name][0])].exp().sub(1).abs().max() < 1e-5

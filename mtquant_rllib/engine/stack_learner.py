@@ -1,0 +1,156 @@
+"""One stack's whole update: its rows, its minibatches, its clipping and its optimiser.
+
+Modules share nothing, so neither do stacks: each goes through its own minibatches without waiting for another, and
+several may do so at a time with the same result, bit for bit, as one after the other.
+
+Shape suffixes: S modules of a stack, R rows, B rows of a minibatch, C columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtquant_rllib.engine.loss import TALLIED, ppo_gradients
+from mtquant_rllib.engine.passes import pass_for
+from mtquant_rllib.engine.stacks import RowOptimizer, Stack
+
+Columns = Sequence[np.ndarray]
+"""Of one module: observation, raw action, old `[mean | log deviation]`, old log-probability, advantage, value target;
+each (rows, width)."""
+
+
+@dataclass
+class Figures:
+    """What one module's update showed: means over its last pass (`loss.TALLIED`), the gradient's norm at its last step
+    and how many steps were skipped because it was not finite."""
+
+    means: dict[str, float] = field(default_factory=dict)
+    gradient_norm: float = math.nan
+    skipped: int = 0
+
+
+class StackLearner:
+    """See the module's docstring. `knobs`: numbers of the loss, (S, 1) each, and `grad_clip`, infinity for none."""
+
+    def __init__(self, stack: Stack, keepers: Mapping[str, torch.optim.Adam], knobs: Mapping[str, Tensor]) -> None:
+        self.stack = stack
+        self.optimizer = RowOptimizer(stack, [keepers[name] for name in stack.names])
+        self.knobs: dict[str, Tensor] = {**knobs, "real": stack.real_S1A}
+        self.network = pass_for(stack)
+
+    def load(self) -> None:
+        """Take over parameters, rates and moments from the modules."""
+        self.stack.load()
+        self.optimizer.load()
+
+    def store(self) -> None:
+        """Hand parameters and moments back to the modules."""
+        self.stack.store()
+        self.optimizer.store()
+
+    def table(self, tables: Sequence[Columns | None]) -> tuple[Tensor, list[int]]:
+        """All columns beside each other, (S, R, C), so that a minibatch is one gather, and the widths they have.
+
+        Modules with fewer rows than the longest end in zeros; columns that a module lacks are zeros.
+        """
+        observation, actions = self.stack.widths
+        widths = [observation, actions, 2 * actions, 1, 1, 1]
+        starts = np.cumsum([0, *widths])
+        longest = max((len(columns[0]) for columns in tables if columns is not None), default=0)
+        out = np.zeros((len(tables), longest, sum(widths)), dtype=np.float32)
+        one = np.zeros(1, dtype=np.int64)
+        for columns, fit, mine in zip(tables, self.stack.fits, out):
+            places = (fit.observation, fit.actions, np.concatenate((fit.actions, actions + fit.actions)), one, one, one)
+            for column, start, place in zip(columns or (), starts, places):
+                mine[: len(column), start + place] = column
+        return torch.from_numpy(out).to(self.stack.weight_SP.device), widths
+
+    def learn(
+        self, tables: Sequence[Columns | None], parts: Sequence[Sequence[np.ndarray]], n_epochs: int, seed: int
+    ) -> dict[str, Figures]:
+        """Step through the minibatches; the figures of every module that had some.
+
+        Parameters
+        ----------
+        tables
+            Of each module, None where it has no rows.
+        parts
+            Row numbers of each module's minibatches, `n_epochs` passes after each other.
+        seed
+            Of dropout.
+        """
+        figures = {name: Figures() for name, own in zip(self.stack.names, parts) if own}
+        if not figures:
+            return {}
+        table_SRC, widths = self.table(tables)
+        flat, n_rows = table_SRC.flatten(0, 1), table_SRC.shape[1]
+        self.network.seed(seed)
+        tallies = []
+        # Modules step side by side; one that is through rests.
+        for step in range(max(map(len, parts))):
+            active = [step < len(own) for own in parts]
+            index, weight = _minibatch([own[step] if step < len(own) else _NOTHING for own in parts], n_rows)
+            telling = [len(own) - len(own) // n_epochs <= step < len(own) for own in parts]
+            index_SB, weight_SB = (torch.from_numpy(array).to(flat.device) for array in (index, weight))
+            minibatch = flat.index_select(0, index_SB.flatten()).unflatten(0, index_SB.shape)
+            obs, *columns = minibatch.split(widths, dim=-1)
+            gradients, tally = ppo_gradients(
+                self.network.forward(obs), columns, weight_SB, self.knobs, tell=any(telling)
+            )
+            self.network.backward(*gradients)
+            if tally is not None:
+                told = torch.tensor(telling).to(tally)
+                tallies.append(torch.cat((tally * told, told[None])))
+            self._step(active, figures)
+        self._tell(torch.stack(tallies).sum(0), figures)
+        return figures
+
+    def _step(self, active: Sequence[bool], figures: Mapping[str, Figures]) -> None:
+        gradient_SP, limit_S1 = self.stack.grad_SP, self.knobs["grad_clip"]
+        norm_S1 = torch.linalg.vector_norm(gradient_SP, dim=1, keepdim=True)
+        # As RLlib clips: by what is over the limit, a millionth of a unit early.
+        gradient_SP.mul_(limit_S1.div(torch.maximum(norm_S1 + 1e-6, limit_S1)).nan_to_num(1.0))
+        steps = list(active)
+        for member, norm in enumerate(norm_S1[:, 0].tolist()):
+            if active[member]:
+                mine = figures[self.stack.names[member]]
+                mine.gradient_norm = norm
+                if not math.isfinite(norm):
+                    steps[member], mine.skipped = False, mine.skipped + 1
+        self.optimizer.step(steps)
+
+    def _tell(self, total: Tensor, figures: Mapping[str, Figures]) -> None:
+        for name, (*sums, steps) in zip(self.stack.names, total.T.tolist()):
+            if steps:
+                figures[name].means = {key: item / steps for key, item in zip(TALLIED, sums)}
+
+
+_NOTHING = np.zeros(0, dtype=np.int64)
+
+
+def _minibatch(mine: Sequence[np.ndarray], n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the flat table and their weights in the mean of their module, (S, B) each; weight 0 fills up."""
+    longest = max(len(part) for part in mine)
+    index = np.zeros((len(mine), longest), dtype=np.int64)
+    weight = np.zeros((len(mine), longest), dtype=np.float32)
+    for member, part in enumerate(mine):
+        index[member, : len(part)] = part + member * n_rows
+        weight[member, : len(part)] = 1.0 / max(len(part), 1)
+    return index, weight
+
+
+def passes(count: int, n_epochs: int, size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Row numbers of the minibatches of `n_epochs` shuffled passes over `count` rows, each cut into about count / size
+    equal parts. One part needs no order."""
+    if not count:
+        return []
+    n_parts = max(1, round(count / size))
+    if n_parts == 1:
+        return [np.arange(count)] * n_epochs
+    return [part for _ in range(n_epochs) for part in np.array_split(rng.permutation(count), n_parts)]
