@@ -109,6 +109,7 @@ class Faithfulness:
 
     agreement
         Mean over rows with its bootstrap interval; 1 ranks the groups as occlusion does, 0 is chance, -1 the reverse.
+        Where only one of four groups matters, finding it and ranking the rest by chance gives .6.
     random
         The same of random importances, each row's own values in an order of its own: mean, and its interval.
     relabelled_p_value
@@ -124,7 +125,7 @@ class Faithfulness:
     n_rows: int
 
     @property
-    def is_faithful(self) -> bool:
+    def beats_random(self) -> bool:
         """Whether the interval of the agreement lies above that of random importances."""
         return self.agreement.lower > self.random.upper
 

@@ -202,3 +202,18 @@ def test_attention_metrics_at_known_values():
     # Four heads, each of which reads one group of its own whoever asks.
     apart = torch.eye(4)[:, None, :].expand(4, 4, 4)[None, None]
     assert attention_metrics(apart) == pytest.approx({"entropy": 0.0, "focus": 1.0, "diversity": 1.0}, abs=1e-6)
+
+
+def test_probabilities_do_not_depend_on_how_rows_are_batched(widths):
+    settings = Settings.load(overrides=["networks.names.meta=attention"])
+    policy = build_policy(network_configs(settings.universe, widths, settings)[META])
+    nn.init.normal_(policy.network.heads.last_PAK, std=0.1)
+    obs = torch.randn(256, 74)
+    mean, log_std = policy(obs).chunk(2, dim=-1)
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    sample = normal.sample()
+    for size in (1, 7, 64):
+        inputs = torch.cat([policy(rows) for rows in obs.split(size)])
+        again = torch.distributions.Normal(inputs[:, :4], inputs[:, 4:].exp())
+        ratio = (again.log_prob(sample).sum(-1) - normal.log_prob(sample).sum(-1)).exp()
+        assert (ratio - 1).abs().max() < 1e-5
