@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from mtquant_rllib.config.attention import AttentionConfig
 from mtquant_rllib.config.base import Count, NonNegative, Positive, Section
 from mtquant_rllib.universe import Sharing
 
@@ -50,6 +51,8 @@ class NetworksConfig(Section):
     """Deviation below which training cannot push a component; approached smoothly."""
     last_layer_scale: Positive
     """Gain of the last layer of every policy and value trunk: first actions and values lie near 0."""
+    attention: AttentionConfig
+    """Used by the levels whose name is `attention`."""
 
     @model_validator(mode="after")
     def _starts_above_the_floor(self) -> NetworksConfig:

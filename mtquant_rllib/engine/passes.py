@@ -100,6 +100,7 @@ class PlainPass:
             self._mean = _SpecialistMean(policy, tables)
         else:
             self._mean = _FlatMean(policy, tables)
+        assert isinstance(value, ValueNetwork)
         self._value_trunk = _Trunk(tables, "value.trunk", value.trunk, value.dropout, self._generator)
         self._value_head = _Layer(tables, "value.head")
 
@@ -290,7 +291,7 @@ class _SpecialistMean:
 
 
 class _Beside:
-    """`Dense.beside`: own columns of M = B x N rows, shared columns of B."""
+    """`networks.beside`: own columns of M = B x N rows, shared columns of B."""
 
     def __init__(self, tables: Tables, name: str, n_own: int) -> None:
         layer = _Layer(tables, name)

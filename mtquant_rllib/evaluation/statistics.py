@@ -98,7 +98,7 @@ def sharpe_interval(
         moments.append(np.stack([np.full(len(picked), n_bars), picked.sum(1), (picked**2).sum(1)]))
     whole = np.array([n_bars, living.sum(), (living**2).sum()])
     scale = np.sqrt(bars_per_year)
-    return _interval(_sharpe_of(whole) * scale, _sharpe_of(np.concatenate(moments, axis=1)) * scale, config)
+    return percentile_interval(_sharpe_of(whole) * scale, _sharpe_of(np.concatenate(moments, axis=1)) * scale, config)
 
 
 def pooled_sharpe(returns: np.ndarray, bars_per_year: float) -> np.ndarray:
@@ -117,7 +117,7 @@ def pooled_sharpe_interval(
     seeds, paths = _draw(moments.shape[1], moments.shape[2], config, rng)
     scale = np.sqrt(bars_per_year)
     resampled = np.einsum("rs,rs->r", seeds, _resampled_sharpe(moments, paths)) * scale
-    return _interval(float(_sharpe_of(moments.sum(axis=-1)).mean() * scale), resampled, config)
+    return percentile_interval(float(_sharpe_of(moments.sum(axis=-1)).mean() * scale), resampled, config)
 
 
 def share_of_oracle(
@@ -153,7 +153,7 @@ def share_of_oracle(
     resampled = np.einsum("rs,rs->r", seeds, _resampled_sharpe(agent_moments, paths)) / oracle_resampled
     per_seed = _sharpe_of(agent_moments.sum(axis=-1)) / oracle_sharpe
     return OracleShare(
-        share=_interval(float(per_seed.mean()), resampled, config),
+        share=percentile_interval(float(per_seed.mean()), resampled, config),
         per_seed=per_seed,
         oracle_sharpe_ann=oracle_sharpe * float(np.sqrt(bars_per_year)),
     )
@@ -264,7 +264,8 @@ def _resampled_sharpe(moments: np.ndarray, paths: np.ndarray) -> np.ndarray:
     return _sharpe_of(np.einsum("rp,msp->mrs", paths, moments))
 
 
-def _interval(estimate: float | np.ndarray, resampled: np.ndarray, config: BootstrapConfig) -> Interval:
+def percentile_interval(estimate: float | np.ndarray, resampled: np.ndarray, config: BootstrapConfig) -> Interval:
+    """The interval that `resampled` estimates leave, NaN among them left out."""
     tail = (1 - config.confidence) / 2
     known = resampled[np.isfinite(resampled)]
     if len(known) < 2:

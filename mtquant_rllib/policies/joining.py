@@ -34,6 +34,8 @@ class Fit:
 def joined(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """One configuration, of `registry.network_configs`, that all of these fit into; None where there is none."""
     first = configs[0]
+    if len(configs) == 1:
+        return dict(first)
     if not kind_of(first).stackable or any(
         (config["network"], config["options"]) != (first["network"], first["options"]) for config in configs
     ):

@@ -66,6 +66,37 @@ class SpecialistShape:
 
 
 @dataclass(frozen=True)
+class GroupedShape:
+    """Widths of an observation that is read as named groups of columns, side by side in this order.
+
+    groups
+        (name, columns) of each.
+    regime_columns
+        Where the observation itself carries the detector's label, one column per regime in the order of `Regime`;
+        empty where it does not, as in every layout the desk ships.
+    """
+
+    groups: tuple[tuple[str, int], ...]
+    actions: int
+    regime_columns: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.groups) < 2:
+            raise ValueError(f"groups {self.groups}: attention between groups needs at least two of them")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(width for _, width in self.groups)
+
+    @property
+    def observation(self) -> int:
+        return sum(self.widths)
+
+
+Shape = FlatShape | SpecialistShape | GroupedShape
+
+
+@dataclass(frozen=True)
 class NetworkOptions:
     """What a network of any level needs besides its shape. See `NetworksConfig` for the meaning of each."""
 
@@ -101,10 +132,15 @@ class Dense(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return dense(x, self.weight, self.bias)
 
-    def beside(self, own_BNK: Tensor, shared_BH: Tensor) -> Tensor:
-        """The layer on `[own | shared]` where N things share one part, (B, N, out). That part is computed once."""
-        weights = self.weight.split((own_BNK.shape[-1], shared_BH.shape[-1]), dim=-1)
-        return dense(own_BNK, weights[0], None) + dense(shared_BH, weights[1], self.bias).unsqueeze(-2)
+
+def beside(layer: nn.Module, own_BNK: Tensor, shared_BH: Tensor) -> Tensor:
+    """A linear layer on `[own | shared]` where N things share one part, (B, N, out). A `Dense` does that part once."""
+    if not isinstance(layer, Dense):
+        shared_BNH = shared_BH.unsqueeze(-2).expand(*own_BNK.shape[:-1], shared_BH.shape[-1])
+        out: Tensor = layer(torch.cat((own_BNK, shared_BNH), dim=-1))
+        return out
+    weights = layer.weight.split((own_BNK.shape[-1], shared_BH.shape[-1]), dim=-1)
+    return dense(own_BNK, weights[0], None) + dense(shared_BH, weights[1], layer.bias).unsqueeze(-2)
 
 
 def _trunk(widths: Sequence[int], activation: str) -> nn.Sequential:
@@ -117,7 +153,7 @@ def _trunk(widths: Sequence[int], activation: str) -> nn.Sequential:
 class GaussianPolicy(nn.Module):
     """A policy trunk's common part: state-independent deviations, and the layout of the outputs."""
 
-    def __init__(self, shape: FlatShape | SpecialistShape, options: NetworkOptions):
+    def __init__(self, shape: Shape, options: NetworkOptions):
         super().__init__()
         self.shape = shape
         # Held as logarithms: log(floor + exp(rho)) is then one logaddexp, exact at both ends.
@@ -137,6 +173,16 @@ class GaussianPolicy(nn.Module):
         """`[mean | log deviation]`, (B, 2A): the inputs of a diagonal Gaussian."""
         mean_BA = self.mean(obs_BF)
         return torch.cat((mean_BA, self.log_std().unsqueeze(-2).expand_as(mean_BA)), dim=-1)
+
+    def auxiliary_losses(self, obs_BF: Tensor, labels_B: Tensor | None = None) -> dict[str, Tensor]:
+        """What a learner adds to the policy's loss besides the agent's own: name -> scalar, weight included.
+
+        Nothing for most networks. The names are metrics too. The pass is one of its own, with dropout: the policy's
+        probabilities are not touched.
+
+        labels_B: regimes of the detector, int64 (B,), -1 where unknown.
+        """
+        return {}
 
 
 class FlatPolicy(GaussianPolicy):
@@ -204,34 +250,25 @@ class SpecialistNetwork(GaussianPolicy):
         blocks_BNK = blocks.unflatten(-1, (self.shape.n_instruments, self.shape.block))
         situation_BF = torch.cat((domain, state), dim=-1)
         encoding_BH = self.encoder(situation_BF)
-        seen_BNH = self.activation(self.reader.beside(blocks_BNK, encoding_BH))
+        seen_BNH = self.activation(beside(self.reader, blocks_BNK, encoding_BH))
         logits_BN3 = self.logits(seen_BNH)
         pooled_BH = torch.cat((encoding_BH, self.pooled(seen_BNH)), dim=-1)
         confidence_B1 = self.confidence(self.confidence_trunk(pooled_BH))
         if self.skip_logits is not None and self.skip_confidence is not None:
-            logits_BN3 = logits_BN3 + self.skip_logits.beside(blocks_BNK, situation_BF)
+            logits_BN3 = logits_BN3 + beside(self.skip_logits, blocks_BNK, situation_BF)
             confidence_B1 = confidence_B1 + self.skip_confidence(situation_BF)
         return torch.cat((logits_BN3.flatten(-2), confidence_B1), dim=-1)
 
 
-class ValueNetwork(nn.Module):
-    """Expected return of an observation, from a trunk of its own."""
+class ValueFunction(nn.Module):
+    """Expected return of an observation, from a trunk of its own: features, then a linear `head`."""
 
-    def __init__(self, shape: FlatShape | SpecialistShape, options: NetworkOptions):
-        super().__init__()
-        self.dropout = options.value_dropout
-        self.trunk = _trunk((shape.observation, *options.value_hidden), options.activation)
-        self.head = Dense(options.value_hidden[-1], 1, gain=options.last_layer_scale)
+    head: Dense
 
     def features(self, obs_BF: Tensor, drop: bool = False) -> Tensor:
         """Last hidden layer, (B, H). `drop` applies dropout; an argument and not a mode, because the learner asks the
         same module, in the same mode, for the targets of the returns (exact) and for the loss (with dropout)."""
-        x_BH = obs_BF
-        for layer in self.trunk:
-            x_BH = layer(x_BH)
-            if drop and self.dropout > 0 and not isinstance(layer, Dense):
-                x_BH = x_BH * dropout_mask(x_BH, self.dropout)
-        return x_BH
+        raise NotImplementedError
 
     def value_of(self, features_BH: Tensor) -> Tensor:
         """Value of each row of `features`, (B,)."""
@@ -240,6 +277,24 @@ class ValueNetwork(nn.Module):
 
     def forward(self, obs_BF: Tensor, drop: bool = False) -> Tensor:
         return self.value_of(self.features(obs_BF, drop))
+
+
+class ValueNetwork(ValueFunction):
+    """A plain trunk; dropout after each hidden layer."""
+
+    def __init__(self, shape: Shape, options: NetworkOptions):
+        super().__init__()
+        self.dropout = options.value_dropout
+        self.trunk = _trunk((shape.observation, *options.value_hidden), options.activation)
+        self.head = Dense(options.value_hidden[-1], 1, gain=options.last_layer_scale)
+
+    def features(self, obs_BF: Tensor, drop: bool = False) -> Tensor:
+        x_BH = obs_BF
+        for layer in self.trunk:
+            x_BH = layer(x_BH)
+            if drop and self.dropout > 0 and not isinstance(layer, Dense):
+                x_BH = x_BH * dropout_mask(x_BH, self.dropout)
+        return x_BH
 
 
 def stacked_parameters(networks: Sequence[nn.Module]) -> dict[str, Tensor]:

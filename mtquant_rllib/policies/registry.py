@@ -6,7 +6,7 @@ A new network is a file and a line in `NETWORKS`. What a module is built from tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,14 +15,20 @@ from torch import nn
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features import layout
+from mtquant_rllib.features.layout import Layout
+from mtquant_rllib.features.regimes import Regime
+from mtquant_rllib.policies.attention_policy import AttentionOptions, AttentionPolicy, attention_value
 from mtquant_rllib.policies.networks import (
     FlatShape,
     GaussianPolicy,
+    GroupedShape,
     InstrumentNetwork,
     MetaNetwork,
     NetworkOptions,
+    Shape,
     SpecialistNetwork,
     SpecialistShape,
+    ValueFunction,
     ValueNetwork,
 )
 from mtquant_rllib.universe import META, Universe
@@ -34,14 +40,15 @@ INSTRUMENT_ACTIONS = 3
 
 @dataclass(frozen=True)
 class NetworkKind:
-    """A policy class, the shape it reads and the value network beside it.
+    """A policy class, the shape it reads, the value network beside it and what both are told besides the shape.
 
     `stackable`: the policy accepts parameters with a leading axis (`networks.stack`).
     """
 
-    shape: type[FlatShape] | type[SpecialistShape]
-    policy: type[GaussianPolicy]
-    value: type[ValueNetwork] = ValueNetwork
+    shape: type[FlatShape] | type[SpecialistShape] | type[GroupedShape]
+    policy: Callable[[Any, Any], GaussianPolicy]
+    value: Callable[[Any, Any], ValueFunction] = ValueNetwork
+    options: type[NetworkOptions] = NetworkOptions
     stackable: bool = True
 
 
@@ -49,6 +56,8 @@ NETWORKS: dict[str, NetworkKind] = {
     "meta": NetworkKind(FlatShape, MetaNetwork),
     "specialist": NetworkKind(SpecialistShape, SpecialistNetwork),
     "instrument": NetworkKind(FlatShape, InstrumentNetwork),
+    # Large enough that a batch of rows fills the machine: nothing is won by stacking.
+    "attention": NetworkKind(GroupedShape, AttentionPolicy, attention_value, AttentionOptions, stackable=False),
 }
 
 
@@ -78,20 +87,43 @@ def kind_of(config: Mapping[str, Any]) -> NetworkKind:
     return NETWORKS[name]
 
 
-def shape_of(config: Mapping[str, Any]) -> FlatShape | SpecialistShape:
-    return kind_of(config).shape(**config["shape"])
+def shape_of(config: Mapping[str, Any]) -> Shape:
+    return kind_of(config).shape(**_tuples(config["shape"]))
+
+
+def grouped_shape(columns: Layout, actions: int) -> GroupedShape:
+    """A layout's groups, and its columns `regime_bull`, `regime_bear`, ... if it has them all."""
+    names = [f"regime_{regime.name.lower()}" for regime in Regime]
+    carries = set(names) <= set(columns.names)
+    return GroupedShape(
+        groups=tuple(columns.widths.items()),
+        actions=actions,
+        regime_columns=tuple(columns.column(name) for name in names) if carries else (),
+    )
 
 
 def _options(config: Mapping[str, Any]) -> NetworkOptions:
-    sizes = {key: tuple(config["options"][key]) for key in ("hidden", "value_hidden")}
-    return NetworkOptions(**{**config["options"], **sizes})
+    return kind_of(config).options(**_tuples(config["options"]))
+
+
+def _plain(item: Any) -> Any:
+    """Tuples as lists, as JSON has them."""
+    if isinstance(item, Mapping):
+        return {key: _plain(value) for key, value in item.items()}
+    return [_plain(value) for value in item] if isinstance(item, tuple | list) else item
+
+
+def _tuples(item: Any) -> Any:
+    if isinstance(item, Mapping):
+        return {key: _tuples(value) for key, value in item.items()}
+    return tuple(_tuples(value) for value in item) if isinstance(item, tuple | list) else item
 
 
 def build_policy(config: Mapping[str, Any]) -> GaussianPolicy:
     return kind_of(config).policy(shape_of(config), _options(config))
 
 
-def build_value(config: Mapping[str, Any]) -> ValueNetwork:
+def build_value(config: Mapping[str, Any]) -> ValueFunction:
     return kind_of(config).value(shape_of(config), _options(config))
 
 
@@ -110,12 +142,14 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
     def config(
         network: str,
         shape: FlatShape | SpecialistShape,
+        columns: Layout,
         hidden: tuple[int, ...],
         value_hidden: tuple[int, ...] | None,
         linear_skip: bool,
         dropout: float = 0.0,
     ) -> dict[str, Any]:
-        options = NetworkOptions(
+        kind = kind_of({"network": network})
+        options: dict[str, Any] = dict(
             hidden=hidden,
             value_hidden=value_hidden or hidden,
             value_dropout=dropout,
@@ -125,13 +159,16 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
             std_floor=networks.std_floor,
             last_layer_scale=networks.last_layer_scale,
         )
-        plain = {key: list(item) if isinstance(item, tuple) else item for key, item in asdict(options).items()}
-        return {"network": network, "shape": asdict(shape), "options": plain}
+        if kind.options is AttentionOptions:
+            options["attention"] = networks.attention.model_dump()
+        built = grouped_shape(columns, shape.actions) if kind.shape is GroupedShape else shape
+        return {"network": network, "shape": _plain(asdict(built)), "options": _plain(options)}
 
     configs = {
         META: config(
             networks.names.meta,
             FlatShape(widths.meta, universe.n_domains + RISK_APPETITE),
+            layout.meta_layout(universe, settings.desk.observation.returns_days),
             (meta.hidden_dim, meta.hidden_dim_2),
             networks.value_hidden.meta,
             networks.linear_skip.meta,
@@ -142,6 +179,7 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
         configs[domain.specialist] = config(
             networks.names.specialist,
             SpecialistShape(domain.features_dim, len(domain.symbols), widths.block, widths.specialist_state),
+            layout.specialist_layout(domain),
             (settings.specialists[domain.name].hidden_dim,),
             networks.value_hidden.specialist,
             networks.linear_skip.specialist,
@@ -150,6 +188,7 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
         configs[universe.policy_of(symbol, networks.sharing)] = config(
             networks.names.instrument,
             FlatShape(widths.block + widths.instrument_state, INSTRUMENT_ACTIONS),
+            layout.INSTRUMENT,
             networks.instrument_hidden,
             networks.value_hidden.instrument,
             networks.linear_skip.instrument,

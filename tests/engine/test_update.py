@@ -19,6 +19,10 @@ from mtquant_rllib.engine.stock import StockLearner
 from mtquant_rllib.universe import META
 
 STEADY = ("meta_controller.dropout=0.0",)
+ATTENTION = (
+    "networks.names={meta: attention, specialist: attention, instrument: attention}",
+    "networks.attention={width: 16, heads: 2, dropout: 0.0, policy_heads: {hidden: 8, dropout: 0.0}}",
+)
 TIMES = {"bars": 0, NUM_ENV_STEPS_SAMPLED_LIFETIME: 200}
 
 
@@ -56,12 +60,13 @@ def copy_weights(source: Any, target: Any) -> None:
 @pytest.mark.parametrize("phase_and_name", [(3, "desk"), (1, "forex")])
 @pytest.mark.parametrize("clip", [None, 0.02])
 @pytest.mark.parametrize(
-    "rates", [(), ("recipe.learning_rates.specialists=0.001", "recipe.learning_rates.meta_controller=0.0003")]
+    "overrides",
+    [(), ("recipe.learning_rates.specialists=0.001", "recipe.learning_rates.meta_controller=0.0003"), ATTENTION],
 )
 def test_one_update_of_the_whole_batch_is_rllibs(
-    make_config: Any, phase_and_name: tuple[int, str], clip: float | None, rates: tuple[str, ...]
+    make_config: Any, phase_and_name: tuple[int, str], clip: float | None, overrides: tuple[str, ...]
 ) -> None:
-    config = make_config(*phase_and_name, *STEADY, *rates)
+    config = make_config(*phase_and_name, *STEADY, *overrides)
     config.training(grad_clip=clip, entropy_coeff=0.01, vf_clip_param=0.5)
     runner = BatchedEnvRunner(config=config, worker_index=0)
     batched, stock = built(BatchedLearner, config, runner), built(StockLearner, config, runner)

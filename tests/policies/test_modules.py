@@ -177,9 +177,8 @@ def ppo(settings, widths, **environment):
     )
 
 
-@pytest.mark.parametrize("sharing", list(Sharing))
-def test_the_first_minibatch_of_the_stock_learner_has_ratios_of_one(sharing, widths):
-    settings = Settings.load(overrides=[f"networks.sharing={sharing}"])
+def learned_once(settings, widths):
+    """A stock learner after one update, and the state of the meta-controller before and after it."""
     config = ppo(settings, widths, normalize_actions=False, clip_actions=True)
     runner = MultiAgentEnvRunner(config=config)
     config.learners(num_learners=0, learner_class=RecordingLearner)
@@ -189,10 +188,25 @@ def test_the_first_minibatch_of_the_stock_learner_has_ratios_of_one(sharing, wid
     episodes = runner.sample(num_episodes=2)
     before = learner.module[META].get_state()
     learner.update(episodes=episodes, minibatch_size=16, num_epochs=1, shuffle_batch_per_epoch=True)
+    return learner, before, learner.module[META].get_state()
+
+
+@pytest.mark.parametrize("sharing", list(Sharing))
+def test_the_first_minibatch_of_the_stock_learner_has_ratios_of_one(sharing, widths):
+    settings = Settings.load(overrides=[f"networks.sharing={sharing}"])
+    learner, before, after = learned_once(settings, widths)
     assert set(learner.ratios) == set(settings.universe.policies(sharing))
     assert max(learner.ratios.values()) < 1e-5
-    after = learner.module[META].get_state()
     assert all((before[key] != after[key]).any() for key in ("policy.head.weight", "value.head.weight", "policy.rho"))
+
+
+@pytest.mark.parametrize("value", ["attention", "plain"])
+def test_an_attention_meta_controller_learns_with_first_ratios_of_one(value, widths):
+    settings = Settings.load(overrides=["networks.names.meta=attention", f"networks.attention.value={value}"])
+    learner, before, after = learned_once(settings, widths)
+    assert learner.ratios[META] < 1e-5
+    unmoved = [key for key in before if (before[key] == after[key]).all()]
+    assert unmoved == []
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,9 @@ def awake(network: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("level", list(NETWORKS))
 @BOTH
-def test_every_network_starts_near_zero_with_the_configured_deviation(level, linear_skip, settings, widths):
+def test_every_network_starts_near_zero_with_the_configured_deviation(level, linear_skip, widths):
+    serves = level if level in ("meta", "specialist", "instrument") else "meta"
+    settings = Settings.load(overrides=[f"networks.names.{serves}={level}"])
     configs = network_configs(settings.universe, widths, settings)
     config = next(config for config in configs.values() if config["network"] == level)
     config = {**config, "options": {**config["options"], "linear_skip": linear_skip}}
@@ -75,9 +77,13 @@ def test_the_desk_has_the_documented_widths(settings, widths):
     ]  # fmt: skip
 
 
-def test_network_configs_survive_json(settings, widths):
+@pytest.mark.parametrize("meta", ["meta", "attention"])
+def test_network_configs_survive_json(meta, widths):
+    settings = Settings.load(overrides=[f"networks.names.meta={meta}"])
     configs = network_configs(settings.universe, widths, settings)
-    assert json.loads(json.dumps(configs)) == configs
+    rebuilt = json.loads(json.dumps(configs))
+    assert rebuilt == configs
+    assert shape_of(rebuilt[META]) == shape_of(configs[META])
 
 
 @pytest.mark.parametrize(("sharing", "n_instrument_modules"), [("none", 8), ("domain", 3), ("all", 1)])
@@ -182,9 +188,8 @@ def test_a_floor_above_the_initial_deviation_is_refused():
 
 def test_an_unknown_network_names_those_there_are(widths):
     settings = Settings.load(overrides=["networks.names.meta=mta"])
-    config = network_configs(settings.universe, widths, settings)[META]
     with pytest.raises(ConfigError, match=r"no network 'mta'.*meta, specialist, instrument"):
-        build_policy(config)
+        network_configs(settings.universe, widths, settings)
 
 
 def test_a_layout_of_another_width_than_the_agents_table_says_is_refused(settings, widths):

@@ -1,0 +1,172 @@
+"""Which group of columns a decision rests on, and whether attention tells the truth about it.
+
+Two claims and one fact. Attention *received* (how much the other groups read a group) and attention *rollout* (the same
+followed through the layers) are claims read off the network's weights. *Occlusion* is the fact: take a group's columns
+away and see how far the output moves. A claim is shown with its `faithfulness`, its rank agreement with the fact, or it
+is decoration. (Rows of attention sum to 1, so an average over what a group reads says nothing; received averages over
+readers.)
+
+Arrays alone: any function from observations to outputs can be occluded, whatever computes it. Shapes: B rows, L layers,
+H heads, G groups, F columns, A outputs; attention is (B, L, H, G, G) with the reading group before the one read, as
+`RegimeAnswer.attention_BLHGG`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from mtquant_rllib.config.evaluation import BootstrapConfig
+from mtquant_rllib.evaluation.statistics import Interval, percentile_interval, stationary_bootstrap_indices
+
+Predict = Callable[[np.ndarray], np.ndarray]
+Ranking = Literal["spearman", "kendall"]
+
+ROUNDING = 1e-9
+
+
+def attention_received(attention: np.ndarray, layer: int | None = None, head: int | None = None) -> np.ndarray:
+    """(B, G), rows sum to 1: attention that a group gets, as the mean over readers and over the layers and heads that
+    are not chosen."""
+    chosen = attention if layer is None else attention[:, layer : layer + 1 or None]
+    chosen = chosen if head is None else chosen[:, :, head : head + 1 or None]
+    received: np.ndarray = chosen.mean(axis=(1, 2, 3))
+    return received
+
+
+def attention_rollout(attention: np.ndarray) -> np.ndarray:
+    """(B, G), rows sum to 1: how much of each group's token arrives in the pooled features, if a layer passes on half
+    of what it had and half of what it read (Abnar and Zuidema 2020, "Quantifying attention flow in transformers").
+
+        A_l = (mean over heads + identity) / 2,    rollout = mean over rows of A_L ... A_2 A_1
+    """
+    layers = 0.5 * (attention.mean(axis=2) + np.eye(attention.shape[-1], dtype=attention.dtype))
+    flow = layers[:, 0]
+    for number in range(1, layers.shape[1]):
+        flow = layers[:, number] @ flow
+    rollout: np.ndarray = flow.mean(axis=1)
+    return rollout
+
+
+def occlusion(
+    predict: Predict,
+    obs: np.ndarray,
+    groups: Mapping[str, slice],
+    rng: np.random.Generator | None = None,
+    draws: int = 1,
+) -> np.ndarray:
+    """How far the output moves when a group's columns are taken away: mean |change| over the outputs, (B, G).
+
+    Parameters
+    ----------
+    predict
+        (B, F) -> (B, A).
+    groups
+        Name -> columns, as `Layout.slices`.
+    rng
+        Without it a group's columns become their means over the batch; with it they come from other rows, the same
+        row for all of them, and the change is the mean over `draws` shufflings. The means can be a combination that
+        never occurs; other rows keep a group's columns consistent among themselves.
+    """
+    before = predict(obs)
+    changes = np.zeros((len(obs), len(groups)))
+    for g, columns in enumerate(groups.values()):
+        for _ in range(1 if rng is None else draws):
+            without = obs.copy()
+            without[:, columns] = (
+                obs[:, columns].mean(axis=0) if rng is None else obs[rng.permutation(len(obs)), columns]
+            )
+            changes[:, g] += np.abs(predict(without) - before).mean(axis=-1)
+    return changes / (1 if rng is None else draws)
+
+
+def rank_agreement(importance: np.ndarray, effect: np.ndarray, ranking: Ranking) -> np.ndarray:
+    """Rank correlation of the groups, row by row: (B, G), (B, G) -> (B,) in [-1, 1].
+
+    Spearman's rho, or Kendall's tau-b. A row whose importance or effect is the same for all groups ranks nothing and
+    agrees with nothing: 0.
+    """
+    if ranking == "spearman":
+        a, b = stats.rankdata(importance, axis=1), stats.rankdata(effect, axis=1)
+        a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    else:
+        first, second = np.triu_indices(importance.shape[1], 1)
+        a, b = np.sign(importance[:, first] - importance[:, second]), np.sign(effect[:, first] - effect[:, second])
+    scale = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    together = (a * b).sum(axis=1)
+    return np.divide(together, scale, out=np.zeros(len(scale)), where=scale > 0)
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """Agreement of an importance with occlusion.
+
+    agreement
+        Mean over rows with its bootstrap interval; 1 ranks the groups as occlusion does, 0 is chance, -1 the reverse.
+        Where only one of four groups matters, finding it and ranking the rest by chance gives .6.
+    random
+        The same of random importances, each row's own values in an order of its own: mean, and its interval.
+    relabelled_p_value
+        Share of the orders of the groups, one for all rows, in which the importance agrees at least as well. An
+        importance that hardly changes from row to row can be right by luck, and with 4 groups one order in 24 is:
+        `random` does not see that, this does.
+    """
+
+    agreement: Interval
+    random: Interval
+    relabelled_p_value: float
+    ranking: Ranking
+    n_rows: int
+
+    @property
+    def beats_random(self) -> bool:
+        """Whether the interval of the agreement lies above that of random importances."""
+        return self.agreement.lower > self.random.upper
+
+
+def faithfulness(
+    importance: np.ndarray,
+    effect: np.ndarray,
+    config: BootstrapConfig,
+    rng: np.random.Generator,
+    ranking: Ranking = "spearman",
+) -> Faithfulness:
+    """Score an importance (B, G) against the effect of occlusion (B, G), rows in order of time.
+
+    The interval is of the stationary bootstrap: neighbouring bars look alike and count for less than their number.
+    """
+    if importance.shape != effect.shape or importance.ndim != 2:
+        raise ValueError(f"importance {importance.shape} and effect {effect.shape}: expected the same (B, G)")
+    rows = rank_agreement(importance, effect, ranking)
+    block = min(config.mean_block_bars, len(rows))
+    picked = stationary_bootstrap_indices(len(rows), block, config.resamples, rng)
+    chance = np.array(
+        [rank_agreement(rng.permuted(importance, axis=1), effect, ranking).mean() for _ in range(config.resamples)]
+    )
+    relabelled = np.array(
+        [
+            rank_agreement(importance[:, order], effect, ranking).mean()
+            for order in _orders(importance.shape[1], config.resamples, rng)
+        ]
+    )
+    return Faithfulness(
+        agreement=percentile_interval(rows.mean(), rows[picked].mean(axis=1), config),
+        random=percentile_interval(chance.mean(), chance, config),
+        relabelled_p_value=float(np.mean(relabelled >= rows.mean() - ROUNDING)),
+        ranking=ranking,
+        n_rows=len(rows),
+    )
+
+
+def _orders(n_groups: int, at_most: int, rng: np.random.Generator) -> np.ndarray:
+    """Orders of the groups, (N, G): all of them, or the given one and a sample where they are too many."""
+    if math.factorial(n_groups) <= at_most:
+        return np.array(list(permutations(range(n_groups))))
+    given = np.arange(n_groups)
+    return np.vstack([given, rng.permuted(np.tile(given, (at_most - 1, 1)), axis=1)])

@@ -1,0 +1,195 @@
+"""One network, four opinions and a fifth: heads for each market regime, mixed by how likely the regimes are.
+
+    logits = (share * sum_r p_r head_r(x) + (1 - share) * global(x)) / temperature      x = pooled attention features
+
+The probabilities come from a classifier that is taught the detector's labels (`attention_losses`). Where it is unsure,
+or numbers are broken, the network degrades row by row instead of failing, and says so:
+
+- largest probability below `min_confidence`: the global head alone;
+- a column of the observation, the classifier or a regime's head not finite: the global head alone, broken columns read
+  as 0, the mean of a standardised feature;
+- the global head not finite either: logits 0, which is equal weight after a softmax.
+
+The answer carries one `Fallback` code per row, computed with it as one small tensor; counting and logging them is the
+caller's (`fallback_counts`, `log_fallbacks`), at whatever pace the caller likes. The threshold is a step: a row whose
+confidence lies within rounding of it can answer differently in batches of different size.
+
+An untrained classifier has an ordinary start, not a small one: were all regimes exactly as likely, the global head
+alone would answer and the regimes' heads would wait for the classifier. The heads' last layers start small, so the
+first answers lie near 0 whatever it says.
+
+Shape suffixes: as in `attention`; A actions, R regimes, and P = R + 1 heads, the global one last.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import IntEnum
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mtquant_rllib.config.attention import AttentionConfig, PolicyHeadsConfig, RegimeClassifierConfig
+from mtquant_rllib.features.regimes import Regime
+from mtquant_rllib.policies.attention import RELU_GAIN, AttentionEncoder, dropped
+from mtquant_rllib.policies.networks import Dense, GroupedShape
+
+N_REGIMES = len(Regime)
+
+
+class Fallback(IntEnum):
+    """Who answered a row, and why."""
+
+    NONE = 0
+    """The mixture."""
+    UNSURE = 1
+    """The global head: no regime is likely enough."""
+    NOT_FINITE = 2
+    """The global head: something before it was not a number."""
+    EQUAL = 3
+    """Nobody: all logits are 0."""
+
+
+class RegimeAnswer(NamedTuple):
+    """What a pass gives; regimes in the order of `Regime`.
+
+    head_logits_BPA are before share and temperature, the global head last. attention_BLHGG is None unless asked for.
+    Rows that fell back keep what their parts said, NaN included; logits_BA alone is always finite.
+    """
+
+    logits_BA: Tensor
+    fallback_B: Tensor
+    probabilities_BR: Tensor
+    confidence_B: Tensor
+    regime_logits_BR: Tensor
+    head_logits_BPA: Tensor
+    pooled_BE: Tensor
+    attention_BLHGG: Tensor | None
+
+    def weights_BA(self) -> Tensor:
+        """The logits as portfolio weights: positive, summing to 1."""
+        return self.logits_BA.softmax(dim=-1)
+
+
+class RegimeClassifier(nn.Module):
+    """Linear, ReLU, Dropout, ... Linear: pooled features -> logits of the regimes."""
+
+    def __init__(self, width: int, config: RegimeClassifierConfig):
+        super().__init__()
+        self.dropout = config.dropout
+        self.hidden = nn.ModuleList(Dense(*sizes, gain=RELU_GAIN) for sizes in pairwise((width, *config.hidden)))
+        self.last = Dense(config.hidden[-1], N_REGIMES, gain=1.0)
+
+    def forward(self, pooled_BE: Tensor, drop: bool = False) -> Tensor:
+        x = pooled_BE
+        for layer in self.hidden:
+            x = dropped(functional.relu(layer(x)), self.dropout, drop)
+        logits_BR: Tensor = self.last(x)
+        return logits_BR
+
+
+class PolicyHeads(nn.Module):
+    """The regimes' heads and the global one, (B, E) -> (B, P, A): each Linear, ReLU, Dropout, Linear of its own.
+
+    Side by side as one product each: `hidden` holds the first layers below one another, `last` the second ones.
+    """
+
+    def __init__(self, width: int, actions: int, config: PolicyHeadsConfig, last_layer_scale: float):
+        super().__init__()
+        self.dropout, self.n_heads = config.dropout, N_REGIMES + 1
+        self.hidden = Dense(width, self.n_heads * config.hidden, gain=RELU_GAIN)
+        self.last_PAK = nn.Parameter(torch.empty(self.n_heads, actions, config.hidden))
+        self.bias_PA = nn.Parameter(torch.zeros(self.n_heads, actions))
+        for head in range(self.n_heads):
+            nn.init.orthogonal_(self.hidden.weight.data.unflatten(0, (self.n_heads, -1))[head], RELU_GAIN)
+            nn.init.orthogonal_(self.last_PAK.data[head], last_layer_scale)
+
+    def forward(self, pooled_BE: Tensor, drop: bool = False) -> Tensor:
+        hidden = dropped(functional.relu(self.hidden(pooled_BE)), self.dropout, drop)
+        hidden_BPK = hidden.unflatten(-1, (self.n_heads, -1))
+        return torch.einsum("bpk,pak->bpa", hidden_BPK, self.last_PAK) + self.bias_PA
+
+
+class RegimeNetwork(nn.Module):
+    """Attention encoder, regime classifier and heads: one grouped observation -> a `RegimeAnswer`.
+
+    Raises
+    ------
+    ValueError
+        When an observation is not a float tensor of shape (B, F).
+    """
+
+    def __init__(self, shape: GroupedShape, config: AttentionConfig, last_layer_scale: float):
+        super().__init__()
+        self.shape, self.mixture = shape, config.mixture
+        self.encoder = AttentionEncoder(shape.widths, config)
+        self.classifier = RegimeClassifier(config.width, config.classifier)
+        self.heads = PolicyHeads(config.width, shape.actions, config.policy_heads, last_layer_scale)
+
+    def forward(self, obs_BF: Tensor, drop: bool = False, look: bool = False) -> RegimeAnswer:
+        """drop: with dropout, for value-like and auxiliary passes; look: with attention weights."""
+        if obs_BF.ndim != 2 or obs_BF.shape[1] != self.shape.observation or not obs_BF.is_floating_point():
+            raise ValueError(
+                f"observation of shape {tuple(obs_BF.shape)} and {obs_BF.dtype}: expected floats of shape "
+                f"(B, {self.shape.observation}), the groups {', '.join(name for name, _ in self.shape.groups)}"
+            )
+        clean_BF, whole_B = cleaned(obs_BF)
+        pooled_BE, attention_BLHGG = self.encoder(clean_BF, drop, look)
+        regime_logits_BR = self.classifier(pooled_BE, drop)
+        probabilities_BR = regime_logits_BR.softmax(dim=-1)
+        confidence_B = probabilities_BR.amax(dim=-1)
+        head_logits_BPA = self.heads(pooled_BE, drop)
+        logits_BA, fallback_B = self._mixed(head_logits_BPA, probabilities_BR, confidence_B, whole_B)
+        return RegimeAnswer(
+            logits_BA,
+            fallback_B,
+            probabilities_BR,
+            confidence_B,
+            regime_logits_BR,
+            head_logits_BPA,
+            pooled_BE,
+            attention_BLHGG,
+        )
+
+    def _mixed(
+        self, head_logits_BPA: Tensor, probabilities_BR: Tensor, confidence_B: Tensor, whole_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        share = self.mixture.regime_share
+        global_BA = head_logits_BPA[:, N_REGIMES]
+        by_regime_BA = torch.einsum("br,bra->ba", probabilities_BR, head_logits_BPA[:, :N_REGIMES])
+        mixed_BA = share * by_regime_BA + (1 - share) * global_BA
+        finite_B = whole_B & mixed_BA.isfinite().all(dim=-1) & confidence_B.isfinite()
+        answers_B = finite_B & (confidence_B >= self.mixture.min_confidence)
+        logits_BA = torch.where(answers_B[:, None], mixed_BA, global_BA) / self.mixture.temperature
+        exists_B = logits_BA.isfinite().all(dim=-1)
+        logits_BA = torch.where(exists_B[:, None], logits_BA, 0.0)
+        fallback_B = torch.where(finite_B, int(Fallback.UNSURE), int(Fallback.NOT_FINITE))
+        fallback_B = fallback_B.masked_fill(answers_B, Fallback.NONE).masked_fill(~exists_B, Fallback.EQUAL)
+        return logits_BA, fallback_B.to(torch.int8)
+
+
+def cleaned(obs_BF: Tensor) -> tuple[Tensor, Tensor]:
+    """Observations with broken columns as 0, and which rows were whole, (B,)."""
+    finite_BF = obs_BF.isfinite()
+    return torch.where(finite_BF, obs_BF, 0.0), finite_BF.all(dim=-1)
+
+
+def fallback_counts(fallback_B: Tensor) -> dict[str, int]:
+    """Rows by `Fallback`, in lower case: `{"none": 250, "unsure": 6, "not_finite": 0, "equal": 0}`."""
+    counts = torch.bincount(fallback_B.flatten().long(), minlength=len(Fallback)).tolist()
+    return {fallback.name.lower(): counts[fallback] for fallback in Fallback}
+
+
+def log_fallbacks(fallback_B: Tensor, log: logging.Logger, agent: str) -> None:
+    """One line for a batch in which rows fell back; a warning when numbers were broken, else for information."""
+    counts = fallback_counts(fallback_B)
+    fell = {name: count for name, count in counts.items() if name != Fallback.NONE.name.lower() and count}
+    if fell:
+        broken = (fallback_B >= Fallback.NOT_FINITE).flatten().nonzero().flatten().tolist()
+        level = logging.WARNING if broken else logging.INFO
+        where = f"; first broken row {broken[0]}" if broken else ""
+        told = ", ".join(f"{count} {name}" for name, count in fell.items())
+        log.log(level, "%s: %d of %d rows fell back (%s)%s", agent, sum(fell.values()), fallback_B.numel(), told, where)

@@ -1,0 +1,163 @@
+"""Importance on cases a pencil can do, and the score that tells a faithful one from decoration."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.config.evaluation import BootstrapConfig
+from mtquant_rllib.evaluation.importance import (
+    attention_received,
+    attention_rollout,
+    faithfulness,
+    occlusion,
+    rank_agreement,
+)
+from mtquant_rllib.features import layout
+from mtquant_rllib.policies.regime_network import RegimeNetwork
+from mtquant_rllib.policies.registry import grouped_shape
+
+BOOTSTRAP = BootstrapConfig(resamples=200, mean_block_bars=5, confidence=0.95)
+GROUPS = {"price": slice(0, 3), "volume": slice(3, 5), "technical": slice(5, 8), "momentum": slice(8, 10)}
+SIZES = np.array([0.0, 2.0, 0.5, 0.1])
+"""Weight of every column of each group in the planted linear model."""
+
+
+def planted(obs: np.ndarray) -> np.ndarray:
+    weights = np.repeat(SIZES, [3, 2, 3, 2])
+    return np.stack([obs @ weights, -obs @ weights], axis=1)
+
+
+def planted_importance(obs: np.ndarray) -> np.ndarray:
+    """What the model owes to each group, beside the group's mean."""
+    centred = obs - obs.mean(axis=0)
+    parts = [SIZES[g] * centred[:, columns].sum(axis=1) for g, columns in enumerate(GROUPS.values())]
+    return np.abs(np.stack(parts, axis=1))
+
+
+def test_attention_received_is_what_others_read_and_not_what_one_reads():
+    # Everybody reads the second of three groups, most of the time.
+    attention = np.tile([0.1, 0.7, 0.2], (1, 1, 1, 3, 1))
+    np.testing.assert_allclose(attention_received(attention), [[0.1, 0.7, 0.2]])
+    np.testing.assert_allclose(attention.mean(axis=(1, 2, 4)), 1 / 3)  # the wrong average is constant
+
+
+def test_attention_received_of_one_layer_and_head():
+    attention = np.random.default_rng(0).dirichlet(np.ones(4), (5, 2, 8, 4))
+    np.testing.assert_allclose(attention_received(attention, 1, 7), attention[:, 1, 7].mean(axis=1))
+    np.testing.assert_allclose(attention_received(attention, layer=0), attention[:, 0].mean(axis=(1, 2)))
+    np.testing.assert_allclose(attention_received(attention).sum(axis=1), 1)
+
+
+def test_rollout_of_two_groups_and_two_layers_by_hand():
+    first, second = [[0.5, 0.5], [0.0, 1.0]], [[1.0, 0.0], [0.5, 0.5]]
+    attention = np.array([[[first], [second]]])
+    # A1 = [[.75, .25], [0, 1]], A2 = [[1, 0], [.25, .75]], A2 A1 = [[.75, .25], [.1875, .8125]]; mean of its rows.
+    np.testing.assert_allclose(attention_rollout(attention), [[0.46875, 0.53125]])
+
+
+def test_rollout_takes_the_mean_over_heads():
+    attention = np.array([[[np.eye(2), [[0.0, 1.0], [1.0, 0.0]]]]])
+    np.testing.assert_allclose(attention_rollout(attention), [[0.5, 0.5]])
+
+
+@pytest.mark.parametrize("by_draws", [False, True])
+def test_occlusion_finds_the_groups_that_a_linear_model_depends_on(by_draws):
+    obs = np.random.default_rng(1).normal(size=(400, 10))
+    rng = np.random.default_rng(2) if by_draws else None
+    effect = occlusion(planted, obs, GROUPS, rng, draws=20)
+    assert (effect[:, 0] == 0).all()
+    np.testing.assert_array_equal(np.argsort(effect.mean(axis=0)), [0, 3, 2, 1])
+    if not by_draws:
+        np.testing.assert_allclose(effect, planted_importance(obs))
+
+
+def test_occlusion_by_other_rows_keeps_a_groups_columns_together():
+    # The output is whether the group's two columns are equal: they always are, in every row.
+    obs = np.random.default_rng(3).normal(size=(50, 1)).repeat(2, axis=1)
+    differ = lambda x: np.abs(x[:, :1] - x[:, 1:])  # noqa: E731
+    assert (occlusion(differ, obs, {"pair": slice(0, 2)}, np.random.default_rng(0)) == 0).all()
+    assert (occlusion(differ, obs, {"one": slice(0, 1)}, np.random.default_rng(0)) > 0).any()
+
+
+@pytest.mark.parametrize("ranking", ["spearman", "kendall"])
+def test_rank_agreement_is_scipys(ranking):
+    rng = np.random.default_rng(4)
+    importance, effect = rng.integers(0, 3, (60, 5)).astype(float), rng.normal(size=(60, 5))
+    importance[:, :2] = 0.0, 1.0  # ties, but never all alike
+    reference = {"spearman": stats.spearmanr, "kendall": stats.kendalltau}[ranking]
+    expected = [reference(a, b).statistic for a, b in zip(importance, effect)]
+    np.testing.assert_allclose(rank_agreement(importance, effect, ranking), expected, atol=1e-12)
+    assert (rank_agreement(np.full((2, 5), 0.2), effect[:2], ranking) == 0).all()
+
+
+@pytest.mark.parametrize("ranking", ["spearman", "kendall"])
+def test_a_planted_importance_beats_random_and_a_random_one_is_not(ranking):
+    rng = np.random.default_rng(5)
+    obs = rng.normal(size=(400, 10))
+    effect = occlusion(planted, obs, GROUPS)
+    good = faithfulness(planted_importance(obs), effect, BOOTSTRAP, rng, ranking)
+    assert good.agreement.estimate == pytest.approx(1.0)
+    assert good.relabelled_p_value == pytest.approx(1 / 24)
+    assert good.beats_random
+    noise = faithfulness(rng.random((400, 4)), effect, BOOTSTRAP, rng, ranking)
+    assert abs(noise.agreement.estimate) < 0.1
+    assert noise.agreement.lower < 0 < noise.agreement.upper
+    assert not noise.beats_random
+    assert good.random.lower < 0 < good.random.upper
+
+
+def test_an_importance_in_reverse_disagrees():
+    obs = np.random.default_rng(6).normal(size=(100, 10))
+    score = faithfulness(-planted_importance(obs), occlusion(planted, obs, GROUPS), BOOTSTRAP, np.random.default_rng(0))
+    assert score.agreement.estimate == pytest.approx(-1.0)
+    assert not score.beats_random
+    assert score.relabelled_p_value == pytest.approx(1.0)
+
+
+def test_the_interval_widens_when_neighbouring_rows_repeat_one_another():
+    rng = np.random.default_rng(7)
+    importance, effect = rng.random((40, 4)), rng.random((40, 4))
+    wide = BootstrapConfig(resamples=400, mean_block_bars=20, confidence=0.95)
+    repeated = faithfulness(importance.repeat(10, axis=0), effect.repeat(10, axis=0), wide, rng).agreement
+    naive = BootstrapConfig(resamples=400, mean_block_bars=1, confidence=0.95)
+    as_if_independent = faithfulness(importance.repeat(10, axis=0), effect.repeat(10, axis=0), naive, rng).agreement
+    assert repeated.upper - repeated.lower > 2 * (as_if_independent.upper - as_if_independent.lower)
+
+
+def test_more_groups_than_can_be_ordered_are_sampled():
+    rng = np.random.default_rng(8)
+    effect = rng.random((50, 9))
+    assert faithfulness(effect, effect, BOOTSTRAP, rng).relabelled_p_value == pytest.approx(1 / 200)
+
+
+def test_shapes_that_differ_are_refused():
+    with pytest.raises(ValueError, match=r"\(3, 4\) and effect \(3, 5\)"):
+        faithfulness(np.zeros((3, 4)), np.zeros((3, 5)), BOOTSTRAP, np.random.default_rng(0))
+
+
+def test_occlusion_finds_what_a_trained_attention_network_was_taught_to_read():
+    torch.manual_seed(0)
+    settings = Settings.load(overrides=["networks.attention.width=32", "networks.attention.heads=4"])
+    shape = grouped_shape(layout.BLOCK, actions=1)
+    network = RegimeNetwork(shape, settings.networks.attention, 0.1)
+    obs = torch.randn(512, shape.observation)
+    target = obs[:, layout.BLOCK["volume"]].sum(dim=1, keepdim=True) / 3
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        (network(obs).logits_BA - target).square().mean().backward()
+        optimizer.step()
+    predict = lambda x: network(torch.from_numpy(x)).logits_BA.detach().numpy()  # noqa: E731
+    effect = occlusion(predict, obs.numpy(), layout.BLOCK.slices, np.random.default_rng(0), draws=4)
+    assert (effect.argmax(axis=1) == list(layout.BLOCK.slices).index("volume")).mean() > 0.9
+    attention = network(obs, look=True).attention_BLHGG.detach().numpy()
+    for claim in (attention_received(attention), attention_rollout(attention)):
+        np.testing.assert_allclose(claim.sum(axis=1), 1, rtol=1e-5)
+        score = faithfulness(claim, effect, BOOTSTRAP, np.random.default_rng(0))
+        # The group that matters is ranked first and the others, which do not, at chance: rho is .6 on average.
+        assert score.agreement.estimate == pytest.approx(0.6, abs=0.06)
+        assert score.beats_random
