@@ -197,6 +197,25 @@ def build_parser() -> argparse.ArgumentParser:
     engine.add_argument("--repeats", type=int, default=5, metavar="N", help="windows a side (default: %(default)s)")
     engine.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
 
+    scale = _add(
+        benches,
+        "scale",
+        _bench_scale,
+        "measure what a bar costs on markets of 5,000 to 1,000,000 bars, which are made for it (minutes)",
+        "mtquant bench scale --json scale.json",
+    )
+    scale.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+
+    memory = _add(
+        benches,
+        "memory",
+        _bench_memory,
+        "let a runner sample without pause and watch its resident memory",
+        "mtquant bench memory --minutes 10 --json memory.json",
+    )
+    memory.add_argument("--minutes", type=float, default=10.0, metavar="M", help="default: %(default)s")
+    memory.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+
     judge = _add(
         commands,
         "evaluate",
@@ -353,6 +372,33 @@ def _bench_engine(args: argparse.Namespace) -> None:
     for key in ("sampling", "ppo", "phase", "runners"):
         for side, windows in figures[f"{key}_bars_per_s"].items():
             print(f"{key:<9} {side:<10} {sorted(windows)[len(windows) // 2]:>9,.0f} bars/s")
+    if args.json is not None:
+        _write_json(args.json, figures)
+
+
+def _bench_scale(args: argparse.Namespace) -> None:
+    from mtquant_rllib.bench.scale import bench_scale
+
+    figures = bench_scale(_settings(args))
+    for bars, cost in figures["microseconds_per_bar"].items():
+        print(f"{int(bars):>9,} bars of data: {cost:.2f} microseconds a bar")
+    print(f"dearest over cheapest: {figures['cost_ratio']:.2f}")
+    if args.json is not None:
+        _write_json(args.json, figures)
+
+
+def _bench_memory(args: argparse.Namespace) -> None:
+    if not args.minutes > 0:
+        raise ConfigError(f"--minutes {args.minutes:g}: expected more than 0")
+    settings = _settings(args)
+    _reproducible()
+    from mtquant_rllib.bench.scale import bench_memory
+    from mtquant_rllib.training.preparation import prepare
+
+    figures = bench_memory(settings, prepare(settings, None, None), minutes=args.minutes)
+    readings = ", ".join(f"{reading:.0f}" for reading in figures["rss_mb"])
+    print(f"{figures['bars']:,} bars in {args.minutes:g} minutes; resident memory {readings} MB")
+    print(f"growth after warming up: {figures['rss_growth_mb']:+.1f} MB")
     if args.json is not None:
         _write_json(args.json, figures)
 

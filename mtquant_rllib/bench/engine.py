@@ -33,7 +33,7 @@ from mtquant_rllib.training.phases import JOINT, Share, build_config, plan_named
 from mtquant_rllib.training.seeding import PINNED
 
 MINIBATCH, EPOCHS = 256, 10
-_BUDGET = 10**9
+BUDGET = 10**9
 """Never reached, so that learning rates stand still."""
 
 
@@ -41,12 +41,14 @@ _BUDGET = 10**9
 class Sizes:
     """How much is measured.
 
-    environments, stock_environments: of one runner, each engine at a size that suits it; bars and stock_bars: of a
-    sampling window; update_bars: of one PPO update; repeats: windows of each side.
+    environments, stock_environments: of one runner, each engine at a size that suits it; threads: of each side, where
+    it learns (RLlib's in torch's operations, ours in stacks side by side; both sample in one); bars and stock_bars: of
+    a sampling window; update_bars: of one PPO update; repeats: windows of each side.
     """
 
     environments: int = 256
     stock_environments: int = 16
+    threads: int = 2
     bars: int = 16384
     stock_bars: int = 512
     update_bars: int = 2048
@@ -70,7 +72,6 @@ def bench_engine(settings: Settings, market: MarketRecord, sizes: Sizes) -> Mapp
                 **stage.phases(),
                 **stage.runners(),
                 "sizes": vars(sizes),
-                "torch_threads": torch.get_num_threads(),
                 "cpus": os.cpu_count(),
             }
         finally:
@@ -98,8 +99,8 @@ class _Stage:
             tree["desk"] |= {"decision": decision}
         settings = Settings.model_validate(tree)
         manifest = Manifest.begin("bench", settings, self._market, 1.0, [phase])
-        manifest.phase(phase).trials[JOINT] = TrialRecord(budget_bars=_BUDGET)
-        config = build_config(plan_named(settings, phase, JOINT), manifest, Share(2.0, 1.0, 0.0))
+        manifest.phase(phase).trials[JOINT] = TrialRecord(budget_bars=BUDGET)
+        config = build_config(plan_named(settings, phase, JOINT), manifest, Share(float(self._sizes.threads), 1.0, 0.0))
         config.desk["make_validator"] = None
         algorithm = config.build_algo()
         assert isinstance(algorithm, DeskPPO)
@@ -121,9 +122,19 @@ class _Stage:
         stock = self.algorithm("stock", sizes.stock_environments, meta_every_bars=1)
         sides = {
             "batched": _window(batched.training_step, sizes.update_bars),
-            "stock": _window(stock.training_step, sizes.update_bars),
+            "stock": _window(self._threaded(stock.training_step), sizes.update_bars),
         }
         return self._ratio("ppo", "ppo_ratio", sides, [batched, stock])
+
+    def _threaded(self, run: Callable[[], Any]) -> Callable[[], None]:
+        """With torch's operations spread over as many threads as the other side's stacks have."""
+
+        def threaded() -> None:
+            torch.set_num_threads(self._sizes.threads)
+            run()
+            torch.set_num_threads(1)
+
+        return threaded
 
     def phases(self) -> dict[str, Any]:
         sizes = self._sizes

@@ -73,6 +73,27 @@ if what == "restore":
             later = [env["episodes_begun"] for env in begun["environments"]]
             assert all(b > a for a, b in zip(seats[index], later)), "episodes are fresh"
     assert again[0] == again[1], "two restores of one checkpoint go on alike"
+if what == "killed":
+    # The process of a runner dies in the middle of a call; what it had sampled is lost with it, and not counted.
+    import signal, threading, time
+    actors = algorithm.env_runner_group._worker_manager.actors()
+    pid = ray.get(actors[1].__ray_call__.remote(lambda runner: os.getpid()))
+    slowed = lambda runner: setattr(runner, "_play", lambda *a, play=runner._play: (time.sleep(0.2), play(*a))[1])
+    ray.get(actors[1].__ray_call__.remote(slowed))
+    threading.Timer(0.7, os.kill, (pid, signal.SIGKILL)).start()
+    began = time.monotonic()
+    results = [algorithm.train()]
+    assert time.monotonic() - began > 0.6, "the call was under way"
+    while not results[-1]["done"]:
+        results.append(algorithm.train())
+    counts = [result["bars_sampled_lifetime"] for result in results]
+    assert counts[0] == 150, "the share of the killed runner is missing"
+    assert counts[-1] == 203
+    assert [result["env_runners"]["num_env_steps_sampled_lifetime"] for result in results] == counts
+    assert algorithm._seats[2]["bars"] + algorithm._seats[1]["bars"] == 203
+    print("RESULT killed")
+    algorithm.stop()
+    raise SystemExit
 if what == "lost":
     begun = {k: [env["episodes_begun"] for env in v["environments"]] for k, v in algorithm._seats.items()}
     ray.kill(algorithm.env_runner_group._worker_manager.actors()[1], no_restart=False)
@@ -138,3 +159,9 @@ def test_a_restored_trial_goes_on_with_fresh_episodes_and_the_rate_of_its_bar(tm
 @pytest.mark.slow
 def test_a_lost_runner_is_replaced_where_it_stood_and_the_budget_is_still_met(tmp_path: Path) -> None:
     result_of(probe(tmp_path / "a", 2, "lost"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_runner_killed_while_it_samples_costs_its_share_and_no_more(tmp_path: Path) -> None:
+    result_of(probe(tmp_path / "a", 2, "killed"))

@@ -1,0 +1,101 @@
+"""Whether cost and memory stay what they are as data grows and time passes.
+
+    cost_ratio       the dearest bar over the cheapest, over markets of 5,000 to 1,000,000 bars
+    rss_growth_mb    what a sampling runner's resident memory gains after it has warmed up
+
+Bars of a market are counted over its paths. What grows with them is a file that is mapped, not read: a step touches
+the rows of its own bar.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mtquant_rllib.bench.core import RandomDrive, rss_mb
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.env.data import DeskData, prepare_embedded
+
+PATHS_AND_YEARS = ((1, 19.9), (12, 16.6), (62, 16.2), (248, 16.0))
+"""Markets of about 5,000, 50,000, 250,000 and 1,000,000 bars."""
+
+
+def bench_scale(settings: Settings, *, n_envs: int = 256, steps: int = 60, repeats: int = 7) -> Mapping[str, Any]:
+    """Cost of a bar on markets of growing length, measured in turns; medians of `repeats` windows of `steps` bars."""
+    with tempfile.TemporaryDirectory() as cache:
+        before, os.environ["MTQUANT_CACHE"] = os.environ.get("MTQUANT_CACHE"), cache
+        try:
+            drives = {}
+            for paths, years in PATHS_AND_YEARS:
+                data = DeskData.open(prepare_embedded(_sized(settings, paths, years)), "train")
+                bars = sum(stretch.stop - stretch.start for stretch in data.stretches)
+                drives[bars] = RandomDrive(settings, data, n_envs, settings.seed)
+            windows: dict[int, list[float]] = {bars: [] for bars in drives}
+            for repeat in range(repeats + 1):
+                for bars, drive in drives.items():
+                    started = time.perf_counter()
+                    for _ in range(steps):
+                        drive.step()
+                    if repeat:
+                        windows[bars].append((time.perf_counter() - started) / (n_envs * steps) * 1e6)
+        finally:
+            if before is None:
+                del os.environ["MTQUANT_CACHE"]
+            else:
+                os.environ["MTQUANT_CACHE"] = before
+    cost = {bars: statistics.median(times) for bars, times in windows.items()}
+    return {
+        "cost_ratio": max(cost.values()) / min(cost.values()),
+        "microseconds_per_bar": {str(bars): value for bars, value in cost.items()},
+        "windows_microseconds_per_bar": {str(bars): times for bars, times in windows.items()},
+        "environments": n_envs,
+        "steps": steps,
+    }
+
+
+def _sized(settings: Settings, paths: int, years: float) -> Settings:
+    tree = settings.model_dump(mode="json")
+    small = {"paths": 1, "years": PATHS_AND_YEARS[0][1]}
+    tree["embedded"] |= {"train": {"paths": paths, "years": years}, "validation": small, "test": small}
+    return Settings.model_validate(tree)
+
+
+def bench_memory(settings: Settings, market: Any, *, minutes: float = 10.0, samples: int = 20) -> Mapping[str, Any]:
+    """Resident memory of a process with a batched runner that samples without pause.
+
+    `rss_growth_mb` is the median of the last quarter of the samples less that of the second: the first is warm-up.
+    """
+    from mtquant_rllib.bench.engine import BUDGET
+    from mtquant_rllib.engine.runner import BatchedEnvRunner
+    from mtquant_rllib.training.algorithm import RUN_FOLDER
+    from mtquant_rllib.training.manifest import Manifest, TrialRecord
+    from mtquant_rllib.training.phases import JOINT, Share, build_config, plan_named
+
+    manifest = Manifest.begin("bench", settings, market, 1.0, [3])
+    manifest.phase(3).trials[JOINT] = TrialRecord(budget_bars=BUDGET)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[RUN_FOLDER] = str(Path(folder))
+        runner = BatchedEnvRunner(
+            config=build_config(plan_named(settings, 3, JOINT), manifest, Share(1.0, 1.0, 0.0)), worker_index=0
+        )
+        bars, readings = 0, []
+        began = time.monotonic()
+        for number in range(samples):
+            while time.monotonic() - began < (number + 1) * minutes * 60 / samples:
+                (fragment,) = runner.sample(num_timesteps=settings.recipe.bars_per_update)
+                runner.get_metrics()
+                bars += fragment.bars
+            readings.append(rss_mb())
+        runner.stop()
+    quarter = max(samples // 4, 1)
+    return {
+        "rss_growth_mb": statistics.median(readings[-quarter:]) - statistics.median(readings[quarter : 2 * quarter]),
+        "rss_mb": readings,
+        "bars": bars,
+        "minutes": minutes,
+    }
