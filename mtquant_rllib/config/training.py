@@ -42,6 +42,9 @@ class RecipeConfig(Section):
         Largest gradient norm of each module.
     vf_clip
         Largest squared error of the value function that is still learned from.
+    average_updates
+        Updates over which weights are averaged; the average is validated beside the weights, and the better is kept
+        and handed on. null averages nothing.
     validations
         How many times in a phase, evenly over its budget, the policies are validated.
     explore_frozen
@@ -63,6 +66,7 @@ class RecipeConfig(Section):
     grad_clip: Positive
     vf_clip: Positive
     entropy_coeff: NonNegative
+    average_updates: Count | None
     validations: Count
     explore_frozen: bool
 

@@ -30,11 +30,13 @@ from mtquant_rllib.engine.seats import SEATS, Sampled
 from mtquant_rllib.engine.stock import StockEnvRunner, StockLearner
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training import states
+from mtquant_rllib.training.averaging import WeightAverage
 
 RUN_FOLDER = "MTQUANT_RUN"
 BARS_LIFETIME = "bars_sampled_lifetime"
 VALIDATION = "validation"
 SHARPE = "sharpe"
+AVERAGED_SHARPE = "averaged_sharpe"
 DESK = "desk"
 LAST = "last"
 
@@ -83,6 +85,7 @@ class DeskPPOConfig(PPOConfig):
         learning_rates: Mapping[str, float],
         learning_rate_final_frac: float,
         explore_frozen: bool,
+        average_updates: int | None = None,
         learner_threads: int = 1,
         make_validator: Callable[..., Validator] | None = None,
         validator_args: Mapping[str, Any] | None = None,
@@ -96,6 +99,8 @@ class DeskPPOConfig(PPOConfig):
         learning_rates
             Of each module, at the start of the budget. RLlib's per-module overrides would do the same, but each copies
             the copies made before it: with twelve modules a checkpoint then has 130 MB of configuration.
+        average_updates
+            Updates over which weights are averaged; the average is validated beside the weights. None averages nothing.
         learner_threads
             More than one lets the learner's stacks run side by side; the result is the same.
         start
@@ -111,6 +116,7 @@ class DeskPPOConfig(PPOConfig):
             "learning_rates": dict(learning_rates),
             "learning_rate_final_frac": learning_rate_final_frac,
             "explore_frozen": explore_frozen,
+            "average_updates": average_updates,
             "learner_threads": learner_threads,
             "make_validator": make_validator,
             "validator_args": dict(validator_args or {}),
@@ -150,6 +156,7 @@ class DeskPPO(PPO):
         self._validation_s = 0.0
         super().setup(config)
         desk = self.config.desk
+        self._average = WeightAverage(desk["average_updates"])
         make = desk["make_validator"]
         self._validate: Validator | None = make(**desk["validator_args"]) if make else None
         if desk["start"] is not None:
@@ -200,6 +207,7 @@ class DeskPPO(PPO):
             inference_only=True,
         )
         self.bars_sampled += bars
+        self._average.take_in({name: state for name, state in self.module_states().items() if name in self._learning()})
         self._speed = {"sample_s": sampled - began, "learn_s": time.perf_counter() - sampled, "bars": bars}
 
     def _learning(self) -> list[str]:
@@ -283,16 +291,24 @@ class DeskPPO(PPO):
         return results
 
     def validate_now(self) -> None:
-        """Validate the present policies; keep their states when none before was better."""
+        """Validate the present policies, and their average along the way; keep the better when none before was."""
         if self._validate is None:
             return
         began = time.perf_counter()
-        modules = self.module_states()
-        report = {key: float(value) for key, value in self._validate(modules).items()}
-        self._report = {**report, "bars": float(self.bars_sampled)}
+        present = self.module_states()
+        averaged = self._average.of(present)
+        judged = []
+        for modules in (present, averaged):
+            if modules is not None:
+                report = {key: float(value) for key, value in self._validate(modules).items()}
+                judged.append((report, modules))
+        self._report = {**judged[0][0], "bars": float(self.bars_sampled)}
+        if averaged is not None:
+            self._report[AVERAGED_SHARPE] = judged[1][0][SHARPE]
         self._validation_s += time.perf_counter() - began
         if self.bars_sampled == 0 and not self.config.desk["best_from_start"]:
             return
+        report, modules = max(judged, key=lambda candidate: candidate[0][SHARPE])
         if not self.best or report[SHARPE] > self.best[SHARPE]:
             self.best = {SHARPE: report[SHARPE], "bars": self.bars_sampled}
             folder = run_folder() / self.config.desk["folder"] / at_bars(self.bars_sampled)
@@ -308,6 +324,7 @@ class DeskPPO(PPO):
                 "best": self.best,
                 "report": self._report,
                 "seats": self._seats,
+                "average": self._average.get_state(),
             }
         return state
 
@@ -318,4 +335,5 @@ class DeskPPO(PPO):
             self.best = state[DESK]["best"]
             self._report = state[DESK]["report"]
             self._seats = state[DESK]["seats"]
+            self._average.set_state(state[DESK]["average"])
             self._seat_runners()

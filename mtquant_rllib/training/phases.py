@@ -245,6 +245,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
         learning_rates=rates,
         learning_rate_final_frac=recipe.learning_rate_final_frac,
         explore_frozen=recipe.explore_frozen,
+        average_updates=recipe.average_updates,
         learner_threads=share.learner_threads,
         make_validator=make_validator,
         validator_args={"settings": manifest.settings, "data": data, "phase": plan.phase, "domain": plan.domain},

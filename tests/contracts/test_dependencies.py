@@ -23,7 +23,7 @@ ALLOWED = {
     "evaluation": {"universe", "errors", "config", "market", "features", "risk", "portfolio", "env", "policies"},
     "engine": {"universe", "errors", "config", "features", "portfolio", "env", "policies"},
     "training": {"universe", "errors", "config", "market", "features", "env", "policies", "evaluation", "engine"},
-    "bench": {"errors", "config", "env", "training", "policies"},
+    "bench": {"errors", "config", "env", "policies", "engine", "training"},
     "system": {"config", "env", "errors", "evaluation", "training"},
 }
 """What each part may import of the package; `cli` may import everything, nothing imports `cli`."""
