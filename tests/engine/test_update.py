@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learners import TIMES, built, parameters
 from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from mtquant_rllib.engine.learner import BatchedLearner
 from mtquant_rllib.engine.runner import BatchedEnvRunner
@@ -23,13 +23,6 @@ ATTENTION = (
     "networks.names={meta: attention, specialist: attention, instrument: attention}",
     "networks.attention={width: 16, heads: 2, dropout: 0.0, policy_heads: {hidden: 8, dropout: 0.0}}",
 )
-TIMES = {"bars": 0, NUM_ENV_STEPS_SAMPLED_LIFETIME: 200}
-
-
-def built(cls: type, config: Any, runner: BatchedEnvRunner) -> Any:
-    learner = cls(config=config, module_spec=config.get_multi_rl_module_spec(env=None, spaces=runner.get_spaces()))
-    learner.build()
-    return learner
 
 
 def as_rllibs_batch(learner: BatchedLearner, fragment: Any) -> MultiAgentBatch:
@@ -43,14 +36,6 @@ def as_rllibs_batch(learner: BatchedLearner, fragment: Any) -> MultiAgentBatch:
             {name: column[:, 0] if column.shape[1] == 1 else column for name, column in columns.items()}
         )
     return MultiAgentBatch(batches, fragment.bars)
-
-
-def parameters(learner: Any) -> dict[str, np.ndarray]:
-    return {
-        f"{module}/{name}": np.array(array)
-        for module, state in learner.get_state(components=COMPONENT_RL_MODULE)[COMPONENT_RL_MODULE].items()
-        for name, array in state.items()
-    }
 
 
 def copy_weights(source: Any, target: Any) -> None:

@@ -1,0 +1,27 @@
+"""Learners outside of Ray, and what is in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ray.rllib.core import COMPONENT_RL_MODULE
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+from mtquant_rllib.engine.runner import BatchedEnvRunner
+
+TIMES = {"bars": 0, NUM_ENV_STEPS_SAMPLED_LIFETIME: 200}
+
+
+def built(cls: type, config: Any, runner: BatchedEnvRunner) -> Any:
+    learner = cls(config=config, module_spec=config.get_multi_rl_module_spec(env=None, spaces=runner.get_spaces()))
+    learner.build()
+    return learner
+
+
+def parameters(learner: Any) -> dict[str, np.ndarray]:
+    return {
+        f"{module}/{name}": np.array(array)
+        for module, state in learner.get_state(components=COMPONENT_RL_MODULE)[COMPONENT_RL_MODULE].items()
+        for name, array in state.items()
+    }

@@ -1,0 +1,137 @@
+"""The chain rule written out against autograd, and stacks that learn side by side against one after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from learners import TIMES, built, parameters
+
+from mtquant_rllib.engine.learner import BatchedLearner
+from mtquant_rllib.engine.loss import ppo_gradients
+from mtquant_rllib.engine.passes import AutogradPass, PlainPass, pass_for
+from mtquant_rllib.engine.runner import BatchedEnvRunner
+from mtquant_rllib.engine.stacks import Stack, stacked
+
+
+@pytest.fixture
+def stacks(make_config: Any) -> list[Stack]:
+    config = make_config(3, "desk")
+    runner = BatchedEnvRunner(config=config, worker_index=0)
+    learner = built(BatchedLearner, config, runner)
+    modules = {name: learner._module[name] for name in list(learner.module.keys())}
+    for module in modules.values():
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    found = stacked(modules)
+    for stack in found:
+        stack.load()
+    return found
+
+
+def test_one_stack_for_each_level(stacks: list[Stack]) -> None:
+    assert [len(stack) for stack in stacks] == [1, 3, 8]
+    assert all(isinstance(pass_for(stack), PlainPass) for stack in stacks)
+
+
+def test_the_closed_form_is_autograds_gradient(stacks: list[Stack]) -> None:
+    """Dropout included: both draw the same masks from the same seed."""
+    for stack in stacks:
+        generator = torch.Generator().manual_seed(1)
+        obs = torch.randn(len(stack), 37, stack.widths[0], generator=generator)
+        answers, gradients = [], []
+        for one_pass in (PlainPass(stack), AutogradPass(stack)):
+            one_pass.seed(5)
+            outputs = one_pass.forward(obs)
+            mean, _, value = outputs
+            stack.grad_SP.zero_()
+            generator.manual_seed(2)
+            by_mean, by_log_std = torch.randn(2, *mean.shape, generator=generator) * stack.real_S1A
+            one_pass.backward(by_mean, by_log_std, torch.randn(value.shape, generator=generator))
+            answers.append([output.expand_as(by_mean) if output.ndim == 3 else output for output in outputs])
+            gradients.append(stack.grad_SP.clone())
+        for mine, theirs in zip(*answers):
+            torch.testing.assert_close(mine, theirs, atol=2e-6, rtol=1e-5)
+        torch.testing.assert_close(*gradients, atol=2e-4, rtol=1e-5)
+        assert (gradients[0] != 0).any(dim=1).all()
+
+
+def test_what_a_narrow_specialist_lacks_stays_zero(stacks: list[Stack]) -> None:
+    (specialists,) = [stack for stack in stacks if len(stack) == 3]
+    own = [fit.actions.size for fit in specialists.fits]
+    assert sorted(own) == [7, 10, 10]
+    narrow = own.index(7)
+    used = torch.zeros_like(specialists.weight_SP[narrow], dtype=torch.bool)
+    used[specialists._places[narrow]] = True
+    assert (specialists.weight_SP[narrow][~used] == 0).all()
+    obs = torch.zeros(3, 20, specialists.widths[0])
+    for row, fit in zip(obs, specialists.fits):
+        row[:, fit.observation] = torch.randn(20, len(fit.observation))
+    plain = PlainPass(specialists)
+    mean, _, value = plain.forward(obs)
+    plain.backward(torch.randn_like(mean) * specialists.real_S1A, torch.zeros_like(mean), torch.randn_like(value))
+    assert (specialists.grad_SP[narrow][~used] == 0).all()
+
+
+@pytest.mark.parametrize("kl", [False, True])
+def test_the_gradients_of_the_loss_are_autograds(kl: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    n_modules, n_rows, n_actions = 3, 50, 4
+    real = torch.ones(n_modules, 1, n_actions, dtype=torch.float64)
+    real[1, :, 2:] = 0.0
+    mean, value = normal(n_modules, n_rows, n_actions), normal(n_modules, n_rows)
+    log_std = 0.3 * normal(n_modules, n_rows, n_actions)
+    action, old = normal(n_modules, n_rows, n_actions) * real, 0.3 * normal(n_modules, n_rows, 2 * n_actions)
+    old = old * real.repeat(1, 1, 2)
+    singles = [normal(n_modules, n_rows, 1) for _ in range(3)]
+    weight = torch.rand(n_modules, n_rows, generator=generator, dtype=torch.float64)
+    knobs = {
+        "clip_param": torch.full((n_modules, 1), 0.2, dtype=torch.float64),
+        "vf_clip_param": torch.full((n_modules, 1), 1.0, dtype=torch.float64),
+        "vf_loss_coeff": torch.full((n_modules, 1), 0.7, dtype=torch.float64),
+        "entropy_coeff": torch.full((n_modules, 1), 0.01, dtype=torch.float64),
+        "real": real,
+    }
+    if kl:
+        knobs["kl_coeff"] = torch.tensor([[0.1], [0.2], [0.3]], dtype=torch.float64)
+    inputs = [tensor.requires_grad_() for tensor in (mean, log_std, value)]
+    new = torch.distributions.Normal(mean, log_std.exp())
+    before = torch.distributions.Normal(old[..., :n_actions], old[..., n_actions:].exp())
+    # Close to the old probabilities, so that some rows are clipped and some are not.
+    singles[0] = (new.log_prob(action) * real).sum(-1, keepdim=True).detach() + 0.2 * singles[0]
+    old_log_prob, advantage, target = (single[..., 0] for single in singles)
+    ratio = ((new.log_prob(action) * real).sum(-1) - old_log_prob).exp()
+    clipped = torch.clamp(ratio, 0.8, 1.2)
+    assert 10 < (ratio != clipped).sum() < 140
+    loss = -torch.min(advantage * ratio, advantage * clipped)
+    loss = loss + 0.7 * torch.clamp((value - target).square(), max=1.0) - 0.01 * (new.entropy() * real).sum(-1)
+    if kl:
+        divergence = (torch.distributions.kl_divergence(before, new) * real).sum(-1)
+        loss = loss + knobs["kl_coeff"] * divergence
+    expected = torch.autograd.grad((loss * weight).sum(), inputs)
+    found, tally = ppo_gradients((mean, log_std, value), (action, old, *singles), weight, knobs)
+    assert tally is not None
+    for mine, theirs in zip(found, expected):
+        torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=1e-10)
+
+
+def test_stacks_side_by_side_learn_what_they_learn_in_turn(make_config: Any) -> None:
+    """To the bit, with dropout and several minibatches: how many CPUs there are has no part in a result."""
+    results = []
+    for threads in (1, 3):
+        config = make_config(3, "desk")
+        config.desk["learner_threads"] = threads
+        runner = BatchedEnvRunner(config=config, worker_index=0)
+        learner = built(BatchedLearner, config, runner)
+        (fragment,) = runner.sample(num_timesteps=200)
+        for _ in range(3):
+            learner.update(episodes=[fragment], timesteps=TIMES, num_epochs=2, minibatch_size=16)
+        results.append(parameters(learner))
+    one, several = results
+    assert all(np.array_equal(one[name], several[name]) for name in one)
