@@ -27,6 +27,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils.metrics import (
@@ -41,6 +42,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from mtquant_rllib.engine.columns import Fragment, LevelColumns
+from mtquant_rllib.engine.episode_callbacks import EpisodeCallbacks
 from mtquant_rllib.engine.floor import Floor, Level, Table
 from mtquant_rllib.engine.loss import HALF_LOG_TWO_PI
 from mtquant_rllib.engine.panel import Panel
@@ -119,6 +121,7 @@ class BatchedEnvRunner(BarRunner):
         self._returns = np.zeros((self.num_envs, n_agents))
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
         self._began = np.zeros(self.num_envs)
+        self._episode_callbacks = EpisodeCallbacks(self, self._callbacks)
 
     # -- RLlib's seams ------------------------------------------------------------------------------------------------
 
@@ -130,10 +133,7 @@ class BatchedEnvRunner(BarRunner):
         self.num_envs = self.config.num_envs_per_env_runner
         self.env = Floor(context, self.num_envs, self.worker_index or 0, seed)
         self._needs_initial_reset = True
-        for callbacks in self._callbacks:
-            callbacks.on_environment_created(
-                env_runner=self, metrics_logger=self.metrics, env=self.env, env_context=EnvContext(context, 0)
-            )
+        self._call_back("on_environment_created", env=self.env, env_context=EnvContext(context, 0))
 
     def make_module(self) -> None:
         super().make_module()
@@ -195,9 +195,15 @@ class BatchedEnvRunner(BarRunner):
                 fragment = self._sample_episodes(num_episodes, draw)
         self.bars_sampled += fragment.bars
         self._count(fragment.bars)
-        for callbacks in self._callbacks:
-            callbacks.on_sample_end(env_runner=self, metrics_logger=self.metrics, samples=[fragment])
+        self._call_back("on_sample_end", samples=[fragment])
         return [fragment]
+
+    def _call_back(self, which: str, **kwargs: Any) -> None:
+        """Callbacks of the configuration, classes and functions."""
+        functions = getattr(self.config, f"callbacks_{which}")
+        make_callback(
+            which, self._callbacks, functions, kwargs={"env_runner": self, "metrics_logger": self.metrics, **kwargs}
+        )
 
     def _sample_bars(self, bars: int, draw: _Draw) -> Fragment:
         share, rest = divmod(bars, self.num_envs)
@@ -231,6 +237,7 @@ class BatchedEnvRunner(BarRunner):
     def _play(self, row: int, asked: np.ndarray, draw: _Draw, marks: list[_Marks] | None) -> int:
         """One bar of the environments `asked`. Returns how many episodes ended."""
         over = np.zeros(self.num_envs, dtype=bool)
+        failed = np.zeros(self.num_envs, dtype=bool)
         for number, (table, posts) in enumerate(zip(self.env.tables, self._posts)):
             acting = table.playing & asked
             if not acting.any():
@@ -248,11 +255,15 @@ class BatchedEnvRunner(BarRunner):
                 own.bars[row], own.terminated[row], own.truncated[row] = acting, terminated, truncated
                 self._reward(posts, row, rewards, truncated)
             over |= terminated | truncated
+            failed |= terminated
         self._lengths += asked
         self.env.bars_done += asked
+        if self._episode_callbacks.wanted_each_step:
+            for env in np.flatnonzero(asked).tolist():
+                self._episode_callbacks.stepped(env, int(self._lengths[env]), self._returns_of(env))
         ended = np.flatnonzero(over)
         if len(ended):
-            self._finish(ended)
+            self._finish(ended, failed)
         return len(ended)
 
     def _decide(self, post: _Post, row: int, acting: np.ndarray, draw: _Draw) -> np.ndarray | None:
@@ -295,14 +306,19 @@ class BatchedEnvRunner(BarRunner):
                 recorder.final.append(post.level.observe()[truncated])
                 recorder.final_seats.append(self._seated(post)[truncated])
 
-    def _finish(self, envs: np.ndarray) -> None:
-        """Close the books of ended episodes and begin the next ones."""
+    def _returns_of(self, env: int) -> dict[str, float]:
+        """Sum of rewards of each agent that plays in an environment."""
+        table = next(table for table in self.env.tables if table.playing[env])
+        agents = [level.agents[seat] for level in table.levels for seat in level.seated(self.num_envs)[env]]
+        index = self.env.settings.universe.agent_ids.index
+        return {agent: float(self._returns[env, index(agent)]) for agent in agents}
+
+    def _finish(self, envs: np.ndarray, failed: np.ndarray) -> None:
+        """Close the books of ended episodes and begin the next ones. failed: terminated, not cut off, (B,)."""
         now = time.perf_counter()
-        universe, mapping = self.env.settings.universe, self.config.policy_mapping_fn
-        for env in envs:
-            table = next(table for table in self.env.tables if table.playing[env])
-            agents = [level.agents[seat] for level in table.levels for seat in level.seated(self.num_envs)[env]]
-            returns = {agent: float(self._returns[env, universe.agent_ids.index(agent)]) for agent in agents}
+        mapping = self.config.policy_mapping_fn
+        for env in envs.tolist():
+            returns = self._returns_of(env)
             modules: dict[str, float] = {}
             for agent, value in returns.items():
                 modules[mapping(agent, None)] = modules.get(mapping(agent, None), 0.0) + value
@@ -313,8 +329,10 @@ class BatchedEnvRunner(BarRunner):
                 now - self._began[env],
                 returns,
                 modules,
-                dict.fromkeys(agents, length),
+                dict.fromkeys(returns, length),
             )
+            if self._episode_callbacks.wanted:
+                self._episode_callbacks.ended(env, length, returns, bool(failed[env]))
         self.metrics.log_value(NUM_EPISODES, len(envs), reduce="sum")
         self.metrics.log_value(NUM_EPISODES_LIFETIME, len(envs), reduce="lifetime_sum")
         self._begin(envs)
@@ -324,6 +342,11 @@ class BatchedEnvRunner(BarRunner):
         self._returns[envs] = 0.0
         self._lengths[envs] = 0
         self._began[envs] = time.perf_counter()
+        self._tell_started(envs)
+
+    def _tell_started(self, envs: np.ndarray) -> None:
+        if self._episode_callbacks.wanted:
+            self._episode_callbacks.started(envs, self.env.episodes_begun[envs] - 1)
 
     def _start_over(self) -> None:
         self.env.start_over()
@@ -332,6 +355,7 @@ class BatchedEnvRunner(BarRunner):
             for post in posts:
                 post.held = None
         self._needs_initial_reset = False
+        self._tell_started(np.arange(self.num_envs))
 
     # -- columns ------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,95 @@
+"""RLlib's episode callbacks for a runner that has no episode objects.
+
+Somebody's `on_episode_start`, `_step` and `_end` are called as RLlib's own runner calls them, with an `EpisodeView` for
+the episode. Nothing is built where nobody listens; a listener to every step pays for a Python call a bar and
+environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.utils import force_list
+
+START, STEP, END = "on_episode_start", "on_episode_step", "on_episode_end"
+
+
+@dataclass
+class EpisodeView:
+    """What callbacks usually ask an RLlib episode for.
+
+    id_
+        Runner, environment and number of the episode.
+    returns
+        Sum of rewards of each agent that plays, so far.
+    custom_data
+        The callbacks' own, from start to end.
+    """
+
+    id_: str
+    returns: dict[str, float] = field(default_factory=dict)
+    is_terminated: bool = False
+    is_truncated: bool = False
+    custom_data: dict[str, Any] = field(default_factory=dict)
+    length: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.is_terminated or self.is_truncated
+
+    def get_return(self) -> float:
+        """Sum over agents, undiscounted."""
+        return sum(self.returns.values())
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class EpisodeCallbacks:
+    """Calls the callbacks of a runner's configuration. `runner`: a `BatchedEnvRunner`."""
+
+    def __init__(self, runner: Any, listeners: Iterable[RLlibCallback]) -> None:
+        self._runner = runner
+        self._objects = {
+            which: [one for one in listeners if getattr(type(one), which) is not getattr(RLlibCallback, which)]
+            for which in (START, STEP, END)
+        }
+        self._functions = {
+            which: force_list(getattr(runner.config, f"callbacks_{which}")) for which in (START, STEP, END)
+        }
+        self._views: dict[int, EpisodeView] = {}
+        self.wanted = any(self._objects.values()) or any(self._functions.values())
+        self.wanted_each_step = bool(self._objects[STEP] or self._functions[STEP])
+
+    def _call(self, which: str, env: int, **more: Any) -> None:
+        runner = self._runner
+        shared = {
+            "episode": self._views[env],
+            "env_runner": runner,
+            "metrics_logger": runner.metrics,
+            "env": runner.env,
+            "rl_module": runner.module,
+            "env_index": env,
+        }
+        make_callback(which, self._objects[which], self._functions[which], kwargs={**shared, **more})
+
+    def started(self, envs: np.ndarray, numbers: np.ndarray) -> None:
+        """Episodes `numbers` of the environments `envs` begin."""
+        for env, number in zip(envs.tolist(), numbers.tolist()):
+            self._views[env] = EpisodeView(f"{self._runner.worker_index or 0}_{env}_{number}")
+            self._call(START, env)
+
+    def stepped(self, env: int, length: int, returns: dict[str, float]) -> None:
+        self._views[env].length, self._views[env].returns = length, returns
+        self._call(STEP, env)
+
+    def ended(self, env: int, length: int, returns: dict[str, float], terminated: bool) -> None:
+        view = self._views[env]
+        view.length, view.returns = length, returns
+        view.is_terminated, view.is_truncated = terminated, not terminated
+        self._call(END, env, prev_episode_chunks=[])
