@@ -60,7 +60,7 @@ class EpisodeCallbacks:
             for which in (START, STEP, END)
         }
         self._functions = {
-            which: force_list(getattr(runner.config, f"callbacks_{which}")) for which in (START, STEP, END)
+            which: list(force_list(getattr(runner.config, f"callbacks_{which}"))) for which in (START, STEP, END)
         }
         self._views: dict[int, EpisodeView] = {}
         self.wanted = any(self._objects.values()) or any(self._functions.values())
