@@ -1,4 +1,4 @@
-"""Looking inside one agent's policy with arrays alone: what it answers, what it attends to, which regime it believes in.
+"""Looking inside one agent's policy with arrays alone: its answers, what it attends to, which regime it believes in.
 
 For whoever explains or tracks a policy after the fact. Learning and deciding do not come through here.
 
@@ -23,8 +23,8 @@ from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.actor import POLICY_PREFIX
 from mtquant_rllib.policies.attention_losses import NO_LABEL, attention_metrics
 from mtquant_rllib.policies.attention_policy import AttentionPolicy
-from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
 from mtquant_rllib.policies.regime_network import Fallback, fallback_counts
+from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
 from mtquant_rllib.universe import META
 
 _BATCH_ROWS = 1024
