@@ -149,7 +149,7 @@ def evolution_panel(material: Material, look: Look, views: AttentionViews, group
             "yaxis": "y3",
         }
     )
-    traces += regime_fields(x, labels, "y2", legend=False)
+    traces += regime_fields(x, labels, "y2")
     stayed, changed, count = movement(look, material.decisions)
     moves = (
         f"From one decision to the next attention moves by {percent(stayed)} on average"
@@ -201,7 +201,7 @@ def classifier_panel(material: Material, look: Look, parts: int) -> Panel:
         }
         for regime, name in enumerate(REGIME_NAMES)
     ]
-    traces += regime_fields(x, material.regime[0, :length], "y2", legend=False)
+    traces += regime_fields(x, material.regime[0, :length], "y2")
     figures = look.figures(decisions.regime)
     usual = int(np.bincount(decisions.regime, minlength=N_REGIMES).argmax())
     base = float(np.mean(decisions.regime == usual))

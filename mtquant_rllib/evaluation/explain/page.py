@@ -51,7 +51,7 @@ class Page:
         return template.substitute(
             title=html.escape(self.title),
             facts=html.escape(self.facts),
-            links="".join(f'<a href="#{panel.id}">{html.escape(panel.title)}</a>' for panel in panels),
+            links="".join(f'<a href="#{part.id}">{html.escape(part.title)}</a>' for part in self.sections),
             tiles="".join(
                 f'<div class="tile"><b>{html.escape(value)}</b><span>{html.escape(what)}</span></div>'
                 for what, value in self.tiles

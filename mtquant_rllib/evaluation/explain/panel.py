@@ -72,7 +72,9 @@ def layout(**more: Any) -> dict[str, Any]:
 
 
 def _axis(axis: Mapping[str, Any]) -> dict[str, Any]:
-    return {"gridcolor": GRID, "zeroline": False, "automargin": True, "linecolor": "#cccccc", **axis}
+    full = {"gridcolor": GRID, "zeroline": False, "automargin": True, "linecolor": "#cccccc", **axis}
+    # Without a standoff a title is put where labels of usual length end.
+    return full if "title" not in full else {**full, "title": {"standoff": 10, **full["title"]}}
 
 
 def short(values: np.ndarray | Sequence[float]) -> list[Any]:
@@ -113,9 +115,7 @@ def line(x: Sequence[str], y: np.ndarray, points: int, **more: Any) -> dict[str,
     return {"type": "scatter", "mode": "lines", "x": [x[i] for i in kept], "y": short(y[kept]), **more}
 
 
-def regime_fields(
-    x: Sequence[str], labels: np.ndarray, axis: str, *, lanes: bool = False, legend: bool = True
-) -> list[dict[str, Any]]:
+def regime_fields(x: Sequence[str], labels: np.ndarray, axis: str, *, lanes: bool = False) -> list[dict[str, Any]]:
     """One trace a regime: a field for every stretch of it. `lanes` puts each regime on a height of its own."""
     spells = find_spells(labels)
     traces = []
@@ -139,8 +139,7 @@ def regime_fields(
                 "hoveron": "fills",
                 "hoverinfo": "name",
                 "name": name,
-                "legendgroup": f"regime_{name}",
-                "showlegend": legend,
+                "showlegend": False,
                 "yaxis": axis,
             }
         )
@@ -188,11 +187,19 @@ def heading(text: str, x: float, y: float = 1.0, size: int = 12) -> dict[str, An
 
 
 def percent(value: float, digits: int = 1) -> str:
-    return f"{100 * value:.{digits}f}%" if np.isfinite(value) else "–"
+    return f"{number(100 * value, digits)}%" if np.isfinite(value) else "–"
 
 
 def number(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
+    """Rounded, without a zero's sign; a dash for what is not defined."""
+    return f"{value:z.{digits}f}" if np.isfinite(value) else "–"
+
+
+def book_colours(names: Sequence[str]) -> dict[str, str]:
+    """Book -> colour, the subject first; the same in every panel."""
+    rules = (name for name in names[1:] if not is_held(name))
+    colours = {name: BOOK_COLOURS[i % len(BOOK_COLOURS)] for i, name in enumerate(rules)}
+    return {name: colours.get(name, HELD_COLOUR) for name in names} | {names[0]: SUBJECT_COLOUR}
 
 
 def is_held(name: str) -> bool:

@@ -9,10 +9,8 @@ import numpy as np
 from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.explain.collect import Material
 from mtquant_rllib.evaluation.explain.panel import (
-    BOOK_COLOURS,
-    HELD_COLOUR,
-    SUBJECT_COLOUR,
     Panel,
+    book_colours,
     dates,
     is_held,
     layout,
@@ -48,13 +46,12 @@ def tiles(report: EvaluationReport) -> tuple[tuple[str, str], ...]:
 def wealth_panel(material: Material, report: EvaluationReport, points: int) -> Panel:
     subject, length = material.subject, material.length
     x = dates(material.stamps[:length], subject.bars_per_year)
-    traces, colours = [], iter(BOOK_COLOURS * 2)
+    traces, colours = [], book_colours([record.name for record in material.records])
     for record in reversed(material.records):
         is_subject, held = record is subject, is_held(record.name)
-        colour = SUBJECT_COLOUR if is_subject else HELD_COLOUR if held else next(colours)
         wealth = np.median(measures.wealth(record.returns)[:, 1:], axis=0)[:length]
         depth = -np.median(measures.drawdown(record.returns)[:, 1:], axis=0)[:length]
-        style = {"color": colour, "width": 2.4 if is_subject else 1.3}
+        style = {"color": colours[record.name], "width": 2.4 if is_subject else 1.3}
         shown: bool | str = "legendonly" if held else True
         common = {"name": spoken(record.name), "legendgroup": record.name, "line": style, "visible": shown}
         drawn = np.where(wealth > _LOWEST_WEALTH, wealth, np.nan)
@@ -62,7 +59,7 @@ def wealth_panel(material: Material, report: EvaluationReport, points: int) -> P
             line(x, drawn, points, **common, hovertemplate="%{x}: %{y:.3f}"),
             line(x, depth, points, **common, showlegend=False, yaxis="y2", hovertemplate="%{x}: %{y:.1%}"),
         ]
-    traces += regime_fields(x, material.regime[0, :length], "y3", legend=False)
+    traces += regime_fields(x, material.regime[0, :length], "y3")
     middle = "" if subject.n_envs == 1 else f" Lines are medians over {subject.n_envs} histories."
     figure = {
         "data": traces,
@@ -134,10 +131,10 @@ def risk_return_panel(report: EvaluationReport) -> Panel:
         }
         for sharpe in _SHARPE_LINES
     ]
-    colours = iter(BOOK_COLOURS * 2)
+    colours = book_colours([book.name for book in report.books])
     symbols = iter(("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "pentagon") * 3)
     for position, (name, (volatility, mean)) in enumerate(points.items()):
-        first, held = position == 0, is_held(name)
+        first = position == 0
         traces.append(
             {
                 "type": "scatter",
@@ -148,7 +145,7 @@ def risk_return_panel(report: EvaluationReport) -> Panel:
                 "marker": {
                     "size": 17 if first else 10,
                     "symbol": "star" if first else next(symbols),
-                    "color": SUBJECT_COLOUR if first else HELD_COLOUR if held else next(colours),
+                    "color": colours[name],
                     "line": {"width": 1, "color": "white"},
                 },
                 "hovertemplate": "volatility %{x:.1%}, return %{y:.1%}",

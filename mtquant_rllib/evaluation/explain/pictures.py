@@ -21,14 +21,12 @@ from mtquant_rllib.config.evaluation import EvaluationConfig
 from mtquant_rllib.evaluation.explain.collect import Material
 from mtquant_rllib.evaluation.explain.influence import shares, verdict
 from mtquant_rllib.evaluation.explain.panel import (
-    BOOK_COLOURS,
     CLAIM_COLOURS,
     GROUP_COLOURS,
-    HELD_COLOUR,
     INK,
     REGIME_COLOURS,
-    SUBJECT_COLOUR,
-    is_held,
+    book_colours,
+    number,
     percent,
     spoken,
 )
@@ -168,18 +166,16 @@ def _weight_regimes(material: Material, figure: Figure, axes: np.ndarray) -> Non
     axis = axes[0, 0]
     _title(axis, "correlation of a weight with the regime")
     z = weight_regime_correlation(material.subject.weights, material.regime)
-    _map(axis, z, [[_said(v) for v in row] for row in z], REGIME_NAMES, material.subject.symbols, "PuOr", -1, 1)
+    _map(axis, z, [[number(v) for v in row] for row in z], REGIME_NAMES, material.subject.symbols, "PuOr", -1, 1)
 
 
 def _risk_return(report: EvaluationReport, figure: Figure, axes: np.ndarray) -> None:
     axis = axes[0, 0]
     _title(axis, "risk and return, net, a year")
-    colours, marks = iter(BOOK_COLOURS * 2), iter("osD^vPXph*<>" * 3)
+    colours, marks = book_colours([book.name for book in report.books]), iter("osD^vPXph*<>" * 3)
     for position, (name, (volatility, mean)) in enumerate(risk_return(report).items()):
-        first, held = position == 0, is_held(name)
-        colour = SUBJECT_COLOUR if first else HELD_COLOUR if held else next(colours)
-        mark, size = ("*", 260) if first else (next(marks), 60)
-        axis.scatter(volatility, mean, s=size, color=colour, marker=mark, label=spoken(name), zorder=3, lw=0)
+        mark, size = ("*", 260) if position == 0 else (next(marks), 60)
+        axis.scatter(volatility, mean, s=size, color=colours[name], marker=mark, label=spoken(name), zorder=3, lw=0)
     axis.axhline(0, color="#999999", lw=0.8)
     for formatted in (axis.xaxis, axis.yaxis):
         formatted.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -214,11 +210,11 @@ def _attention(material: Material, look: Look, figure: Figure, axes: np.ndarray)
     means = look.attention.mean(axis=(0, 2), dtype=np.float64)
     views = [means.mean(axis=0), *means]
     highest = max(0.5, float(np.max(means)))
-    for number, (axis, z) in enumerate(zip(axes[0], views)):
-        _title(axis, "mean over layers" if number == 0 else f"layer {number}, mean over heads")
+    for layer, (axis, z) in enumerate(zip(axes[0], views)):
+        _title(axis, "mean over layers" if layer == 0 else f"layer {layer}, mean over heads")
         _map(axis, z, [[percent(v, 0) for v in row] for row in z], groups, groups, "Blues", 0, highest)
         axis.set_xlabel("is read")
-        if number:
+        if layer:
             axis.tick_params(labelleft=False)
     axes[0, 0].set_ylabel("reads")
 
@@ -271,10 +267,6 @@ def _map(
     for i, row in enumerate(text):
         for j, said in enumerate(row):
             axis.text(j, i, said, ha="center", va="center", fontsize=9, color="white" if dark[i, j] else INK)
-
-
-def _said(value: float) -> str:
-    return f"{value:.2f}" if np.isfinite(value) else "–"
 
 
 def _dates(material: Material) -> np.ndarray:

@@ -50,7 +50,7 @@ def timeline_panel(material: Material, figures: RegimeFigures, points: int) -> P
         hovertemplate="%{x}: %{y:.2f}",
     )
     figure = {
-        "data": [*regime_fields(x, material.regime[0, :length], "y", lanes=True, legend=False), confidence],
+        "data": [*regime_fields(x, material.regime[0, :length], "y", lanes=True), confidence],
         "layout": layout(
             xaxis={"anchor": "y2", "type": "date"},
             yaxis={
@@ -92,11 +92,6 @@ def transition_panel(figures: RegimeFigures) -> Panel:
         "layout": layout(
             xaxis={"title": {"text": "goes to"}, "side": "bottom", "showgrid": False},
             yaxis={"title": {"text": "when this ends"}, "autorange": "reversed", "showgrid": False},
-            # The empty cells of the diagonal take no text of the map.
-            annotations=[
-                {"x": name, "y": name, "text": text[i][i], "showarrow": False, "font": {"color": "#777777"}}
-                for i, name in enumerate(REGIME_NAMES)
-            ],
         ),
     }
     return Panel(
@@ -157,7 +152,7 @@ def performance_panel(material: Material) -> Panel:
         ("Sharpe, ± one error", desk.sharpe_ann, ".2f", desk.sharpe_error),
         ("volatility a year", desk.volatility_ann, ".1%", None),
         ("maximum drawdown", desk.max_drawdown_frac, ".1%", None),
-        ("winning bars", desk.win_rate, ".1%", None),
+        ("winning bars", desk.win_rate, ".0%", None),
     )
     columns, gap = 3, 0.07
     width = (1 - gap * (columns - 1)) / columns
@@ -195,11 +190,12 @@ def performance_panel(material: Material) -> Panel:
         if error is not None:
             bars["error_y"] = {"type": "data", "array": short(error), "color": "#777777", "thickness": 1.2}
         traces.append(bars)
-    profits = " ".join(f"{name} {percent(value)}" for name, value in zip(names, desk.profit_frac))
+    profits = ", ".join(f"{name} {percent(value)}" for name, value in zip(REGIME_NAMES, desk.profit_frac))
     return Panel(
         "regime_performance",
         "What the desk earned in each regime",
-        f"Bars by the regime known when their decision was taken. The profits of the regimes add up: {profits}.",
+        f"Bars by the regime known when their decision was taken. The profits of the regimes add up to "
+        f"the whole, {percent(desk.profit_frac[-1])} of the equity at the start: {profits}.",
         {"data": traces, "layout": layout(**axes, annotations=headings)},
         520,
         table=_performance_table(desk, names),

@@ -16,6 +16,7 @@ from mtquant_rllib.evaluation.explain.panel import (
     layout,
     line,
     number,
+    percent,
     regime_fields,
     short,
     strip_axis,
@@ -68,13 +69,13 @@ def weights_panel(material: Material, points: int) -> Panel:
                 "y": short(area[kept]),
                 "name": domain,
                 "stackgroup": "gross",
-                "line": {"width": 0.5, "color": DOMAIN_SHADES[d % len(DOMAIN_SHADES)][0]},
+                "line": {"width": 0, "color": DOMAIN_SHADES[d % len(DOMAIN_SHADES)][0]},
                 "fillcolor": DOMAIN_SHADES[d % len(DOMAIN_SHADES)][1],
                 "yaxis": "y2",
                 "hovertemplate": "%{x}: %{y:.3f}",
             }
         )
-    traces += regime_fields(x, material.regime[0, :length], "y3", legend=False)
+    traces += regime_fields(x, material.regime[0, :length], "y3")
     one = "" if record.n_envs == 1 else f" Drawn: the first of {record.n_envs} histories."
     traded = record.traded_frac[0, :length].sum() / (length / record.bars_per_year)
     return Panel(
@@ -102,12 +103,12 @@ def weight_regime_panel(material: Material) -> Panel:
     correlation = weight_regime_correlation(record.weights, material.regime)
     limit = float(np.nanmax(np.abs(mean), initial=0.0, where=np.isfinite(mean))) or 1.0
 
-    def said(values: np.ndarray) -> list[list[str]]:
-        return [[number(value) for value in row] for row in values]
+    said = [[percent(value) for value in row] for row in mean]
+    correlated = [[number(value) for value in row] for row in correlation]
 
     parts = (
-        cells(mean, said(mean), REGIME_NAMES, record.symbols, DIVERGING, zmin=-limit, zmax=limit),
-        cells(correlation, said(correlation), REGIME_NAMES, record.symbols, DIVERGING, zmin=-1, zmax=1)
+        cells(mean, said, REGIME_NAMES, record.symbols, DIVERGING, zmin=-limit, zmax=limit),
+        cells(correlation, correlated, REGIME_NAMES, record.symbols, DIVERGING, zmin=-1, zmax=1)
         | {"xaxis": "x2", "yaxis": "y2"},
     )
     figure = {

@@ -76,8 +76,8 @@ def build_page(material: Material, report: EvaluationReport, settings: Settings)
     return Page(
         title=f"{facts['run']}: what the desk did, and why",
         facts=f"{context['first_date']} to {context['last_date']}, {facts['split']} split: {context['n_bars']:,} bars, "
-        f"{context['bars_per_year']:.0f} a year, histories: {context['n_envs']}. Market {facts['market']}, policies after "
-        f"phase {facts['phase']}, seed {facts['seed']}. Decisions of {agent}: {len(material.decisions.obs):,}.",
+        f"{context['bars_per_year']:.0f} a year, histories: {context['n_envs']}. Market {facts['market']}, policies "
+        f"after phase {facts['phase']}, seed {facts['seed']}. Decisions of {agent}: {len(material.decisions.obs):,}.",
         tiles=performance.tiles(report),
         sections=sections,
         footer=f"Costs, bps of notional (spread/commission/slippage): {context['costs_line']}.",
