@@ -167,7 +167,7 @@ def evolution_panel(material: Material, look: Look, views: AttentionViews, group
             "data": traces,
             "layout": layout(
                 xaxis={"anchor": "y2", "type": "date"},
-                yaxis={"domain": [0.14, 1], "tickformat": ".0%", "title": {"text": "received"}, "rangemode": "tozero"},
+                yaxis={"domain": [0.14, 1], "tickformat": ".0%", "title": {"text": "received"}},
                 yaxis2=strip_axis(),
                 yaxis3={"overlaying": "y", "domain": [0.14, 1], "range": [0, 1], "visible": False, "fixedrange": True},
             ),
@@ -208,7 +208,8 @@ def classifier_panel(material: Material, look: Look, parts: int) -> Panel:
     fell = sum(value for name, value in figures.items() if name.startswith("fallback_"))
     notes = (
         f"Most likely regime and the detector's label are the same at {percent(figures['classifier_agreement'])} of "
-        f"the decisions; always saying {REGIME_NAMES[usual]} would be at {percent(base)}.",
+        f"the decisions; always saying {REGIME_NAMES[usual]} would be at {percent(base)}."
+        + ("" if figures["classifier_agreement"] > base else " The classifier has not learned the labels."),
         f"Mean largest probability {number(figures['classifier_confidence'])}. At {percent(fell)} of the decisions the "
         "network fell back: "
         + ", ".join(f"{name} {percent(figures[f'fallback_{name}'])}" for name in ("unsure", "not_finite", "equal"))
@@ -217,7 +218,7 @@ def classifier_panel(material: Material, look: Look, parts: int) -> Panel:
     return Panel(
         "classifier",
         "Which regime the policy believes in",
-        "Areas are the network's own probabilities of the regimes, the strip the detector's labels that it was taught.",
+        "Areas are the network's own probabilities of the regimes, the strip the detector's labels.",
         {
             "data": traces,
             "layout": layout(

@@ -66,6 +66,7 @@ def importance_panel(material: Material) -> Panel:
             "text": [percent(value, 0) for value in share],
             "textposition": "outside",
             "textangle": 0,
+            "textfont": {"size": 10},
             "cliponaxis": False,
             "hovertemplate": "%{x}: %{y:.1%}",
         }

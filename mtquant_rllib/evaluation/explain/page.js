@@ -42,7 +42,7 @@ const redraw = {
 function draw(chart) {
   const panel = page.panels[chart.dataset.panel];
   Plotly.newPlot(chart, panel.data, panel.layout, options);
-  const selects = [...chart.parentElement.querySelectorAll("select")];
+  const selects = [...chart.closest("article").querySelectorAll("select")];
   const choose = () => redraw[chart.dataset.panel](
     chart, Object.fromEntries(selects.map((select) => [select.name, Number(select.value)])));
   selects.forEach((select) => select.addEventListener("change", choose));

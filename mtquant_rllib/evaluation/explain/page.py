@@ -90,7 +90,8 @@ class Page:
             f'<article class="panel" id="{panel.id}"><h3>{html.escape(panel.title)}</h3>'
             f'<p class="lead">{html.escape(panel.lead)}</p>'
             + (f'<div class="selects">{selects}</div>' if selects else "")
-            + f'<div class="chart" data-panel="{panel.id}" style="height:{panel.height_px}px"></div>'
+            + f'<div class="figure"><div class="chart" data-panel="{panel.id}" style="height:{panel.height_px}px">'
+            + "</div></div>"
             + (f'<ul class="notes">{notes}</ul>' if notes else "")
             + (_table(panel.table) if panel.table else "")
             + "</article>"

@@ -18,6 +18,7 @@ from mtquant_rllib.evaluation.baselines import HOLD_PREFIX
 from mtquant_rllib.evaluation.regime_figures import REGIME_NAMES, find_spells
 
 Figure = dict[str, Any]
+Scale = tuple[tuple[float, str], ...]
 
 # Okabe and Ito (2008): told apart with any colour vision. A regime has its colour everywhere.
 REGIME_COLOURS = ("#009e73", "#d55e00", "#cc79a7", "#b8b8b8")
@@ -33,8 +34,9 @@ DOMAIN_SHADES = (
 )
 """One hue a domain, one shade an instrument."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
-SEQUENTIAL = [[0, "#f7fafd"], [0.5, "#85b8dc"], [1, "#0b559f"]]
-DIVERGING = [[0, "#b35806"], [0.5, "#f7f7f7"], [1, "#2166ac"]]
+SEQUENTIAL = ((0.0, "#f7fafd"), (0.5, "#85b8dc"), (1.0, "#0b559f"))
+DIVERGING = ((0.0, "#b35806"), (0.5, "#f7f7f7"), (1.0, "#2166ac"))
+"""(place, colour) from the lowest value to the highest."""
 STRIP_SHARE = 0.06
 """Of a panel's height, for the regimes under a time axis."""
 
@@ -152,7 +154,7 @@ def strip_axis(share: float = STRIP_SHARE) -> dict[str, Any]:
 
 
 def cells(
-    z: np.ndarray, text: list[list[str]], x: Sequence[str], y: Sequence[str], colours: list[list[Any]], **more: Any
+    z: np.ndarray, text: list[list[str]], x: Sequence[str], y: Sequence[str], colours: Scale, **more: Any
 ) -> dict[str, Any]:
     """A heat map whose cells say their values."""
     return {
@@ -163,7 +165,7 @@ def cells(
         "text": text,
         "texttemplate": "%{text}",
         "hovertemplate": "%{y}, %{x}: %{text}<extra></extra>",
-        "colorscale": colours,
+        "colorscale": [list(stop) for stop in colours],
         "showscale": False,
         "xgap": 2,
         "ygap": 2,

@@ -12,19 +12,22 @@ import matplotlib.dates as mdates
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from mtquant_rllib.config.evaluation import EvaluationConfig
+from mtquant_rllib.evaluation.explain.attention import AttentionViews, attention_views
 from mtquant_rllib.evaluation.explain.collect import Material
 from mtquant_rllib.evaluation.explain.influence import shares, verdict
 from mtquant_rllib.evaluation.explain.panel import (
     CLAIM_COLOURS,
+    DIVERGING,
     GROUP_COLOURS,
     INK,
     REGIME_COLOURS,
+    SEQUENTIAL,
     book_colours,
     number,
     percent,
@@ -32,7 +35,6 @@ from mtquant_rllib.evaluation.explain.panel import (
 )
 from mtquant_rllib.evaluation.explain.performance import risk_return
 from mtquant_rllib.evaluation.explain.weights import instrument_colours
-from mtquant_rllib.evaluation.importance import attention_received
 from mtquant_rllib.evaluation.plots import plot_equity
 from mtquant_rllib.evaluation.regime_figures import (
     N_REGIMES,
@@ -46,6 +48,7 @@ from mtquant_rllib.evaluation.report import EvaluationReport
 from mtquant_rllib.policies.looking import Look
 
 _REGIME_MAP = ListedColormap(REGIME_COLOURS)
+_SEQUENTIAL_MAP, _DIVERGING_MAP = (LinearSegmentedColormap.from_list("", scale) for scale in (SEQUENTIAL, DIVERGING))
 
 
 def write_pictures(
@@ -76,7 +79,8 @@ def write_pictures(
     if material.look is not None:
         layers = material.look.attention.shape[1]
         _attention(material, material.look, *blank("attention", 1, layers + 1, 0.55))
-        _attention_time(material, material.look, *blank("attention_time", 2, 1, 0.6, height_ratios=(6, 1)))
+        views = attention_views(material.look, material.decisions, config.explain.attention_points)
+        _attention_time(material, views, *blank("attention_time", 2, 1, 0.6, height_ratios=(6, 1)))
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for name, figure in figures.items():
@@ -100,11 +104,11 @@ def _regimes(material: Material, figure: Figure, axes: np.ndarray) -> None:
         ["" if i == j else f"{percent(found.destinations[i, j], 0)}\n({found.transitions[i, j]})" for j in range(4)]
         for i in range(N_REGIMES)
     ]
-    _map(matrix, z, text, REGIME_NAMES, REGIME_NAMES, "Blues", 0, 1)
+    _map(matrix, z, text, REGIME_NAMES, REGIME_NAMES, _SEQUENTIAL_MAP, 0, 1)
     _title(durations, "bars a stretch")
     spells = find_spells(material.regime)
     by_regime = [spells.bars[spells.regime == regime] for regime in range(N_REGIMES)]
-    boxes = durations.boxplot(by_regime, tick_labels=REGIME_NAMES, showmeans=True, patch_artist=True)
+    boxes = durations.boxplot(by_regime, tick_labels=REGIME_NAMES, patch_artist=True)
     for box, colour in zip(boxes["boxes"], REGIME_COLOURS):
         box.set_facecolor(colour)
     for median in boxes["medians"]:
@@ -140,8 +144,9 @@ def _performance(material: Material, figure: Figure, axes: np.ndarray) -> None:
         _title(axis, title)
         axis.bar(names, np.nan_to_num(values), yerr=error, color=colours, ecolor="#777777")
         axis.axhline(0, color="#999999", lw=0.8)
+        axis.tick_params(axis="x", labelsize=8)
         if error is None:
-            axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+            axis.yaxis.set_major_formatter(PercentFormatter(1))
     _calm(*axes[0])
 
 
@@ -166,7 +171,9 @@ def _weight_regimes(material: Material, figure: Figure, axes: np.ndarray) -> Non
     axis = axes[0, 0]
     _title(axis, "correlation of a weight with the regime")
     z = weight_regime_correlation(material.subject.weights, material.regime)
-    _map(axis, z, [[number(v) for v in row] for row in z], REGIME_NAMES, material.subject.symbols, "PuOr", -1, 1)
+    _map(
+        axis, z, [[number(v) for v in row] for row in z], REGIME_NAMES, material.subject.symbols, _DIVERGING_MAP, -1, 1
+    )
 
 
 def _risk_return(report: EvaluationReport, figure: Figure, axes: np.ndarray) -> None:
@@ -212,21 +219,20 @@ def _attention(material: Material, look: Look, figure: Figure, axes: np.ndarray)
     highest = max(0.5, float(np.max(means)))
     for layer, (axis, z) in enumerate(zip(axes[0], views)):
         _title(axis, "mean over layers" if layer == 0 else f"layer {layer}, mean over heads")
-        _map(axis, z, [[percent(v, 0) for v in row] for row in z], groups, groups, "Blues", 0, highest)
+        _map(axis, z, [[percent(v, 0) for v in row] for row in z], groups, groups, _SEQUENTIAL_MAP, 0, highest)
         axis.set_xlabel("is read")
         if layer:
             axis.tick_params(labelleft=False)
     axes[0, 0].set_ylabel("reads")
 
 
-def _attention_time(material: Material, look: Look, figure: Figure, axes: np.ndarray) -> None:
+def _attention_time(material: Material, views: AttentionViews, figure: Figure, axes: np.ndarray) -> None:
     top, strip = axes[:, 0]
-    stamps, first = _dates(material), material.decisions.of_history(0)
-    received = attention_received(look.attention[first])
+    stamps, received = _dates(material), views.over_time[0, 0]
     _title(top, "attention received")
     for g, group in enumerate(material.influence.groups):
         colour = GROUP_COLOURS[g % len(GROUP_COLOURS)]
-        top.plot(stamps[material.decisions.bar[first]], received[:, g], color=colour, lw=0.9, label=group)
+        top.plot(stamps[views.part_bar], received[g], color=colour, lw=0.9, label=group)
     top.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     top.set_xlim(stamps[0], stamps[-1])
     top.tick_params(labelbottom=False)
@@ -255,7 +261,7 @@ def _map(
     text: list[list[str]],
     x: tuple[str, ...],
     y: tuple[str, ...],
-    colours: str,
+    colours: Colormap,
     low: float,
     high: float,
 ) -> None:
