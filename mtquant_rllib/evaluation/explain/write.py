@@ -71,12 +71,12 @@ def build_page(material: Material, report: EvaluationReport, settings: Settings)
                 ),
             )
         )
-    facts = material.subject.facts
+    facts, market = material.subject.facts, Path(material.subject.facts["market"]).name
     context = report.context
     return Page(
         title=f"{facts['run']}: what the desk did, and why",
         facts=f"{context['first_date']} to {context['last_date']}, {facts['split']} split: {context['n_bars']:,} bars, "
-        f"{context['bars_per_year']:.0f} a year, histories: {context['n_envs']}. Market {facts['market']}, policies "
+        f"{context['bars_per_year']:.0f} a year, histories: {context['n_envs']}. Market {market}, policies "
         f"after phase {facts['phase']}, seed {facts['seed']}. Decisions of {agent}: {len(material.decisions.obs):,}.",
         tiles=performance.tiles(report),
         sections=sections,
