@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runs import ATTENTION, SMALL, write_run
+from runs import ATTENTION, SMALL, gather, write_run
 
-from mtquant_rllib.evaluation.explain.collect import Material, collect
+from mtquant_rllib.evaluation.explain.collect import Material
 from mtquant_rllib.training.assessment import OpenRun, open_run
 
 
@@ -32,12 +32,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 @pytest.fixture(scope="session")
 def opened(runs: Path) -> OpenRun:
     return open_run(runs / "attention", "test")
-
-
-def gather(opened: OpenRun, agent: str) -> Material:
-    return collect(
-        opened.settings, opened.data, opened.states, agent, equal_allocation=opened.phase == 1, facts=opened.facts
-    )
 
 
 @pytest.fixture(scope="session")

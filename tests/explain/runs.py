@@ -7,15 +7,17 @@ from pathlib import Path
 import torch
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.evaluation.explain.collect import Material, collect
 from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
 from mtquant_rllib.training import states
+from mtquant_rllib.training.assessment import OpenRun
 from mtquant_rllib.training.manifest import PHASES, Manifest
 from mtquant_rllib.training.preparation import prepare
 
 SMALL = (
     "embedded.train={paths: 1, years: 2}",
     "embedded.validation={paths: 1, years: 2}",
-    "embedded.test={paths: 2, years: 3}",
+    "embedded.test={paths: 2, years: 2.2}",
     "networks.attention.width=16",
     "networks.attention.heads=2",
     "networks.attention.classifier.hidden=[8]",
@@ -51,3 +53,9 @@ def write_run(
         states.write(run / record.result, known)
     manifest.write(run)
     return run
+
+
+def gather(opened: OpenRun, agent: str) -> Material:
+    return collect(
+        opened.settings, opened.data, opened.states, agent, equal_allocation=opened.phase == 1, facts=opened.facts
+    )

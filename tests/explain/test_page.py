@@ -14,8 +14,8 @@ import numpy as np
 import plotly.graph_objects
 import plotly.offline
 import pytest
-from conftest import gather
 from matplotlib import image
+from runs import gather
 
 from mtquant_rllib.cli import main
 from mtquant_rllib.evaluation import measures
@@ -90,6 +90,7 @@ def test_a_text_cannot_end_the_pages_data(page: Page) -> None:
     assert "a&lt;/script&gt;&lt;b&gt;" in odd
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(page: Page, opened: OpenRun) -> None:
     again = gather(opened, "meta_controller")
     assert build_page(again, build_report(again.records, opened.settings), opened.settings).render() == page.render()
@@ -262,6 +263,7 @@ def test_bad_input_gets_one_clear_error(
     assert "Traceback" not in said.err
 
 
+@pytest.mark.slow
 def test_the_command_writes_page_pictures_and_figures(runs: Path, tmp_path: Path) -> None:
     assert main(["explain", str(runs / "young"), "--agent", "equity_specialist", "--out", str(tmp_path / "why")]) == 0
     written = {path.name for path in (tmp_path / "why").iterdir()}
