@@ -232,6 +232,19 @@ def build_parser() -> argparse.ArgumentParser:
         "--phase", type=int, choices=(1, 2, 3), help="policies after this phase (default: the last done)"
     )
     judge.add_argument("--json", type=Path, metavar="FILE", help="write the report here as well")
+
+    why = _add(
+        commands,
+        "explain",
+        _explain,
+        "write one interactive page, and pictures, of what a run's policies did and what their decisions rest on",
+        "mtquant explain runs/real --agent forex_specialist --out why/",
+    )
+    why.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, or its name under runs/")
+    why.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
+    why.add_argument("--agent", default="meta_controller", help="whose decisions to look into (default: %(default)s)")
+    why.add_argument("--phase", type=int, choices=(1, 2, 3), help="policies after this phase (default: the last done)")
+    why.add_argument("--out", type=Path, metavar="FOLDER", help="default: RUN/explain/SPLIT/AGENT")
     return parser
 
 
@@ -476,6 +489,22 @@ def _evaluate(args: argparse.Namespace) -> None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(done.files["json"], args.json)
     for kind, path in done.files.items():
+        print(f"{kind}: {path}")
+
+
+def _explain(args: argparse.Namespace) -> None:
+    from mtquant_rllib.training.explanation import explain_run
+
+    written = explain_run(
+        _run_folder(args.run_folder),
+        split=args.split,
+        agent=args.agent,
+        phase=args.phase,
+        out=args.out,
+        settings=_settings(args) if args.config != DEFAULT_CONFIG else None,
+        overrides=args.overrides,
+    )
+    for kind, path in written.items():
         print(f"{kind}: {path}")
 
 

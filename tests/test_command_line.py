@@ -10,7 +10,15 @@ import pytest
 
 from mtquant_rllib.cli import main
 
-COMMANDS = [["data", "import"], ["data", "synth"], ["data", "describe"], ["train"], ["resume"], ["evaluate"]]
+COMMANDS = [
+    ["data", "import"],
+    ["data", "synth"],
+    ["data", "describe"],
+    ["train"],
+    ["resume"],
+    ["evaluate"],
+    ["explain"],
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

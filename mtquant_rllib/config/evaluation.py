@@ -46,9 +46,29 @@ class PlotConfig(Section):
     band_quantile: Annotated[float, Field(gt=0, lt=0.5)]
 
 
+class ExplainConfig(Section):
+    """The page of `mtquant explain`.
+
+    line_points
+        Points kept of a drawn line: the extremes of equal stretches, so that no peak is lost.
+    attention_points
+        Stretches into which attention over time is averaged.
+    importance_rows
+        Decisions, evenly spread, on which importance is measured.
+    occlusion_draws
+        Shufflings that replace a group's columns; their effects are averaged.
+    """
+
+    line_points: Annotated[int, Field(ge=10)]
+    attention_points: Annotated[int, Field(ge=10)]
+    importance_rows: Annotated[int, Field(ge=10)]
+    occlusion_draws: Count
+
+
 class EvaluationConfig(Section):
     excluded_dates: tuple[dt.date, ...]
     var_test_significance: Fraction
     bootstrap: BootstrapConfig
     baselines: BaselineConfig
     plot: PlotConfig
+    explain: ExplainConfig

@@ -28,6 +28,7 @@ from mtquant_rllib.policies.registry import DeskWidths
 from mtquant_rllib.portfolio import tape as channel
 from mtquant_rllib.risk.breakers import N_LEVELS
 from mtquant_rllib.risk.rules import RuleId
+from mtquant_rllib.universe import META
 
 EVALUATION_PHASE = 3
 _NO_STOP_ATR = 1e9
@@ -38,6 +39,15 @@ class Player(Protocol):
     """Proposed weights (B, n) at the close of the desk's rows."""
 
     def __call__(self, desk: Desk) -> np.ndarray: ...
+
+
+class DecisionObserver(Protocol):
+    """Hears an agent's observations (B, F) at a decision, and which environments take it, bool (B,).
+
+    The arrays are the step's own: copy what is to be kept.
+    """
+
+    def __call__(self, agent: str, desk: Desk, obs: np.ndarray, decides: np.ndarray) -> None: ...
 
 
 class PolicyPlayer:
@@ -52,10 +62,20 @@ class PolicyPlayer:
     equal_allocation
         Every domain gets an equal share at full appetite in place of the meta-controller's decision: the desk before
         there is one.
+    on_decision
+        Hears every agent's observations.
     """
 
-    def __init__(self, actor: DeskActor, *, domain: int | None = None, equal_allocation: bool = False) -> None:
+    def __init__(
+        self,
+        actor: DeskActor,
+        *,
+        domain: int | None = None,
+        equal_allocation: bool = False,
+        on_decision: DecisionObserver | None = None,
+    ) -> None:
         self._actor = actor
+        self._on_decision = on_decision
         self._domain = domain
         self._equal = equal_allocation or domain is not None
 
@@ -67,6 +87,7 @@ class PolicyPlayer:
         *,
         domain: int | None = None,
         equal_allocation: bool = False,
+        on_decision: DecisionObserver | None = None,
     ) -> PolicyPlayer:
         """From module states. For one domain alone, its own are enough."""
         universe = settings.universe
@@ -79,6 +100,7 @@ class PolicyPlayer:
             DeskActor(universe, DeskWidths.of(settings), settings, states),
             domain=domain,
             equal_allocation=equal_allocation,
+            on_decision=on_decision,
         )
 
     def __call__(self, desk: Desk) -> np.ndarray:
@@ -89,11 +111,22 @@ class PolicyPlayer:
             desk.allocation[:, list(domains)] = share
             desk.appetite[:] = 1.0
         elif desk.meta_is_due.any():
-            desk.decide_meta(self._actor.act_meta(desk.observe_meta()))
+            obs = desk.observe_meta()
+            self._tell(META, desk, obs, desk.meta_is_due)
+            desk.decide_meta(self._actor.act_meta(obs))
         for d in domains:
-            desk.decide_specialist(d, self._actor.act_specialist(d, desk.observe_specialist(d)))
-        desk.decide_instruments(self._actor.act_instruments(desk.observe_instruments()))
+            obs = desk.observe_specialist(d)
+            self._tell(desk.universe.specialists[d], desk, obs, desk.specialists_are_due)
+            desk.decide_specialist(d, self._actor.act_specialist(d, obs))
+        obs = desk.observe_instruments()
+        for i, symbol in enumerate(desk.universe.symbols):
+            self._tell(symbol, desk, obs[:, i], np.ones(desk.n_envs, dtype=bool))
+        desk.decide_instruments(self._actor.act_instruments(obs))
         return desk.propose()
+
+    def _tell(self, agent: str, desk: Desk, obs: np.ndarray, due: np.ndarray) -> None:
+        if self._on_decision is not None:
+            self._on_decision(agent, desk, obs, due & ~desk.parked)
 
 
 class RulePlayer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import apply_overrides, validate
@@ -36,6 +37,55 @@ def last_done(manifest: Manifest, run: Path) -> int:
     raise RunError(f"{run}: no phase of this run is done yet; carry it on with `mtquant resume {run}`")
 
 
+@dataclass(frozen=True)
+class OpenRun:
+    """A run's policies after a phase, and the split on which they are looked at."""
+
+    run: Path
+    phase: int
+    settings: Settings
+    data: DeskData
+    states: Mapping[str, states.ModuleState]
+    facts: Mapping[str, Any]
+    seed: int
+
+
+def open_run(
+    run: Path,
+    split: str,
+    *,
+    phase: int | None = None,
+    settings: Settings | None = None,
+    overrides: Sequence[str] = (),
+) -> OpenRun:
+    """Parameters as of `evaluate_run`.
+
+    Raises
+    ------
+    RunError
+        When the folder is no run, or the phase is not done.
+    """
+    run = run.resolve()
+    manifest = Manifest.read(run)
+    own = settings is None and not overrides
+    if settings is None:
+        settings = validate(Settings, apply_overrides(manifest.settings, overrides), str(run))
+    phase = last_done(manifest, run) if phase is None else phase
+    folder = manifest.phase(phase).result
+    if folder is None:
+        raise RunError(f"{run}: phase {phase} is not done; the last that is done is phase {last_done(manifest, run)}")
+    market = restored(settings, manifest.market) if own else prepare(settings, *manifest.market.files)
+    facts = {
+        "run": run.name,
+        "phase": phase,
+        "split": split,
+        "seed": manifest.seed,
+        "market": manifest.market.bars or f"embedded ({settings.embedded.variant})",
+    }
+    data = DeskData.open(Path(market.data), split)
+    return OpenRun(run, phase, settings, data, states.read(run / folder), facts, manifest.seed)
+
+
 def evaluate_run(
     run: Path,
     *,
@@ -57,35 +107,20 @@ def evaluate_run(
     settings, overrides
         Other settings than the run's, or changes to them: other costs, say. The market is then prepared again.
     """
-    run = run.resolve()
-    manifest = Manifest.read(run)
-    own = settings is None and not overrides
-    if settings is None:
-        settings = validate(Settings, apply_overrides(manifest.settings, overrides), str(run))
-    phase = last_done(manifest, run) if phase is None else phase
-    folder = manifest.phase(phase).result
-    if folder is None:
-        raise RunError(f"{run}: phase {phase} is not done; the last that is done is phase {last_done(manifest, run)}")
-    market = restored(settings, manifest.market) if own else prepare(settings, *manifest.market.files)
-    data = DeskData.open(Path(market.data), split)
+    opened = open_run(run, split, phase=phase, settings=settings, overrides=overrides)
+    settings, data, facts = opened.settings, opened.data, opened.facts
     if episodes is None:
         draws = rollout.whole(data.stretches)
     else:
-        draws = rollout.random_starts(data.stretches, settings.desk.episode.bars, episodes, manifest.seed)
-    desk = rollout.PolicyPlayer.of(settings, states.read(run / folder), equal_allocation=phase == 1)
-    facts = {
-        "run": run.name,
-        "phase": phase,
-        "split": split,
-        "seed": manifest.seed,
-        "market": manifest.market.bars or f"embedded ({settings.embedded.variant})",
-    }
+        draws = rollout.random_starts(data.stretches, settings.desk.episode.bars, episodes, opened.seed)
+    desk = rollout.PolicyPlayer.of(settings, opened.states, equal_allocation=opened.phase == 1)
     records = [rollout.play(settings, data, desk, draws, name="desk", facts=facts)]
     closes = rollout.closes_of(data)
     for name, rule in weight_rules(settings).items():
         records.append(rollout.play(settings, data, rollout.RulePlayer(rule, closes), draws, name=name, facts=facts))
     report = build_report(records, settings)
-    out = run / "evaluation" / split
+    out = opened.run / "evaluation" / split
     files = dict(write_report(report, out))
-    files["picture"] = plot_equity(records, out / "equity.png", settings.evaluation.plot, f"{run.name}, {split}")
+    title = f"{opened.run.name}, {split}"
+    files["picture"] = plot_equity(records, out / "equity.png", settings.evaluation.plot, title)
     return Assessment(report, files)

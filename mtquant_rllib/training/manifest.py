@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 
 import mtquant_rllib
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.loader import validate
+from mtquant_rllib.config.loader import read_tree, validate
 from mtquant_rllib.errors import RunError
 
 FILE = "manifest.json"
@@ -142,11 +142,25 @@ class Manifest(_Record):
         if not run.is_dir():
             raise RunError(f"{run}: no such run folder{_others(run)}")
         try:
-            return cls.model_validate(json.loads((run / FILE).read_text()))
+            return cls.model_validate(_completed(json.loads((run / FILE).read_text())))
         except FileNotFoundError:
             raise RunError(f"{run}: no {FILE} there, so it is no run folder{_others(run)}") from None
         except (ValueError, ValidationError) as error:
             raise RunError(f"{run / FILE}: not readable as a manifest of this version: {error}") from error
+
+
+def _completed(tree: Any) -> Any:
+    """The manifest of an older version with today's defaults for the ways to look at a run that it did not know.
+
+    Of `evaluation` alone: what shapes a run's result is never filled in.
+    """
+    try:
+        settings = tree["settings"]
+        known = {**read_tree("default.yaml")["evaluation"], **settings["evaluation"]}
+    except (KeyError, TypeError):
+        # No manifest at all, which the validation says better.
+        return tree
+    return {**tree, "settings": {**settings, "evaluation": known}}
 
 
 def _others(run: Path) -> str:

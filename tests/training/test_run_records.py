@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.errors import RunError
+from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.training import states
 from mtquant_rllib.training.callbacks import clock, truncated_csv, truncated_jsonl
 from mtquant_rllib.training.manifest import Manifest, MarketRecord
@@ -59,6 +59,24 @@ def test_a_manifest_carries_the_whole_of_the_settings(tmp_path: Path) -> None:
     assert back.market.content == "embedded-0123"
     assert [record.status for record in back.phases.values()] == ["pending"] * 3
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["manifest.json"]
+
+
+def test_a_run_of_an_older_version_takes_new_ways_to_look_at_it_from_the_defaults_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    begun(tmp_path).write(tmp_path / "one")
+    path = tmp_path / "one" / "manifest.json"
+    tree = json.loads(path.read_text())
+    del tree["settings"]["evaluation"]["explain"]
+    tree["settings"]["evaluation"]["plot"]["dpi"] = 77
+    path.write_text(json.dumps(tree))
+    back = Manifest.read(tmp_path / "one").load_settings()
+    assert back.evaluation.explain == Settings.load().evaluation.explain
+    assert back.evaluation.plot.dpi == 77
+    del tree["settings"]["recipe"]["gae_lambda"]
+    path.write_text(json.dumps(tree))
+    with pytest.raises(ConfigError, match="gae_lambda"):
+        Manifest.read(tmp_path / "one").load_settings()
 
 
 def test_a_folder_that_is_no_run_names_those_that_are(tmp_path: Path) -> None:

@@ -1,0 +1,232 @@
+"""Panels of what an attention policy looks at, and of the regimes that its classifier believes in.
+
+Shapes: K decisions, L layers, H heads, G groups, R regimes. A reader chooses layer, head and regime, each of which can
+also be "all": the arrays for every choice travel with the page.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtquant_rllib.evaluation.explain.collect import Decisions, Material
+from mtquant_rllib.evaluation.explain.panel import (
+    GROUP_COLOURS,
+    REGIME_COLOURS,
+    SEQUENTIAL,
+    Panel,
+    cells,
+    dates,
+    layout,
+    number,
+    percent,
+    regime_fields,
+    short,
+    strip_axis,
+)
+from mtquant_rllib.evaluation.importance import attention_received
+from mtquant_rllib.evaluation.regime_figures import N_REGIMES, REGIME_NAMES
+from mtquant_rllib.policies.looking import Look
+
+_FULL_SCALE = 65534
+"""Numbers in [0, 1] travel as 16 bits; one code more says that there is none."""
+
+
+@dataclass(frozen=True)
+class AttentionViews:
+    """Attention in every way the page can show it; index 0 of layers, heads and regimes is the mean over all.
+
+    matrix
+        (1 + R, 1 + L, 1 + H, G, G): mean attention, NaN for a regime without decisions.
+    over_time
+        (1 + L, 1 + H, G, P): attention received in P consecutive parts of the first history.
+    part_bar
+        int (P,): the bar at which each part begins.
+    """
+
+    matrix: np.ndarray
+    over_time: np.ndarray
+    part_bar: np.ndarray
+
+
+def attention_views(look: Look, decisions: Decisions, parts: int) -> AttentionViews:
+    attention = look.attention
+    _, n_layers, n_heads, n_groups, _ = attention.shape
+    matrix = np.full((1 + N_REGIMES, 1 + n_layers, 1 + n_heads, n_groups, n_groups), np.nan)
+    for choice in range(1 + N_REGIMES):
+        chosen = attention if choice == 0 else attention[decisions.regime == choice - 1]
+        if len(chosen):
+            matrix[choice] = _with_means(chosen.mean(axis=0, dtype=np.float64))
+    first = decisions.of_history(0)
+    begins = np.unique(np.linspace(0, len(first), min(parts, len(first)) + 1).astype(int))[:-1]
+    # Received: mean over the groups that read.
+    received = attention[first].mean(axis=3, dtype=np.float64)
+    means = np.add.reduceat(received, begins) / np.diff(begins, append=len(first))[:, None, None, None]
+    over_time = np.stack([_with_means(part) for part in means], axis=-1)
+    return AttentionViews(matrix, over_time, decisions.bar[first][begins])
+
+
+def _with_means(values: np.ndarray) -> np.ndarray:
+    """(L, H, ...) -> (1 + L, 1 + H, ...), the mean over an axis as its element 0."""
+    heads = np.concatenate([values.mean(axis=1, keepdims=True), values], axis=1)
+    both: np.ndarray = np.concatenate([heads.mean(axis=0, keepdims=True), heads], axis=0)
+    return both
+
+
+def encoded(values: np.ndarray) -> dict[str, object]:
+    """An array of numbers in [0, 1] or NaN for the page: shape, and base64 of little-endian 16-bit integers."""
+    codes = np.where(np.isfinite(values), np.round(np.nan_to_num(values) * _FULL_SCALE), _FULL_SCALE + 1)
+    return {"shape": list(values.shape), "data": base64.b64encode(codes.astype("<u2").tobytes()).decode()}
+
+
+def movement(look: Look, decisions: Decisions) -> tuple[float, float, int]:
+    """How far attention moves from one decision to the next: half the sum of absolute changes of attention received.
+
+    Mean where the regime stayed, mean where it changed, and the number of changes; NaN where there are none.
+    """
+    received = attention_received(look.attention)
+    together = decisions.env[1:] == decisions.env[:-1]
+    moved = 0.5 * np.abs(np.diff(received, axis=0)).sum(axis=1, dtype=np.float64)
+    changed = (decisions.regime[1:] != decisions.regime[:-1]) & together
+    stayed = ~changed & together
+    means = [float(moved[mask].mean()) if mask.any() else np.nan for mask in (stayed, changed)]
+    return means[0], means[1], int(changed.sum())
+
+
+def heatmap_panel(views: AttentionViews, groups: tuple[str, ...]) -> Panel:
+    z = views.matrix[0, 0, 0]
+    trace = cells(z, [[percent(v, 0) for v in row] for row in z], groups, groups, SEQUENTIAL, zmin=0)
+    trace |= {"zmax": max(0.5, float(np.nanmax(views.matrix)))}
+    trace |= {"showscale": True, "colorbar": {"tickformat": ".0%", "thickness": 12, "outlinewidth": 0}}
+    return Panel(
+        "attention_heatmap",
+        "Which group reads which",
+        "A row is a group that reads, a column what it reads; rows add up to 100%. Choose a layer, a head and a "
+        "regime, or their means. A row of equal cells reads everything alike.",
+        {
+            "data": [trace],
+            "layout": layout(
+                xaxis={"title": {"text": "is read"}, "showgrid": False},
+                yaxis={"title": {"text": "reads"}, "autorange": "reversed", "showgrid": False},
+            ),
+        },
+        150 + 62 * len(groups),
+        selects=("layer", "head", "regime"),
+    )
+
+
+def evolution_panel(material: Material, look: Look, views: AttentionViews, groups: tuple[str, ...]) -> Panel:
+    length, per_year = material.length, material.subject.bars_per_year
+    x = dates(material.stamps[:length], per_year)
+    labels = material.regime[0, :length]
+    at = [x[bar] for bar in views.part_bar]
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": at,
+            "y": short(views.over_time[0, 0, g]),
+            "name": group,
+            "line": {"color": GROUP_COLOURS[g % len(GROUP_COLOURS)], "width": 1.5},
+            "hovertemplate": "%{x}: %{y:.1%}",
+        }
+        for g, group in enumerate(groups)
+    ]
+    marks: list[str | None] = []
+    for bar in np.flatnonzero(labels[1:] != labels[:-1]) + 1:
+        marks += [x[bar], x[bar], None]
+    traces.append(
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": marks[:-1],
+            "y": [0, 1, None] * (len(marks) // 3 - 1) + [0, 1] if marks else [],
+            "name": "regime changes",
+            "line": {"color": "#999999", "width": 0.6, "dash": "dot"},
+            "hoverinfo": "skip",
+            "yaxis": "y3",
+        }
+    )
+    traces += regime_fields(x, labels, "y2")
+    stayed, changed, count = movement(look, material.decisions)
+    moves = (
+        f"From one decision to the next attention moves by {percent(stayed)} on average"
+        + (f", and by {percent(changed)} over the {count} between which the regime changed" if count else "")
+        + "."
+    )
+    per_part = len(material.decisions.of_history(0)) / max(len(at), 1)
+    averaged = f" Each point is a mean over about {per_part:.0f} decisions." if per_part >= 1.5 else ""
+    one = "" if material.subject.n_envs == 1 else f" Drawn: the first of {material.subject.n_envs} histories."
+    return Panel(
+        "attention_time",
+        "What is read, over time",
+        f"Attention received by each group; dotted lines and the strip mark the regimes. {moves}{averaged}{one}",
+        {
+            "data": traces,
+            "layout": layout(
+                xaxis={"anchor": "y2", "type": "date"},
+                yaxis={"domain": [0.14, 1], "tickformat": ".0%", "title": {"text": "received"}},
+                yaxis2=strip_axis(),
+                yaxis3={"overlaying": "y", "domain": [0.14, 1], "range": [0, 1], "visible": False, "fixedrange": True},
+            ),
+        },
+        420,
+        selects=("layer", "head"),
+    )
+
+
+def classifier_panel(material: Material, look: Look, parts: int) -> Panel:
+    """The classifier's probabilities over time above the detector's labels that it is taught."""
+    decisions, length = material.decisions, material.length
+    x = dates(material.stamps[:length], material.subject.bars_per_year)
+    first = decisions.of_history(0)
+    begins = np.unique(np.linspace(0, len(first), min(parts, len(first)) + 1).astype(int))[:-1]
+    sums = np.add.reduceat(look.probabilities[first].astype(np.float64), begins)
+    means = sums / np.diff(begins, append=len(first))[:, None]
+    at = [x[bar] for bar in decisions.bar[first][begins]]
+    traces: list[dict[str, object]] = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": at,
+            "y": short(means[:, regime]),
+            "name": name,
+            "legendgroup": f"regime_{name}",
+            "stackgroup": "probability",
+            "line": {"width": 0, "color": REGIME_COLOURS[regime]},
+            "fillcolor": REGIME_COLOURS[regime],
+            "hovertemplate": "%{x}: %{y:.1%}",
+        }
+        for regime, name in enumerate(REGIME_NAMES)
+    ]
+    traces += regime_fields(x, material.regime[0, :length], "y2")
+    figures = look.figures(decisions.regime)
+    usual = int(np.bincount(decisions.regime, minlength=N_REGIMES).argmax())
+    base = float(np.mean(decisions.regime == usual))
+    fell = sum(value for name, value in figures.items() if name.startswith("fallback_"))
+    notes = (
+        f"Most likely regime and the detector's label are the same at {percent(figures['classifier_agreement'])} of "
+        f"the decisions; always saying {REGIME_NAMES[usual]} would be at {percent(base)}."
+        + ("" if figures["classifier_agreement"] > base else " The classifier has not learned the labels."),
+        f"Mean largest probability {number(figures['classifier_confidence'])}. At {percent(fell)} of the decisions the "
+        "network fell back: "
+        + ", ".join(f"{name} {percent(figures[f'fallback_{name}'])}" for name in ("unsure", "not_finite", "equal"))
+        + ".",
+    )
+    return Panel(
+        "classifier",
+        "Which regime the policy believes in",
+        "Areas are the network's own probabilities of the regimes, the strip the detector's labels.",
+        {
+            "data": traces,
+            "layout": layout(
+                xaxis={"anchor": "y2", "type": "date"},
+                yaxis={"domain": [0.14, 1], "range": [0, 1], "tickformat": ".0%", "title": {"text": "probability"}},
+                yaxis2=strip_axis(),
+            ),
+        },
+        360,
+        notes=notes,
+    )

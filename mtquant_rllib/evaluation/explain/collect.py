@@ -1,0 +1,190 @@
+"""What the page is drawn from: the records of the books, the regimes of their bars, and one agent's decisions.
+
+Shapes: B histories, T bars, K decisions, F observation columns, G groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.env.core import Desk
+from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.evaluation import rollout
+from mtquant_rllib.evaluation.baselines import weight_rules
+from mtquant_rllib.evaluation.importance import (
+    Faithfulness,
+    attention_received,
+    attention_rollout,
+    faithfulness,
+    occlusion,
+)
+from mtquant_rllib.evaluation.record import Record
+from mtquant_rllib.evaluation.regime_figures import NO_REGIME, tracked_figures
+from mtquant_rllib.policies.looking import AgentView, Look
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """One agent's decisions, history by history, in order of time.
+
+    env, bar
+        int (K,): the history, and the bar of its record that the decision was taken for.
+    obs
+        float32 (K, F): what the agent saw.
+    regime
+        int8 (K,): the detector's label at the decision.
+    """
+
+    agent: str
+    env: np.ndarray
+    bar: np.ndarray
+    obs: np.ndarray
+    regime: np.ndarray
+
+    def of_history(self, env: int) -> np.ndarray:
+        """Positions of one history's decisions."""
+        return np.flatnonzero(self.env == env)
+
+
+class DecisionLog:
+    """Keeps one agent's observations while a rollout plays: an observer for `PolicyPlayer`."""
+
+    def __init__(self, agent: str) -> None:
+        self.agent = agent
+        self._parts: list[tuple[np.ndarray, ...]] = []
+
+    def __call__(self, agent: str, desk: Desk, obs: np.ndarray, decides: np.ndarray) -> None:
+        if agent != self.agent:
+            return
+        envs = np.flatnonzero(decides)
+        regime = np.asarray(desk.features.regime)[desk.row[envs]]
+        self._parts.append((envs, desk.bars_done[envs], obs[envs].copy(), regime))
+
+    def decisions(self) -> Decisions:
+        """Raises RunError when the agent took none."""
+        parts = [part for part in self._parts if len(part[0])]
+        if not parts:
+            raise RunError(f"{self.agent} takes no decision in this rollout")
+        env, bar, obs, regime = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        order = np.lexsort((bar, env))
+        return Decisions(self.agent, env[order], bar[order], obs[order], regime[order])
+
+
+@dataclass(frozen=True)
+class Influence:
+    """What decisions rest on, by group, on a sample of them.
+
+    effect
+        (S, G): how far the actions move when a group is taken away (`importance.occlusion`), in units of actions, which
+        lie in [-1, 1].
+    claims, faith
+        Of an attention policy: "received" and "rollout", each (S, G) with rows that sum to 1, and how well each ranks
+        the groups as `effect` does. Empty for a plain one.
+    regime
+        int8 (S,).
+    """
+
+    groups: tuple[str, ...]
+    effect: np.ndarray
+    claims: Mapping[str, np.ndarray]
+    faith: Mapping[str, Faithfulness]
+    regime: np.ndarray
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything the page and the pictures are drawn from.
+
+    records
+        The desk first, then the baselines, on the same bars.
+    regime, regime_confidence
+        (B, T): the label known when the bar's decision was taken, `NO_REGIME` where the bar was not played.
+    look
+        At every decision, in their order; None where the network is a plain one.
+    """
+
+    records: tuple[Record, ...]
+    regime: np.ndarray
+    regime_confidence: np.ndarray
+    decisions: Decisions
+    influence: Influence
+    look: Look | None
+
+    @property
+    def subject(self) -> Record:
+        return self.records[0]
+
+    @property
+    def stamps(self) -> np.ndarray:
+        """datetime64[s] (T,) of the first history, the one that is drawn over time."""
+        stamps = self.subject.stamps
+        return stamps if stamps.ndim == 1 else stamps[0]
+
+    @property
+    def length(self) -> int:
+        """Bars that the first history was played."""
+        return int((self.regime[0] != NO_REGIME).sum())
+
+    def figures(self) -> dict[str, float]:
+        """Flat figures of regimes and attention."""
+        return tracked_figures(
+            self.regime, self.regime_confidence, self.subject.bars_per_year, self.look, self.decisions.regime
+        )
+
+
+def collect(
+    settings: Settings,
+    data: DeskData,
+    states: Mapping[str, Mapping[str, Any]],
+    agent: str,
+    *,
+    equal_allocation: bool,
+    facts: Mapping[str, Any],
+) -> Material:
+    """Play a split once by the policies, once by each baseline, and look into one agent's decisions.
+
+    equal_allocation: as of `PolicyPlayer`, for policies that have no meta-controller yet.
+    """
+    view, log = AgentView(settings, agent, states), DecisionLog(agent)
+    draws = rollout.whole(data.stretches)
+    player = rollout.PolicyPlayer.of(settings, states, equal_allocation=equal_allocation, on_decision=log)
+    records = [rollout.play(settings, data, player, draws, name="desk", facts=facts)]
+    decisions = log.decisions()
+    closes = rollout.closes_of(data)
+    for name, rule in weight_rules(settings).items():
+        records.append(rollout.play(settings, data, rollout.RulePlayer(rule, closes), draws, name=name, facts=facts))
+    regime, confidence = _regimes(data, draws, records[0].played)
+    look = view.look(decisions.obs) if view.attends else None
+    return Material(
+        tuple(records), regime, confidence, decisions, measure_influence(settings, view, decisions, look), look
+    )
+
+
+def measure_influence(settings: Settings, view: AgentView, decisions: Decisions, look: Look | None) -> Influence:
+    """Occlusion, and attention's claims beside it, on evenly spread decisions."""
+    config = settings.evaluation
+    count = len(decisions.obs)
+    sample = np.unique(np.linspace(0, count - 1, min(config.explain.importance_rows, count)).round().astype(int))
+    rng = np.random.default_rng(settings.seed)
+    effect = occlusion(view.actions, decisions.obs[sample], view.groups, rng, config.explain.occlusion_draws)
+    claims: dict[str, np.ndarray] = {}
+    if look is not None:
+        attention = look.attention[sample]
+        claims = {"received": attention_received(attention), "rollout": attention_rollout(attention)}
+    faith = {name: faithfulness(claim, effect, config.bootstrap, rng) for name, claim in claims.items()}
+    return Influence(tuple(view.groups), effect, claims, faith, decisions.regime[sample])
+
+
+def _regimes(data: DeskData, draws: Sequence[EpisodeDraw], played: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Label and confidence at the close before each bar, (B, T) each."""
+    offsets = np.arange(played.shape[1])
+    rows = np.stack([np.minimum(draw.start + offsets, draw.stop - 1) for draw in draws])
+    labels = np.asarray(data.features.regime)[rows]
+    return np.where(played, labels, NO_REGIME).astype(np.int8), np.asarray(data.features.regime_confidence)[rows]

@@ -1,0 +1,175 @@
+"""Panels of what decisions rest on: occlusion, and attention's claims beside it with how true they are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mtquant_rllib.evaluation.explain.collect import Influence, Material
+from mtquant_rllib.evaluation.explain.panel import (
+    CLAIM_COLOURS,
+    GROUP_COLOURS,
+    SEQUENTIAL,
+    Panel,
+    cells,
+    heading,
+    layout,
+    number,
+    percent,
+    short,
+)
+from mtquant_rllib.evaluation.importance import Faithfulness
+from mtquant_rllib.evaluation.regime_figures import REGIME_NAMES, mean_by_regime
+
+OCCLUSION = "occlusion"
+_SPOKEN = {OCCLUSION: "occlusion", "received": "attention received", "rollout": "attention rollout"}
+
+
+def shares(influence: Influence) -> dict[str, np.ndarray]:
+    """Measure -> mean importance of each group as a share of all, (G,); occlusion first. 0 where nothing has effect."""
+    means = {OCCLUSION: influence.effect.mean(axis=0)}
+    means |= {name: claim.mean(axis=0, dtype=np.float64) for name, claim in influence.claims.items()}
+    return {name: mean / mean.sum() if mean.sum() > 0 else np.zeros_like(mean) for name, mean in means.items()}
+
+
+def is_faithful(faith: Faithfulness) -> bool:
+    """Whether a claim agrees with occlusion better than random importances and than other orders of the groups."""
+    return faith.beats_random and faith.relabelled_p_value <= 1 - faith.agreement.confidence
+
+
+def verdict(name: str, faith: Faithfulness) -> str:
+    """One honest sentence on a claim."""
+    agreement, chance = faith.agreement, faith.random
+    measured = (
+        f"its rank agreement with occlusion is {number(agreement.estimate)} "
+        f"[{number(agreement.lower)}, {number(agreement.upper)}], where 1 is the same order and random importances "
+        f"have {number(chance.estimate)} [{number(chance.lower)}, {number(chance.upper)}]; a share of "
+        f"{number(faith.relabelled_p_value)} of the orders of the groups does as well"
+    )
+    what = _SPOKEN[name].capitalize()
+    if is_faithful(faith):
+        return f"{what} is faithful here: {measured}."
+    return f"{what} is not faithful here: {measured}. It says where the network looks, not what its decisions rest on."
+
+
+def importance_panel(material: Material) -> Panel:
+    influence = material.influence
+    parts, groups = shares(influence), influence.groups
+    wide = len(parts) > 1
+    split = 0.52 if wide else 0.6
+    traces = [
+        {
+            "type": "bar",
+            "x": list(groups),
+            "y": short(share),
+            "name": _SPOKEN[name],
+            "marker": {"color": CLAIM_COLOURS[name]},
+            "text": [percent(value, 0) for value in share],
+            "textposition": "outside",
+            "textangle": 0,
+            "textfont": {"size": 10},
+            "cliponaxis": False,
+            "hovertemplate": "%{x}: %{y:.1%}",
+        }
+        for name, share in parts.items()
+    ]
+    pies, headings = [], []
+    width = (1 - split - 0.06) / len(parts)
+    for position, (name, share) in enumerate(parts.items()):
+        left = split + 0.06 + position * width
+        pies.append(
+            {
+                "type": "pie",
+                "labels": list(groups),
+                "values": short(share),
+                "domain": {"x": [left + 0.01, left + width - 0.01], "y": [0.12, 0.88]},
+                "hole": 0.5,
+                "sort": False,
+                "marker": {"colors": [GROUP_COLOURS[g % len(GROUP_COLOURS)] for g in range(len(groups))]},
+                "textinfo": "none",
+                "hovertemplate": "%{label}: %{percent}<extra></extra>",
+                "legend": "legend2",
+            }
+        )
+        centre = heading(_SPOKEN[name], left + width / 2, 0.9)
+        headings.append({**centre, "xanchor": "center"})
+    highest = max(float(share.max()) for share in parts.values())
+    figure = {
+        "data": [*traces, *pies],
+        "layout": layout(
+            barmode="group",
+            xaxis={"domain": [0, split], "showgrid": False},
+            yaxis={"tickformat": ".0%", "range": [0, max(1.15 * highest, 0.05)], "title": {"text": "share"}},
+            annotations=headings,
+            showlegend=True,
+            legend2={"orientation": "h", "x": 1, "xanchor": "right", "y": 0.02, "yanchor": "top"},
+        ),
+    }
+    lead = (
+        f"Occlusion is the fact: how far {material.decisions.agent}'s actions move when a group's columns come from "
+        f"other moments (mean change {influence.effect.mean(axis=0).sum():.3g} over all groups; actions lie in "
+        "[-1, 1])."
+    )
+    if wide:
+        lead += " Attention received and attention rollout are claims read off the network; their score is below."
+    notes = tuple(verdict(name, faith) for name, faith in influence.faith.items())
+    if not influence.effect.any():
+        notes = ("No group moves the actions: this policy answers the same whatever it sees.", *notes)
+    return Panel(
+        "importance",
+        "What decisions rest on",
+        lead,
+        figure,
+        400,
+        notes=(*notes, f"Measured on {len(influence.effect):,} decisions, evenly spread."),
+        table=_statistics(influence),
+    )
+
+
+def _statistics(influence: Influence) -> tuple[tuple[str, ...], ...]:
+    """Mean, deviation, extremes, and how often a group is the most important one."""
+    rows: list[tuple[str, ...]] = [("measure", "group", "mean", "deviation", "lowest", "highest", "most important in")]
+    for name, values in {OCCLUSION: influence.effect, **influence.claims}.items():
+        first = values.argmax(axis=1)
+        for g, group in enumerate(influence.groups):
+            column = values[:, g].astype(np.float64)
+            figures = (column.mean(), column.std(), column.min(), column.max())
+            rows.append((_SPOKEN[name], group, *(f"{v:.3g}" for v in figures), percent(np.mean(first == g), 0)))
+    return tuple(rows)
+
+
+def importance_by_regime_panel(material: Material) -> Panel:
+    influence = material.influence
+    measures = {OCCLUSION: influence.effect, **influence.claims}
+    count, gap = len(measures), 0.05
+    width = (1 - gap * (count - 1)) / count
+    traces, axes, headings = [], {}, []
+    for position, (name, values) in enumerate(measures.items()):
+        means = mean_by_regime(values.astype(np.float64), influence.regime).T
+        total = means.sum(axis=0)
+        z = np.divide(means, total, out=np.full_like(means, np.nan), where=total > 0)
+        suffix = "" if position == 0 else str(position + 1)
+        left = position * (width + gap)
+        text = [[percent(value, 0) for value in row] for row in z]
+        traces.append(
+            cells(z, text, REGIME_NAMES, influence.groups, SEQUENTIAL, zmin=0, zmax=max(0.5, np.nanmax(z, initial=0.0)))
+            | {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
+        )
+        axes[f"xaxis{suffix}"] = {"domain": [left, left + width], "anchor": f"y{suffix}", "showgrid": False}
+        axes[f"yaxis{suffix}"] = {
+            "anchor": f"x{suffix}",
+            "autorange": "reversed",
+            "showgrid": False,
+            "showticklabels": position == 0,
+        }
+        headings.append(heading(_SPOKEN[name], left, 1.02))
+    return Panel(
+        "importance_regimes",
+        "What decisions rest on, regime by regime",
+        "Shares of the groups within each regime: columns add up to 100%. Columns that look alike mean that the policy "
+        "reads the same things in every regime.",
+        {
+            "data": traces,
+            "layout": layout(margin={"l": 70, "r": 20, "t": 40, "b": 30}, **axes, annotations=headings),
+        },
+        110 + 40 * len(influence.groups),
+    )

@@ -1,0 +1,213 @@
+"""What all panels share: colours, fonts, the strip of regimes under a time axis, numbers short enough to embed.
+
+Figures are plain dictionaries in Plotly's own schema, `{"data": [...], "layout": {...}}`: what is written is what is
+tested, and the same run gives the same bytes. Lines are SVG and never longer than a screen is wide: a browser keeps
+only about a dozen WebGL canvases alive, and a page of panels would lose some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from mtquant_rllib.evaluation.baselines import HOLD_PREFIX
+from mtquant_rllib.evaluation.regime_figures import REGIME_NAMES, find_spells
+
+Figure = dict[str, Any]
+Scale = tuple[tuple[float, str], ...]
+
+# Okabe and Ito (2008): told apart with any colour vision. A regime has its colour everywhere.
+REGIME_COLOURS = ("#009e73", "#d55e00", "#cc79a7", "#b8b8b8")
+GROUP_COLOURS = ("#0072b2", "#e69f00", "#56b4e9", "#7570b3", "#8a6d3b", "#444444")
+CLAIM_COLOURS = {"occlusion": "#333333", "received": "#0072b2", "rollout": "#56b4e9"}
+BOOK_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d3b", "#7570b3")
+SUBJECT_COLOUR, HELD_COLOUR, INK, GRID = "#111111", "#b0b0b0", "#333333", "#ececec"
+DOMAIN_SHADES = (
+    ("#08519c", "#4292c6", "#9ecae1"),
+    ("#8c510a", "#dfa14a", "#f0d29a"),
+    ("#54278f", "#807dba", "#bcbddc"),
+    ("#006d5b", "#41ae9b", "#a6dccf"),
+)
+"""One hue a domain, one shade an instrument."""
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+SEQUENTIAL = ((0.0, "#f7fafd"), (0.5, "#85b8dc"), (1.0, "#0b559f"))
+DIVERGING = ((0.0, "#b35806"), (0.5, "#f7f7f7"), (1.0, "#2166ac"))
+"""(place, colour) from the lowest value to the highest."""
+STRIP_SHARE = 0.06
+"""Of a panel's height, for the regimes under a time axis."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure of the page with a heading that says what it is and a lead that says what to see.
+
+    selects: names of the choices a reader has ("layer", "head", "regime"); table: header and rows, beneath the figure.
+    """
+
+    id: str
+    title: str
+    lead: str
+    figure: Figure
+    height_px: int
+    notes: tuple[str, ...] = ()
+    selects: tuple[str, ...] = ()
+    table: tuple[tuple[str, ...], ...] = ()
+
+
+def layout(**more: Any) -> dict[str, Any]:
+    """A panel's layout: white, thin grid, legend above the plot, room for its labels."""
+    axes = {key: _axis(value) for key, value in more.items() if key.startswith(("xaxis", "yaxis"))}
+    return {
+        "font": {"family": FONT, "size": 12, "color": INK},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "margin": {"l": 60, "r": 20, "t": 20, "b": 40},
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        **more,
+        **axes,
+    }
+
+
+def _axis(axis: Mapping[str, Any]) -> dict[str, Any]:
+    full = {"gridcolor": GRID, "zeroline": False, "automargin": True, "linecolor": "#cccccc", **axis}
+    # Without a standoff a title is put where labels of usual length end.
+    return full if "title" not in full else {**full, "title": {"standoff": 10, **full["title"]}}
+
+
+def short(values: np.ndarray | Sequence[float]) -> list[Any]:
+    """Nested lists of numbers with five digits; what is not finite becomes None, which Plotly leaves out."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim > 1:
+        return [short(row) for row in array]
+    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in array.tolist()]
+
+
+def dates(stamps: np.ndarray, bars_per_year: float) -> list[str]:
+    """Stamps as Plotly reads them, to the day for daily bars and to the minute for shorter ones."""
+    daily = bars_per_year < 366
+    strings: list[str] = np.datetime_as_string(stamps, unit="D" if daily else "m").tolist()
+    return strings if daily else [text.replace("T", " ") for text in strings]
+
+
+def kept_points(values: np.ndarray, points: int) -> np.ndarray:
+    """Positions that draw (T,) in about `points` points: of each of equal stretches the lowest and the highest, and
+    both ends. NaN are kept out unless a stretch holds nothing else."""
+    count = len(values)
+    if count <= points:
+        return np.arange(count)
+    edges = np.linspace(0, count, max(points // 2, 1) + 1).astype(int)
+    kept = {0, count - 1}
+    for start, stop in pairwise(edges):
+        part = values[start:stop]
+        if np.isfinite(part).any():
+            kept |= {start + int(np.nanargmin(part)), start + int(np.nanargmax(part))}
+        else:
+            kept.add(int(start))
+    return np.array(sorted(kept))
+
+
+def line(x: Sequence[str], y: np.ndarray, points: int, **more: Any) -> dict[str, Any]:
+    """A thinned line over time."""
+    kept = kept_points(y, points)
+    return {"type": "scatter", "mode": "lines", "x": [x[i] for i in kept], "y": short(y[kept]), **more}
+
+
+def regime_fields(x: Sequence[str], labels: np.ndarray, axis: str, *, lanes: bool = False) -> list[dict[str, Any]]:
+    """One trace a regime: a field for every stretch of it. `lanes` puts each regime on a height of its own."""
+    spells = find_spells(labels)
+    traces = []
+    for regime, (name, colour) in enumerate(zip(REGIME_NAMES, REGIME_COLOURS)):
+        low, high = (regime - 0.4, regime + 0.4) if lanes else (0, 1)
+        xs: list[str | None] = []
+        ys: list[float | None] = []
+        for start, bars in zip(spells.start[spells.regime == regime], spells.bars[spells.regime == regime]):
+            first, after = x[start], x[min(start + bars, len(x) - 1)]
+            xs += [first, first, after, after, None]
+            ys += [low, high, high, low, None]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "x": xs[:-1],
+                "y": ys[:-1],
+                "fill": "toself",
+                "fillcolor": colour,
+                "line": {"width": 0, "color": colour},
+                "hoveron": "fills",
+                "hoverinfo": "name",
+                "name": name,
+                "showlegend": False,
+                "yaxis": axis,
+            }
+        )
+    return traces
+
+
+def strip_axis(share: float = STRIP_SHARE) -> dict[str, Any]:
+    """The axis of the regimes' strip, at the foot of a panel."""
+    return {"domain": [0, share], "range": [0, 1], "showticklabels": False, "showgrid": False, "fixedrange": True}
+
+
+def cells(
+    z: np.ndarray, text: list[list[str]], x: Sequence[str], y: Sequence[str], colours: Scale, **more: Any
+) -> dict[str, Any]:
+    """A heat map whose cells say their values."""
+    return {
+        "type": "heatmap",
+        "z": short(z),
+        "x": list(x),
+        "y": list(y),
+        "text": text,
+        "texttemplate": "%{text}",
+        "hovertemplate": "%{y}, %{x}: %{text}<extra></extra>",
+        "colorscale": [list(stop) for stop in colours],
+        "showscale": False,
+        "xgap": 2,
+        "ygap": 2,
+        **more,
+    }
+
+
+def heading(text: str, x: float, y: float = 1.0, size: int = 12) -> dict[str, Any]:
+    """The title of a part of a figure, above it."""
+    return {
+        "text": text,
+        "x": x,
+        "y": y,
+        "xref": "paper",
+        "yref": "paper",
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "showarrow": False,
+        "font": {"size": size},
+    }
+
+
+def percent(value: float, digits: int = 1) -> str:
+    return f"{number(100 * value, digits)}%" if np.isfinite(value) else "–"
+
+
+def number(value: float, digits: int = 2) -> str:
+    """Rounded, without a zero's sign; a dash for what is not defined."""
+    return f"{value:z.{digits}f}" if np.isfinite(value) else "–"
+
+
+def book_colours(names: Sequence[str]) -> dict[str, str]:
+    """Book -> colour, the subject first; the same in every panel."""
+    rules = (name for name in names[1:] if not is_held(name))
+    colours = {name: BOOK_COLOURS[i % len(BOOK_COLOURS)] for i, name in enumerate(rules)}
+    return {name: colours.get(name, HELD_COLOUR) for name in names} | {names[0]: SUBJECT_COLOUR}
+
+
+def is_held(name: str) -> bool:
+    """Whether a book is one that holds a single instrument."""
+    return name.startswith(HOLD_PREFIX)
+
+
+def spoken(name: str) -> str:
+    return name.replace("_", " ")

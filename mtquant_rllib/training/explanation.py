@@ -1,0 +1,63 @@
+"""Explaining a run: its policies played once over a split, and the page and pictures that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import ConfigError, RunError
+from mtquant_rllib.evaluation.explain.collect import collect
+from mtquant_rllib.evaluation.explain.write import write_explanation
+from mtquant_rllib.training.assessment import open_run
+from mtquant_rllib.universe import META
+
+
+def explain_run(
+    run: Path,
+    *,
+    split: str = "test",
+    agent: str = META,
+    phase: int | None = None,
+    out: Path | None = None,
+    settings: Settings | None = None,
+    overrides: Sequence[str] = (),
+) -> Mapping[str, Path]:
+    """Write the page, its pictures and figures; kind -> path.
+
+    Parameters
+    ----------
+    agent
+        Whose decisions are looked into.
+    out
+        The folder; by default `RUN/explain/SPLIT/AGENT`.
+    phase, settings, overrides
+        As of `assessment.evaluate_run`.
+
+    Raises
+    ------
+    RunError
+        When the folder is no run, or no phase of it is done, or the agent has not learned yet.
+    ConfigError
+        When there is no such agent.
+    """
+    opened = open_run(run, split, phase=phase, settings=settings, overrides=overrides)
+    universe = opened.settings.universe
+    if agent not in universe.agent_ids:
+        raise ConfigError(f"--agent {agent}: no such agent; there are {', '.join(universe.agent_ids)}")
+    if agent == META and opened.phase == 1:
+        others = ", ".join(name for name in universe.agent_ids if name != META)
+        raise RunError(
+            f"{opened.run}: after phase 1 there is no {META} yet; name another with --agent ({others}), or carry the "
+            f"run on with `mtquant resume {opened.run}`"
+        )
+    material = collect(
+        opened.settings,
+        opened.data,
+        opened.states,
+        agent,
+        equal_allocation=opened.phase == 1,
+        facts=opened.facts,
+    )
+    folder = opened.run / "explain" / split / agent if out is None else out
+    return write_explanation(material, opened.settings, folder)

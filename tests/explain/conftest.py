@@ -1,0 +1,44 @@
+"""Runs on one small market, one whose controllers attend and one whose networks are plain, and what is collected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from runs import ATTENTION, SMALL, gather, write_run
+
+from mtquant_rllib.evaluation.explain.collect import Material
+from mtquant_rllib.training.assessment import OpenRun, open_run
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The folder of `attention`, `plain`, `young` (phase 1 alone) and `unfinished`."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MTQUANT_CACHE", str(cache))
+        write_run(folder / "attention", (*SMALL, *ATTENTION))
+        write_run(folder / "plain", SMALL)
+        write_run(folder / "young", SMALL, phases=(1,))
+        write_run(folder / "unfinished", SMALL, phases=())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def opened(runs: Path) -> OpenRun:
+    return open_run(runs / "attention", "test")
+
+
+@pytest.fixture(scope="session")
+def material(opened: OpenRun) -> Material:
+    return gather(opened, "meta_controller")
+
+
+@pytest.fixture(scope="session")
+def plain(runs: Path) -> Material:
+    return gather(open_run(runs / "plain", "test"), "XAUUSD")

@@ -1,0 +1,61 @@
+"""Runs as training leaves them, without the training: settings, a small market, and policies that answer loudly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.evaluation.explain.collect import Material, collect
+from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
+from mtquant_rllib.training import states
+from mtquant_rllib.training.assessment import OpenRun
+from mtquant_rllib.training.manifest import PHASES, Manifest
+from mtquant_rllib.training.preparation import prepare
+
+SMALL = (
+    "embedded.train={paths: 1, years: 2}",
+    "embedded.validation={paths: 1, years: 2}",
+    "embedded.test={paths: 2, years: 2.2}",
+    "networks.attention.width=16",
+    "networks.attention.heads=2",
+    "networks.attention.classifier.hidden=[8]",
+    "networks.attention.policy_heads.hidden=8",
+    "evaluation.bootstrap.resamples=100",
+    "evaluation.explain.importance_rows=120",
+    "evaluation.explain.attention_points=40",
+)
+ATTENTION = ("networks.names.meta=attention", "networks.names.specialist=attention")
+
+
+def write_run(
+    run: Path,
+    overrides: tuple[str, ...] = (),
+    *,
+    phases: tuple[int, ...] = PHASES,
+    market: Path | None = None,
+    macro: Path | None = None,
+) -> Path:
+    """A run whose phases are done and whose fresh networks have last layers a hundred times their usual size."""
+    torch.manual_seed(7)
+    settings = Settings.load(overrides=["networks.last_layer_scale=1.0", *overrides])
+    configs = network_configs(settings.universe, DeskWidths.of(settings), settings)
+    modules = {
+        name: {f"policy.{key}": value for key, value in states.as_arrays(build_policy(config).state_dict()).items()}
+        for name, config in configs.items()
+    }
+    manifest = Manifest.begin(run.name, settings, prepare(settings, market, macro), 1.0, list(PHASES))
+    for phase in phases:
+        record = manifest.phase(phase)
+        record.status, record.result = "done", f"policies/phase_{phase}"
+        known = {name: state for name, state in modules.items() if phase > 1 or name != "meta_controller"}
+        states.write(run / record.result, known)
+    manifest.write(run)
+    return run
+
+
+def gather(opened: OpenRun, agent: str) -> Material:
+    return collect(
+        opened.settings, opened.data, opened.states, agent, equal_allocation=opened.phase == 1, facts=opened.facts
+    )

@@ -1,0 +1,274 @@
+"""The page says what the arrays say, needs nothing but itself, and is the same twice."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects
+import plotly.offline
+import pytest
+from matplotlib import image
+from runs import gather
+
+from mtquant_rllib.cli import main
+from mtquant_rllib.evaluation import measures
+from mtquant_rllib.evaluation.explain.attention import attention_views, encoded, movement
+from mtquant_rllib.evaluation.explain.collect import Material
+from mtquant_rllib.evaluation.explain.influence import is_faithful, shares, verdict
+from mtquant_rllib.evaluation.explain.page import Page
+from mtquant_rllib.evaluation.explain.panel import dates, kept_points, short
+from mtquant_rllib.evaluation.explain.performance import risk_return
+from mtquant_rllib.evaluation.explain.write import build_page
+from mtquant_rllib.evaluation.importance import Faithfulness, attention_received
+from mtquant_rllib.evaluation.report import EvaluationReport, build_report
+from mtquant_rllib.evaluation.statistics import Interval
+from mtquant_rllib.features.regimes import Regime
+from mtquant_rllib.training.assessment import OpenRun
+
+ALWAYS = {
+    "wealth", "risk_return", "regime_timeline", "transition_matrix", "durations", "regime_performance",
+    "regime_comparison", "weights", "weight_regimes", "importance", "importance_regimes",
+}  # fmt: skip
+WITH_ATTENTION = {"attention_heatmap", "attention_time", "classifier"}
+PICTURES = {
+    "regimes", "regime_timeline", "regime_performance", "weights", "weight_regimes", "risk_return", "importance",
+    "equity",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def report(material: Material, opened: OpenRun) -> EvaluationReport:
+    return build_report(material.records, opened.settings)
+
+
+@pytest.fixture(scope="module")
+def page(material: Material, report: EvaluationReport, opened: OpenRun) -> Page:
+    return build_page(material, report, opened.settings)
+
+
+@pytest.fixture(scope="module")
+def figures(page: Page) -> dict[str, Any]:
+    return {panel.id: panel.figure for section in page.sections for panel in section.panels}
+
+
+def test_the_page_has_every_panel_with_a_heading_a_lead_and_a_place(page: Page, figures: dict[str, Any]) -> None:
+    assert set(figures) == ALWAYS | WITH_ATTENTION
+    text = page.render()
+    for name in ["dashboard", *figures]:
+        assert text.count(f'id="{name}"') == 1
+    for name in figures:
+        assert f'data-panel="{name}"' in text
+    assert all(panel.title and len(panel.lead) > 40 for section in page.sections for panel in section.panels)
+
+
+def test_plotly_knows_every_property_of_every_figure(figures: dict[str, Any]) -> None:
+    for figure in figures.values():
+        # A copy: Plotly takes apart what it is given.
+        plotly.graph_objects.Figure(copy.deepcopy(figure))
+
+
+def test_the_page_needs_nothing_from_outside(page: Page) -> None:
+    text = page.render()
+    assert text.count(plotly.offline.get_plotlyjs()) == 1
+    ours = text.replace(plotly.offline.get_plotlyjs(), "")
+    assert not re.findall(r"(?:https?:)?//[\w.-]+\.\w{2,}", ours.replace("// Draws", ""))
+    assert not re.findall(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=", ours)
+    assert "default-src 'none'" in ours, "and a browser is told to fetch nothing"
+    assert len(ours) < 3_000_000
+
+
+def test_a_text_cannot_end_the_pages_data(page: Page) -> None:
+    odd = Page("a</script><b>", "<i>", [("<u>", "</u>")], page.sections, "", page.choices, {"x": "</script>"}).render()
+    assert odd.count("</script>") == 3 + plotly.offline.get_plotlyjs().count("</script>")
+    assert "a&lt;/script&gt;&lt;b&gt;" in odd
+
+
+@pytest.mark.slow
+def test_the_same_run_gives_the_same_page(page: Page, opened: OpenRun) -> None:
+    again = gather(opened, "meta_controller")
+    assert build_page(again, build_report(again.records, opened.settings), opened.settings).render() == page.render()
+
+
+def test_wealth_ends_where_the_record_ends(material: Material, figures: dict[str, Any]) -> None:
+    trace = next(t for t in figures["wealth"]["data"] if t["name"] == "desk" and "yaxis" not in t)
+    final = np.median(measures.wealth(material.subject.returns)[:, -1])
+    assert trace["y"][-1] == pytest.approx(final, rel=1e-4)
+    assert trace["x"][-1] == str(material.stamps[-1])[:10]
+
+
+def test_the_transition_matrix_is_counted_pair_by_pair(material: Material, figures: dict[str, Any]) -> None:
+    counts = np.zeros((4, 4), dtype=int)
+    for history in material.regime.tolist():
+        for before, after in itertools.pairwise(history):
+            if before >= 0 and after >= 0:
+                counts[before, after] += 1
+    (trace,) = figures["transition_matrix"]["data"]
+    for i in range(4):
+        leaves = counts[i].sum() - counts[i, i]
+        for j in range(4):
+            if i != j and leaves:
+                assert trace["z"][i][j] == pytest.approx(counts[i, j] / leaves, rel=1e-4)
+                assert f"({counts[i, j]})" in trace["text"][i][j]
+
+
+def test_durations_and_fields_of_the_timeline_cover_every_bar_once(material: Material, figures: dict[str, Any]) -> None:
+    stretches = [bars for trace in figures["durations"]["data"] for bars in trace["y"]]
+    assert sum(stretches) == (material.regime >= 0).sum()
+    x = dates(material.stamps[: material.length], 252)
+    for regime, trace in enumerate(figures["regime_timeline"]["data"][:4]):
+        corners = [corner for corner in trace["x"] if corner is not None]
+        covered = sum(x.index(corners[k + 2]) - x.index(corners[k]) for k in range(0, len(corners), 4))
+        mine = int((material.regime[0, : material.length] == regime).sum())
+        assert covered in (mine, mine - 1), "the last bar has no bar after it to reach to"
+
+
+def test_bars_of_profit_by_regime_add_up(material: Material, figures: dict[str, Any]) -> None:
+    profit = figures["regime_performance"]["data"][0]
+    assert profit["x"][-1] == "all bars"
+    known = [value for value in profit["y"] if value is not None]
+    total = np.mean(material.subject.equity_ccy[:, -1] / material.subject.equity_start_ccy - 1)
+    assert sum(known[:-1]) == pytest.approx(known[-1], abs=1e-5)
+    assert known[-1] == pytest.approx(total, rel=1e-3)
+
+
+def test_risk_and_return_are_the_reports(report: EvaluationReport) -> None:
+    points = risk_return(report)
+    values = report.subject.all_bars.values
+    assert points["desk"][0] == values["volatility_ann"]
+    assert points["desk"][1] / points["desk"][0] == pytest.approx(values["sharpe_ann"])
+    assert points["flat"] == (0, 0)
+    assert set(points) == {book.name for book in report.books if not book.all_bars.values["bankruptcies"]}
+
+
+def test_importance_bars_order_the_groups_as_the_arrays_do(material: Material, figures: dict[str, Any]) -> None:
+    bars = {trace["name"]: trace["y"] for trace in figures["importance"]["data"] if trace["type"] == "bar"}
+    assert set(bars) == {"occlusion", "attention received", "attention rollout"}
+    np.testing.assert_array_equal(np.argsort(bars["occlusion"]), np.argsort(material.influence.effect.mean(axis=0)))
+    assert all(sum(values) == pytest.approx(1, abs=1e-3) for values in bars.values())
+
+
+def faith(agreement: float, lower: float, p_value: float) -> Faithfulness:
+    return Faithfulness(
+        agreement=Interval(agreement, lower, 1, 0.1, 0.95),
+        random=Interval(0, -0.1, 0.1, 0.05, 0.95),
+        relabelled_p_value=p_value,
+        ranking="spearman",
+        n_rows=9,
+    )
+
+
+def test_the_page_says_so_when_attention_is_not_faithful() -> None:
+    assert "is faithful here" in verdict("received", faith(0.6, 0.5, 1 / 24))
+    for doubtful in (faith(0.2, 0.05, 1 / 24), faith(0.6, 0.5, 0.3), faith(-0.9, -1, 1)):
+        assert not is_faithful(doubtful)
+        said = verdict("rollout", doubtful)
+        assert "is not faithful here" in said
+        assert "not what its decisions rest on" in said
+
+
+def test_the_verdicts_stand_on_the_page(material: Material, page: Page) -> None:
+    text = page.render()
+    for name, score in material.influence.faith.items():
+        assert verdict(name, score) in text
+
+
+def test_every_choice_of_layer_head_and_regime_is_the_mean_it_names(material: Material) -> None:
+    look, decisions = material.look, material.decisions
+    assert look is not None
+    views = attention_views(look, decisions, 40)
+    attention = look.attention.astype(np.float64)
+    np.testing.assert_allclose(views.matrix[0, 0, 0], attention.mean(axis=(0, 1, 2)))
+    np.testing.assert_allclose(views.matrix[0, 2, 1], attention[:, 1, 0].mean(axis=0))
+    for regime in Regime:
+        mine = decisions.regime == regime
+        if mine.any():
+            np.testing.assert_allclose(views.matrix[1 + regime, 0, 2], attention[mine][:, :, 1].mean(axis=(0, 1)))
+        else:
+            assert np.isnan(views.matrix[1 + regime]).all()
+
+
+def test_attention_over_time_averages_consecutive_decisions(material: Material) -> None:
+    look, decisions = material.look, material.decisions
+    assert look is not None
+    first = decisions.of_history(0)
+    views = attention_views(look, decisions, 7)
+    assert views.over_time.shape[-1] == 7
+    received = attention_received(look.attention[first])
+    stops = np.append(np.searchsorted(decisions.bar[first], views.part_bar), len(first))
+    for part, (start, stop) in enumerate(itertools.pairwise(stops)):
+        np.testing.assert_allclose(views.over_time[0, 0, :, part], received[start:stop].mean(axis=0), rtol=1e-5)
+
+
+def test_attention_that_follows_the_regime_moves_when_it_changes(material: Material) -> None:
+    look, decisions = material.look, material.decisions
+    assert look is not None
+    one_group = np.zeros_like(look.attention)
+    one_group[np.arange(len(one_group)), ..., decisions.regime % 4] = 1
+    stayed, changed, count = movement(type(look)(one_group, look.probabilities, look.fallback), decisions)
+    assert (stayed, changed) == (0, 1)
+    assert count > 0
+
+
+def test_packed_numbers_come_back() -> None:
+    values = np.array([[0.0, 0.25, np.nan], [1.0, 0.123456, 0.5]])
+    packed = encoded(values)
+    codes = np.frombuffer(base64.b64decode(str(packed["data"])), dtype="<u2").reshape(2, 3)
+    assert packed["shape"] == [2, 3]
+    assert codes[0, 2] == 65535
+    np.testing.assert_allclose(codes[1] / 65534, values[1], atol=1e-5)
+
+
+def test_ten_years_are_drawn_in_as_many_points_as_asked_for_and_no_peak_is_lost() -> None:
+    values = np.random.default_rng(0).normal(size=2520).cumsum()
+    values[1234], values[777], values[5] = 99.0, -99.0, np.nan
+    kept = kept_points(values, 500)
+    assert len(kept) <= 502
+    assert {0, 777, 1234, 2519} <= set(kept.tolist())
+    assert kept_points(values[:400], 500).tolist() == list(range(400))
+    assert short(np.array([[1.234567, np.inf]])) == [[1.2346, None]]
+
+
+def test_a_plain_network_has_no_attention_panels_and_the_page_says_so(plain: Material, opened: OpenRun) -> None:
+    page = build_page(plain, build_report(plain.records, opened.settings), opened.settings)
+    assert {panel.id for section in page.sections for panel in section.panels} == ALWAYS
+    text = page.render()
+    assert "XAUUSD has a plain network: there is no attention to show" in text
+    assert "<select" not in text
+    assert list(shares(plain.influence)) == ["occlusion"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["nowhere"], "no such run folder"),
+        (["attention", "--agent", "forex"], "no such agent; there are meta_controller, forex_specialist"),
+        (["unfinished"], "no phase of this run is done yet"),
+        (["young"], "after phase 1 there is no meta_controller yet; name another with --agent (forex_specialist"),
+        (["young", "--phase", "3", "--agent", "EURUSD"], "phase 3 is not done"),
+    ],
+)
+def test_bad_input_gets_one_clear_error(
+    runs: Path, arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", str(runs / arguments[0]), *arguments[1:]]) == 2
+    said = capsys.readouterr()
+    assert hint in said.err
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.slow
+def test_the_command_writes_page_pictures_and_figures(runs: Path, tmp_path: Path) -> None:
+    assert main(["explain", str(runs / "young"), "--agent", "equity_specialist", "--out", str(tmp_path / "why")]) == 0
+    written = {path.name for path in (tmp_path / "why").iterdir()}
+    assert written == {"explain.html", "figures.json", *(f"{name}.png" for name in PICTURES)}
+    assert "regime_share_bull" in json.loads((tmp_path / "why" / "figures.json").read_text())
+    for name in PICTURES:
+        pixels = image.imread(tmp_path / "why" / f"{name}.png")
+        assert pixels[..., :3].std() > 0.01, f"{name} is not an empty picture"

@@ -1,0 +1,99 @@
+"""Looking into one agent: the same answers as when the desk acts, and what an attention policy says besides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import ConfigError, RunError
+from mtquant_rllib.features.regimes import Regime
+from mtquant_rllib.policies.actor import DeskActor
+from mtquant_rllib.policies.looking import AgentView, Look
+from mtquant_rllib.policies.regime_network import Fallback
+from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
+
+SMALL = [
+    "networks.last_layer_scale=1.0",
+    "networks.attention.width=16",
+    "networks.attention.heads=2",
+    "networks.names.meta=attention",
+    "networks.sharing=domain",
+]
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return Settings.load(overrides=SMALL)
+
+
+@pytest.fixture(scope="module")
+def states(settings: Settings) -> dict[str, dict[str, Any]]:
+    torch.manual_seed(0)
+    configs = network_configs(settings.universe, DeskWidths.of(settings), settings)
+    return {
+        name: {f"policy.{key}": value.numpy() for key, value in build_policy(config).state_dict().items()}
+        for name, config in configs.items()
+    }
+
+
+def observations(view: AgentView, rows: int) -> np.ndarray:
+    width = max(columns.stop for columns in view.groups.values())
+    return np.random.default_rng(1).normal(size=(rows, width)).astype(np.float32)
+
+
+def test_a_view_answers_what_the_desks_actor_plays(settings: Settings, states: dict[str, dict[str, Any]]) -> None:
+    actor = DeskActor(settings.universe, DeskWidths.of(settings), settings, states)
+    meta, forex, oil = (
+        AgentView(settings, agent, states) for agent in ("meta_controller", "forex_specialist", "WTIUSD")
+    )
+    obs = observations(meta, 5)
+    np.testing.assert_allclose(meta.actions(obs), actor.act_meta(obs), atol=1e-6)
+    obs = observations(forex, 5)
+    np.testing.assert_allclose(forex.actions(obs), actor.act_specialist(0, obs), atol=1e-6)
+    obs = observations(oil, 5)
+    everyone = np.repeat(obs[:, None], settings.universe.n_instruments, axis=1)
+    np.testing.assert_allclose(oil.actions(obs), actor.act_instruments(everyone)[:, 4], atol=1e-6)
+
+
+def test_many_rows_are_asked_in_parts_and_answered_in_order(settings: Settings, states: dict[str, Any]) -> None:
+    view = AgentView(settings, "meta_controller", states)
+    obs = observations(view, 2100)
+    whole, alone = view.look(obs), view.look(obs[2050:2060])
+    assert whole.attention.shape == (2100, 2, 2, 4, 4)
+    np.testing.assert_allclose(whole.attention[2050:2060], alone.attention, atol=1e-6)
+    np.testing.assert_allclose(whole.probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_only_attention_policies_attend(settings: Settings, states: dict[str, Any]) -> None:
+    assert AgentView(settings, "meta_controller", states).attends
+    assert not AgentView(settings, "EURUSD", states).attends
+
+
+def test_a_strange_agent_a_missing_state_and_one_that_does_not_fit_are_refused(
+    settings: Settings, states: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match="no agent 'GOLD'; there are meta_controller"):
+        AgentView(settings, "GOLD", states)
+    with pytest.raises(RunError, match="no state of forex_instruments"):
+        AgentView(settings, "EURUSD", {"meta_controller": states["meta_controller"]})
+    with pytest.raises(RunError, match="does not fit"):
+        AgentView(settings, "EURUSD", {"forex_instruments": states["meta_controller"]})
+
+
+def test_figures_of_a_look_are_counted_with_a_pencil() -> None:
+    attention = np.zeros((4, 1, 1, 4, 4), dtype=np.float32)
+    attention[..., 0] = 1  # everyone reads the first group
+    probabilities = np.array([[0.7, 0.1, 0.1, 0.1]] * 3 + [[0.1, 0.1, 0.3, 0.5]], dtype=np.float32)
+    fallback = np.array([Fallback.NONE, Fallback.UNSURE, Fallback.NONE, Fallback.NONE], dtype=np.int8)
+    labels = np.array([Regime.BULL, Regime.BEAR, -1, Regime.SIDEWAYS])
+    figures = Look(attention, probabilities, fallback).figures(labels)
+    assert figures["attention_focus"] == 1
+    assert figures["attention_entropy"] == pytest.approx(0)
+    assert figures["classifier_confidence"] == pytest.approx(0.65)
+    assert (figures["classifier_share_bull"], figures["classifier_share_sideways"]) == (0.75, 0.25)
+    assert (figures["fallback_unsure"], figures["fallback_equal"]) == (0.25, 0)
+    assert figures["classifier_agreement"] == pytest.approx(2 / 3), "a row without a label is nobody's mistake"
