@@ -21,9 +21,14 @@ class LearningRates(Section):
     instruments: Positive | None
 
 
-class RecipeConfig(Section):
-    """PPO as it is run.
+Algorithm = Literal["ppo", "sac"]
 
+
+class RecipeConfig(Section):
+    """How each phase is run: the numbers of PPO, and those that it shares with SAC, whose own stand in `sac`.
+
+    algorithms
+        Of phase 1, 2 and 3. Policies carry over from one to the other; deviations, values and critics start fresh.
     learning_rate
         Of every module; null is the document's `meta_controller.learning_rate`.
     phase_learning_rate_fracs
@@ -44,10 +49,13 @@ class RecipeConfig(Section):
         Largest squared error of the value function that is still learned from.
     validations
         How many times in a phase, evenly over its budget, the policies are validated.
+    patience
+        Validations in a row without a new best after which a phase ends before its budget; null never ends it.
     explore_frozen
         Whether frozen policies act with their exploration noise while another learns, or by their mean, as evaluated.
     """
 
+    algorithms: tuple[Algorithm, Algorithm, Algorithm]
     learning_rate: Positive | None
     learning_rates: LearningRates
     phase_learning_rate_fracs: tuple[Positive, Positive, Positive]
@@ -64,6 +72,7 @@ class RecipeConfig(Section):
     vf_clip: Positive
     entropy_coeff: NonNegative
     validations: Count
+    patience: Count | None
     explore_frozen: bool
 
 

@@ -57,7 +57,7 @@ def pass_for(stack: Stack) -> Pass:
     plain = type(policy).mean in (FlatPolicy.mean, SpecialistNetwork.mean) and type(value) is ValueNetwork
     activations = [module for module in stack.network.modules() if not list(module.children())]
     known = all(isinstance(module, (Dense, Tanh)) for module in activations)
-    return PlainPass(stack) if plain and known and stack.weight_SP.device.type == "cpu" else AutogradPass(stack)
+    return PlainPass(stack) if plain and known and stack.weight_RP.device.type == "cpu" else AutogradPass(stack)
 
 
 class AutogradPass:
@@ -131,7 +131,7 @@ class Tables:
 
     def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
         part, shape = self._stack.parts[name]
-        rows = (self._stack.weight_SP, self._stack.grad_SP)
+        rows = (self._stack.weight_RP, self._stack.grad_RP)
         weight, gradient = (table[:, part].view(-1, *shape) for table in rows)
         return weight, gradient
 

@@ -1,0 +1,93 @@
+"""What an off-policy learner has besides the policy: twin critics, their slow copies, and the weight of entropy.
+
+A module's configuration then has a section `sac`:
+
+    execution     key of `executed.EXECUTIONS`: what the environment makes of its actions
+    decision      the numbers of that map
+    critic        `CriticConfig` as a dictionary
+    initial_alpha
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.policies.executed import EXECUTIONS, numbers_of
+from mtquant_rllib.policies.networks import ACTIVATIONS, Dense
+from mtquant_rllib.policies.registry import shape_of
+from mtquant_rllib.universe import META, Universe
+
+TWINS = 2
+
+
+def sac_config(name: str, config: Mapping[str, Any], universe: Universe, settings: Settings) -> dict[str, Any]:
+    """The configuration of `registry.network_configs` for a module that learns by SAC."""
+    sac = settings.sac
+    execution = "allocation" if name == META else "views" if name in universe.specialists else "bounded"
+    return {
+        **config,
+        "options": {**config["options"], "initial_std": sac.initial_std, "std_floor": sac.std_floor},
+        "sac": {
+            "execution": execution,
+            "decision": numbers_of(settings.desk.decision),
+            "critic": sac.critic.model_dump(mode="json"),
+            "initial_alpha": sac.initial_alpha,
+        },
+    }
+
+
+class Critic(nn.Module):
+    """Q(s, w): the value of having had w executed in s. Reads `[observation | executed action]`."""
+
+    def __init__(self, width: int, config: Mapping[str, Any]):
+        super().__init__()
+        layers: list[nn.Module] = []
+        sizes = (width, *config["hidden"])
+        for n_in, n_out in zip(sizes, sizes[1:]):
+            layers += [Dense(n_in, n_out, gain=math.sqrt(2)), ACTIVATIONS[config["activation"]]()]
+        self.trunk = nn.Sequential(*layers)
+        self.head = Dense(sizes[-1], 1, gain=config["last_layer_scale"])
+
+    def forward(self, inputs_BW: Tensor) -> Tensor:
+        """(B,) for inputs (B, width); any tensor may carry a leading axis of stacked critics, as in `networks`."""
+        value_B1: Tensor = self.head(self.trunk(inputs_BW))
+        return value_B1.squeeze(-1)
+
+
+def critic_width(config: Mapping[str, Any]) -> int:
+    shape = shape_of(config)
+    return shape.observation + EXECUTIONS[config["sac"]["execution"]].width(shape.actions)
+
+
+def build_critic(config: Mapping[str, Any]) -> Critic:
+    return Critic(critic_width(config), config["sac"]["critic"])
+
+
+class Entropy(nn.Module):
+    """alpha = exp(log_alpha), the weight of entropy in an agent's objective."""
+
+    def __init__(self, initial_alpha: float):
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.tensor([math.log(initial_alpha)]))
+
+
+class TwinCritics(nn.Module):
+    """Two critics with starts of their own, the targets that follow them, and alpha."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        super().__init__()
+        self.online = nn.ModuleList(build_critic(config) for _ in range(TWINS))
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.entropy = Entropy(config["sac"]["initial_alpha"])
+
+
+def target_entropy(actions: int) -> float:
+    """-ln n, n the width of the action."""
+    return -math.log(actions)
