@@ -27,7 +27,8 @@ import ray
 import torch
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.training.algorithm import RUN_FOLDER, DeskPPO
+from mtquant_rllib.training.algorithm import DeskPPO
+from mtquant_rllib.training.desk_algorithm import RUN_FOLDER
 from mtquant_rllib.training.manifest import Manifest, MarketRecord, TrialRecord
 from mtquant_rllib.training.phases import JOINT, Share, build_config, plan_named
 from mtquant_rllib.training.seeding import PINNED

@@ -112,10 +112,7 @@ class StackLearner:
         return figures
 
     def _step(self, active: Sequence[bool], figures: Mapping[str, Figures]) -> None:
-        gradient_SP, limit_S1 = self.stack.grad_RP, self.knobs["grad_clip"]
-        norm_S1 = torch.linalg.vector_norm(gradient_SP, dim=1, keepdim=True)
-        # As RLlib clips: by what is over the limit, a millionth of a unit early.
-        gradient_SP.mul_(limit_S1.div(torch.maximum(norm_S1 + 1e-6, limit_S1)).nan_to_num(1.0))
+        norm_S1 = self.stack.clip(self.knobs["grad_clip"])
         steps = list(active)
         for member, norm in enumerate(norm_S1[:, 0].tolist()):
             if active[member]:

@@ -110,6 +110,15 @@ class Rows:
             for tensor, piece in zip(tensors, pieces):
                 tensor.copy_(piece.view(tensor.shape))
 
+    def clip(self, limit_R1: Tensor | float) -> Tensor:
+        """Scale rows of gradients down to a largest norm; their norms before, (R, 1). A row that is not finite stays
+        so."""
+        norm_R1 = torch.linalg.vector_norm(self.grad_RP, dim=1, keepdim=True)
+        limit_R1 = torch.as_tensor(limit_R1, dtype=norm_R1.dtype, device=norm_R1.device)
+        # As RLlib clips: by what is over the limit, a millionth of a unit early.
+        self.grad_RP.mul_(limit_R1.div(torch.maximum(norm_R1 + 1e-6, limit_R1)).nan_to_num(1.0))
+        return norm_R1
+
 
 class _Pair(nn.Module):
     """The two trunks of a module, as `DeskRLModule` names them."""
