@@ -9,8 +9,9 @@ The successor of a decision is the next slot of its stream, so a state is kept o
     STATE      nothing was decided here: where an episode was cut off, or the newest state, whose decision is to come
     EMPTY      never written
 
-The newest state waits at the stream's head. Its decision takes that place if it is the same state, byte for byte; what
-begins elsewhere (a runner that was restored or replaced) leaves it as it is and takes the next.
+The newest state waits at the stream's head, as the runner saw it after its last bar. The decision taken there, on the
+same row, takes its place: what was decided above it is then what it is, and not what it might have been. What begins on
+another row (a runner that was restored or replaced) leaves the state as it is and takes the next place.
 """
 
 from __future__ import annotations
@@ -119,7 +120,6 @@ class Shelf:
         """Write states (k, n) at the heads of their streams, and past what waits there if that is another."""
         slots = streams * self.n_slots + self.head[streams]
         same = (self.row[slots] == row[:, None]) & (self.turn[slots] == turn[:, None])
-        same &= (self.private[slots] == private).all(axis=-1)
         self._pass(streams[self.waiting[streams] & ~same])
         slots = streams * self.n_slots + self.head[streams]
         self.row[slots], self.turn[slots], self.private[slots] = row[:, None], turn[:, None], private
