@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
-from mtquant_rllib.config.networks import Activation
 
 
 class SACRates(Section):
@@ -17,10 +16,10 @@ class SACRates(Section):
 
 
 class CriticConfig(Section):
-    """The twin critics of every module: plain trunks over an observation and what the environment made of an action."""
+    """The twin critics of every module: plain trunks with ReLU over an observation and what the environment made of an
+    action."""
 
     hidden: tuple[Count, ...] = Field(min_length=1)
-    activation: Activation
     last_layer_scale: Positive
     """Gain of the last layer: first values lie near 0."""
 

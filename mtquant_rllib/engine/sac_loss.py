@@ -40,6 +40,29 @@ def critic_loss(value_STB: Tensor, target_SB: Tensor, weight_SB: Tensor) -> Tens
     return 0.5 * ((value_STB - target_SB.unsqueeze(1)).square() * weight_SB.unsqueeze(1)).sum(-1)
 
 
+def critic_gradient(value_STB: Tensor, target_SB: Tensor, weight_SB: Tensor) -> Tensor:
+    """dJ_Q / dQ_j of each row, (S, T, B)."""
+    return (value_STB - target_SB.unsqueeze(1)) * weight_SB.unsqueeze(1)
+
+
+def smaller(value_STB: Tensor) -> Tensor:
+    """1 at the smaller of the twins' values, 0 at the other, (S, T, B)."""
+    first_SB = (value_STB[:, 0] <= value_STB[:, 1]).to(value_STB)
+    return torch.stack((first_SB, 1.0 - first_SB), dim=1)
+
+
+def actor_gradients(
+    slope_SBA: Tensor, log_std_SBA: Tensor, noise_SBA: Tensor, alpha_S1: Tensor, real_S1A: Tensor
+) -> tuple[Tensor, Tensor]:
+    """dJ_pi by mean and by log deviation, (S, B, A) each, from the slope of the smaller value by the raw action.
+
+    With the noise held, log pi(a|s) does not depend on the mean, and falls by one per unit of log deviation.
+    """
+    by_mean = slope_SBA * real_S1A / -slope_SBA.shape[1]
+    share_S11 = alpha_S1.unsqueeze(-1) / slope_SBA.shape[1]
+    return by_mean, by_mean * log_std_SBA.exp() * noise_SBA - share_S11 * real_S1A
+
+
 def actor_loss(value_STB: Tensor, log_prob_SB: Tensor, alpha_S1: Tensor) -> Tensor:
     """J_pi, (S,)."""
     return (alpha_S1 * log_prob_SB - value_STB.amin(dim=1)).mean(-1)

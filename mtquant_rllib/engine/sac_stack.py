@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtquant_rllib.engine import sac_loss
+from mtquant_rllib.engine.critic_pass import CriticPass
+from mtquant_rllib.engine.passes import AutogradPolicy, PlainPolicy, Tables, is_plain
 from mtquant_rllib.engine.replay import Batch
 from mtquant_rllib.engine.stacks import Alike, RowOptimizer, Rows
 from mtquant_rllib.policies.critics import TWINS, Entropy, build_critic, target_entropy
@@ -34,6 +36,8 @@ OPTIMIZERS = (ACTOR, *CRITICS, ALPHA)
 
 FIRST_LAYER = "trunk.0.weight"
 """Of a critic: the one parameter that knows the widths of observation and action."""
+
+_PER_MODULE = (-1, TWINS)
 
 Figures = dict[str, Tensor]
 """Name -> (S,)."""
@@ -73,11 +77,11 @@ class SACStack(Alike):
         with torch.random.fork_rng(devices=[]):
             policy, critic, target = build_policy(self.common), build_critic(self.common), build_critic(self.common)
         self.share_out(policy)
-        policies = [dict(module.policy.named_parameters()) for module in self.modules]
-        narrow = [
-            {name.removeprefix("policy."): columns for name, columns in own.parameters.items()} for own in self.fits
+        policies = [
+            {f"policy.{name}": parameter for name, parameter in module.policy.named_parameters()}
+            for module in self.modules
         ]
-        self.actors = Rows(policy, policies, narrow)
+        self.actors = Rows(nn.ModuleDict({"policy": policy}), policies, [own.parameters for own in self.fits])
         read = [
             {FIRST_LAYER: np.concatenate((own.observation, self.widths[0] + place))}
             for own, place in zip(self.fits, places)
@@ -95,6 +99,9 @@ class SACStack(Alike):
         }
         self._policy: GaussianPolicy = policy
         self._teaches = type(policy).auxiliary_losses is not GaussianPolicy.auxiliary_losses
+        plain = is_plain(policy, self.device) and not self._teaches
+        self._act = PlainPolicy(policy, Tables(self.actors)) if plain else AutogradPolicy(policy, self.actors)
+        self._critic_pass, self._target_pass = CriticPass(self.critics), CriticPass(self.targets)
         self.skipped = dict.fromkeys(self.names, 0)
 
     # -- state --------------------------------------------------------------------------------------------------------
@@ -132,36 +139,37 @@ class SACStack(Alike):
         torch.manual_seed(seed)
         alpha_S1 = self.alphas.weight_RP.exp()
 
-        with torch.no_grad():
-            mean, log_std = self._act(after)
-            next_action, next_log_prob = sac_loss.drawn(mean, log_std, torch.randn_like(mean), self.real_S1A)
-            next_value = self._value(self.targets, after, next_action)
-            target = sac_loss.critic_target(reward, discount, next_value, next_log_prob, alpha_S1)
-        value = self._value(self.critics, obs, action)
-        losses_ST = sac_loss.critic_loss(value, target, weight / weight.shape[1])
-        critic_norm = self._descend("critic", self.critics, losses_ST.sum(), [own for own in active for _ in CRITICS])
+        mean, log_std = self._act.forward(after)
+        next_action, next_log_prob = sac_loss.drawn(mean, log_std, torch.randn_like(mean), self.real_S1A)
+        next_value = self._target_pass.forward(self._inputs(after, self._executed(next_action))).unflatten(0, _PER_MODULE)
+        target = sac_loss.critic_target(reward, discount, next_value, next_log_prob, alpha_S1)
+        value = self._critic_pass.forward(self._inputs(obs, self._executed(action))).unflatten(0, _PER_MODULE)
+        shares = weight / weight.shape[1]
+        self._critic_pass.backward(sac_loss.critic_gradient(value, target, shares).flatten(0, 1))
+        critic_norm = self._descend("critic", self.critics, [own for own in active for _ in CRITICS])
 
-        mean, log_std = self._act(obs)
-        new_action, log_prob = sac_loss.drawn(mean, log_std, torch.randn_like(mean), self.real_S1A)
-        new_value = self._value(self.critics, obs, new_action)
-        actor_S = sac_loss.actor_loss(new_value, log_prob, alpha_S1)
+        mean, log_std = self._act.forward(obs)
+        noise = torch.randn_like(mean)
+        new_action, log_prob = sac_loss.drawn(mean, log_std, noise, self.real_S1A)
+        new_value, by_action = self._value_and_slope(obs, new_action)
+        gradients = sac_loss.actor_gradients(by_action, log_std, noise, alpha_S1, self.real_S1A)
         lessons = self._policy.auxiliary_losses(obs[0], regime[0]) if self._teaches else {}
-        actor_norm = self._descend(ACTOR, self.actors, actor_S.sum() + sum(lessons.values()), active)
+        self._act.backward(*gradients, torch.stack([*lessons.values()]).sum() if lessons else None)
+        actor_norm = self._descend(ACTOR, self.actors, active)
 
-        log_prob = log_prob.detach()
         self.alphas.grad_RP.copy_(sac_loss.alpha_gradient(log_prob, alpha_S1, self.target_entropy_S1))
         self._optimizers[ALPHA].step(self._sound(self.alphas.grad_RP, active))
         self._follow(active)
 
-        error_STB = (value.detach() - target.unsqueeze(1)).abs()
+        error_STB = (value - target.unsqueeze(1)).abs()
         figures: Figures = {}
         if tell:
             figures = {
-                "critic_loss": losses_ST.detach().mean(1),
-                "policy_loss": actor_S.detach(),
+                "critic_loss": sac_loss.critic_loss(value, target, shares).mean(1),
+                "policy_loss": sac_loss.actor_loss(new_value, log_prob, alpha_S1),
                 "alpha": alpha_S1[:, 0],
-                "entropy": sac_loss.entropy(log_std.detach(), self.real_S1A),
-                "value_mean": value.detach().mean((1, 2)),
+                "entropy": sac_loss.entropy(log_std, self.real_S1A),
+                "value_mean": value.mean((1, 2)),
                 "error_mean": error_STB.mean((1, 2)),
                 "actor_gradient_norm": actor_norm[:, 0],
                 "critic_gradient_norm": critic_norm.view(-1, TWINS).amax(1),
@@ -194,22 +202,27 @@ class SACStack(Alike):
             regime[member] = batch.regime
         return [torch.from_numpy(array).to(self.device) for array in (*tables, *singles, regime)]
 
-    def _act(self, obs_SBF: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log deviation, (S, B, A) each."""
-        inputs = self._policy(obs_SBF) if len(self.names) > 1 else self._policy(obs_SBF[0])[None]
-        mean, log_std = inputs.chunk(2, dim=-1)
-        return mean, log_std
+    def _executed(self, action_SBA: Tensor) -> Tensor:
+        """What the environment makes of raw actions, (S, B, W); 0 in columns that a module lacks."""
+        return self._execution.make(action_SBA, self._decision) * self._executed_S1W
 
-    def _value(self, critics: Rows, obs_SBF: Tensor, action_SBA: Tensor) -> Tensor:
-        """Of raw actions, by what becomes of them, (S, T, B)."""
-        executed_SBW = self._execution.make(action_SBA, self._decision) * self._executed_S1W
-        inputs = torch.cat((obs_SBF, executed_SBW), dim=-1).repeat_interleave(TWINS, dim=0)
-        value: Tensor = critics.network(inputs)
-        return value.unflatten(0, (-1, TWINS))
+    def _inputs(self, obs_SBF: Tensor, executed_SBW: Tensor) -> Tensor:
+        """What both critics of each module read, (S T, B, F + W)."""
+        return torch.cat((obs_SBF, executed_SBW), dim=-1).repeat_interleave(TWINS, dim=0)
 
-    def _descend(self, name: str, rows: Rows, loss: Tensor, active: Sequence[bool]) -> Tensor:
-        """A clipped step downhill; the gradients' norms before the clip, (R, 1)."""
-        torch._foreach_copy_(rows.gradients, torch.autograd.grad(loss, rows.parameters))
+    def _value_and_slope(self, obs_SBF: Tensor, action_SBA: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of raw actions (S, T, B), and the gradient of the smaller one by the raw action, (S, B, A)."""
+        action_SBA = action_SBA.detach().requires_grad_()
+        executed_SBW = self._executed(action_SBA)
+        value_STB = self._critic_pass.forward(self._inputs(obs_SBF, executed_SBW.detach())).unflatten(0, _PER_MODULE)
+        by_value = sac_loss.smaller(value_STB).flatten(0, 1)
+        slope_RBW = self._critic_pass.by_action(by_value, executed_SBW.shape[-1])
+        slope_SBW = slope_RBW.unflatten(0, _PER_MODULE).sum(1)
+        (slope_SBA,) = torch.autograd.grad(executed_SBW, action_SBA, slope_SBW)
+        return value_STB, slope_SBA
+
+    def _descend(self, name: str, rows: Rows, active: Sequence[bool]) -> Tensor:
+        """A clipped step down the gradients; their norms before the clip, (R, 1)."""
         norm_R1 = rows.clip(self._grad_clip)
         self._optimizers[name].step(self._sound(norm_R1, active))
         return norm_R1

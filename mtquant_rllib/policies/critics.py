@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.policies.executed import EXECUTIONS, numbers_of
-from mtquant_rllib.policies.networks import ACTIVATIONS, Dense
+from mtquant_rllib.policies.networks import Dense
 from mtquant_rllib.policies.registry import shape_of
 from mtquant_rllib.universe import META, Universe
 
@@ -50,8 +51,8 @@ class Critic(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         sizes = (width, *config["hidden"])
-        for n_in, n_out in zip(sizes, sizes[1:]):
-            layers += [Dense(n_in, n_out, gain=math.sqrt(2)), ACTIVATIONS[config["activation"]]()]
+        for n_in, n_out in pairwise(sizes):
+            layers += [Dense(n_in, n_out, gain=math.sqrt(2)), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
         self.head = Dense(sizes[-1], 1, gain=config["last_layer_scale"])
 
@@ -59,6 +60,10 @@ class Critic(nn.Module):
         """(B,) for inputs (B, width); any tensor may carry a leading axis of stacked critics, as in `networks`."""
         value_B1: Tensor = self.head(self.trunk(inputs_BW))
         return value_B1.squeeze(-1)
+
+    def dense_layers(self) -> list[int]:
+        """Their numbers in the trunk."""
+        return [number for number, layer in enumerate(self.trunk) if isinstance(layer, Dense)]
 
 
 def critic_width(config: Mapping[str, Any]) -> int:

@@ -1,0 +1,61 @@
+"""Critics of a stack run forward and backward by the chain rule, as `passes` does policies.
+
+An off-policy step asks three things of critics, and none needs all of the derivatives: values of what comes after, with
+no gradient; the gradient by their parameters; and that by the executed action alone, the observation being given.
+
+Shape suffixes: R critics, B rows, F observation, W executed action, H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mtquant_rllib.engine.passes import Layer, Tables
+from mtquant_rllib.engine.stacks import Rows
+from mtquant_rllib.policies.critics import Critic
+
+
+class CriticPass:
+    """Of `Critic`s as rows: layers with ReLU between, and a head."""
+
+    def __init__(self, rows: Rows) -> None:
+        assert isinstance(rows.network, Critic)
+        tables = Tables(rows)
+        self._layers = [Layer(tables, f"trunk.{number}") for number in rows.network.dense_layers()]
+        self._head = Layer(tables, "head")
+
+    @torch.no_grad()
+    def forward(self, inputs_RBF: Tensor) -> Tensor:
+        """Values (R, B) of `[observation | executed action]`."""
+        self._seen = [inputs_RBF]
+        for layer in self._layers:
+            self._seen.append(layer.forward(self._seen[-1]).relu_())
+        return self._head.forward(self._seen[-1]).squeeze(-1)
+
+    @torch.no_grad()
+    def backward(self, g_RB: Tensor) -> None:
+        """Fill the gradient rows from the gradient by the values of the last `forward`."""
+        g_RB1 = g_RB.unsqueeze(-1)
+        self._head.keep(g_RB1, self._seen[-1])
+        self._down(g_RB1, keep=True)
+
+    @torch.no_grad()
+    def by_action(self, g_RB: Tensor, width: int) -> Tensor:
+        """The gradient by the executed action, (R, B, width), from that by the values of the last `forward`."""
+        g_RBH = self._down(g_RB.unsqueeze(-1), keep=False)
+        return torch.bmm(g_RBH, self._layers[0].weight[..., -width:])
+
+    def _down(self, g_RB1: Tensor, *, keep: bool) -> Tensor:
+        """To the gradient by what goes into the first ReLU."""
+        g = g_RB1 * self._head.weight
+        steps: Sequence[tuple[int, Layer]] = list(enumerate(self._layers))
+        for number, layer in reversed(steps):
+            g = torch.ops.aten.threshold_backward(g, self._seen[number + 1], 0.0)
+            if keep:
+                layer.keep(g, self._seen[number])
+            if number:
+                g = layer.through(g)
+        return g
