@@ -20,6 +20,8 @@ class CriticConfig(Section):
     action."""
 
     hidden: tuple[Count, ...] = Field(min_length=1)
+    slope: bool
+    """Whether they begin with a product of action and observation, beside the trunk; see `policies.critics.Critic`."""
     last_layer_scale: Positive
     """Gain of the last layer: first values lie near 0."""
 

@@ -19,13 +19,15 @@ from mtquant_rllib.policies.critics import Critic
 
 
 class CriticPass:
-    """Of `Critic`s as rows: layers with ReLU between, and a head."""
+    """Of `Critic`s as rows: layers with ReLU between, a head, and the slope by the action where they have one."""
 
     def __init__(self, rows: Rows) -> None:
         assert isinstance(rows.network, Critic)
         tables = Tables(rows)
         self._layers = [Layer(tables, f"trunk.{number}") for number in rows.network.dense_layers()]
         self._head = Layer(tables, "head")
+        self._slope = Layer(tables, "slope") if rows.network.slope is not None else None
+        self._splits = rows.network.splits
 
     @torch.no_grad()
     def forward(self, inputs_RBF: Tensor) -> Tensor:
@@ -33,20 +35,28 @@ class CriticPass:
         self._seen = [inputs_RBF]
         for layer in self._layers:
             self._seen.append(layer.forward(self._seen[-1]).relu_())
-        return self._head.forward(self._seen[-1]).squeeze(-1)
+        value_RB = self._head.forward(self._seen[-1]).squeeze(-1)
+        if self._slope is not None:
+            self._observation, self._executed = inputs_RBF.split(self._splits, dim=-1)
+            self._slopes = self._slope.forward(self._observation)
+            value_RB = value_RB + (self._slopes * self._executed).sum(-1)
+        return value_RB
 
     @torch.no_grad()
     def backward(self, g_RB: Tensor) -> None:
         """Fill the gradient rows from the gradient by the values of the last `forward`."""
         g_RB1 = g_RB.unsqueeze(-1)
         self._head.keep(g_RB1, self._seen[-1])
+        if self._slope is not None:
+            self._slope.keep(g_RB1 * self._executed, self._observation)
         self._down(g_RB1, keep=True)
 
     @torch.no_grad()
-    def by_action(self, g_RB: Tensor, width: int) -> Tensor:
-        """The gradient by the executed action, (R, B, width), from that by the values of the last `forward`."""
-        g_RBH = self._down(g_RB.unsqueeze(-1), keep=False)
-        return torch.bmm(g_RBH, self._layers[0].weight[..., -width:])
+    def by_action(self, g_RB: Tensor) -> Tensor:
+        """The gradient by the executed action, (R, B, W), from that by the values of the last `forward`."""
+        g_RB1 = g_RB.unsqueeze(-1)
+        g_RBW = torch.bmm(self._down(g_RB1, keep=False), self._layers[0].weight[..., self._splits[0] :])
+        return g_RBW if self._slope is None else g_RBW + g_RB1 * self._slopes
 
     def _down(self, g_RB1: Tensor, *, keep: bool) -> Tensor:
         """To the gradient by what goes into the first ReLU."""

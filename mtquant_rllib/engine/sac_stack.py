@@ -24,7 +24,7 @@ from mtquant_rllib.engine.critic_pass import CriticPass
 from mtquant_rllib.engine.passes import AutogradPolicy, PlainPolicy, Tables, is_plain
 from mtquant_rllib.engine.replay import Batch
 from mtquant_rllib.engine.stacks import Alike, RowOptimizer, Rows
-from mtquant_rllib.policies.critics import TWINS, Entropy, build_critic, target_entropy
+from mtquant_rllib.policies.critics import TWINS, Entropy, build_critic, critic_columns, target_entropy
 from mtquant_rllib.policies.executed import EXECUTIONS
 from mtquant_rllib.policies.networks import GaussianPolicy
 from mtquant_rllib.policies.registry import build_policy
@@ -33,9 +33,6 @@ ACTOR, ALPHA = "actor", "alpha"
 CRITICS = tuple(f"critic_{twin}" for twin in range(TWINS))
 OPTIMIZERS = (ACTOR, *CRITICS, ALPHA)
 """Names of a module's optimisers."""
-
-FIRST_LAYER = "trunk.0.weight"
-"""Of a critic: the one parameter that knows the widths of observation and action."""
 
 _PER_MODULE = (-1, TWINS)
 
@@ -83,7 +80,7 @@ class SACStack(Alike):
         ]
         self.actors = Rows(nn.ModuleDict({"policy": policy}), policies, [own.parameters for own in self.fits])
         read = [
-            {FIRST_LAYER: np.concatenate((own.observation, self.widths[0] + place))}
+            critic_columns(own.observation, place, self.common)
             for own, place in zip(self.fits, places)
             for _ in range(TWINS)
         ]
@@ -216,7 +213,7 @@ class SACStack(Alike):
         executed_SBW = self._executed(action_SBA)
         value_STB = self._critic_pass.forward(self._inputs(obs_SBF, executed_SBW.detach())).unflatten(0, _PER_MODULE)
         by_value = sac_loss.smaller(value_STB).flatten(0, 1)
-        slope_RBW = self._critic_pass.by_action(by_value, executed_SBW.shape[-1])
+        slope_RBW = self._critic_pass.by_action(by_value)
         slope_SBW = slope_RBW.unflatten(0, _PER_MODULE).sum(1)
         (slope_SBA,) = torch.autograd.grad(executed_SBW, action_SBA, slope_SBW)
         return value_STB, slope_SBA

@@ -33,7 +33,8 @@ class Rows:
     members
         The parameters of each row by their names in `network`, in order.
     narrow
-        Columns of the last axis that a member's narrower parameters have in the common shape, by name.
+        Columns of the last axis that a member's narrower parameters have in the common shape, by name; a tuple indexes
+        all axes.
 
     Attributes
     ----------
@@ -49,7 +50,7 @@ class Rows:
         self,
         network: nn.Module,
         members: Sequence[Mapping[str, Tensor]],
-        narrow: Sequence[Mapping[str, np.ndarray]] | None = None,
+        narrow: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         self.tensors = [list(member.values()) for member in members]
         device = self.tensors[0][0].device
@@ -76,13 +77,15 @@ class Rows:
     def __len__(self) -> int:
         return len(self.tensors)
 
-    def _places_of(self, member: Mapping[str, Tensor], narrow: Mapping[str, np.ndarray]) -> Tensor:
+    def _places_of(self, member: Mapping[str, Tensor], narrow: Mapping[str, Any]) -> Tensor:
         """Where each of a member's parameters, in their order and flat, stands in its row."""
         places = []
         for name, parameter in member.items():
             part, shape = self.parts[name]
             table = np.arange(part.start, part.stop).reshape(shape)
-            table = table[..., narrow[name]] if name in narrow else table
+            if name in narrow:
+                place = narrow[name]
+                table = table[place] if isinstance(place, tuple) else table[..., place]
             assert table.shape == parameter.shape, (name, table.shape, parameter.shape)
             places.append(table.ravel())
         return torch.from_numpy(np.concatenate(places))

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,34 +46,52 @@ def sac_config(name: str, config: Mapping[str, Any], universe: Universe, setting
 
 
 class Critic(nn.Module):
-    """Q(s, w): the value of having had w executed in s. Reads `[observation | executed action]`."""
+    """Q(s, w): the value of having had w executed in s. Reads `[observation | executed action]`.
 
-    def __init__(self, width: int, config: Mapping[str, Any]):
+        Q = trunk(s, w) + sum_k w_k slope_k(s),      slope linear in s
+
+    What a position earns is its size times what its market does next: a product of an action and a signal, which plain
+    layers have to put together from bends. The second term begins with it, as the policies' straight line does.
+    """
+
+    def __init__(self, observation: int, executed: int, config: Mapping[str, Any]):
         super().__init__()
         layers: list[nn.Module] = []
-        sizes = (width, *config["hidden"])
-        for n_in, n_out in pairwise(sizes):
+        for n_in, n_out in pairwise((observation + executed, *config["hidden"])):
             layers += [Dense(n_in, n_out, gain=math.sqrt(2)), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
-        self.head = Dense(sizes[-1], 1, gain=config["last_layer_scale"])
+        self.head = Dense(config["hidden"][-1], 1, gain=config["last_layer_scale"])
+        self.splits = (observation, executed)
+        self.slope = Dense(observation, executed, gain=config["last_layer_scale"]) if config["slope"] else None
 
     def forward(self, inputs_BW: Tensor) -> Tensor:
         """(B,) for inputs (B, width); any tensor may carry a leading axis of stacked critics, as in `networks`."""
         value_B1: Tensor = self.head(self.trunk(inputs_BW))
-        return value_B1.squeeze(-1)
+        value_B = value_B1.squeeze(-1)
+        if self.slope is None:
+            return value_B
+        observation_BF, executed_BW = inputs_BW.split(self.splits, dim=-1)
+        return value_B + (self.slope(observation_BF) * executed_BW).sum(-1)
 
     def dense_layers(self) -> list[int]:
         """Their numbers in the trunk."""
         return [number for number, layer in enumerate(self.trunk) if isinstance(layer, Dense)]
 
 
-def critic_width(config: Mapping[str, Any]) -> int:
-    shape = shape_of(config)
-    return shape.observation + EXECUTIONS[config["sac"]["execution"]].width(shape.actions)
-
-
 def build_critic(config: Mapping[str, Any]) -> Critic:
-    return Critic(critic_width(config), config["sac"]["critic"])
+    shape = shape_of(config)
+    executed = EXECUTIONS[config["sac"]["execution"]].width(shape.actions)
+    return Critic(shape.observation, executed, config["sac"]["critic"])
+
+
+def critic_columns(observation: np.ndarray, executed: np.ndarray, common: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Where the flat places of a critic's narrower parameters stand in one of the common configuration: columns of the
+    last axis, or for parameters narrow in their rows too, (rows, columns) as an open mesh."""
+    critic = common["sac"]["critic"]
+    places: dict[str, Any] = {"trunk.0.weight": np.concatenate((observation, shape_of(common).observation + executed))}
+    if critic["slope"]:
+        places |= {"slope.weight": np.ix_(executed, observation), "slope.bias": executed}
+    return places
 
 
 class Entropy(nn.Module):
