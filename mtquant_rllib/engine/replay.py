@@ -255,9 +255,7 @@ class Replay:
             "shelves": [{"domain": self._domains[key], **shelf.get_state()} for key, shelf in self._shelves.items()],
             "largest": {module: owner.largest for module, owner in self._owners.items()},
             "priorities": {
-                module: owner.tree.leaves.copy()
-                for module, owner in self._owners.items()
-                if owner.tree is not None
+                module: owner.tree.leaves.copy() for module, owner in self._owners.items() if owner.tree is not None
             },
         }
 

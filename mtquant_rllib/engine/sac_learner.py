@@ -203,4 +203,3 @@ class SACLearner(FollowsBars):
 
 def _of(column: Tensor, member: int) -> float:
     return float(column[member])
-

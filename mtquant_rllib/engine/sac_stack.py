@@ -138,7 +138,9 @@ class SACStack(Alike):
 
         mean, log_std = self._act.forward(after)
         next_action, next_log_prob = sac_loss.drawn(mean, log_std, torch.randn_like(mean), self.real_S1A)
-        next_value = self._target_pass.forward(self._inputs(after, self._executed(next_action))).unflatten(0, _PER_MODULE)
+        next_value = self._target_pass.forward(self._inputs(after, self._executed(next_action))).unflatten(
+            0, _PER_MODULE
+        )
         target = sac_loss.critic_target(reward, discount, next_value, next_log_prob, alpha_S1)
         value = self._critic_pass.forward(self._inputs(obs, self._executed(action))).unflatten(0, _PER_MODULE)
         shares = weight / weight.shape[1]

@@ -149,7 +149,7 @@ class Shelf:
     def returns(self, slots: np.ndarray, n_steps: int, gamma: float) -> Returns:
         """Of up to `n_steps` decisions from each of `slots` on, fewer where the stream stops. Discounts follow bars:
 
-            R = sum_j gamma^D_j r_j,      D_j = bars held by the decisions before the j-th
+        R = sum_j gamma^D_j r_j,      D_j = bars held by the decisions before the j-th
         """
         reward, bars = np.zeros(len(slots)), np.zeros(len(slots), dtype=np.int64)
         going, over = np.ones(len(slots), dtype=bool), np.zeros(len(slots), dtype=bool)

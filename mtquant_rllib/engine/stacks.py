@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from mtquant_rllib.policies.joining import Fit, fit, joined, presence
+from mtquant_rllib.policies.joining import fit, joined, presence
 from mtquant_rllib.policies.registry import build_policy, build_value, shape_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -29,7 +29,8 @@ class Rows:
     Parameters
     ----------
     network
-        One of the common shape; it becomes the one that runs all rows, on inputs with a leading axis R (none for R = 1).
+        One of the common shape; it becomes the one that runs all rows, on inputs with a leading axis R
+        (none for R = 1).
     members
         The parameters of each row by their names in `network`, in order.
     narrow
@@ -187,7 +188,10 @@ class Stack(Rows, Alike):
         pair = _Pair(self.common)
         self.share_out(pair.policy)
         Rows.__init__(
-            self, pair, [dict(module.named_parameters()) for module in self.modules], [own.parameters for own in self.fits]
+            self,
+            pair,
+            [dict(module.named_parameters()) for module in self.modules],
+            [own.parameters for own in self.fits],
         )
 
     def forward(self, obs_SBF: Tensor) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ class Recall:
         self._clip = settings.desk.observation.clip
         if agents[0] == META:
             shape = layout.meta_layout(universe, settings.desk.observation.returns_days)
-            private = (shape["portfolio"], shape["specialists"])
+            private: tuple[slice, ...] = (shape["portfolio"], shape["specialists"])
             self._fill = self._meta
             self._correlation, self._macro = shape["correlation"], shape["macro"]
         elif agents[0] in universe.specialists:

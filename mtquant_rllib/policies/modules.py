@@ -119,8 +119,8 @@ def module_specs(
     """The desk's modules for `AlgorithmConfig.rl_module`, in the order of the universe.
 
     `settings.networks.sharing` decides how many instrument modules there are; the ids are those of
-    `Universe.policies`. `only` keeps the named modules, for a phase that plays part of the desk; those in `sac` learn by
-    it, with critics and with deviations of their own.
+    `Universe.policies`. `only` keeps the named modules, for a phase that plays part of the desk; those in `sac` learn
+    by it, with critics and with deviations of their own.
     """
     configs = network_configs(universe, widths, settings)
     if only is not None:

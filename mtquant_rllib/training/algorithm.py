@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 

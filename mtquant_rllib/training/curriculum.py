@@ -338,7 +338,9 @@ def _prove_frozen(run: Path, record: PhaseRecord, plan: TrialPlan) -> FrozenReco
     assert record.result is not None
     frozen = [module for module in plan.modules if module not in plan.learning]
     before = states.read(run / record.start, frozen)
-    proof = FrozenRecord(before={module: states.sha256(states.acting(state)) for module, state in before.items()}, after={})
+    proof = FrozenRecord(
+        before={module: states.sha256(states.acting(state)) for module, state in before.items()}, after={}
+    )
     for folder in (record.trials[plan.name].last, record.result):
         modules = states.read(run / str(folder), frozen)
         proof.after = {module: states.sha256(states.acting(state)) for module, state in modules.items()}

@@ -1,7 +1,7 @@
 """SAC on the desk: RLlib's seams, with the desk's runner, replay and learner.
 
-An iteration is many rounds: sample a few bars, remember them, make the gradient steps that are due. Checkpoints hold the
-replay, its generator and the episodes in progress, so that a restored run goes on as if it had never been stopped.
+An iteration is many rounds: sample a few bars, remember them, make the gradient steps that are due. Checkpoints hold
+the replay, its generator and the episodes in progress, so that a restored run goes on as if it had never been stopped.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ class DeskSACConfig(DeskConfig, SACConfig):
         # The learner keeps the replay; RLlib's would stand beside it, empty.
         self.replay_buffer_config = {**self.replay_buffer_config, "no_local_replay_buffer": True}
         # A report after every iteration, however short.
-        self.min_time_s_per_iteration = None
-        self.min_sample_timesteps_per_iteration = None
+        self.reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
 
     def get_default_learner_class(self) -> type:
         return SACLearner
@@ -49,7 +48,7 @@ class DeskSAC(DeskAlgorithm, SAC):
     keeps_episodes = True
 
     @classmethod
-    def get_default_config(cls) -> DeskSACConfig:
+    def get_default_config(cls) -> DeskSACConfig:  # type: ignore[override]
         return DeskSACConfig()
 
     def training_step(self) -> None:

@@ -96,9 +96,7 @@ def carried_over(state: ModuleState, fresh: Mapping[str, Any], learning: bool) -
     The policy carries over. Where the learner's part is of another kind (a value network, or critics) the module keeps
     its own fresh one, and if it is to learn, a fresh deviation too: the algorithms want different ones.
     """
-    parts, own = (
-        {key for key in keys if not key.startswith(_POLICY)} for keys in (state.keys(), fresh.keys())
-    )
+    parts, own = ({key for key in keys if not key.startswith(_POLICY)} for keys in (state.keys(), fresh.keys()))
     if parts == own or not parts:
         return dict(state)
     carried: dict[str, Any] = acting(state)

@@ -112,8 +112,9 @@ def test_what_is_drawn_is_what_happened(
 ) -> None:
     """Over cuts of odd lengths, decisions held over them, endings of both kinds, and returns of several decisions."""
     runner, replay = desk(phase, name, *overrides, n_steps=n_steps)
-    if module not in runner.module.keys():
-        module = next(own for own in runner.module.keys() if own != META and "specialist" not in own)
+    present = list(runner.module.keys())
+    if module not in present:
+        module = next(own for own in present if own != META and "specialist" not in own)
     fragments = []
     for bars in (33, 7, 64, 1, 120, 4, 99):
         fragments += pickle.loads(pickle.dumps(runner.sample(num_timesteps=bars)))

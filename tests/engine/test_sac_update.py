@@ -75,7 +75,9 @@ def unlike(mine: Any, theirs: Any, path: str = "") -> list[str]:
             return [path]
         return [found for key in theirs for found in unlike(mine[key], theirs[key], f"{path}/{key}")]
     if isinstance(theirs, list | tuple):
-        return [found for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) for found in unlike(a, b, f"{path}/{i}")]
+        return [
+            found for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) for found in unlike(a, b, f"{path}/{i}")
+        ]
     if theirs is None or isinstance(theirs, str):
         return [] if mine == theirs else [path]
     return [] if np.asarray(mine).tobytes() == np.asarray(theirs).tobytes() else [path]

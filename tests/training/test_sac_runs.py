@@ -62,8 +62,10 @@ def digest(item, into):
     elif isinstance(item, (list, tuple)):
         for part in item:
             digest(part, into)
+    elif item is None or isinstance(item, str):
+        into.update(str(item).encode())
     else:
-        into.update(np.asarray(item).tobytes() if item is not None and not isinstance(item, str) else str(item).encode())
+        into.update(np.asarray(item).tobytes())
 
 def fingerprint(algorithm):
     # Weights, targets, alphas, optimisers, replay and its generator; not the averages of metrics.
