@@ -197,35 +197,24 @@ class Replay:
         owner = self._owners.get(module)
         return owner is not None and any(shelf.stored[streams].any() for shelf, streams in owner.by_shelf())
 
-    def sample(self, module: str, size: int, weight_power: float = 0.0) -> Batch:
-        """Draw with replacement; `weight_power` is b of prioritised weights. `has` must be true."""
-        owner = self._owners[module]
+    def sample(self, modules: Sequence[str], size: int, weight_power: float = 0.0) -> dict[str, Batch]:
+        """Draw `size` decisions of each module, with replacement; `weight_power` is b of prioritised weights. Each must
+        have some (`has`)."""
+        groups: dict[int, list[str]] = {}
+        drawn = {module: self._draw(self._owners[module], size, weight_power) for module in modules}
+        for module in modules:
+            groups.setdefault(id(self._owners[module].shelves[0]), []).append(module)
+        return {module: batch for group in groups.values() for module, batch in self._gathered(group, drawn).items()}
+
+    def _draw(self, owner: _Owner, size: int, weight_power: float) -> tuple[np.ndarray, np.ndarray]:
+        """Leaves and weights."""
         weight = np.ones(size, dtype=np.float32)
         if owner.tree is None:
-            leaves = self._uniform(owner, size)
-        else:
-            leaves = owner.tree.find(self._rng.random(size) * owner.tree.total)
-            drawn = owner.tree[leaves]
-            weight[:] = (drawn / drawn.min()) ** -weight_power
-        parts = owner.slots(leaves)
-        first = parts[0][0]
-        batch = Batch(
-            observation=np.empty((size, first.recall.width), np.float32),
-            action=np.empty((size, first.actions), np.float32),
-            after=np.empty((size, first.recall.width), np.float32),
-            reward=np.empty(size, np.float32),
-            discount=np.empty(size, np.float32),
-            weight=weight,
-            regime=np.empty(size, np.int64),
-            leaves=leaves,
-        )
-        for shelf, slots, place in parts:
-            returns = shelf.returns(slots, self._n_steps, self._gamma)
-            batch.observation[place], batch.after[place] = shelf.observe(slots), shelf.observe(returns.after)
-            batch.action[place] = shelf.action[slots]
-            batch.reward[place], batch.discount[place] = returns.reward, returns.discount
-            batch.regime[place] = shelf.recall.regimes(shelf.row[slots])
-        return batch
+            return self._uniform(owner, size), weight
+        leaves = owner.tree.find(self._rng.random(size) * owner.tree.total)
+        priority = owner.tree[leaves]
+        weight[:] = (priority / priority.min()) ** -weight_power
+        return leaves, weight
 
     def _uniform(self, owner: _Owner, size: int) -> np.ndarray:
         """Positions that were passed, drawn alike; those without a decision are drawn again."""
@@ -237,6 +226,41 @@ class Replay:
             found = own * self._n_slots + drawn - np.where(own > 0, upto[own - 1], 0)
             leaves = np.concatenate((leaves, found[owner.is_decision(found)]))
         return leaves[:size]
+
+    def _gathered(
+        self, modules: Sequence[str], drawn: dict[str, tuple[np.ndarray, np.ndarray]]
+    ) -> dict[str, Batch]:
+        """What was drawn of modules that share a level: gathered at once, and handed out as views."""
+        first = self._owners[modules[0]].shelves[0]
+        size = len(drawn[modules[0]][0])
+        parts: dict[int, tuple[Shelf, list[np.ndarray], list[np.ndarray]]] = {}
+        for number, module in enumerate(modules):
+            for shelf, slots, place in self._owners[module].slots(drawn[module][0]):
+                _, all_slots, all_places = parts.setdefault(id(shelf), (shelf, [], []))
+                all_slots.append(slots)
+                all_places.append(np.arange(size)[place] + number * size)
+        n_rows, width = len(modules) * size, first.recall.width
+        observation, after = np.empty((n_rows, width), np.float32), np.empty((n_rows, width), np.float32)
+        action = np.empty((n_rows, first.actions), np.float32)
+        reward, discount = np.empty(n_rows, np.float32), np.empty(n_rows, np.float32)
+        regime = np.empty(n_rows, np.int64)
+        for shelf, all_slots, all_places in parts.values():
+            slots, place = np.concatenate(all_slots), np.concatenate(all_places)
+            at = slice(None) if len(parts) == 1 else place
+            returns = shelf.returns(slots, self._n_steps, self._gamma)
+            observation[at], after[at] = shelf.observe(slots), shelf.observe(returns.after)
+            action[at], regime[at] = shelf.action[slots], shelf.recall.regimes(shelf.row[slots])
+            reward[at], discount[at] = returns.reward, returns.discount
+        columns = (observation, action, after, reward, discount)
+        return {
+            module: Batch(
+                *(column[number * size : (number + 1) * size] for column in columns),
+                weight=drawn[module][1],
+                regime=regime[number * size : (number + 1) * size],
+                leaves=drawn[module][0],
+            )
+            for number, module in enumerate(modules)
+        }
 
     def note_errors(self, module: str, leaves: np.ndarray, errors: np.ndarray) -> None:
         """New priorities of drawn decisions from the size of their errors."""

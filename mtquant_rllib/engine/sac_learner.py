@@ -141,9 +141,10 @@ class SACLearner(FollowsBars):
             start, final = priorities.weight_power_start, priorities.weight_power_final
             power = start + (final - start) * self.budget_done()
         size = self._sac.batch_size
-        batches = [self.replay.sample(name, size, power) if name in there else None for name in stack.names]
-        if not any(batch is not None for batch in batches):
+        drawn = self.replay.sample([name for name in stack.names if name in there], size, power)
+        if not drawn:
             return
+        batches = [drawn.get(name) for name in stack.names]
         seed = mixed(self.config.seed or 0, self.gradient_steps, LOSS, number)
         figures, errors = stack.step(batches, seed, tell=tell)
         if priorities is not None:

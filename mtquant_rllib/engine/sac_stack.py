@@ -133,7 +133,11 @@ class SACStack(Alike):
         """
         obs, after, action, reward, discount, weight, regime = self._columns(batches)
         active = [batch is not None for batch in batches]
-        torch.manual_seed(seed)
+        if self.device.type == "cpu":
+            # `torch.manual_seed` looks for other devices too, which takes longer than what is drawn.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         alpha_S1 = self.alphas.weight_RP.exp()
 
         mean, log_std = self._act.forward(after)

@@ -48,6 +48,10 @@ def desk(make_config: Any) -> Any:
     return build
 
 
+def drawn_of(replay: Replay, module: str, size: int, weight_power: float = 0.0) -> Any:
+    return replay.sample([module], size, weight_power)[module]
+
+
 def by_hand(fragments: list[Any], module: str, gamma: float, n_steps: int) -> set[tuple[Any, ...]]:
     """Every return of a module's decisions, followed one by one through all fragments: (observation, action, reward,
     discount, next observation or None)."""
@@ -122,7 +126,7 @@ def test_what_is_drawn_is_what_happened(
     expected = {(seen, did): rest for seen, did, *rest in by_hand(fragments, module, 0.9, n_steps)}
     drawn = set()
     for _ in range(20):
-        batch = replay.sample(module, 400)
+        batch = drawn_of(replay, module, 400)
         for row in range(400):
             key = batch.observation[row].tobytes(), batch.action[row].tobytes()
             reward, discount, after = expected[key]
@@ -147,7 +151,7 @@ def test_the_oldest_make_room_and_every_successor_stays_true(desk: Any) -> None:
     assert (shelf.stored >= 27).all(), "an episode of 20 bars costs one slot for where it was cut off"
     expected = by_hand(fragments, "EURUSD", 0.9, 1)
     after_of = {(seen, did): after for seen, did, _, _, after in expected}
-    batch = replay.sample("EURUSD", 600)
+    batch = drawn_of(replay, "EURUSD", 600)
     for row in range(600):
         truth = after_of[batch.observation[row].tobytes(), batch.action[row].tobytes()]
         if batch.discount[row] > 0:
@@ -173,7 +177,7 @@ def test_a_runner_that_begins_elsewhere_leaves_what_waited_as_a_state(desk: Any)
 def test_uniform_draws_are_uniform(desk: Any) -> None:
     runner, replay = desk(3, "desk")
     replay.add(runner.sample(num_timesteps=203))
-    counts = np.bincount(np.concatenate([replay.sample("EURUSD", 500).leaves for _ in range(100)]))
+    counts = np.bincount(np.concatenate([drawn_of(replay, "EURUSD", 500).leaves for _ in range(100)]))
     drawn = counts[counts > 0]
     shelf = replay._shelves[runner.env.settings.universe.symbols]
     assert len(drawn) == shelf.stored[:N_ENVS].sum() >= 195
@@ -183,13 +187,13 @@ def test_uniform_draws_are_uniform(desk: Any) -> None:
 def test_prioritised_draws_follow_their_priorities_and_weights_correct_for_them(desk: Any) -> None:
     runner, replay = desk(3, "desk", priorities=PRIORITIES)
     replay.add(runner.sample(num_timesteps=203))
-    first = replay.sample("EURUSD", 2000)
+    first = drawn_of(replay, "EURUSD", 2000)
     assert (first.weight == 1).all(), "nothing is known yet: all have the largest priority"
     leaves = np.unique(first.leaves)
     errors = np.random.default_rng(0).exponential(1.0, len(leaves))
     replay.note_errors("EURUSD", leaves, errors)
     priority = (errors + PRIORITIES.epsilon) ** PRIORITIES.power
-    batches = [replay.sample("EURUSD", 1000, 0.5) for _ in range(60)]
+    batches = [drawn_of(replay, "EURUSD", 1000, 0.5) for _ in range(60)]
     drawn = np.concatenate([batch.leaves for batch in batches])
     counts = np.array([(drawn == leaf).sum() for leaf in leaves])
     assert counts.sum() == 60_000
@@ -228,9 +232,9 @@ def test_a_sum_tree_finds_what_a_cumulative_sum_finds() -> None:
 def test_a_restored_replay_draws_what_the_lost_one_would_have(desk: Any, priorities: Any) -> None:
     runner, replay = desk(3, "desk", priorities=priorities, capacity_bars=120)
     replay.add(runner.sample(num_timesteps=250))
-    replay.sample(META, 100)
+    drawn_of(replay, META, 100)
     if priorities is not None:
-        batch = replay.sample("US30", 100)
+        batch = drawn_of(replay, "US30", 100)
         replay.note_errors("US30", batch.leaves, np.linspace(0, 3, 100))
     state = pickle.loads(pickle.dumps(replay.get_state()))
     _, again = desk(3, "desk", priorities=priorities, capacity_bars=120)
@@ -239,7 +243,7 @@ def test_a_restored_replay_draws_what_the_lost_one_would_have(desk: Any, priorit
     for one in (replay, again):
         one.add([more])
     for module in (META, "US30", "equity_specialist"):
-        mine, theirs = again.sample(module, 200, 0.5), replay.sample(module, 200, 0.5)
+        mine, theirs = drawn_of(again, module, 200, 0.5), drawn_of(replay, module, 200, 0.5)
         for name, column in vars(theirs).items():
             assert np.array_equal(getattr(mine, name), column), (module, name)
 
