@@ -27,19 +27,19 @@ class CriticPass:
         self._layers = [Layer(tables, f"trunk.{number}") for number in rows.network.dense_layers()]
         self._head = Layer(tables, "head")
         self._slope = Layer(tables, "slope") if rows.network.slope is not None else None
-        self._splits = rows.network.splits
+        self._observation_width = rows.network.splits[0]
 
     @torch.no_grad()
-    def forward(self, inputs_RBF: Tensor) -> Tensor:
-        """Values (R, B) of `[observation | executed action]`."""
-        self._seen = [inputs_RBF]
+    def forward(self, obs_RBF: Tensor, executed_RBW: Tensor) -> Tensor:
+        """Values (R, B)."""
+        self._seen = [torch.cat((obs_RBF, executed_RBW), dim=-1)]
         for layer in self._layers:
             self._seen.append(layer.forward(self._seen[-1]).relu_())
         value_RB = self._head.forward(self._seen[-1]).squeeze(-1)
         if self._slope is not None:
-            self._observation, self._executed = inputs_RBF.split(self._splits, dim=-1)
-            self._slopes = self._slope.forward(self._observation)
-            value_RB = value_RB + (self._slopes * self._executed).sum(-1)
+            self._observation, self._executed = obs_RBF, executed_RBW
+            self._slopes = self._slope.forward(obs_RBF)
+            value_RB = value_RB + (self._slopes * executed_RBW).sum(-1)
         return value_RB
 
     @torch.no_grad()
@@ -55,7 +55,7 @@ class CriticPass:
     def by_action(self, g_RB: Tensor) -> Tensor:
         """The gradient by the executed action, (R, B, W), from that by the values of the last `forward`."""
         g_RB1 = g_RB.unsqueeze(-1)
-        g_RBW = torch.bmm(self._down(g_RB1, keep=False), self._layers[0].weight[..., self._splits[0] :])
+        g_RBW = torch.bmm(self._down(g_RB1, keep=False), self._layers[0].weight[..., self._observation_width :])
         return g_RBW if self._slope is None else g_RBW + g_RB1 * self._slopes
 
     def _down(self, g_RB1: Tensor, *, keep: bool) -> Tensor:
@@ -63,7 +63,7 @@ class CriticPass:
         g = g_RB1 * self._head.weight
         steps: Sequence[tuple[int, Layer]] = list(enumerate(self._layers))
         for number, layer in reversed(steps):
-            g = torch.ops.aten.threshold_backward(g, self._seen[number + 1], 0.0)
+            torch.ops.aten.threshold_backward.grad_input(g, self._seen[number + 1], 0.0, grad_input=g)
             if keep:
                 layer.keep(g, self._seen[number])
             if number:

@@ -142,11 +142,10 @@ class SACStack(Alike):
 
         mean, log_std = self._act.forward(after)
         next_action, next_log_prob = sac_loss.drawn(mean, log_std, torch.randn_like(mean), self.real_S1A)
-        next_value = self._target_pass.forward(self._inputs(after, self._executed(next_action))).unflatten(
-            0, _PER_MODULE
-        )
+        next_value = self._value(self._target_pass, _twice(after), self._executed(next_action))
         target = sac_loss.critic_target(reward, discount, next_value, next_log_prob, alpha_S1)
-        value = self._critic_pass.forward(self._inputs(obs, self._executed(action))).unflatten(0, _PER_MODULE)
+        obs_RBF = _twice(obs)
+        value = self._value(self._critic_pass, obs_RBF, self._executed(action))
         shares = weight / weight.shape[1]
         self._critic_pass.backward(sac_loss.critic_gradient(value, target, shares).flatten(0, 1))
         critic_norm = self._descend("critic", self.critics, [own for own in active for _ in CRITICS])
@@ -154,7 +153,7 @@ class SACStack(Alike):
         mean, log_std = self._act.forward(obs)
         noise = torch.randn_like(mean)
         new_action, log_prob = sac_loss.drawn(mean, log_std, noise, self.real_S1A)
-        new_value, by_action = self._value_and_slope(obs, new_action)
+        new_value, by_action = self._value_and_slope(obs_RBF, new_action)
         gradients = sac_loss.actor_gradients(by_action, log_std, noise, alpha_S1, self.real_S1A)
         lessons = self._policy.auxiliary_losses(obs[0], regime[0]) if self._teaches else {}
         self._act.backward(*gradients, torch.stack([*lessons.values()]).sum() if lessons else None)
@@ -209,15 +208,15 @@ class SACStack(Alike):
         """What the environment makes of raw actions, (S, B, W); 0 in columns that a module lacks."""
         return self._execution.make(action_SBA, self._decision) * self._executed_S1W
 
-    def _inputs(self, obs_SBF: Tensor, executed_SBW: Tensor) -> Tensor:
-        """What both critics of each module read, (S T, B, F + W)."""
-        return torch.cat((obs_SBF, executed_SBW), dim=-1).repeat_interleave(TWINS, dim=0)
+    def _value(self, critics: CriticPass, obs_RBF: Tensor, executed_SBW: Tensor) -> Tensor:
+        """What both critics of each module say, (S, T, B)."""
+        return critics.forward(obs_RBF, _twice(executed_SBW)).unflatten(0, _PER_MODULE)
 
-    def _value_and_slope(self, obs_SBF: Tensor, action_SBA: Tensor) -> tuple[Tensor, Tensor]:
+    def _value_and_slope(self, obs_RBF: Tensor, action_SBA: Tensor) -> tuple[Tensor, Tensor]:
         """Values of raw actions (S, T, B), and the gradient of the smaller one by the raw action, (S, B, A)."""
         action_SBA = action_SBA.detach().requires_grad_()
         executed_SBW = self._executed(action_SBA)
-        value_STB = self._critic_pass.forward(self._inputs(obs_SBF, executed_SBW.detach())).unflatten(0, _PER_MODULE)
+        value_STB = self._value(self._critic_pass, obs_RBF, executed_SBW.detach())
         by_value = sac_loss.smaller(value_STB).flatten(0, 1)
         slope_RBW = self._critic_pass.by_action(by_value)
         slope_SBW = slope_RBW.unflatten(0, _PER_MODULE).sum(1)
@@ -249,3 +248,8 @@ class SACStack(Alike):
             return
         rows = torch.tensor(active, device=self.device).repeat_interleave(TWINS)
         slow[rows] = slow[rows].lerp(fast[rows], self._tau)
+
+
+def _twice(x_SBK: Tensor) -> Tensor:
+    """Each module's rows once for each of its critics, (S T, B, K)."""
+    return x_SBK.repeat_interleave(TWINS, dim=0)
