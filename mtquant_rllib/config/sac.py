@@ -56,6 +56,8 @@ class PrioritiesConfig(Section):
 class SACConfig(Section):
     """Soft actor-critic, one for every module that learns.
 
+    gamma
+        Discount of a bar; null follows the recipe.
     bars_per_update
         Bars sampled for each gradient step; 1 learns after every bar.
     bars_per_round
@@ -78,6 +80,7 @@ class SACConfig(Section):
         Largest gradient norm of each network.
     """
 
+    gamma: Fraction | None
     learning_rates: SACRates
     batch_size: Count
     bars_per_update: Count

@@ -227,9 +227,7 @@ class Replay:
             leaves = np.concatenate((leaves, found[owner.is_decision(found)]))
         return leaves[:size]
 
-    def _gathered(
-        self, modules: Sequence[str], drawn: dict[str, tuple[np.ndarray, np.ndarray]]
-    ) -> dict[str, Batch]:
+    def _gathered(self, modules: Sequence[str], drawn: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Batch]:
         """What was drawn of modules that share a level: gathered at once, and handed out as views."""
         first = self._owners[modules[0]].shelves[0]
         size = len(drawn[modules[0]][0])
@@ -246,20 +244,24 @@ class Replay:
         regime = np.empty(n_rows, np.int64)
         for shelf, all_slots, all_places in parts.values():
             slots, place = np.concatenate(all_slots), np.concatenate(all_places)
-            at = slice(None) if len(parts) == 1 else place
+            rows = slice(None) if len(parts) == 1 else place
             returns = shelf.returns(slots, self._n_steps, self._gamma)
-            observation[at], after[at] = shelf.observe(slots), shelf.observe(returns.after)
-            action[at], regime[at] = shelf.action[slots], shelf.recall.regimes(shelf.row[slots])
-            reward[at], discount[at] = returns.reward, returns.discount
-        columns = (observation, action, after, reward, discount)
+            observation[rows], after[rows] = shelf.observe(slots), shelf.observe(returns.after)
+            action[rows], regime[rows] = shelf.action[slots], shelf.recall.regimes(shelf.row[slots])
+            reward[rows], discount[rows] = returns.reward, returns.discount
+        own = [slice(number * size, (number + 1) * size) for number in range(len(modules))]
         return {
             module: Batch(
-                *(column[number * size : (number + 1) * size] for column in columns),
+                observation=observation[at],
+                action=action[at],
+                after=after[at],
+                reward=reward[at],
+                discount=discount[at],
                 weight=drawn[module][1],
-                regime=regime[number * size : (number + 1) * size],
+                regime=regime[at],
                 leaves=drawn[module][0],
             )
-            for number, module in enumerate(modules)
+            for module, at in zip(modules, own)
         }
 
     def note_errors(self, module: str, leaves: np.ndarray, errors: np.ndarray) -> None:

@@ -292,7 +292,7 @@ def _sac(plan: TrialPlan, settings: Settings, budget: int) -> Any:
         rl_module_spec=module_specs(
             settings.universe, DeskWidths.of(settings), settings, only=plan.modules, sac=plan.learning
         )
-    ).training(gamma=Numbers.of(settings).gamma)
+    ).training(gamma=Numbers.of(settings).gamma if sac.gamma is None else sac.gamma)
     config.sac = {**sac.model_dump(mode="json"), "bars_per_iteration": iteration}
     config.desk |= {
         "learning_rates": {module: rates for module in plan.learning},
