@@ -44,7 +44,7 @@ from mtquant_rllib.training.trial import trial_class
 run, what, overrides = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 settings = Settings.load(overrides=overrides)
 os.environ["MTQUANT_RUN"] = str(run)
-ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20,
+ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20,
          runtime_env={"env_vars": {**PINNED, "MTQUANT_RUN": str(run)}})
 
 def trial(phase, name, budget, start=None):
@@ -159,14 +159,15 @@ def result_of(process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_killed_and_resumed_is_never_having_been_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runners", [0, 2])
+def test_killed_and_resumed_is_never_having_been_killed(tmp_path: Path, runners: int) -> None:
     """500 gradient steps of twelve modules after the checkpoint, in another process: the same to the bit."""
-    sac = "recipe.algorithms=[sac, sac, sac]"
-    undisturbed = result_of(started(tmp_path / "a", KILLED, "run", sac))
-    killed = started(tmp_path / "b", KILLED, "killed", sac)
+    sac = ("recipe.algorithms=[sac, sac, sac]", f"resources.runners={runners}", "resources.cpus=3")
+    undisturbed = result_of(started(tmp_path / "a", KILLED, "run", *sac))
+    killed = started(tmp_path / "b", KILLED, "killed", *sac)
     killed.communicate(timeout=400)
     assert killed.returncode == -signal.SIGKILL
-    assert result_of(started(tmp_path / "b", KILLED, "resume", sac)) == undisturbed
+    assert result_of(started(tmp_path / "b", KILLED, "resume", *sac)) == undisturbed
 
 
 @pytest.mark.ray
