@@ -216,6 +216,18 @@ def build_parser() -> argparse.ArgumentParser:
     memory.add_argument("--minutes", type=float, default=10.0, metavar="M", help="default: %(default)s")
     memory.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
 
+    sac = _add(
+        benches,
+        "sac",
+        _bench_sac,
+        "measure SAC of twelve policies, one gradient step a bar, against RLlib's own",
+        "mtquant bench sac --json sac.json",
+    )
+    sac.add_argument("--market", type=Path, metavar="FILE", help="bars (default: the embedded market)")
+    sac.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
+    sac.add_argument("--repeats", type=int, default=5, metavar="N", help="windows a side (default: %(default)s)")
+    sac.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+
     judge = _add(
         commands,
         "evaluate",
@@ -412,6 +424,23 @@ def _bench_memory(args: argparse.Namespace) -> None:
     readings = ", ".join(f"{reading:.0f}" for reading in figures["rss_mb"])
     print(f"{figures['bars']:,} bars in {args.minutes:g} minutes; resident memory {readings} MB")
     print(f"growth after warming up: {figures['rss_growth_mb']:+.1f} MB")
+    if args.json is not None:
+        _write_json(args.json, figures)
+
+
+def _bench_sac(args: argparse.Namespace) -> None:
+    if args.repeats < 1:
+        raise ConfigError(f"--repeats {args.repeats}: expected at least 1")
+    settings = _settings(args)
+    _check_files(args.market, args.macro)
+    _reproducible()
+    from mtquant_rllib.bench.sac import Sizes, bench_sac
+    from mtquant_rllib.training.preparation import prepare
+
+    figures = bench_sac(settings, prepare(settings, args.market, args.macro), Sizes(repeats=args.repeats))
+    print(f"{'sac_ratio':<22} {figures['sac_ratio']:7.1f}")
+    for side, windows in figures["sac_bars_per_s"].items():
+        print(f"{'sac':<9} {side:<10} {sorted(windows)[len(windows) // 2]:>9,.1f} bars/s")
     if args.json is not None:
         _write_json(args.json, figures)
 

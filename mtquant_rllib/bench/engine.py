@@ -27,7 +27,8 @@ import ray
 import torch
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.training.algorithm import RUN_FOLDER, DeskPPO
+from mtquant_rllib.training.algorithm import DeskPPO
+from mtquant_rllib.training.desk_algorithm import RUN_FOLDER
 from mtquant_rllib.training.manifest import Manifest, MarketRecord, TrialRecord
 from mtquant_rllib.training.phases import JOINT, Share, build_config, plan_named
 from mtquant_rllib.training.seeding import PINNED
@@ -94,6 +95,8 @@ class _Stage:
             "batch_size": MINIBATCH,
             "n_epochs": EPOCHS,
         }
+        # The step that is compared is one of 328,000 parameters, whatever the recipe's networks are.
+        tree["networks"] |= {"instrument_hidden": [64, 64]}
         if meta_every_bars is not None:
             decision = {**tree["desk"]["decision"], "meta_every_bars": meta_every_bars}
             tree["desk"] |= {"decision": decision}

@@ -72,7 +72,7 @@ def bench_memory(settings: Settings, market: Any, *, minutes: float = 10.0, samp
     """
     from mtquant_rllib.bench.engine import BUDGET
     from mtquant_rllib.engine.runner import BatchedEnvRunner
-    from mtquant_rllib.training.algorithm import RUN_FOLDER
+    from mtquant_rllib.training.desk_algorithm import RUN_FOLDER
     from mtquant_rllib.training.manifest import Manifest, TrialRecord
     from mtquant_rllib.training.phases import JOINT, Share, build_config, plan_named
 

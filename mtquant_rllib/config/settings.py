@@ -24,6 +24,7 @@ from mtquant_rllib.config.loader import apply_overrides, read_tree, validate
 from mtquant_rllib.config.market import MarketConfig
 from mtquant_rllib.config.networks import NetworksConfig
 from mtquant_rllib.config.risk import RiskConfig
+from mtquant_rllib.config.sac import SACConfig
 from mtquant_rllib.config.synthetic import SyntheticConfig
 from mtquant_rllib.config.training import CheckpointsConfig, RecipeConfig, ResourcesConfig, TrackingConfig
 from mtquant_rllib.universe import Universe
@@ -49,6 +50,7 @@ class Settings(Section):
     rewards: RewardConfig
     evaluation: EvaluationConfig
     recipe: RecipeConfig
+    sac: SACConfig
     resources: ResourcesConfig
     checkpoints: CheckpointsConfig
     tracking: TrackingConfig

@@ -21,9 +21,14 @@ class LearningRates(Section):
     instruments: Positive | None
 
 
-class RecipeConfig(Section):
-    """PPO as it is run.
+Algorithm = Literal["ppo", "sac"]
 
+
+class RecipeConfig(Section):
+    """How each phase is run: the numbers of PPO, and those that it shares with SAC, whose own stand in `sac`.
+
+    algorithms
+        Of phase 1, 2 and 3. Policies carry over from one to the other; deviations, values and critics start fresh.
     learning_rate
         Of every module; null is the document's `meta_controller.learning_rate`.
     phase_learning_rate_fracs
@@ -47,10 +52,13 @@ class RecipeConfig(Section):
         and handed on. null averages nothing.
     validations
         How many times in a phase, evenly over its budget, the policies are validated.
+    patience
+        Validations in a row without a new best after which a phase ends before its budget; null never ends it.
     explore_frozen
         Whether frozen policies act with their exploration noise while another learns, or by their mean, as evaluated.
     """
 
+    algorithms: tuple[Algorithm, Algorithm, Algorithm]
     learning_rate: Positive | None
     learning_rates: LearningRates
     phase_learning_rate_fracs: tuple[Positive, Positive, Positive]
@@ -68,6 +76,7 @@ class RecipeConfig(Section):
     entropy_coeff: NonNegative
     average_updates: Count | None
     validations: Count
+    patience: Count | None
     explore_frozen: bool
 
 

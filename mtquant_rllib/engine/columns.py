@@ -23,6 +23,10 @@ class LevelColumns:
     Rows 1 to T are bars; row 0 stands for what is held from the fragment before. R counts the decisions, in the order
     of `np.nonzero(due)`; E the truncated episodes, in that of `np.nonzero(truncated)`.
 
+    agents
+        Ids of the level's agents. Seat i is agent i, or where one seat serves several, the one on turn.
+    domain
+        Of a single-domain desk; None where all domains play.
     modules
         Module ids that `seats` counts.
     seats
@@ -37,12 +41,18 @@ class LevelColumns:
         int64 (T + 1, B): bars that the row stands for; 0 where an environment did not play.
     terminated, truncated
         bool (T + 1, B): the episode ended with this bar.
+    market_rows, turns
+        int64 and int8 (T + 1, B): the row of the feature table that was seen, and which of the domain's instruments is
+        on turn in a single-domain episode (0 elsewhere); row 0 of a held decision.
     final, final_seats
         float32 (E, n, F), int8 (E, n): what was seen where an episode was cut off, and by whom.
-    tail, tail_seats, tail_due
-        float32 (B, n, F), int8 (B, n), bool (B,): what is seen after the last bar, where a decision is due then.
+    tail, tail_seats, tail_due, tail_rows, tail_turns
+        float32 (B, n, F), int8 (B, n), bool (B,), int64 (B,), int8 (B,): what is seen after the last bar, where a
+        decision is due then.
     """
 
+    agents: tuple[str, ...]
+    domain: int | None
     modules: tuple[str, ...]
     seats: np.ndarray
     due: np.ndarray
@@ -54,22 +64,27 @@ class LevelColumns:
     bars: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    market_rows: np.ndarray
+    turns: np.ndarray
     final: np.ndarray
     final_seats: np.ndarray
     tail: np.ndarray
     tail_seats: np.ndarray
     tail_due: np.ndarray
+    tail_rows: np.ndarray
+    tail_turns: np.ndarray
 
 
 @dataclass
 class Fragment:
-    """What one runner sampled in one call: `bars` environment-bars, and the columns of every level that learns.
+    """What runner `runner` sampled in one call: `bars` environment-bars, and the columns of every level that learns.
 
     The arrays are the runner's own buffers: in the runner's process they hold until it samples again.
     """
 
     bars: int
     levels: list[LevelColumns] = field(default_factory=list)
+    runner: int = 0
 
     def env_steps(self) -> int:
         return self.bars
@@ -79,6 +94,59 @@ class Fragment:
 
     def __len__(self) -> int:
         return self.bars
+
+
+@dataclass
+class Closed:
+    """How each decision of a level came out, R of them in the order of `np.nonzero(due)`.
+
+    t, env
+        Where it was taken.
+    until
+        Row of the next decision, or the one after the last bar of its episode; T + 1 where the fragment ends before.
+    ends
+        Whether the episode ended with it.
+    known
+        Whether its successor is: not where it is still being held when the fragment ends.
+    rewards, bars
+        (R, n) earned until then, undiscounted, and how many bars it was held, (R,).
+    """
+
+    t: np.ndarray
+    env: np.ndarray
+    until: np.ndarray
+    ends: np.ndarray
+    known: np.ndarray
+    rewards: np.ndarray
+    bars: np.ndarray
+
+
+def closed_decisions(level: LevelColumns) -> Closed:
+    """Follow every decision to the next one, to the end of its episode or to the end of the fragment."""
+    n_rows, n_envs = level.due.shape
+    n_seats = level.rewards.shape[2]
+    nowhere = n_rows
+    row = np.arange(n_rows)[:, None]
+    next_due = np.full((n_rows, n_envs), nowhere)
+    next_due[:-1] = _first_from(np.where(level.due, row, nowhere))[1:]
+    next_end = _first_from(np.where(level.terminated | level.truncated, row, nowhere))
+    # An ending bar belongs to the decision before it: the next decision comes a row later at the earliest.
+    ends = next_end < next_due
+    stop = np.where(ends, next_end + 1, next_due)
+
+    t, env = np.nonzero(level.due)
+    until, ends = stop[t, env], ends[t, env]
+    earned = np.concatenate((np.zeros((1, n_envs, n_seats)), np.cumsum(level.rewards, axis=0)))
+    passed = np.concatenate((np.zeros((1, n_envs), np.int64), np.cumsum(level.bars, axis=0)))
+    return Closed(
+        t=t,
+        env=env,
+        until=until,
+        ends=ends,
+        known=ends | (until < nowhere) | level.tail_due[env],
+        rewards=earned[until, env] - earned[t, env],
+        bars=passed[until, env] - passed[t, env],
+    )
 
 
 def advantages(
@@ -103,20 +171,9 @@ def advantages(
     n_rows, n_envs = level.due.shape
     n_seats = level.rewards.shape[2]
     nowhere = n_rows
-    row = np.arange(n_rows)[:, None]
-    next_due = np.full((n_rows, n_envs), nowhere)
-    next_due[:-1] = _first_from(np.where(level.due, row, nowhere))[1:]
-    next_end = _first_from(np.where(level.terminated | level.truncated, row, nowhere))
-    # An ending bar belongs to the decision before it: the next decision comes a row later at the earliest.
-    ends = next_end < next_due
-    stop = np.where(ends, next_end + 1, next_due)
-
-    t, env = np.nonzero(level.due)
-    until, ends = stop[t, env], ends[t, env]
-    earned = np.concatenate((np.zeros((1, n_envs, n_seats)), np.cumsum(level.rewards, axis=0)))
-    passed = np.concatenate((np.zeros((1, n_envs), np.int64), np.cumsum(level.bars, axis=0)))
-    reward = earned[until, env] - earned[t, env]
-    held = (passed[until, env] - passed[t, env])[:, None]
+    closed = closed_decisions(level)
+    t, env, until, ends, known = closed.t, closed.env, closed.until, closed.ends, closed.known
+    reward, held = closed.rewards, closed.bars[:, None]
 
     after = np.zeros((n_rows + 1, n_envs, n_seats))
     after[t, env] = values
@@ -124,7 +181,6 @@ def advantages(
     at_end = np.zeros((n_rows, n_envs, n_seats))
     at_end[np.nonzero(level.truncated)] = final_values
     following = np.where(ends[:, None], at_end[until - 1, env], after[until, env])
-    known = ends | (until < nowhere) | level.tail_due[env]
 
     delta = np.zeros((n_rows, n_envs, n_seats))
     decay = np.ones((n_rows, n_envs, 1))

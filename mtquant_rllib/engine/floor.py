@@ -60,6 +60,14 @@ class Table:
         self.episodes_begun = np.zeros(n_envs, dtype=np.int64)
         self.levels = self._levels(settings)
 
+    def turns(self) -> np.ndarray:
+        """Which of the domain's instruments is on turn in a single-domain desk, int8 (B,); 0 elsewhere."""
+        desk = self.desk
+        if desk.scene.domain is None:
+            return np.zeros(desk.n_envs, dtype=np.int8)
+        part = desk.universe.domain_slices[desk.scene.domain]
+        return desk.active[:, part].argmax(axis=1).astype(np.int8)
+
     def _levels(self, settings: Settings) -> list[Level]:
         universe, desk = settings.universe, self.desk
         stream_of = {agent: stream for stream, agent in enumerate(universe.agent_ids)}

@@ -38,50 +38,22 @@ from ray.rllib.utils.metrics import (
 )
 from torch import Tensor
 
+from mtquant_rllib.engine.bar_schedule import DEFAULT, FollowsBars
 from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages, standardised
-from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, generator, mixed, pin_torch, seed_torch
+from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, generator, mixed
 from mtquant_rllib.engine.stack_learner import Figures, StackLearner, passes
 from mtquant_rllib.engine.stacks import Stack, stacked
 
 logger = logging.getLogger(__name__)
 
-BARS = "bars"
 GRADIENT_NORM = "gradients_default_optimizer_global_norm"
 
 
-class BarSchedule(PPOTorchLearner):
-    """What both engines' learners add to RLlib's: rates that follow bars, and dropout that follows the seed.
-
-    `config.desk` names the schedule: learning_rates of each module, budget_bars and learning_rate_final_frac.
-    """
-
-    # Always there once built; RLlib declares them optional, and does not know ours.
-    config: Any
-    _module: Any
-
-    def build(self) -> None:
-        pin_torch()
-        super().build()
+class BarSchedule(FollowsBars, PPOTorchLearner):
+    """What both engines' PPO learners add to RLlib's. `config.desk["learning_rates"]` names each module's rate."""
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        params = self.get_parameters(self._module[module_id])
-        fused = all(param.device.type in ("cpu", "cuda") for param in params)
-        rate = self.config.desk["learning_rates"][module_id]
-        optimizer = torch.optim.Adam(params, lr=rate, eps=1e-5, fused=fused)
-        self.register_optimizer(module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=rate)
-        # RLlib's scheduler would set its own rate after every update; ours is set before the update that it is for.
-        self._optimizer_lr_schedules.pop(optimizer, None)
-
-    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        super().before_gradient_based_update(timesteps=timesteps)
-        self._bars = int(timesteps[BARS])
-        seed_torch(self.config.seed or 0, self._bars, DROPOUT)
-        desk = self.config.desk
-        left = 1.0 - min(self._bars / desk["budget_bars"], 1.0)
-        share = desk["learning_rate_final_frac"] + (1.0 - desk["learning_rate_final_frac"]) * left
-        for module_id in list(self.module.keys()):
-            for _, optimizer in self.get_optimizers_for_module(module_id):
-                self._set_optimizer_lr(optimizer, lr=desk["learning_rates"][module_id] * share)
+        self.register_adam(module_id, DEFAULT, self.get_parameters(self._module[module_id]), 1e-5)
 
 
 class _Update(dict[str, bool]):

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mtquant_rllib.engine.stacks import Stack
+from mtquant_rllib.engine.stacks import Rows, Stack
 from mtquant_rllib.policies.elementwise import Tanh, dropout_mask, tanh_of_double, through_tanh
 from mtquant_rllib.policies.networks import (
     Dense,
@@ -54,10 +54,8 @@ class Pass(Protocol):
 def pass_for(stack: Stack) -> Pass:
     """The closed form where there is one."""
     policy, value = stack.network.policy, stack.network.value
-    plain = type(policy).mean in (FlatPolicy.mean, SpecialistNetwork.mean) and type(value) is ValueNetwork
-    activations = [module for module in stack.network.modules() if not list(module.children())]
-    known = all(isinstance(module, (Dense, Tanh)) for module in activations)
-    return PlainPass(stack) if plain and known and stack.weight_SP.device.type == "cpu" else AutogradPass(stack)
+    plain = is_plain(policy, stack.weight_RP.device) and type(value) is ValueNetwork and _only_known(value)
+    return PlainPass(stack) if plain else AutogradPass(stack)
 
 
 class AutogradPass:
@@ -84,15 +82,10 @@ class AutogradPass:
         del self._outputs
 
 
-class PlainPass:
-    """See the module's docstring."""
+class PlainPolicy:
+    """The policies of a stack by the chain rule."""
 
-    draws_its_own = True
-
-    def __init__(self, stack: Stack) -> None:
-        self._generator = torch.Generator()
-        policy, value = stack.network.policy, stack.network.value
-        tables = Tables(stack)
+    def __init__(self, policy: Any, tables: Tables) -> None:
         self._rho, self._rho_gradient = tables["policy.rho"]
         self._log_floor = policy.log_floor
         self._mean: _FlatMean | _SpecialistMean
@@ -100,24 +93,79 @@ class PlainPass:
             self._mean = _SpecialistMean(policy, tables)
         else:
             self._mean = _FlatMean(policy, tables)
+
+    @torch.no_grad()
+    def forward(self, obs_SBF: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (S, B, A) and log deviation (S, 1, A)."""
+        log_std_S1A = torch.logaddexp(self._rho, self._rho.new_tensor(self._log_floor)).unsqueeze(1)
+        return self._mean.forward(obs_SBF), log_std_S1A
+
+    @torch.no_grad()
+    def backward(self, mean_SBA: Tensor, log_std_SBA: Tensor, lesson: Tensor | None = None) -> None:
+        """Fill the gradient rows from the gradients by the outputs of the last `forward`."""
+        assert lesson is None
+        self._mean.backward(mean_SBA)
+        torch.mul(log_std_SBA.sum(1), torch.sigmoid(self._rho - self._log_floor), out=self._rho_gradient)
+
+
+class AutogradPolicy:
+    """The policies of a stack, of any kind, by autograd."""
+
+    def __init__(self, policy: GaussianPolicy, rows: Rows) -> None:
+        self._policy, self._rows = policy, rows
+
+    def forward(self, obs_SBF: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log deviation, (S, B, A) each."""
+        inputs = self._policy(obs_SBF) if len(self._rows) > 1 else self._policy(obs_SBF[0])[None]
+        self._outputs = inputs.chunk(2, dim=-1)
+        mean, log_std = (output.detach() for output in self._outputs)
+        return mean, log_std
+
+    def backward(self, mean_SBA: Tensor, log_std_SBA: Tensor, lesson: Tensor | None = None) -> None:
+        """Fill the gradient rows from the gradients by the outputs of the last `forward`, and that of a lesson added to
+        the loss."""
+        outputs, gradients = [*self._outputs], [mean_SBA, log_std_SBA]
+        if lesson is not None:
+            outputs, gradients = [*outputs, lesson], [*gradients, torch.ones_like(lesson)]
+        torch._foreach_copy_(self._rows.gradients, torch.autograd.grad(outputs, self._rows.parameters, gradients))
+        del self._outputs
+
+
+def is_plain(policy: Any, device: torch.device) -> bool:
+    """Whether there is a closed form."""
+    mean = type(policy).mean in (FlatPolicy.mean, SpecialistNetwork.mean)
+    return mean and _only_known(policy) and device.type == "cpu"
+
+
+def _only_known(network: Any) -> bool:
+    return all(isinstance(module, (Dense, Tanh)) for module in network.modules() if not list(module.children()))
+
+
+class PlainPass:
+    """See the module's docstring."""
+
+    draws_its_own = True
+
+    def __init__(self, stack: Stack) -> None:
+        self._generator = torch.Generator()
+        value, tables = stack.network.value, Tables(stack)
+        self._policy = PlainPolicy(stack.network.policy, tables)
         assert isinstance(value, ValueNetwork)
         self._value_trunk = _Trunk(tables, "value.trunk", value.trunk, value.dropout, self._generator)
-        self._value_head = _Layer(tables, "value.head")
+        self._value_head = Layer(tables, "value.head")
 
     def seed(self, seed: int) -> None:
         self._generator.manual_seed(seed)
 
     @torch.no_grad()
     def forward(self, obs_SBF: Tensor) -> Outputs:
-        mean_SBA = self._mean.forward(obs_SBF)
-        log_std_S1A = torch.logaddexp(self._rho, self._rho.new_tensor(self._log_floor)).unsqueeze(1)
+        mean_SBA, log_std_S1A = self._policy.forward(obs_SBF)
         value_SB1 = self._value_head.forward(self._value_trunk.forward(obs_SBF))
         return mean_SBA, log_std_S1A, value_SB1.squeeze(-1)
 
     @torch.no_grad()
     def backward(self, mean_SBA: Tensor, log_std_SBA: Tensor, value_SB: Tensor) -> None:
-        self._mean.backward(mean_SBA)
-        torch.mul(log_std_SBA.sum(1), torch.sigmoid(self._rho - self._log_floor), out=self._rho_gradient)
+        self._policy.backward(mean_SBA, log_std_SBA)
         value_SB1 = value_SB.unsqueeze(-1)
         self._value_head.keep(value_SB1, self._value_trunk.last)
         self._value_trunk.backward(value_SB1 * self._value_head.weight)
@@ -126,12 +174,12 @@ class PlainPass:
 class Tables:
     """Parameters of a stack and their gradients by name, each with the leading S."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Rows) -> None:
         self._stack = stack
 
     def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
         part, shape = self._stack.parts[name]
-        rows = (self._stack.weight_SP, self._stack.grad_SP)
+        rows = (self._stack.weight_RP, self._stack.grad_RP)
         weight, gradient = (table[:, part].view(-1, *shape) for table in rows)
         return weight, gradient
 
@@ -139,7 +187,7 @@ class Tables:
         return name in self._stack.parts
 
 
-class _Layer:
+class Layer:
     """One `Dense`, forward and backward."""
 
     def __init__(self, tables: Tables, name: str) -> None:
@@ -177,7 +225,7 @@ class _Trunk:
         generator: torch.Generator | None = None,
     ) -> None:
         numbers = [number for number, layer in enumerate(trunk) if isinstance(layer, Dense)]
-        self._layers = [_Layer(tables, f"{name}.{number}") for number in numbers]
+        self._layers = [Layer(tables, f"{name}.{number}") for number in numbers]
         self._dropout, self._generator = dropout, generator
         self.last: Tensor
 
@@ -215,8 +263,8 @@ class _FlatMean:
 
     def __init__(self, policy: GaussianPolicy, tables: Tables) -> None:
         self._trunk = _Trunk(tables, "policy.trunk", policy.trunk)
-        self._head = _Layer(tables, "policy.head")
-        self._skip = _Layer(tables, "policy.skip") if policy.skip is not None else None
+        self._head = Layer(tables, "policy.head")
+        self._skip = Layer(tables, "policy.skip") if policy.skip is not None else None
 
     def forward(self, obs_SBF: Tensor) -> Tensor:
         self._obs = obs_SBF
@@ -239,14 +287,14 @@ class _SpecialistMean:
         self._splits, self._n = policy.splits, policy.shape.n_instruments
         self._encoder = _Trunk(tables, "policy.encoder", policy.encoder)
         self._reader = _Beside(tables, "policy.reader", policy.shape.block)
-        self._logits = _Layer(tables, "policy.logits")
+        self._logits = Layer(tables, "policy.logits")
         self._confidence_trunk = _Trunk(tables, "policy.confidence_trunk", policy.confidence_trunk)
-        self._confidence = _Layer(tables, "policy.confidence")
-        self._skips: tuple[_Beside, _Layer] | None = None
+        self._confidence = Layer(tables, "policy.confidence")
+        self._skips: tuple[_Beside, Layer] | None = None
         if policy.skip_logits is not None:
             self._skips = (
                 _Beside(tables, "policy.skip_logits", policy.shape.block),
-                _Layer(tables, "policy.skip_confidence"),
+                Layer(tables, "policy.skip_confidence"),
             )
 
     def forward(self, obs_SBF: Tensor) -> Tensor:
@@ -294,7 +342,7 @@ class _Beside:
     """`networks.beside`: own columns of M = B x N rows, shared columns of B."""
 
     def __init__(self, tables: Tables, name: str, n_own: int) -> None:
-        layer = _Layer(tables, name)
+        layer = Layer(tables, name)
         self.own, self.shared = layer.weight[..., :n_own], layer.weight[..., n_own:]
         self._own_gradient = layer.weight_gradient[..., :n_own]
         self._shared_gradient = layer.weight_gradient[..., n_own:]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-NOISE, SHUFFLE, DROPOUT = 0, 1, 2
-"""Streams of one seed: exploration, the order of rows, dropout."""
+NOISE, SHUFFLE, DROPOUT, REPLAY, LOSS = 0, 1, 2, 3, 4
+"""Streams of one seed: exploration, the order of rows, dropout, draws from the replay, the actions in SAC's losses."""
 
 
 def generator(*parts: int) -> np.random.Generator:

@@ -13,28 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.config.base import Section
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.track_record import TrackRecord
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio.tape import Tape
 
-_SHARED = (Settings, FeatureTable, Tape)
-_RING = "_ring"
+SHARED = (Section, FeatureTable, Tape)
+RING = "_ring"
 
 
 @contextmanager
 def resting(desk: Desk, envs: np.ndarray) -> Iterator[None]:
     """What happens to the environments `envs` (indices) inside this block has not happened."""
     kept = [(owner, name, getattr(owner, name)[envs].copy()) for owner, name in _rows(desk, desk.n_envs)]
-    rings = [(owner, getattr(owner, _RING)[:, envs].copy()) for owner in _parts(desk) if isinstance(owner, TrackRecord)]
+    rings = [(owner, getattr(owner, RING)[:, envs].copy()) for owner in _parts(desk) if isinstance(owner, TrackRecord)]
     slots = [owner._slot for owner, _ in rings]
     yield
     for owner, name, rows in kept:
         getattr(owner, name)[envs] = rows
     for (owner, ring), slot in zip(rings, slots):
         # The ring's one slot has moved on for all; what was oldest has to lie at the slot that is next.
-        getattr(owner, _RING)[:, envs] = np.roll(ring, owner._slot - slot, axis=0)
+        getattr(owner, RING)[:, envs] = np.roll(ring, owner._slot - slot, axis=0)
     desk._fetched = False
 
 
@@ -44,7 +44,7 @@ def _parts(root: Any) -> list[Any]:
     waiting = [root]
     while waiting:
         part = waiting.pop()
-        if id(part) in found or isinstance(part, _SHARED) or not hasattr(part, "__dict__") or isinstance(part, type):
+        if id(part) in found or isinstance(part, SHARED) or not hasattr(part, "__dict__") or isinstance(part, type):
             continue
         if type(part).__module__.partition(".")[0] != __name__.partition(".")[0]:
             continue
@@ -56,10 +56,16 @@ def _parts(root: Any) -> list[Any]:
 def _rows(desk: Desk, n_envs: int) -> Iterator[tuple[Any, str]]:
     """Arrays with one row per environment. One that only happens to be as long is put back to what it is anyway."""
     for part in _parts(desk):
-        if getattr(type(part), "__dataclass_params__", None) is not None and type(part).__dataclass_params__.frozen:
+        if is_frozen(part):
             continue
         for name, item in vars(part).items():
-            if not isinstance(item, np.ndarray) or not item.ndim or name == _RING:
+            if not isinstance(item, np.ndarray) or not item.ndim or name == RING:
                 continue
             if len(item) == n_envs and item.flags.writeable:
                 yield part, name
+
+
+def is_frozen(part: Any) -> bool:
+    """Whether it is a dataclass that cannot change."""
+    params = getattr(type(part), "__dataclass_params__", None)
+    return params is not None and params.frozen

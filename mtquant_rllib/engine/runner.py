@@ -9,7 +9,8 @@ evaluation) and its own in how it samples: no environment objects, no episode ob
 - `sample` counts **bars** and returns exactly as many as it is asked for, as one `Fragment` of columns.
 - Modules that do not learn act by their mean, and nothing of them is kept.
 - The noise of a call is a function of (seed, runner, bars so far); episodes are one of (seed, runner, environment,
-  episode). A restored runner goes on with fresh episodes, the same in every process.
+  episode). A restored runner goes on with fresh episodes, the same in every process, or where it is handed what stood
+  (`standing`) in the middle of them, as if nothing had happened.
 - After the last bar the levels decide once more without consequence, so that every decision's successor is seen just
   as it would be by the next call. Only what is held on (a controller that decides every five bars) is left to the
   next fragment.
@@ -49,6 +50,8 @@ from mtquant_rllib.engine.panel import Panel
 from mtquant_rllib.engine.randomness import NOISE, generator
 from mtquant_rllib.engine.rest import resting
 from mtquant_rllib.engine.seats import BarRunner
+from mtquant_rllib.engine.standing import capture, put_back
+from mtquant_rllib.env.core import Desk
 
 EVALUATION_SEED_OFFSET = 1_000_000
 """RLlib's own distance between the seeds of training and evaluation runners."""
@@ -65,6 +68,8 @@ class _Held:
     inputs: np.ndarray
     rewards: np.ndarray
     bars: np.ndarray
+    market_rows: np.ndarray
+    turns: np.ndarray
 
 
 class _Recorder:
@@ -94,6 +99,7 @@ class _Post:
     """A level at work in this runner: its modules, who learns, its policy and what is kept of it."""
 
     level: Level
+    desk: Desk
     modules: tuple[str, ...]
     members: np.ndarray
     learning: np.ndarray
@@ -116,7 +122,9 @@ class BatchedEnvRunner(BarRunner):
         self.bars_sampled = 0
         self._posts: list[list[_Post]] = []
         if self.env is not None and self.module is not None:
-            self._posts = [[self._post(level) for level in table.levels] for table in self.env.tables]
+            self._posts = [[self._post(level, table.desk) for level in table.levels] for table in self.env.tables]
+        floors = getattr(self.config, "desk", {}).get("sigma_floor_by_regime")
+        self._sigma_floor = None if floors is None else np.array(floors, dtype=np.float32)
         n_agents = 0 if self.env is None else len(self.env.settings.universe.agent_ids)
         self._returns = np.zeros((self.num_envs, n_agents))
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
@@ -162,6 +170,26 @@ class BatchedEnvRunner(BarRunner):
 
     def set_environment_counters(self, counters: list[dict[str, Any]]) -> None:
         self.env.set_state(counters)
+
+    def standing(self) -> dict[str, Any]:
+        """Episodes in progress: the desks, who plays where, and the decisions held on."""
+        return {
+            "desks": [capture(table.desk) for table in self.env.tables],
+            "playing": [table.playing.copy() for table in self.env.tables],
+            "held": [[post.held and vars(post.held) for post in posts] for posts in self._posts],
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+        }
+
+    def set_standing(self, state: dict[str, Any]) -> None:
+        for table, desk, playing in zip(self.env.tables, state["desks"], state["playing"]):
+            put_back(table.desk, desk)
+            table.playing[:] = playing
+        for posts, held in zip(self._posts, state["held"]):
+            for post, own in zip(posts, held):
+                post.held = own and _Held(**own)
+        self._returns[:], self._lengths[:] = state["returns"], state["lengths"]
+        self._began[:] = time.perf_counter()
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
@@ -219,7 +247,7 @@ class BatchedEnvRunner(BarRunner):
             for posts, table, own in zip(self._posts, self.env.tables, marks)
             for post, tail in self._rehearse(posts, table, draw)
         ]
-        return Fragment(bars, levels)
+        return Fragment(bars, levels, runner=self.worker_index or 0)
 
     def _sample_episodes(self, episodes: int, draw: _Draw) -> Fragment:
         """Play until so many have ended; the environments then start over with the next call."""
@@ -244,6 +272,8 @@ class BatchedEnvRunner(BarRunner):
                 continue
             aside = table.playing & ~asked
             with resting(table.desk, np.flatnonzero(aside)) if aside.any() else contextlib.nullcontext():
+                if marks is not None:
+                    marks[number].market_rows[row], marks[number].turns[row] = table.desk.row, table.turns()
                 for post in posts:
                     self._decide(post, row, acting, draw)
                 result = table.desk.advance()
@@ -280,7 +310,9 @@ class BatchedEnvRunner(BarRunner):
         else:
             inputs = np.zeros((self.num_envs, level.n_seats, 2 * level.actions), dtype=np.float32)
             inputs[due] = post.panel(observations[due], None if seats is None else seats[due])
-        raw = draw(inputs, post.exploring[self._seated(post)])
+        floor = self._sigma_floor
+        least = None if floor is None else floor[post.desk.features.regime[post.desk.row]]
+        raw = draw(inputs, post.exploring[self._seated(post)], least)
         level.decide(raw)
         recorder = post.recorder
         if recorder is not None and row:
@@ -359,14 +391,14 @@ class BatchedEnvRunner(BarRunner):
 
     # -- columns ------------------------------------------------------------------------------------------------------
 
-    def _post(self, level: Level) -> _Post:
+    def _post(self, level: Level, desk: Desk) -> _Post:
         mapped = [self.config.policy_mapping_fn(agent, None) for agent in level.agents]
         modules = tuple(dict.fromkeys(mapped))
         to_train = self.config.policies_to_train
         learns = to_train if callable(to_train) else lambda name, _: to_train is None or name in to_train
         learning = np.array([bool(learns(name, None)) for name in modules])
         exploring = learning | bool(getattr(self.config, "desk", {}).get("explore_frozen", False))
-        return _Post(level, modules, np.array([modules.index(name) for name in mapped]), learning, exploring)
+        return _Post(level, desk, modules, np.array([modules.index(name) for name in mapped]), learning, exploring)
 
     def _prepare(self, n_bars: int) -> None:
         """Clear the columns, put in what is held on, and allocate anew only for another number of bars."""
@@ -396,21 +428,24 @@ class BatchedEnvRunner(BarRunner):
                     if seen is None:
                         shape = (self.num_envs, post.level.n_seats, post.level.observation)
                         seen = post.level.observe() if due.any() else np.zeros(shape, np.float32)
-                    tails.append((post, _Tail(seen, self._seated(post), due)))
+                    tails.append((post, _Tail(seen, self._seated(post), due, table.desk.row.copy(), table.turns())))
         return tails
 
     def _columns(self, post: _Post, marks: _Marks, tail: _Tail) -> LevelColumns:
         recorder = post.recorder
         assert recorder is not None
-        bars = marks.bars.astype(np.int64)
+        bars, market_rows, turns = marks.bars.astype(np.int64), marks.market_rows.copy(), marks.turns.copy()
         if post.held is not None:
             bars[0] = np.where(post.held.open, post.held.bars, 0)
+            market_rows[0], turns[0] = post.held.market_rows, post.held.turns
         due = recorder.due
         rows = _rows(due)
         columns = {name: rows(getattr(recorder, name)) for name in ("seats", "observations", "actions", "inputs")}
         width, n_seats = post.level.observation, post.level.n_seats
-        post.held = self._still_held(recorder, bars, marks, tail)
+        post.held = self._still_held(recorder, bars, market_rows, turns, marks, tail)
         return LevelColumns(
+            agents=post.level.agents,
+            domain=post.desk.scene.domain,
             modules=post.modules,
             due=due,
             log_probs=log_probs(columns["actions"], columns["inputs"]),
@@ -418,15 +453,27 @@ class BatchedEnvRunner(BarRunner):
             bars=bars,
             terminated=marks.terminated,
             truncated=marks.truncated,
+            market_rows=market_rows,
+            turns=turns,
             final=np.concatenate([np.zeros((0, n_seats, width), np.float32), *recorder.final]),
             final_seats=np.concatenate([np.zeros((0, n_seats), np.int8), *recorder.final_seats]),
             tail=tail.observations,
             tail_seats=tail.seats,
             tail_due=tail.due,
+            tail_rows=tail.market_rows,
+            tail_turns=tail.turns,
             **columns,
         )
 
-    def _still_held(self, recorder: _Recorder, bars: np.ndarray, marks: _Marks, tail: _Tail) -> _Held | None:
+    def _still_held(
+        self,
+        recorder: _Recorder,
+        bars: np.ndarray,
+        market_rows: np.ndarray,
+        turns: np.ndarray,
+        marks: _Marks,
+        tail: _Tail,
+    ) -> _Held | None:
         """The decisions that no later one and no ending has closed."""
         row = np.arange(len(bars))[:, None]
         decided = np.where(recorder.due, row, -1).max(axis=0)
@@ -445,6 +492,8 @@ class BatchedEnvRunner(BarRunner):
             inputs=recorder.inputs[at],
             rewards=np.where(since[:, :, None], recorder.rewards, 0.0).sum(axis=0),
             bars=np.where(since, bars, 0).sum(axis=0),
+            market_rows=market_rows[at],
+            turns=turns[at],
         )
 
     def _count(self, bars: int) -> None:
@@ -470,7 +519,9 @@ class _Marks:
     """What happened to the environments of a table, row by row; row 0 stands for the fragment before."""
 
     def __init__(self, n_envs: int, n_bars: int) -> None:
-        self.bars, self.terminated, self.truncated = np.zeros((3, n_bars + 1, n_envs), dtype=bool)
+        shape = (n_bars + 1, n_envs)
+        self.bars, self.terminated, self.truncated = np.zeros((3, *shape), dtype=bool)
+        self.market_rows, self.turns = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int8)
 
 
 @dataclass
@@ -480,6 +531,8 @@ class _Tail:
     observations: np.ndarray
     seats: np.ndarray
     due: np.ndarray
+    market_rows: np.ndarray
+    turns: np.ndarray
 
 
 class _Draw:
@@ -488,8 +541,9 @@ class _Draw:
     def __init__(self, rng: np.random.Generator, explore: bool, random_actions: bool) -> None:
         self._rng, self._explore, self._random = rng, explore, random_actions
 
-    def __call__(self, inputs: np.ndarray, exploring: np.ndarray) -> np.ndarray:
-        """inputs (B, n, 2A) and whether each seat explores, (B, n) or of a shape that broadcasts to it."""
+    def __call__(self, inputs: np.ndarray, exploring: np.ndarray, least: np.ndarray | None) -> np.ndarray:
+        """inputs (B, n, 2A), whether each seat explores, (B, n) or of a shape that broadcasts to it, and where there is
+        one the smallest deviation of each environment, (B,)."""
         width = inputs.shape[-1] // 2
         mean = inputs[..., :width]
         if self._random:
@@ -497,7 +551,10 @@ class _Draw:
         if not self._explore or not exploring.any():
             return mean
         noise = self._rng.standard_normal(mean.shape, dtype=np.float32)
-        return mean + np.exp(inputs[..., width:]) * noise * exploring[..., None]
+        deviation = np.exp(inputs[..., width:])
+        if least is not None:
+            deviation = np.maximum(deviation, least[:, None, None])
+        return mean + deviation * noise * exploring[..., None]
 
 
 def log_probs(actions: np.ndarray, inputs: np.ndarray) -> np.ndarray:

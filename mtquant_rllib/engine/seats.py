@@ -14,6 +14,7 @@ from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.utils.typing import StateDict
 
 SEATS = "seats"
+STANDING = "standing"
 
 
 @dataclass
@@ -45,6 +46,13 @@ class BarRunner(MultiAgentEnvRunner):
         """Counters of this runner and of its environments: all a replacement needs to draw what comes next."""
         return {"runner": self.worker_index, "bars": self.bars_sampled, "environments": self.environment_counters()}
 
+    def standing(self) -> dict[str, Any] | None:
+        """Episodes in progress, for whoever wants to go on in the middle of them; None where that is not to be had."""
+        return None
+
+    def set_standing(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError
+
     def environment_counters(self) -> list[dict[str, Any]]:
         raise NotImplementedError
 
@@ -69,3 +77,6 @@ class BarRunner(MultiAgentEnvRunner):
         self.bars_sampled = int(seats["bars"])
         self.set_environment_counters(seats["environments"])
         self._needs_initial_reset = True
+        if seats.get(STANDING) is not None:
+            self.set_standing(seats[STANDING])
+            self._needs_initial_reset = False

@@ -69,7 +69,7 @@ class StackLearner:
             places = (fit.observation, fit.actions, np.concatenate((fit.actions, actions + fit.actions)), one, one, one)
             for column, start, place in zip(columns or (), starts, places):
                 mine[: len(column), start + place] = column
-        return torch.from_numpy(out).to(self.stack.weight_SP.device), widths
+        return torch.from_numpy(out).to(self.stack.weight_RP.device), widths
 
     def learn(
         self, tables: Sequence[Columns | None], parts: Sequence[Sequence[np.ndarray]], n_epochs: int, seed: int
@@ -112,10 +112,7 @@ class StackLearner:
         return figures
 
     def _step(self, active: Sequence[bool], figures: Mapping[str, Figures]) -> None:
-        gradient_SP, limit_S1 = self.stack.grad_SP, self.knobs["grad_clip"]
-        norm_S1 = torch.linalg.vector_norm(gradient_SP, dim=1, keepdim=True)
-        # As RLlib clips: by what is over the limit, a millionth of a unit early.
-        gradient_SP.mul_(limit_S1.div(torch.maximum(norm_S1 + 1e-6, limit_S1)).nan_to_num(1.0))
+        norm_S1 = self.stack.clip(self.knobs["grad_clip"])
         steps = list(active)
         for member, norm in enumerate(norm_S1[:, 0].tolist()):
             if active[member]:

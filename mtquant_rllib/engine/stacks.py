@@ -17,14 +17,118 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from mtquant_rllib.policies.joining import Fit, fit, joined, presence
+from mtquant_rllib.policies.joining import fit, joined, presence
 from mtquant_rllib.policies.registry import build_policy, build_value, shape_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+class Rows:
+    """Equally built networks beside each other: one row of parameters each. R rows, P parameters of the common shape.
+
+    Parameters
+    ----------
+    network
+        One of the common shape; it becomes the one that runs all rows, on inputs with a leading axis R
+        (none for R = 1).
+    members
+        The parameters of each row by their names in `network`, in order.
+    narrow
+        Columns of the last axis that a member's narrower parameters have in the common shape, by name; a tuple indexes
+        all axes.
+
+    Attributes
+    ----------
+    weight_RP, grad_RP
+        Parameters and their gradients.
+    tensors
+        Each member's parameters, in order.
+    parameters, gradients
+        Of `network`; the gradients are views of grad_RP, to be filled.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        members: Sequence[Mapping[str, Tensor]],
+        narrow: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.tensors = [list(member.values()) for member in members]
+        device = self.tensors[0][0].device
+        self.network = network.to(device)
+        shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
+        sizes = [shape.numel() for shape in shapes.values()]
+        self.weight_RP = torch.zeros(len(members), sum(sizes), device=device)
+        self.grad_RP = torch.zeros_like(self.weight_RP)
+        self.parts = {}
+        for (name, shape), start, size in zip(shapes.items(), _starts(sizes), sizes):
+            self.parts[name] = (slice(start, start + size), shape)
+        fits = narrow or [{}] * len(members)
+        self._places = [self._places_of(member, own).to(device) for member, own in zip(members, fits)]
+        self.parameters: list[nn.Parameter] = []
+        self.gradients: list[Tensor] = []
+        for name, (part, shape) in self.parts.items():
+            leading = (len(members), *shape) if len(members) > 1 else shape
+            parameter = nn.Parameter(self.weight_RP[:, part].view(leading))
+            self.parameters.append(parameter)
+            self.gradients.append(self.grad_RP[:, part].view(leading))
+            owner, _, leaf = name.rpartition(".")
+            setattr(network.get_submodule(owner), leaf, parameter)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def _places_of(self, member: Mapping[str, Tensor], narrow: Mapping[str, Any]) -> Tensor:
+        """Where each of a member's parameters, in their order and flat, stands in its row."""
+        places = []
+        for name, parameter in member.items():
+            part, shape = self.parts[name]
+            table = np.arange(part.start, part.stop).reshape(shape)
+            if name in narrow:
+                place = narrow[name]
+                table = table[place] if isinstance(place, tuple) else table[..., place]
+            assert table.shape == parameter.shape, (name, table.shape, parameter.shape)
+            places.append(table.ravel())
+        return torch.from_numpy(np.concatenate(places))
+
+    def load(self) -> None:
+        """Copy the members' parameters into the rows."""
+        for member, tensors in enumerate(self.tensors):
+            self.put(self.weight_RP[member], member, tensors)
+
+    def store(self) -> None:
+        """Copy the rows into the members' parameters."""
+        for member, tensors in enumerate(self.tensors):
+            self.take(self.weight_RP[member], member, tensors)
+
+    def put(self, row: Tensor, member: int, tensors: Sequence[Tensor]) -> None:
+        """Copy one member's tensors, in the order of its parameters, into a row."""
+        with torch.no_grad():
+            row[self._places[member]] = torch.cat([tensor.reshape(-1) for tensor in tensors]).to(row.device)
+
+    def take(self, row: Tensor, member: int, tensors: Sequence[Tensor]) -> None:
+        """Copy a row into one member's tensors."""
+        with torch.no_grad():
+            flat = row[self._places[member]]
+            pieces = flat.split([tensor.numel() for tensor in tensors])
+            for tensor, piece in zip(tensors, pieces):
+                tensor.copy_(piece.view(tensor.shape))
+
+    def clip(self, limit_R1: Tensor | float) -> Tensor:
+        """Scale rows of gradients down to a largest norm; their norms before, (R, 1). A row that is not finite stays
+        so."""
+        norm_R1 = torch.linalg.vector_norm(self.grad_RP, dim=1, keepdim=True)
+        limit_R1 = torch.as_tensor(limit_R1, dtype=norm_R1.dtype, device=norm_R1.device)
+        # As RLlib clips: by what is over the limit, a millionth of a unit early.
+        self.grad_RP.mul_(limit_R1.div(torch.maximum(norm_R1 + 1e-6, limit_R1)).nan_to_num(1.0))
+        return norm_R1
+
+
 class _Pair(nn.Module):
     """The two trunks of a module, as `DeskRLModule` names them."""
+
+    policy: Any
+    value: Any
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -33,100 +137,62 @@ class _Pair(nn.Module):
             self.value = build_value(config)
 
 
-class Stack:
-    """S modules that fit one shape. S suffixes: S modules, P parameters of that shape.
+class Alike:
+    """S modules that fit one shape.
 
     names
         Module ids, in the order of the rows.
+    common
+        Configuration of that shape.
     fits
-        Which columns of the common shape each module has.
-    weight_SP, grad_SP
-        Parameters and their gradients.
+        Which columns of it each module has.
     widths
         Of an observation and of an action.
     real_S1A
         1 where a module has the action, 0 where another has one more.
-    parameters, gradients
-        Of `network`; the gradients are views of grad_SP, to be filled.
-    network
-        `policy` and `value` on (S, rows, F); for a single module without the leading axis.
     """
 
     def __init__(self, names: Sequence[str], modules: Sequence[Any]) -> None:
         self.names = tuple(names)
         self.modules = list(modules)
-        configs = [module.model_config for module in self.modules]
-        common = joined(configs)
+        self.configs = [module.model_config for module in self.modules]
+        common = joined(self.configs)
         assert common is not None
-        device = next(self.modules[0].parameters()).device
-        pair = _Pair(common).to(device)
-        shapes = {name: parameter.shape for name, parameter in pair.named_parameters()}
-        sizes = [shape.numel() for shape in shapes.values()]
-        self.weight_SP = torch.zeros(len(self.names), sum(sizes), device=device)
-        self.grad_SP = torch.zeros_like(self.weight_SP)
-        self.parts = {}
-        for (name, shape), start, size in zip(shapes.items(), _starts(sizes), sizes):
-            self.parts[name] = (slice(start, start + size), shape)
-        self.fits = [fit(config, common) for config in configs]
-        self._places = [self._places_of(module, own).to(device) for module, own in zip(self.modules, self.fits)]
+        self.common = common
+        self.fits = [fit(config, common) for config in self.configs]
         built = shape_of(common)
         self.widths = (built.observation, built.actions)
-        self.real_S1A = torch.zeros(len(self.names), 1, built.actions, device=device)
+        self.device = next(self.modules[0].parameters()).device
+        self.real_S1A = torch.zeros(len(self.names), 1, built.actions, device=self.device)
         for real, own in zip(self.real_S1A, self.fits):
             real[:, own.actions] = 1.0
-        shares = presence(configs, common)
+
+    def share_out(self, policy: Any) -> None:
+        """Tell a specialists' policy which instruments each of them has."""
+        shares = presence(self.configs, self.common)
         if shares is not None:
-            pair.policy.shares = torch.from_numpy(shares).float().to(device)
-        self.network = self._network(pair)
+            policy.shares = torch.from_numpy(shares).float().to(self.device)
 
-    def __len__(self) -> int:
-        return len(self.names)
 
-    def _places_of(self, module: Any, own: Fit) -> Tensor:
-        """Where each of a module's parameters, in their order and flat, stands in its row."""
-        places = []
-        for name, parameter in module.named_parameters():
-            part, shape = self.parts[name]
-            table = np.arange(part.start, part.stop).reshape(shape)
-            table = table[..., own.parameters[name]] if name in own.parameters else table
-            assert table.shape == parameter.shape, (name, table.shape, parameter.shape)
-            places.append(table.ravel())
-        return torch.from_numpy(np.concatenate(places))
+class Stack(Rows, Alike):
+    """The policies and value networks of modules that fit one shape, a row for each module.
 
-    def load(self) -> None:
-        """Copy the modules' parameters into the rows."""
-        for member, module in enumerate(self.modules):
-            self.put(self.weight_SP[member], member, [parameter.detach() for parameter in module.parameters()])
+    network
+        `policy` and `value`.
+    """
 
-    def store(self) -> None:
-        """Copy the rows into the modules' parameters."""
-        for member, module in enumerate(self.modules):
-            self.take(self.weight_SP[member], member, [parameter.detach() for parameter in module.parameters()])
+    network: _Pair
 
-    def put(self, row: Tensor, member: int, tensors: Sequence[Tensor]) -> None:
-        """Copy one module's tensors, in the order of its parameters, into a row."""
-        with torch.no_grad():
-            row[self._places[member]] = torch.cat([tensor.reshape(-1) for tensor in tensors]).to(row.device)
-
-    def take(self, row: Tensor, member: int, tensors: Sequence[Tensor]) -> None:
-        """Copy a row into one module's tensors."""
-        with torch.no_grad():
-            flat = row[self._places[member]]
-            pieces = flat.split([tensor.numel() for tensor in tensors])
-            for tensor, piece in zip(tensors, pieces):
-                tensor.copy_(piece.view(tensor.shape))
-
-    def _network(self, pair: _Pair) -> _Pair:
-        self.parameters: list[nn.Parameter] = []
-        self.gradients: list[Tensor] = []
-        for name, (part, shape) in self.parts.items():
-            leading = (len(self.names), *shape) if len(self.names) > 1 else shape
-            parameter = nn.Parameter(self.weight_SP[:, part].view(leading))
-            self.parameters.append(parameter)
-            self.gradients.append(self.grad_SP[:, part].view(leading))
-            owner, _, leaf = name.rpartition(".")
-            setattr(pair.get_submodule(owner), leaf, parameter)
-        return pair
+    def __init__(self, names: Sequence[str], modules: Sequence[Any]) -> None:
+        Alike.__init__(self, names, modules)
+        pair = _Pair(self.common)
+        self.share_out(pair.policy)
+        Rows.__init__(
+            self,
+            pair,
+            [dict(module.named_parameters()) for module in self.modules],
+            [own.parameters for own in self.fits],
+        )
 
     def forward(self, obs_SBF: Tensor) -> tuple[Tensor, Tensor]:
         """Distribution inputs (S, B, 2A) and values (S, B), with the value's dropout."""
@@ -136,8 +202,8 @@ class Stack:
         return (inputs, values) if len(self.names) > 1 else (inputs[None], values[None])
 
 
-def stacked(modules: Mapping[str, Any]) -> list[Stack]:
-    """Stacks of the modules, those that fit one shape together, in order of first appearance."""
+def grouped(modules: Mapping[str, Any]) -> list[list[str]]:
+    """Names of modules that fit one shape together, in order of first appearance."""
     groups: list[list[str]] = []
     for name in modules:
         for group in groups:
@@ -146,7 +212,12 @@ def stacked(modules: Mapping[str, Any]) -> list[Stack]:
                 break
         else:
             groups.append([name])
-    return [Stack(group, [modules[name] for name in group]) for group in groups]
+    return groups
+
+
+def stacked(modules: Mapping[str, Any]) -> list[Stack]:
+    """The modules as stacks."""
+    return [Stack(group, [modules[name] for name in group]) for group in grouped(modules)]
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:
@@ -158,44 +229,46 @@ def _starts(sizes: Sequence[int]) -> list[int]:
 
 
 class RowOptimizer:
-    """One fused Adam (Kingma & Ba 2015) over the rows of a stack.
+    """One fused Adam (Kingma & Ba 2015) over rows.
 
-    RLlib registers an optimiser per module, with its name, rate and state. They stay, as the keepers of rate and state
-    between updates; the step is taken here, for all rows of one rate at once.
+    RLlib registers optimisers per module, with name, rate and state. They stay, as the keepers of rate and state
+    between updates, one for each row; the step is taken here, for all rows of one rate at once.
     """
 
-    def __init__(self, stack: Stack, keepers: Sequence[torch.optim.Adam]) -> None:
-        self._stack, self._keepers = stack, keepers
+    def __init__(self, rows: Rows, keepers: Sequence[torch.optim.Adam]) -> None:
+        self._rows, self._keepers = rows, keepers
         self._defaults = keepers[0].defaults
-        self._moments = {name: torch.zeros_like(stack.weight_SP) for name in MOMENTS}
-        device = stack.weight_SP.device if self._defaults["fused"] else "cpu"
-        self._steps = [torch.zeros((), device=device) for _ in stack.names]
+        self._moments = {name: torch.zeros_like(rows.weight_RP) for name in MOMENTS}
+        device = rows.weight_RP.device if self._defaults["fused"] else "cpu"
+        self._steps = [torch.zeros((), device=device) for _ in keepers]
         self._rates: list[float] = []
 
     def load(self) -> None:
         """Take over rates and moments from the keepers."""
-        self._rates = [float(keeper.param_groups[0]["lr"]) for keeper in self._keepers]
-        for member, (keeper, module) in enumerate(zip(self._keepers, self._stack.modules)):
-            held = [keeper.state.get(parameter, {}) for parameter in module.parameters()]
+        self.load_rates()
+        for member, (keeper, tensors) in enumerate(zip(self._keepers, self._rows.tensors)):
+            held = [keeper.state.get(parameter, {}) for parameter in tensors]
             self._steps[member].fill_(held[0]["step"] if all(held) else 0.0)
-            for name, rows in self._moments.items():
+            for name, table in self._moments.items():
                 if all(held):
-                    self._stack.put(rows[member], member, [entry[name] for entry in held])
+                    self._rows.put(table[member], member, [entry[name] for entry in held])
                 else:
-                    rows[member].zero_()
+                    table[member].zero_()
+
+    def load_rates(self) -> None:
+        self._rates = [float(keeper.param_groups[0]["lr"]) for keeper in self._keepers]
 
     def store(self) -> None:
         """Hand the moments to the keepers."""
-        for member, (keeper, module) in enumerate(zip(self._keepers, self._stack.modules)):
-            parameters = list(module.parameters())
+        for member, (keeper, parameters) in enumerate(zip(self._keepers, self._rows.tensors)):
             for parameter in parameters:
                 held = keeper.state[parameter]
                 if not held:
                     held["step"] = torch.zeros_like(self._steps[member])
                     held.update({name: torch.zeros_like(parameter) for name in MOMENTS})
                 held["step"].copy_(self._steps[member])
-            for name, rows in self._moments.items():
-                self._stack.take(rows[member], member, [keeper.state[parameter][name] for parameter in parameters])
+            for name, table in self._moments.items():
+                self._rows.take(table[member], member, [keeper.state[parameter][name] for parameter in parameters])
 
     @torch.no_grad()
     def step(self, active: Sequence[bool]) -> None:
@@ -204,7 +277,7 @@ class RowOptimizer:
             members = [number for number, own in enumerate(self._rates) if own == rate and active[number]]
             if not members:
                 continue
-            tables = (self._stack.weight_SP, self._stack.grad_SP, *self._moments.values())
+            tables = (self._rows.weight_RP, self._rows.grad_RP, *self._moments.values())
             weights, gradients, first, second = ([table[number] for number in members] for table in tables)
             adam(
                 weights,

@@ -28,31 +28,66 @@ from torch import Tensor
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.policies.critics import TwinCritics, sac_config
 from mtquant_rllib.policies.registry import DeskWidths, build_policy, build_value, network_configs, shape_of
 from mtquant_rllib.universe import Universe
 
-VALUE = "value"
+VALUE, CRITICS = "value", "critics"
 
 
-def _is_value(key: str) -> bool:
-    return key.startswith(f"{VALUE}.")
-
-
-class DeskRLModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
-    """A policy and, outside runners, a value network. `model_config` is one entry of `network_configs`."""
+class _DeskModule(TorchRLModule, InferenceOnlyAPI):
+    """A policy and, outside runners, what its learner has besides. `model_config` is one entry of `network_configs`."""
 
     model_config: dict[str, Any]
+    learners_part: str
+    """Attribute of it, which a state may lack as a whole."""
 
     def setup(self) -> None:
         self.policy = build_policy(self.model_config)
         # Built even where it is not kept: the random generator then stands at the same place in runner and learner.
-        self.value = build_value(self.model_config)
+        setattr(self, self.learners_part, self.build_learners_part())
+
+    def build_learners_part(self) -> torch.nn.Module:
+        raise NotImplementedError
 
     def get_non_inference_attributes(self) -> list[str]:
-        return [VALUE]
+        return [self.learners_part]
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {Columns.ACTION_DIST_INPUTS: self.policy(batch[Columns.OBS])}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Load a state strictly: RLlib's own would leave a missing part at its random start without a word.
+
+        One half may be absent as a whole, the learner's: an inference-only module ignores it, and a full module keeps
+        its own when the state was taken with `inference_only=True`. (RLlib builds full modules on its runners whenever
+        a `MultiRLModuleSpec` is given, and sends them inference-only states.)
+
+        Raises
+        ------
+        RunError
+            When parameters are missing, unknown or of another shape: the state belongs to other network settings.
+        """
+        prefix = f"{self.learners_part}."
+        if self.inference_only:
+            state = {key: item for key, item in state.items() if not key.startswith(prefix)}
+        elif not any(key.startswith(prefix) for key in state):
+            state = {**state, **{key: item for key, item in self.state_dict().items() if key.startswith(prefix)}}
+        try:
+            # Arrays are copied, because a state may be a read-only view of shared memory.
+            tensors = {key: item if isinstance(item, Tensor) else torch.tensor(item) for key, item in state.items()}
+            self.load_state_dict(tensors, strict=True)
+        except RuntimeError as error:
+            raise RunError(f"this state does not fit the module {self.model_config['network']!r}: {error}") from error
+
+
+class DeskRLModule(_DeskModule, ValueFunctionAPI):
+    """A policy that learns by PPO or does not learn, and a value network."""
+
+    learners_part = VALUE
+
+    def build_learners_part(self) -> torch.nn.Module:
+        return build_value(self.model_config)
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {
@@ -64,50 +99,48 @@ class DeskRLModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         features = self.value.features(batch[Columns.OBS]) if embeddings is None else embeddings
         return self.value.value_of(features)
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Load a state strictly: RLlib's own would leave a missing part at its random start without a word.
 
-        One half may be absent as a whole, the value network: an inference-only module ignores it, and a full module
-        keeps its own when the state was taken with `inference_only=True`. (RLlib builds full modules on its runners
-        whenever a `MultiRLModuleSpec` is given, and sends them inference-only states.)
+class SACRLModule(_DeskModule):
+    """A policy that learns by SAC, with twin critics, their targets and alpha. See `critics` for its configuration."""
 
-        Raises
-        ------
-        RunError
-            When parameters are missing, unknown or of another shape: the state belongs to other network settings.
-        """
-        if self.inference_only:
-            state = {key: item for key, item in state.items() if not _is_value(key)}
-        elif not any(_is_value(key) for key in state):
-            state = {**state, **{key: item for key, item in self.state_dict().items() if _is_value(key)}}
-        try:
-            # Arrays are copied, because a state may be a read-only view of shared memory.
-            tensors = {key: item if isinstance(item, Tensor) else torch.tensor(item) for key, item in state.items()}
-            self.load_state_dict(tensors, strict=True)
-        except RuntimeError as error:
-            raise RunError(f"this state does not fit the module {self.model_config['network']!r}: {error}") from error
+    learners_part = CRITICS
+
+    def build_learners_part(self) -> torch.nn.Module:
+        return TwinCritics(self.model_config)
 
 
 def module_specs(
-    universe: Universe, widths: DeskWidths, settings: Settings, only: Collection[str] | None = None
+    universe: Universe,
+    widths: DeskWidths,
+    settings: Settings,
+    only: Collection[str] | None = None,
+    sac: Collection[str] = (),
 ) -> MultiRLModuleSpec:
     """The desk's modules for `AlgorithmConfig.rl_module`, in the order of the universe.
 
     `settings.networks.sharing` decides how many instrument modules there are; the ids are those of
-    `Universe.policies`. `only` keeps the named modules, for a phase that plays part of the desk.
+    `Universe.policies`. `only` keeps the named modules, for a phase that plays part of the desk; those in `sac` learn
+    by it, with critics and with deviations of their own.
     """
     configs = network_configs(universe, widths, settings)
     if only is not None:
         if unknown := sorted(set(only) - set(configs)):
             raise KeyError(f"no modules {', '.join(unknown)}; there are {', '.join(configs)}")
         configs = {name: config for name, config in configs.items() if name in only}
-    return MultiRLModuleSpec(rl_module_specs={name: _spec(config) for name, config in configs.items()})
+    return MultiRLModuleSpec(
+        rl_module_specs={
+            name: _spec(sac_config(name, config, universe, settings), SACRLModule)
+            if name in sac
+            else _spec(config, DeskRLModule)
+            for name, config in configs.items()
+        }
+    )
 
 
-def _spec(config: dict[str, Any]) -> RLModuleSpec:
+def _spec(config: dict[str, Any], module_class: type[_DeskModule]) -> RLModuleSpec:
     shape = shape_of(config)
     return RLModuleSpec(
-        module_class=DeskRLModule,
+        module_class=module_class,
         observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (shape.observation,), np.float32),
         action_space=gymnasium.spaces.Box(-1.0, 1.0, (shape.actions,), np.float32),
         model_config=config,

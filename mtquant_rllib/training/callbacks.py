@@ -26,7 +26,7 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.logger.tensorboardx import TBXLoggerCallback
 from ray.tune.result import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE, TRAINING_ITERATION
 
-from mtquant_rllib.training.algorithm import BARS_LIFETIME, SHARPE, VALIDATION, run_folder
+from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE, VALIDATION, run_folder
 from mtquant_rllib.training.phases import TRIAL
 
 logger = logging.getLogger("mtquant_rllib.training")
@@ -153,7 +153,18 @@ _CURVES = {
     "entropy": "entropy",
     "kl": "mean_kl_loss",
 }
-"""Columns of a module in `curves/*.csv`, and RLlib's names of them."""
+"""Columns of a module that learns by PPO in `curves/*.csv`, and the learner's names of them."""
+
+_SAC_CURVES = {
+    "learning_rate": "actor_learning_rate",
+    "policy_loss": "policy_loss",
+    "critic_loss": "critic_loss",
+    "entropy": "entropy",
+    "alpha": "alpha",
+    "value": "value_mean",
+    "error": "error_mean",
+}
+"""The same of one that learns by SAC."""
 
 
 def curve_row(result: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +183,8 @@ def curve_row(result: dict[str, Any]) -> dict[str, Any]:
         "episode_return": result.get("env_runners", {}).get("episode_return_mean", math.nan),
     }
     for module in sorted(name for name, figures in learners.items() if "policy_loss" in figures):
-        for column, name in _CURVES.items():
+        columns = _SAC_CURVES if "alpha" in learners[module] else _CURVES
+        for column, name in columns.items():
             row[f"{module}/{column}"] = learners[module].get(name, math.nan)
     return row
 

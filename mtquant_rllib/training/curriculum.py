@@ -34,12 +34,12 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import apply_overrides, validate
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.training import callbacks, states
-from mtquant_rllib.training.algorithm import BARS_LIFETIME, LAST, RUN_FOLDER, SHARPE, at_bars
+from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, GAVE_UP, LAST, RUN_FOLDER, SHARPE, at_bars
 from mtquant_rllib.training.manifest import FILE, PHASES, FrozenRecord, Manifest, PhaseRecord, TrialRecord
 from mtquant_rllib.training.phases import TRIAL, TrialPlan, budget_bars, plan_phase
 from mtquant_rllib.training.preparation import prepare, restored
 from mtquant_rllib.training.seeding import PINNED
-from mtquant_rllib.training.trial import DeskTrial
+from mtquant_rllib.training.trial import trial_class
 
 logger = logging.getLogger("mtquant_rllib.training")
 
@@ -237,9 +237,9 @@ def _fit(
     RunError
         When a trial failed for good or the experiment was stopped before its budget was used.
     """
-    folder = run / record.experiment
+    folder, trainable = run / record.experiment, trial_class(settings, phase)
     if tune.Tuner.can_restore(str(folder)) and any(folder.glob("experiment_state-*.json")):
-        tuner = tune.Tuner.restore(str(folder), trainable=DeskTrial, resume_unfinished=True, resume_errored=True)
+        tuner = tune.Tuner.restore(str(folder), trainable=trainable, resume_unfinished=True, resume_errored=True)
     else:
         shutil.rmtree(folder, ignore_errors=True)
         tracking, keep = settings.tracking, settings.checkpoints
@@ -253,7 +253,7 @@ def _fit(
         if tracking.wandb:
             watchers.append(callbacks.WandB(phase, tracking.wandb_project))
         tuner = tune.Tuner(
-            DeskTrial,
+            trainable,
             param_space={
                 "phase": phase,
                 TRIAL: tune.grid_search([plan.name for plan in plans]),
@@ -281,8 +281,9 @@ def _fit(
         if result.metrics and TRIAL in result.metrics:
             results[result.metrics[TRIAL]] = result.metrics
     for plan in plans:
-        bars = results.get(plan.name, {}).get(BARS_LIFETIME, 0)
-        if bars != record.trials[plan.name].budget_bars:
+        found = results.get(plan.name, {})
+        bars = found.get(BARS_LIFETIME, 0)
+        if bars != record.trials[plan.name].budget_bars and not found.get(GAVE_UP):
             raise RunError(
                 f"phase {phase} {plan.name} was stopped after {bars:,} of {record.trials[plan.name].budget_bars:,} "
                 f"bars; carry it on with `mtquant resume {run}`"
@@ -312,26 +313,37 @@ def _record_trial(run: Path, trial: TrialRecord, plan: TrialPlan, metrics: dict[
 
 
 def _hand_on(run: Path, record: PhaseRecord, plans: list[TrialPlan]) -> None:
-    """Copy the best states of all trials into one folder that does not depend on theirs."""
+    """Copy the best states of all trials into one folder that does not depend on theirs.
+
+    A module that did not learn is handed on as it was handed over: with the value network or the critics of the phase
+    that it learned in, whatever this one's algorithm was.
+    """
     assert record.result is not None
     modules: dict[str, Any] = {}
     for plan in plans:
         folder = record.trials[plan.name].best
         assert folder is not None
         modules |= states.read(run / folder, plan.modules)
+    frozen = [name for name in modules if not any(name in plan.learning for plan in plans)]
+    if frozen:
+        assert record.start is not None
+        modules |= states.read(run / record.start, frozen)
     states.write(run / record.result, modules, phase=plans[0].phase)
 
 
 def _prove_frozen(run: Path, record: PhaseRecord, plan: TrialPlan) -> FrozenRecord:
-    """Hashes of the modules that were not to learn, as handed over and as they left. Raises RunError if one differs."""
+    """Hashes of the policies of the modules that were not to learn, as handed over and as they left. Raises RunError if
+    one differs."""
     assert record.start is not None
     assert record.result is not None
     frozen = [module for module in plan.modules if module not in plan.learning]
-    before = states.index(run / record.start)["modules"]
-    proof = FrozenRecord(before={module: before[module] for module in frozen}, after={})
+    before = states.read(run / record.start, frozen)
+    proof = FrozenRecord(
+        before={module: states.sha256(states.acting(state)) for module, state in before.items()}, after={}
+    )
     for folder in (record.trials[plan.name].last, record.result):
         modules = states.read(run / str(folder), frozen)
-        proof.after = {module: states.sha256(state) for module, state in modules.items()}
+        proof.after = {module: states.sha256(states.acting(state)) for module, state in modules.items()}
         changed = [module for module in frozen if proof.after[module] != proof.before[module]]
         if changed:
             raise RunError(

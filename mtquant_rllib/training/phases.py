@@ -20,6 +20,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.algorithm import DeskPPOConfig
 from mtquant_rllib.training.manifest import Manifest
+from mtquant_rllib.training.sac import DeskSACConfig
 from mtquant_rllib.universe import META, Sharing, Universe
 
 JOINT = "desk"
@@ -160,23 +161,26 @@ class PolicyMapping:
         return self._table[agent_id]
 
 
-def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOConfig:
+def algorithm_of(settings: Settings, phase: int) -> str:
+    """`ppo` or `sac`."""
+    return settings.recipe.algorithms[phase - 1]
+
+
+def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOConfig | DeskSACConfig:
     """The RLlib configuration of one trial of a run.
 
     Raises
     ------
     ConfigError
-        When the environments cannot be shared evenly among the runners.
+        When the environments cannot be shared evenly among the runners, or a setting does not go with another.
     """
     from ray.tune.registry import register_env
 
-    from mtquant_rllib.policies.modules import module_specs
-    from mtquant_rllib.policies.registry import DeskWidths
     from mtquant_rllib.training.environments import make_env
     from mtquant_rllib.training.validation import make_validator
 
     settings = manifest.load_settings()
-    recipe, numbers, runners = settings.recipe, Numbers.of(settings), settings.resources.runners
+    recipe, runners, algorithm = settings.recipe, settings.resources.runners, algorithm_of(settings, plan.phase)
     if recipe.environments % max(runners, 1):
         raise ConfigError(
             f"recipe.environments = {recipe.environments}: expected a multiple of resources.runners = {runners}"
@@ -184,14 +188,10 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
     register_env(ENV, make_env)
     record = manifest.phase(plan.phase)
     budget = record.trials[plan.name].budget_bars
-    update = bars_per_update(settings, budget)
-    rates = learning_rates(settings, plan.modules, plan.phase)
     data = manifest.market.data
-    # RLlib's annotations want whole CPUs; its code takes fractions.
-    blank: Any = DeskPPOConfig()
-    config = (
-        blank.engine(settings.resources.engine)
-        .environment(
+    config = (_sac if algorithm == "sac" else _ppo)(plan, settings, budget)
+    (
+        config.environment(
             ENV,
             env_config={
                 "data": data,
@@ -217,11 +217,41 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
             policy_mapping_fn=PolicyMapping(settings.universe, settings.networks.sharing),
             policies_to_train=list(plan.learning),
         )
+        .learners(num_learners=0, num_gpus_per_learner=share.gpus)
+        .resources(num_cpus_for_main_process=share.cpus)
+        .debugging(seed=manifest.seed, log_level="ERROR")
+    )
+    config.desk |= {
+        "folder": plan.folder,
+        "budget_bars": budget,
+        "validations": recipe.validations,
+        "patience": recipe.patience,
+        "learning_rate_final_frac": recipe.learning_rate_final_frac,
+        "explore_frozen": recipe.explore_frozen,
+        "average_updates": recipe.average_updates,
+        "make_validator": make_validator,
+        "validator_args": {"settings": manifest.settings, "data": data, "phase": plan.phase, "domain": plan.domain},
+        "start": record.start,
+        "best_from_start": record.start is not None,
+    }
+    if algorithm == "ppo":
+        config.desk["learner_threads"] = share.learner_threads
+    return config
+
+
+def _ppo(plan: TrialPlan, settings: Settings, budget: int) -> Any:
+    from mtquant_rllib.policies.modules import module_specs
+    from mtquant_rllib.policies.registry import DeskWidths
+
+    recipe, numbers = settings.recipe, Numbers.of(settings)
+    update = bars_per_update(settings, budget)
+    # RLlib's annotations want whole CPUs; its code takes fractions.
+    blank: Any = DeskPPOConfig()
+    config = (
+        blank.engine(settings.resources.engine)
         .rl_module(
             rl_module_spec=module_specs(settings.universe, DeskWidths.of(settings), settings, only=plan.modules),
         )
-        .learners(num_learners=0, num_gpus_per_learner=share.gpus)
-        .resources(num_cpus_for_main_process=share.cpus)
         .training(
             lr=numbers.learning_rate,
             gamma=numbers.gamma,
@@ -235,23 +265,41 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
             entropy_coeff=recipe.entropy_coeff,
             use_kl_loss=False,
         )
-        .debugging(seed=manifest.seed, log_level="ERROR")
     )
-    return config.trial(
-        folder=plan.folder,
-        budget_bars=budget,
-        bars_per_update=update,
-        validations=recipe.validations,
-        learning_rates=rates,
-        learning_rate_final_frac=recipe.learning_rate_final_frac,
-        explore_frozen=recipe.explore_frozen,
-        average_updates=recipe.average_updates,
-        learner_threads=share.learner_threads,
-        make_validator=make_validator,
-        validator_args={"settings": manifest.settings, "data": data, "phase": plan.phase, "domain": plan.domain},
-        start=record.start,
-        best_from_start=record.start is not None,
-    )
+    config.desk |= {
+        "bars_per_update": update,
+        "learning_rates": learning_rates(settings, plan.modules, plan.phase),
+    }
+    return config
+
+
+def _sac(plan: TrialPlan, settings: Settings, budget: int) -> Any:
+    from mtquant_rllib.features.regimes import Regime
+    from mtquant_rllib.policies.modules import module_specs
+    from mtquant_rllib.policies.registry import DeskWidths
+
+    if settings.resources.engine != "batched":
+        raise ConfigError(
+            f"resources.engine = {settings.resources.engine!r} with recipe.algorithms = "
+            f"{list(settings.recipe.algorithms)}: SAC runs on the batched engine alone"
+        )
+    sac = settings.sac
+    share = settings.recipe.phase_learning_rate_fracs[plan.phase - 1]
+    rates = {kind: share * rate for kind, rate in sac.learning_rates}
+    # As with PPO, a small budget gets as many reports as a large one at least has.
+    iteration = max(1, min(sac.bars_per_iteration, math.ceil(budget / settings.recipe.min_updates)))
+    blank: Any = DeskSACConfig()
+    config = blank.rl_module(
+        rl_module_spec=module_specs(
+            settings.universe, DeskWidths.of(settings), settings, only=plan.modules, sac=plan.learning
+        )
+    ).training(gamma=Numbers.of(settings).gamma if sac.gamma is None else sac.gamma)
+    config.sac = {**sac.model_dump(mode="json"), "bars_per_iteration": iteration}
+    config.desk |= {
+        "learning_rates": {module: rates for module in plan.learning},
+        "sigma_floor_by_regime": [getattr(sac.sigma_floor, regime.name.lower()) for regime in Regime],
+    }
+    return config
 
 
 def plan_named(settings: Settings, phase: int, name: str) -> TrialPlan:

@@ -80,3 +80,26 @@ def read(folder: Path, only: Iterable[str] | None = None) -> dict[str, dict[str,
         if sha256(states[module]) != hashes[module]:
             raise RunError(f"{folder / module}.npz: its content is not what {INDEX} says; the file is damaged")
     return states
+
+
+_POLICY, _DEVIATION = "policy.", "policy.rho"
+
+
+def acting(state: ModuleState) -> dict[str, np.ndarray]:
+    """The part that acts: the policy's."""
+    return {key: array for key, array in state.items() if key.startswith(_POLICY)}
+
+
+def carried_over(state: ModuleState, fresh: Mapping[str, Any], learning: bool) -> dict[str, Any]:
+    """A state for a module that may learn by another algorithm than the one that the state comes from.
+
+    The policy carries over. Where the learner's part is of another kind (a value network, or critics) the module keeps
+    its own fresh one, and if it is to learn, a fresh deviation too: the algorithms want different ones.
+    """
+    parts, own = ({key for key in keys if not key.startswith(_POLICY)} for keys in (state.keys(), fresh.keys()))
+    if parts == own or not parts:
+        return dict(state)
+    carried: dict[str, Any] = acting(state)
+    if learning:
+        carried[_DEVIATION] = fresh[_DEVIATION]
+    return carried

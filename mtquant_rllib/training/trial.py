@@ -13,15 +13,18 @@ from typing import Any
 
 from ray.tune import PlacementGroupFactory
 
+from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.algorithm import DeskPPO, run_folder
+from mtquant_rllib.training.algorithm import DeskPPO
+from mtquant_rllib.training.desk_algorithm import DeskAlgorithm, run_folder
 from mtquant_rllib.training.manifest import Manifest
-from mtquant_rllib.training.phases import TRIAL, Share, build_config, plan_named, plan_phase
+from mtquant_rllib.training.phases import TRIAL, Share, algorithm_of, build_config, plan_named, plan_phase
+from mtquant_rllib.training.sac import DeskSAC
 
 logger = logging.getLogger(__name__)
 
 
-class DeskTrial(DeskPPO):
+class _Trial(DeskAlgorithm):
     """config: {"phase": 1 | 2 | 3, "trial": name, "cpus": of the session, "gpus": of the session}."""
 
     def __init__(self, config: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -66,6 +69,18 @@ class DeskTrial(DeskPPO):
         runners = manifest.load_settings().resources.runners
         own = {"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})}
         return PlacementGroupFactory([own, *({"CPU": share.runner_cpus} for _ in range(runners))])
+
+
+class DeskTrial(_Trial, DeskPPO):
+    """A trial of a phase that runs on PPO."""
+
+
+class SACTrial(_Trial, DeskSAC):
+    """A trial of a phase that runs on SAC."""
+
+
+def trial_class(settings: Settings, phase: int) -> type[_Trial]:
+    return SACTrial if algorithm_of(settings, phase) == "sac" else DeskTrial
 
 
 def _share(manifest: Manifest, config: Mapping[str, Any]) -> Share:

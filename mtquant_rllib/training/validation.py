@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mtquant_rllib.training.algorithm import SHARPE, Validator
+from mtquant_rllib.training.desk_algorithm import SHARPE, Validator
 from mtquant_rllib.training.states import ModuleState
 
 

@@ -29,6 +29,8 @@ def level(
     due, terminated, truncated = rows(due, True), rows(terminated, False), rows(truncated, False)
     n_rows, n_ends = int(due.sum()), int(truncated.sum())
     return LevelColumns(
+        agents=("a",),
+        domain=None,
         modules=("m",),
         seats=np.zeros((n_rows, 1), np.int8),
         due=due,
@@ -40,11 +42,15 @@ def level(
         bars=rows(np.ones(rewards.shape, np.int64), True),
         terminated=terminated,
         truncated=truncated,
+        market_rows=np.zeros(due.shape, np.int64),
+        turns=np.zeros(due.shape, np.int8),
         final=np.zeros((n_ends, 1, 2), np.float32),
         final_seats=np.zeros((n_ends, 1), np.int8),
         tail=np.zeros((n_envs, 1, 2), np.float32),
         tail_seats=np.zeros((n_envs, 1), np.int8),
         tail_due=np.full(n_envs, tail_due),
+        tail_rows=np.zeros(n_envs, np.int64),
+        tail_turns=np.zeros(n_envs, np.int8),
     )
 
 

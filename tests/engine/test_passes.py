@@ -46,12 +46,12 @@ def test_the_closed_form_is_autograds_gradient(stacks: list[Stack]) -> None:
             one_pass.seed(5)
             outputs = one_pass.forward(obs)
             mean, _, value = outputs
-            stack.grad_SP.zero_()
+            stack.grad_RP.zero_()
             generator.manual_seed(2)
             by_mean, by_log_std = torch.randn(2, *mean.shape, generator=generator) * stack.real_S1A
             one_pass.backward(by_mean, by_log_std, torch.randn(value.shape, generator=generator))
             answers.append([output.expand_as(by_mean) if output.ndim == 3 else output for output in outputs])
-            gradients.append(stack.grad_SP.clone())
+            gradients.append(stack.grad_RP.clone())
         for mine, theirs in zip(*answers):
             torch.testing.assert_close(mine, theirs, atol=2e-6, rtol=1e-5)
         torch.testing.assert_close(*gradients, atol=2e-4, rtol=1e-5)
@@ -63,16 +63,16 @@ def test_what_a_narrow_specialist_lacks_stays_zero(stacks: list[Stack]) -> None:
     own = [fit.actions.size for fit in specialists.fits]
     assert sorted(own) == [7, 10, 10]
     narrow = own.index(7)
-    used = torch.zeros_like(specialists.weight_SP[narrow], dtype=torch.bool)
+    used = torch.zeros_like(specialists.weight_RP[narrow], dtype=torch.bool)
     used[specialists._places[narrow]] = True
-    assert (specialists.weight_SP[narrow][~used] == 0).all()
+    assert (specialists.weight_RP[narrow][~used] == 0).all()
     obs = torch.zeros(3, 20, specialists.widths[0])
     for row, fit in zip(obs, specialists.fits):
         row[:, fit.observation] = torch.randn(20, len(fit.observation))
     plain = PlainPass(specialists)
     mean, _, value = plain.forward(obs)
     plain.backward(torch.randn_like(mean) * specialists.real_S1A, torch.zeros_like(mean), torch.randn_like(value))
-    assert (specialists.grad_SP[narrow][~used] == 0).all()
+    assert (specialists.grad_RP[narrow][~used] == 0).all()
 
 
 @pytest.mark.parametrize("kl", [False, True])

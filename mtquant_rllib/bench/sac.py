@@ -1,0 +1,158 @@
+"""How much faster SAC is on the batched engine than RLlib's own, in one run: same market, threads and machine.
+
+    sac_ratio       bars a second, sampling and learning together, batched over stock
+
+Both sides have twelve policies with critics of [64, 64], learn from batches of 256 of each module's decisions, and make
+one gradient step of every module after every bar. All agents decide on every bar, so that a bar is three of RLlib's
+turns and one call of its training step. RLlib's side is its own runner, connectors, episode replay and learner with its
+default networks; the sides are measured in turns, so that a machine that slows down slows both.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from ray.rllib.algorithms.sac import SACConfig
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.tune.registry import register_env
+
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.env.multi_agent import desk_env
+from mtquant_rllib.training.desk_algorithm import RUN_FOLDER
+from mtquant_rllib.training.manifest import Manifest, MarketRecord, TrialRecord
+from mtquant_rllib.training.phases import JOINT, PolicyMapping, Share, build_config, plan_named
+from mtquant_rllib.training.seeding import PINNED
+
+HIDDEN, BATCH = 64, 256
+TURNS = 3
+"""RLlib's steps in a bar on which every level decides."""
+_BUDGET = 10**9
+_STOCK_ENV = "mtquant_desk_turn_by_turn"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """bars and stock_bars: of a window; warm_bars: collected before anything is measured; repeats: windows a side."""
+
+    environments: int = 16
+    bars: int = 128
+    stock_bars: int = 8
+    warm_bars: int = 384
+    repeats: int = 5
+
+
+def bench_sac(settings: Settings, market: MarketRecord, sizes: Sizes) -> Mapping[str, Any]:
+    """The ratio with its raw figures; see the module's docstring."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[RUN_FOLDER] = folder
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+            runtime_env={"env_vars": {**PINNED, RUN_FOLDER: folder}},
+            object_store_memory=settings.resources.object_store_mb * 2**20,
+        )  # fmt: skip
+        try:
+            manifest = _manifest(settings, market, sizes)
+            sides = {"batched": _batched(manifest, sizes), "stock": _stock(manifest, sizes)}
+            windows: dict[str, list[float]] = {side: [] for side in sides}
+            for repeat in range(sizes.repeats + 1):
+                for side, window in sides.items():
+                    speed = window()
+                    if repeat:
+                        windows[side].append(speed)
+        finally:
+            ray.shutdown()
+    batched, stock = (statistics.median(values) for values in windows.values())
+    return {
+        "sac_ratio": batched / stock,
+        "sac_bars_per_s": windows,
+        "sizes": vars(sizes),
+        "torch_threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+    }
+
+
+def _manifest(settings: Settings, market: MarketRecord, sizes: Sizes) -> Manifest:
+    """Of a run in which both sides are the same size."""
+    tree = settings.model_dump(mode="json")
+    tree["recipe"] |= {"algorithms": ["sac"] * 3, "environments": sizes.environments}
+    tree["resources"] |= {"engine": "batched", "runners": 0}
+    tree["meta_controller"] |= {"hidden_dim": HIDDEN, "hidden_dim_2": HIDDEN}
+    for specialist in tree["specialists"].values():
+        specialist["hidden_dim"] = HIDDEN
+    tree["networks"]["instrument_hidden"] = [HIDDEN, HIDDEN]
+    tree["desk"]["decision"] |= {"meta_every_bars": 1, "specialists_every_bars": 1}
+    tree["sac"] |= {
+        "batch_size": BATCH,
+        "bars_per_update": 1,
+        "bars_per_round": 64,
+        "bars_per_iteration": sizes.bars,
+        "learning_starts_bars": sizes.warm_bars,
+    }
+    tree["sac"]["critic"]["hidden"] = [HIDDEN, HIDDEN]
+    manifest = Manifest.begin("bench", Settings.model_validate(tree), market, 1.0, [3])
+    manifest.phase(3).trials[JOINT] = TrialRecord(budget_bars=_BUDGET)
+    return manifest
+
+
+def _batched(manifest: Manifest, sizes: Sizes) -> Callable[[], float]:
+    config = build_config(plan_named(manifest.load_settings(), 3, JOINT), manifest, Share(1.0, 1.0, 0.0))
+    config.desk["make_validator"] = None
+    algorithm: Any = config.build_algo()
+    while algorithm.bars_sampled < sizes.warm_bars:
+        algorithm.training_step()
+    return _window(algorithm.training_step, 1, sizes.bars)
+
+
+def _stock(manifest: Manifest, sizes: Sizes) -> Callable[[], float]:
+    settings = manifest.load_settings()
+    register_env(_STOCK_ENV, desk_env)
+    blank: Any = SACConfig()
+    config = (
+        blank.environment(
+            _STOCK_ENV,
+            env_config={
+                "data": manifest.market.data,
+                "settings": manifest.settings,
+                "phase": 3,
+                "domain": None,
+                "split": "train",
+                "seed": manifest.seed,
+            },
+            disable_env_checking=True,
+        )
+        .env_runners(num_env_runners=0, rollout_fragment_length=TURNS)
+        .multi_agent(
+            policies=set(settings.universe.agent_ids),
+            policy_mapping_fn=PolicyMapping(settings.universe, settings.networks.sharing),
+        )
+        .rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[HIDDEN, HIDDEN], fcnet_activation="relu"))
+        .training(
+            train_batch_size_per_learner=BATCH,
+            replay_buffer_config={"type": "MultiAgentEpisodeReplayBuffer", "capacity": 100_000},
+            num_steps_sampled_before_learning_starts=TURNS * sizes.warm_bars,
+        )
+        .learners(num_learners=0)
+        .debugging(seed=manifest.seed, log_level="ERROR")
+    )
+    algorithm: Any = config.build_algo()
+    for _ in range(sizes.warm_bars + 1):
+        algorithm.training_step()
+    return _window(algorithm.training_step, sizes.stock_bars, sizes.stock_bars)
+
+
+def _window(step: Callable[[], Any], calls: int, bars: int) -> Callable[[], float]:
+    def measure() -> float:
+        began = time.perf_counter()
+        for _ in range(calls):
+            step()
+        return bars / (time.perf_counter() - began)
+
+    return measure

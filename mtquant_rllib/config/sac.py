@@ -1,0 +1,105 @@
+"""SAC as it is run, for every phase whose algorithm it is."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+
+
+class SACRates(Section):
+    """Learning rates at the start of the budget; they fall as the recipe says."""
+
+    actor: Positive
+    critic: Positive
+    alpha: Positive
+
+
+class CriticConfig(Section):
+    """The twin critics of every module: plain trunks with ReLU over an observation and what the environment made of an
+    action."""
+
+    hidden: tuple[Count, ...] = Field(min_length=1)
+    slope: bool
+    """Whether they begin with a product of action and observation, beside the trunk; see `policies.critics.Critic`."""
+    last_layer_scale: Positive
+    """Gain of the last layer: first values lie near 0."""
+
+
+class SigmaFloor(Section):
+    """Smallest deviation of the raw action while collecting, by the regime of the bar. It does not add to the policy's
+    own, and there is none in evaluation."""
+
+    bull: NonNegative
+    bear: NonNegative
+    volatile: NonNegative
+    sideways: NonNegative
+
+
+class PrioritiesConfig(Section):
+    """Prioritised replay, as in Schaul et al. 2016.
+
+    power
+        a: 0 would draw uniformly, 1 in proportion to the error.
+    weight_power_start, weight_power_final
+        b at the beginning and at the end of the budget, a straight line over bars between; 1 corrects fully.
+    epsilon
+        Added to every error, so that nothing is never drawn again.
+    """
+
+    power: Fraction
+    weight_power_start: Fraction
+    weight_power_final: Fraction
+    epsilon: Positive
+
+
+class SACConfig(Section):
+    """Soft actor-critic, one for every module that learns.
+
+    gamma
+        Discount of a bar; null follows the recipe.
+    bars_per_update
+        Bars sampled for each gradient step; 1 learns after every bar.
+    bars_per_round
+        Bars between two calls of the learner, which then makes up for all of them.
+    bars_per_iteration
+        Bars between two reports, each of which may be a checkpoint.
+    learning_starts_bars
+        Bars collected before the first gradient step.
+    replay_bars
+        Bars remembered; the oldest make room.
+    n_steps
+        Decisions in a return before the critics take over.
+    tau
+        Share of the critics that the target critics take over with every gradient step.
+    initial_alpha
+        Weight of entropy at the start. Its target is -ln n, n the width of the agent's action.
+    initial_std, std_floor
+        As in `networks`, for policies that learn here: the target entropy asks for deviations of about .17.
+    grad_clip
+        Largest gradient norm of each network.
+    """
+
+    gamma: Fraction | None
+    learning_rates: SACRates
+    batch_size: Count
+    bars_per_update: Count
+    bars_per_round: Count
+    bars_per_iteration: Count
+    learning_starts_bars: int = Field(ge=0)
+    replay_bars: Count
+    priorities: PrioritiesConfig | None
+    n_steps: Count
+    tau: Fraction
+    initial_alpha: Positive
+    initial_std: Positive
+    std_floor: NonNegative
+    sigma_floor: SigmaFloor
+    critic: CriticConfig
+    grad_clip: Positive
+
+    @model_validator(mode="after")
+    def _starts_above_the_floor(self) -> SACConfig:
+        if self.initial_std <= self.std_floor:
+            raise ValueError(f"initial_std {self.initial_std} must lie above std_floor {self.std_floor}")
+        return self

@@ -1,0 +1,57 @@
+"""What every learner of the desk adds to RLlib's: rates that follow bars, and randomness that follows the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+
+from mtquant_rllib.engine.randomness import DROPOUT, pin_torch, seed_torch
+
+BARS = "bars"
+"""Key of `timesteps`: bars sampled before this update's."""
+DEFAULT = "default_optimizer"
+"""RLlib's name of a module's only optimiser."""
+
+
+class FollowsBars(TorchLearner):
+    """`config.desk` names the schedule: budget_bars and learning_rate_final_frac, and the rates at the start."""
+
+    # Always there once built; RLlib declares them optional, and does not know ours.
+    config: Any
+    _module: Any
+
+    def build(self) -> None:
+        pin_torch()
+        super().build()
+
+    def first_rate(self, module_id: str, optimizer: str) -> float:
+        """Rate at the start of the budget."""
+        return float(self.config.desk["learning_rates"][module_id])
+
+    def register_adam(self, module_id: str, name: str, params: Sequence[Any], eps: float) -> None:
+        fused = all(param.device.type in ("cpu", "cuda") for param in params)
+        rate = self.first_rate(module_id, name)
+        optimizer = torch.optim.Adam(params, lr=rate, eps=eps, fused=fused)
+        self.register_optimizer(
+            module_id=module_id, optimizer_name=name, optimizer=optimizer, params=params, lr_or_lr_schedule=rate
+        )
+        # RLlib's scheduler would set its own rate after every update; ours is set before the update that it is for.
+        self._optimizer_lr_schedules.pop(optimizer, None)
+
+    def budget_done(self) -> float:
+        """Share of the budget that was sampled before this update, in [0, 1]."""
+        return min(self._bars / self.config.desk["budget_bars"], 1.0)
+
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        super().before_gradient_based_update(timesteps=timesteps)
+        self._bars = int(timesteps[BARS])
+        seed_torch(self.config.seed or 0, self._bars, DROPOUT)
+        final = self.config.desk["learning_rate_final_frac"]
+        share = final + (1.0 - final) * (1.0 - self.budget_done())
+        for module_id in list(self.module.keys()):
+            for full_name, optimizer in self.get_optimizers_for_module(module_id):
+                name = full_name.removeprefix(f"{module_id}_")
+                self._set_optimizer_lr(optimizer, lr=self.first_rate(module_id, name) * share)

@@ -1,0 +1,206 @@
+"""SAC on columns: RLlib's learner in its state, optimisers and metrics; replay, stacks and fused steps in its work.
+
+One call takes in what was sampled and makes as many gradient steps as it is asked for. The replay belongs to the
+learner and to its state, with its generator and the number of steps made: what follows a checkpoint follows from it
+alone. Modules that do not learn are neither remembered nor computed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray.rllib.core import ALL_MODULES
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED, NUM_ENV_STEPS_TRAINED_LIFETIME
+from torch import Tensor
+
+from mtquant_rllib.config.sac import SACConfig
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.engine.bar_schedule import FollowsBars
+from mtquant_rllib.engine.columns import Fragment
+from mtquant_rllib.engine.randomness import LOSS, mixed
+from mtquant_rllib.engine.replay import Replay
+from mtquant_rllib.engine.sac_stack import ACTOR, ALPHA, CRITICS, OPTIMIZERS, SACStack
+from mtquant_rllib.engine.stacks import grouped
+from mtquant_rllib.env.data import DeskData
+
+logger = logging.getLogger(__name__)
+
+REPLAY_STATE = "replay"
+STEPS = "gradient_steps"
+_ADAM_EPS = 1e-8
+
+
+class _Steps(dict[str, bool]):
+    """A call's work, as the one batch of RLlib's loop: the modules that there are rows of, and how many steps."""
+
+    n_steps: int
+
+    @property
+    def policy_batches(self) -> _Steps:
+        return self
+
+
+class SACLearner(FollowsBars):
+    """See the module's docstring. `config.sac` holds `SACConfig` as a dictionary, `config.env_config` the market."""
+
+    def build(self) -> None:
+        super().build()
+        config, self._sac = self.config, SACConfig.model_validate(self.config.sac)
+        learning = {name: self._module[name] for name in self._learning()}
+        keepers: dict[str, Any] = {
+            name: {key.removeprefix(f"{name}_"): item for key, item in self.get_optimizers_for_module(name)}
+            for name in learning
+        }
+        self._stacks = [
+            SACStack(
+                group,
+                [learning[name] for name in group],
+                keepers,
+                tau=self._sac.tau,
+                grad_clip=self._sac.grad_clip,
+            )
+            for group in grouped(learning)
+        ]
+        context = config.env_config
+        self.replay = Replay(
+            Settings.model_validate(context["settings"]),
+            DeskData.open(Path(context["data"]), context["split"]).features,
+            learning=frozenset(learning),
+            module_of=lambda agent: config.policy_mapping_fn(agent, None),
+            n_envs=max(config.num_env_runners, 1) * config.num_envs_per_env_runner,
+            envs_per_runner=config.num_envs_per_env_runner,
+            capacity_bars=self._sac.replay_bars,
+            n_steps=self._sac.n_steps,
+            gamma=config.gamma,
+            priorities=self._sac.priorities,
+            seed=config.seed or 0,
+        )
+        self.gradient_steps = 0
+        self._rows_are_current = False
+        self._figures: dict[str, dict[str, float]] = {}
+
+    def _learning(self) -> list[str]:
+        return [name for name in list(self.module.keys()) if self.should_module_be_updated(name)]
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        if not self.should_module_be_updated(module_id):
+            return
+        critics = self._module[module_id].critics
+        parts = {
+            ACTOR: self._module[module_id].policy,
+            **dict(zip(CRITICS, critics.online)),
+            ALPHA: critics.entropy,
+        }
+        for name in OPTIMIZERS:
+            self.register_adam(module_id, name, list(parts[name].parameters()), _ADAM_EPS)
+
+    def first_rate(self, module_id: str, optimizer: str) -> float:
+        kind = "critic" if optimizer in CRITICS else optimizer
+        return float(self.config.desk["learning_rates"][module_id][kind])
+
+    # -- learning -----------------------------------------------------------------------------------------------------
+
+    def _create_iterator_if_necessary(self, *, training_data: Any, n_steps: int = 0, **kwargs: Any) -> Iterator[_Steps]:
+        fragments: Sequence[Fragment] = training_data.episodes
+        self.replay.add(fragments)
+        bars = sum(fragment.bars for fragment in fragments)
+        self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED), bars, reduce="sum")
+        self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME), bars, reduce="lifetime_sum")
+        work = _Steps({name: True for stack in self._stacks for name in stack.names if self.replay.has(name)})
+        work.n_steps = n_steps if work else 0
+        return iter([work])
+
+    def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
+        assert isinstance(batch, _Steps)
+        self._figures = {}
+        if not batch.n_steps:
+            return None, {}, {}
+        if not self._rows_are_current:
+            for stack in self._stacks:
+                stack.load()
+            self._rows_are_current = True
+        for stack in self._stacks:
+            stack.load_rates()
+        for step in range(batch.n_steps):
+            for number, stack in enumerate(self._stacks):
+                self._step(stack, number, batch, tell=step == batch.n_steps - 1)
+            self.gradient_steps += 1
+        for stack in self._stacks:
+            for name, skipped in stack.skipped.items():
+                if skipped:
+                    logger.warning("%s: gradient is not finite at bar %d; %d skipped", name, self._bars, skipped)
+                    stack.skipped[name] = 0
+        return None, {}, {}
+
+    def _step(self, stack: SACStack, number: int, there: Mapping[str, bool], *, tell: bool) -> None:
+        priorities, power = self._sac.priorities, 0.0
+        if priorities is not None:
+            start, final = priorities.weight_power_start, priorities.weight_power_final
+            power = start + (final - start) * self.budget_done()
+        size = self._sac.batch_size
+        drawn = self.replay.sample([name for name in stack.names if name in there], size, power)
+        if not drawn:
+            return
+        batches = [drawn.get(name) for name in stack.names]
+        seed = mixed(self.config.seed or 0, self.gradient_steps, LOSS, number)
+        figures, errors = stack.step(batches, seed, tell=tell)
+        if priorities is not None:
+            for name, batch, error in zip(stack.names, batches, errors.cpu().numpy()):
+                if batch is not None:
+                    self.replay.note_errors(name, batch.leaves, error)
+        if figures:
+            for member, (name, batch) in enumerate(zip(stack.names, batches)):
+                if batch is not None:
+                    self._figures[name] = {key: _of(column, member) for key, column in figures.items()}
+
+    def compute_loss_for_module(self, **kwargs: Any) -> Any:
+        """RLlib asks a learner to have one. Here a step has three losses in turn, of all modules of a stack at once:
+        `SACStack.step`."""
+        raise NotImplementedError("SAC's losses are computed stack by stack, in SACStack.step")
+
+    # -- metrics ------------------------------------------------------------------------------------------------------
+
+    def _set_slicing_by_batch_id(self, batch: Any, *, value: bool) -> Any:
+        return batch
+
+    def _log_metrics(self, batch: Any) -> None:
+        """Counting each batch is left out: bars are counted as they come in."""
+
+    def _log_steps_trained_metrics(self, batch: Any) -> None:
+        pass
+
+    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        for name, figures in self._figures.items():
+            for key, figure in figures.items():
+                self.metrics.log_value((name, key), figure, window=1)
+        self.metrics.log_value((ALL_MODULES, STEPS), self.gradient_steps, window=1)
+        super().after_gradient_based_update(timesteps=timesteps)
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        if self._rows_are_current:
+            for stack in self._stacks:
+                stack.store(policies_only=bool(kwargs.get("inference_only")))
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        if self._check_component(REPLAY_STATE, components, not_components):
+            state[REPLAY_STATE] = {**self.replay.get_state(), STEPS: self.gradient_steps}
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        if self._rows_are_current:
+            # A state may hold a part of it all: the rest stays as it is now.
+            for stack in self._stacks:
+                stack.store(policies_only=False)
+        super().set_state(state)
+        self._rows_are_current = False
+        if REPLAY_STATE in state:
+            self.replay.set_state(state[REPLAY_STATE])
+            self.gradient_steps = state[REPLAY_STATE][STEPS]
+
+
+def _of(column: Tensor, member: int) -> float:
+    return float(column[member])

@@ -1,0 +1,117 @@
+"""What an off-policy learner has besides the policy: twin critics, their slow copies, and the weight of entropy.
+
+A module's configuration then has a section `sac`:
+
+    execution     key of `executed.EXECUTIONS`: what the environment makes of its actions
+    decision      the numbers of that map
+    critic        `CriticConfig` as a dictionary
+    initial_alpha
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.policies.executed import EXECUTIONS, numbers_of
+from mtquant_rllib.policies.networks import Dense
+from mtquant_rllib.policies.registry import shape_of
+from mtquant_rllib.universe import META, Universe
+
+TWINS = 2
+
+
+def sac_config(name: str, config: Mapping[str, Any], universe: Universe, settings: Settings) -> dict[str, Any]:
+    """The configuration of `registry.network_configs` for a module that learns by SAC."""
+    sac = settings.sac
+    execution = "allocation" if name == META else "views" if name in universe.specialists else "bounded"
+    return {
+        **config,
+        "options": {**config["options"], "initial_std": sac.initial_std, "std_floor": sac.std_floor},
+        "sac": {
+            "execution": execution,
+            "decision": numbers_of(settings.desk.decision),
+            "critic": sac.critic.model_dump(mode="json"),
+            "initial_alpha": sac.initial_alpha,
+        },
+    }
+
+
+class Critic(nn.Module):
+    """Q(s, w): the value of having had w executed in s. Reads `[observation | executed action]`.
+
+        Q = trunk(s, w) + sum_k w_k slope_k(s),      slope linear in s
+
+    What a position earns is its size times what its market does next: a product of an action and a signal, which plain
+    layers have to put together from bends. The second term begins with it, as the policies' straight line does.
+    """
+
+    def __init__(self, observation: int, executed: int, config: Mapping[str, Any]):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise((observation + executed, *config["hidden"])):
+            layers += [Dense(n_in, n_out, gain=math.sqrt(2)), nn.ReLU()]
+        self.trunk = nn.Sequential(*layers)
+        self.head = Dense(config["hidden"][-1], 1, gain=config["last_layer_scale"])
+        self.splits = (observation, executed)
+        self.slope = Dense(observation, executed, gain=config["last_layer_scale"]) if config["slope"] else None
+
+    def forward(self, inputs_BW: Tensor) -> Tensor:
+        """(B,) for inputs (B, width); any tensor may carry a leading axis of stacked critics, as in `networks`."""
+        value_B1: Tensor = self.head(self.trunk(inputs_BW))
+        value_B = value_B1.squeeze(-1)
+        if self.slope is None:
+            return value_B
+        observation_BF, executed_BW = inputs_BW.split(self.splits, dim=-1)
+        return value_B + (self.slope(observation_BF) * executed_BW).sum(-1)
+
+    def dense_layers(self) -> list[int]:
+        """Their numbers in the trunk."""
+        return [number for number, layer in enumerate(self.trunk) if isinstance(layer, Dense)]
+
+
+def build_critic(config: Mapping[str, Any]) -> Critic:
+    shape = shape_of(config)
+    executed = EXECUTIONS[config["sac"]["execution"]].width(shape.actions)
+    return Critic(shape.observation, executed, config["sac"]["critic"])
+
+
+def critic_columns(observation: np.ndarray, executed: np.ndarray, common: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Where the flat places of a critic's narrower parameters stand in one of the common configuration: columns of the
+    last axis, or for parameters narrow in their rows too, (rows, columns) as an open mesh."""
+    critic = common["sac"]["critic"]
+    places: dict[str, Any] = {"trunk.0.weight": np.concatenate((observation, shape_of(common).observation + executed))}
+    if critic["slope"]:
+        places |= {"slope.weight": np.ix_(executed, observation), "slope.bias": executed}
+    return places
+
+
+class Entropy(nn.Module):
+    """alpha = exp(log_alpha), the weight of entropy in an agent's objective."""
+
+    def __init__(self, initial_alpha: float):
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.tensor([math.log(initial_alpha)]))
+
+
+class TwinCritics(nn.Module):
+    """Two critics with starts of their own, the targets that follow them, and alpha."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        super().__init__()
+        self.online = nn.ModuleList(build_critic(config) for _ in range(TWINS))
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.entropy = Entropy(config["sac"]["initial_alpha"])
+
+
+def target_entropy(actions: int) -> float:
+    """-ln n, n the width of the action."""
+    return -math.log(actions)

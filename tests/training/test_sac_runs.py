@@ -1,0 +1,197 @@
+"""SAC as the algorithm of a phase: killed and resumed to the bit in fresh processes, every phase on either algorithm,
+and a phase that ends when validation no longer improves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = [
+    "embedded.train={paths: 2, years: 3}",
+    "embedded.validation={paths: 1, years: 3}",
+    "embedded.test={paths: 1, years: 3}",
+    "desk.episode.bars=20",
+    "recipe.environments=4",
+    "recipe.min_updates=1",
+    "recipe.validations=2",
+    "sac.critic.hidden=[16, 16]",
+    "sac.batch_size=16",
+    "sac.bars_per_update=1",
+    "sac.bars_per_round=20",
+    "sac.bars_per_iteration=100",
+    "sac.learning_starts_bars=40",
+    "resources.cpus=1",
+]
+
+SETUP = """
+import hashlib, os, pickle, signal, sys
+from pathlib import Path
+from mtquant_rllib.training.seeding import reexec_with_hash_seed
+reexec_with_hash_seed()
+import numpy as np, ray
+from mtquant_rllib.config import Settings
+from mtquant_rllib.training import states
+from mtquant_rllib.training.manifest import Manifest, TrialRecord
+from mtquant_rllib.training.preparation import prepare
+from mtquant_rllib.training.seeding import PINNED
+from mtquant_rllib.training.trial import trial_class
+
+run, what, overrides = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+settings = Settings.load(overrides=overrides)
+os.environ["MTQUANT_RUN"] = str(run)
+ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20,
+         runtime_env={"env_vars": {**PINNED, "MTQUANT_RUN": str(run)}})
+
+def trial(phase, name, budget, start=None):
+    manifest = Manifest.begin("probe", settings, prepare(settings, None, None), 1.0, [phase])
+    manifest.phase(phase).trials[name] = TrialRecord(budget_bars=budget)
+    manifest.phase(phase).start = start
+    manifest.write(run)
+    return trial_class(settings, phase)({"phase": phase, "trial": name, "cpus": 1.0, "gpus": 0.0})
+
+def digest(item, into):
+    if isinstance(item, dict):
+        for key in sorted(item, key=str):
+            into.update(str(key).encode())
+            digest(item[key], into)
+    elif isinstance(item, (list, tuple)):
+        for part in item:
+            digest(part, into)
+    elif item is None or isinstance(item, str):
+        into.update(str(item).encode())
+    else:
+        into.update(np.asarray(item).tobytes())
+
+def fingerprint(algorithm):
+    # Weights, targets, alphas, optimisers, replay and its generator; not the averages of metrics.
+    state = algorithm.learner_group.get_state()["learner"]
+    into = hashlib.sha256()
+    digest({key: state[key] for key in ("rl_module", "optimizer", "replay")}, into)
+    digest(algorithm._seats_now(), into)
+    return into.hexdigest()
+"""
+
+KILLED = """
+algorithm = trial(3, "desk", 10_000)
+checkpoint = str(run / "checkpoint")
+if what == "resume":
+    algorithm.load_checkpoint(checkpoint)
+    assert algorithm.bars_sampled == 200
+else:
+    algorithm.train(); algorithm.train()
+    algorithm.save_checkpoint(checkpoint)
+    if what == "killed":
+        algorithm.train()
+        os.kill(os.getpid(), signal.SIGKILL)
+while algorithm.bars_sampled < 700:
+    algorithm.train()
+learner = algorithm.learner_group._learner
+assert learner.gradient_steps == 660
+print("RESULT", fingerprint(algorithm))
+"""
+
+PHASES = """
+folder = None
+for phase, name, learning in ((1, "forex", 4), (2, "desk", 1), (3, "desk", 12)):
+    algorithm = trial(phase, name, 120, folder)
+    kind = settings.recipe.algorithms[phase - 1]
+    given = states.read(run / folder) if folder else {}
+    have = algorithm.module_states()
+    for module, state in given.items():
+        for key, array in states.acting(state).items():
+            if key != "policy.rho":
+                assert np.array_equal(have[module][key], array), (phase, module, key)
+    while not (result := algorithm.train())["done"]:
+        pass
+    assert result["bars_sampled_lifetime"] == 120
+    after = algorithm.module_states()
+    changed = {m for m in after if states.sha256(states.acting(after[m])) != states.sha256(states.acting(have[m]))}
+    assert changed == set(algorithm.config.policies_to_train) and len(changed) == learning, changed
+    critics = {m for m in after if any(key.startswith("critics.") for key in after[m])}
+    assert critics == (changed if kind == "sac" else set()), (phase, critics)
+    if kind == "sac":
+        figures = result["learners"]["meta_controller" if phase > 1 else "EURUSD"]
+        assert figures["alpha"] > 0 and figures["actor_learning_rate"] > 0
+    folder = f"phase_{phase}/modules/{name}/last"
+    algorithm.stop()
+print("RESULT done")
+"""
+
+PATIENCE = """
+algorithm = trial(1, "forex", 1000)
+scores = iter([0.5, 0.7, 0.6, 0.7, 0.1, 0.9])
+algorithm._validate = lambda modules: {"sharpe": next(scores)}
+results = [algorithm.train()]
+while not results[-1]["done"]:
+    results.append(algorithm.train())
+assert results[-1]["gave_up"] and not results[-2]["gave_up"]
+assert algorithm.best["sharpe"] == 0.7 and algorithm.best["bars"] == 100, algorithm.best
+assert results[-1]["bars_sampled_lifetime"] == 300, results[-1]["bars_sampled_lifetime"]
+assert states.read(run / "phase_1/modules/forex/last")
+print("RESULT done")
+"""
+
+
+def started(folder: Path, script: str, what: str, *overrides: str) -> subprocess.Popen[str]:
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONHASHSEED"}
+    env |= {"MTQUANT_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1"}
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", SETUP + script, str(folder), what, *TINY, *overrides],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result_of(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=400)
+    lines = [line for line in out.splitlines() if line.startswith("RESULT")]
+    assert lines, f"{out[-2000:]}\n{err[-4000:]}"
+    return lines[0]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("runners", [0, 2])
+def test_killed_and_resumed_is_never_having_been_killed(tmp_path: Path, runners: int) -> None:
+    """500 gradient steps of twelve modules after the checkpoint, in another process: the same to the bit."""
+    sac = ("recipe.algorithms=[sac, sac, sac]", f"resources.runners={runners}", "resources.cpus=3")
+    undisturbed = result_of(started(tmp_path / "a", KILLED, "run", *sac))
+    killed = started(tmp_path / "b", KILLED, "killed", *sac)
+    killed.communicate(timeout=400)
+    assert killed.returncode == -signal.SIGKILL
+    assert result_of(started(tmp_path / "b", KILLED, "resume", *sac)) == undisturbed
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithms", ["[sac, ppo, sac]", "[ppo, sac, ppo]"])
+def test_every_phase_runs_on_either_algorithm_with_the_policies_of_the_one_before(
+    tmp_path: Path, algorithms: str
+) -> None:
+    result_of(started(tmp_path / "a", PHASES, "run", f"recipe.algorithms={algorithms}", "recipe.bars_per_update=60"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+def test_a_phase_without_progress_on_validation_ends_early_and_keeps_its_best(tmp_path: Path, algorithm: str) -> None:
+    """Best of five at the second validation; two after it are no better."""
+    result_of(
+        started(
+            tmp_path / "a",
+            PATIENCE,
+            "run",
+            f"recipe.algorithms=[{algorithm}, ppo, ppo]",
+            "recipe.bars_per_update=100",
+            "recipe.validations=10",
+            "recipe.patience=2",
+        )
+    )
