@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -42,12 +40,13 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from mtquant_rllib.engine.columns import Fragment, LevelColumns
+from mtquant_rllib.engine.columns import Fragment
 from mtquant_rllib.engine.episode_callbacks import EpisodeCallbacks
+from mtquant_rllib.engine.exploration import Draw
 from mtquant_rllib.engine.floor import Floor, Level, Table
-from mtquant_rllib.engine.loss import HALF_LOG_TWO_PI
 from mtquant_rllib.engine.panel import Panel
 from mtquant_rllib.engine.randomness import NOISE, generator
+from mtquant_rllib.engine.recorder import Held, Marks, Post, Tail, columns_of
 from mtquant_rllib.engine.rest import resting
 from mtquant_rllib.engine.seats import BarRunner
 from mtquant_rllib.engine.standing import capture, put_back
@@ -57,62 +56,6 @@ EVALUATION_SEED_OFFSET = 1_000_000
 """RLlib's own distance between the seeds of training and evaluation runners."""
 
 
-@dataclass
-class _Held:
-    """Decisions that the last fragment left open, per environment: what they saw, did and have earned."""
-
-    open: np.ndarray
-    seats: np.ndarray
-    observations: np.ndarray
-    actions: np.ndarray
-    inputs: np.ndarray
-    rewards: np.ndarray
-    bars: np.ndarray
-    market_rows: np.ndarray
-    turns: np.ndarray
-
-
-class _Recorder:
-    """Preallocated columns of one learning level."""
-
-    def __init__(self, level: Level, n_envs: int, n_bars: int) -> None:
-        rows = n_bars + 1
-        shape = (rows, n_envs, level.n_seats)
-        self.n_bars = n_bars
-        self.due = np.zeros((rows, n_envs), dtype=bool)
-        self.seats = np.zeros(shape, dtype=np.int8)
-        self.observations = np.zeros((*shape, level.observation), dtype=np.float32)
-        self.actions = np.zeros((*shape, level.actions), dtype=np.float32)
-        self.inputs = np.zeros((*shape, 2 * level.actions), dtype=np.float32)
-        self.rewards = np.zeros(shape)
-        self.final: list[np.ndarray] = []
-        self.final_seats: list[np.ndarray] = []
-
-    def clear(self) -> None:
-        self.due[:] = False
-        self.rewards[:] = 0.0
-        self.final, self.final_seats = [], []
-
-
-@dataclass
-class _Post:
-    """A level at work in this runner: its modules, who learns, its policy and what is kept of it."""
-
-    level: Level
-    desk: Desk
-    modules: tuple[str, ...]
-    members: np.ndarray
-    learning: np.ndarray
-    exploring: np.ndarray
-    panel: Panel | None = None
-    recorder: _Recorder | None = None
-    held: _Held | None = None
-
-    @property
-    def learns(self) -> bool:
-        return bool(self.learning.any())
-
-
 class BatchedEnvRunner(BarRunner):
     """See the module's docstring. `config.env_config` is what `env.multi_agent.desk_env` takes, plus a seed."""
 
@@ -120,7 +63,7 @@ class BatchedEnvRunner(BarRunner):
         torch.set_num_threads(1)
         super().__init__(config, **kwargs)
         self.bars_sampled = 0
-        self._posts: list[list[_Post]] = []
+        self._posts: list[list[Post]] = []
         if self.env is not None and self.module is not None:
             self._posts = [[self._post(level, table.desk) for level in table.levels] for table in self.env.tables]
         floors = getattr(self.config, "desk", {}).get("sigma_floor_by_regime")
@@ -187,7 +130,7 @@ class BatchedEnvRunner(BarRunner):
             table.playing[:] = playing
         for posts, held in zip(self._posts, state["held"]):
             for post, own in zip(posts, held):
-                post.held = own and _Held(**own)
+                post.held = own and Held(**own)
         self._returns[:], self._lengths[:] = state["returns"], state["lengths"]
         self._began[:] = time.perf_counter()
 
@@ -215,7 +158,7 @@ class BatchedEnvRunner(BarRunner):
                 for post in posts:
                     post.panel = Panel([self.module[name] for name in post.modules], post.members)
             noise = generator(self.config.seed or 0, self.worker_index or 0, self.bars_sampled, NOISE)
-            draw = _Draw(noise, explore, random_actions)
+            draw = Draw(noise, explore, random_actions)
             if num_timesteps is not None:
                 fragment = self._sample_bars(num_timesteps, draw)
             else:
@@ -233,23 +176,25 @@ class BatchedEnvRunner(BarRunner):
             which, self._callbacks, functions, kwargs={"env_runner": self, "metrics_logger": self.metrics, **kwargs}
         )
 
-    def _sample_bars(self, bars: int, draw: _Draw) -> Fragment:
+    def _sample_bars(self, bars: int, draw: Draw) -> Fragment:
         share, rest = divmod(bars, self.num_envs)
         n_bars = share + (rest > 0)
-        self._prepare(n_bars)
-        marks = [_Marks(self.num_envs, n_bars) for _ in self._posts]
+        for posts in self._posts:
+            for post in posts:
+                post.prepare(self.num_envs, n_bars)
+        marks = [Marks(self.num_envs, n_bars) for _ in self._posts]
         everyone = np.ones(self.num_envs, dtype=bool)
         some = np.arange(self.num_envs) < rest
         for bar in range(n_bars):
             self._play(bar + 1, everyone if bar < share else some, draw, marks)
         levels = [
-            self._columns(post, own, tail)
+            columns_of(post, own, tail)
             for posts, table, own in zip(self._posts, self.env.tables, marks)
             for post, tail in self._rehearse(posts, table, draw)
         ]
         return Fragment(bars, levels, runner=self.worker_index or 0)
 
-    def _sample_episodes(self, episodes: int, draw: _Draw) -> Fragment:
+    def _sample_episodes(self, episodes: int, draw: Draw) -> Fragment:
         """Play until so many have ended; the environments then start over with the next call."""
         for posts in self._posts:
             for post in posts:
@@ -262,7 +207,7 @@ class BatchedEnvRunner(BarRunner):
         self._needs_initial_reset = True
         return Fragment(bars)
 
-    def _play(self, row: int, asked: np.ndarray, draw: _Draw, marks: list[_Marks] | None) -> int:
+    def _play(self, row: int, asked: np.ndarray, draw: Draw, marks: list[Marks] | None) -> int:
         """One bar of the environments `asked`. Returns how many episodes ended."""
         over = np.zeros(self.num_envs, dtype=bool)
         failed = np.zeros(self.num_envs, dtype=bool)
@@ -296,7 +241,7 @@ class BatchedEnvRunner(BarRunner):
             self._finish(ended, failed)
         return len(ended)
 
-    def _decide(self, post: _Post, row: int, acting: np.ndarray, draw: _Draw) -> np.ndarray | None:
+    def _decide(self, post: Post, row: int, acting: np.ndarray, draw: Draw) -> np.ndarray | None:
         """Let a level decide where it is due; returns what it saw, or None where nobody was."""
         level = post.level
         due = level.due() & acting
@@ -323,11 +268,11 @@ class BatchedEnvRunner(BarRunner):
             recorder.seats[row] = self._seated(post)
         return observations
 
-    def _seated(self, post: _Post) -> np.ndarray:
+    def _seated(self, post: Post) -> np.ndarray:
         """Which of the level's modules sits where, int8 (B, n)."""
         return post.members[post.level.seated(self.num_envs)].astype(np.int8)
 
-    def _reward(self, posts: list[_Post], row: int, rewards: np.ndarray, truncated: np.ndarray) -> None:
+    def _reward(self, posts: list[Post], row: int, rewards: np.ndarray, truncated: np.ndarray) -> None:
         for post in posts:
             recorder = post.recorder
             if recorder is None:
@@ -391,31 +336,16 @@ class BatchedEnvRunner(BarRunner):
 
     # -- columns ------------------------------------------------------------------------------------------------------
 
-    def _post(self, level: Level, desk: Desk) -> _Post:
+    def _post(self, level: Level, desk: Desk) -> Post:
         mapped = [self.config.policy_mapping_fn(agent, None) for agent in level.agents]
         modules = tuple(dict.fromkeys(mapped))
         to_train = self.config.policies_to_train
         learns = to_train if callable(to_train) else lambda name, _: to_train is None or name in to_train
         learning = np.array([bool(learns(name, None)) for name in modules])
         exploring = learning | bool(getattr(self.config, "desk", {}).get("explore_frozen", False))
-        return _Post(level, desk, modules, np.array([modules.index(name) for name in mapped]), learning, exploring)
+        return Post(level, desk, modules, np.array([modules.index(name) for name in mapped]), learning, exploring)
 
-    def _prepare(self, n_bars: int) -> None:
-        """Clear the columns, put in what is held on, and allocate anew only for another number of bars."""
-        for posts in self._posts:
-            for post in posts:
-                if not post.learns:
-                    continue
-                if post.recorder is None or post.recorder.n_bars != n_bars:
-                    post.recorder = _Recorder(post.level, self.num_envs, n_bars)
-                recorder, held = post.recorder, post.held
-                recorder.clear()
-                if held is not None and held.open.any():
-                    recorder.due[0] = held.open
-                    for name in ("seats", "observations", "actions", "inputs", "rewards"):
-                        getattr(recorder, name)[0] = getattr(held, name)
-
-    def _rehearse(self, posts: list[_Post], table: Table, draw: _Draw) -> list[tuple[_Post, _Tail]]:
+    def _rehearse(self, posts: list[Post], table: Table, draw: Draw) -> list[tuple[Post, Tail]]:
         """What each learning level would see next, after the decisions above it."""
         last = max((number for number, post in enumerate(posts) if post.learns), default=-1)
         tails = []
@@ -428,73 +358,8 @@ class BatchedEnvRunner(BarRunner):
                     if seen is None:
                         shape = (self.num_envs, post.level.n_seats, post.level.observation)
                         seen = post.level.observe() if due.any() else np.zeros(shape, np.float32)
-                    tails.append((post, _Tail(seen, self._seated(post), due, table.desk.row.copy(), table.turns())))
+                    tails.append((post, Tail(seen, self._seated(post), due, table.desk.row.copy(), table.turns())))
         return tails
-
-    def _columns(self, post: _Post, marks: _Marks, tail: _Tail) -> LevelColumns:
-        recorder = post.recorder
-        assert recorder is not None
-        bars, market_rows, turns = marks.bars.astype(np.int64), marks.market_rows.copy(), marks.turns.copy()
-        if post.held is not None:
-            bars[0] = np.where(post.held.open, post.held.bars, 0)
-            market_rows[0], turns[0] = post.held.market_rows, post.held.turns
-        due = recorder.due
-        rows = _rows(due)
-        columns = {name: rows(getattr(recorder, name)) for name in ("seats", "observations", "actions", "inputs")}
-        width, n_seats = post.level.observation, post.level.n_seats
-        post.held = self._still_held(recorder, bars, market_rows, turns, marks, tail)
-        return LevelColumns(
-            agents=post.level.agents,
-            domain=post.desk.scene.domain,
-            modules=post.modules,
-            due=due,
-            log_probs=log_probs(columns["actions"], columns["inputs"]),
-            rewards=recorder.rewards,
-            bars=bars,
-            terminated=marks.terminated,
-            truncated=marks.truncated,
-            market_rows=market_rows,
-            turns=turns,
-            final=np.concatenate([np.zeros((0, n_seats, width), np.float32), *recorder.final]),
-            final_seats=np.concatenate([np.zeros((0, n_seats), np.int8), *recorder.final_seats]),
-            tail=tail.observations,
-            tail_seats=tail.seats,
-            tail_due=tail.due,
-            tail_rows=tail.market_rows,
-            tail_turns=tail.turns,
-            **columns,
-        )
-
-    def _still_held(
-        self,
-        recorder: _Recorder,
-        bars: np.ndarray,
-        market_rows: np.ndarray,
-        turns: np.ndarray,
-        marks: _Marks,
-        tail: _Tail,
-    ) -> _Held | None:
-        """The decisions that no later one and no ending has closed."""
-        row = np.arange(len(bars))[:, None]
-        decided = np.where(recorder.due, row, -1).max(axis=0)
-        ended = np.where(marks.terminated | marks.truncated, row, -1).max(axis=0)
-        still = (decided >= 0) & (ended < decided) & ~tail.due
-        if not still.any():
-            return None
-        envs = np.arange(len(still))
-        since = row >= decided
-        at = (np.maximum(decided, 0), envs)
-        return _Held(
-            open=still,
-            seats=recorder.seats[at],
-            observations=recorder.observations[at],
-            actions=recorder.actions[at],
-            inputs=recorder.inputs[at],
-            rewards=np.where(since[:, :, None], recorder.rewards, 0.0).sum(axis=0),
-            bars=np.where(since, bars, 0).sum(axis=0),
-            market_rows=market_rows[at],
-            turns=turns[at],
-        )
 
     def _count(self, bars: int) -> None:
         """RLlib's counters, in bars."""
@@ -513,61 +378,3 @@ class BatchedEnvRunner(BarRunner):
                     steps = int((seats == number).sum())
                     metrics.log_value((NUM_MODULE_STEPS_SAMPLED, module), steps, reduce="sum")
                     metrics.log_value((NUM_MODULE_STEPS_SAMPLED_LIFETIME, module), steps, reduce="lifetime_sum")
-
-
-class _Marks:
-    """What happened to the environments of a table, row by row; row 0 stands for the fragment before."""
-
-    def __init__(self, n_envs: int, n_bars: int) -> None:
-        shape = (n_bars + 1, n_envs)
-        self.bars, self.terminated, self.truncated = np.zeros((3, *shape), dtype=bool)
-        self.market_rows, self.turns = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int8)
-
-
-@dataclass
-class _Tail:
-    """What is seen after the last bar, and where a decision is due then."""
-
-    observations: np.ndarray
-    seats: np.ndarray
-    due: np.ndarray
-    market_rows: np.ndarray
-    turns: np.ndarray
-
-
-class _Draw:
-    """Raw actions from distribution inputs, with noise where a module explores."""
-
-    def __init__(self, rng: np.random.Generator, explore: bool, random_actions: bool) -> None:
-        self._rng, self._explore, self._random = rng, explore, random_actions
-
-    def __call__(self, inputs: np.ndarray, exploring: np.ndarray, least: np.ndarray | None) -> np.ndarray:
-        """inputs (B, n, 2A), whether each seat explores, (B, n) or of a shape that broadcasts to it, and where there is
-        one the smallest deviation of each environment, (B,)."""
-        width = inputs.shape[-1] // 2
-        mean = inputs[..., :width]
-        if self._random:
-            return self._rng.uniform(-1.0, 1.0, mean.shape).astype(np.float32)
-        if not self._explore or not exploring.any():
-            return mean
-        noise = self._rng.standard_normal(mean.shape, dtype=np.float32)
-        deviation = np.exp(inputs[..., width:])
-        if least is not None:
-            deviation = np.maximum(deviation, least[:, None, None])
-        return mean + deviation * noise * exploring[..., None]
-
-
-def log_probs(actions: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-    """Of raw actions (..., A) under diagonal Gaussians (..., 2A), summed over actions, (...). From the rounded
-    action and not from the noise: this is what the learner will recompute."""
-    width = actions.shape[-1]
-    mean, log_std = inputs[..., :width], inputs[..., width:]
-    z = (actions - mean) * np.exp(-log_std)
-    return -(0.5 * z * z + log_std + np.float32(HALF_LOG_TWO_PI)).sum(axis=-1)
-
-
-def _rows(due: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Picks the rows that are due from columns (T + 1, B, ...); a view where everybody always was."""
-    if due[1:].all() and not due[0].any():
-        return lambda column: column[1:].reshape(-1, *column.shape[2:])
-    return lambda column: column[due]

@@ -1,0 +1,177 @@
+"""What a runner keeps of levels that learn: preallocated columns, and decisions left open for the next fragment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtquant_rllib.engine.columns import LevelColumns
+from mtquant_rllib.engine.exploration import log_probs
+from mtquant_rllib.engine.floor import Level
+from mtquant_rllib.engine.panel import Panel
+from mtquant_rllib.env.core import Desk
+
+
+@dataclass
+class Held:
+    """Decisions that the last fragment left open, per environment: what they saw, did and have earned."""
+
+    open: np.ndarray
+    seats: np.ndarray
+    observations: np.ndarray
+    actions: np.ndarray
+    inputs: np.ndarray
+    rewards: np.ndarray
+    bars: np.ndarray
+    market_rows: np.ndarray
+    turns: np.ndarray
+
+
+class Recorder:
+    """Preallocated columns of one learning level."""
+
+    def __init__(self, level: Level, n_envs: int, n_bars: int) -> None:
+        rows = n_bars + 1
+        shape = (rows, n_envs, level.n_seats)
+        self.n_bars = n_bars
+        self.due = np.zeros((rows, n_envs), dtype=bool)
+        self.seats = np.zeros(shape, dtype=np.int8)
+        self.observations = np.zeros((*shape, level.observation), dtype=np.float32)
+        self.actions = np.zeros((*shape, level.actions), dtype=np.float32)
+        self.inputs = np.zeros((*shape, 2 * level.actions), dtype=np.float32)
+        self.rewards = np.zeros(shape)
+        self.final: list[np.ndarray] = []
+        self.final_seats: list[np.ndarray] = []
+
+    def clear(self) -> None:
+        self.due[:] = False
+        self.rewards[:] = 0.0
+        self.final, self.final_seats = [], []
+
+
+@dataclass
+class Post:
+    """A level at work in this runner: its modules, who learns, its policy and what is kept of it."""
+
+    level: Level
+    desk: Desk
+    modules: tuple[str, ...]
+    members: np.ndarray
+    learning: np.ndarray
+    exploring: np.ndarray
+    panel: Panel | None = None
+    recorder: Recorder | None = None
+    held: Held | None = None
+
+    @property
+    def learns(self) -> bool:
+        return bool(self.learning.any())
+
+    def prepare(self, n_envs: int, n_bars: int) -> None:
+        """Clear the columns, put in what is held on, and allocate anew only for another number of bars."""
+        if not self.learns:
+            return
+        if self.recorder is None or self.recorder.n_bars != n_bars:
+            self.recorder = Recorder(self.level, n_envs, n_bars)
+        recorder, held = self.recorder, self.held
+        recorder.clear()
+        if held is not None and held.open.any():
+            recorder.due[0] = held.open
+            for name in ("seats", "observations", "actions", "inputs", "rewards"):
+                getattr(recorder, name)[0] = getattr(held, name)
+
+
+class Marks:
+    """What happened to the environments of a table, row by row; row 0 stands for the fragment before."""
+
+    def __init__(self, n_envs: int, n_bars: int) -> None:
+        shape = (n_bars + 1, n_envs)
+        self.bars, self.terminated, self.truncated = np.zeros((3, *shape), dtype=bool)
+        self.market_rows, self.turns = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int8)
+
+
+@dataclass
+class Tail:
+    """What is seen after the last bar, and where a decision is due then."""
+
+    observations: np.ndarray
+    seats: np.ndarray
+    due: np.ndarray
+    market_rows: np.ndarray
+    turns: np.ndarray
+
+
+def columns_of(post: Post, marks: Marks, tail: Tail) -> LevelColumns:
+    """What a fragment holds of one level; what is still held on stays with the post."""
+    recorder = post.recorder
+    assert recorder is not None
+    bars, market_rows, turns = marks.bars.astype(np.int64), marks.market_rows.copy(), marks.turns.copy()
+    if post.held is not None:
+        bars[0] = np.where(post.held.open, post.held.bars, 0)
+        market_rows[0], turns[0] = post.held.market_rows, post.held.turns
+    due = recorder.due
+    rows = _rows(due)
+    columns = {name: rows(getattr(recorder, name)) for name in ("seats", "observations", "actions", "inputs")}
+    width, n_seats = post.level.observation, post.level.n_seats
+    post.held = _still_held(recorder, bars, market_rows, turns, marks, tail)
+    return LevelColumns(
+        agents=post.level.agents,
+        domain=post.desk.scene.domain,
+        modules=post.modules,
+        due=due,
+        log_probs=log_probs(columns["actions"], columns["inputs"]),
+        rewards=recorder.rewards,
+        bars=bars,
+        terminated=marks.terminated,
+        truncated=marks.truncated,
+        market_rows=market_rows,
+        turns=turns,
+        final=np.concatenate([np.zeros((0, n_seats, width), np.float32), *recorder.final]),
+        final_seats=np.concatenate([np.zeros((0, n_seats), np.int8), *recorder.final_seats]),
+        tail=tail.observations,
+        tail_seats=tail.seats,
+        tail_due=tail.due,
+        tail_rows=tail.market_rows,
+        tail_turns=tail.turns,
+        **columns,
+    )
+
+
+def _still_held(
+    recorder: Recorder,
+    bars: np.ndarray,
+    market_rows: np.ndarray,
+    turns: np.ndarray,
+    marks: Marks,
+    tail: Tail,
+) -> Held | None:
+    """The decisions that no later one and no ending has closed."""
+    row = np.arange(len(bars))[:, None]
+    decided = np.where(recorder.due, row, -1).max(axis=0)
+    ended = np.where(marks.terminated | marks.truncated, row, -1).max(axis=0)
+    still = (decided >= 0) & (ended < decided) & ~tail.due
+    if not still.any():
+        return None
+    envs = np.arange(len(still))
+    since = row >= decided
+    at = (np.maximum(decided, 0), envs)
+    return Held(
+        open=still,
+        seats=recorder.seats[at],
+        observations=recorder.observations[at],
+        actions=recorder.actions[at],
+        inputs=recorder.inputs[at],
+        rewards=np.where(since[:, :, None], recorder.rewards, 0.0).sum(axis=0),
+        bars=np.where(since, bars, 0).sum(axis=0),
+        market_rows=market_rows[at],
+        turns=turns[at],
+    )
+
+
+def _rows(due: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Picks the rows that are due from columns (T + 1, B, ...); a view where everybody always was."""
+    if due[1:].all() and not due[0].any():
+        return lambda column: column[1:].reshape(-1, *column.shape[2:])
+    return lambda column: column[due]
