@@ -193,5 +193,6 @@ def test_a_phase_without_progress_on_validation_ends_early_and_keeps_its_best(tm
             "recipe.bars_per_update=100",
             "recipe.validations=10",
             "recipe.patience=2",
+            "recipe.average_updates=null",
         )
     )
