@@ -214,7 +214,7 @@ class DeskAlgorithm(Algorithm):
         self._speed = {"sample_s": math.nan, "learn_s": math.nan, "bars": 0}
         began = time.perf_counter()
         results = super().step()
-        if self.bars_sampled > before:
+        if self.bars_sampled > before and self.config.desk["average_updates"] is not None:
             learning = self._learning()
             self._average.take_in({name: own for name, own in self.module_states().items() if name in learning})
         seconds = time.perf_counter() - began
