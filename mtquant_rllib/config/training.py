@@ -93,6 +93,9 @@ class ResourcesConfig(Section):
         side, with the same result.
     runners
         Remote environment runners of each trial; 0 samples in the trial's own process.
+    learners
+        Remote learners of each trial on PPO, each on a share of the rows of every minibatch; 0 learns in the trial's
+        own process. Their number changes the speed; what is learned differs by rounding and dropout alone.
     gpus
         `auto` shares the GPUs there are among the trials side by side; `none` leaves them alone.
     object_store_mb
@@ -103,6 +106,7 @@ class ResourcesConfig(Section):
     cpus: Count | None
     learner_cpus: Count
     runners: int = Field(ge=0)
+    learners: int = Field(ge=0)
     gpus: Literal["auto", "none"]
     object_store_mb: Count
 

@@ -11,7 +11,7 @@ held when the fragment ends is left to the next one, whose row 0 carries what it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -74,6 +74,24 @@ class LevelColumns:
     tail_rows: np.ndarray
     tail_turns: np.ndarray
 
+    def of_environments(self, chosen: slice) -> LevelColumns:
+        """The decisions of a range of environments."""
+        start, stop, _ = chosen.indices(self.due.shape[1])
+
+        def theirs(mask: np.ndarray) -> np.ndarray:
+            env = np.nonzero(mask)[1]
+            return (start <= env) & (env < stop)
+
+        decided, ended = theirs(self.due), theirs(self.truncated)
+        over_bars = ("due", "rewards", "bars", "terminated", "truncated", "market_rows", "turns")
+        over_decisions = ("seats", "observations", "actions", "inputs", "log_probs")
+        tails = ("tail", "tail_seats", "tail_due", "tail_rows", "tail_turns")
+        parts = {name: getattr(self, name)[:, chosen] for name in over_bars}
+        parts |= {name: getattr(self, name)[decided] for name in over_decisions}
+        parts |= {name: getattr(self, name)[ended] for name in ("final", "final_seats")}
+        parts |= {name: getattr(self, name)[chosen] for name in tails}
+        return replace(self, **parts)
+
 
 @dataclass
 class Fragment:
@@ -94,6 +112,16 @@ class Fragment:
 
     def __len__(self) -> int:
         return self.bars
+
+    @property
+    def environments(self) -> int:
+        return self.levels[0].due.shape[1]
+
+    def of_environments(self, chosen: slice) -> Fragment:
+        """What a range of environments did."""
+        levels = [level.of_environments(chosen) for level in self.levels]
+        desks = {level.domain: level.bars[1:].sum() for level in levels}
+        return Fragment(int(sum(desks.values())), levels, self.runner)
 
 
 @dataclass
@@ -197,8 +225,3 @@ def advantages(
 def _first_from(rows: np.ndarray) -> np.ndarray:
     """The smallest entry at or after each row."""
     return np.minimum.accumulate(rows[::-1], axis=0)[::-1]
-
-
-def standardised(column: np.ndarray) -> np.ndarray:
-    """(x - mean) / deviation; a constant column becomes zeros."""
-    return ((column - column.mean()) / max(float(column.std()), 1e-4)).astype(np.float32)

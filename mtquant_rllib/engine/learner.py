@@ -9,6 +9,8 @@ What differs from RLlib's, and why:
 - modules share nothing, so a stack goes through its whole update without waiting for another (`stack_learner`), and
   several do so at a time where there are CPUs for it, with the same result;
 - modules that do not learn are not computed;
+- several learners cut the minibatches that one would and add up their gradients (`peers`): what is learned does not
+  depend on their number, but for rounding and dropout;
 - a module whose gradient is not finite skips that step and says so.
 """
 
@@ -39,7 +41,8 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor
 
 from mtquant_rllib.engine.bar_schedule import DEFAULT, FollowsBars
-from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages, standardised
+from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages
+from mtquant_rllib.engine.peers import Peers
 from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, generator, mixed
 from mtquant_rllib.engine.stack_learner import Figures, StackLearner, passes
 from mtquant_rllib.engine.stacks import Stack, stacked
@@ -47,6 +50,8 @@ from mtquant_rllib.engine.stacks import Stack, stacked
 logger = logging.getLogger(__name__)
 
 GRADIENT_NORM = "gradients_default_optimizer_global_norm"
+SMALLEST_DEVIATION = 1e-4
+"""Of advantages, under which they count as constant."""
 
 
 class BarSchedule(FollowsBars, PPOTorchLearner):
@@ -57,9 +62,11 @@ class BarSchedule(FollowsBars, PPOTorchLearner):
 
 
 class _Update(dict[str, bool]):
-    """A whole update, as the one batch of RLlib's loop: which modules have rows, and each one's columns."""
+    """A whole update, as the one batch of RLlib's loop: which modules have rows, each one's columns here, and how many
+    rows each has with every learner, (learners,)."""
 
     tables: dict[str, list[np.ndarray]]
+    counts: dict[str, np.ndarray]
     n_epochs: int
     minibatch_size: int | None
 
@@ -72,6 +79,8 @@ class BatchedLearner(BarSchedule):
     """See the module's docstring."""
 
     def build(self) -> None:
+        self._peers = Peers(max(self.config.num_learners, 1))
+        self._common = self._peers.channel()
         super().build()
         learning = {
             name: self._module[name] for name in list(self.module.keys()) if self.should_module_be_updated(name)
@@ -82,7 +91,14 @@ class BatchedLearner(BarSchedule):
         if self.config.grad_clip is not None and self.config.grad_clip_by != "global_norm":
             raise ValueError(f"grad_clip_by = {self.config.grad_clip_by!r}: the batched engine clips by 'global_norm'")
         keepers: dict[str, Any] = {name: self.get_optimizers_for_module(name)[0][1] for name in learning}
-        self._learners = [StackLearner(stack, keepers, self._knobs_of(stack)) for stack in stacked(learning)]
+        self._learners = [
+            StackLearner(stack, keepers, self._knobs_of(stack), self._peers.channel()) for stack in stacked(learning)
+        ]
+
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """Gradients are added up stack by stack; RLlib's wrapper would do so module by module, in its own backward pass.
+        What is left of it is that all learners begin alike."""
+        self._peers.take_over([tensor for name in self.module.keys() for tensor in self._module[name].parameters()])
 
     def _knobs_of(self, stack: Stack) -> dict[str, Tensor]:
         """Numbers of the loss, (S, 1), each module's own."""
@@ -98,30 +114,58 @@ class BatchedLearner(BarSchedule):
         self, *, training_data: Any, num_epochs: int = 1, minibatch_size: int | None = None, **kwargs: Any
     ) -> Iterator[_Update]:
         fragments: list[Fragment] = training_data.episodes
-        tables = self._gathered(fragments)
-        update = _Update({name: name in tables for learner in self._learners for name in learner.stack.names})
-        update.tables, update.n_epochs, update.minibatch_size = tables, num_epochs, minibatch_size
-        self._count_trained(sum(fragment.bars for fragment in fragments), tables, num_epochs)
+        update = self._gathered(fragments)
+        update.n_epochs, update.minibatch_size = num_epochs, minibatch_size
+        self._count_trained(sum(fragment.bars for fragment in fragments), update.tables, num_epochs)
         return iter([update])
 
-    def _gathered(self, fragments: Sequence[Fragment]) -> dict[str, list[np.ndarray]]:
-        """Columns of every module that has rows (`stack_learner.Columns`), with advantages and value targets."""
+    def _gathered(self, fragments: Sequence[Fragment]) -> _Update:
+        """Columns of every module that has rows (`stack_learner.Columns`), with advantages and value targets.
+
+        Rows stand environment after environment, so that those of several learners are one's cut into pieces.
+        """
         parts: dict[str, list[list[np.ndarray]]] = {
             name: [] for learner in self._learners for name in learner.stack.names
         }
+        first = 0
         for fragment in fragments:
             for level in fragment.levels:
                 advantage, target, known = self._valued(level, parts)
                 columns = (level.observations, level.actions, level.inputs, level.log_probs, advantage, target)
+                owners = np.broadcast_to(first + np.nonzero(level.due)[1][:, None], level.seats.shape)
                 for number, name in enumerate(level.modules):
                     kept = (level.seats == number) & known[:, None]
                     if name in parts and kept.any():
-                        rows = [column[kept] for column in columns]
+                        rows = [column[kept] for column in (*columns, owners)]
                         parts[name].append([column if column.ndim == 2 else column[:, None] for column in rows])
-        tables = {name: [np.concatenate(column) for column in zip(*own)] for name, own in parts.items() if own}
-        for table in tables.values():
-            table[_ADVANTAGE] = standardised(table[_ADVANTAGE])
-        return tables
+            first += fragment.environments
+        tables = {}
+        for name, own in parts.items():
+            if own:
+                *merged, owner = (np.concatenate(column) for column in zip(*own))
+                order = np.argsort(owner[:, 0], kind="stable")
+                tables[name] = [column[order] for column in merged]
+        counts = self._peers.counts([len(tables[name][0]) if name in tables else 0 for name in parts], self._device)
+        update = _Update({name: count > 0 for name, count in zip(parts, counts.sum(0))})
+        update.tables, update.counts = tables, dict(zip(parts, counts.T))
+        self._standardise(tables, update.counts)
+        return update
+
+    def _standardise(self, tables: Mapping[str, list[np.ndarray]], counts: Mapping[str, np.ndarray]) -> None:
+        """Advantages of each module as (x - mean) / deviation over all learners' rows; a constant becomes zeros."""
+        present = [name for name, own in counts.items() if own.sum()]
+        rows = np.array([counts[name].sum() for name in present])
+        columns = [tables[name][_ADVANTAGE].astype(np.float64) if name in tables else np.zeros(0) for name in present]
+
+        def mean(parts: Sequence[np.ndarray]) -> np.ndarray:
+            sums = torch.tensor([part.sum() for part in parts], dtype=torch.float64, device=self._device)
+            return self._common.sum(sums).cpu().numpy() / rows
+
+        centred = [column - middle for column, middle in zip(columns, mean(columns))]
+        deviations = np.sqrt(mean([column**2 for column in centred]))
+        for name, column, deviation in zip(present, centred, deviations):
+            if name in tables:
+                tables[name][_ADVANTAGE] = (column / max(deviation, SMALLEST_DEVIATION)).astype(np.float32)
 
     def _valued(self, level: LevelColumns, learning: Container[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         seen = [(level.observations, level.seats), (level.final, level.final_seats), (level.tail, level.tail_seats)]
@@ -149,14 +193,16 @@ class BatchedLearner(BarSchedule):
         for number, learner in enumerate(self._learners):
             learner.knobs |= self._schedules(learner)
             tables = [batch.tables.get(name) for name in learner.stack.names]
-            counts = [0 if columns is None else len(columns[0]) for columns in tables]
-            parts = [passes(n, batch.n_epochs, batch.minibatch_size or n, rng) for n in counts]
-            jobs.append((learner, tables, parts, mixed(self.config.seed or 0, self._bars, DROPOUT, number)))
+            totals = [int(batch.counts[name].sum()) for name in learner.stack.names]
+            starts = [int(batch.counts[name][: self._peers.rank].sum()) for name in learner.stack.names]
+            parts = [passes(n, batch.n_epochs, batch.minibatch_size or n, rng) for n in totals]
+            seed = mixed(self.config.seed or 0, self._bars, DROPOUT, number, *self._own_stream())
+            jobs.append((learner, tables, starts, parts, seed))
 
-        def work(job: tuple[StackLearner, Any, Any, int]) -> dict[str, Figures]:
-            learner, tables, parts, seed = job
+        def work(job: tuple[StackLearner, Any, Any, Any, int]) -> dict[str, Figures]:
+            learner, tables, starts, parts, seed = job
             learner.load()
-            figures = learner.learn(tables, parts, batch.n_epochs, seed)
+            figures = learner.learn(tables, starts, parts, batch.n_epochs, seed)
             learner.store()
             return figures
 
@@ -177,6 +223,10 @@ class BatchedLearner(BarSchedule):
                     "%s: gradient is not finite at bar %d; %d steps are skipped", name, self._bars, figures.skipped
                 )
         return None, {}, {}
+
+    def _own_stream(self) -> tuple[int, ...]:
+        """Learners drop out units of their own."""
+        return (self._peers.rank,) if self._peers.rank else ()
 
     def _schedules(self, learner: StackLearner) -> dict[str, Tensor]:
         """What moves between updates, (S, 1) each."""

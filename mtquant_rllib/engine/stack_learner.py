@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mtquant_rllib.engine.loss import TALLIED, ppo_gradients
 from mtquant_rllib.engine.passes import pass_for
+from mtquant_rllib.engine.peers import Channel
 from mtquant_rllib.engine.stacks import RowOptimizer, Stack
 
 Columns = Sequence[np.ndarray]
@@ -36,10 +37,17 @@ class Figures:
 
 
 class StackLearner:
-    """See the module's docstring. `knobs`: numbers of the loss, (S, 1) each, and `grad_clip`, infinity for none."""
+    """See the module's docstring. `knobs`: numbers of the loss, (S, 1) each, and `grad_clip`, infinity for none;
+    `channel`: to the learners that have the other rows."""
 
-    def __init__(self, stack: Stack, keepers: Mapping[str, torch.optim.Adam], knobs: Mapping[str, Tensor]) -> None:
-        self.stack = stack
+    def __init__(
+        self,
+        stack: Stack,
+        keepers: Mapping[str, torch.optim.Adam],
+        knobs: Mapping[str, Tensor],
+        channel: Channel,
+    ) -> None:
+        self.stack, self._channel = stack, channel
         self.optimizer = RowOptimizer(stack, [keepers[name] for name in stack.names])
         self.knobs: dict[str, Tensor] = {**knobs, "real": stack.real_S1A}
         self.network = pass_for(stack)
@@ -62,7 +70,8 @@ class StackLearner:
         observation, actions = self.stack.widths
         widths = [observation, actions, 2 * actions, 1, 1, 1]
         starts = np.cumsum([0, *widths])
-        longest = max((len(columns[0]) for columns in tables if columns is not None), default=0)
+        # A row of zeros where another learner has them all, for minibatches to point at.
+        longest = max((len(columns[0]) for columns in tables if columns is not None), default=1)
         out = np.zeros((len(tables), longest, sum(widths)), dtype=np.float32)
         one = np.zeros(1, dtype=np.int64)
         for columns, fit, mine in zip(tables, self.stack.fits, out):
@@ -72,16 +81,23 @@ class StackLearner:
         return torch.from_numpy(out).to(self.stack.weight_RP.device), widths
 
     def learn(
-        self, tables: Sequence[Columns | None], parts: Sequence[Sequence[np.ndarray]], n_epochs: int, seed: int
+        self,
+        tables: Sequence[Columns | None],
+        starts: Sequence[int],
+        parts: Sequence[Sequence[np.ndarray]],
+        n_epochs: int,
+        seed: int,
     ) -> dict[str, Figures]:
         """Step through the minibatches; the figures of every module that had some.
 
         Parameters
         ----------
         tables
-            Of each module, None where it has no rows.
+            Of each module, None where it has no rows here.
+        starts
+            Number of each module's first row here, among those of all learners.
         parts
-            Row numbers of each module's minibatches, `n_epochs` passes after each other.
+            Row numbers of each module's minibatches, `n_epochs` passes after each other, counted over all learners.
         seed
             Of dropout.
         """
@@ -95,7 +111,12 @@ class StackLearner:
         # Modules step side by side; one that is through rests.
         for step in range(max(map(len, parts))):
             active = [step < len(own) for own in parts]
-            index, weight = _minibatch([own[step] if step < len(own) else _NOTHING for own in parts], n_rows)
+            whole = [own[step] if step < len(own) else _NOTHING for own in parts]
+            here = [
+                mine[(start <= mine) & (mine < start + len(columns[0]))] - start if columns is not None else _NOTHING
+                for mine, start, columns in zip(whole, starts, tables)
+            ]
+            index, weight = _minibatch(here, [len(mine) for mine in whole], n_rows)
             telling = [len(own) - len(own) // n_epochs <= step < len(own) for own in parts]
             index_SB, weight_SB = (torch.from_numpy(array).to(flat.device) for array in (index, weight))
             minibatch = flat.index_select(0, index_SB.flatten()).unflatten(0, index_SB.shape)
@@ -104,11 +125,14 @@ class StackLearner:
                 self.network.forward(obs), columns, weight_SB, self.knobs, tell=any(telling)
             )
             self.network.backward(*gradients)
+            self._channel.sum(self.stack.grad_RP)
             if tally is not None:
                 told = torch.tensor(telling).to(tally)
                 tallies.append(torch.cat((tally * told, told[None])))
             self._step(active, figures)
-        self._tell(torch.stack(tallies).sum(0), figures)
+        total = torch.stack(tallies).sum(0)
+        sums, steps = total[:-1], total[-1:]
+        self._tell(torch.cat((self._channel.sum(sums), steps)), figures)
         return figures
 
     def _step(self, active: Sequence[bool], figures: Mapping[str, Figures]) -> None:
@@ -131,14 +155,15 @@ class StackLearner:
 _NOTHING = np.zeros(0, dtype=np.int64)
 
 
-def _minibatch(mine: Sequence[np.ndarray], n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the flat table and their weights in the mean of their module, (S, B) each; weight 0 fills up."""
-    longest = max(len(part) for part in mine)
+def _minibatch(mine: Sequence[np.ndarray], sizes: Sequence[int], n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the flat table and their weights in the mean over their module's minibatch of so many rows, (S, B) each;
+    weight 0 fills up."""
+    longest = max(1, *(len(part) for part in mine))
     index = np.zeros((len(mine), longest), dtype=np.int64)
     weight = np.zeros((len(mine), longest), dtype=np.float32)
-    for member, part in enumerate(mine):
+    for member, (part, size) in enumerate(zip(mine, sizes)):
         index[member, : len(part)] = part + member * n_rows
-        weight[member, : len(part)] = 1.0 / max(len(part), 1)
+        weight[member, : len(part)] = 1.0 / max(size, 1)
     return index, weight
 
 

@@ -9,7 +9,6 @@ from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from mtquant_rllib.engine.learner import BatchedLearner
 from mtquant_rllib.engine.runner import BatchedEnvRunner
 from mtquant_rllib.engine.stock import StockEnvRunner, StockLearner
-from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.desk_algorithm import DeskAlgorithm, DeskConfig
 
 ENGINES: dict[str, tuple[type, type]] = {
@@ -34,11 +33,6 @@ class DeskPPOConfig(DeskConfig, PPOConfig):
 
     def get_default_learner_class(self) -> type:
         return ENGINES[self._engine][1]
-
-    def validate(self) -> None:
-        if self.num_learners > 1 and self._engine == "batched":
-            raise RunError(f"num_learners = {self.num_learners}: expected 0 or 1; columns are not split among learners")
-        super().validate()
 
 
 class DeskPPO(DeskAlgorithm, PPO):

@@ -25,6 +25,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV
 from ray.rllib.utils.typing import StateDict
 
 from mtquant_rllib.engine.bar_schedule import BARS
+from mtquant_rllib.engine.dealing import Harvest
 from mtquant_rllib.engine.randomness import pin_torch
 from mtquant_rllib.engine.seats import SEATS, STANDING, Sampled
 from mtquant_rllib.errors import RunError
@@ -140,7 +141,7 @@ class DeskAlgorithm(Algorithm):
         """Let the learner learn from what was sampled, and the runners know."""
         bars = sum(part.bars for part in harvest)
         results = self.learner_group.update(
-            episodes=[sample for part in harvest for sample in part.samples],
+            training_data=Harvest(episodes=[sample for part in harvest for sample in part.samples]),
             timesteps={BARS: self.bars_sampled, NUM_ENV_STEPS_SAMPLED_LIFETIME: self.bars_sampled + bars},
             **how,
         )

@@ -125,26 +125,32 @@ def bars_per_update(settings: Settings, budget: int) -> int:
 
 @dataclass(frozen=True)
 class Share:
-    """A trial's part of the machines: CPUs and GPUs of its own process, CPUs of each of its runners."""
+    """A trial's part of the machines: CPUs of its own process, of each of its runners and of each of its learners, and
+    GPUs of each process that learns. Without learners its own process does."""
 
     cpus: float
     runner_cpus: float
     gpus: float
+    learner_cpus: float = 0.0
 
     @classmethod
     def of(cls, settings: Settings, trials: int, cpus: float, gpus: float) -> Share:
         """Equal parts of what there is, in hundredths, never more than a process can use."""
-        processes = trials * (1 + settings.resources.runners)
-        wanted = gpus if settings.resources.gpus == "auto" else 0.0
+        resources = settings.resources
+        cpus_each = cpus / (trials * (1 + resources.runners + resources.learners))
+        gpus_each = gpus / (trials * max(resources.learners, 1)) if resources.gpus == "auto" else 0.0
+        learning = _hundredths(cpus_each, resources.learner_cpus)
+        one = _hundredths(cpus_each, 1.0)
         return cls(
-            cpus=_hundredths(cpus / processes, settings.resources.learner_cpus),
-            runner_cpus=_hundredths(cpus / processes, 1.0),
-            gpus=math.floor(100 * min(1.0, wanted / trials)) / 100,
+            cpus=one if resources.learners else learning,
+            runner_cpus=one,
+            gpus=math.floor(100 * min(1.0, gpus_each)) / 100,
+            learner_cpus=learning if resources.learners else 0.0,
         )
 
     @property
     def learner_threads(self) -> int:
-        return max(1, math.floor(self.cpus))
+        return max(1, math.floor(self.learner_cpus or self.cpus))
 
 
 def _hundredths(part: float, most: float) -> float:
@@ -172,7 +178,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
     Raises
     ------
     ConfigError
-        When the environments cannot be shared evenly among the runners, or a setting does not go with another.
+        When the environments cannot be shared evenly among the runners or at all among the learners, or a setting does not go with another.
     """
     from ray.tune.registry import register_env
 
@@ -184,6 +190,17 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
     if recipe.environments % max(runners, 1):
         raise ConfigError(
             f"recipe.environments = {recipe.environments}: expected a multiple of resources.runners = {runners}"
+        )
+    learners = settings.resources.learners
+    if learners > recipe.environments:
+        raise ConfigError(
+            f"resources.learners = {learners}: expected at most recipe.environments = {recipe.environments}, "
+            "which are shared among them"
+        )
+    if learners and settings.resources.engine == "stock":
+        raise ConfigError(
+            f"resources.learners = {learners} with resources.engine = 'stock': expected 0; RLlib's learner does not stand "
+            "a share without rows, which a controller's few decisions often leave"
         )
     register_env(ENV, make_env)
     record = manifest.phase(plan.phase)
@@ -217,7 +234,11 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
             policy_mapping_fn=PolicyMapping(settings.universe, settings.networks.sharing),
             policies_to_train=list(plan.learning),
         )
-        .learners(num_learners=0, num_gpus_per_learner=share.gpus)
+        .learners(
+            num_learners=learners,
+            num_cpus_per_learner=share.learner_cpus or "auto",
+            num_gpus_per_learner=share.gpus,
+        )
         .resources(num_cpus_for_main_process=share.cpus)
         .debugging(seed=manifest.seed, log_level="ERROR")
     )
@@ -282,6 +303,11 @@ def _sac(plan: TrialPlan, settings: Settings, budget: int) -> Any:
         raise ConfigError(
             f"resources.engine = {settings.resources.engine!r} with recipe.algorithms = "
             f"{list(settings.recipe.algorithms)}: SAC runs on the batched engine alone"
+        )
+    if settings.resources.learners:
+        raise ConfigError(
+            f"resources.learners = {settings.resources.learners} with recipe.algorithms = "
+            f"{list(settings.recipe.algorithms)}: expected 0; SAC's replay is not split among learners"
         )
     sac = settings.sac
     share = settings.recipe.phase_learning_rate_fracs[plan.phase - 1]

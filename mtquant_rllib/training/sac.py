@@ -13,7 +13,6 @@ from ray.rllib.algorithms.sac import SAC, SACConfig
 
 from mtquant_rllib.engine.runner import BatchedEnvRunner
 from mtquant_rllib.engine.sac_learner import SACLearner
-from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.desk_algorithm import DeskAlgorithm, DeskConfig
 
 
@@ -35,11 +34,6 @@ class DeskSACConfig(DeskConfig, SACConfig):
 
     def get_default_learner_class(self) -> type:
         return SACLearner
-
-    def validate(self) -> None:
-        if self.num_learners > 0:
-            raise RunError(f"num_learners = {self.num_learners}: expected 0; the replay is not split among learners")
-        super().validate()
 
 
 class DeskSAC(DeskAlgorithm, SAC):

@@ -66,9 +66,11 @@ class _Trial(DeskAlgorithm):
     def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
         manifest = Manifest.read(run_folder())
         share = _share(manifest, config)
-        runners = manifest.load_settings().resources.runners
-        own = {"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})}
-        return PlacementGroupFactory([own, *({"CPU": share.runner_cpus} for _ in range(runners))])
+        resources = manifest.load_settings().resources
+        gpus = {"GPU": share.gpus} if share.gpus else {}
+        runners = [{"CPU": share.runner_cpus}] * resources.runners
+        learners = [{"CPU": share.learner_cpus, **gpus}] * resources.learners
+        return PlacementGroupFactory([{"CPU": share.cpus, **({} if learners else gpus)}, *runners, *learners])
 
 
 class DeskTrial(_Trial, DeskPPO):

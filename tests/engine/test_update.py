@@ -30,7 +30,7 @@ def as_rllibs_batch(learner: BatchedLearner, fragment: Any) -> MultiAgentBatch:
     names = (Columns.OBS, Columns.ACTIONS, Columns.ACTION_DIST_INPUTS, Columns.ACTION_LOGP)
     names += (Postprocessing.ADVANTAGES, Postprocessing.VALUE_TARGETS)
     batches = {}
-    for module, table in learner._gathered([fragment]).items():
+    for module, table in learner._gathered([fragment]).tables.items():
         columns = dict(zip(names, map(torch.from_numpy, table)))
         batches[module] = SampleBatch(
             {name: column[:, 0] if column.shape[1] == 1 else column for name, column in columns.items()}
@@ -139,7 +139,7 @@ def test_the_first_ratios_are_one(make_config: Any) -> None:
     learner = built(BatchedLearner, config, runner)
     runner.set_state({COMPONENT_RL_MODULE: learner.module.get_state()})
     (fragment,) = runner.sample(num_timesteps=200)
-    tables = learner._gathered([fragment])
+    tables = learner._gathered([fragment]).tables
     for part in learner._learners:
         part.load()
         rows, widths = part.table([tables.get(name) for name in part.stack.names])

@@ -73,3 +73,11 @@ def test_three_trials_fit_on_two_cores_and_share_one_gpu() -> None:
     share = Share.of(two_runners, trials=3, cpus=2.0, gpus=0.0)
     assert 3 * (share.cpus + 2 * share.runner_cpus) <= 2.0
     assert Share.of(Settings.load(overrides=["resources.gpus=none"]), 1, 2.0, 1.0).gpus == 0.0
+
+
+def test_learners_of_their_own_take_the_gpus_and_the_threads() -> None:
+    share = Share.of(Settings.load(overrides=["resources.learners=4"]), trials=1, cpus=20.0, gpus=4.0)
+    assert (share.cpus, share.learner_cpus, share.learner_threads, share.gpus) == (1.0, 3.0, 3, 1.0)
+    three = Share.of(Settings.load(overrides=["resources.learners=2"]), trials=3, cpus=9.0, gpus=3.0)
+    assert 3 * (three.cpus + 2 * three.learner_cpus) <= 9.0
+    assert three.gpus == 0.5

@@ -1,4 +1,5 @@
-"""Same seed, same result: two fresh processes agree to the bit, with 0 runners and with 2; restores go on, exactly."""
+"""Same seed, same result: two fresh processes agree to the bit, with 0 runners and with 2, with 0 learners and with 2;
+restores go on, exactly."""
 
 from __future__ import annotations
 
@@ -119,11 +120,11 @@ ray.shutdown()
 """
 
 
-def probe(folder: Path, runners: int, what: str = "run") -> subprocess.Popen[str]:
+def probe(folder: Path, runners: int, what: str = "run", learners: int = 0) -> subprocess.Popen[str]:
     """A fresh interpreter with string hashes salted anew, as a user would start it."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONHASHSEED"}
     env |= {"MTQUANT_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1"}
-    settings = [*TINY, f"resources.runners={runners}", "recipe.bars_per_update=100"]
+    settings = [*TINY, f"resources.runners={runners}", f"resources.learners={learners}", "recipe.bars_per_update=100"]
     return subprocess.Popen(
         [sys.executable, "-c", PROBE, str(folder), what, *settings],
         env=env,
@@ -142,17 +143,19 @@ def result_of(process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("runners", [0, 2])
-def test_two_fresh_processes_with_one_seed_agree_to_the_bit(tmp_path: Path, runners: int) -> None:
-    first, second = probe(tmp_path / "a", runners), probe(tmp_path / "b", runners)
+@pytest.mark.parametrize(("runners", "learners"), [(0, 0), (2, 0), (0, 2)])
+def test_two_fresh_processes_with_one_seed_agree_to_the_bit(tmp_path: Path, runners: int, learners: int) -> None:
+    first, second = (probe(tmp_path / name, runners, learners=learners) for name in "ab")
     assert result_of(first) == result_of(second)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("runners", [0, 2])
-def test_a_restored_trial_goes_on_with_fresh_episodes_and_the_rate_of_its_bar(tmp_path: Path, runners: int) -> None:
-    result_of(probe(tmp_path / "a", runners, "restore"))
+@pytest.mark.parametrize(("runners", "learners"), [(0, 0), (2, 0), (0, 2)])
+def test_a_restored_trial_goes_on_with_fresh_episodes_and_the_rate_of_its_bar(
+    tmp_path: Path, runners: int, learners: int
+) -> None:
+    result_of(probe(tmp_path / "a", runners, "restore", learners))
 
 
 @pytest.mark.ray

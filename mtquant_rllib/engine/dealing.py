@@ -1,0 +1,41 @@
+"""One harvest for several learners: each is dealt the decisions of some environments.
+
+RLlib cuts a harvest where its episodes end; columns are cut between environments, so that advantages, which run along
+time, come out as they would in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ray.rllib.core.learner.training_data import TrainingData
+
+from mtquant_rllib.engine.columns import Fragment
+
+
+class Harvest(TrainingData):
+    """What runners sampled, columns or RLlib's episodes, as `LearnerGroup.update` takes it."""
+
+    def shard(
+        self, num_shards: int, len_lookback_buffer: int | None = None, **how: Any
+    ) -> Sequence[tuple[TrainingData, dict[str, Any]]]:
+        """What each of `num_shards` learners gets."""
+        samples: list[Any] = self.episodes or []
+        if not all(isinstance(sample, Fragment) for sample in samples):
+            return super().shard(num_shards, len_lookback_buffer, **how)
+        hands: list[list[Any]] = [*dealt(samples, num_shards)]
+        return [(Harvest(episodes=hand), {}) for hand in hands]
+
+
+def dealt(fragments: Sequence[Fragment], n: int) -> list[list[Fragment]]:
+    """Fragments in n hands: the environments of all of them in their order, cut into n runs of about equal length."""
+    starts = np.cumsum([0, *(fragment.environments for fragment in fragments)])
+    cuts = [round(number * int(starts[-1]) / n) for number in range(n + 1)]
+    hands: list[list[Fragment]] = []
+    for first, last in zip(cuts, cuts[1:]):
+        ranges = [slice(max(first - start, 0), max(last - start, 0)) for start in starts]
+        parts = [(fragment, own.indices(fragment.environments)) for fragment, own in zip(fragments, ranges)]
+        hands.append([fragment.of_environments(slice(*own)) for fragment, own in parts if own[1] > own[0]])
+    return hands

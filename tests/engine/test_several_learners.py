@@ -1,0 +1,90 @@
+"""Several learners, in processes of their own, against one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from learners import TIMES, built, parameters
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED
+
+from mtquant_rllib.engine.columns import Fragment
+from mtquant_rllib.engine.dealing import Harvest, dealt
+from mtquant_rllib.engine.learner import BatchedLearner
+from mtquant_rllib.engine.runner import BatchedEnvRunner
+from mtquant_rllib.training.seeding import PINNED
+
+@pytest.fixture(scope="module")
+def ray_session() -> Iterator[None]:
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+        object_store_memory=100 * 2**20, runtime_env={"env_vars": PINNED},
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+STEADY = ("meta_controller.dropout=0.0", "recipe.environments=5")
+
+
+def test_environments_are_dealt_whole_and_once(make_config: Any) -> None:
+    runner = BatchedEnvRunner(config=make_config(3, "desk", *STEADY), worker_index=0)
+    (fragment,) = runner.sample(num_timesteps=1500)
+    assert any(level.truncated.any() for level in fragment.levels)
+    hands = dealt([fragment, fragment], 3)
+    assert [[part.environments for part in hand] for hand in hands] == [[3], [2, 2], [3]]
+    assert sum(part.bars for hand in hands for part in hand) == 2 * fragment.bars
+    (first,), (_, second), _ = hands
+    for whole, left, middle in zip(fragment.levels, first.levels, dealt([fragment], 5)[2][0].levels):
+        np.testing.assert_array_equal(left.rewards, whole.rewards[:, :3])
+        t, env = np.nonzero(whole.due)
+        np.testing.assert_array_equal(left.observations, whole.observations[env < 3])
+        np.testing.assert_array_equal(middle.actions, whole.actions[env == 2])
+        _, ended = np.nonzero(whole.truncated)
+        np.testing.assert_array_equal(left.final, whole.final[ended < 3])
+        assert left.tail.shape[0] == 3
+    assert second.environments == 2
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("phase_and_name", "learners"), [((3, "desk"), 2), ((1, "forex"), 3)])
+def test_several_learners_learn_what_one_learns(
+    ray_session: None, make_config: Any, phase_and_name: tuple[int, str], learners: int
+) -> None:
+    """Minibatches, clipping, rates and moments alike; the sums of gradients are rounded in another order."""
+    config = make_config(*phase_and_name, *STEADY)
+    config.training(grad_clip=0.05)
+    runner = BatchedEnvRunner(config=config, worker_index=0)
+    one = built(BatchedLearner, config, runner)
+    fragments: list[Fragment] = [runner.sample(num_timesteps=300)[0]]
+    many = config.copy(copy_frozen=False).learners(num_learners=learners, num_cpus_per_learner=0.1)
+    group = LearnerGroup(config=many, module_spec=config.get_multi_rl_module_spec(env=None, spaces=runner.get_spaces()))
+    try:
+        part = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
+        group.set_state({COMPONENT_LEARNER: one.get_state(components=COMPONENT_RL_MODULE)})
+        before = parameters(one)
+        how: dict[str, Any] = {"timesteps": TIMES, "num_epochs": 2, "minibatch_size": 64}
+        one.update(episodes=fragments, **how)
+        results = group.update(training_data=Harvest(episodes=fragments), **how)
+        states = group.foreach_learner(lambda learner: learner.get_state(components=COMPONENT_RL_MODULE))
+        trained = [result["__all_modules__"][NUM_ENV_STEPS_TRAINED].peek() for result in results]
+        assert sum(trained) == fragments[0].bars
+        assert min(trained) > 0
+        after = parameters(one)
+        assert group.get_state(components=part)[COMPONENT_LEARNER][COMPONENT_RL_MODULE].keys() == {
+            name.split("/")[0] for name in after
+        }
+        for state in (result.get() for result in states):
+            for module, theirs in state[COMPONENT_RL_MODULE].items():
+                moved = [np.abs(after[f"{module}/{name}"] - before[f"{module}/{name}"]).max() for name in theirs]
+                assert max(moved) > 1e-4
+                for name, array in theirs.items():
+                    mine = after[f"{module}/{name}"]
+                    np.testing.assert_allclose(array, mine, atol=2e-6, rtol=0, err_msg=f"{module}/{name}")
+    finally:
+        group.shutdown()
