@@ -38,6 +38,7 @@ from ray.rllib.utils.metrics import (
 )
 from torch import Tensor
 
+from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.bar_schedule import DEFAULT, FollowsBars
 from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages, standardised
 from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, generator, mixed
@@ -82,7 +83,8 @@ class BatchedLearner(BarSchedule):
         if self.config.grad_clip is not None and self.config.grad_clip_by != "global_norm":
             raise ValueError(f"grad_clip_by = {self.config.grad_clip_by!r}: the batched engine clips by 'global_norm'")
         keepers: dict[str, Any] = {name: self.get_optimizers_for_module(name)[0][1] for name in learning}
-        self._learners = [StackLearner(stack, keepers, self._knobs_of(stack)) for stack in stacked(learning)]
+        options = LearnerConfig.model_validate(self.config.desk["learner"])
+        self._learners = [StackLearner(stack, keepers, self._knobs_of(stack), options) for stack in stacked(learning)]
 
     def _knobs_of(self, stack: Stack) -> dict[str, Tensor]:
         """Numbers of the loss, (S, 1), each module's own."""

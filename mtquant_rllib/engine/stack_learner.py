@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.loss import TALLIED, ppo_gradients
 from mtquant_rllib.engine.passes import pass_for
 from mtquant_rllib.engine.stacks import RowOptimizer, Stack
@@ -38,11 +39,17 @@ class Figures:
 class StackLearner:
     """See the module's docstring. `knobs`: numbers of the loss, (S, 1) each, and `grad_clip`, infinity for none."""
 
-    def __init__(self, stack: Stack, keepers: Mapping[str, torch.optim.Adam], knobs: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        keepers: Mapping[str, torch.optim.Adam],
+        knobs: Mapping[str, Tensor],
+        options: LearnerConfig,
+    ) -> None:
         self.stack = stack
         self.optimizer = RowOptimizer(stack, [keepers[name] for name in stack.names])
         self.knobs: dict[str, Tensor] = {**knobs, "real": stack.real_S1A}
-        self.network = pass_for(stack)
+        self.network = pass_for(stack, options)
 
     def load(self) -> None:
         """Take over parameters, rates and moments from the modules."""
