@@ -26,7 +26,13 @@ from mtquant_rllib.config.networks import NetworksConfig
 from mtquant_rllib.config.risk import RiskConfig
 from mtquant_rllib.config.sac import SACConfig
 from mtquant_rllib.config.synthetic import SyntheticConfig
-from mtquant_rllib.config.training import CheckpointsConfig, RecipeConfig, ResourcesConfig, TrackingConfig
+from mtquant_rllib.config.training import (
+    CheckpointsConfig,
+    LearnerConfig,
+    RecipeConfig,
+    ResourcesConfig,
+    TrackingConfig,
+)
 from mtquant_rllib.universe import Universe
 
 
@@ -51,6 +57,7 @@ class Settings(Section):
     evaluation: EvaluationConfig
     recipe: RecipeConfig
     sac: SACConfig
+    learner: LearnerConfig
     resources: ResourcesConfig
     checkpoints: CheckpointsConfig
     tracking: TrackingConfig

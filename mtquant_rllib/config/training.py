@@ -111,6 +111,28 @@ class ResourcesConfig(Section):
     object_store_mb: Count
 
 
+class LearnerConfig(Section):
+    """How the batched learners run networks for their gradients, where that is autograd's work: attention networks, and
+    every network on a GPU. The closed form of plain networks on a CPU stays as it is, and a learner warns of settings
+    that have no part in a module.
+
+    precision
+        `bfloat16` multiplies matrices in that precision (`torch.autocast`) in value and auxiliary passes, and under SAC
+        in the policy's too. Under PPO that one stays float32: its probabilities are divided by the runner's.
+        Parameters, losses and optimisers are float32 either way.
+    checkpoint_activations
+        Keep only the inputs of attention layers and compute what lies inside once more on the way back: less memory for
+        more time, the same result.
+    compile
+        Let `torch.compile` make kernels of forward and backward passes, once for every shape of network and of batch.
+        Needs a compiler, and dropout draws otherwise than without.
+    """
+
+    precision: Literal["float32", "bfloat16"]
+    checkpoint_activations: bool
+    compile: bool
+
+
 class CheckpointsConfig(Section):
     """every_updates: updates between two checkpoints; keep: how many are kept; max_failures: retries of a trial."""
 

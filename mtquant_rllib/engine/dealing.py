@@ -7,6 +7,7 @@ time, come out as they would in one place.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def dealt(fragments: Sequence[Fragment], n: int) -> list[list[Fragment]]:
     starts = np.cumsum([0, *(fragment.environments for fragment in fragments)])
     cuts = [round(number * int(starts[-1]) / n) for number in range(n + 1)]
     hands: list[list[Fragment]] = []
-    for first, last in zip(cuts, cuts[1:]):
+    for first, last in pairwise(cuts):
         ranges = [slice(max(first - start, 0), max(last - start, 0)) for start in starts]
         parts = [(fragment, own.indices(fragment.environments)) for fragment, own in zip(fragments, ranges)]
         hands.append([fragment.of_environments(slice(*own)) for fragment, own in parts if own[1] > own[0]])

@@ -40,6 +40,7 @@ from ray.rllib.utils.metrics import (
 )
 from torch import Tensor
 
+from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.bar_schedule import DEFAULT, FollowsBars
 from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages
 from mtquant_rllib.engine.peers import Peers
@@ -91,14 +92,17 @@ class BatchedLearner(BarSchedule):
         if self.config.grad_clip is not None and self.config.grad_clip_by != "global_norm":
             raise ValueError(f"grad_clip_by = {self.config.grad_clip_by!r}: the batched engine clips by 'global_norm'")
         keepers: dict[str, Any] = {name: self.get_optimizers_for_module(name)[0][1] for name in learning}
+        options = LearnerConfig.model_validate(self.config.desk["learner"])
         self._learners = [
-            StackLearner(stack, keepers, self._knobs_of(stack), self._peers.channel()) for stack in stacked(learning)
+            StackLearner(stack, keepers, self._knobs_of(stack), self._peers.channel(), options)
+            for stack in stacked(learning)
         ]
 
     def _make_modules_ddp_if_necessary(self) -> None:
-        """Gradients are added up stack by stack; RLlib's wrapper would do so module by module, in its own backward pass.
-        What is left of it is that all learners begin alike."""
-        self._peers.take_over([tensor for name in self.module.keys() for tensor in self._module[name].parameters()])
+        """RLlib's wrapper adds up gradients in a backward pass of each module, and there is none here. What is left of
+        it is that all learners begin alike."""
+        modules = [self._module[name] for name in list(self.module.keys())]
+        self._peers.take_over([tensor for module in modules for tensor in module.parameters()])
 
     def _knobs_of(self, stack: Stack) -> dict[str, Tensor]:
         """Numbers of the loss, (S, 1), each module's own."""

@@ -12,11 +12,15 @@ Shape suffixes: S networks of the stack, B rows, F observation, H hidden, A acti
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from mtquant_rllib.config.training import LearnerConfig
+from mtquant_rllib.engine.autograd import Prepared, asked_for, recomputing
 from mtquant_rllib.engine.stacks import Rows, Stack
 from mtquant_rllib.policies.elementwise import Tanh, dropout_mask, tanh_of_double, through_tanh
 from mtquant_rllib.policies.networks import (
@@ -27,6 +31,8 @@ from mtquant_rllib.policies.networks import (
     SpecialistShape,
     ValueNetwork,
 )
+
+logger = logging.getLogger(__name__)
 
 Outputs = tuple[Tensor, Tensor, Tensor]
 """Mean (S, B, A); log deviation, (S, B, A) or (S, 1, A) where it does not depend on the row; value (S, B)."""
@@ -51,29 +57,51 @@ class Pass(Protocol):
         """Fill the stack's gradient rows from the gradients by the outputs of the last `forward`."""
 
 
-def pass_for(stack: Stack) -> Pass:
+def pass_for(stack: Stack, options: LearnerConfig) -> Pass:
     """The closed form where there is one."""
     policy, value = stack.network.policy, stack.network.value
     plain = is_plain(policy, stack.weight_RP.device) and type(value) is ValueNetwork and _only_known(value)
-    return PlainPass(stack) if plain else AutogradPass(stack)
+    warn_of_idle_options(stack.names, options, plain=plain, network=stack.network)
+    return PlainPass(stack) if plain else AutogradPass(stack, options)
+
+
+def warn_of_idle_options(names: Sequence[str], options: LearnerConfig, *, plain: bool, network: Any) -> None:
+    """Say which settings of section `learner` have no part in these modules."""
+    asked = asked_for(options)
+    idle = asked if plain else [own for own in asked if own == "checkpoint_activations" and not recomputing(network)]
+    if idle:
+        why = "the closed form of plain networks on a CPU runs them" if plain else "they have no attention layers"
+        logger.warning("learner.%s: no part in %s; %s", ", learner.".join(idle), ", ".join(names), why)
 
 
 class AutogradPass:
-    """See the module's docstring. Dropout is torch's."""
+    """See the module's docstring. Dropout is torch's.
+
+    The policy's pass is float32 whatever the options say: PPO divides its probabilities by those that the runner found,
+    and with bfloat16 a first minibatch's ratios are off by several hundredths.
+    """
 
     draws_its_own = False
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, options: LearnerConfig) -> None:
         self._stack = stack
+        self._prepared = Prepared(options, stack.weight_RP.device, stack.network)
+        self._run = self._prepared.compiled(self._both)
 
     def seed(self, seed: int) -> None:
         torch.manual_seed(seed)
 
     def forward(self, obs_SBF: Tensor) -> Outputs:
-        inputs, value_SB = self._stack.forward(obs_SBF)
+        inputs, value_SB = self._run(obs_SBF)
         self._outputs = (*inputs.chunk(2, dim=-1), value_SB)
         mean, log_std, value = (output.detach() for output in self._outputs)
         return mean, log_std, value
+
+    def _both(self, obs_SBF: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = self._stack.inputs(obs_SBF)
+        with self._prepared.precision():
+            value_SB = self._stack.values(obs_SBF)
+        return inputs, value_SB.float()
 
     def backward(self, mean_SBA: Tensor, log_std_SBA: Tensor, value_SB: Tensor) -> None:
         gradients = (mean_SBA, log_std_SBA, value_SB)
@@ -111,15 +139,29 @@ class PlainPolicy:
 class AutogradPolicy:
     """The policies of a stack, of any kind, by autograd."""
 
-    def __init__(self, policy: GaussianPolicy, rows: Rows) -> None:
+    def __init__(self, policy: GaussianPolicy, rows: Rows, options: LearnerConfig) -> None:
         self._policy, self._rows = policy, rows
+        self._prepared = Prepared(options, rows.weight_RP.device, policy)
+        self._run, self._teach = self._prepared.compiled(self._inputs), self._prepared.compiled(self._lessons)
 
     def forward(self, obs_SBF: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log deviation, (S, B, A) each."""
-        inputs = self._policy(obs_SBF) if len(self._rows) > 1 else self._policy(obs_SBF[0])[None]
-        self._outputs = inputs.chunk(2, dim=-1)
+        self._outputs = self._run(obs_SBF).chunk(2, dim=-1)
         mean, log_std = (output.detach() for output in self._outputs)
         return mean, log_std
+
+    def _inputs(self, obs_SBF: Tensor) -> Tensor:
+        with self._prepared.precision():
+            inputs = self._policy(obs_SBF) if len(self._rows) > 1 else self._policy(obs_SBF[0])[None]
+        return inputs.float()
+
+    def lessons(self, obs_SBF: Tensor, labels_SB: Tensor) -> dict[str, Tensor]:
+        """`auxiliary_losses` of the one policy of a stack."""
+        return self._teach(obs_SBF[0], labels_SB[0])
+
+    def _lessons(self, obs_BF: Tensor, labels_B: Tensor) -> dict[str, Tensor]:
+        with self._prepared.precision():
+            return self._policy.auxiliary_losses(obs_BF, labels_B)
 
     def backward(self, mean_SBA: Tensor, log_std_SBA: Tensor, lesson: Tensor | None = None) -> None:
         """Fill the gradient rows from the gradients by the outputs of the last `forward`, and that of a lesson added to

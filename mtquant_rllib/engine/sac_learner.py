@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mtquant_rllib.config.sac import SACConfig
 from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.bar_schedule import FollowsBars
 from mtquant_rllib.engine.columns import Fragment
 from mtquant_rllib.engine.randomness import LOSS, mixed
@@ -61,6 +62,7 @@ class SACLearner(FollowsBars):
                 keepers,
                 tau=self._sac.tau,
                 grad_clip=self._sac.grad_clip,
+                options=LearnerConfig.model_validate(config.desk["learner"]),
             )
             for group in grouped(learning)
         ]

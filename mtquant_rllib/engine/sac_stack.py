@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine import sac_loss
 from mtquant_rllib.engine.critic_pass import CriticPass
-from mtquant_rllib.engine.passes import AutogradPolicy, PlainPolicy, Tables, is_plain
+from mtquant_rllib.engine.passes import AutogradPolicy, PlainPolicy, Tables, is_plain, warn_of_idle_options
 from mtquant_rllib.engine.replay import Batch
 from mtquant_rllib.engine.stacks import Alike, RowOptimizer, Rows
 from mtquant_rllib.policies.critics import TWINS, Entropy, build_critic, critic_columns, target_entropy
@@ -49,6 +50,8 @@ class SACStack(Alike):
         Optimisers of each module by the names in `OPTIMIZERS`.
     tau, grad_clip
         As in `SACConfig`.
+    options
+        How policies that have no closed form are run. Critics have one.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class SACStack(Alike):
         *,
         tau: float,
         grad_clip: float,
+        options: LearnerConfig,
     ) -> None:
         super().__init__(names, modules)
         self._tau, self._grad_clip = tau, grad_clip
@@ -97,7 +101,9 @@ class SACStack(Alike):
         self._policy: GaussianPolicy = policy
         self._teaches = type(policy).auxiliary_losses is not GaussianPolicy.auxiliary_losses
         plain = is_plain(policy, self.device) and not self._teaches
-        self._act = PlainPolicy(policy, Tables(self.actors)) if plain else AutogradPolicy(policy, self.actors)
+        warn_of_idle_options(self.names, options, plain=plain, network=policy)
+        self._act: PlainPolicy | AutogradPolicy
+        self._act = PlainPolicy(policy, Tables(self.actors)) if plain else AutogradPolicy(policy, self.actors, options)
         self._critic_pass, self._target_pass = CriticPass(self.critics), CriticPass(self.targets)
         self.skipped = dict.fromkeys(self.names, 0)
 
@@ -155,7 +161,7 @@ class SACStack(Alike):
         new_action, log_prob = sac_loss.drawn(mean, log_std, noise, self.real_S1A)
         new_value, by_action = self._value_and_slope(obs_RBF, new_action)
         gradients = sac_loss.actor_gradients(by_action, log_std, noise, alpha_S1, self.real_S1A)
-        lessons = self._policy.auxiliary_losses(obs[0], regime[0]) if self._teaches else {}
+        lessons = self._act.lessons(obs, regime) if isinstance(self._act, AutogradPolicy) and self._teaches else {}
         self._act.backward(*gradients, torch.stack([*lessons.values()]).sum() if lessons else None)
         actor_norm = self._descend(ACTOR, self.actors, active)
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.loss import TALLIED, ppo_gradients
 from mtquant_rllib.engine.passes import pass_for
 from mtquant_rllib.engine.peers import Channel
@@ -46,11 +47,12 @@ class StackLearner:
         keepers: Mapping[str, torch.optim.Adam],
         knobs: Mapping[str, Tensor],
         channel: Channel,
+        options: LearnerConfig,
     ) -> None:
         self.stack, self._channel = stack, channel
         self.optimizer = RowOptimizer(stack, [keepers[name] for name in stack.names])
         self.knobs: dict[str, Tensor] = {**knobs, "real": stack.real_S1A}
-        self.network = pass_for(stack)
+        self.network = pass_for(stack, options)
 
     def load(self) -> None:
         """Take over parameters, rates and moments from the modules."""

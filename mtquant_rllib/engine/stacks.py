@@ -194,12 +194,17 @@ class Stack(Rows, Alike):
             [own.parameters for own in self.fits],
         )
 
-    def forward(self, obs_SBF: Tensor) -> tuple[Tensor, Tensor]:
-        """Distribution inputs (S, B, 2A) and values (S, B), with the value's dropout."""
-        obs = obs_SBF if len(self.names) > 1 else obs_SBF[0]
-        inputs = self.network.policy(obs)
-        values = self.network.value(obs, drop=True)
-        return (inputs, values) if len(self.names) > 1 else (inputs[None], values[None])
+    def inputs(self, obs_SBF: Tensor) -> Tensor:
+        """Of the actions' distributions, (S, B, 2A)."""
+        several = len(self.names) > 1
+        inputs: Tensor = self.network.policy(obs_SBF) if several else self.network.policy(obs_SBF[0])[None]
+        return inputs
+
+    def values(self, obs_SBF: Tensor) -> Tensor:
+        """(S, B), with dropout."""
+        value, several = self.network.value, len(self.names) > 1
+        values: Tensor = value(obs_SBF, drop=True) if several else value(obs_SBF[0], drop=True)[None]
+        return values
 
 
 def grouped(modules: Mapping[str, Any]) -> list[list[str]]:

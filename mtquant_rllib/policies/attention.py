@@ -24,6 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from mtquant_rllib.config.attention import AttentionConfig
 from mtquant_rllib.policies.networks import Dense
@@ -116,7 +117,14 @@ class AttentionLayer(nn.Module):
 
 
 class AttentionEncoder(nn.Module):
-    """Observation -> mean of the tokens after the last layer, (B, F) -> (B, E). No NaN guard: see `regime_network`."""
+    """Observation -> mean of the tokens after the last layer, (B, F) -> (B, E). No NaN guard: see `regime_network`.
+
+    recomputes
+        Whether a pass that is followed by a backward one keeps the layers' inputs alone and computes what lies inside
+        them once more on the way back, with the same dropout.
+    """
+
+    recomputes = False
 
     def __init__(self, widths: Sequence[int], config: AttentionConfig):
         super().__init__()
@@ -128,6 +136,9 @@ class AttentionEncoder(nn.Module):
         tokens_BGE = self.embedding(obs_BF, drop)
         seen = []
         for layer in self.layers:
-            tokens_BGE, weights_BHGG = layer(tokens_BGE, drop, look)
+            if self.recomputes and torch.is_grad_enabled():
+                tokens_BGE, weights_BHGG = checkpoint(layer, tokens_BGE, drop, look, use_reentrant=False)
+            else:
+                tokens_BGE, weights_BHGG = layer(tokens_BGE, drop, look)
             seen.append(weights_BHGG)
         return tokens_BGE.mean(dim=-2), torch.stack(seen, dim=-4) if look else None

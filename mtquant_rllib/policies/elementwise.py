@@ -1,6 +1,7 @@
 """Tanh and dropout as the networks use them: the same functions as torch's, at a fraction of their time on a CPU.
 
-Small networks spend as long on these two as on their matrix products. On other devices torch's own are used.
+Small networks spend as long on these two as on their matrix products. On other devices, and where a compiler makes one
+kernel of many operations, torch's own are used.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Tanh(nn.Module):
     """tanh, elementwise."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x.dtype != torch.float32:
+        if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
             return torch.tanh(x)
         if torch.is_grad_enabled() and x.requires_grad:
             return _Tanh.apply(x)
@@ -55,7 +56,7 @@ def dropout_mask(like: Tensor, share: float, generator: torch.Generator | None =
 
     Sixteen random bits an element, four elements a draw.
     """
-    if like.device.type != "cpu":
+    if like.device.type != "cpu" or torch.compiler.is_compiling():
         return functional.dropout(torch.ones_like(like), share)
     dropped_of_all = round(share * _SIXTEEN_BITS)
     draws = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)

@@ -65,6 +65,8 @@ class DeskConfig(AlgorithmConfig):
         Where the trial's module states are kept, relative to the run's.
     budget_bars, validations, patience, learning_rate_final_frac, explore_frozen, average_updates
         As in the recipe.
+    learner
+        `LearnerConfig` as a dictionary.
     learning_rates
         Of each module, at the start of the budget, as its learner reads them. RLlib's per-module overrides would do the
         same, but each copies the copies made before it: with twelve modules a checkpoint then has 130 MB of

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.engine.autograd import asked_for
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.algorithm import DeskPPOConfig
 from mtquant_rllib.training.manifest import Manifest
@@ -178,7 +179,8 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
     Raises
     ------
     ConfigError
-        When the environments cannot be shared evenly among the runners or at all among the learners, or a setting does not go with another.
+        When the environments cannot be shared evenly among the runners, or at all among the learners, or a setting does
+        not go with another.
     """
     from ray.tune.registry import register_env
 
@@ -187,6 +189,11 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
 
     settings = manifest.load_settings()
     recipe, runners, algorithm = settings.recipe, settings.resources.runners, algorithm_of(settings, plan.phase)
+    if settings.resources.engine == "stock" and (asked := asked_for(settings.learner)):
+        raise ConfigError(
+            f"learner.{asked[0]} = {getattr(settings.learner, asked[0])} with resources.engine = 'stock': section "
+            "`learner` is the batched engine's"
+        )
     if recipe.environments % max(runners, 1):
         raise ConfigError(
             f"recipe.environments = {recipe.environments}: expected a multiple of resources.runners = {runners}"
@@ -199,8 +206,8 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
         )
     if learners and settings.resources.engine == "stock":
         raise ConfigError(
-            f"resources.learners = {learners} with resources.engine = 'stock': expected 0; RLlib's learner does not stand "
-            "a share without rows, which a controller's few decisions often leave"
+            f"resources.learners = {learners} with resources.engine = 'stock': expected 0; RLlib's learner fails "
+            "on a share without rows, which a controller's few decisions often leave"
         )
     register_env(ENV, make_env)
     record = manifest.phase(plan.phase)
@@ -250,6 +257,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
         "learning_rate_final_frac": recipe.learning_rate_final_frac,
         "explore_frozen": recipe.explore_frozen,
         "average_updates": recipe.average_updates,
+        "learner": settings.learner.model_dump(),
         "make_validator": make_validator,
         "validator_args": {"settings": manifest.settings, "data": data, "phase": plan.phase, "domain": plan.domain},
         "start": record.start,

@@ -8,8 +8,10 @@ import numpy as np
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
+from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.runner import BatchedEnvRunner
 
+AS_THEY_STAND = LearnerConfig(precision="float32", checkpoint_activations=False, compile=False)
 TIMES = {"bars": 0, NUM_ENV_STEPS_SAMPLED_LIFETIME: 200}
 
 

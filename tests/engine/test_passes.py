@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learners import TIMES, built, parameters
+from learners import AS_THEY_STAND, TIMES, built, parameters
 
 from mtquant_rllib.engine.learner import BatchedLearner
 from mtquant_rllib.engine.loss import ppo_gradients
@@ -33,7 +33,7 @@ def stacks(make_config: Any) -> list[Stack]:
 
 def test_one_stack_for_each_level(stacks: list[Stack]) -> None:
     assert [len(stack) for stack in stacks] == [1, 3, 8]
-    assert all(isinstance(pass_for(stack), PlainPass) for stack in stacks)
+    assert all(isinstance(pass_for(stack, AS_THEY_STAND), PlainPass) for stack in stacks)
 
 
 def test_the_closed_form_is_autograds_gradient(stacks: list[Stack]) -> None:
@@ -42,7 +42,7 @@ def test_the_closed_form_is_autograds_gradient(stacks: list[Stack]) -> None:
         generator = torch.Generator().manual_seed(1)
         obs = torch.randn(len(stack), 37, stack.widths[0], generator=generator)
         answers, gradients = [], []
-        for one_pass in (PlainPass(stack), AutogradPass(stack)):
+        for one_pass in (PlainPass(stack), AutogradPass(stack, AS_THEY_STAND)):
             one_pass.seed(5)
             outputs = one_pass.forward(obs)
             mean, _, value = outputs

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learners import AS_THEY_STAND
 from torch.distributions import Normal
 
 from mtquant_rllib.config import Settings
@@ -123,7 +124,7 @@ def test_a_step_is_algorithm_one_of_the_paper(names: tuple[str, ...], overrides:
     modules = modules_of(names, overrides)
     theirs = copy.deepcopy(modules)
     mine, reference = optimizers(modules), optimizers(theirs)
-    stack = SACStack(names, list(modules.values()), mine, tau=TAU, grad_clip=CLIP)
+    stack = SACStack(names, list(modules.values()), mine, tau=TAU, grad_clip=CLIP, options=AS_THEY_STAND)
     stack.load()
     rng = np.random.default_rng(1)
     widths = [module.policy.shape.actions for module in modules.values()]
@@ -202,7 +203,9 @@ def test_alpha_falls_where_entropy_is_above_its_target_and_rises_below(deviation
     floor = math.exp(policy.log_floor)
     with torch.no_grad():
         policy.rho.fill_(math.log(deviation - floor))
-    stack = SACStack(["EURUSD"], list(modules.values()), optimizers(modules), tau=TAU, grad_clip=CLIP)
+    stack = SACStack(
+        ["EURUSD"], list(modules.values()), optimizers(modules), tau=TAU, grad_clip=CLIP, options=AS_THEY_STAND
+    )
     stack.load()
     before = stack.alphas.weight_RP.item()
     figures, _ = stack.step([batch_for(modules["EURUSD"], np.random.default_rng(0))], 0, tell=True)
@@ -214,7 +217,9 @@ def test_alpha_falls_where_entropy_is_above_its_target_and_rises_below(deviation
 def test_targets_move_by_tau_and_those_of_resting_modules_not_at_all() -> None:
     names = GROUPS[0]
     modules = modules_of(names)
-    stack = SACStack(names, list(modules.values()), optimizers(modules), tau=0.25, grad_clip=CLIP)
+    stack = SACStack(
+        names, list(modules.values()), optimizers(modules), tau=0.25, grad_clip=CLIP, options=AS_THEY_STAND
+    )
     stack.load()
     before = stack.targets.weight_RP.clone()
     fresh = {rows: getattr(stack, rows).weight_RP.clone() for rows in ("actors", "critics", "alphas")}
@@ -233,7 +238,7 @@ def test_targets_move_by_tau_and_those_of_resting_modules_not_at_all() -> None:
 def test_an_error_that_is_not_finite_skips_its_module_and_no_other() -> None:
     names = GROUPS[0]
     modules = modules_of(names)
-    stack = SACStack(names, list(modules.values()), optimizers(modules), tau=TAU, grad_clip=CLIP)
+    stack = SACStack(names, list(modules.values()), optimizers(modules), tau=TAU, grad_clip=CLIP, options=AS_THEY_STAND)
     stack.load()
     before = stack.critics.weight_RP.clone().view(3, -1)
     batches = [batch_for(modules[name], np.random.default_rng(0)) for name in names]

@@ -19,6 +19,7 @@ from mtquant_rllib.engine.learner import BatchedLearner
 from mtquant_rllib.engine.runner import BatchedEnvRunner
 from mtquant_rllib.training.seeding import PINNED
 
+
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
     ray.init(
@@ -42,7 +43,7 @@ def test_environments_are_dealt_whole_and_once(make_config: Any) -> None:
     (first,), (_, second), _ = hands
     for whole, left, middle in zip(fragment.levels, first.levels, dealt([fragment], 5)[2][0].levels):
         np.testing.assert_array_equal(left.rewards, whole.rewards[:, :3])
-        t, env = np.nonzero(whole.due)
+        _, env = np.nonzero(whole.due)
         np.testing.assert_array_equal(left.observations, whole.observations[env < 3])
         np.testing.assert_array_equal(middle.actions, whole.actions[env == 2])
         _, ended = np.nonzero(whole.truncated)

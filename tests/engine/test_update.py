@@ -24,6 +24,8 @@ ATTENTION = (
     "networks.attention={width: 16, heads: 2, dropout: 0.0, policy_heads: {hidden: 8, dropout: 0.0}}",
 )
 
+DROPPING = (*ATTENTION[:1], "networks.attention={width: 16, heads: 2, policy_heads: {hidden: 8}}")
+
 
 def as_rllibs_batch(learner: BatchedLearner, fragment: Any) -> MultiAgentBatch:
     """The learner's own rows as RLlib would have them: no padding, no mask."""
@@ -132,9 +134,10 @@ def test_a_gradient_that_is_not_finite_skips_its_module_and_no_other(make_config
     assert "EURUSD: gradient is not finite" in caplog.text
 
 
-def test_the_first_ratios_are_one(make_config: Any) -> None:
-    """Runner and learner give the same probabilities, and the KL metric of a first minibatch is that of no change."""
-    config = make_config(3, "desk")
+@pytest.mark.parametrize("overrides", [(), DROPPING, (*DROPPING, "learner.precision=bfloat16")])
+def test_the_first_ratios_are_one(make_config: Any, overrides: tuple[str, ...]) -> None:
+    """Runner and learner give the same probabilities, whatever acts in the value's pass."""
+    config = make_config(3, "desk", *overrides)
     runner = BatchedEnvRunner(config=config, worker_index=0)
     learner = built(BatchedLearner, config, runner)
     runner.set_state({COMPONENT_RL_MODULE: learner.module.get_state()})
