@@ -46,9 +46,14 @@ class Prepared:
     def compiled(self, forward: Callable[Given, Result]) -> Callable[Given, Result]:
         """The same function; compiled, where that is asked for, when it is first called.
 
-        Batches differ in size by a row: sizes are left open.
+        Batches differ in size by a row: sizes are left open. Networks of other shapes share the code, and past eight of
+        them PyTorch would go on uncompiled without a word: each is compiled for itself.
         """
-        return torch.compile(forward, dynamic=True) if self._options.compile else forward
+        if not self._options.compile:
+            return forward
+        # PyTorch's own annotations leave out the last argument.
+        compiled: Callable[Given, Result] = torch.compile(forward, dynamic=True, isolate_recompiles=True)  # type: ignore[call-overload]
+        return compiled
 
 
 def asked_for(options: LearnerConfig) -> list[str]:

@@ -49,6 +49,8 @@ class LevelColumns:
     tail, tail_seats, tail_due, tail_rows, tail_turns
         float32 (B, n, F), int8 (B, n), bool (B,), int64 (B,), int8 (B,): what is seen after the last bar, where a
         decision is due then.
+    regimes
+        int8 (T + 1, B): the detector's label on `market_rows`, where a module that learns is taught it; None elsewhere.
     """
 
     agents: tuple[str, ...]
@@ -73,6 +75,7 @@ class LevelColumns:
     tail_due: np.ndarray
     tail_rows: np.ndarray
     tail_turns: np.ndarray
+    regimes: np.ndarray | None = None
 
     def of_environments(self, chosen: slice) -> LevelColumns:
         """The decisions of a range of environments."""
@@ -87,6 +90,8 @@ class LevelColumns:
         over_decisions = ("seats", "observations", "actions", "inputs", "log_probs")
         tails = ("tail", "tail_seats", "tail_due", "tail_rows", "tail_turns")
         parts = {name: getattr(self, name)[:, chosen] for name in over_bars}
+        if self.regimes is not None:
+            parts["regimes"] = self.regimes[:, chosen]
         parts |= {name: getattr(self, name)[decided] for name in over_decisions}
         parts |= {name: getattr(self, name)[ended] for name in ("final", "final_seats")}
         parts |= {name: getattr(self, name)[chosen] for name in tails}

@@ -135,8 +135,11 @@ class BatchedLearner(BarSchedule):
         for fragment in fragments:
             for level in fragment.levels:
                 advantage, target, known = self._valued(level, parts)
-                columns = (level.observations, level.actions, level.inputs, level.log_probs, advantage, target)
                 owners = np.broadcast_to(first + np.nonzero(level.due)[1][:, None], level.seats.shape)
+                columns = [level.observations, level.actions, level.inputs, level.log_probs, advantage, target]
+                if level.regimes is not None:
+                    labels = level.regimes[level.due].astype(np.float32)
+                    columns.append(np.broadcast_to(labels[:, None], level.seats.shape))
                 for number, name in enumerate(level.modules):
                     kept = (level.seats == number) & known[:, None]
                     if name in parts and kept.any():
@@ -275,6 +278,7 @@ class BatchedLearner(BarSchedule):
                 loss = knobs["vf_loss_coeff"][member].item() * mean["value_loss"] - mean["surrogate"]
                 if "kl_coeff" in knobs:
                     loss += knobs["kl_coeff"][member].item() * mean["kl"]
+                loss += sum(figures.lessons.values())
                 shown = {
                     POLICY_LOSS_KEY: -mean["surrogate"],
                     VF_LOSS_KEY: mean["value_loss"],
@@ -284,6 +288,7 @@ class BatchedLearner(BarSchedule):
                     LEARNER_RESULTS_KL_KEY: mean["kl"],
                     self.TOTAL_LOSS_KEY: loss - knobs["entropy_coeff"][member].item() * mean["entropy"],
                     GRADIENT_NORM: figures.gradient_norm,
+                    **figures.lessons,
                 }
                 for key, figure in shown.items():
                     self.metrics.log_value((name, key), figure, window=1)

@@ -43,18 +43,26 @@ class Pass(Protocol):
 
     draws_its_own
         Dropout comes from a generator of its own, so that several may run at a time.
+    lessons
+        Of the last `forward`: what a policy that teaches adds to its agent's loss, name -> scalar.
     """
 
     draws_its_own: bool
+    lessons: dict[str, Tensor]
 
     def seed(self, seed: int) -> None:
         """Begin a stream of dropout."""
 
-    def forward(self, obs_SBF: Tensor) -> Outputs:
-        """The outputs, with the value's dropout."""
+    def forward(self, obs_SBF: Tensor, labels_SB1: Tensor | None = None, share: Tensor | float = 1.0) -> Outputs:
+        """The outputs, with the value's dropout, and where labels of the rows are given the lessons.
+
+        share: of these rows in their minibatch, the rest of which other learners have. Lessons are means over rows, and
+        this share of theirs adds up to the minibatch's.
+        """
 
     def backward(self, mean_SBA: Tensor, log_std_SBA: Tensor, value_SB: Tensor) -> None:
-        """Fill the stack's gradient rows from the gradients by the outputs of the last `forward`."""
+        """Fill the stack's gradient rows from the gradients by the outputs of the last `forward`, and those of its
+        lessons."""
 
 
 def pass_for(stack: Stack, options: LearnerConfig) -> Pass:
@@ -77,8 +85,9 @@ def warn_of_idle_options(names: Sequence[str], options: LearnerConfig, *, plain:
 class AutogradPass:
     """See the module's docstring. Dropout is torch's.
 
-    The policy's pass is float32 whatever the options say: PPO divides its probabilities by those that the runner found,
-    and with bfloat16 a first minibatch's ratios are off by several hundredths.
+    The policy's pass is float32 whatever the options say: PPO divides its probabilities by those that the runner found.
+    In bfloat16 a first minibatch's ratios are off by up to .01 on average, and by up to .9 where an attention network's
+    confidence comes to lie on the other side of its threshold.
     """
 
     draws_its_own = False
@@ -86,28 +95,34 @@ class AutogradPass:
     def __init__(self, stack: Stack, options: LearnerConfig) -> None:
         self._stack = stack
         self._prepared = Prepared(options, stack.weight_RP.device, stack.network)
-        self._run = self._prepared.compiled(self._both)
+        self._run = self._prepared.compiled(self._everything)
 
     def seed(self, seed: int) -> None:
         torch.manual_seed(seed)
 
-    def forward(self, obs_SBF: Tensor) -> Outputs:
-        inputs, value_SB = self._run(obs_SBF)
+    def forward(self, obs_SBF: Tensor, labels_SB1: Tensor | None = None, share: Tensor | float = 1.0) -> Outputs:
+        inputs, value_SB, lessons = self._run(obs_SBF, labels_SB1)
         self._outputs = (*inputs.chunk(2, dim=-1), value_SB)
+        self._lesson = torch.stack([*lessons.values()]).sum() * share if lessons else None
+        self.lessons = {name: loss.detach() * share for name, loss in lessons.items()}
         mean, log_std, value = (output.detach() for output in self._outputs)
         return mean, log_std, value
 
-    def _both(self, obs_SBF: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = self._stack.inputs(obs_SBF)
+    def _everything(self, obs_SBF: Tensor, labels_SB1: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        inputs, lessons = self._stack.inputs(obs_SBF), {}
         with self._prepared.precision():
             value_SB = self._stack.values(obs_SBF)
-        return inputs, value_SB.float()
+            if labels_SB1 is not None:
+                assert len(self._stack) == 1
+                lessons = self._stack.network.policy.auxiliary_losses(obs_SBF[0], labels_SB1[0, :, 0])
+        return inputs, value_SB.float(), lessons
 
     def backward(self, mean_SBA: Tensor, log_std_SBA: Tensor, value_SB: Tensor) -> None:
-        gradients = (mean_SBA, log_std_SBA, value_SB)
-        found = torch.autograd.grad(self._outputs, self._stack.parameters, gradients)
-        torch._foreach_copy_(self._stack.gradients, found)
-        del self._outputs
+        outputs, gradients = [*self._outputs], [mean_SBA, log_std_SBA, value_SB]
+        if self._lesson is not None:
+            outputs, gradients = [*outputs, self._lesson], [*gradients, torch.ones_like(self._lesson)]
+        torch._foreach_copy_(self._stack.gradients, torch.autograd.grad(outputs, self._stack.parameters, gradients))
+        del self._outputs, self._lesson
 
 
 class PlainPolicy:
@@ -189,6 +204,7 @@ class PlainPass:
     draws_its_own = True
 
     def __init__(self, stack: Stack) -> None:
+        self.lessons: dict[str, Tensor] = {}
         self._generator = torch.Generator()
         value, tables = stack.network.value, Tables(stack)
         self._policy = PlainPolicy(stack.network.policy, tables)
@@ -200,7 +216,8 @@ class PlainPass:
         self._generator.manual_seed(seed)
 
     @torch.no_grad()
-    def forward(self, obs_SBF: Tensor) -> Outputs:
+    def forward(self, obs_SBF: Tensor, labels_SB1: Tensor | None = None, share: Tensor | float = 1.0) -> Outputs:
+        assert labels_SB1 is None
         mean_SBA, log_std_S1A = self._policy.forward(obs_SBF)
         value_SB1 = self._value_head.forward(self._value_trunk.forward(obs_SBF))
         return mean_SBA, log_std_S1A, value_SB1.squeeze(-1)

@@ -53,7 +53,8 @@ class Recorder:
 
 @dataclass
 class Post:
-    """A level at work in this runner: its modules, who learns, its policy and what is kept of it."""
+    """A level at work in this runner: its modules, who learns, whether one of them learns what regimes are, its policy
+    and what is kept of it."""
 
     level: Level
     desk: Desk
@@ -61,6 +62,7 @@ class Post:
     members: np.ndarray
     learning: np.ndarray
     exploring: np.ndarray
+    taught_regimes: bool
     panel: Panel | None = None
     recorder: Recorder | None = None
     held: Held | None = None
@@ -135,6 +137,7 @@ def columns_of(post: Post, marks: Marks, tail: Tail) -> LevelColumns:
         tail_due=tail.due,
         tail_rows=tail.market_rows,
         tail_turns=tail.turns,
+        regimes=post.desk.features.regime[market_rows] if post.taught_regimes else None,
         **columns,
     )
 

@@ -343,7 +343,9 @@ class BatchedEnvRunner(BarRunner):
         learns = to_train if callable(to_train) else lambda name, _: to_train is None or name in to_train
         learning = np.array([bool(learns(name, None)) for name in modules])
         exploring = learning | bool(getattr(self.config, "desk", {}).get("explore_frozen", False))
-        return Post(level, desk, modules, np.array([modules.index(name) for name in mapped]), learning, exploring)
+        taught = any(self.module[name].policy.teaches for name, own in zip(modules, learning) if own)
+        members = np.array([modules.index(name) for name in mapped])
+        return Post(level, desk, modules, members, learning, exploring, taught)
 
     def _rehearse(self, posts: list[Post], table: Table, draw: Draw) -> list[tuple[Post, Tail]]:
         """What each learning level would see next, after the decisions above it."""

@@ -99,7 +99,7 @@ class SACStack(Alike):
             ALPHA: RowOptimizer(self.alphas, [keepers[name][ALPHA] for name in self.names]),
         }
         self._policy: GaussianPolicy = policy
-        self._teaches = type(policy).auxiliary_losses is not GaussianPolicy.auxiliary_losses
+        self._teaches = policy.teaches
         plain = is_plain(policy, self.device) and not self._teaches
         warn_of_idle_options(self.names, options, plain=plain, network=policy)
         self._act: PlainPolicy | AutogradPolicy

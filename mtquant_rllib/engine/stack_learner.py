@@ -21,18 +21,20 @@ from mtquant_rllib.engine.loss import TALLIED, ppo_gradients
 from mtquant_rllib.engine.passes import pass_for
 from mtquant_rllib.engine.peers import Channel
 from mtquant_rllib.engine.stacks import RowOptimizer, Stack
+from mtquant_rllib.policies.attention_losses import NO_LABEL
 
 Columns = Sequence[np.ndarray]
-"""Of one module: observation, raw action, old `[mean | log deviation]`, old log-probability, advantage, value target;
-each (rows, width)."""
+"""Of one module: observation, raw action, old `[mean | log deviation]`, old log-probability, advantage, value target,
+and of one that is taught what regimes are their labels; each (rows, width)."""
 
 
 @dataclass
 class Figures:
-    """What one module's update showed: means over its last pass (`loss.TALLIED`), the gradient's norm at its last step
-    and how many steps were skipped because it was not finite."""
+    """What one module's update showed: means over its last pass (`loss.TALLIED`, and lessons: losses beside the agent's
+    own), the gradient's norm at its last step and how many steps were skipped because it was not finite."""
 
     means: dict[str, float] = field(default_factory=dict)
+    lessons: dict[str, float] = field(default_factory=dict)
     gradient_norm: float = math.nan
     skipped: int = 0
 
@@ -53,6 +55,7 @@ class StackLearner:
         self.optimizer = RowOptimizer(stack, [keepers[name] for name in stack.names])
         self.knobs: dict[str, Tensor] = {**knobs, "real": stack.real_S1A}
         self.network = pass_for(stack, options)
+        self._teaches = bool(stack.network.policy.teaches)
 
     def load(self) -> None:
         """Take over parameters, rates and moments from the modules."""
@@ -70,14 +73,21 @@ class StackLearner:
         Modules with fewer rows than the longest end in zeros; columns that a module lacks are zeros.
         """
         observation, actions = self.stack.widths
-        widths = [observation, actions, 2 * actions, 1, 1, 1]
+        widths = [observation, actions, 2 * actions, 1, 1, 1, *([1] if self._teaches else [])]
         starts = np.cumsum([0, *widths])
         # A row of zeros where another learner has them all, for minibatches to point at.
         longest = max((len(columns[0]) for columns in tables if columns is not None), default=1)
         out = np.zeros((len(tables), longest, sum(widths)), dtype=np.float32)
+        if self._teaches:
+            out[..., -1] = NO_LABEL
         one = np.zeros(1, dtype=np.int64)
         for columns, fit, mine in zip(tables, self.stack.fits, out):
-            places = (fit.observation, fit.actions, np.concatenate((fit.actions, actions + fit.actions)), one, one, one)
+            places = (
+                fit.observation,
+                fit.actions,
+                np.concatenate((fit.actions, actions + fit.actions)),
+                *[one] * (len(widths) - 3),
+            )
             for column, start, place in zip(columns or (), starts, places):
                 mine[: len(column), start + place] = column
         return torch.from_numpy(out).to(self.stack.weight_RP.device), widths
@@ -109,7 +119,7 @@ class StackLearner:
         table_SRC, widths = self.table(tables)
         flat, n_rows = table_SRC.flatten(0, 1), table_SRC.shape[1]
         self.network.seed(seed)
-        tallies = []
+        tallies, lessons = [], []
         # Modules step side by side; one that is through rests.
         for step in range(max(map(len, parts))):
             active = [step < len(own) for own in parts]
@@ -123,18 +133,23 @@ class StackLearner:
             index_SB, weight_SB = (torch.from_numpy(array).to(flat.device) for array in (index, weight))
             minibatch = flat.index_select(0, index_SB.flatten()).unflatten(0, index_SB.shape)
             obs, *columns = minibatch.split(widths, dim=-1)
+            labels = columns.pop() if self._teaches else None
             gradients, tally = ppo_gradients(
-                self.network.forward(obs), columns, weight_SB, self.knobs, tell=any(telling)
+                self.network.forward(obs, labels, weight_SB.sum()), columns, weight_SB, self.knobs, tell=any(telling)
             )
             self.network.backward(*gradients)
             self._channel.sum(self.stack.grad_RP)
             if tally is not None:
                 told = torch.tensor(telling).to(tally)
                 tallies.append(torch.cat((tally * told, told[None])))
+                lessons.append(self.network.lessons)
             self._step(active, figures)
         total = torch.stack(tallies).sum(0)
         sums, steps = total[:-1], total[-1:]
         self._tell(torch.cat((self._channel.sum(sums), steps)), figures)
+        if self._teaches:
+            means = torch.stack([torch.stack([*step.values()]) for step in lessons]).mean(0)
+            figures[self.stack.names[0]].lessons = dict(zip(lessons[0], self._channel.sum(means).tolist()))
         return figures
 
     def _step(self, active: Sequence[bool], figures: Mapping[str, Figures]) -> None:

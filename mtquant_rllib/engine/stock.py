@@ -10,6 +10,7 @@ follow the module with the most rows, and discounts follow decisions.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from mtquant_rllib.engine.learner import BarSchedule
 from mtquant_rllib.engine.randomness import NOISE, seed_torch
 from mtquant_rllib.engine.seats import BarRunner
+
+logger = logging.getLogger(__name__)
 
 
 class Paced(MultiAgentEnv):
@@ -104,3 +107,17 @@ class StockEnvRunner(BarRunner):
 
 class StockLearner(BarSchedule):
     """RLlib's PPO learner, with rates that follow bars."""
+
+    def build(self) -> None:
+        super().build()
+        untaught = [
+            name
+            for name in list(self.module.keys())
+            if self.should_module_be_updated(name) and self._module[name].policy.teaches
+        ]
+        if untaught:
+            logger.warning(
+                "networks.attention.losses: no part in RLlib's own loss; %s learn from their rewards alone "
+                "(resources.engine = batched teaches them)",
+                ", ".join(untaught),
+            )

@@ -4,8 +4,9 @@
 are those of the agent's layout. The mean of the Gaussian is the network's logits, without dropout, so that runner and
 learner agree; a row that fell back to nothing has mean 0. The deviation is the plain policies'.
 
-A policy loss alone does not teach the classifier what regimes are: a learner adds `auxiliary_losses`, and gives it the
-detector's labels of the rows (`FeatureTable.regime`), since no layout of the desk carries them. Where a layout has the
+A policy loss alone does not teach the classifier what regimes are: the batched learners, of PPO and of SAC, add
+`auxiliary_losses`, and give them the detector's labels of the rows (`FeatureTable.regime`), since no layout of the desk
+carries them. Where a layout has the
 four columns `regime_bull`, `regime_bear`, `regime_volatile`, `regime_sideways`, the label is the largest of them (-1
 if none is positive), and labels given by the caller stand before it. (The classifier then reads its answer off its
 input: a test of wiring, not of insight.)
@@ -71,6 +72,11 @@ class AttentionPolicy(GaussianPolicy):
         clean_BF, _ = cleaned(obs_BF)
         exists_B1 = (answer.fallback_B != Fallback.EQUAL)[:, None]
         return answer._replace(logits_BA=answer.logits_BA + torch.where(exists_B1, self.skip(clean_BF), 0.0))
+
+    @property
+    def teaches(self) -> bool:
+        weights = self.config.losses
+        return max(weights.classifier, weights.diversity, weights.consistency) > 0
 
     def auxiliary_losses(self, obs_BF: Tensor, labels_B: Tensor | None = None) -> dict[str, Tensor]:
         labels_B = self.observed_labels(obs_BF) if labels_B is None else labels_B

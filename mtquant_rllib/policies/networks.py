@@ -174,6 +174,11 @@ class GaussianPolicy(nn.Module):
         mean_BA = self.mean(obs_BF)
         return torch.cat((mean_BA, self.log_std().unsqueeze(-2).expand_as(mean_BA)), dim=-1)
 
+    @property
+    def teaches(self) -> bool:
+        """Whether there are auxiliary losses, for which a learner keeps the detector's labels."""
+        return False
+
     def auxiliary_losses(self, obs_BF: Tensor, labels_B: Tensor | None = None) -> dict[str, Tensor]:
         """What a learner adds to the policy's loss besides the agent's own: name -> scalar, weight included.
 

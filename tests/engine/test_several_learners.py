@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import ray
 from learners import TIMES, built, parameters
-from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.core import ALL_MODULES, COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.core.learner.learner import POLICY_LOSS_KEY
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED
 
@@ -18,6 +19,9 @@ from mtquant_rllib.engine.dealing import Harvest, dealt
 from mtquant_rllib.engine.learner import BatchedLearner
 from mtquant_rllib.engine.runner import BatchedEnvRunner
 from mtquant_rllib.training.seeding import PINNED
+from mtquant_rllib.universe import META
+
+LESSONS = ("regime_classifier", "attention_diversity", "regime_consistency")
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +35,12 @@ def ray_session() -> Iterator[None]:
 
 
 STEADY = ("meta_controller.dropout=0.0", "recipe.environments=5")
+TAUGHT = (
+    "networks.names={meta: attention}",
+    "networks.attention={width: 16, heads: 2, dropout: 0.0, classifier: {hidden: [8], dropout: 0.0},"
+    " policy_heads: {hidden: 8, dropout: 0.0}}",
+)
+"""Whose losses beside its own are shared among the learners too."""
 
 
 def test_environments_are_dealt_whole_and_once(make_config: Any) -> None:
@@ -53,12 +63,15 @@ def test_environments_are_dealt_whole_and_once(make_config: Any) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("phase_and_name", "learners"), [((3, "desk"), 2), ((1, "forex"), 3)])
+@pytest.mark.parametrize(
+    ("phase_and_name", "learners", "overrides"),
+    [((3, "desk"), 2, ()), ((1, "forex"), 3, ()), ((3, "desk"), 2, TAUGHT)],
+)
 def test_several_learners_learn_what_one_learns(
-    ray_session: None, make_config: Any, phase_and_name: tuple[int, str], learners: int
+    ray_session: None, make_config: Any, phase_and_name: tuple[int, str], learners: int, overrides: tuple[str, ...]
 ) -> None:
     """Minibatches, clipping, rates and moments alike; the sums of gradients are rounded in another order."""
-    config = make_config(*phase_and_name, *STEADY)
+    config = make_config(*phase_and_name, *STEADY, *overrides)
     config.training(grad_clip=0.05)
     runner = BatchedEnvRunner(config=config, worker_index=0)
     one = built(BatchedLearner, config, runner)
@@ -70,12 +83,17 @@ def test_several_learners_learn_what_one_learns(
         group.set_state({COMPONENT_LEARNER: one.get_state(components=COMPONENT_RL_MODULE)})
         before = parameters(one)
         how: dict[str, Any] = {"timesteps": TIMES, "num_epochs": 2, "minibatch_size": 64}
-        one.update(episodes=fragments, **how)
+        alone = one.update(episodes=fragments, **how)
         results = group.update(training_data=Harvest(episodes=fragments), **how)
         states = group.foreach_learner(lambda learner: learner.get_state(components=COMPONENT_RL_MODULE))
         trained = [result["__all_modules__"][NUM_ENV_STEPS_TRAINED].peek() for result in results]
         assert sum(trained) == fragments[0].bars
         assert min(trained) > 0
+        for module, shown in alone.items():
+            for key in (POLICY_LOSS_KEY, *LESSONS) if module != ALL_MODULES else ():
+                if key in shown:
+                    assert results[0][module][key].peek() == pytest.approx(shown[key].peek(), rel=1e-3, abs=1e-6)
+        assert bool(overrides) == (LESSONS[0] in alone.get(META, {}))
         after = parameters(one)
         assert group.get_state(components=part)[COMPONENT_LEARNER][COMPONENT_RL_MODULE].keys() == {
             name.split("/")[0] for name in after

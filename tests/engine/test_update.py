@@ -22,6 +22,8 @@ STEADY = ("meta_controller.dropout=0.0",)
 ATTENTION = (
     "networks.names={meta: attention, specialist: attention, instrument: attention}",
     "networks.attention={width: 16, heads: 2, dropout: 0.0, policy_heads: {hidden: 8, dropout: 0.0}}",
+    # RLlib's loss has no others in it.
+    "networks.attention.losses={classifier: 0, diversity: 0, consistency: 0}",
 )
 
 DROPPING = (*ATTENTION[:1], "networks.attention={width: 16, heads: 2, policy_heads: {hidden: 8}}")
@@ -146,7 +148,7 @@ def test_the_first_ratios_are_one(make_config: Any, overrides: tuple[str, ...]) 
     for part in learner._learners:
         part.load()
         rows, widths = part.table([tables.get(name) for name in part.stack.names])
-        obs, action, _, old, _, _ = rows.split(widths, dim=-1)
+        obs, action, _, old, *_ = rows.split(widths, dim=-1)
         mean, log_std, _ = part.network.forward(obs)
         each = torch.distributions.Normal(mean, log_std.exp()).log_prob(action) * part.stack.real_S1A
         for member, name in enumerate(part.stack.names):
