@@ -503,6 +503,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from mtquant_rllib.evaluation.report import print_report
+    from mtquant_rllib.policies.fallbacks import summary
     from mtquant_rllib.training.assessment import evaluate_run
 
     done = evaluate_run(
@@ -514,6 +515,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         overrides=args.overrides,
     )
     print_report(done.report, Console())
+    for line in summary(done.fallbacks):
+        print(line)
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(done.files["json"], args.json)
