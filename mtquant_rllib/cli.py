@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
-import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 from mtquant_rllib import __version__
-from mtquant_rllib.errors import ConfigError, MtquantError, RunError
-
-if TYPE_CHECKING:
-    from mtquant_rllib.config import Settings
+from mtquant_rllib.commands.bench import add_benches
+from mtquant_rllib.commands.command import (
+    DEFAULT_CONFIG,
+    add_command,
+    add_family,
+    check_files,
+    reproducible,
+    settings_of,
+    write_json,
+)
+from mtquant_rllib.errors import ConfigError, MtquantError
 
 EXIT_REFUSED = 2
-DEFAULT_CONFIG = "default.yaml"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,28 +60,6 @@ class _UsageError(MtquantError):
     """A command line that cannot be read."""
 
 
-def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], None], help: str, example: str) -> Any:
-    parser = commands.add_parser(
-        name,
-        help=help,
-        description=help[0].upper() + help[1:] + ".",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.set_defaults(handler=run)
-    parser.add_argument("--config", metavar="FILE", default=DEFAULT_CONFIG, help="settings file (default: %(default)s)")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        dest="overrides",
-        help="override a setting; repeatable",
-    )
-    return parser
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="mtquant",
@@ -89,16 +71,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
-    data = commands.add_parser(
+    kinds = add_family(
+        commands,
         "data",
-        help="read, draw and look through bars",
-        description="Read, draw and look through bars.",
-        epilog="example:\n  mtquant data import history/ --out bars.parquet",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        "read, draw and look through bars",
+        "mtquant data import history/ --out bars.parquet",
+        word="WHAT",
+        dest="kind",
     )
-    kinds = data.add_subparsers(dest="kind", metavar="WHAT", required=True, parser_class=_Parser)
-    read = _add(
+    read = add_command(
         kinds,
         "import",
         _data_import,
@@ -114,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     read.add_argument("--date-format", help="of the stamps, where it is ambiguous, such as %%d/%%m/%%Y")
     read.add_argument("--json", type=Path, metavar="FILE", help="write the import report here")
 
-    drawn = _add(
+    drawn = add_command(
         kinds,
         "synth",
         _data_synth,
@@ -129,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     drawn.add_argument("--seed", type=int, help="of the draw (default: the setting `seed`)")
     drawn.add_argument("--variant", choices=("default", "planted", "null"), default="default", help="what is in it")
 
-    look = _add(
+    look = add_command(
         kinds,
         "describe",
         _data_describe,
@@ -140,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     look.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
     look.add_argument("--json", type=Path, metavar="FILE", help="write the findings here")
 
-    train = _add(
+    train = add_command(
         commands,
         "train",
         _train,
@@ -159,76 +140,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--run", type=Path, metavar="NAME", help="the run's folder; a bare name stands under runs/")
 
-    carry = _add(
+    carry = add_command(
         commands, "resume", _resume, "carry on a run that was stopped, from its manifest", "mtquant resume runs/real"
     )
     carry.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, or its name under runs/")
 
-    bench = commands.add_parser(
-        "bench",
-        help="measure speed and memory",
-        description="Measure speed and memory.",
-        epilog="example:\n  mtquant bench core --market bars.parquet --macro macro.parquet --json core.json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    benches = bench.add_subparsers(dest="what", metavar="WHAT", required=True, parser_class=_Parser)
-    core = _add(
-        benches,
-        "core",
-        _bench_core,
-        "step the batched core with risk on, and say how many bars a second and how much memory",
-        "mtquant bench core --environments 1024 --json core.json",
-    )
-    core.add_argument("--market", type=Path, metavar="FILE", help="bars (default: the embedded market)")
-    core.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
-    core.add_argument("--environments", type=int, default=1024, metavar="B", help="default: %(default)s")
-    core.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    add_benches(commands)
 
-    engine = _add(
-        benches,
-        "engine",
-        _bench_engine,
-        "measure the batched engine against RLlib's own: sampling, PPO, a frozen phase, two runners",
-        "mtquant bench engine --json engine.json",
-    )
-    engine.add_argument("--market", type=Path, metavar="FILE", help="bars (default: the embedded market)")
-    engine.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
-    engine.add_argument("--repeats", type=int, default=5, metavar="N", help="windows a side (default: %(default)s)")
-    engine.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-
-    scale = _add(
-        benches,
-        "scale",
-        _bench_scale,
-        "measure what a bar costs on markets of 5,000 to 1,000,000 bars, which are made for it (minutes)",
-        "mtquant bench scale --json scale.json",
-    )
-    scale.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-
-    memory = _add(
-        benches,
-        "memory",
-        _bench_memory,
-        "let a runner sample without pause and watch its resident memory",
-        "mtquant bench memory --minutes 10 --json memory.json",
-    )
-    memory.add_argument("--minutes", type=float, default=10.0, metavar="M", help="default: %(default)s")
-    memory.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-
-    sac = _add(
-        benches,
-        "sac",
-        _bench_sac,
-        "measure SAC of twelve policies, one gradient step a bar, against RLlib's own",
-        "mtquant bench sac --json sac.json",
-    )
-    sac.add_argument("--market", type=Path, metavar="FILE", help="bars (default: the embedded market)")
-    sac.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
-    sac.add_argument("--repeats", type=int, default=5, metavar="N", help="windows a side (default: %(default)s)")
-    sac.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-
-    judge = _add(
+    judge = add_command(
         commands,
         "evaluate",
         _evaluate,
@@ -245,7 +164,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     judge.add_argument("--json", type=Path, metavar="FILE", help="write the report here as well")
 
-    why = _add(
+    why = add_command(
         commands,
         "explain",
         _explain,
@@ -274,12 +193,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace) -> Settings:
-    from mtquant_rllib.config import Settings
-
-    return Settings.load(args.config, args.overrides)
-
-
 def _run_folder(name: Path) -> Path:
     """A bare name is a run under `runs/`, unless a folder of that name lies here."""
     if len(name.parts) == 1 and not name.is_dir():
@@ -287,17 +200,12 @@ def _run_folder(name: Path) -> Path:
     return name
 
 
-def _write_json(path: Path, tree: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(tree, indent=1, default=str) + "\n")
-
-
 def _data_import(args: argparse.Namespace) -> None:
     from mtquant_rllib.config.loader import validate
     from mtquant_rllib.config.market import FileOptions
     from mtquant_rllib.market import importers
 
-    settings = _settings(args)
+    settings = settings_of(args)
     options = None
     if args.symbol or args.timezone or args.scale or args.date_format:
         given = {key: getattr(args, key) for key in ("symbol", "timezone", "scale", "date_format")}
@@ -312,7 +220,7 @@ def _data_import(args: argparse.Namespace) -> None:
             beside = args.out if not found.series else args.out.with_name(f"{args.out.stem}_macro{args.out.suffix}")
             print(f"macro: {importers.write_macro(found.macro, beside)}")
     if args.json is not None:
-        _write_json(args.json, found.report.to_dict())
+        write_json(args.json, found.report.to_dict())
 
 
 def _data_synth(args: argparse.Namespace) -> None:
@@ -320,7 +228,7 @@ def _data_synth(args: argparse.Namespace) -> None:
     from mtquant_rllib.market.macro import MacroSeries
     from mtquant_rllib.market.synthetic import synthesise
 
-    settings = _settings(args)
+    settings = settings_of(args)
     if args.paths < 1 or args.years <= 0:
         raise ConfigError(f"--paths {args.paths} --years {args.years:g}: expected one path or more, and some years")
     seed = settings.seed if args.seed is None else args.seed
@@ -340,7 +248,7 @@ def _data_describe(args: argparse.Namespace) -> None:
 
     from mtquant_rllib.market.quality import describe
 
-    settings = _settings(args)
+    settings = settings_of(args)
     if args.market is None:
         from mtquant_rllib.market.synthetic import synthesise
 
@@ -358,99 +266,15 @@ def _data_describe(args: argparse.Namespace) -> None:
     findings = describe(market, settings)
     rich.print(findings.render())
     if args.json is not None:
-        _write_json(args.json, findings.to_dict())
-
-
-def _bench_core(args: argparse.Namespace) -> None:
-    if args.environments < 1:
-        raise ConfigError(f"--environments {args.environments}: expected at least 1")
-    settings = _settings(args)
-    _check_files(args.market, args.macro)
-    from mtquant_rllib.bench.core import bench_core
-    from mtquant_rllib.env.data import prepare_embedded, prepare_files
-
-    if args.market is None:
-        folder = prepare_embedded(settings)
-    else:
-        folder = prepare_files(settings, args.market, args.macro)
-    figures = bench_core(settings, folder, n_envs=args.environments)
-    print(
-        f"{figures['bars_per_s']:,.0f} bars/s with {args.environments} environments, risk on, one core; "
-        f"resident memory {figures['rss_mb']:.0f} MB"
-    )
-    if args.json is not None:
-        _write_json(args.json, figures)
-
-
-def _bench_engine(args: argparse.Namespace) -> None:
-    if args.repeats < 1:
-        raise ConfigError(f"--repeats {args.repeats}: expected at least 1")
-    settings = _settings(args)
-    _check_files(args.market, args.macro)
-    _reproducible()
-    from mtquant_rllib.bench.engine import Sizes, bench_engine
-    from mtquant_rllib.training.preparation import prepare
-
-    figures = bench_engine(settings, prepare(settings, args.market, args.macro), Sizes(repeats=args.repeats))
-    for key in ("sampling_ratio", "ppo_ratio", "phase2_over_phase3", "two_runners_over_one"):
-        print(f"{key:<22} {figures[key]:7.1f}")
-    for key in ("sampling", "ppo", "phase", "runners"):
-        for side, windows in figures[f"{key}_bars_per_s"].items():
-            print(f"{key:<9} {side:<10} {sorted(windows)[len(windows) // 2]:>9,.0f} bars/s")
-    if args.json is not None:
-        _write_json(args.json, figures)
-
-
-def _bench_scale(args: argparse.Namespace) -> None:
-    from mtquant_rllib.bench.scale import bench_scale
-
-    figures = bench_scale(_settings(args))
-    for bars, cost in figures["microseconds_per_bar"].items():
-        print(f"{int(bars):>9,} bars of data: {cost:.2f} microseconds a bar")
-    print(f"dearest over cheapest: {figures['cost_ratio']:.2f}")
-    if args.json is not None:
-        _write_json(args.json, figures)
-
-
-def _bench_memory(args: argparse.Namespace) -> None:
-    if not args.minutes > 0:
-        raise ConfigError(f"--minutes {args.minutes:g}: expected more than 0")
-    settings = _settings(args)
-    _reproducible()
-    from mtquant_rllib.bench.scale import bench_memory
-    from mtquant_rllib.training.preparation import prepare
-
-    figures = bench_memory(settings, prepare(settings, None, None), minutes=args.minutes)
-    readings = ", ".join(f"{reading:.0f}" for reading in figures["rss_mb"])
-    print(f"{figures['bars']:,} bars in {args.minutes:g} minutes; resident memory {readings} MB")
-    print(f"growth after warming up: {figures['rss_growth_mb']:+.1f} MB")
-    if args.json is not None:
-        _write_json(args.json, figures)
-
-
-def _bench_sac(args: argparse.Namespace) -> None:
-    if args.repeats < 1:
-        raise ConfigError(f"--repeats {args.repeats}: expected at least 1")
-    settings = _settings(args)
-    _check_files(args.market, args.macro)
-    _reproducible()
-    from mtquant_rllib.bench.sac import Sizes, bench_sac
-    from mtquant_rllib.training.preparation import prepare
-
-    figures = bench_sac(settings, prepare(settings, args.market, args.macro), Sizes(repeats=args.repeats))
-    print(f"{'sac_ratio':<22} {figures['sac_ratio']:7.1f}")
-    for side, windows in figures["sac_bars_per_s"].items():
-        print(f"{'sac':<9} {side:<10} {sorted(windows)[len(windows) // 2]:>9,.1f} bars/s")
-    if args.json is not None:
-        _write_json(args.json, figures)
+        write_json(args.json, findings.to_dict())
 
 
 def _train(args: argparse.Namespace) -> None:
     if args.budget_scale <= 0:
         raise ConfigError(f"--budget-scale {args.budget_scale:g}: expected a factor above 0, such as 0.02")
-    settings = _settings(args)
-    _check_files(args.market, args.macro)
-    _reproducible()
+    settings = settings_of(args)
+    check_files(args.market, args.macro)
+    reproducible()
     from mtquant_rllib.training.curriculum import train
 
     run = train(
@@ -469,7 +293,7 @@ def _resume(args: argparse.Namespace) -> None:
     if args.config != DEFAULT_CONFIG:
         raise ConfigError(f"--config {args.config}: a run goes on with its own settings; --set can move resources")
     run = _run_folder(args.run_folder)
-    _reproducible()
+    reproducible()
     from mtquant_rllib.training.curriculum import resume
 
     run = resume(run, overrides=args.overrides)
@@ -511,7 +335,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         split=args.split,
         episodes=args.episodes,
         phase=args.phase,
-        settings=_settings(args) if args.config != DEFAULT_CONFIG else None,
+        settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
         overrides=args.overrides,
     )
     print_report(done.report, Console())
@@ -533,24 +357,11 @@ def _explain(args: argparse.Namespace) -> None:
         agent=args.agent,
         phase=args.phase,
         out=args.out,
-        settings=_settings(args) if args.config != DEFAULT_CONFIG else None,
+        settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
         overrides=args.overrides,
     )
     for kind, path in written.items():
         print(f"{kind}: {path}")
-
-
-def _check_files(*paths: Path | None) -> None:
-    for path in paths:
-        if path is not None and not path.exists():
-            raise RunError(f"{path}: no such file or folder")
-
-
-def _reproducible() -> None:
-    from mtquant_rllib.training.seeding import reexec_with_hash_seed
-
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    reexec_with_hash_seed()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mtquant_rllib.cli import main
+from mtquant_rllib.commands.bench import BENCHES
 
 COMMANDS = [
     ["data", "import"],
@@ -18,6 +19,7 @@ COMMANDS = [
     ["resume"],
     ["evaluate"],
     ["explain"],
+    *(["bench", bench.name] for bench in BENCHES),
 ]
 
 
@@ -49,6 +51,9 @@ def test_every_command_helps_with_an_example_and_takes_settings(
         (["resume", "no-such-run"], "no such run folder"),
         (["evaluate", "no-such-run", "--episodes", "0"], "expected at least 1"),
         (["resume", "run", "--config", "document.yaml"], "its own settings"),
+        (["bench", "core", "--environments", "0"], "expected at least 1"),
+        (["bench", "engine", "--market", "no-such.parquet"], "no such file"),
+        (["bench", "memory", "--minutes", "0"], "expected more than 0"),
     ],
 )
 def test_a_mistake_gets_one_clear_message_and_exit_code_2(

@@ -16,26 +16,20 @@ from __future__ import annotations
 
 import os
 import statistics
-import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 
+from mtquant_rllib.bench.stage import endless_run, ray_session
+from mtquant_rllib.bench.turns import in_turns, rate
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.training.algorithm import DeskPPO
-from mtquant_rllib.training.desk_algorithm import RUN_FOLDER
-from mtquant_rllib.training.manifest import Manifest, MarketRecord, TrialRecord
+from mtquant_rllib.training.manifest import MarketRecord
 from mtquant_rllib.training.phases import JOINT, Share, build_config, plan_named
-from mtquant_rllib.training.seeding import PINNED
 
 MINIBATCH, EPOCHS = 256, 10
-BUDGET = 10**9
-"""Never reached, so that learning rates stand still."""
 
 
 @dataclass(frozen=True)
@@ -58,31 +52,22 @@ class Sizes:
 
 def bench_engine(settings: Settings, market: MarketRecord, sizes: Sizes) -> Mapping[str, Any]:
     """The four ratios with their raw figures; see the module's docstring."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[RUN_FOLDER] = folder
-        environment = {"env_vars": {**PINNED, RUN_FOLDER: folder}}
-        ray.init(
-            address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=environment,
-            object_store_memory=settings.resources.object_store_mb * 2**20,
-        )  # fmt: skip
-        try:
-            stage = _Stage(settings, market, Path(folder), sizes)
-            return {
-                **stage.sampling(),
-                **stage.ppo(),
-                **stage.phases(),
-                **stage.runners(),
-                "sizes": vars(sizes),
-                "cpus": os.cpu_count(),
-            }
-        finally:
-            ray.shutdown()
+    with ray_session(settings, cpus=4):
+        stage = _Stage(settings, market, sizes)
+        return {
+            **stage.sampling(),
+            **stage.ppo(),
+            **stage.phases(),
+            **stage.runners(),
+            "sizes": vars(sizes),
+            "cpus": os.cpu_count(),
+        }
 
 
 class _Stage:
-    def __init__(self, settings: Settings, market: MarketRecord, folder: Path, sizes: Sizes) -> None:
+    def __init__(self, settings: Settings, market: MarketRecord, sizes: Sizes) -> None:
         self._tree = settings.model_dump(mode="json")
-        self._market, self._folder, self._sizes = market, folder, sizes
+        self._market, self._sizes = market, sizes
 
     def algorithm(
         self, engine: str, environments: int, *, phase: int = 3, runners: int = 0, meta_every_bars: int | None = None
@@ -101,8 +86,7 @@ class _Stage:
             decision = {**tree["desk"]["decision"], "meta_every_bars": meta_every_bars}
             tree["desk"] |= {"decision": decision}
         settings = Settings.model_validate(tree)
-        manifest = Manifest.begin("bench", settings, self._market, 1.0, [phase])
-        manifest.phase(phase).trials[JOINT] = TrialRecord(budget_bars=BUDGET)
+        manifest = endless_run(settings, self._market, phase)
         config = build_config(plan_named(settings, phase, JOINT), manifest, Share(float(self._sizes.threads), 1.0, 0.0))
         config.desk["make_validator"] = None
         algorithm = config.build_algo()
@@ -114,8 +98,8 @@ class _Stage:
         batched = self.algorithm("batched", sizes.environments)
         stock = self.algorithm("stock", sizes.stock_environments)
         sides = {
-            "batched": _window(lambda: batched._sample(sizes.bars), sizes.bars),
-            "stock": _window(lambda: stock._sample(sizes.stock_bars), sizes.stock_bars),
+            "batched": rate(lambda: batched._sample(sizes.bars), sizes.bars),
+            "stock": rate(lambda: stock._sample(sizes.stock_bars), sizes.stock_bars),
         }
         return self._ratio("sampling", "sampling_ratio", sides, [batched, stock])
 
@@ -124,8 +108,8 @@ class _Stage:
         batched = self.algorithm("batched", sizes.environments, meta_every_bars=1)
         stock = self.algorithm("stock", sizes.stock_environments, meta_every_bars=1)
         sides = {
-            "batched": _window(batched.training_step, sizes.update_bars),
-            "stock": _window(self._threaded(stock.training_step), sizes.update_bars),
+            "batched": rate(batched.training_step, sizes.update_bars),
+            "stock": rate(self._threaded(stock.training_step), sizes.update_bars),
         }
         return self._ratio("ppo", "ppo_ratio", sides, [batched, stock])
 
@@ -142,7 +126,7 @@ class _Stage:
     def phases(self) -> dict[str, Any]:
         sizes = self._sizes
         both = {phase: self.algorithm("batched", sizes.environments, phase=phase) for phase in (2, 3)}
-        sides = {f"phase_{phase}": _window(one.training_step, sizes.update_bars) for phase, one in both.items()}
+        sides = {f"phase_{phase}": rate(one.training_step, sizes.update_bars) for phase, one in both.items()}
         return self._ratio("phase", "phase2_over_phase3", sides, list(both.values()))
 
     def runners(self) -> dict[str, Any]:
@@ -151,7 +135,7 @@ class _Stage:
 
         def side(number: int) -> Callable[[], float]:
             bars = number * sizes.bars
-            return _window(lambda: groups[number]._sample(bars), bars)
+            return rate(lambda: groups[number]._sample(bars), bars)
 
         sides = {f"runners_{number}": side(number) for number in groups}
         return self._ratio("runners", "two_runners_over_one", sides, list(groups.values()))
@@ -160,22 +144,8 @@ class _Stage:
         self, name: str, key: str, sides: dict[str, Callable[[], float]], algorithms: list[DeskPPO]
     ) -> dict[str, Any]:
         """The first side's median over the second's, in bars a second; the first window of each is thrown away."""
-        windows: dict[str, list[float]] = {side: [] for side in sides}
-        for repeat in range(self._sizes.repeats + 1):
-            for side, window in sides.items():
-                speed = window()
-                if repeat:
-                    windows[side].append(speed)
+        windows = in_turns(sides, self._sizes.repeats)
         for algorithm in algorithms:
             algorithm.stop()
         first, second = (statistics.median(values) for values in windows.values())
         return {key: first / second, f"{name}_bars_per_s": windows}
-
-
-def _window(run: Callable[[], Any], bars: int) -> Callable[[], float]:
-    def measure() -> float:
-        began = time.perf_counter()
-        run()
-        return bars / (time.perf_counter() - began)
-
-    return measure

@@ -12,29 +12,25 @@ from __future__ import annotations
 
 import os
 import statistics
-import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 import torch
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune.registry import register_env
 
+from mtquant_rllib.bench.stage import endless_run, ray_session
+from mtquant_rllib.bench.turns import in_turns, rate
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.multi_agent import desk_env
-from mtquant_rllib.training.desk_algorithm import RUN_FOLDER
-from mtquant_rllib.training.manifest import Manifest, MarketRecord, TrialRecord
+from mtquant_rllib.training.manifest import Manifest, MarketRecord
 from mtquant_rllib.training.phases import JOINT, PolicyMapping, Share, build_config, plan_named
-from mtquant_rllib.training.seeding import PINNED
 
 HIDDEN, BATCH = 64, 256
 TURNS = 3
 """RLlib's steps in a bar on which every level decides."""
-_BUDGET = 10**9
 _STOCK_ENV = "mtquant_desk_turn_by_turn"
 
 
@@ -51,24 +47,9 @@ class Sizes:
 
 def bench_sac(settings: Settings, market: MarketRecord, sizes: Sizes) -> Mapping[str, Any]:
     """The ratio with its raw figures; see the module's docstring."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[RUN_FOLDER] = folder
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-            runtime_env={"env_vars": {**PINNED, RUN_FOLDER: folder}},
-            object_store_memory=settings.resources.object_store_mb * 2**20,
-        )  # fmt: skip
-        try:
-            manifest = _manifest(settings, market, sizes)
-            sides = {"batched": _batched(manifest, sizes), "stock": _stock(manifest, sizes)}
-            windows: dict[str, list[float]] = {side: [] for side in sides}
-            for repeat in range(sizes.repeats + 1):
-                for side, window in sides.items():
-                    speed = window()
-                    if repeat:
-                        windows[side].append(speed)
-        finally:
-            ray.shutdown()
+    with ray_session(settings, cpus=2):
+        manifest = _manifest(settings, market, sizes)
+        windows = in_turns({"batched": _batched(manifest, sizes), "stock": _stock(manifest, sizes)}, sizes.repeats)
     batched, stock = (statistics.median(values) for values in windows.values())
     return {
         "sac_ratio": batched / stock,
@@ -97,9 +78,7 @@ def _manifest(settings: Settings, market: MarketRecord, sizes: Sizes) -> Manifes
         "learning_starts_bars": sizes.warm_bars,
     }
     tree["sac"]["critic"]["hidden"] = [HIDDEN, HIDDEN]
-    manifest = Manifest.begin("bench", Settings.model_validate(tree), market, 1.0, [3])
-    manifest.phase(3).trials[JOINT] = TrialRecord(budget_bars=_BUDGET)
-    return manifest
+    return endless_run(Settings.model_validate(tree), market)
 
 
 def _batched(manifest: Manifest, sizes: Sizes) -> Callable[[], float]:
@@ -108,7 +87,7 @@ def _batched(manifest: Manifest, sizes: Sizes) -> Callable[[], float]:
     algorithm: Any = config.build_algo()
     while algorithm.bars_sampled < sizes.warm_bars:
         algorithm.training_step()
-    return _window(algorithm.training_step, 1, sizes.bars)
+    return rate(algorithm.training_step, sizes.bars)
 
 
 def _stock(manifest: Manifest, sizes: Sizes) -> Callable[[], float]:
@@ -145,14 +124,4 @@ def _stock(manifest: Manifest, sizes: Sizes) -> Callable[[], float]:
     algorithm: Any = config.build_algo()
     for _ in range(sizes.warm_bars + 1):
         algorithm.training_step()
-    return _window(algorithm.training_step, sizes.stock_bars, sizes.stock_bars)
-
-
-def _window(step: Callable[[], Any], calls: int, bars: int) -> Callable[[], float]:
-    def measure() -> float:
-        began = time.perf_counter()
-        for _ in range(calls):
-            step()
-        return bars / (time.perf_counter() - began)
-
-    return measure
+    return rate(algorithm.training_step, sizes.stock_bars, calls=sizes.stock_bars)

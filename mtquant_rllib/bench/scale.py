@@ -14,10 +14,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from mtquant_rllib.bench.core import RandomDrive, rss_mb
+from mtquant_rllib.bench.turns import in_turns
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.data import DeskData, prepare_embedded
 
@@ -35,14 +36,8 @@ def bench_scale(settings: Settings, *, n_envs: int = 256, steps: int = 60, repea
                 data = DeskData.open(prepare_embedded(_sized(settings, paths, years)), "train")
                 bars = sum(stretch.stop - stretch.start for stretch in data.stretches)
                 drives[bars] = RandomDrive(settings, data, n_envs, settings.seed)
-            windows: dict[int, list[float]] = {bars: [] for bars in drives}
-            for repeat in range(repeats + 1):
-                for bars, drive in drives.items():
-                    started = time.perf_counter()
-                    for _ in range(steps):
-                        drive.step()
-                    if repeat:
-                        windows[bars].append((time.perf_counter() - started) / (n_envs * steps) * 1e6)
+            sides = {bars: partial(_cost, drive, n_envs, steps) for bars, drive in drives.items()}
+            windows = in_turns(sides, repeats)
         finally:
             if before is None:
                 del os.environ["MTQUANT_CACHE"]
@@ -58,6 +53,14 @@ def bench_scale(settings: Settings, *, n_envs: int = 256, steps: int = 60, repea
     }
 
 
+def _cost(drive: RandomDrive, n_envs: int, steps: int) -> float:
+    """Microseconds of a bar of one environment."""
+    started = time.perf_counter()
+    for _ in range(steps):
+        drive.step()
+    return (time.perf_counter() - started) / (n_envs * steps) * 1e6
+
+
 def _sized(settings: Settings, paths: int, years: float) -> Settings:
     tree = settings.model_dump(mode="json")
     small = {"paths": 1, "years": PATHS_AND_YEARS[0][1]}
@@ -70,16 +73,12 @@ def bench_memory(settings: Settings, market: Any, *, minutes: float = 10.0, samp
 
     `rss_growth_mb` is the median of the last quarter of the samples less that of the second: the first is warm-up.
     """
-    from mtquant_rllib.bench.engine import BUDGET
+    from mtquant_rllib.bench.stage import endless_run, run_folder
     from mtquant_rllib.engine.runner import BatchedEnvRunner
-    from mtquant_rllib.training.desk_algorithm import RUN_FOLDER
-    from mtquant_rllib.training.manifest import Manifest, TrialRecord
     from mtquant_rllib.training.phases import JOINT, Share, build_config, plan_named
 
-    manifest = Manifest.begin("bench", settings, market, 1.0, [3])
-    manifest.phase(3).trials[JOINT] = TrialRecord(budget_bars=BUDGET)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[RUN_FOLDER] = str(Path(folder))
+    manifest = endless_run(settings, market)
+    with run_folder():
         runner = BatchedEnvRunner(
             config=build_config(plan_named(settings, 3, JOINT), manifest, Share(1.0, 1.0, 0.0)), worker_index=0
         )

@@ -1,0 +1,50 @@
+"""What benches of training stand on: a Ray session of their own, and a run whose budget does not end."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.training.desk_algorithm import RUN_FOLDER
+from mtquant_rllib.training.manifest import Manifest, MarketRecord, TrialRecord
+from mtquant_rllib.training.phases import JOINT
+from mtquant_rllib.training.seeding import PINNED
+
+BUDGET = 10**9
+"""Bars. Never reached, so that learning rates stand still."""
+
+
+@contextmanager
+def run_folder() -> Iterator[Path]:
+    """A folder that runs write to, gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[RUN_FOLDER] = folder
+        yield Path(folder)
+
+
+@contextmanager
+def ray_session(settings: Settings, cpus: int) -> Iterator[None]:
+    """Ray with so many CPUs to hand out, and a run folder."""
+    with run_folder() as folder:
+        ray.init(
+            address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
+            runtime_env={"env_vars": {**PINNED, RUN_FOLDER: str(folder)}},
+            object_store_memory=settings.resources.object_store_mb * 2**20,
+        )  # fmt: skip
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def endless_run(settings: Settings, market: MarketRecord, phase: int = 3) -> Manifest:
+    """A run of that phase's joint trial."""
+    manifest = Manifest.begin("bench", settings, market, 1.0, [phase])
+    manifest.phase(phase).trials[JOINT] = TrialRecord(budget_bars=BUDGET)
+    return manifest

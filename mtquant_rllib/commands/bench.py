@@ -1,0 +1,239 @@
+"""`mtquant bench ...`: one shape for all of them. A bench measures figures, a dictionary that `--json` writes as it is,
+and says them in lines."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtquant_rllib.commands.command import (
+    add_command,
+    add_family,
+    check_files,
+    reproducible,
+    settings_of,
+    write_json,
+)
+from mtquant_rllib.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mtquant_rllib.config import Settings
+    from mtquant_rllib.training.manifest import MarketRecord
+
+Figures = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A word after `mtquant bench`.
+
+    options
+        Adds what it takes besides the settings and `--json`.
+    measure, lines
+        Figures of a command line, and how they are told.
+    """
+
+    name: str
+    help: str
+    options: Callable[[Any], None]
+    measure: Callable[[Settings, argparse.Namespace], Figures]
+    lines: Callable[[Figures], Iterable[str]]
+    example: str
+
+
+def add_benches(commands: Any) -> None:
+    family = add_family(
+        commands,
+        "bench",
+        "measure speed and memory",
+        "mtquant bench core --market bars.parquet --macro macro.parquet --json core.json",
+        word="WHAT",
+        dest="what",
+    )
+    for bench in BENCHES:
+        parser = add_command(family, bench.name, partial(_run, bench), bench.help, bench.example)
+        bench.options(parser)
+        parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+
+
+def _run(bench: Bench, args: argparse.Namespace) -> None:
+    figures = bench.measure(settings_of(args), args)
+    for line in bench.lines(figures):
+        print(line)
+    if args.json is not None:
+        write_json(args.json, figures)
+
+
+# -- what several of them take ----------------------------------------------------------------------------------------
+
+
+def _takes_market(parser: Any) -> None:
+    parser.add_argument("--market", type=Path, metavar="FILE", help="bars (default: the embedded market)")
+    parser.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
+
+
+def _takes_repeats(parser: Any) -> None:
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="windows a side (default: %(default)s)")
+
+
+def _takes_market_and_repeats(parser: Any) -> None:
+    _takes_market(parser)
+    _takes_repeats(parser)
+
+
+def _at_least_one(args: argparse.Namespace, option: str) -> int:
+    number: int = getattr(args, option)
+    if number < 1:
+        raise ConfigError(f"--{option} {number}: expected at least 1")
+    return number
+
+
+def _trained_on(settings: Settings, market: Path | None, macro: Path | None) -> MarketRecord:
+    """The market of a bench that trains, prepared in a process that draws alike every time."""
+    check_files(market, macro)
+    reproducible()
+    from mtquant_rllib.training.preparation import prepare
+
+    return prepare(settings, market, macro)
+
+
+def _median_rates(figures: Figures, *keys: str, decimals: int = 0) -> Iterator[str]:
+    for key in keys:
+        for side, windows in figures[f"{key}_bars_per_s"].items():
+            yield f"{key:<9} {side:<10} {sorted(windows)[len(windows) // 2]:>9,.{decimals}f} bars/s"
+
+
+# -- the benches ------------------------------------------------------------------------------------------------------
+
+
+def _core_options(parser: Any) -> None:
+    _takes_market(parser)
+    parser.add_argument("--environments", type=int, default=1024, metavar="B", help="default: %(default)s")
+
+
+def _core(settings: Settings, args: argparse.Namespace) -> Figures:
+    environments = _at_least_one(args, "environments")
+    check_files(args.market, args.macro)
+    from mtquant_rllib.bench.core import bench_core
+    from mtquant_rllib.env.data import prepare_embedded, prepare_files
+
+    embedded = args.market is None
+    folder = prepare_embedded(settings) if embedded else prepare_files(settings, args.market, args.macro)
+    return bench_core(settings, folder, n_envs=environments)
+
+
+def _core_lines(figures: Figures) -> Iterator[str]:
+    yield (
+        f"{figures['bars_per_s']:,.0f} bars/s with {figures['environments']} environments, risk on, one core; "
+        f"resident memory {figures['rss_mb']:.0f} MB"
+    )
+
+
+def _engine(settings: Settings, args: argparse.Namespace) -> Figures:
+    repeats = _at_least_one(args, "repeats")
+    market = _trained_on(settings, args.market, args.macro)
+    from mtquant_rllib.bench.engine import Sizes, bench_engine
+
+    return bench_engine(settings, market, Sizes(repeats=repeats))
+
+
+def _engine_lines(figures: Figures) -> Iterator[str]:
+    for key in ("sampling_ratio", "ppo_ratio", "phase2_over_phase3", "two_runners_over_one"):
+        yield f"{key:<22} {figures[key]:7.1f}"
+    yield from _median_rates(figures, "sampling", "ppo", "phase", "runners")
+
+
+def _scale(settings: Settings, args: argparse.Namespace) -> Figures:
+    from mtquant_rllib.bench.scale import bench_scale
+
+    return bench_scale(settings)
+
+
+def _scale_lines(figures: Figures) -> Iterator[str]:
+    for bars, cost in figures["microseconds_per_bar"].items():
+        yield f"{int(bars):>9,} bars of data: {cost:.2f} microseconds a bar"
+    yield f"dearest over cheapest: {figures['cost_ratio']:.2f}"
+
+
+def _memory_options(parser: Any) -> None:
+    parser.add_argument("--minutes", type=float, default=10.0, metavar="M", help="default: %(default)s")
+
+
+def _memory(settings: Settings, args: argparse.Namespace) -> Figures:
+    if not args.minutes > 0:
+        raise ConfigError(f"--minutes {args.minutes:g}: expected more than 0")
+    market = _trained_on(settings, None, None)
+    from mtquant_rllib.bench.scale import bench_memory
+
+    return bench_memory(settings, market, minutes=args.minutes)
+
+
+def _memory_lines(figures: Figures) -> Iterator[str]:
+    readings = ", ".join(f"{reading:.0f}" for reading in figures["rss_mb"])
+    yield f"{figures['bars']:,} bars in {figures['minutes']:g} minutes; resident memory {readings} MB"
+    yield f"growth after warming up: {figures['rss_growth_mb']:+.1f} MB"
+
+
+def _sac(settings: Settings, args: argparse.Namespace) -> Figures:
+    repeats = _at_least_one(args, "repeats")
+    market = _trained_on(settings, args.market, args.macro)
+    from mtquant_rllib.bench.sac import Sizes, bench_sac
+
+    return bench_sac(settings, market, Sizes(repeats=repeats))
+
+
+def _sac_lines(figures: Figures) -> Iterator[str]:
+    yield f"{'sac_ratio':<22} {figures['sac_ratio']:7.1f}"
+    yield from _median_rates(figures, "sac", decimals=1)
+
+
+def _nothing(parser: Any) -> None:
+    pass
+
+
+BENCHES = (
+    Bench(
+        "core",
+        "step the batched core with risk on, and say how many bars a second and how much memory",
+        _core_options,
+        _core,
+        _core_lines,
+        "mtquant bench core --environments 1024 --json core.json",
+    ),
+    Bench(
+        "engine",
+        "measure the batched engine against RLlib's own: sampling, PPO, a frozen phase, two runners",
+        _takes_market_and_repeats,
+        _engine,
+        _engine_lines,
+        "mtquant bench engine --json engine.json",
+    ),
+    Bench(
+        "scale",
+        "measure what a bar costs on markets of 5,000 to 1,000,000 bars, which are made for it (minutes)",
+        _nothing,
+        _scale,
+        _scale_lines,
+        "mtquant bench scale --json scale.json",
+    ),
+    Bench(
+        "memory",
+        "let a runner sample without pause and watch its resident memory",
+        _memory_options,
+        _memory,
+        _memory_lines,
+        "mtquant bench memory --minutes 10 --json memory.json",
+    ),
+    Bench(
+        "sac",
+        "measure SAC of twelve policies, one gradient step a bar, against RLlib's own",
+        _takes_market_and_repeats,
+        _sac,
+        _sac_lines,
+        "mtquant bench sac --json sac.json",
+    ),
+)
