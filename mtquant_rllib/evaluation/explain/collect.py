@@ -5,7 +5,7 @@ Shapes: B histories, T bars, K decisions, F observation columns, G groups.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ import numpy as np
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
-from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation import rollout
 from mtquant_rllib.evaluation.baselines import weight_rules
@@ -26,7 +25,7 @@ from mtquant_rllib.evaluation.importance import (
     occlusion,
 )
 from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.regime_figures import NO_REGIME, tracked_figures
+from mtquant_rllib.evaluation.regime_figures import NO_REGIME, played_regimes, tracked_figures
 from mtquant_rllib.policies.looking import AgentView, Look
 
 
@@ -135,7 +134,12 @@ class Material:
     def figures(self) -> dict[str, float]:
         """Flat figures of regimes and attention."""
         return tracked_figures(
-            self.regime, self.regime_confidence, self.subject.bars_per_year, self.look, self.decisions.regime
+            self.regime,
+            self.regime_confidence,
+            self.subject.bars_per_year,
+            self.look,
+            self.decisions.regime,
+            self.decisions.env,
         )
 
 
@@ -160,7 +164,7 @@ def collect(
     closes = rollout.closes_of(data)
     for name, rule in weight_rules(settings).items():
         records.append(rollout.play(settings, data, rollout.RulePlayer(rule, closes), draws, name=name, facts=facts))
-    regime, confidence = _regimes(data, draws, records[0].played)
+    regime, confidence = played_regimes(data, draws, records[0].played)
     look = view.look(decisions.obs) if view.attends else None
     return Material(
         tuple(records), regime, confidence, decisions, measure_influence(settings, view, decisions, look), look
@@ -180,11 +184,3 @@ def measure_influence(settings: Settings, view: AgentView, decisions: Decisions,
         claims = {"received": attention_received(attention), "rollout": attention_rollout(attention)}
     faith = {name: faithfulness(claim, effect, config.bootstrap, rng) for name, claim in claims.items()}
     return Influence(tuple(view.groups), effect, claims, faith, decisions.regime[sample])
-
-
-def _regimes(data: DeskData, draws: Sequence[EpisodeDraw], played: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Label and confidence at the close before each bar, (B, T) each."""
-    offsets = np.arange(played.shape[1])
-    rows = np.stack([np.minimum(draw.start + offsets, draw.stop - 1) for draw in draws])
-    labels = np.asarray(data.features.regime)[rows]
-    return np.where(played, labels, NO_REGIME).astype(np.int8), np.asarray(data.features.regime_confidence)[rows]
