@@ -114,6 +114,12 @@ class DeskActor:
         hear = partial(self.fallbacks.hear, name, policy.shape)
         return RememberingPolicy(policy, self._inference.remembered_rows, hear)
 
+    def weight_bytes(self) -> int:
+        """Memory of all weights that are asked, as they lie there."""
+        instruments = [self._stacked] if self._stacked is not None else list(self._instruments or ())
+        policies = {id(policy): policy for policy in (self._meta, *self._specialists, *instruments) if policy}
+        return sum(item.nbytes for policy in policies.values() for item in policy.state_dict().values())
+
     def act_meta(self, obs: Array, noise: Array | None = None) -> Array:
         """Allocation logits and risk appetite, (B, n_domains + 1)."""
         return _act(_present(self._meta, META), obs, noise)

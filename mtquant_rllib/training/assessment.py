@@ -54,6 +54,8 @@ class OpenRun:
     states: Mapping[str, states.ModuleState]
     facts: Mapping[str, Any]
     seed: int
+    folder: Path
+    """The prepared market."""
 
 
 def open_run(
@@ -88,8 +90,9 @@ def open_run(
         "seed": manifest.seed,
         "market": manifest.market.bars or f"embedded ({settings.embedded.variant})",
     }
-    data = DeskData.open(Path(market.data), split)
-    return OpenRun(run, phase, settings, data, states.read(run / folder), facts, manifest.seed)
+    prepared = Path(market.data)
+    data = DeskData.open(prepared, split)
+    return OpenRun(run, phase, settings, data, states.read(run / folder), facts, manifest.seed, prepared)
 
 
 def evaluate_run(
