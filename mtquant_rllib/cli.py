@@ -21,6 +21,7 @@ from mtquant_rllib.commands.command import (
     settings_of,
     write_json,
 )
+from mtquant_rllib.commands.regimes import add_regimes
 from mtquant_rllib.errors import ConfigError, MtquantError
 
 EXIT_REFUSED = 2
@@ -120,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     look.add_argument("market", type=Path, nargs="?", metavar="FILE", help="bars (default: the embedded market)")
     look.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
     look.add_argument("--json", type=Path, metavar="FILE", help="write the findings here")
+    add_regimes(kinds)
 
     train = add_command(
         commands,
@@ -327,6 +329,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from mtquant_rllib.evaluation.report import print_report
+    from mtquant_rllib.policies.fallbacks import summary
     from mtquant_rllib.training.assessment import evaluate_run
 
     done = evaluate_run(
@@ -338,6 +341,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         overrides=args.overrides,
     )
     print_report(done.report, Console())
+    for line in summary(done.fallbacks):
+        print(line)
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(done.files["json"], args.json)
@@ -348,7 +353,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _explain(args: argparse.Namespace) -> None:
     from mtquant_rllib.training.explanation import explain_run
 
-    written = explain_run(
+    done = explain_run(
         _run_folder(args.run_folder),
         split=args.split,
         agent=args.agent,
@@ -357,7 +362,9 @@ def _explain(args: argparse.Namespace) -> None:
         settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
         overrides=args.overrides,
     )
-    for kind, path in written.items():
+    for line in done.lines:
+        print(line)
+    for kind, path in done.files.items():
         print(f"{kind}: {path}")
 
 

@@ -15,6 +15,7 @@ COMMANDS = [
     ["data", "import"],
     ["data", "synth"],
     ["data", "describe"],
+    ["data", "regimes"],
     ["train"],
     ["resume"],
     ["evaluate"],

@@ -191,6 +191,64 @@ def _sac_lines(figures: Figures) -> Iterator[str]:
     yield from _median_rates(figures, "sac", decimals=1)
 
 
+def _attention(settings: Settings, args: argparse.Namespace) -> Figures:
+    repeats = _at_least_one(args, "repeats")
+    from mtquant_rllib.bench.attention import Sizes, bench_attention
+
+    return bench_attention(settings, Sizes(repeats=repeats))
+
+
+def _attention_lines(figures: Figures) -> Iterator[str]:
+    yield f"{'exponent of':<17}{'over':<9}{'stated':>7}{'counted':>8}{'time':>7}{'repeats':>15}{'largest':>9}"
+    for sweep in figures["sweeps"]:
+        stated, counted = ("" if sweep[key] is None else f"{sweep[key]:.2f}" for key in ("stated", "counted"))
+        yield (
+            f"{sweep['name']:<17}{sweep['over']:<9}{stated:>7}{counted:>8}{sweep['exponent']:>7.2f}"
+            f"{sweep['low']:>7.2f} to{sweep['high']:>5.2f}{sweep['largest']:>9.2f}  {sweep['verdict']}"
+        )
+    yield f"{'weights, bytes':<17}{'tokens':<9}{2:>7.2f}{figures['weights_exponent']:>8.2f}"
+    total = sum(figures["tokens_of_the_document"].values())
+    parts = ", ".join(f"{part} {work / total:.1%}" for part, work in figures["tokens_of_the_document"].items())
+    yield f"multiply-adds of a row with the document's four tokens: {parts}"
+
+
+def _inference_options(parser: Any) -> None:
+    _takes_repeats(parser)
+    parser.add_argument(
+        "--run", type=Path, metavar="RUN", help="policies of this run's folder (default: fresh networks)"
+    )
+
+
+def _inference(settings: Settings, args: argparse.Namespace) -> Figures:
+    repeats = _at_least_one(args, "repeats")
+    check_files(args.run)
+    from mtquant_rllib.bench.inference import Sizes, bench_inference
+    from mtquant_rllib.training.assessment import open_run
+    from mtquant_rllib.training.preparation import prepare
+
+    sizes = Sizes(repeats=repeats)
+    if args.run is None:
+        return bench_inference(settings, Path(prepare(settings, None, None).data), sizes)
+    opened = open_run(args.run, "validation")
+    return bench_inference(opened.settings, opened.folder, sizes, opened.states)
+
+
+def _inference_lines(figures: Figures) -> Iterator[str]:
+    for name, found in figures["networks"].items():
+        batches = figures["sizes"]["batches"]
+        yield f"{name} networks: decisions of the whole desk a second, environments at once"
+        yield f"  {'':<12}" + "".join(f"{batch:>10,}" for batch in batches) + "   weights, MB"
+        for way, speeds in found["decisions_per_s"].items():
+            memory = f"{found['weights_mb'][way]:>14.2f}" if way in found["weights_mb"] else ""
+            yield f"  {way:<12}" + "".join(f"{speeds[str(batch)]:>10,.0f}" for batch in batches) + memory
+        yield f"  beside float32, over {found['rows']:,} rows: largest and mean difference of actions, equal choices"
+        for way, own in found["agreement"].items():
+            yield (
+                f"  {way:<12}{own['largest_difference']:>10.2g}{own['mean_difference']:>10.2g}"
+                f"{own['equal_choices']:>10.2%}"
+            )
+
+
 def _nothing(parser: Any) -> None:
     pass
 
@@ -235,5 +293,21 @@ BENCHES = (
         _sac,
         _sac_lines,
         "mtquant bench sac --json sac.json",
+    ),
+    Bench(
+        "attention",
+        "fit how time grows with tokens, width, batch, window and hidden size, beside what is stated",
+        _takes_repeats,
+        _attention,
+        _attention_lines,
+        "mtquant bench attention --json attention.json",
+    ),
+    Bench(
+        "inference",
+        "measure policies that no longer learn: float32, bfloat16, int8, remembered and batched; speed and agreement",
+        _inference_options,
+        _inference,
+        _inference_lines,
+        "mtquant bench inference --json inference.json",
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -65,6 +65,20 @@ class ExplainConfig(Section):
     occlusion_draws: Count
 
 
+class InferenceConfig(Section):
+    """How policies that no longer learn are asked; learning and its sampling are not touched.
+
+    precision
+        Of the weights of linear layers: `float32`, `bfloat16` or `int8` (`policies.inference`). The cheaper ones move
+        answers a little, and pay with large networks alone.
+    remembered_rows
+        Answers that each attention network keeps by observation, so that asking again costs a look-up; 0 for none.
+    """
+
+    precision: Literal["float32", "bfloat16", "int8"]
+    remembered_rows: int = Field(ge=0)
+
+
 class EvaluationConfig(Section):
     excluded_dates: tuple[dt.date, ...]
     var_test_significance: Fraction
@@ -72,3 +86,4 @@ class EvaluationConfig(Section):
     baselines: BaselineConfig
     plot: PlotConfig
     explain: ExplainConfig
+    inference: InferenceConfig

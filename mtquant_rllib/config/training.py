@@ -148,8 +148,14 @@ class TrackingConfig(Section):
         Also write a Weights & Biases run per trial; without WANDB_API_KEY it is kept offline in the run folder.
     progress_seconds
         Least seconds between two progress lines of a trial.
+    fallback_seconds
+        Least seconds between two lines on the fall-backs of one agent for one reason (`policies.fallbacks`).
+    attention_rows
+        Decisions of each attention network that a validation looks into, in whole stretches; 0 for none.
     """
 
     wandb: bool
     wandb_project: str
     progress_seconds: NonNegative
+    fallback_seconds: NonNegative
+    attention_rows: int = Field(ge=0)

@@ -86,11 +86,6 @@ class BatchedEnvRunner(BarRunner):
         self._needs_initial_reset = True
         self._call_back("on_environment_created", env=self.env, env_context=EnvContext(context, 0))
 
-    def make_module(self) -> None:
-        super().make_module()
-        if self.module is not None:
-            self.module.foreach_module(lambda _, module: module.eval())
-
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
         if self.env is None:
             return self.spaces
@@ -352,7 +347,7 @@ class BatchedEnvRunner(BarRunner):
         last = max((number for number, post in enumerate(posts) if post.learns), default=-1)
         tails = []
         # Decisions leave traces in what is observed (an allocation in its own utilisation): they are taken back.
-        with resting(table.desk, np.arange(self.num_envs)):
+        with resting(table.desk, np.arange(self.num_envs)), self.fallbacks.muted():
             for number, post in enumerate(posts[: last + 1]):
                 due = post.level.due() & table.playing
                 seen = self._decide(post, 0, table.playing, draw) if number < last else None

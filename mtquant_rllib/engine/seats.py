@@ -13,8 +13,12 @@ from typing import Any
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.utils.typing import StateDict
 
+from mtquant_rllib.policies.fallbacks import FallbackWatch
+
 SEATS = "seats"
 STANDING = "standing"
+FALLBACKS = "fallbacks"
+"""Key of the metrics that count, module by module, who took its decisions (`policies.fallbacks`)."""
 
 
 @dataclass
@@ -35,11 +39,23 @@ class BarRunner(MultiAgentEnvRunner):
     env: Any
     module: Any
     bars_sampled: int = 0
+    fallbacks: FallbackWatch
+
+    def make_module(self) -> None:
+        super().make_module()
+        self.fallbacks = FallbackWatch(self.config.env_config["settings"]["tracking"]["fallback_seconds"])
+        if self.module is not None:
+            self.module.foreach_module(lambda _, module: module.eval())
+            for name in list(self.module.keys()):
+                self.fallbacks.attach(name, self.module[name].policy)
 
     def sample_bars(self, bars: int) -> Sampled:
         """Sample exactly so many bars, spread evenly over the environments."""
-        before = self.bars_sampled
+        before = self.fallbacks.bars = self.bars_sampled
         samples = self.sample(num_timesteps=bars) if bars else []
+        for name, counts in self.fallbacks.take().items():
+            for reason, count in counts.items():
+                self.metrics.log_value((FALLBACKS, name, reason), count, reduce="sum")
         return Sampled(samples, self.bars_sampled - before, self.get_metrics(), self.seats())
 
     def seats(self) -> dict[str, Any]:

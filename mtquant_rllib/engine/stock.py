@@ -74,11 +74,6 @@ class StockEnvRunner(BarRunner):
         for environment, env in enumerate(self.env.envs):
             env.unwrapped.env.seat(self.worker_index or 0, environment)
 
-    def make_module(self) -> None:
-        super().make_module()
-        if self.module is not None:
-            self.module.foreach_module(lambda _, module: module.eval())
-
     def sample(self, *, num_timesteps: Any = None, **kwargs: Any) -> Any:
         seed_torch(self.config.seed or 0, self.worker_index or 0, self.bars_sampled, NOISE)
         envs = [env.unwrapped for env in self.env.envs]

@@ -23,7 +23,8 @@ import numpy as np
 from scipy import stats
 
 from mtquant_rllib.config.evaluation import BootstrapConfig
-from mtquant_rllib.evaluation.statistics import Interval, percentile_interval, stationary_bootstrap_indices
+from mtquant_rllib.evaluation.block_length import bootstrapped_mean
+from mtquant_rllib.evaluation.statistics import Interval, percentile_interval
 
 Predict = Callable[[np.ndarray], np.ndarray]
 Ranking = Literal["spearman", "kendall"]
@@ -105,29 +106,34 @@ def rank_agreement(importance: np.ndarray, effect: np.ndarray, ranking: Ranking)
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """Agreement of an importance with occlusion.
+    """Agreement of an importance with occlusion, beside that of random importances.
+
+    A random importance is this one with its groups renamed, *one renaming for all rows*: it varies from row to row just
+    as much and keeps its runs in time, and knows nothing. Renaming every row anew would not do: an importance that
+    hardly changes is right or wrong in all rows at once, and its agreement lies far outside what so many independent
+    guesses can reach, be it by knowledge or by luck.
 
     agreement
-        Mean over rows with its bootstrap interval; 1 ranks the groups as occlusion does, 0 is chance, -1 the reverse.
-        Where only one of four groups matters, finding it and ranking the rest by chance gives .6.
+        Mean over rows, with an interval over blocks of time (`block_length`); 1 ranks the groups as occlusion does, 0
+        is chance, -1 the reverse. Where only one of four groups matters, finding it and ranking the rest by chance
+        gives .6.
     random
-        The same of random importances, each row's own values in an order of its own: mean, and its interval.
-    relabelled_p_value
-        Share of the orders of the groups, one for all rows, in which the importance agrees at least as well. An
-        importance that hardly changes from row to row can be right by luck, and with 4 groups one order in 24 is:
-        `random` does not see that, this does.
+        Agreement over the renamings: mean, and the interval that holds that share of them.
+    p_value
+        Share of the renamings, the given names among them, that agree at least as well. With G groups it is at least
+        1 / G!: with three no order can be told from luck at 5%, with four only the best of 24 can.
     """
 
     agreement: Interval
     random: Interval
-    relabelled_p_value: float
+    p_value: float
     ranking: Ranking
     n_rows: int
 
     @property
-    def beats_random(self) -> bool:
-        """Whether the interval of the agreement lies above that of random importances."""
-        return self.agreement.lower > self.random.upper
+    def is_faithful(self) -> bool:
+        """Whether it agrees in the bars that were drawn as in others like them, and better than renamed ones do."""
+        return self.agreement.lower > 0 and self.p_value <= 1 - self.agreement.confidence
 
 
 def faithfulness(
@@ -136,29 +142,25 @@ def faithfulness(
     config: BootstrapConfig,
     rng: np.random.Generator,
     ranking: Ranking = "spearman",
+    bars_per_row: float = 1.0,
 ) -> Faithfulness:
     """Score an importance (B, G) against the effect of occlusion (B, G), rows in order of time.
 
-    The interval is of the stationary bootstrap: neighbouring bars look alike and count for less than their number.
+    bars_per_row: bars from one row to the next.
     """
     if importance.shape != effect.shape or importance.ndim != 2:
         raise ValueError(f"importance {importance.shape} and effect {effect.shape}: expected the same (B, G)")
     rows = rank_agreement(importance, effect, ranking)
-    block = min(config.mean_block_bars, len(rows))
-    picked = stationary_bootstrap_indices(len(rows), block, config.resamples, rng)
-    chance = np.array(
-        [rank_agreement(rng.permuted(importance, axis=1), effect, ranking).mean() for _ in range(config.resamples)]
-    )
-    relabelled = np.array(
+    renamed = np.array(
         [
             rank_agreement(importance[:, order], effect, ranking).mean()
             for order in _orders(importance.shape[1], config.resamples, rng)
         ]
     )
     return Faithfulness(
-        agreement=percentile_interval(rows.mean(), rows[picked].mean(axis=1), config),
-        random=percentile_interval(chance.mean(), chance, config),
-        relabelled_p_value=float(np.mean(relabelled >= rows.mean() - ROUNDING)),
+        agreement=bootstrapped_mean(rows, config, rng, bars_per_row),
+        random=percentile_interval(renamed.mean(), renamed, config),
+        p_value=float(np.mean(renamed >= rows.mean() - ROUNDING)),
         ranking=ranking,
         n_rows=len(rows),
     )

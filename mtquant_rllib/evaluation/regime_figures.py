@@ -8,6 +8,7 @@ Shapes: B histories, T bars, R regimes in the order of `Regime`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from mtquant_rllib.evaluation.statistics import pooled_sharpe
 from mtquant_rllib.features.regimes import Regime
 
 if TYPE_CHECKING:
+    from mtquant_rllib.env.data import DeskData
+    from mtquant_rllib.env.episodes import EpisodeDraw
     from mtquant_rllib.policies.looking import Look
 
 N_REGIMES = len(Regime)
@@ -210,12 +213,25 @@ def mean_by_regime(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return means
 
 
+def played_regimes(data: DeskData, draws: Sequence[EpisodeDraw], played: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Label and the detector's confidence at the close before each bar of a record, (B, T) each; `NO_REGIME` where the
+    bar was not played.
+
+    played: bool (B, T), as `Record.played`.
+    """
+    offsets = np.arange(played.shape[1])
+    rows = np.stack([np.minimum(draw.start + offsets, draw.stop - 1) for draw in draws])
+    labels = np.asarray(data.features.regime)[rows]
+    return np.where(played, labels, NO_REGIME).astype(np.int8), np.asarray(data.features.regime_confidence)[rows]
+
+
 def tracked_figures(
     labels: np.ndarray,
     confidence: np.ndarray,
     bars_per_year: float,
     look: Look | None = None,
     look_labels: np.ndarray | None = None,
+    look_env: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Flat figures of regimes and, of an attention policy, of what it looks at, for a validation report or a tracker.
 
@@ -223,11 +239,11 @@ def tracked_figures(
     ----------
     labels, confidence
         (B, T) of the bars played, as in `regime_figures`.
-    look, look_labels
-        The policy's answers at N decisions, and the labels that stood then, (N,).
+    look, look_labels, look_env
+        The policy's answers at N decisions, the labels that stood then, (N,), and the history of each, (N,).
     """
     figures = regime_figures(labels, confidence).named(bars_per_year)
-    return figures if look is None else {**figures, **look.figures(look_labels)}
+    return figures if look is None else {**figures, **look.figures(look_labels, look_env)}
 
 
 def _quotient(above: np.ndarray, below: np.ndarray) -> np.ndarray:

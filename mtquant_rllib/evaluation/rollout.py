@@ -24,6 +24,7 @@ from mtquant_rllib.evaluation.measures import sharpe
 from mtquant_rllib.evaluation.oracle import oracle_actions, oracle_targets
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.policies.actor import DeskActor
+from mtquant_rllib.policies.fallbacks import Counts
 from mtquant_rllib.policies.registry import DeskWidths
 from mtquant_rllib.portfolio import tape as channel
 from mtquant_rllib.risk.breakers import N_LEVELS
@@ -79,6 +80,11 @@ class PolicyPlayer:
         self._domain = domain
         self._equal = equal_allocation or domain is not None
 
+    @property
+    def fallbacks(self) -> Counts:
+        """Who took the decisions of attention networks so far."""
+        return self._actor.fallbacks.counts()
+
     @classmethod
     def of(
         cls,
@@ -122,11 +128,14 @@ class PolicyPlayer:
         for i, symbol in enumerate(desk.universe.symbols):
             self._tell(symbol, desk, obs[:, i], np.ones(desk.n_envs, dtype=bool))
         desk.decide_instruments(self._actor.act_instruments(obs))
+        self._actor.fallbacks.rows = None
         return desk.propose()
 
     def _tell(self, agent: str, desk: Desk, obs: np.ndarray, due: np.ndarray) -> None:
+        watch = self._actor.fallbacks
+        watch.bars, watch.rows = int(desk.bars_done.max()), due & ~desk.parked
         if self._on_decision is not None:
-            self._on_decision(agent, desk, obs, due & ~desk.parked)
+            self._on_decision(agent, desk, obs, watch.rows)
 
 
 class RulePlayer:

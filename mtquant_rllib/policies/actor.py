@@ -2,8 +2,10 @@
 
 A `DeskActor` is built from settings and module states (what `RLModule.get_state()` returns, so a checkpoint or a
 learner's weights) and needs neither Ray nor an environment. Equally shaped instrument networks run as one batched
-matrix product. Randomness is the caller's: without `noise` the actions are the means, with standard normal `noise` they
-are samples, so that a draw can be a function of whatever the caller wants it to be.
+matrix product; `evaluation.inference` asks for cheaper weights or remembered answers instead. Who took the decisions of
+attention networks is counted and logged in `fallbacks`. Randomness is the caller's: without `noise` the actions are the
+means, with standard normal `noise` they are samples, so that a draw can be a function of whatever the caller wants it
+to be.
 """
 
 from __future__ import annotations
@@ -11,15 +13,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.policies.attention_policy import AttentionPolicy
+from mtquant_rllib.policies.fallbacks import FallbackWatch
+from mtquant_rllib.policies.inference import PRECISIONS, RememberingPolicy
 from mtquant_rllib.policies.networks import GaussianPolicy, stack
 from mtquant_rllib.policies.registry import DeskWidths, build_policy, kind_of, network_configs
 from mtquant_rllib.universe import META, Universe
@@ -66,6 +72,8 @@ class DeskActor:
         self._universe = universe
         self._sharing = settings.networks.sharing
         self._configs = network_configs(universe, widths, settings)
+        self._inference = settings.evaluation.inference
+        self.fallbacks = FallbackWatch(settings.tracking.fallback_seconds)
         self.load(states)
 
     def load(self, states: Mapping[str, ModuleState]) -> None:
@@ -82,9 +90,10 @@ class DeskActor:
         ids = [self._universe.policy_of(symbol, self._sharing) for symbol in self._universe.symbols]
         self._instruments = [policies[name] for name in ids] if set(ids) <= set(policies) else None
         stackable = all(kind_of(self._configs[name]).stackable for name in ids)
-        self._stacked = stack(self._instruments) if self._instruments is not None and stackable else None
+        stacks = stackable and self._inference.precision == "float32"
+        self._stacked = stack(self._instruments) if self._instruments is not None and stacks else None
 
-    def _loaded(self, name: str, state: ModuleState) -> GaussianPolicy:
+    def _loaded(self, name: str, state: ModuleState) -> nn.Module:
         policy = build_policy(self._configs[name])
         weights = {
             key.removeprefix(POLICY_PREFIX): item if isinstance(item, Tensor) else torch.tensor(item)
@@ -95,7 +104,21 @@ class DeskActor:
             policy.load_state_dict(weights, strict=True)
         except RuntimeError as error:
             raise RunError(f"the state of {name} does not fit the network settings: {error}") from error
-        return policy.eval().requires_grad_(False)
+        return self._prepared(name, PRECISIONS[self._inference.precision](policy.eval().requires_grad_(False)))
+
+    def _prepared(self, name: str, policy: GaussianPolicy) -> nn.Module:
+        """The policy as it is asked: listened to, and where configured remembered."""
+        if not isinstance(policy, AttentionPolicy) or not self._inference.remembered_rows:
+            self.fallbacks.attach(name, policy)
+            return policy
+        hear = partial(self.fallbacks.hear, name, policy.shape)
+        return RememberingPolicy(policy, self._inference.remembered_rows, hear)
+
+    def weight_bytes(self) -> int:
+        """Memory of all weights that are asked, as they lie there."""
+        instruments = [self._stacked] if self._stacked is not None else list(self._instruments or ())
+        policies = {id(policy): policy for policy in (self._meta, *self._specialists, *instruments) if policy}
+        return sum(item.nbytes for policy in policies.values() for item in policy.state_dict().values())
 
     def act_meta(self, obs: Array, noise: Array | None = None) -> Array:
         """Allocation logits and risk appetite, (B, n_domains + 1)."""

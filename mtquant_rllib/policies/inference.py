@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,34 @@ def in_int8(policy: Network) -> Network:
 def in_bfloat16(policy: Network) -> Network:
     """A copy of the policy with `Bfloat16Linear` layers."""
     return _with_linears(policy, Bfloat16Linear)
+
+
+class RememberingPolicy(nn.Module):
+    """An attention policy whose answers are remembered: observations -> `[mean | log deviation]`, without gradients.
+
+    on_answer: hears every batch of observations and its fall-backs, remembered ones included.
+    """
+
+    def __init__(
+        self, policy: AttentionPolicy, max_rows: int, on_answer: Callable[[Tensor, Tensor], None] | None = None
+    ) -> None:
+        super().__init__()
+        self.cache, self._on_answer = AnswerCache(policy, max_rows), on_answer
+        self._log_std = policy.log_std().detach()
+
+    def forward(self, obs_BF: Tensor) -> Tensor:
+        answer = self.cache.answer(obs_BF)
+        if self._on_answer is not None:
+            self._on_answer(obs_BF, answer.fallback_B)
+        return torch.cat((answer.logits_BA, self._log_std.expand_as(answer.logits_BA)), dim=-1)
+
+
+PRECISIONS: dict[str, Callable[[Any], Any]] = {
+    "float32": lambda policy: policy,
+    "bfloat16": lambda policy: in_bfloat16(policy),
+    "int8": lambda policy: in_int8(policy),
+}
+"""From a policy to one of that precision, by the names of `config.evaluation.InferenceConfig`."""
 
 
 def _with_linears(policy: Network, convert: Callable[[nn.Linear], nn.Module]) -> Network:

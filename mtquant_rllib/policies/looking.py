@@ -49,9 +49,11 @@ class Look:
     probabilities: np.ndarray
     fallback: np.ndarray
 
-    def figures(self, labels: np.ndarray | None = None) -> dict[str, float]:
+    def figures(self, labels: np.ndarray | None = None, env: np.ndarray | None = None) -> dict[str, float]:
         """Named figures for a tracker, fractions all: how attention is spread (`attention_losses.attention_metrics`),
-        what the classifier believes, who answered, and, with the detector's labels (N,), how often both agree.
+        what the classifier believes, who answered; with the detector's labels (N,), how often both agree; with the
+        history of each decision (N,), histories after each other and each in order of time, after what share of
+        decisions the classifier believes in another regime.
         """
         spread = attention_metrics(torch.from_numpy(self.attention))
         believed = self.probabilities.argmax(axis=1)
@@ -63,6 +65,8 @@ class Look:
         for name, count in counts.items():
             if name != Fallback.NONE.name.lower():
                 named[f"fallback_{name}"] = count / len(self.fallback)
+        if env is not None and (together := env[1:] == env[:-1]).any():
+            named["classifier_transitions"] = float(np.mean((believed[1:] != believed[:-1])[together]))
         if labels is not None and (known := labels != NO_LABEL).any():
             named["classifier_agreement"] = float(np.mean(believed[known] == labels[known]))
         return named

@@ -11,8 +11,8 @@ or numbers are broken, the network degrades row by row instead of failing, and s
 - the global head not finite either: logits 0, which is equal weight after a softmax.
 
 The answer carries one `Fallback` code per row, computed with it as one small tensor; counting and logging them is the
-caller's (`fallback_counts`, `log_fallbacks`), at whatever pace the caller likes. The threshold is a step: a row whose
-confidence lies within rounding of it can answer differently in batches of different size.
+caller's (`fallbacks.FallbackWatch`), at whatever pace the caller likes. The threshold is a step: a row whose confidence
+lies within rounding of it can answer differently in batches of different size.
 
 An untrained classifier has an ordinary start, not a small one: were all regimes exactly as likely, the global head
 alone would answer and the regimes' heads would wait for the classifier. The heads' last layers start small, so the
@@ -23,7 +23,6 @@ Shape suffixes: as in `attention`; A actions, R regimes, and P = R + 1 heads, th
 
 from __future__ import annotations
 
-import logging
 from enum import IntEnum
 from itertools import pairwise
 from typing import NamedTuple
@@ -181,15 +180,3 @@ def fallback_counts(fallback_B: Tensor) -> dict[str, int]:
     """Rows by `Fallback`, in lower case: `{"none": 250, "unsure": 6, "not_finite": 0, "equal": 0}`."""
     counts = torch.bincount(fallback_B.flatten().long(), minlength=len(Fallback)).tolist()
     return {fallback.name.lower(): counts[fallback] for fallback in Fallback}
-
-
-def log_fallbacks(fallback_B: Tensor, log: logging.Logger, agent: str) -> None:
-    """One line for a batch in which rows fell back; a warning when numbers were broken, else for information."""
-    counts = fallback_counts(fallback_B)
-    fell = {name: count for name, count in counts.items() if name != Fallback.NONE.name.lower() and count}
-    if fell:
-        broken = (fallback_B >= Fallback.NOT_FINITE).flatten().nonzero().flatten().tolist()
-        level = logging.WARNING if broken else logging.INFO
-        where = f"; first broken row {broken[0]}" if broken else ""
-        told = ", ".join(f"{count} {name}" for name, count in fell.items())
-        log.log(level, "%s: %d of %d rows fell back (%s)%s", agent, sum(fell.values()), fallback_B.numel(), told, where)

@@ -33,6 +33,9 @@ from mtquant_rllib.policies.networks import (
 )
 from mtquant_rllib.universe import META, Universe
 
+ATTENTION = "attention"
+"""Name of the network that `policies.looking` can look into."""
+
 RISK_APPETITE = 1
 INSTRUMENT_ACTIONS = 3
 """Signal, urgency, stop distance."""
@@ -57,7 +60,7 @@ NETWORKS: dict[str, NetworkKind] = {
     "specialist": NetworkKind(SpecialistShape, SpecialistNetwork),
     "instrument": NetworkKind(FlatShape, InstrumentNetwork),
     # Large enough that a batch of rows fills the machine: nothing is won by stacking.
-    "attention": NetworkKind(GroupedShape, AttentionPolicy, attention_value, AttentionOptions, stackable=False),
+    ATTENTION: NetworkKind(GroupedShape, AttentionPolicy, attention_value, AttentionOptions, stackable=False),
 }
 
 
@@ -194,6 +197,13 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
             networks.linear_skip.instrument,
         )
     return configs
+
+
+def network_names(settings: Settings) -> dict[str, str]:
+    """Agent -> name of its network, in the order of the universe's agents."""
+    universe, names = settings.universe, settings.networks.names
+    levels = {META: names.meta, **dict.fromkeys(universe.specialists, names.specialist)}
+    return {agent: levels.get(agent, names.instrument) for agent in universe.agent_ids}
 
 
 def count_parameters(network: nn.Module) -> int:

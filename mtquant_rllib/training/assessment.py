@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from mtquant_rllib.evaluation import rollout
 from mtquant_rllib.evaluation.baselines import weight_rules
 from mtquant_rllib.evaluation.plots import plot_equity
 from mtquant_rllib.evaluation.report import EvaluationReport, build_report, write_report
+from mtquant_rllib.policies.fallbacks import Counts
 from mtquant_rllib.training import states
 from mtquant_rllib.training.manifest import PHASES, Manifest
 from mtquant_rllib.training.preparation import prepare, restored
@@ -22,10 +24,14 @@ from mtquant_rllib.training.preparation import prepare, restored
 
 @dataclass(frozen=True)
 class Assessment:
-    """The report, and the files it was written to: json, books, parts, picture."""
+    """The report, and the files it was written to: json, books, parts, picture, fallbacks.
+
+    fallbacks: who took the decisions of the run's attention networks; empty where it has none.
+    """
 
     report: EvaluationReport
     files: Mapping[str, Path]
+    fallbacks: Counts
 
 
 def last_done(manifest: Manifest, run: Path) -> int:
@@ -48,6 +54,8 @@ class OpenRun:
     states: Mapping[str, states.ModuleState]
     facts: Mapping[str, Any]
     seed: int
+    folder: Path
+    """The prepared market."""
 
 
 def open_run(
@@ -82,8 +90,9 @@ def open_run(
         "seed": manifest.seed,
         "market": manifest.market.bars or f"embedded ({settings.embedded.variant})",
     }
-    data = DeskData.open(Path(market.data), split)
-    return OpenRun(run, phase, settings, data, states.read(run / folder), facts, manifest.seed)
+    prepared = Path(market.data)
+    data = DeskData.open(prepared, split)
+    return OpenRun(run, phase, settings, data, states.read(run / folder), facts, manifest.seed, prepared)
 
 
 def evaluate_run(
@@ -123,4 +132,6 @@ def evaluate_run(
     files = dict(write_report(report, out))
     title = f"{opened.run.name}, {split}"
     files["picture"] = plot_equity(records, out / "equity.png", settings.evaluation.plot, title)
-    return Assessment(report, files)
+    files["fallbacks"] = out / "fallbacks.json"
+    files["fallbacks"].write_text(json.dumps(desk.fallbacks, indent=1) + "\n")
+    return Assessment(report, files, desk.fallbacks)

@@ -26,12 +26,11 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.logger.tensorboardx import TBXLoggerCallback
 from ray.tune.result import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE, TRAINING_ITERATION
 
+from mtquant_rllib.training.curve_columns import ITERATION, curve_row
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE, VALIDATION, run_folder
 from mtquant_rllib.training.phases import TRIAL
 
 logger = logging.getLogger("mtquant_rllib.training")
-
-ITERATION = "iteration"
 
 
 def truncated_csv(text: str, key: str, first_lost: int) -> str:
@@ -144,49 +143,6 @@ class TensorBoard(TBXLoggerCallback):
 
     def _try_log_hparams(self, trial: Any, result: dict[str, Any]) -> None:
         """Left out: the run's settings stand in its manifest."""
-
-
-_CURVES = {
-    "learning_rate": "default_optimizer_learning_rate",
-    "policy_loss": "policy_loss",
-    "vf_loss": "vf_loss",
-    "entropy": "entropy",
-    "kl": "mean_kl_loss",
-}
-"""Columns of a module that learns by PPO in `curves/*.csv`, and the learner's names of them."""
-
-_SAC_CURVES = {
-    "learning_rate": "actor_learning_rate",
-    "policy_loss": "policy_loss",
-    "critic_loss": "critic_loss",
-    "entropy": "entropy",
-    "alpha": "alpha",
-    "value": "value_mean",
-    "error": "error_mean",
-}
-"""The same of one that learns by SAC."""
-
-
-def curve_row(result: dict[str, Any]) -> dict[str, Any]:
-    """The columns of `curves/*.csv`: what a learning curve is drawn from."""
-    learners = result.get("learners", {})
-    row = {
-        ITERATION: result[TRAINING_ITERATION],
-        "bars": result[BARS_LIFETIME],
-        "bars_per_s": result["bars_per_s"],
-        "sampling_bars_per_s": result["sampling_bars_per_s"],
-        "learning_s": result["learning_s"],
-        "validation_s": result["validation_s"],
-        "validation_sharpe": result[VALIDATION].get(SHARPE, math.nan),
-        "validation_bars": result[VALIDATION].get("bars", math.nan),
-        "best_sharpe": result["best"][SHARPE],
-        "episode_return": result.get("env_runners", {}).get("episode_return_mean", math.nan),
-    }
-    for module in sorted(name for name, figures in learners.items() if "policy_loss" in figures):
-        columns = _SAC_CURVES if "alpha" in learners[module] else _CURVES
-        for column, name in columns.items():
-            row[f"{module}/{column}"] = learners[module].get(name, math.nan)
-    return row
 
 
 class Curves(Callback):

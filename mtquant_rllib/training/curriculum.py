@@ -35,6 +35,7 @@ from mtquant_rllib.config.loader import apply_overrides, validate
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.training import callbacks, states
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, GAVE_UP, LAST, RUN_FOLDER, SHARPE, at_bars
+from mtquant_rllib.training.fallback_lines import FallbackLines
 from mtquant_rllib.training.manifest import FILE, PHASES, FrozenRecord, Manifest, PhaseRecord, TrialRecord
 from mtquant_rllib.training.phases import TRIAL, TrialPlan, budget_bars, plan_phase
 from mtquant_rllib.training.preparation import prepare, restored
@@ -246,6 +247,7 @@ def _fit(
         watchers: list[tune.Callback] = [
             callbacks.Curves(phase),
             callbacks.Progress(phase, tracking.progress_seconds),
+            FallbackLines(phase, tracking.fallback_seconds),
             callbacks.ProgressCSV(),
             callbacks.ResultJson(),
             callbacks.TensorBoard(),

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.evaluation.explain.collect import collect
+from mtquant_rllib.evaluation.explain.influence import verdict
 from mtquant_rllib.evaluation.explain.write import write_explanation
 from mtquant_rllib.training.assessment import open_run
 from mtquant_rllib.universe import META
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """files: kind -> path. lines: what is said at once of an attention policy: its classifier against the detector,
+    and whether its attention is faithful."""
+
+    files: Mapping[str, Path]
+    lines: tuple[str, ...]
 
 
 def explain_run(
@@ -22,8 +33,8 @@ def explain_run(
     out: Path | None = None,
     settings: Settings | None = None,
     overrides: Sequence[str] = (),
-) -> Mapping[str, Path]:
-    """Write the page, its pictures and figures; kind -> path.
+) -> Explanation:
+    """Write the page, its pictures and figures.
 
     Parameters
     ----------
@@ -60,4 +71,8 @@ def explain_run(
         facts=opened.facts,
     )
     folder = opened.run / "explain" / split / agent if out is None else out
-    return write_explanation(material, opened.settings, folder)
+    lines: list[str] = []
+    if material.classifier is not None:
+        lines += material.classifier.lines()
+    lines += [verdict(name, faith) for name, faith in material.influence.faith.items()]
+    return Explanation(write_explanation(material, opened.settings, folder), tuple(lines))

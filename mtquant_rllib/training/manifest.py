@@ -152,15 +152,15 @@ class Manifest(_Record):
 def _completed(tree: Any) -> Any:
     """The manifest of an older version with today's defaults for the ways to look at a run that it did not know.
 
-    Of `evaluation` alone: what shapes a run's result is never filled in.
+    Of `evaluation` and `tracking` alone: what shapes a run's result is never filled in.
     """
     try:
-        settings = tree["settings"]
-        known = {**read_tree("default.yaml")["evaluation"], **settings["evaluation"]}
+        settings, today = tree["settings"], read_tree("default.yaml")
+        known = {section: {**today[section], **settings[section]} for section in ("evaluation", "tracking")}
     except (KeyError, TypeError):
         # No manifest at all, which the validation says better.
         return tree
-    return {**tree, "settings": {**settings, "evaluation": known}}
+    return {**tree, "settings": {**settings, **known}}
 
 
 def _others(run: Path) -> str:

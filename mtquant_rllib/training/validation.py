@@ -3,7 +3,7 @@
 The validation split is played without exploration by the same core, costs and risk rules; what counts is the unshaped
 net return. A trial of one domain is judged on that domain's book alone, at the allocation the desk has after phase 1:
 an equal share for every domain and full appetite. The split is played in pieces of an episode's length, side by side,
-which takes a few hundred steps however long it is.
+which takes a few hundred steps however long it is. Of attention networks it also says where they look (`tracked`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def make_validator(settings: dict[str, Any], data: str, phase: int, domain: str 
     from mtquant_rllib.config import Settings
     from mtquant_rllib.env.data import DeskData
     from mtquant_rllib.evaluation.rollout import PolicyPlayer, pieces, play, pooled_figures
+    from mtquant_rllib.training.tracked import TrackedDecisions
 
     tree = Settings.model_validate(settings)
     universe = tree.universe
@@ -33,8 +34,10 @@ def make_validator(settings: dict[str, Any], data: str, phase: int, domain: str 
     draws = pieces(held.stretches, tree.desk.episode.bars)
 
     def validate(modules: Mapping[str, ModuleState]) -> Mapping[str, float]:
-        player = PolicyPlayer.of(tree, modules, domain=index, equal_allocation=phase == 1)
-        figures = pooled_figures(play(tree, held, player, draws, name="validation"))
+        tracked = TrackedDecisions(tree, modules, draws, domain=index, without_meta=phase == 1)
+        player = PolicyPlayer.of(tree, modules, domain=index, equal_allocation=phase == 1, on_decision=tracked)
+        record = play(tree, held, player, draws, name="validation")
+        figures = {**pooled_figures(record), **tracked.figures(held, record)}
         # A book that never moved has no Sharpe ratio; for the choice of the best it is worth nothing, not everything.
         figures[SHARPE] = float(np.nan_to_num(figures[SHARPE]))
         return figures

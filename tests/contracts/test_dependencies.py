@@ -23,7 +23,7 @@ ALLOWED = {
     "evaluation": {"universe", "errors", "config", "market", "features", "risk", "portfolio", "env", "policies"},
     "engine": {"universe", "errors", "config", "features", "portfolio", "env", "policies"},
     "training": {"universe", "errors", "config", "market", "features", "env", "policies", "evaluation", "engine"},
-    "bench": {"errors", "config", "env", "policies", "engine", "training"},
+    "bench": {"universe", "errors", "config", "features", "env", "policies", "evaluation", "engine", "training"},
     "system": {"config", "env", "errors", "evaluation", "training"},
 }
 """What each part may import of the package."""

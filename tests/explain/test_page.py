@@ -21,7 +21,7 @@ from mtquant_rllib.cli import main
 from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.explain.attention import attention_views, encoded, movement
 from mtquant_rllib.evaluation.explain.collect import Material
-from mtquant_rllib.evaluation.explain.influence import is_faithful, shares, verdict
+from mtquant_rllib.evaluation.explain.influence import shares, verdict
 from mtquant_rllib.evaluation.explain.page import Page
 from mtquant_rllib.evaluation.explain.panel import dates, kept_points, short
 from mtquant_rllib.evaluation.explain.performance import risk_return
@@ -158,7 +158,7 @@ def faith(agreement: float, lower: float, p_value: float) -> Faithfulness:
     return Faithfulness(
         agreement=Interval(agreement, lower, 1, 0.1, 0.95),
         random=Interval(0, -0.1, 0.1, 0.05, 0.95),
-        relabelled_p_value=p_value,
+        p_value=p_value,
         ranking="spearman",
         n_rows=9,
     )
@@ -166,8 +166,8 @@ def faith(agreement: float, lower: float, p_value: float) -> Faithfulness:
 
 def test_the_page_says_so_when_attention_is_not_faithful() -> None:
     assert "is faithful here" in verdict("received", faith(0.6, 0.5, 1 / 24))
-    for doubtful in (faith(0.2, 0.05, 1 / 24), faith(0.6, 0.5, 0.3), faith(-0.9, -1, 1)):
-        assert not is_faithful(doubtful)
+    for doubtful in (faith(0.2, -0.05, 1 / 24), faith(0.6, 0.5, 0.3), faith(-0.9, -1, 1)):
+        assert not doubtful.is_faithful
         said = verdict("rollout", doubtful)
         assert "is not faithful here" in said
         assert "not what its decisions rest on" in said
@@ -272,3 +272,22 @@ def test_the_command_writes_page_pictures_and_figures(runs: Path, tmp_path: Path
     for name in PICTURES:
         pixels = image.imread(tmp_path / "why" / f"{name}.png")
         assert pixels[..., :3].std() > 0.01, f"{name} is not an empty picture"
+
+
+@pytest.mark.slow
+def test_the_command_says_and_writes_how_the_classifier_does_against_the_detector(
+    runs: Path, opened: OpenRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", str(runs / "attention"), "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    written = json.loads((tmp_path / "classifier.json").read_text())
+    confusion = np.array(written["confusion"])
+    assert f"{confusion.sum():,} decisions" in said
+    assert f"always saying {written['majority']} would be right in {100 * written['majority_accuracy']:.1f}%" in said
+    assert "balanced accuracy" in said
+    assert said.count("faithful here") == 2
+    # The labels are the detector's at the decisions: every fifth bar of both histories.
+    regime, every = np.asarray(opened.data.features.regime), opened.settings.desk.decision.meta_every_bars
+    labels = np.concatenate([regime[stretch.start : stretch.stop - 1 : every] for stretch in opened.data.stretches])
+    np.testing.assert_array_equal(confusion.sum(axis=1), np.bincount(labels, minlength=4))
+    assert written["accuracy"]["estimate"] == pytest.approx(np.trace(confusion) / confusion.sum())

@@ -97,3 +97,8 @@ def test_figures_of_a_look_are_counted_with_a_pencil() -> None:
     assert (figures["classifier_share_bull"], figures["classifier_share_sideways"]) == (0.75, 0.25)
     assert (figures["fallback_unsure"], figures["fallback_equal"]) == (0.25, 0)
     assert figures["classifier_agreement"] == pytest.approx(2 / 3), "a row without a label is nobody's mistake"
+    assert "classifier_transitions" not in figures
+    # Believed: bull, bull, bull, sideways. In one history that is one change of three; in two of two it is one of two.
+    for env, share in (([0, 0, 0, 0], 1 / 3), ([0, 0, 1, 1], 1 / 2), ([0, 0, 0, 1], 0)):
+        look = Look(attention, probabilities, fallback)
+        assert look.figures(env=np.array(env))["classifier_transitions"] == pytest.approx(share)

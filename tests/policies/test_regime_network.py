@@ -1,7 +1,5 @@
 """The mixture is its formula, and every way in which it can break ends in a finite answer that says what happened."""
 
-import logging
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,6 @@ from mtquant_rllib.policies.regime_network import (
     Fallback,
     RegimeNetwork,
     fallback_counts,
-    log_fallbacks,
 )
 from mtquant_rllib.policies.registry import count_parameters, grouped_shape
 
@@ -156,17 +153,6 @@ def test_an_observation_of_another_shape_or_type_is_refused_with_what_is_expecte
         network()(obs)
 
 
-def test_fall_backs_are_counted_and_logged_once_a_batch(caplog):
+def test_fall_backs_are_counted_by_reason():
     codes = torch.tensor([0, 0, 1, 3, 2, 1], dtype=torch.int8)
     assert fallback_counts(codes) == {"none": 2, "unsure": 2, "not_finite": 1, "equal": 1}
-    log = logging.getLogger("desk")
-    with caplog.at_level(logging.INFO, "desk"):
-        log_fallbacks(codes, log, "meta_controller")
-        log_fallbacks(codes[:3], log, "meta_controller")
-        log_fallbacks(codes[:2], log, "meta_controller")
-    warning, info = caplog.records
-    assert warning.getMessage() == (
-        "meta_controller: 4 of 6 rows fell back (2 unsure, 1 not_finite, 1 equal); first broken row 3"
-    )
-    assert info.getMessage() == "meta_controller: 1 of 3 rows fell back (1 unsure)"
-    assert (warning.levelname, info.levelname) == ("WARNING", "INFO")

@@ -203,13 +203,11 @@ def classifier_panel(material: Material, look: Look, parts: int) -> Panel:
     ]
     traces += regime_fields(x, material.regime[0, :length], "y2")
     figures = look.figures(decisions.regime)
-    usual = int(np.bincount(decisions.regime, minlength=N_REGIMES).argmax())
-    base = float(np.mean(decisions.regime == usual))
+    score = material.classifier
+    assert score is not None
     fell = sum(value for name, value in figures.items() if name.startswith("fallback_"))
     notes = (
-        f"Most likely regime and the detector's label are the same at {percent(figures['classifier_agreement'])} of "
-        f"the decisions; always saying {REGIME_NAMES[usual]} would be at {percent(base)}."
-        + ("" if figures["classifier_agreement"] > base else " The classifier has not learned the labels."),
+        score.verdict(),
         f"Mean largest probability {number(figures['classifier_confidence'])}. At {percent(fell)} of the decisions the "
         "network fell back: "
         + ", ".join(f"{name} {percent(figures[f'fallback_{name}'])}" for name in ("unsure", "not_finite", "equal"))
@@ -229,4 +227,5 @@ def classifier_panel(material: Material, look: Look, parts: int) -> Panel:
         },
         360,
         notes=notes,
+        table=score.table(),
     )

@@ -5,7 +5,7 @@ Shapes: B histories, T bars, K decisions, F observation columns, G groups.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,10 @@ import numpy as np
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
-from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation import rollout
 from mtquant_rllib.evaluation.baselines import weight_rules
+from mtquant_rllib.evaluation.classifier import ClassifierScore, score_classifier
 from mtquant_rllib.evaluation.importance import (
     Faithfulness,
     attention_received,
@@ -26,7 +26,7 @@ from mtquant_rllib.evaluation.importance import (
     occlusion,
 )
 from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.regime_figures import NO_REGIME, tracked_figures
+from mtquant_rllib.evaluation.regime_figures import NO_REGIME, played_regimes, tracked_figures
 from mtquant_rllib.policies.looking import AgentView, Look
 
 
@@ -106,8 +106,9 @@ class Material:
         The desk first, then the baselines, on the same bars.
     regime, regime_confidence
         (B, T): the label known when the bar's decision was taken, `NO_REGIME` where the bar was not played.
-    look
-        At every decision, in their order; None where the network is a plain one.
+    look, classifier
+        At every decision, in their order, and how often it believes in the detector's regime; None where the network is
+        a plain one.
     """
 
     records: tuple[Record, ...]
@@ -116,6 +117,7 @@ class Material:
     decisions: Decisions
     influence: Influence
     look: Look | None
+    classifier: ClassifierScore | None
 
     @property
     def subject(self) -> Record:
@@ -135,7 +137,12 @@ class Material:
     def figures(self) -> dict[str, float]:
         """Flat figures of regimes and attention."""
         return tracked_figures(
-            self.regime, self.regime_confidence, self.subject.bars_per_year, self.look, self.decisions.regime
+            self.regime,
+            self.regime_confidence,
+            self.subject.bars_per_year,
+            self.look,
+            self.decisions.regime,
+            self.decisions.env,
         )
 
 
@@ -160,11 +167,29 @@ def collect(
     closes = rollout.closes_of(data)
     for name, rule in weight_rules(settings).items():
         records.append(rollout.play(settings, data, rollout.RulePlayer(rule, closes), draws, name=name, facts=facts))
-    regime, confidence = _regimes(data, draws, records[0].played)
+    regime, confidence = played_regimes(data, draws, records[0].played)
     look = view.look(decisions.obs) if view.attends else None
-    return Material(
-        tuple(records), regime, confidence, decisions, measure_influence(settings, view, decisions, look), look
+    influence = measure_influence(settings, view, decisions, look)
+    classifier = None if look is None else judge_classifier(settings, decisions, look)
+    return Material(tuple(records), regime, confidence, decisions, influence, look, classifier)
+
+
+def judge_classifier(settings: Settings, decisions: Decisions, look: Look) -> ClassifierScore:
+    """The regimes that an attention policy believes in, against the detector's."""
+    return score_classifier(
+        decisions.agent,
+        look.probabilities,
+        decisions.regime,
+        settings.evaluation.bootstrap,
+        np.random.default_rng(settings.seed),
+        bars_per_row(decisions.env, decisions.bar),
     )
+
+
+def bars_per_row(env: np.ndarray, bar: np.ndarray) -> float:
+    """Bars from one decision to the next of its history, the median; 1 where no history has two."""
+    steps = np.diff(bar)[env[1:] == env[:-1]]
+    return float(np.median(steps)) if len(steps) else 1.0
 
 
 def measure_influence(settings: Settings, view: AgentView, decisions: Decisions, look: Look | None) -> Influence:
@@ -178,13 +203,8 @@ def measure_influence(settings: Settings, view: AgentView, decisions: Decisions,
     if look is not None:
         attention = look.attention[sample]
         claims = {"received": attention_received(attention), "rollout": attention_rollout(attention)}
-    faith = {name: faithfulness(claim, effect, config.bootstrap, rng) for name, claim in claims.items()}
+    spacing = bars_per_row(decisions.env[sample], decisions.bar[sample])
+    faith = {
+        name: faithfulness(claim, effect, config.bootstrap, rng, bars_per_row=spacing) for name, claim in claims.items()
+    }
     return Influence(tuple(view.groups), effect, claims, faith, decisions.regime[sample])
-
-
-def _regimes(data: DeskData, draws: Sequence[EpisodeDraw], played: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Label and confidence at the close before each bar, (B, T) each."""
-    offsets = np.arange(played.shape[1])
-    rows = np.stack([np.minimum(draw.start + offsets, draw.stop - 1) for draw in draws])
-    labels = np.asarray(data.features.regime)[rows]
-    return np.where(played, labels, NO_REGIME).astype(np.int8), np.asarray(data.features.regime_confidence)[rows]

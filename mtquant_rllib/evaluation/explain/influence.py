@@ -31,22 +31,17 @@ def shares(influence: Influence) -> dict[str, np.ndarray]:
     return {name: mean / mean.sum() if mean.sum() > 0 else np.zeros_like(mean) for name, mean in means.items()}
 
 
-def is_faithful(faith: Faithfulness) -> bool:
-    """Whether a claim agrees with occlusion better than random importances and than other orders of the groups."""
-    return faith.beats_random and faith.relabelled_p_value <= 1 - faith.agreement.confidence
-
-
 def verdict(name: str, faith: Faithfulness) -> str:
     """One honest sentence on a claim."""
     agreement, chance = faith.agreement, faith.random
     measured = (
         f"its rank agreement with occlusion is {number(agreement.estimate)} "
-        f"[{number(agreement.lower)}, {number(agreement.upper)}], where 1 is the same order and random importances "
-        f"have {number(chance.estimate)} [{number(chance.lower)}, {number(chance.upper)}]; a share of "
-        f"{number(faith.relabelled_p_value)} of the orders of the groups does as well"
+        f"[{number(agreement.lower)}, {number(agreement.upper)}], where 1 is the same order; with its groups renamed "
+        f"it has {number(chance.estimate)} [{number(chance.lower)}, {number(chance.upper)}], and a share of "
+        f"{number(faith.p_value)} of the renamings does as well"
     )
     what = _SPOKEN[name].capitalize()
-    if is_faithful(faith):
+    if faith.is_faithful:
         return f"{what} is faithful here: {measured}."
     return f"{what} is not faithful here: {measured}. It says where the network looks, not what its decisions rest on."
 

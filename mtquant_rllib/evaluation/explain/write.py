@@ -17,6 +17,7 @@ from mtquant_rllib.evaluation.report import EvaluationReport, build_report
 
 PAGE = "explain.html"
 FIGURES = "figures.json"
+CLASSIFIER = "classifier.json"
 
 
 def build_page(material: Material, report: EvaluationReport, settings: Settings) -> Page:
@@ -103,9 +104,14 @@ def _choices(views: attention.AttentionViews | None) -> dict[str, tuple[str, ...
 
 
 def write_explanation(material: Material, settings: Settings, folder: Path) -> dict[str, Path]:
-    """The page, its pictures, and the flat figures as JSON; kind -> path."""
+    """The page, its pictures, and as JSON the flat figures and, of an attention policy, its classifier's score; kind ->
+    path."""
     report = build_report(material.records, settings)
     page = build_page(material, report, settings).write(folder / PAGE)
     figures = folder / FIGURES
     figures.write_text(json.dumps(material.figures(), indent=1) + "\n", encoding="utf-8")
-    return {"page": page, "figures": figures, **write_pictures(material, report, settings.evaluation, folder)}
+    files = {"page": page, "figures": figures}
+    if material.classifier is not None:
+        files["classifier"] = folder / CLASSIFIER
+        files["classifier"].write_text(json.dumps(material.classifier.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return {**files, **write_pictures(material, report, settings.evaluation, folder)}

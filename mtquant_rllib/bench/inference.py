@@ -1,0 +1,190 @@
+"""What asking policies costs when they no longer learn, and how far cheaper ways of asking move their answers.
+
+A decision of the desk is all twelve agents once, for one environment. Each way is a `DeskActor` of its own, as
+`evaluation.inference` configures it: float32, bfloat16, eight bits, and remembered answers asked for a second time;
+batches of several sizes show what asking side by side gains. The answers of each are set beside those of float32 on
+observations that a rollout met: how far actions move, which lie in [-1, 1], and how often what they choose is the same
+(the domain with most capital, buy, hold or sell for each instrument, and the sign of each signal).
+
+Networks are fresh ones with lively last layers, or those of a run. One thread throughout.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtquant_rllib.bench.growth import call_time
+from mtquant_rllib.bench.turns import in_turns
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.env.core import Desk
+from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.evaluation import rollout
+from mtquant_rllib.policies.actor import DeskActor
+from mtquant_rllib.policies.registry import ATTENTION, DeskWidths, build_policy, network_configs
+from mtquant_rllib.universe import META
+
+States = Mapping[str, Mapping[str, Any]]
+
+FLOAT32, REMEMBERED, ONE_BY_ONE = "float32", "remembered", "one by one"
+WAYS: dict[str, dict[str, Any]] = {
+    FLOAT32: {"precision": "float32", "remembered_rows": 0},
+    "bfloat16": {"precision": "bfloat16", "remembered_rows": 0},
+    "int8": {"precision": "int8", "remembered_rows": 0},
+    REMEMBERED: {"precision": "float32", "remembered_rows": 100_000},
+}
+_BARS_PLAYED, _DESKS = 96, 16
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """batches: environments asked at once; repeats: windows of each."""
+
+    batches: tuple[int, ...] = (1, 16, 256)
+    repeats: int = 5
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Observations of the whole desk: meta (N, F), each specialist's (N, F_d), instruments (N, n, F)."""
+
+    meta: np.ndarray
+    specialists: tuple[np.ndarray, ...]
+    instruments: np.ndarray
+
+    def rows(self, part: slice) -> Seen:
+        return Seen(self.meta[part], tuple(obs[part] for obs in self.specialists), self.instruments[part])
+
+
+def bench_inference(settings: Settings, data: Path, sizes: Sizes, states: States | None = None) -> Mapping[str, Any]:
+    """Speed, agreement and memory of each way.
+
+    Parameters
+    ----------
+    data
+        A prepared market; its validation split is played.
+    states
+        Module states to ask, which the settings must fit. Without them fresh networks: plain ones, and attention at
+        every level.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        desks = {"the run's": (settings, states)} if states is not None else _fresh(settings)
+        return {
+            "networks": {name: _desk(own, given, data, sizes) for name, (own, given) in desks.items()},
+            "sizes": vars(sizes),
+        }
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fresh(settings: Settings) -> dict[str, tuple[Settings, States]]:
+    levels = {"plain": ("meta", "specialist", "instrument"), ATTENTION: (ATTENTION,) * 3}
+    desks: dict[str, tuple[Settings, States]] = {}
+    for name, (meta, specialist, instrument) in levels.items():
+        tree = settings.model_dump(mode="json")
+        tree["networks"] |= {
+            "names": {"meta": meta, "specialist": specialist, "instrument": instrument},
+            # Fresh networks say nearly nothing, and nearly nothing moves little.
+            "last_layer_scale": 1.0,
+        }
+        own = Settings.model_validate(tree)
+        torch.manual_seed(own.seed)
+        configs = network_configs(own.universe, DeskWidths.of(own), own)
+        states = {
+            module: {f"policy.{key}": value for key, value in build_policy(config).state_dict().items()}
+            for module, config in configs.items()
+        }
+        desks[name] = (own, states)
+    return desks
+
+
+def _desk(settings: Settings, states: States, data: Path, sizes: Sizes) -> dict[str, Any]:
+    actors = {way: _actor(settings, states, options) for way, options in WAYS.items()}
+    seen = _played(settings, states, data)
+    n_rows = len(seen.instruments)
+    truth = _answers(actors[FLOAT32], seen)
+    agreement = {way: _agreement(settings, _answers(actor, seen), truth) for way, actor in actors.items()}
+    single = [_answers(actors[FLOAT32], seen.rows(slice(row, row + 1))) for row in range(min(n_rows, 64))]
+    one_by_one = [np.concatenate(parts) for parts in zip(*single, strict=True)]
+    agreement[ONE_BY_ONE] = _agreement(settings, one_by_one, [part[: len(single)] for part in truth])
+    del agreement[FLOAT32]
+    sides: dict[tuple[str, int], Callable[[], float]] = {}
+    for way, actor in actors.items():
+        for batch in sizes.batches:
+            rows = seen.rows(slice(0, batch))
+            sides[way, batch] = call_time(lambda actor=actor, rows=rows: _answers(actor, rows))  # type: ignore[misc]
+    windows = in_turns(sides, sizes.repeats)
+    speed = {
+        way: {str(batch): batch / statistics.median(windows[way, batch]) for batch in sizes.batches} for way in WAYS
+    }
+    return {
+        "decisions_per_s": speed,
+        "seconds": {f"{way}, {batch}": values for (way, batch), values in windows.items()},
+        "agreement": agreement,
+        "weights_mb": {way: actor.weight_bytes() / 1e6 for way, actor in actors.items() if way != REMEMBERED},
+        "rows": n_rows,
+    }
+
+
+def _actor(settings: Settings, states: States, options: Mapping[str, Any]) -> DeskActor:
+    tree = settings.model_dump(mode="json")
+    tree["evaluation"]["inference"] = dict(options)
+    own = Settings.model_validate(tree)
+    return DeskActor(own.universe, DeskWidths.of(own), own, states)
+
+
+def _played(settings: Settings, states: States, data: Path) -> Seen:
+    """What the agents see while they play, at the bars on which all of them decide."""
+    parts: dict[str, list[np.ndarray]] = {agent: [] for agent in settings.universe.agent_ids}
+
+    def keep(agent: str, desk: Desk, obs: np.ndarray, decides: np.ndarray) -> None:
+        if desk.meta_is_due.all() and desk.specialists_are_due.all():
+            parts[agent].append(obs.copy())
+
+    held = DeskData.open(data, "validation")
+    draws = rollout.random_starts(held.stretches, _BARS_PLAYED, _DESKS, settings.seed)
+    player = rollout.PolicyPlayer.of(settings, states, on_decision=keep)
+    rollout.play(settings, held, player, draws, name="bench")
+    joined = {agent: np.concatenate(own) for agent, own in parts.items()}
+    universe = settings.universe
+    return Seen(
+        joined[META],
+        tuple(joined[name] for name in universe.specialists),
+        np.stack([joined[symbol] for symbol in universe.symbols], axis=1),
+    )
+
+
+def _answers(actor: DeskActor, seen: Seen) -> list[np.ndarray]:
+    """Actions of meta, specialists and instruments."""
+    return [
+        actor.act_meta(seen.meta),
+        *(actor.act_specialist(d, obs) for d, obs in enumerate(seen.specialists)),
+        actor.act_instruments(seen.instruments),
+    ]
+
+
+def _choices(settings: Settings, answers: list[np.ndarray]) -> np.ndarray:
+    """What actions choose, int (choices,)."""
+    meta, *specialists, instruments = answers
+    views = [
+        own[:, :-1].reshape(len(own), len(domain.symbols), 3).argmax(axis=-1).ravel()
+        for own, domain in zip(specialists, settings.universe.domains, strict=True)
+    ]
+    return np.concatenate([meta[:, :-1].argmax(axis=-1), *views, np.sign(instruments[..., 0]).astype(int).ravel()])
+
+
+def _agreement(settings: Settings, answers: list[np.ndarray], truth: list[np.ndarray]) -> dict[str, float]:
+    apart = np.concatenate([np.abs(a - b).ravel() for a, b in zip(answers, truth, strict=True)])
+    return {
+        "largest_difference": float(apart.max()),
+        "mean_difference": float(apart.mean()),
+        "equal_choices": float(np.mean(_choices(settings, answers) == _choices(settings, truth))),
+    }

@@ -1,0 +1,70 @@
+"""What a learning curve is drawn from: one flat row of a result, for `curves/*.csv` and for trackers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ray.tune.result import TRAINING_ITERATION
+
+from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE, VALIDATION
+from mtquant_rllib.training.fallback_lines import sampled_fallbacks
+
+ITERATION = "iteration"
+
+_CURVES = {
+    "learning_rate": "default_optimizer_learning_rate",
+    "policy_loss": "policy_loss",
+    "vf_loss": "vf_loss",
+    "entropy": "entropy",
+    "kl": "mean_kl_loss",
+}
+"""Columns of a module that learns by PPO in `curves/*.csv`, and the learner's names of them."""
+
+_SAC_CURVES = {
+    "learning_rate": "actor_learning_rate",
+    "policy_loss": "policy_loss",
+    "critic_loss": "critic_loss",
+    "entropy": "entropy",
+    "alpha": "alpha",
+    "value": "value_mean",
+    "error": "error_mean",
+}
+"""The same of one that learns by SAC."""
+
+
+AUXILIARY = ("regime_classifier", "attention_diversity", "regime_consistency")
+"""Losses of attention networks beside the agent's own, where a learner adds them (`policies.attention_losses`)."""
+
+
+def curve_row(result: dict[str, Any]) -> dict[str, Any]:
+    """The columns of `curves/*.csv`: what a learning curve is drawn from, and where networks attend, what a validation
+    saw them look at and who took their decisions while they sampled."""
+    learners = result.get("learners", {})
+    row = {
+        ITERATION: result[TRAINING_ITERATION],
+        "bars": result[BARS_LIFETIME],
+        "bars_per_s": result["bars_per_s"],
+        "sampling_bars_per_s": result["sampling_bars_per_s"],
+        "learning_s": result["learning_s"],
+        "validation_s": result["validation_s"],
+        "validation_sharpe": result[VALIDATION].get(SHARPE, math.nan),
+        "validation_bars": result[VALIDATION].get("bars", math.nan),
+        "best_sharpe": result["best"][SHARPE],
+        "episode_return": result.get("env_runners", {}).get("episode_return_mean", math.nan),
+    }
+    for module in sorted(name for name, figures in learners.items() if "policy_loss" in figures):
+        columns = _SAC_CURVES if "alpha" in learners[module] else _CURVES
+        for column, name in columns.items():
+            row[f"{module}/{column}"] = learners[module].get(name, math.nan)
+        for loss in AUXILIARY:
+            if loss in learners[module]:
+                row[f"{module}/{loss}"] = learners[module][loss]
+    row |= {
+        f"{VALIDATION}/{name}": value
+        for name, value in result[VALIDATION].items()
+        if "/" in name or name.startswith("regime_")
+    }
+    for module, counts in sampled_fallbacks(result).items():
+        row |= {f"{module}/sampled_{reason}": count for reason, count in counts.items()}
+    return row

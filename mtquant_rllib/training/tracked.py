@@ -1,0 +1,95 @@
+"""What a validation says of attention networks besides how well they trade: where they look, and what they believe.
+
+Looking costs a pass of its own, so each network is looked into on some whole stretches of the validation split and not
+on all of it; whole ones, because changes from one decision to the next are among the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.env.core import Desk
+from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.evaluation.explain.collect import DecisionLog
+from mtquant_rllib.evaluation.record import Record
+from mtquant_rllib.evaluation.regime_figures import played_regimes, tracked_figures
+from mtquant_rllib.policies.looking import AgentView
+from mtquant_rllib.policies.registry import ATTENTION, network_names
+from mtquant_rllib.universe import META
+
+
+class TrackedDecisions:
+    """Keeps what attention networks see while they are validated: an observer for `PolicyPlayer`.
+
+    Parameters
+    ----------
+    modules
+        The states that are validated; agents whose module is not among them are left alone.
+    draws
+        What is played, side by side.
+    domain
+        The one that plays, None where all do.
+    without_meta
+        Nobody asks the meta-controller.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        modules: Mapping[str, Mapping[str, Any]],
+        draws: Sequence[EpisodeDraw],
+        *,
+        domain: int | None,
+        without_meta: bool,
+    ) -> None:
+        universe, decision = settings.universe, settings.desk.decision
+        self._settings, self._modules, self._draws = settings, modules, draws
+        self._logs: dict[str, tuple[DecisionLog, np.ndarray]] = {}
+        bars = np.mean([draw.stop - draw.start for draw in draws])
+        for agent in attending(settings):
+            every = 1
+            if agent == META:
+                every = decision.meta_every_bars
+            elif agent in universe.specialists:
+                every = decision.specialists_every_bars
+            plays = not without_meta if agent == META else domain is None or _domain_of(settings, agent) == domain
+            if plays and universe.policy_of(agent, settings.networks.sharing) in modules:
+                count = settings.tracking.attention_rows * every / bars
+                chosen = np.linspace(0, len(draws) - 1, int(np.clip(count, 1, len(draws)))).round().astype(int)
+                self._logs[agent] = (DecisionLog(agent), np.isin(np.arange(len(draws)), chosen))
+
+    def __call__(self, agent: str, desk: Desk, obs: np.ndarray, decides: np.ndarray) -> None:
+        if agent in self._logs:
+            log, chosen = self._logs[agent]
+            log(agent, desk, obs, decides & chosen)
+
+    def figures(self, data: DeskData, record: Record) -> dict[str, float]:
+        """Regimes of the bars played, and of every agent what `Look.figures` names, as `agent/name`; empty where no
+        network attends."""
+        if not self._logs:
+            return {}
+        figures = tracked_figures(*played_regimes(data, self._draws, record.played), record.bars_per_year)
+        for agent, (log, _) in self._logs.items():
+            kept = log.decisions()
+            look = AgentView(self._settings, agent, self._modules).look(kept.obs)
+            figures |= {f"{agent}/{name}": value for name, value in look.figures(kept.regime, kept.env).items()}
+        return figures
+
+
+def attending(settings: Settings) -> list[str]:
+    """Agents whose network attends, where validations look into them."""
+    if not settings.tracking.attention_rows:
+        return []
+    return [agent for agent, network in network_names(settings).items() if network == ATTENTION]
+
+
+def _domain_of(settings: Settings, agent: str) -> int:
+    universe = settings.universe
+    if agent in universe.specialists:
+        return universe.specialists.index(agent)
+    return int(universe.domain_of[universe.symbols.index(agent)])

@@ -1,0 +1,51 @@
+"""What the bench of complexities says beside its timings: what is stated, what is counted, and what follows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mtquant_rllib.bench.attention import Sizes, Sweep, bench_attention
+from mtquant_rllib.bench.growth import Growth
+from mtquant_rllib.commands.bench import _attention_lines
+from mtquant_rllib.config import Settings
+
+
+def growth(exponent: float) -> Growth:
+    return Growth((1, 2), (1.0, 2.0), exponent, exponent, exponent, exponent)
+
+
+@pytest.mark.parametrize(
+    ("stated", "found", "said"),
+    [
+        (2.0, 1.9, "as stated"),
+        (2.0, 1.2, "grows slower than stated"),
+        (1.0, 1.6, "grows faster than stated"),
+        (None, 5, ""),
+    ],
+)
+def test_a_statement_holds_or_does_not(stated: float | None, found: float, said: str) -> None:
+    assert Sweep("mixing", "tokens", stated, None, growth(found)).verdict() == said
+
+
+@pytest.mark.slow
+def test_counts_stand_beside_timings_and_say_where_the_statement_is_one_on_mixing_alone() -> None:
+    tiny = Sizes(
+        mixed_tokens=(16, 32, 64), mixed_widths=(16, 32, 64), mixed_rows=1, tokens=(4, 8, 16), widths=(32, 64, 128),
+        rows=(4, 8, 16), layers=(1, 2, 4), heads=(1, 2, 4), row_held=4, windows=(10, 20, 40), bars=200,
+        sac_rows=(16, 32, 64), sac_hidden=(32, 64, 128), repeats=1,
+    )  # fmt: skip
+    figures = bench_attention(Settings.load(overrides=["networks.attention.width=64"]), tiny)
+    assert json.loads(json.dumps(figures))["weights_exponent"] == pytest.approx(2)
+    sweeps = {(sweep["name"], sweep["over"]): sweep for sweep in figures["sweeps"]}
+    assert all(seconds > 0 for sweep in figures["sweeps"] for seconds in sweep["seconds"])
+    assert sweeps["network", "rows"]["counted"] == pytest.approx(1)
+    assert sweeps["network", "heads"]["counted"] == pytest.approx(0, abs=1e-9)
+    assert sweeps["SAC step", "batch"]["counted"] == pytest.approx(1)
+    assert 0.5 < sweeps["network", "tokens"]["counted"] < 1.2, "linear layers, not n squared"
+    assert 1 < sweeps["network", "width"]["counted"] < 2
+    assert 1 < sweeps["SAC step", "hidden"]["counted"] < 2
+    lines = list(_attention_lines(figures))
+    assert len(lines) == len(sweeps) + 3
+    assert "attention_mixing" in lines[-1]
