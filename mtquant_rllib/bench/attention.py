@@ -24,6 +24,7 @@ from torch import nn
 from mtquant_rllib.bench.growth import Growth, exponent_of, measure_growth
 from mtquant_rllib.config.features import RegimesConfig
 from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.replay import Batch
 from mtquant_rllib.engine.sac_stack import ACTOR, ALPHA, CRITICS, SACStack
 from mtquant_rllib.features.regimes import detect
@@ -223,7 +224,7 @@ def _sac(settings: Settings, sizes: Sizes) -> list[Sweep]:
         for value in values:
             hidden, rows = (hidden_held, value) if over == "batch" else (value, rows_held)
             module = _sac_module(settings, hidden)
-            works[value] = _sac_step(module, rows)
+            works[value] = _sac_step(module, rows, settings.learner)
             weights = [p for p in (*module.policy.parameters(), *module.critics.online.parameters()) if p.ndim == 2]
             counted.append(rows * sum(weight.numel() for weight in weights))
         return Sweep("SAC step", over, stated, exponent_of(values, counted), measure_growth(works, sizes.repeats))
@@ -241,10 +242,10 @@ def _sac_module(settings: Settings, hidden: int) -> Any:
     return modules[META]
 
 
-def _sac_step(module: Any, rows: int) -> Callable[[], Any]:
+def _sac_step(module: Any, rows: int, options: LearnerConfig) -> Callable[[], Any]:
     parts = {ACTOR: module.policy, **dict(zip(CRITICS, module.critics.online)), ALPHA: module.critics.entropy}
     keepers: Any = {META: {name: torch.optim.Adam(part.parameters(), lr=1e-4) for name, part in parts.items()}}
-    stack = SACStack((META,), [module], keepers, tau=0.005, grad_clip=10.0)
+    stack = SACStack((META,), [module], keepers, tau=0.005, grad_clip=10.0, options=options)
     stack.load()
     rng, shape = np.random.default_rng(0), module.policy.shape
 
