@@ -56,6 +56,7 @@ def main() -> None:
             result = manifest.phase(args.phases).result
             assert result is not None
             trained.append(states.read(run / result))
+        settings = manifest.load_settings()
         verdict = judge(
             settings, Path(manifest.market.data), trained, fresh_states(settings), equal_allocation=args.phases == 1
         )

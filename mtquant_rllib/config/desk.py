@@ -81,8 +81,13 @@ class ObservationConfig(Section):
     """Windows and scales of the private parts of the observations; everything is clipped to +-`clip`.
 
     A value is divided by its scale: drawdown 0.2 at `drawdown_scale` 0.2 is seen as 1.
+
+    centres
+        Market feature -> what is taken off it, so that it is 0 on average. null: measured over the training bars when a
+        run begins, and kept with its settings; {}: nothing.
     """
 
+    centres: dict[str, float] | None
     clip: Positive
     returns_days: Count
     track_record_bars: Count

@@ -181,6 +181,7 @@ def _digest(settings: Settings, parts: dict[str, Any]) -> str:
     """Hash of the parts and of every setting that shapes prepared arrays."""
     shaping = ("symbols", "policy_rates", "features", "specialists", "portfolio_risk", "desk")
     tree = settings.model_dump(mode="json")
+    del tree["desk"]["observation"]  # how an agent sees the arrays
     text = json.dumps(
         {"code": _code_version(), **parts, **{key: tree[key] for key in shaping}}, sort_keys=True, default=str
     )

@@ -1,7 +1,8 @@
 """What each level sees, written from the state of the desk into the layout of named blocks.
 
-Market features arrive standardised. The private parts are scaled here, by the numbers of `desk.observation`, so that
-a typical value is of order one, and clipped. Before there is history they are zero.
+Market features arrive standardised, and their centres are taken off here (`features.centres`). The private parts are
+scaled here, by the numbers of `desk.observation`, so that a typical value is of order one, and clipped. Before there is
+history they are zero, and what is decided about capital is zero in the middle of its range; appetite at its largest.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.features import layout
+from mtquant_rllib.features.centres import Centres
 
 if TYPE_CHECKING:
     from mtquant_rllib.env.core import Desk
@@ -26,6 +28,7 @@ class Observer:
         universe = settings.universe
         self._scale = settings.desk.observation
         self._decision = settings.desk.decision
+        self._centres = Centres.of(settings)
         self._domain_of = np.array(universe.domain_of)
         self._slices = universe.domain_slices
         self._n_domains = universe.n_domains
@@ -58,12 +61,15 @@ class Observer:
         scale, shape = self._scale, self._specialists[domain]
         out = np.empty((desk.n_envs, shape.width), dtype=np.float32)
         own, width = shape["state"], self._domain_widths[domain]
-        out[:, :width] = desk.features.domain[domain][desk.row]
-        out[:, width : own.start] = desk.block[:, self._slices[domain]].reshape(desk.n_envs, -1)
+        out[:, :width] = self._centres.off_domain(domain, desk.features.domain[domain][desk.row])
+        block = self._centres.off_block(desk.block[:, self._slices[domain]])
+        if desk.scene.domain is not None:
+            block[~desk.active[:, self._slices[domain]]] = 0.0
+        out[:, width : own.start] = block.reshape(desk.n_envs, -1)
         state = out[:, own]
         stream = 1 + domain
-        state[:, 0] = desk.allocation[:, domain] / self._decision.allocation_cap
-        state[:, 1] = desk.appetite
+        state[:, 0] = desk.allocation[:, domain] / self._decision.allocation_cap * 2.0 - 1.0
+        state[:, 1] = desk.appetite - 1.0
         state[:, 2] = desk.track_sharpe()[:, domain] / scale.sharpe_scale
         state[:, 3] = desk.win_rate()[:, domain] * 2.0 - 1.0
         state[:, 4] = desk.utilisation()[:, domain] * 2.0 - 1.0
@@ -80,15 +86,15 @@ class Observer:
         scale, book = self._scale, desk.book
         own = layout.INSTRUMENT["state"]
         out = np.empty((*desk.weight.shape, layout.INSTRUMENT.width), dtype=np.float32)
-        out[:, :, : own.start] = desk.block
+        out[:, :, : own.start] = self._centres.off_block(desk.block)
         state = out[:, :, own]
         side = np.sign(book.units)
         atr = np.maximum(desk.atr, _TINY)
         streams = slice(1 + self._n_domains, None)
         state[:, :, 0] = desk.intent
-        state[:, :, 1] = desk.confidence[:, self._domain_of]
-        state[:, :, 2] = desk.allocation[:, self._domain_of] / self._decision.allocation_cap
-        state[:, :, 3] = desk.appetite[:, None]
+        state[:, :, 1] = desk.confidence[:, self._domain_of] * 2.0 - 1.0
+        state[:, :, 2] = desk.allocation[:, self._domain_of] / self._decision.allocation_cap * 2.0 - 1.0
+        state[:, :, 3] = desk.appetite[:, None] - 1.0
         state[:, :, 4] = desk.weight / scale.weight_scale
         state[:, :, 5] = side * (desk.close - book.entry) / (atr * scale.unrealised_atr_scale)
         state[:, :, 6] = book.bars_held / scale.held_bars_scale
@@ -98,5 +104,5 @@ class Observer:
         state[:, :, 10] = desk.sharpe.square[:, streams] - 1.0
         np.clip(state, -scale.clip, scale.clip, out=state)
         if desk.scene.domain is not None:
-            state *= desk.active[:, :, None]
+            out *= desk.active[:, :, None]
         return out

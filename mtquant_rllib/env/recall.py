@@ -15,6 +15,7 @@ import numpy as np
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.features import layout
+from mtquant_rllib.features.centres import Centres
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.universe import META
 
@@ -43,6 +44,7 @@ class Recall:
         self._features = features
         # A plain view: a memory map's own indexing costs as much again as the gather.
         self._block = np.asarray(features.block).view(np.ndarray)
+        self._centres = Centres.of(settings)
         self._single = domain is not None
         self._clip = settings.desk.observation.clip
         if agents[0] == META:
@@ -55,6 +57,7 @@ class Recall:
             shape = layout.specialist_layout(universe.domains[own])
             private = (shape["state"],)
             self._fill = self._specialist
+            self._own = own
             self._domain_table = np.asarray(features.domain[own]).view(np.ndarray)
             self._domain_width, self._slice = shape.slices["domain"].stop, universe.domain_slices[own]
         else:
@@ -82,12 +85,12 @@ class Recall:
             np.clip(table[rows], -self._clip, self._clip, out=out[:, part])
 
     def _specialist(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
-        out[:, : self._domain_width] = self._domain_table[rows]
-        block = self._block[rows, self._slice]
+        out[:, : self._domain_width] = self._centres.off_domain(self._own, self._domain_table[rows])
+        block = self._centres.off_block(self._block[rows, self._slice])
         if self._single:
-            block *= (np.arange(block.shape[1]) == turns[:, None])[:, :, None]
+            block[np.arange(block.shape[1]) != turns[:, None]] = 0.0
         stop = self._domain_width + block.shape[1] * block.shape[2]
         out[:, self._domain_width : stop] = block.reshape(len(rows), stop - self._domain_width)
 
     def _instrument(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
-        out[:, : self._block.shape[2]] = self._block[rows, self._instruments[agents]]
+        out[:, : self._block.shape[2]] = self._centres.off_block(self._block[rows, self._instruments[agents]])

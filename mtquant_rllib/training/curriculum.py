@@ -38,7 +38,7 @@ from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, GAVE_UP, LAST, 
 from mtquant_rllib.training.fallback_lines import FallbackLines
 from mtquant_rllib.training.manifest import FILE, PHASES, FrozenRecord, Manifest, PhaseRecord, TrialRecord
 from mtquant_rllib.training.phases import TRIAL, TrialPlan, budget_bars, plan_phase
-from mtquant_rllib.training.preparation import prepare, restored
+from mtquant_rllib.training.preparation import centred, prepare, restored
 from mtquant_rllib.training.seeding import PINNED
 from mtquant_rllib.training.trial import trial_class
 
@@ -94,7 +94,7 @@ def train(
                 f"phase {phase} begins with the policies of phase {phase - 1}; name a run that has them, with --run"
             )
         record = prepare(settings, market, macro)
-        Manifest.begin(run.name, settings, record, budget_scale, wanted).write(run)
+        Manifest.begin(run.name, centred(settings, record), record, budget_scale, wanted).write(run)
     carry_on(run, address)
     return run
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.data import prepare_embedded, prepare_files
+from mtquant_rllib.env.data import DeskData, prepare_embedded, prepare_files
 from mtquant_rllib.errors import MarketDataError, RunError
+from mtquant_rllib.features.centres import measured
 from mtquant_rllib.training.manifest import MarketRecord
 
 
@@ -29,6 +30,17 @@ def prepare(settings: Settings, market: Path | None, macro: Path | None) -> Mark
     bars, known = market.resolve(), None if macro is None else macro.resolve()
     folder = prepare_files(settings, bars, known)
     return MarketRecord(kind="file", bars=str(bars), macro=known and str(known), data=str(folder.resolve()))
+
+
+def centred(settings: Settings, record: MarketRecord) -> Settings:
+    """The settings with the centres of the training bars' features, where they do not name any."""
+    if settings.desk.observation.centres is not None:
+        return settings
+    data = DeskData.open(Path(record.data), "train")
+    stretches = [slice(stretch.start, stretch.stop) for stretch in data.stretches]
+    tree = settings.model_dump(mode="json")
+    tree["desk"]["observation"]["centres"] = measured(data.features, stretches, settings.universe)
+    return Settings.model_validate(tree)
 
 
 def restored(settings: Settings, record: MarketRecord) -> MarketRecord:

@@ -16,9 +16,9 @@ from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.recall import Recall
 
 PHASES = [
-    (3, "desk", ()),
+    (3, "desk", ("desk.observation.centres={cmf: 0.6, breadth: 0.2}",)),
     (2, "desk", ("desk.decision.specialists_every_bars=2",)),
-    (1, "forex", ()),
+    (1, "forex", ("desk.observation.centres={cmf: 0.6, off_high60: 0.3, carry: -0.4}",)),
     (1, "desk", ("networks.sharing=all",)),
 ]
 

@@ -122,15 +122,16 @@ def test_each_level_sees_what_the_level_above_has_just_decided(settings, calm):
     desk.decide_meta(np.array([[1.0, 0.2, 0.0, 0.5]] * 3))
     state = layout.specialist_layout(settings.universe.domains[0])["state"]
     seen = desk.observe_specialist(0)[:, state]
-    np.testing.assert_allclose(seen[:, 0], desk.allocation[:, 0] / 0.4, rtol=1e-6)
-    np.testing.assert_allclose(seen[:, 1], 0.75, rtol=1e-6)
+    np.testing.assert_allclose(seen[:, 0], desk.allocation[:, 0] / 0.4 * 2 - 1, rtol=1e-6)
+    np.testing.assert_allclose(seen[:, 1], 0.75 - 1, rtol=1e-6)
     desk.decide_specialist(0, np.array([[1.0, 0.0, -1.0] * 3 + [0.6]] * 3))
     own = layout.INSTRUMENT["state"]
     private = desk.observe_instruments()[:, :3, own]
     p = np.exp([3.0, 0.0, -3.0]) / np.exp([3.0, 0.0, -3.0]).sum()
     np.testing.assert_allclose(private[:, :, 0], p[0] - p[2], rtol=1e-6)
-    np.testing.assert_allclose(private[:, :, 1], 0.8, rtol=1e-6)
-    np.testing.assert_allclose(private[:, :, 2], np.repeat(desk.allocation[:, :1] / 0.4, 3, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(private[:, :, 1], 0.8 * 2 - 1, rtol=1e-6)
+    allocation = np.repeat(desk.allocation[:, :1] / 0.4 * 2 - 1, 3, axis=1)
+    np.testing.assert_allclose(private[:, :, 2], allocation, rtol=1e-6)
 
 
 def test_an_instruments_private_state_by_hand(settings, calm):
@@ -193,7 +194,8 @@ def test_messages_say_what_is_observed(settings, calm):
     for message in allocation_messages(universe, 0, desk.allocation, desk.appetite, envs=[0, 1, 2]):
         d = universe.specialists.index(message.receiver)
         state = desk.observe_specialist(d)[message.env, layout.specialist_layout(universe.domains[d])["state"]]
-        np.testing.assert_allclose(state[:2], [message.allocation_frac / 0.4, message.risk_appetite], rtol=1e-6)
+        said = [message.allocation_frac / 0.4 * 2 - 1, message.risk_appetite - 1]
+        np.testing.assert_allclose(state[:2], said, rtol=1e-6, atol=1e-6)
 
 
 def test_track_records_are_the_statistics_of_the_last_sixty_bars(settings, calm):
