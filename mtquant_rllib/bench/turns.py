@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 Side = TypeVar("Side")
+Figure = TypeVar("Figure")
 
 
-def in_turns(sides: Mapping[Side, Callable[[], float]], repeats: int) -> dict[Side, list[float]]:
+def in_turns(sides: Mapping[Side, Callable[[], Figure]], repeats: int) -> dict[Side, list[Figure]]:
     """`repeats` figures of each side; the first window of each is thrown away."""
-    windows: dict[Side, list[float]] = {side: [] for side in sides}
+    windows: dict[Side, list[Figure]] = {side: [] for side in sides}
     for repeat in range(repeats + 1):
         for side, window in sides.items():
             figure = window()

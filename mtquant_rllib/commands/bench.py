@@ -249,6 +249,36 @@ def _inference_lines(figures: Figures) -> Iterator[str]:
             )
 
 
+def _learner_options(parser: Any) -> None:
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    parser.add_argument("--rows", type=int, default=1024, metavar="N", help="of a module's update (%(default)s)")
+    _takes_repeats(parser)
+
+
+def _learner(settings: Settings, args: argparse.Namespace) -> Figures:
+    rows, repeats = _at_least_one(args, "rows"), _at_least_one(args, "repeats")
+    reproducible()
+    from mtquant_rllib.bench.learner import Sizes, bench_learner
+
+    return bench_learner(settings, args.device, Sizes(rows=rows, repeats=repeats))
+
+
+def _learner_lines(figures: Figures) -> Iterator[str]:
+    for network in ("attention", "plain"):
+        own = figures[network]
+        for side, rows in own["rows_per_s"].items():
+            peak, memory = own["peak_mb"][side], own["peak_mb_over_float32"].get(side)
+            yield (
+                f"{network:<10} {side:<14} {rows:>9,.0f} rows/s {own['rows_per_s_over_float32'][side]:>5.2f} x"
+                + ("" if peak is None else f" {peak:>7,.0f} MB {memory:>5.2f} x")
+                + f"   first update {own['first_s'][side]:.1f} s"
+            )
+        for kind in ("time", "memory"):
+            yield f"{network:<10} pays in {kind}: {', '.join(own[f'pays_in_{kind}']) or 'nothing'}"
+    if figures["compiler_complaint"] is not None:
+        yield f"compile is left out: {figures['compiler_complaint']}"
+
+
 def _nothing(parser: Any) -> None:
     pass
 
@@ -309,5 +339,13 @@ BENCHES = (
         _inference,
         _inference_lines,
         "mtquant bench inference --json inference.json",
+    ),
+    Bench(
+        "learner",
+        "measure what precision, checkpointing and compilation are worth in PPO's update (minutes)",
+        _learner_options,
+        _learner,
+        _learner_lines,
+        "mtquant bench learner --json learner.json",
     ),
 )

@@ -118,8 +118,11 @@ def test_the_gradient_is_autograds_of_all_losses_summed(make_config: Any) -> Non
         assert expected[keys.index("policy.network.classifier.last.weight")].abs().max() > 1e-4
 
 
-def test_the_lessons_are_metrics_of_their_module_and_part_of_its_loss(make_config: Any) -> None:
-    _, learner, fragment = sampled(make_config(3, "desk", *META_ALONE))
+@pytest.mark.parametrize("options", [(), ("learner.precision=bfloat16", "learner.checkpoint_activations=true")])
+def test_the_lessons_are_metrics_of_their_module_and_part_of_its_loss(
+    make_config: Any, options: tuple[str, ...]
+) -> None:
+    _, learner, fragment = sampled(make_config(3, "desk", *META_ALONE, *options))
     results = learner.update(episodes=[fragment], timesteps=TIMES, num_epochs=2, minibatch_size=16)
     shown = {
         name: {key: item.peek() for key, item in own.items() if hasattr(item, "peek")}
