@@ -85,8 +85,9 @@ def importance_panel(material: Material) -> Panel:
                 "legend": "legend2",
             }
         )
-        centre = heading(_SPOKEN[name], left + width / 2, 0.9)
-        headings.append({**centre, "xanchor": "center"})
+        # On two lines, or they meet on a narrow screen.
+        centre = heading(_SPOKEN[name].replace(" ", "<br>"), left + width / 2, 0.87)
+        headings.append({**centre, "xanchor": "center", "align": "center"})
     highest = max(float(share.max()) for share in parts.values())
     figure = {
         "data": [*traces, *pies],
