@@ -97,7 +97,7 @@ def importance_panel(material: Material) -> Panel:
             yaxis={"tickformat": ".0%", "range": [0, max(1.15 * highest, 0.05)], "title": {"text": "share"}},
             annotations=headings,
             showlegend=True,
-            legend2={"orientation": "h", "x": 1, "xanchor": "right", "y": 0.02, "yanchor": "top"},
+            legend2={"orientation": "h", "x": 1, "xanchor": "right", "y": -0.1, "yanchor": "top"},
         ),
     }
     lead = (
@@ -165,7 +165,7 @@ def importance_by_regime_panel(material: Material) -> Panel:
         "reads the same things in every regime.",
         {
             "data": traces,
-            "layout": layout(margin={"l": 70, "r": 20, "t": 40, "b": 30}, **axes, annotations=headings),
+            "layout": layout(margin={"l": 70, "r": 20, "t": 60, "b": 30}, **axes, annotations=headings),
         },
-        110 + 40 * len(influence.groups),
+        130 + 40 * len(influence.groups),
     )

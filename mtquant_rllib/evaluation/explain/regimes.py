@@ -168,7 +168,6 @@ def performance_panel(material: Material) -> Panel:
             "anchor": f"y{suffix}",
             "showgrid": False,
             "tickfont": {"size": 10},
-            "tickangle": 0,
         }
         axes[f"yaxis{suffix}"] = {
             "domain": [low, low + 0.36],
