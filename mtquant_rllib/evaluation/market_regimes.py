@@ -78,6 +78,7 @@ class MarketRegimes:
         yield "shares by year:"
         for period in (*self.years(), *periods):
             yield _row(f"  {period}", [f"{share:.1%}" for share in self.shares_in(period)])
+        yield "A label uses bars up to its own: it describes the market and does not predict it."
 
     def to_dict(self, periods: Sequence[str] = ()) -> dict[str, Any]:
         def by_regime(values: np.ndarray) -> dict[str, float | None]:

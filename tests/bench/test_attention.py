@@ -20,8 +20,8 @@ def growth(exponent: float) -> Growth:
     ("stated", "found", "said"),
     [
         (2.0, 1.9, "as stated"),
-        (2.0, 1.2, "grows slower than stated"),
-        (1.0, 1.6, "grows faster than stated"),
+        (2.0, 1.2, "within the bound, and slower"),
+        (1.0, 1.6, "beyond the bound"),
         (None, 5, ""),
     ],
 )

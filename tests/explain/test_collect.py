@@ -9,7 +9,7 @@ from mtquant_rllib.env import decisions
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.evaluation import rollout
-from mtquant_rllib.evaluation.explain.collect import DecisionLog, Material
+from mtquant_rllib.evaluation.explain.collect import DecisionLog, Material, bars_per_row
 from mtquant_rllib.evaluation.importance import attention_received
 from mtquant_rllib.evaluation.regime_figures import NO_REGIME
 from mtquant_rllib.policies.looking import AgentView
@@ -89,3 +89,10 @@ def test_figures_for_trackers_hold_attention_and_regimes(material: Material) -> 
     shares = [figures[f"regime_share_{name}"] for name in ("bull", "bear", "volatile", "sideways")]
     assert sum(shares) == pytest.approx(1)
     assert 0 < figures["attention_entropy"] <= 1
+
+
+def test_blocks_of_decisions_know_how_many_bars_lie_between_them(material: Material, opened: OpenRun) -> None:
+    assert bars_per_row(np.array([0, 0, 0, 1, 1]), np.array([0, 5, 10, 0, 7])) == 5
+    assert bars_per_row(np.array([0, 1]), np.array([3, 9])) == 1, "no history has two"
+    kept = material.decisions
+    assert bars_per_row(kept.env, kept.bar) == opened.settings.desk.decision.meta_every_bars

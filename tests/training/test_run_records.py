@@ -68,11 +68,14 @@ def test_a_run_of_an_older_version_takes_new_ways_to_look_at_it_from_the_default
     path = tmp_path / "one" / "manifest.json"
     tree = json.loads(path.read_text())
     del tree["settings"]["evaluation"]["explain"]
+    del tree["settings"]["tracking"]["fallback_seconds"]
+    tree["settings"]["tracking"]["attention_rows"] = 7
     tree["settings"]["evaluation"]["plot"]["dpi"] = 77
     path.write_text(json.dumps(tree))
     back = Manifest.read(tmp_path / "one").load_settings()
     assert back.evaluation.explain == Settings.load().evaluation.explain
     assert back.evaluation.plot.dpi == 77
+    assert back.tracking == Settings.load(overrides=["tracking.attention_rows=7"]).tracking
     del tree["settings"]["recipe"]["gae_lambda"]
     path.write_text(json.dumps(tree))
     with pytest.raises(ConfigError, match="gae_lambda"):

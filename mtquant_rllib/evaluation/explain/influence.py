@@ -85,8 +85,9 @@ def importance_panel(material: Material) -> Panel:
                 "legend": "legend2",
             }
         )
-        centre = heading(_SPOKEN[name], left + width / 2, 0.9)
-        headings.append({**centre, "xanchor": "center"})
+        # On two lines, or they meet on a narrow screen.
+        centre = heading(_SPOKEN[name].replace(" ", "<br>"), left + width / 2, 0.87)
+        headings.append({**centre, "xanchor": "center", "align": "center"})
     highest = max(float(share.max()) for share in parts.values())
     figure = {
         "data": [*traces, *pies],
@@ -96,7 +97,7 @@ def importance_panel(material: Material) -> Panel:
             yaxis={"tickformat": ".0%", "range": [0, max(1.15 * highest, 0.05)], "title": {"text": "share"}},
             annotations=headings,
             showlegend=True,
-            legend2={"orientation": "h", "x": 1, "xanchor": "right", "y": 0.02, "yanchor": "top"},
+            legend2={"orientation": "h", "x": 1, "xanchor": "right", "y": -0.1, "yanchor": "top"},
         ),
     }
     lead = (
@@ -164,7 +165,7 @@ def importance_by_regime_panel(material: Material) -> Panel:
         "reads the same things in every regime.",
         {
             "data": traces,
-            "layout": layout(margin={"l": 70, "r": 20, "t": 40, "b": 30}, **axes, annotations=headings),
+            "layout": layout(margin={"l": 70, "r": 20, "t": 60, "b": 30}, **axes, annotations=headings),
         },
-        110 + 40 * len(influence.groups),
+        130 + 40 * len(influence.groups),
     )

@@ -59,13 +59,13 @@ class Panel:
 
 
 def layout(**more: Any) -> dict[str, Any]:
-    """A panel's layout: white, thin grid, legend above the plot, room for its labels."""
+    """A panel's layout: white, thin grid, legend above the plot, room for its labels and for the tools above it."""
     axes = {key: _axis(value) for key, value in more.items() if key.startswith(("xaxis", "yaxis"))}
     return {
         "font": {"family": FONT, "size": 12, "color": INK},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
-        "margin": {"l": 60, "r": 20, "t": 20, "b": 40},
+        "margin": {"l": 60, "r": 20, "t": 36, "b": 40},
         "hovermode": "closest",
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
         **more,

@@ -32,6 +32,8 @@ from mtquant_rllib.evaluation.regime_figures import (
     performance_by_regime,
 )
 
+_SHARE = ".3~%"
+"""A percentage without zeros at its end: small books differ in the third digit."""
 ALL = "all bars"
 _DESCRIBES = "Labels use bars up to the decision; they describe the market and do not predict it."
 
@@ -147,12 +149,12 @@ def performance_panel(material: Material) -> Panel:
     names = [*REGIME_NAMES, ALL]
     colours = [*REGIME_COLOURS, INK]
     parts = (
-        ("profit, of starting equity", desk.profit_frac, ".1%", None),
-        ("mean return a year", desk.return_ann, ".1%", None),
+        ("profit, of starting equity", desk.profit_frac, _SHARE, None),
+        ("mean return a year", desk.return_ann, _SHARE, None),
         ("Sharpe, ± one error", desk.sharpe_ann, ".2f", desk.sharpe_error),
-        ("volatility a year", desk.volatility_ann, ".1%", None),
-        ("maximum drawdown", desk.max_drawdown_frac, ".1%", None),
-        ("winning bars", desk.win_rate, ".0%", None),
+        ("volatility a year", desk.volatility_ann, _SHARE, None),
+        ("maximum drawdown", desk.max_drawdown_frac, _SHARE, None),
+        ("winning bars", desk.win_rate, _SHARE, None),
     )
     columns, gap = 3, 0.07
     width = (1 - gap * (columns - 1)) / columns
@@ -166,7 +168,6 @@ def performance_panel(material: Material) -> Panel:
             "anchor": f"y{suffix}",
             "showgrid": False,
             "tickfont": {"size": 10},
-            "tickangle": 0,
         }
         axes[f"yaxis{suffix}"] = {
             "domain": [low, low + 0.36],
@@ -232,7 +233,11 @@ def comparison_panel(material: Material) -> Panel:
         "data": [
             cells(z, [[number(v) for v in row] for row in z], columns, names, DIVERGING, zmin=-limit, zmax=limit),
         ],
-        "layout": layout(xaxis={"side": "top", "showgrid": False}, yaxis={"autorange": "reversed", "showgrid": False}),
+        "layout": layout(
+            margin={"l": 60, "r": 20, "t": 60, "b": 10},
+            xaxis={"side": "top", "showgrid": False},
+            yaxis={"autorange": "reversed", "showgrid": False},
+        ),
     }
     return Panel(
         "regime_comparison",
@@ -240,5 +245,5 @@ def comparison_panel(material: Material) -> Panel:
         "Net Sharpe of the bars of each regime: blue is gained, brown is lost. Over so few years two values must lie "
         "far apart to differ: compare with the errors above.",
         figure,
-        120 + 34 * len(names),
+        110 + 34 * len(names),
     )

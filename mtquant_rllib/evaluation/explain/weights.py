@@ -114,7 +114,7 @@ def weight_regime_panel(material: Material) -> Panel:
     figure = {
         "data": list(parts),
         "layout": layout(
-            margin={"l": 70, "r": 20, "t": 40, "b": 30},
+            margin={"l": 70, "r": 20, "t": 60, "b": 30},
             xaxis={"domain": [0, 0.46], "showgrid": False},
             yaxis={"autorange": "reversed", "showgrid": False},
             xaxis2={"domain": [0.54, 1], "anchor": "y2", "showgrid": False},
