@@ -75,7 +75,7 @@ class Sweep:
     def verdict(self) -> str:
         if self.stated is None:
             return ""
-        apart = self.growth.largest - self.stated
+        apart = self.growth.exponent - self.stated
         if abs(apart) <= NEAR:
             return "as stated"
         return "within the bound, and slower" if apart < 0 else "beyond the bound"

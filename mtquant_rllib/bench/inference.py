@@ -4,7 +4,9 @@ A decision of the desk is all twelve agents once, for one environment. Each way 
 `evaluation.inference` configures it: float32, bfloat16, eight bits, and remembered answers asked for a second time;
 batches of several sizes show what asking side by side gains. The answers of each are set beside those of float32 on
 observations that a rollout met: how far actions move, which lie in [-1, 1], and how often what they choose is the same
-(the domain with most capital, buy, hold or sell for each instrument, and the sign of each signal).
+(the domain with most capital, buy, hold or sell for each instrument, and the sign of each signal). An attention network
+whose confidence lies beside the least that it needs can fall on the other side of it, and another head answers: of such
+rows is the largest difference, and 99% of the differences say how far the others move.
 
 Networks are fresh ones with lively last layers, or those of a run. One thread throughout.
 """
@@ -186,5 +188,6 @@ def _agreement(settings: Settings, answers: list[np.ndarray], truth: list[np.nda
     return {
         "largest_difference": float(apart.max()),
         "mean_difference": float(apart.mean()),
+        "difference_of_99_percent": float(np.quantile(apart, 0.99)),
         "equal_choices": float(np.mean(_choices(settings, answers) == _choices(settings, truth))),
     }
