@@ -12,6 +12,9 @@ Milliseconds of a meta-controller of the document's size (822,000 parameters), o
     bfloat16          .89     1.7     3.8       15      half of it
     remembered        .04     .11     .31      .91
 
+`mtquant bench inference` measures whole desks, plain ones too, which eight bits and bfloat16 make slower: layers of
+64 units are no work. `evaluation.inference` asks for any of them.
+
 A cheaper network can fall on the other side of the confidence below which the global head answers alone; elsewhere the
 answers move by a few hundredths of their spread (eight bits) or one hundredth (bfloat16).
 
