@@ -146,7 +146,7 @@ def test_shapes_that_differ_are_refused():
 
 def test_an_importance_that_never_changes_is_not_called_faithful_for_its_luck():
     """Effects have an order of the groups that holds in all rows, and so has the importance, another one drawn blindly.
-    Against guesses made anew for every row, nearly half of such importances stand out."""
+    Against guesses made anew for every row, a third of such importances stand out."""
     rng = np.random.default_rng(9)
     called, would_have_been = 0, 0
     for _ in range(150):
