@@ -15,7 +15,8 @@ import gymnasium as gym
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.core import Desk
+from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import draw_episode
 from mtquant_rllib.env.overseer import Overseer
