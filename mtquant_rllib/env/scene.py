@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -77,10 +78,12 @@ class Oversight(Protocol):
 class StepResult:
     """One bar. Arrays are views of the desk's own state: copy what must outlive the next step.
 
-    rewards (B, n_agents), terminated and truncated (B,), net return of the bar (B,).
+    rewards (B, n_agents), terminated and truncated (B,), net return of the bar (B,), and where the reward has named
+    terms, each of them (B,).
     """
 
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
     portfolio_return: np.ndarray
+    terms: Mapping[str, np.ndarray] = field(default_factory=dict)

@@ -23,6 +23,9 @@ from mtquant_rllib.portfolio import tape as channel
 from mtquant_rllib.portfolio.book import Book
 from mtquant_rllib.portfolio.tape import Tape
 
+NO_STOP_ATR = 1e9
+"""A stop so far away that no price reaches it."""
+
 
 class Trading:
     """See the module's docstring. Subclasses implement `propose` and `_reward`."""
@@ -69,6 +72,7 @@ class Trading:
         self.portfolio_return = np.zeros(n_envs)
         self.instrument_return = np.zeros((n_envs, n))
         self.stopped = np.zeros((n_envs, n), dtype=bool)
+        self.terms: dict[str, np.ndarray] = {}
         self._known: dict[str, np.ndarray] = {}
         self._fetched = False
 
@@ -232,4 +236,4 @@ class Trading:
         if oversight is not None and self.scene.ends_on_halt:
             terminated |= oversight.episode_is_over() & ~self.parked
         truncated = (self.row >= self.stop_row) & ~terminated & ~self.parked
-        return StepResult(reward, terminated, truncated, self.portfolio_return)
+        return StepResult(reward, terminated, truncated, self.portfolio_return, self.terms)
