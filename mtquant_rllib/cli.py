@@ -310,11 +310,11 @@ def _compare(run: Path) -> None:
     from mtquant_rllib.evaluation.report import print_report
     from mtquant_rllib.training.assessment import evaluate_run, last_done
     from mtquant_rllib.training.learning_curves import plot_learning_curves
-    from mtquant_rllib.training.manifest import PHASES, Manifest
+    from mtquant_rllib.training.manifest import Manifest, phases_of
 
     manifest = Manifest.read(run)
     plot_learning_curves(run, manifest.load_settings().evaluation.plot)
-    if last_done(manifest, run) != PHASES[-1]:
+    if last_done(manifest, run) != phases_of(manifest.load_settings())[-1]:
         return
     done = evaluate_run(run)
     print_report(done.report, Console())

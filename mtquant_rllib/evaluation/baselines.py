@@ -44,6 +44,8 @@ class MarketView:
         (N, n) closes in quote currency, a masked bar repeating the last one.
     vol_ann
         (N, n) annualised volatility for sizing, floored.
+    covariance
+        (N, n(n+1)/2) of daily returns, upper triangles row by row; None where no rule needs it.
     weights
         (B, n) signed weights now held, marked at the close of the current row.
     n_rows_per_path
@@ -54,6 +56,7 @@ class MarketView:
     vol_ann: np.ndarray
     weights: np.ndarray
     n_rows_per_path: int
+    covariance: np.ndarray | None = None
 
 
 class WeightRule(Protocol):

@@ -18,8 +18,9 @@ from mtquant_rllib.evaluation.plots import plot_equity
 from mtquant_rllib.evaluation.report import EvaluationReport, build_report, write_report
 from mtquant_rllib.policies.fallbacks import Counts
 from mtquant_rllib.training import states
-from mtquant_rllib.training.manifest import PHASES, Manifest
+from mtquant_rllib.training.manifest import Manifest
 from mtquant_rllib.training.preparation import prepare, restored
+from mtquant_rllib.universe import ALLOCATOR
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Assessment:
 
 def last_done(manifest: Manifest, run: Path) -> int:
     """The last phase whose policies the run has. Raises RunError when there is none."""
-    for phase in reversed(PHASES):
+    for phase in sorted(map(int, manifest.phases), reverse=True):
         result = manifest.phase(phase).result
         if manifest.phase(phase).status == "done" and result is not None and (run / result).is_dir():
             return phase
@@ -122,8 +123,9 @@ def evaluate_run(
         draws = rollout.whole(data.stretches)
     else:
         draws = rollout.random_starts(data.stretches, settings.desk.episode.bars, episodes, opened.seed)
-    desk = rollout.PolicyPlayer.of(settings, opened.states, equal_allocation=opened.phase == 1)
-    records = [rollout.play(settings, data, desk, draws, name="desk", facts=facts)]
+    player = rollout.policy_player(settings, opened.states, equal_allocation=opened.phase == 1)
+    name = "desk" if settings.allocator is None else ALLOCATOR
+    records = [rollout.play(settings, data, player, draws, name=name, facts=facts)]
     closes = rollout.closes_of(data)
     for name, rule in weight_rules(settings).items():
         records.append(rollout.play(settings, data, rollout.RulePlayer(rule, closes), draws, name=name, facts=facts))
