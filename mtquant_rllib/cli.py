@@ -256,7 +256,7 @@ def _data_describe(args: argparse.Namespace) -> None:
 
         size = settings.embedded.of("train")
         drawn = synthesise(
-            settings, n_paths=1, n_years=size.years, seed=settings.embedded.seed, variant=settings.embedded.variant
+            settings, n_paths=1, n_years=size.years, seed=settings.embedded.seed, variant=settings.embedded.bars
         )
         market = drawn.markets[0]
     else:

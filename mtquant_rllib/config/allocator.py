@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
 from mtquant_rllib.config.synthetic import OracleTable
@@ -39,7 +39,8 @@ class AllocatorOracleConfig(Section):
     """How the oracle turns the planted mean into weights.
 
     risk_aversion
-        Of its quadratic programme, max w'mu - risk_aversion / 2 w'Sw.
+        Of its quadratic programme, max w'mu - a / 2 w'Sw, with a = risk_aversion times the forecast's size, the root
+        mean square of mu / sigma.
     urgency
         Share of the gap to that solution which it trades each bar.
     """
@@ -84,6 +85,8 @@ class AllocatorConfig(Section):
         Annual volatility in whose bar-sized units the reward is given: about that of a book of equal weights.
     reward_clip
         Largest reward, in those units.
+    sixty_forty
+        Shares of the fixed book that it is compared with.
     """
 
     assets: tuple[str, ...] = Field(min_length=2)
@@ -97,6 +100,15 @@ class AllocatorConfig(Section):
     regime_aware: RegimeAwareConfig
     reference_vol_ann: Positive
     reward_clip: Positive
+    sixty_forty: dict[str, Fraction]
     planted: OracleTable
     oracle: AllocatorOracleConfig
     leak: LeakConfig
+
+    @model_validator(mode="after")
+    def _shares_are_of_the_assets(self) -> AllocatorConfig:
+        if not set(self.sixty_forty) <= set(self.assets) or abs(sum(self.sixty_forty.values()) - 1.0) > 1e-9:
+            raise ValueError(f"sixty_forty {self.sixty_forty}: expected shares of its assets that sum to 1")
+        if len(set(self.assets)) != len(self.assets):
+            raise ValueError("assets: an asset stands twice")
+        return self

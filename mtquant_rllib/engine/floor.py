@@ -19,9 +19,9 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.allocator import Allocator
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.cores import core_for
-from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import draw_episode
+from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.env.spaces import action_width, observation_width, spaces
 from mtquant_rllib.universe import ALLOCATOR, META
 

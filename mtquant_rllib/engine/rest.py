@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from mtquant_rllib.config.base import Section
-from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.env.track_record import TrackRecord
+from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio.tape import Tape
 

@@ -17,6 +17,7 @@ from mtquant_rllib.env.allocator import Allocator
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.decisions import allocator_actions
 from mtquant_rllib.env.episodes import EpisodeDraw, Stretch
 from mtquant_rllib.env.overseer import Overseer
 from mtquant_rllib.env.scene import Scene
@@ -24,7 +25,7 @@ from mtquant_rllib.env.trading import NO_STOP_ATR, Trading
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.baselines import MarketView, WeightRule
 from mtquant_rllib.evaluation.measures import sharpe
-from mtquant_rllib.evaluation.oracle import oracle_actions, oracle_targets
+from mtquant_rllib.evaluation.oracle import allocator_targets, oracle_actions, oracle_targets
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.fallbacks import Counts
@@ -199,6 +200,36 @@ class OraclePlayer:
             desk.decide_specialist(domain, raw, everywhere)
         desk.decide_instruments(actions.instruments)
         return desk.propose()
+
+
+class AllocatorOraclePlayer:
+    """The allocator's oracle: it too knows the planted mean, and is held to an allocator's actions.
+
+    mu, sigma: conditional mean of the next return and trailing volatility, (N, n), on the rows of the features' table.
+    """
+
+    def __init__(self, settings: Settings, mu: np.ndarray, sigma: np.ndarray, data: DeskData) -> None:
+        assert settings.allocator is not None
+        self._config = settings.allocator
+        self._targets = np.full_like(mu, 1.0 / mu.shape[1])
+        rows = np.concatenate([np.arange(stretch.start, stretch.stop) for stretch in data.stretches])
+        self._targets[rows] = allocator_targets(
+            mu[rows], sigma[rows], data.features.covariance[rows], self._config.oracle
+        )
+
+    def __call__(self, desk: Allocator) -> np.ndarray:
+        desk.observe_row()
+        held = np.maximum(desk.weight, 0.0)
+        wanted = held + self._config.oracle.urgency * (self._targets[desk.row] - held)
+        desk.decide(allocator_actions(wanted, self._config.logit_scale))
+        return desk.propose()
+
+
+def oracle_player(settings: Settings, mu: np.ndarray, sigma: np.ndarray, data: DeskData) -> Player:
+    """The settings' own kind of oracle."""
+    if settings.allocator is None:
+        return OraclePlayer(settings, mu, sigma)
+    return AllocatorOraclePlayer(settings, mu, sigma, data)
 
 
 def whole(stretches: Sequence[Stretch]) -> list[EpisodeDraw]:
