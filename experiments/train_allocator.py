@@ -7,11 +7,11 @@
     python experiments/train_allocator.py --control null --seeds 5 --algorithm ppo --network plain
     python experiments/train_allocator.py --control leak
 
-*What to expect.* Without a control: the report of each seed's test bars beside equal weights, risk parity, 60/40 and the
-other simple rules, and what every term of the reward would have paid each of them. With one, training seeds share their
-market: 64 training paths of 15 years, 16 validation paths, 64 test paths of 5 years. The oracle, a quadratic programme on
-the exact mean, earns a net Sharpe of about 2.4 on the planted paths. On the null market a book that is always invested
-earns minus its financing. A leak must fail the null test, whose limits stand in configs/evaluation.yaml.
+*What to expect.* Without a control: the report of each seed's test bars beside equal weights, risk parity, 60/40 and
+the other simple rules, and what every term of the reward would have paid each of them. With one, training seeds share
+their market: 64 training paths of 15 years, 16 validation paths, 64 test paths of 5 years. The oracle, a quadratic
+programme on the exact mean, earns a net Sharpe of about 2.4 on the planted paths. On the null market a book that is
+always invested earns minus its financing. A leak must fail the null test, whose limits stand in configs/evaluation.yaml.
 """
 
 from __future__ import annotations
@@ -68,10 +68,13 @@ def _compare(runs: list[Path]) -> None:
     from rich.console import Console
 
     from mtquant_rllib.evaluation.report import print_report
+    from mtquant_rllib.evaluation.reward_terms import print_terms
     from mtquant_rllib.training.assessment import evaluate_run
 
     for run in runs:
-        print_report(evaluate_run(run).report, Console())
+        done = evaluate_run(run)
+        print_report(done.report, Console())
+        print_terms(done.terms, Console())
 
 
 def _judge(settings: Settings, runs: list[Path], out: Path) -> None:

@@ -77,8 +77,8 @@ class AllocatorConfig(Section):
     linear_skip
         A straight line from the observation to the logits, beside the network.
     logit_scale
-        Logits are scale * action, so that its inverse is the temperature of the softmax. At 3 the largest weight of five
-        lies between .2 and .99.
+        Logits are scale * action, so that its inverse is the temperature of the softmax. At 3 the largest weight of
+        five lies between .2 and .99.
     reward
         `regime_aware`, or `differential_sharpe` of the net return.
     reference_vol_ann

@@ -2,9 +2,9 @@
 
     obs = allocator.observe();    allocator.decide(raw);    result = allocator.advance()
 
-It trades on the desk's own tape: fills at the next open, the same costs, financing, lots and risk rules, which have the
-last word. Weights are a softmax of its raw actions, so they are positive and sum to one before lots and risk; it sets no
-stops. What it sees is a function of the row alone, group by group (`layout.allocator_layout`).
+It trades on the desk's own tape: fills at the next open, the same costs, financing, lots and risk rules, which have
+the last word. Weights are a softmax of its raw actions, so they are positive and sum to one before lots and risk; it
+sets no stops. What it sees is a function of the row alone, group by group (`layout.allocator_layout`).
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Allocator(Trading):
         self._regime_aware = RegimeAwareReward(own.regime_aware)
         self._sharpe = DifferentialSharpe(n_envs, 1, settings.rewards.differential_sharpe)
         self.target = np.full((n_envs, n), 1.0 / n)
+        self._equity_before = np.ones(n_envs)
 
     def reset(self, envs: np.ndarray, draws: list[EpisodeDraw]) -> None:
         super().reset(envs, draws)
@@ -92,18 +93,23 @@ class Allocator(Trading):
     def _reward(self, equity_before: np.ndarray, new_day: np.ndarray) -> np.ndarray:
         """(B, 1), in bars of the reference volatility."""
         self.portfolio_return = row_sums(self.instrument_return)
+        self._equity_before = equity_before
         clip = self._allocator.reward_clip
         if self._allocator.reward == "differential_sharpe":
             z = np.clip(self.portfolio_return / self._sigma, -clip, clip)
             reward = self._sharpe.step(z[:, None])
             self.terms = {"differential_sharpe": reward[:, 0]}
             return reward
-        self.terms = self._regime_aware(self.bar_view(equity_before))
+        self.terms = self.regime_aware_terms()
         return np.clip(sum(self.terms.values()) / self._sigma, -clip, clip)[:, None]
 
-    def bar_view(self, equity_before: np.ndarray) -> BarView:
+    def regime_aware_terms(self) -> dict[str, np.ndarray]:
+        """Of the bar just closed, whatever the agent is rewarded by: fractions of equity, (B,) each."""
+        return self._regime_aware(self.bar_view())
+
+    def bar_view(self) -> BarView:
         """The bar just closed, as rewards see it."""
-        book, rows = self.book, self.decided_on
+        book, rows, equity_before = self.book, self.decided_on, self._equity_before
         held = book.units * self.unit_value / equity_before[:, None]
         matrix = self._packed.matrices(self.covariance)
         with_assets = np.matvec(matrix, held)

@@ -1,9 +1,9 @@
 """The terms of the allocator's regime-aware reward. A term, its weights in config and its metric share one name.
 
 Every term is a fraction of equity for one bar, beside the net return whose weight is `regime_return`; which regime a
-bar belongs to was known when it was decided on. The terms pull gently: a portfolio cannot live on them. Their sum over a
-year is small beside the deviation of the returns for every book, equal weights earn nothing from `diversification`, and
-`action_change` pays at most half of what the trade has cost. Tests hold these three.
+bar belongs to was known when it was decided on. The terms pull gently: a portfolio cannot live on them. Their sum over
+a year is small beside the deviation of the returns for every book, equal weights earn nothing from `diversification`,
+and `action_change` pays at most half of what the trade has cost. Tests hold these three.
 
     s       = sum_i w_i clip(m_i, -2, 2) / 2        m_i = 20-bar move of asset i in deviations
     spread  = (1 - H) / (1 - 1/n)                   H = sum of squared shares of the gross book; 1 at equal weights

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from mtquant_rllib.env.core import Desk
+    from mtquant_rllib.env.trading import Trading
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Oversight(Protocol):
 
     def reset(self, envs: np.ndarray) -> None: ...
 
-    def limit_at_close(self, desk: Desk, proposed: np.ndarray, current: np.ndarray) -> np.ndarray:
+    def limit_at_close(self, desk: Trading, proposed: np.ndarray, current: np.ndarray) -> np.ndarray:
         """Weights (B, n) that may be ordered, each a share in [0, 1] of what is proposed."""
 
     def limit_at_open(
         self,
-        desk: Desk,
+        desk: Trading,
         envs: np.ndarray,
         wanted: np.ndarray,
         held: np.ndarray,
@@ -67,7 +67,7 @@ class Oversight(Protocol):
     def episode_is_over(self) -> np.ndarray:
         """Environments (B,) whose trading is halted for good and whose book is flat."""
 
-    def alert_level(self, desk: Desk) -> np.ndarray:
+    def alert_level(self, desk: Trading) -> np.ndarray:
         """(B, n) in [0, 1]."""
 
     def var_forecast(self) -> np.ndarray:

@@ -147,15 +147,24 @@ class AllocatorPlayer:
         self._actor = actor
         self._on_decision = on_decision
 
+    @property
+    def fallbacks(self) -> Counts:
+        """Who took the decisions of an attention network so far."""
+        return self._actor.fallbacks.counts()
+
     def __call__(self, desk: Allocator) -> np.ndarray:
-        obs = desk.observe()
+        obs, watch = desk.observe(), self._actor.fallbacks
+        watch.bars, watch.rows = int(desk.bars_done.max()), ~desk.parked
         if self._on_decision is not None:
-            self._on_decision(ALLOCATOR, desk, obs, ~desk.parked)
+            self._on_decision(ALLOCATOR, desk, obs, watch.rows)
         desk.decide(self._actor.act_allocator(obs))
+        watch.rows = None
         return desk.propose()
 
 
-def policy_player(settings: Settings, states: Mapping[str, Mapping[str, Any]], **how: Any) -> Player:
+def policy_player(
+    settings: Settings, states: Mapping[str, Mapping[str, Any]], **how: Any
+) -> PolicyPlayer | AllocatorPlayer:
     """The settings' own kind of policies, from module states; `how` as of `PolicyPlayer.of`. An allocator is whole from
     its first phase on, and has no domains to play apart."""
     if settings.allocator is None:

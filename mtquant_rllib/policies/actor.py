@@ -88,6 +88,8 @@ class DeskActor:
         self._meta = policies.get(META)
         self._specialists = [policies.get(name) for name in self._universe.specialists]
         self._allocator = policies.get(ALLOCATOR)
+        self._instruments: list[nn.Module] | None = None
+        self._stacked = None
         if self._universe.allocates:
             return
         ids = [self._universe.policy_of(symbol, self._sharing) for symbol in self._universe.symbols]
@@ -120,7 +122,9 @@ class DeskActor:
     def weight_bytes(self) -> int:
         """Memory of all weights that are asked, as they lie there."""
         instruments = [self._stacked] if self._stacked is not None else list(self._instruments or ())
-        policies = {id(policy): policy for policy in (self._meta, *self._specialists, *instruments) if policy}
+        policies = {
+            id(policy): policy for policy in (self._allocator, self._meta, *self._specialists, *instruments) if policy
+        }
         return sum(item.nbytes for policy in policies.values() for item in policy.state_dict().values())
 
     def act_allocator(self, obs: Array, noise: Array | None = None) -> Array:

@@ -209,6 +209,8 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
 def network_names(settings: Settings) -> dict[str, str]:
     """Agent -> name of its network, in the order of the universe's agents."""
     universe, names = settings.universe, settings.networks.names
+    if settings.allocator is not None:
+        return {ALLOCATOR: settings.allocator.network}
     levels = {META: names.meta, **dict.fromkeys(universe.specialists, names.specialist)}
     return {agent: levels.get(agent, names.instrument) for agent in universe.agent_ids}
 

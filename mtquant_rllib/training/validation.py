@@ -30,7 +30,7 @@ def make_validator(settings: dict[str, Any], data: str, phase: int, domain: str 
     tree = Settings.model_validate(settings)
     universe = tree.universe
     held = DeskData.open(Path(data), "validation")
-    index = None if domain is None else universe.domains.index(universe.domain_named(domain))
+    index = None if domain is None or universe.allocates else universe.domains.index(universe.domain_named(domain))
     draws = pieces(held.stretches, tree.desk.episode.bars)
 
     def validate(modules: Mapping[str, ModuleState]) -> Mapping[str, float]:

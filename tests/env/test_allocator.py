@@ -58,7 +58,8 @@ def test_its_fifty_features_are_those_of_the_blocks_group_by_group(allocation: S
     assert layout.widths == {"price": 15, "volume": 10, "technical": 15, "momentum": 10}
     core = begun(allocation, data, n_envs=3)
     seen, block = core.observe(), data.features.block[core.row]
-    assert seen.shape == (3, 50) and seen.dtype == np.float32
+    assert seen.shape == (3, 50)
+    assert seen.dtype == np.float32
     for place, name in enumerate(layout.names):
         symbol, feature = name.split(".")
         asset = allocation.universe.symbols.index(symbol)
@@ -71,7 +72,8 @@ def test_replay_recalls_the_same_bytes_from_the_row_alone(allocation: Settings, 
     recall = Recall(allocation, data.features, [ALLOCATOR], None)
     nothing = np.zeros((4, 0), dtype=np.float32)
     again = recall(np.zeros(4, dtype=np.int64), core.row, np.zeros(4, dtype=np.int64), nothing)
-    assert recall.width == 50 and not len(recall.private)
+    assert recall.width == 50
+    assert not len(recall.private)
     assert np.array_equal(core.observe(), again)
 
 
@@ -99,10 +101,12 @@ def test_what_it_decides_is_held_in_whole_lots_after_the_next_open(allocation: S
     core.advance()
     held = core.book.units * close / equity[:, None]
     lot = core.book.lot_units * close / equity[:, None]
-    assert (held <= wanted + 1e-12).all() and (wanted - held < lot + 1e-9).all()
+    assert (held <= wanted + 1e-12).all()
+    assert (wanted - held < lot + 1e-9).all()
     costs = core.book.cost_ccy[0]
     rate = data.tape.money[core.row[0], 9]
-    assert (costs >= rate * core.book.traded_ccy[0] - 1e-9).all() and costs.sum() > 0
+    assert (costs >= rate * core.book.traded_ccy[0] - 1e-9).all()
+    assert costs.sum() > 0
 
 
 def test_equity_changes_by_price_costs_and_financing_alone(allocation: Settings, data: DeskData) -> None:

@@ -111,7 +111,7 @@ def test_an_empty_book_earns_no_bonus(reward: RegimeAwareReward) -> None:
         assert sum(found.values()) <= 0
 
 
-# -- reference policies, played -----------------------------------------------------------------------------------------
+# -- reference policies, played ----------------------------------------------------------------------------------------
 
 BARS = 500
 
