@@ -57,8 +57,8 @@ def equal_risk_weights(covariance: np.ndarray) -> np.ndarray:
     """Long weights (R, n) that sum to one and contribute equally to risk: w_i (Sw)_i is the same for all i.
 
     They are the minimum of w'Sw / 2 - sum_i ln w_i (Maillard, Roncalli and Teiletche 2010), up to their sum. It is
-    found by cyclical coordinate descent (Griveau-Billion, Richard and Roncalli 2013), here on positions in units of their own
-    deviations, x_i = w_i sigma_i:
+    found by cyclical coordinate descent (Griveau-Billion, Richard and Roncalli 2013), here on positions in units of
+    their own deviations, x_i = w_i sigma_i:
 
         x_i <- (-c + sqrt(c^2 + 4)) / 2,      c = sum over j != i of r_ij x_j
 

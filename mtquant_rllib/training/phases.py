@@ -218,6 +218,10 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
             f"resources.learners = {learners} with resources.engine = 'stock': expected 0; RLlib's learner fails "
             "on a share without rows, which a controller's few decisions often leave"
         )
+    if settings.allocator is not None and settings.resources.engine != "batched":
+        raise ConfigError(
+            f"resources.engine = {settings.resources.engine!r}: an allocator runs on the batched engine alone"
+        )
     register_env(ENV, make_env)
     record = manifest.phase(plan.phase)
     budget = record.trials[plan.name].budget_bars
