@@ -36,6 +36,7 @@ from mtquant_rllib.env.scene import Oversight, Scene
 from mtquant_rllib.env.scoring import Scorer
 from mtquant_rllib.env.track_record import DailyReturns, TrackRecord
 from mtquant_rllib.env.trading import Trading
+from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio.book import row_sums
 from mtquant_rllib.portfolio.tape import Tape
@@ -65,6 +66,8 @@ class Desk(Trading):
         oversight: Oversight | None = None,
         hub: CommunicationHub | None = None,
     ) -> None:
+        if settings.universe.allocates:
+            raise ConfigError("these settings have an allocator in place of the desk; play it with env.cores.core_for")
         super().__init__(settings, tape, features, n_envs, scene, oversight)
         universe = self.universe
         self.hub = hub

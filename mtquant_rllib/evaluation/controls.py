@@ -22,6 +22,7 @@ from mtquant_rllib.config.evaluation import NullTestConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.data import DeskData, truth
 from mtquant_rllib.evaluation.baselines import weight_rules
+from mtquant_rllib.evaluation.reader import read_mean
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.rollout import RulePlayer, closes_of, oracle_player, play, policy_player, whole
 from mtquant_rllib.evaluation.statistics import Interval, pooled_sharpe_interval, share_of_oracle
@@ -36,7 +37,8 @@ class ControlResult:
 
     books
         Pooled net and gross Sharpe of each book, with intervals: the subject (mean over training seeds), untrained,
-        random, and on a market with something planted, or leaked, the oracle.
+        random, and on a market with something planted, or leaked, the oracle; beside an allocator also the reader,
+        who gets from its observations what a straight line can.
     per_seed
         Pooled net Sharpe of each training seed.
     share, share_per_seed
@@ -106,6 +108,9 @@ def judge(
     planted = bool(np.any(mu))
     if planted:
         others["oracle"] = play(settings, data, oracle_player(settings, mu, sigma, data), draws, name="oracle")
+        if settings.allocator is not None:
+            seen = oracle_player(settings, read_mean(settings, data_folder, "test"), sigma, data)
+            others["reader"] = play(settings, data, seen, draws, name="reader")
     bootstrap, per_year = settings.evaluation.bootstrap, data.tape.bars_per_year
 
     def sharpes(records: Sequence[Record]) -> dict[str, Interval]:
