@@ -61,7 +61,7 @@ def main() -> None:
             train(settings, run=run, market=args.market, macro=args.macro)
         runs.append(run)
     if args.control:
-        _judge(settings, runs, args.out)
+        _judge(runs, args.out)
     else:
         _compare(runs)
 
@@ -79,7 +79,7 @@ def _compare(runs: list[Path]) -> None:
         print_terms(done.terms, Console())
 
 
-def _judge(settings: Settings, runs: list[Path], out: Path) -> None:
+def _judge(runs: list[Path], out: Path) -> None:
     from rich.console import Console
 
     from mtquant_rllib.evaluation.controls import judge, passes_null, print_control
@@ -88,6 +88,7 @@ def _judge(settings: Settings, runs: list[Path], out: Path) -> None:
     from mtquant_rllib.training.manifest import Manifest
 
     manifests = [Manifest.read(run) for run in runs]
+    settings = manifests[0].load_settings()
     trained = [states.read(run / str(manifest.phase(1).result)) for run, manifest in zip(runs, manifests)]
     verdict = judge(settings, Path(manifests[0].market.data), trained, fresh_states(settings))
     print_control(verdict, Console())

@@ -18,6 +18,7 @@ from mtquant_rllib.env.regime_rewards import BarView, RegimeAwareReward
 from mtquant_rllib.env.rewards import DifferentialSharpe
 from mtquant_rllib.env.scene import Oversight, Scene
 from mtquant_rllib.env.trading import NO_STOP_ATR, Trading
+from mtquant_rllib.features.centres import Centres
 from mtquant_rllib.features.layout import BLOCK, allocator_columns
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio.book import row_sums
@@ -54,7 +55,7 @@ class Allocator(Trading):
         n = self.universe.n_instruments
         self._columns = np.array(allocator_columns(self.universe.symbols))
         self._market = self._block.reshape(len(self._block), -1)
-        self._clip = settings.desk.observation.clip
+        self._centres = Centres.of(settings)
         self._move_columns = np.arange(n) * BLOCK.width + BLOCK.column(_MOVE)
         self._index = self.universe.symbols.index(settings.features.roles.index)
         self._packed = PackedIndex(n)
@@ -71,7 +72,7 @@ class Allocator(Trading):
 
     def observe(self) -> np.ndarray:
         """float32 (B, 10 n): the columns of `layout.allocator_layout`."""
-        return self._market[self.row[:, None], self._columns]
+        return self._centres.off_columns(self._market[self.row[:, None], self._columns], self._columns)
 
     def decide(self, raw: np.ndarray) -> None:
         """Take raw actions (B, n) in [-1, 1]."""

@@ -87,7 +87,8 @@ class Recall:
         return self._features.regime[rows].astype(np.int64)
 
     def _allocator(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
-        out[:] = self._block.reshape(len(self._block), -1)[rows[:, None], self._columns]
+        seen = self._block.reshape(len(self._block), -1)[rows[:, None], self._columns]
+        out[:] = self._centres.off_columns(seen, self._columns)
 
     def _meta(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
         for part, table in ((self._correlation, self._features.correlation), (self._macro, self._features.macro)):

@@ -152,7 +152,7 @@ class AllocatorPlayer:
         """Who took the decisions of an attention network so far."""
         return self._actor.fallbacks.counts()
 
-    def __call__(self, desk: Allocator) -> np.ndarray:
+    def __call__(self, desk: Any) -> np.ndarray:
         obs, watch = desk.observe(), self._actor.fallbacks
         watch.bars, watch.rows = int(desk.bars_done.max()), ~desk.parked
         if self._on_decision is not None:
