@@ -89,7 +89,7 @@ class Allocator(Trading):
             return
         super()._fetch()
         # A reward belongs to the regime in which its bar was decided on.
-        self.decided_on = self.row
+        self.decided_on = self.row.copy()
 
     def _reward(self, equity_before: np.ndarray, new_day: np.ndarray) -> np.ndarray:
         """(B, 1), in bars of the reference volatility."""
