@@ -175,7 +175,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     why.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, or its name under runs/")
     why.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
-    why.add_argument("--agent", default="meta_controller", help="whose decisions to look into (default: %(default)s)")
+    why.add_argument(
+        "--agent", help="whose decisions to look into (default: the meta-controller's, or the allocator's)"
+    )
     why.add_argument("--phase", type=int, choices=(1, 2, 3), help="policies after this phase (default: the last done)")
     why.add_argument("--out", type=Path, metavar="FOLDER", help="default: RUN/explain/SPLIT/AGENT")
     return parser
@@ -256,7 +258,7 @@ def _data_describe(args: argparse.Namespace) -> None:
 
         size = settings.embedded.of("train")
         drawn = synthesise(
-            settings, n_paths=1, n_years=size.years, seed=settings.embedded.seed, variant=settings.embedded.variant
+            settings, n_paths=1, n_years=size.years, seed=settings.embedded.seed, variant=settings.embedded.bars
         )
         market = drawn.markets[0]
     else:
@@ -308,16 +310,19 @@ def _compare(run: Path) -> None:
     from rich.console import Console
 
     from mtquant_rllib.evaluation.report import print_report
+    from mtquant_rllib.evaluation.reward_terms import print_terms
     from mtquant_rllib.training.assessment import evaluate_run, last_done
     from mtquant_rllib.training.learning_curves import plot_learning_curves
-    from mtquant_rllib.training.manifest import PHASES, Manifest
+    from mtquant_rllib.training.manifest import Manifest, phases_of
 
     manifest = Manifest.read(run)
     plot_learning_curves(run, manifest.load_settings().evaluation.plot)
-    if last_done(manifest, run) != PHASES[-1]:
+    if last_done(manifest, run) != phases_of(manifest.load_settings())[-1]:
         return
     done = evaluate_run(run)
     print_report(done.report, Console())
+    if done.terms:
+        print_terms(done.terms, Console())
     print(f"pictures: {done.files['picture']}, {run / 'learning_curves.png'}")
 
 
@@ -329,6 +334,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from mtquant_rllib.evaluation.report import print_report
+    from mtquant_rllib.evaluation.reward_terms import print_terms
     from mtquant_rllib.policies.fallbacks import summary
     from mtquant_rllib.training.assessment import evaluate_run
 
@@ -341,6 +347,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         overrides=args.overrides,
     )
     print_report(done.report, Console())
+    if done.terms:
+        print_terms(done.terms, Console())
     for line in summary(done.fallbacks):
         print(line)
     if args.json is not None:

@@ -22,7 +22,7 @@ from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.messages import CommunicationHub
 from mtquant_rllib.env.scene import StepResult
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.evaluation.rollout import PolicyPlayer, new_desk, whole
+from mtquant_rllib.evaluation.rollout import AllocatorPlayer, PolicyPlayer, new_desk, policy_player, whole
 
 if TYPE_CHECKING:
     from mtquant_rllib.training.assessment import Assessment
@@ -44,7 +44,7 @@ class HierarchicalTradingSystem:
         if settings is None:
             settings = Settings.load() if self.run is None else self._manifest().load_settings()
         self.settings = settings
-        self._player: PolicyPlayer | None = None
+        self._player: PolicyPlayer | AllocatorPlayer | None = None
 
     def train(
         self,
@@ -107,7 +107,7 @@ class HierarchicalTradingSystem:
         """Decide, then let risk, fills and marks carry the desk to the next close."""
         return desk.advance_with_weights(self.decide(desk))
 
-    def _policies(self) -> PolicyPlayer:
+    def _policies(self) -> PolicyPlayer | AllocatorPlayer:
         if self._player is None:
             from mtquant_rllib.training import states
             from mtquant_rllib.training.assessment import last_done
@@ -116,7 +116,7 @@ class HierarchicalTradingSystem:
             phase = last_done(manifest, run)
             folder = manifest.phase(phase).result
             assert folder is not None
-            self._player = PolicyPlayer.of(self.settings, states.read(run / folder), equal_allocation=phase == 1)
+            self._player = policy_player(self.settings, states.read(run / folder), equal_allocation=phase == 1)
         return self._player
 
     def _known_run(self) -> Path:

@@ -10,12 +10,13 @@ groups the instruments of a domain contiguously, so that a domain is a slice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
 META = "meta_controller"
+ALLOCATOR = "allocator"
 SPECIALIST_SUFFIX = "_specialist"
 
 
@@ -29,7 +30,8 @@ class Sharing(StrEnum):
 
 @dataclass(frozen=True)
 class Domain:
-    """One specialist's field: its name, instruments (in order) and the width of its market features."""
+    """One specialist's field: its name, instruments (in order) and the width of its market features, 0 where there is
+    no specialist to see them."""
 
     name: str
     symbols: tuple[str, ...]
@@ -42,9 +44,14 @@ class Domain:
 
 @dataclass(frozen=True)
 class Universe:
-    """The desk's table of domains. Instrument axis = `symbols`, domain axis = `domains`, in this order everywhere."""
+    """The desk's table of domains. Instrument axis = `symbols`, domain axis = `domains`, in this order everywhere.
+
+    allocates
+        One agent, the allocator, weighs all instruments; there is no hierarchy.
+    """
 
     domains: tuple[Domain, ...]
+    allocates: bool = False
 
     @cached_property
     def symbols(self) -> tuple[str, ...]:
@@ -60,11 +67,16 @@ class Universe:
 
     @cached_property
     def specialists(self) -> tuple[str, ...]:
+        if self.allocates:
+            return ()
         return tuple(domain.specialist for domain in self.domains)
 
     @cached_property
     def agent_ids(self) -> tuple[str, ...]:
-        """Meta-controller, specialists, instruments: the order of decision, and of every agent axis."""
+        """Meta-controller, specialists, instruments: the order of decision, and of every agent axis. Or the allocator
+        alone."""
+        if self.allocates:
+            return (ALLOCATOR,)
         return (META, *self.specialists, *self.symbols)
 
     @cached_property
@@ -98,6 +110,22 @@ class Universe:
     def policies(self, sharing: Sharing = Sharing.NONE) -> tuple[str, ...]:
         """Module ids without repeats, in the order of `agent_ids`."""
         return tuple(dict.fromkeys(self.policy_of(agent, sharing) for agent in self.agent_ids))
+
+    def allocated(self, assets: Sequence[str]) -> Universe:
+        """The universe of an allocator over some of these instruments, grouped by their domains.
+
+        Raises
+        ------
+        KeyError
+            For an asset that no domain has.
+        """
+        if unknown := [asset for asset in assets if asset not in self.symbols]:
+            raise KeyError(f"no instrument {', '.join(unknown)}; the instruments are {', '.join(self.symbols)}")
+        domains = (
+            Domain(domain.name, tuple(symbol for symbol in domain.symbols if symbol in assets), 0)
+            for domain in self.domains
+        )
+        return Universe(tuple(domain for domain in domains if domain.symbols), allocates=True)
 
     @classmethod
     def from_specialists(cls, specialists: Mapping[str, object]) -> Universe:

@@ -39,6 +39,14 @@ class BaselineConfig(Section):
     momentum: dict[str, MomentumConfig]
 
 
+class NullTestConfig(Section):
+    """What a book may earn on a market with nothing to predict: mean gross Sharpe either way, and the upper end of the
+    net Sharpe's interval."""
+
+    max_gross_sharpe: Positive
+    max_net_upper: Positive
+
+
 class PlotConfig(Section):
     width_in: Positive
     height_in: Positive
@@ -83,6 +91,7 @@ class EvaluationConfig(Section):
     excluded_dates: tuple[dt.date, ...]
     var_test_significance: Fraction
     bootstrap: BootstrapConfig
+    null_test: NullTestConfig
     baselines: BaselineConfig
     plot: PlotConfig
     explain: ExplainConfig

@@ -14,6 +14,7 @@ from mtquant_rllib.config.agents import (
     PortfolioRiskConfig,
     SpecialistConfig,
 )
+from mtquant_rllib.config.allocator import AllocatorConfig
 from mtquant_rllib.config.base import Section
 from mtquant_rllib.config.desk import DeskConfig, RewardConfig
 from mtquant_rllib.config.embedded import EmbeddedConfig
@@ -25,7 +26,7 @@ from mtquant_rllib.config.market import MarketConfig
 from mtquant_rllib.config.networks import NetworksConfig
 from mtquant_rllib.config.risk import RiskConfig
 from mtquant_rllib.config.sac import SACConfig
-from mtquant_rllib.config.synthetic import SyntheticConfig
+from mtquant_rllib.config.synthetic import OracleTable, SyntheticConfig
 from mtquant_rllib.config.training import (
     CheckpointsConfig,
     LearnerConfig,
@@ -61,15 +62,33 @@ class Settings(Section):
     resources: ResourcesConfig
     checkpoints: CheckpointsConfig
     tracking: TrackingConfig
+    allocator: AllocatorConfig | None = None
+    """Where it stands, one agent weighs some of the instruments in place of the desk of twelve."""
 
     @cached_property
     def universe(self) -> Universe:
-        return Universe.from_specialists(self.specialists)
+        everything = Universe.from_specialists(self.specialists)
+        return everything if self.allocator is None else everything.allocated(self.allocator.assets)
+
+    @property
+    def planted(self) -> OracleTable:
+        """How strong the planted part of a synthetic market is, by what an oracle earns from it: that of whoever
+        plays."""
+        return self.synthetic.planted if self.allocator is None else self.allocator.planted
 
     @cached_property
     def instruments(self) -> tuple[InstrumentConfig, ...]:
         """Rows of `symbols` in the order of the universe."""
         return tuple(self.symbols[symbol] for symbol in self.universe.symbols)
+
+    @model_validator(mode="after")
+    def _every_asset_belongs_to_a_domain(self) -> Settings:
+        if self.allocator is not None:
+            known = Universe.from_specialists(self.specialists).symbols
+            for asset in self.allocator.assets:
+                if asset not in known:
+                    raise ValueError(f"allocator.assets: no specialist trades {asset}; there are {', '.join(known)}")
+        return self
 
     @model_validator(mode="after")
     def _every_traded_symbol_has_a_row(self) -> Settings:

@@ -50,16 +50,16 @@ class MomentumStructure(Section):
     pivot: NonNegative
 
 
-class PlantedStructure(Section):
-    half_life_bars: Positive
-    proxy_loading: Fraction
+class OracleTable(Section):
+    """oracle_sharpe: net Sharpe ratio that an oracle is to earn; strength_of_sharpe: the strength of the planted part
+    at which it does, measured by replaying it."""
+
     oracle_sharpe: NonNegative
     strength_of_sharpe: dict[float, Positive]
-    momentum: MomentumStructure
 
     @property
     def strength(self) -> float:
-        """The strength at which the desk's oracle earns `oracle_sharpe`, linear between the rows of the table."""
+        """The strength at which the oracle earns `oracle_sharpe`, linear between the rows of the table."""
         knots = [(0.0, 0.0), *sorted(self.strength_of_sharpe.items())]
         for (low, at_low), (high, at_high) in pairwise(knots):
             if self.oracle_sharpe <= high:
@@ -67,13 +67,19 @@ class PlantedStructure(Section):
         raise AssertionError("checked when the settings were read")
 
     @model_validator(mode="after")
-    def _sharpe_is_in_the_table(self) -> PlantedStructure:
+    def _sharpe_is_in_the_table(self) -> OracleTable:
         best = max(self.strength_of_sharpe, default=0.0)
         if self.oracle_sharpe > best:
             raise ValueError(
                 f"oracle_sharpe {self.oracle_sharpe:g} lies beyond strength_of_sharpe: its last is {best:g}"
             )
         return self
+
+
+class PlantedStructure(OracleTable):
+    half_life_bars: Positive
+    proxy_loading: Fraction
+    momentum: MomentumStructure
 
 
 class OracleConfig(Section):

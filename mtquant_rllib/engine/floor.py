@@ -1,4 +1,5 @@
-"""The environments of one runner as arrays: a desk, or one desk per domain where episodes play the domains in turn.
+"""The environments of one runner as arrays: a desk, one desk per domain where episodes play the domains in turn, or an
+allocator.
 
 Everything that is drawn is a pure function of (seed, runner, environment, episode), as in `env.multi_agent`, whose
 environments these are, B at a time: the same draws, the same order of decisions, the same core.
@@ -15,12 +16,14 @@ import gymnasium as gym
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.core import Desk, Scene
+from mtquant_rllib.env.allocator import Allocator
+from mtquant_rllib.env.core import Desk
+from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import draw_episode
-from mtquant_rllib.env.overseer import Overseer
+from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.env.spaces import action_width, observation_width, spaces
-from mtquant_rllib.universe import META
+from mtquant_rllib.universe import ALLOCATOR, META
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,10 @@ class Table:
     """One desk of B environments and its levels. `playing` (B,): where an episode is on."""
 
     def __init__(self, settings: Settings, data: DeskData, n_envs: int, phase: int, domain: int | None) -> None:
-        scene = Scene(phase, domain)
-        self.desk = Desk(settings, data.tape, data.features, n_envs, scene, Overseer(settings, n_envs, scene))
+        self.desk = core_for(settings, data, n_envs, Scene(phase, domain))
         self.playing = np.zeros(n_envs, dtype=bool)
         self.episodes_begun = np.zeros(n_envs, dtype=np.int64)
-        self.levels = self._levels(settings)
+        self.levels = self._levels(settings, self.desk) if isinstance(self.desk, Desk) else [self._allocates(settings)]
 
     def turns(self) -> np.ndarray:
         """Which of the domain's instruments is on turn in a single-domain desk, int8 (B,); 0 elsewhere."""
@@ -68,8 +70,23 @@ class Table:
         part = desk.universe.domain_slices[desk.scene.domain]
         return desk.active[:, part].argmax(axis=1).astype(np.int8)
 
-    def _levels(self, settings: Settings) -> list[Level]:
-        universe, desk = settings.universe, self.desk
+    def _allocates(self, settings: Settings) -> Level:
+        core = self.desk
+        assert isinstance(core, Allocator)
+        everyone = np.ones(core.n_envs, dtype=bool)
+        return Level(
+            (ALLOCATOR,),
+            np.zeros(1, dtype=np.int64),
+            1,
+            observation_width(settings, ALLOCATOR),
+            action_width(settings, ALLOCATOR),
+            observe=lambda: core.observe()[:, None],
+            decide=lambda raw: core.decide(raw[:, 0]),
+            due=lambda: everyone,
+        )
+
+    def _levels(self, settings: Settings, desk: Desk) -> list[Level]:
+        universe = settings.universe
         stream_of = {agent: stream for stream, agent in enumerate(universe.agent_ids)}
 
         def level(agents: Sequence[str], n_seats: int, **calls: Any) -> Level:
@@ -147,7 +164,7 @@ class Floor:
         universe, phase, domain = self.settings.universe, config["phase"], config.get("domain")
         data = DeskData.open(Path(config["data"]), config.get("split", "train"))
         played: Sequence[int | None] = (None,)
-        if phase == 1:
+        if phase == 1 and not universe.allocates:
             names = [own.name for own in universe.domains]
             played = range(universe.n_domains) if domain is None else [names.index(domain)]
         self.num_envs, self.runner, self.seed = n_envs, runner, seed

@@ -11,7 +11,7 @@ from mtquant_rllib.engine.columns import LevelColumns
 from mtquant_rllib.engine.exploration import log_probs
 from mtquant_rllib.engine.floor import Level
 from mtquant_rllib.engine.panel import Panel
-from mtquant_rllib.env.core import Desk
+from mtquant_rllib.env.trading import Trading
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Post:
     and what is kept of it."""
 
     level: Level
-    desk: Desk
+    desk: Trading
     modules: tuple[str, ...]
     members: np.ndarray
     learning: np.ndarray

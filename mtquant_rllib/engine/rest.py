@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from mtquant_rllib.config.base import Section
-from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.track_record import TrackRecord
+from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio.tape import Tape
 
@@ -24,7 +24,7 @@ RING = "_ring"
 
 
 @contextmanager
-def resting(desk: Desk, envs: np.ndarray) -> Iterator[None]:
+def resting(desk: Trading, envs: np.ndarray) -> Iterator[None]:
     """What happens to the environments `envs` (indices) inside this block has not happened."""
     kept = [(owner, name, getattr(owner, name)[envs].copy()) for owner, name in _rows(desk, desk.n_envs)]
     rings = [(owner, getattr(owner, RING)[:, envs].copy()) for owner in _parts(desk) if isinstance(owner, TrackRecord)]
@@ -53,7 +53,7 @@ def _parts(root: Any) -> list[Any]:
     return list(found.values())
 
 
-def _rows(desk: Desk, n_envs: int) -> Iterator[tuple[Any, str]]:
+def _rows(desk: Trading, n_envs: int) -> Iterator[tuple[Any, str]]:
     """Arrays with one row per environment. One that only happens to be as long is put back to what it is anyway."""
     for part in _parts(desk):
         if is_frozen(part):

@@ -50,8 +50,10 @@ from mtquant_rllib.engine.recorder import Held, Marks, Post, Tail, columns_of
 from mtquant_rllib.engine.rest import resting
 from mtquant_rllib.engine.seats import BarRunner
 from mtquant_rllib.engine.standing import capture, put_back
-from mtquant_rllib.env.core import Desk
+from mtquant_rllib.env.trading import Trading
 
+REWARD_TERMS = "reward_terms"
+"""Key of the mean of each named reward term over the bars of a call."""
 EVALUATION_SEED_OFFSET = 1_000_000
 """RLlib's own distance between the seeds of training and evaluation runners."""
 
@@ -72,6 +74,7 @@ class BatchedEnvRunner(BarRunner):
         self._returns = np.zeros((self.num_envs, n_agents))
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
         self._began = np.zeros(self.num_envs)
+        self._term_sums: dict[str, float] = {}
         self._episode_callbacks = EpisodeCallbacks(self, self._callbacks)
 
     # -- RLlib's seams ------------------------------------------------------------------------------------------------
@@ -217,6 +220,8 @@ class BatchedEnvRunner(BarRunner):
                 for post in posts:
                     self._decide(post, row, acting, draw)
                 result = table.desk.advance()
+                for name, values in result.terms.items():
+                    self._term_sums[name] = self._term_sums.get(name, 0.0) + float(values[acting].sum())
                 rewards = np.where(acting[:, None], result.rewards, 0.0)
                 terminated, truncated = result.terminated & acting, result.truncated & acting
             self._returns += rewards
@@ -331,7 +336,7 @@ class BatchedEnvRunner(BarRunner):
 
     # -- columns ------------------------------------------------------------------------------------------------------
 
-    def _post(self, level: Level, desk: Desk) -> Post:
+    def _post(self, level: Level, desk: Trading) -> Post:
         mapped = [self.config.policy_mapping_fn(agent, None) for agent in level.agents]
         modules = tuple(dict.fromkeys(mapped))
         to_train = self.config.policies_to_train
@@ -366,6 +371,9 @@ class BatchedEnvRunner(BarRunner):
         metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, bars, reduce="lifetime_sum", with_throughput=True)
         if bars:
             self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=bars)
+        for name, total in self._term_sums.items():
+            metrics.log_value((REWARD_TERMS, name), total / max(bars, 1), window=1)
+        self._term_sums = {}
         for posts in self._posts:
             for post in posts:
                 if post.recorder is None:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from mtquant_rllib.engine.rest import RING, SHARED, is_frozen
-from mtquant_rllib.env.core import Desk
+from mtquant_rllib.env.trading import Trading
 
 State = dict[str, dict[str, Any]]
 """Path of a part ("scorer.sharpe") -> attribute -> array or number."""
 
 
-def capture(desk: Desk) -> State:
+def capture(desk: Trading) -> State:
     """Copies of everything that belongs to an environment, and of every counter."""
     return {
         path: {
@@ -29,7 +29,7 @@ def capture(desk: Desk) -> State:
     }
 
 
-def put_back(desk: Desk, state: State) -> None:
+def put_back(desk: Trading, state: State) -> None:
     """Make the desk what `capture` saw. In place where an array of that shape is there: others may look at it too."""
     for path, part in _parts(desk).items():
         for name, item in state.get(path, {}).items():
@@ -45,7 +45,7 @@ def _fits(there: np.ndarray, item: np.ndarray) -> bool:
     return there.flags.writeable and there.shape == item.shape and there.dtype == item.dtype
 
 
-def _per_env(name: str, item: np.ndarray, desk: Desk) -> bool:
+def _per_env(name: str, item: np.ndarray, desk: Trading) -> bool:
     return name == RING or (item.ndim > 0 and len(item) == desk.n_envs and item.flags.writeable)
 
 

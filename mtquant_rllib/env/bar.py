@@ -16,7 +16,7 @@ from mtquant_rllib.portfolio.costs import night_cost, trade_cost
 from mtquant_rllib.risk import stops
 
 if TYPE_CHECKING:
-    from mtquant_rllib.env.core import Desk
+    from mtquant_rllib.env.trading import Trading
 
 
 class Bar:
@@ -37,7 +37,7 @@ class Bar:
         bool (B, n): positions that a stop has taken out so far.
     """
 
-    def __init__(self, desk: Desk, money: np.ndarray, flags: np.ndarray) -> None:
+    def __init__(self, desk: Trading, money: np.ndarray, flags: np.ndarray) -> None:
         self._desk = desk
         self._book = desk.book
         self._money = money

@@ -22,7 +22,8 @@ import numpy as np
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.episodes import Stretch
-from mtquant_rllib.errors import MarketDataError, RunError
+from mtquant_rllib.env.leak import plant_leak
+from mtquant_rllib.errors import ConfigError, MarketDataError, RunError
 from mtquant_rllib.features.table import FeatureTable, build_features, open_table
 from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.market.splits import NAMES, time_splits
@@ -88,17 +89,29 @@ def prepare_embedded(settings: Settings, cache: Path | None = None) -> Path:
     embedded = settings.embedded
     identity = _digest(
         settings,
-        {"embedded": embedded.model_dump(mode="json"), "synthetic": settings.synthetic.model_dump(mode="json")},
+        {
+            "embedded": embedded.model_dump(mode="json"),
+            "synthetic": settings.synthetic.model_dump(mode="json"),
+            "strength": settings.planted.strength,
+            "leak": settings.allocator.leak.model_dump() if settings.allocator and embedded.variant == "leak" else None,
+        },
     )
+    if embedded.variant == "leak" and settings.allocator is None:
+        raise ConfigError("embedded.variant = leak: only an allocator's market has one (allocator.leak)")
 
     def fill(folder: Path) -> dict[str, Any]:
         splits = {}
         for number, split in enumerate(NAMES):
             size = embedded.of(split)
             seed = int(np.random.SeedSequence((embedded.seed, number)).generate_state(1)[0])
-            drawn = synthesise(settings, n_paths=size.paths, n_years=size.years, seed=seed, variant=embedded.variant)
+            drawn = synthesise(settings, n_paths=size.paths, n_years=size.years, seed=seed, variant=embedded.bars)
             stretches, features = _write_arrays(settings, drawn.markets, folder / split)
-            np.savez(folder / split / "truth.npz", mu=drawn.truth.mu, sigma=drawn.truth.sigma)
+            mu, sigma = drawn.truth.mu, drawn.truth.sigma
+            if embedded.variant == "leak":
+                block = folder / split / features / "block.npy"
+                flat = sigma.reshape(-1, sigma.shape[-1])
+                mu = plant_leak(settings, Tape.open(folder / split), block, flat).reshape(mu.shape)
+            np.savez(folder / split / "truth.npz", mu=mu, sigma=sigma)
             splits[split] = {"arrays": split, "features": features, "stretches": stretches}
         return {"source": f"embedded ({embedded.variant})", "splits": splits}
 
@@ -169,6 +182,7 @@ def _code_version() -> str:
         *(package / "market" / name for name in ("alignment.py", "calendar.py", "macro.py", "rates.py", "splits.py")),
         *sorted((package / "features").glob("*.py")),
         package / "portfolio" / "tape.py",
+        package / "env" / "leak.py",
         Path(__file__),
     ]
     digest = hashlib.sha256()
@@ -183,7 +197,9 @@ def _digest(settings: Settings, parts: dict[str, Any]) -> str:
     tree = settings.model_dump(mode="json")
     del tree["desk"]["observation"]  # how an agent sees the arrays
     text = json.dumps(
-        {"code": _code_version(), **parts, **{key: tree[key] for key in shaping}}, sort_keys=True, default=str
+        {"code": _code_version(), "traded": settings.universe.symbols, **parts, **{key: tree[key] for key in shaping}},
+        sort_keys=True,
+        default=str,
     )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -56,6 +56,18 @@ def instrument_decision(raw: np.ndarray, config: DecisionConfig) -> tuple[np.nda
     return raw[..., 0], unit_interval(raw[..., 1]), config.stop_atr_min + span * unit_interval(raw[..., 2])
 
 
+def allocator_weights(raw: np.ndarray, logit_scale: float) -> np.ndarray:
+    """Long-only weights (B, n) that sum to 1, from an allocator's raw actions (B, n)."""
+    return softmax(np.clip(raw, -1.0, 1.0) * logit_scale)
+
+
+def allocator_actions(weights: np.ndarray, logit_scale: float) -> np.ndarray:
+    """Raw actions (B, n) whose weights are nearest to these: the inverse of `allocator_weights`, as far as the bounds
+    of actions let it go. The largest weight stands at 1."""
+    share = np.maximum(weights, np.finfo(np.float64).tiny) / weights.max(axis=-1, keepdims=True)
+    return np.clip(1.0 + np.log(share) / logit_scale, -1.0, 1.0)
+
+
 def conviction(intent: np.ndarray, confidence: np.ndarray, signal: np.ndarray) -> np.ndarray:
     """Blend of the specialist's intent and the agent's own signal, (B, n)."""
     return np.clip(confidence * intent + (1.0 - confidence) * signal, -1.0, 1.0)

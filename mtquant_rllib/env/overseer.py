@@ -22,8 +22,8 @@ from mtquant_rllib.risk.limits import forced_close, margin_rates
 from mtquant_rllib.risk.rules import Proposal, RiskEdit, Rule, RuleId
 
 if TYPE_CHECKING:
-    from mtquant_rllib.env.core import Desk
     from mtquant_rllib.env.scene import Scene
+    from mtquant_rllib.env.trading import Trading
 
 __all__ = ["Overseer", "RiskEdit"]
 
@@ -79,7 +79,7 @@ class Overseer:
 
     # -- the two limits -----------------------------------------------------------------------------------------------
 
-    def limit_at_close(self, desk: Desk, proposed: np.ndarray, current: np.ndarray) -> np.ndarray:
+    def limit_at_close(self, desk: Trading, proposed: np.ndarray, current: np.ndarray) -> np.ndarray:
         """Weights (B, n) of whole lots that may be ordered."""
         limits = self.breakers.limits()
         equity = desk.book.equity
@@ -105,7 +105,7 @@ class Overseer:
 
     def limit_at_open(
         self,
-        desk: Desk,
+        desk: Trading,
         envs: np.ndarray,
         wanted: np.ndarray,
         held: np.ndarray,
@@ -141,7 +141,7 @@ class Overseer:
         self.unrepairable[envs] |= decision.unrepairable
         return decision.executed if attempt == 0 else _eased(decision.executed, proposal, attempt - 1)
 
-    def _in_whole_lots(self, desk: Desk, proposal: Proposal, decision: RiskDecision) -> np.ndarray:
+    def _in_whole_lots(self, desk: Trading, proposal: Proposal, decision: RiskDecision) -> np.ndarray:
         """The executed book cut to whole lots, and shrunk further where that took a hedge below what it hedged."""
         weights = desk.weight_of(desk.units_of(decision.executed))
         limits = self.manager.limits
@@ -164,7 +164,7 @@ class Overseer:
             self.rule[rows] = np.where(self.rule[rows] == 0, again.rule[moved], self.rule[rows])
         return weights
 
-    def _close_for_margin(self, desk: Desk, proposed: np.ndarray, current: np.ndarray) -> np.ndarray:
+    def _close_for_margin(self, desk: Trading, proposed: np.ndarray, current: np.ndarray) -> np.ndarray:
         """Force the largest margin user out where equity has fallen under its share of the used margin."""
         equity = desk.book.equity
         used = np.abs(current) @ self._margin_rates
@@ -203,7 +203,7 @@ class Overseer:
         """Trading is halted and the book is flat, bool (B,)."""
         return (self.breakers.latched > 0) & self._flat
 
-    def alert_level(self, desk: Desk) -> np.ndarray:
+    def alert_level(self, desk: Trading) -> np.ndarray:
         """(B, n) in [0, 1]: an instrument's own alert, the desk's, or the breaker level."""
         book = desk.book
         entry = np.abs(book.entry)

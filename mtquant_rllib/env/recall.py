@@ -17,7 +17,7 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.features import layout
 from mtquant_rllib.features.centres import Centres
 from mtquant_rllib.features.table import FeatureTable
-from mtquant_rllib.universe import META
+from mtquant_rllib.universe import ALLOCATOR, META
 
 
 class Recall:
@@ -47,9 +47,14 @@ class Recall:
         self._centres = Centres.of(settings)
         self._single = domain is not None
         self._clip = settings.desk.observation.clip
-        if agents[0] == META:
+        private: tuple[slice, ...]
+        if agents[0] == ALLOCATOR:
+            shape, private = layout.allocator_layout(universe.symbols), ()
+            self._columns = np.array(layout.allocator_columns(universe.symbols))
+            self._fill = self._allocator
+        elif agents[0] == META:
             shape = layout.meta_layout(universe, settings.desk.observation.returns_days)
-            private: tuple[slice, ...] = (shape["portfolio"], shape["specialists"])
+            private = (shape["portfolio"], shape["specialists"])
             self._fill = self._meta
             self._correlation, self._macro = shape["correlation"], shape["macro"]
         elif agents[0] in universe.specialists:
@@ -66,7 +71,8 @@ class Recall:
             self._fill = self._instrument
             self._instruments = np.array([universe.symbols.index(agent) for agent in agents])
         self.width = shape.width
-        self.private = np.concatenate([np.arange(part.start, part.stop) for part in private])
+        columns = [np.arange(part.start, part.stop) for part in private]
+        self.private = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
 
     def __call__(self, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray, private: np.ndarray) -> np.ndarray:
         """float32 (R, width): what `agents` (R,), indices into the level's, saw on `rows` (R,) of the feature table
@@ -79,6 +85,10 @@ class Recall:
     def regimes(self, rows: np.ndarray) -> np.ndarray:
         """The detector's label on each row, int64 (R,)."""
         return self._features.regime[rows].astype(np.int64)
+
+    def _allocator(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
+        seen = self._block.reshape(len(self._block), -1)[rows[:, None], self._columns]
+        out[:] = self._centres.off_columns(seen, self._columns)
 
     def _meta(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
         for part, table in ((self._correlation, self._features.correlation), (self._macro, self._features.macro)):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from mtquant_rllib.env.core import Desk
+    from mtquant_rllib.env.trading import Trading
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class Oversight(Protocol):
 
     def reset(self, envs: np.ndarray) -> None: ...
 
-    def limit_at_close(self, desk: Desk, proposed: np.ndarray, current: np.ndarray) -> np.ndarray:
+    def limit_at_close(self, desk: Trading, proposed: np.ndarray, current: np.ndarray) -> np.ndarray:
         """Weights (B, n) that may be ordered, each a share in [0, 1] of what is proposed."""
 
     def limit_at_open(
         self,
-        desk: Desk,
+        desk: Trading,
         envs: np.ndarray,
         wanted: np.ndarray,
         held: np.ndarray,
@@ -66,7 +67,7 @@ class Oversight(Protocol):
     def episode_is_over(self) -> np.ndarray:
         """Environments (B,) whose trading is halted for good and whose book is flat."""
 
-    def alert_level(self, desk: Desk) -> np.ndarray:
+    def alert_level(self, desk: Trading) -> np.ndarray:
         """(B, n) in [0, 1]."""
 
     def var_forecast(self) -> np.ndarray:
@@ -77,10 +78,12 @@ class Oversight(Protocol):
 class StepResult:
     """One bar. Arrays are views of the desk's own state: copy what must outlive the next step.
 
-    rewards (B, n_agents), terminated and truncated (B,), net return of the bar (B,).
+    rewards (B, n_agents), terminated and truncated (B,), net return of the bar (B,), and where the reward has named
+    terms, each of them (B,).
     """
 
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
     portfolio_return: np.ndarray
+    terms: Mapping[str, np.ndarray] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Observation and action spaces of the twelve agents, from the layout of named blocks."""
+"""Observation and action spaces of the agents, from the layout of named blocks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import numpy as np
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.features import layout
-from mtquant_rllib.universe import META
+from mtquant_rllib.universe import ALLOCATOR, META
 
 
 def observation_width(settings: Settings, agent: str) -> int:
     """Length of an agent's observation vector."""
     universe = settings.universe
+    if agent == ALLOCATOR:
+        return layout.allocator_layout(universe.symbols).width
     if agent == META:
         return layout.meta_layout(universe, settings.desk.observation.returns_days).width
     if agent in universe.specialists:
@@ -23,9 +25,11 @@ def observation_width(settings: Settings, agent: str) -> int:
 
 
 def action_width(settings: Settings, agent: str) -> int:
-    """Length of an agent's raw action vector: allocations and appetite; three logits an instrument and confidence; or
-    signal, urgency and stop."""
+    """Length of an agent's raw action vector: allocations and appetite; three logits an instrument and confidence;
+    signal, urgency and stop; or an allocator's logit of each asset."""
     universe = settings.universe
+    if agent == ALLOCATOR:
+        return universe.n_instruments
     if agent == META:
         return universe.n_domains + 1
     if agent in universe.specialists:

@@ -14,6 +14,11 @@ rows, the arrays and the weights now held, so that it can be replayed and shared
 - `hold_<instrument>`: bought once at the held weight and left to drift; bought again only as far as risk rules or
   stops sold it. It never sells.
 
+Beside an allocator stand two more, long and of gross 1:
+
+- `sixty_forty`: fixed shares in the spirit of stocks and bonds (`allocator.sixty_forty`).
+- `risk_parity`: every asset contributes the same risk, by the covariance that the risk rules use.
+
 A position within the no-trade band of its target is left alone, as are those whose last price is not positive. Where
 the history inside the path is still too short for a rule, it stays flat.
 """
@@ -26,6 +31,8 @@ from typing import Protocol
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.evaluation.simplex import equal_risk_weights
+from mtquant_rllib.risk.packed import PackedIndex
 
 HOLD_PREFIX = "hold_"
 """Names of the rules that hold one instrument begin with this; report and picture show them as a group."""
@@ -44,6 +51,8 @@ class MarketView:
         (N, n) closes in quote currency, a masked bar repeating the last one.
     vol_ann
         (N, n) annualised volatility for sizing, floored.
+    covariance
+        (N, n(n+1)/2) of daily returns, upper triangles row by row; None where no rule needs it.
     weights
         (B, n) signed weights now held, marked at the close of the current row.
     n_rows_per_path
@@ -54,6 +63,7 @@ class MarketView:
     vol_ann: np.ndarray
     weights: np.ndarray
     n_rows_per_path: int
+    covariance: np.ndarray | None = None
 
 
 class WeightRule(Protocol):
@@ -151,6 +161,30 @@ class Hold:
         return _with_band(target, rows, market, self.no_trade_band)
 
 
+@dataclass(frozen=True)
+class FixedShares:
+    """The same weights at all times."""
+
+    shares: tuple[float, ...]
+    no_trade_band: float
+
+    def __call__(self, rows: np.ndarray, market: MarketView) -> np.ndarray:
+        target = np.broadcast_to(self.shares, (len(rows), len(self.shares)))
+        return _with_band(target, rows, market, self.no_trade_band)
+
+
+@dataclass(frozen=True)
+class RiskParity:
+    """Equal contributions to risk; long, gross 1."""
+
+    no_trade_band: float
+
+    def __call__(self, rows: np.ndarray, market: MarketView) -> np.ndarray:
+        assert market.covariance is not None
+        matrices = PackedIndex(market.closes.shape[1]).matrices(np.asarray(market.covariance[rows]))
+        return _with_band(equal_risk_weights(matrices), rows, market, self.no_trade_band)
+
+
 def weight_rules(settings: Settings) -> dict[str, WeightRule]:
     """Every baseline of the table, by name, in the order in which it is shown."""
     universe, config = settings.universe, settings.evaluation.baselines
@@ -162,6 +196,10 @@ def weight_rules(settings: Settings) -> dict[str, WeightRule]:
         "equal_weight": EqualWeight(band),
         "inverse_volatility": InverseVolatility(band),
     }
+    if settings.allocator is not None:
+        mix = settings.allocator.sixty_forty
+        rules["sixty_forty"] = FixedShares(tuple(mix.get(symbol, 0.0) for symbol in universe.symbols), band)
+        rules["risk_parity"] = RiskParity(band)
     for name, momentum in config.momentum.items():
         rules[name] = Momentum(momentum.lookback_bars, momentum.skip_bars, shares, band)
     rules["long_all"] = LongAll(shares, band)

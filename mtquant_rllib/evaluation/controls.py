@@ -18,12 +18,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mtquant_rllib.config.evaluation import NullTestConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.data import DeskData, truth
 from mtquant_rllib.evaluation.baselines import weight_rules
+from mtquant_rllib.evaluation.reader import read_mean
 from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.rollout import OraclePlayer, PolicyPlayer, RulePlayer, closes_of, play, whole
+from mtquant_rllib.evaluation.rollout import RulePlayer, closes_of, oracle_player, play, policy_player, whole
 from mtquant_rllib.evaluation.statistics import Interval, pooled_sharpe_interval, share_of_oracle
+from mtquant_rllib.universe import ALLOCATOR
 
 States = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -33,8 +36,9 @@ class ControlResult:
     """What a control shows.
 
     books
-        Pooled net and gross Sharpe of each book, with intervals: the desk (mean over training seeds), untrained,
-        random, and on a market with something planted the oracle.
+        Pooled net and gross Sharpe of each book, with intervals: the subject (mean over training seeds), untrained,
+        random, and on a market with something planted, or leaked, the oracle; beside an allocator also the reader,
+        who gets from its observations what a straight line can.
     per_seed
         Pooled net Sharpe of each training seed.
     share, share_per_seed
@@ -44,6 +48,7 @@ class ControlResult:
     """
 
     variant: str
+    subject: str
     years: float
     books: dict[str, dict[str, Interval]]
     per_seed: list[float]
@@ -72,7 +77,7 @@ def judge(
     trained: Sequence[States],
     untrained: States,
     *,
-    equal_allocation: bool,
+    equal_allocation: bool = False,
 ) -> ControlResult:
     """Play every training seed's policies, the oracle, untrained and random over the test split, path by path.
 
@@ -89,9 +94,8 @@ def judge(
     draws = whole(data.stretches)
 
     def policies(states: States) -> Record:
-        return play(
-            settings, data, PolicyPlayer.of(settings, states, equal_allocation=equal_allocation), draws, name="desk"
-        )
+        player = policy_player(settings, states, equal_allocation=equal_allocation)
+        return play(settings, data, player, draws, name="desk")
 
     desks = [policies(states) for states in trained]
     others = {
@@ -103,7 +107,10 @@ def judge(
     mu, sigma = truth(data_folder, "test")
     planted = bool(np.any(mu))
     if planted:
-        others["oracle"] = play(settings, data, OraclePlayer(settings, mu, sigma), draws, name="oracle")
+        others["oracle"] = play(settings, data, oracle_player(settings, mu, sigma, data), draws, name="oracle")
+        if settings.allocator is not None:
+            seen = oracle_player(settings, read_mean(settings, data_folder, "test"), sigma, data)
+            others["reader"] = play(settings, data, seen, draws, name="reader")
     bootstrap, per_year = settings.evaluation.bootstrap, data.tape.bars_per_year
 
     def sharpes(records: Sequence[Record]) -> dict[str, Interval]:
@@ -113,6 +120,7 @@ def judge(
             "gross": pooled_sharpe_interval(np.stack([r.gross_returns for r in records]), per_year, bootstrap, rng),
         }
 
+    subject = "desk" if settings.allocator is None else ALLOCATOR
     share = None
     if planted:
         share = share_of_oracle(
@@ -124,12 +132,19 @@ def judge(
         )
     return ControlResult(
         variant=settings.embedded.variant,
+        subject=subject,
         years=float(desks[0].played.sum() / per_year),
-        books={"desk": sharpes(desks), **{name: sharpes([record]) for name, record in others.items()}},
+        books={subject: sharpes(desks), **{name: sharpes([record]) for name, record in others.items()}},
         per_seed=[sharpes([record])["net"].estimate for record in desks],
         share=None if share is None else share.share,
         share_per_seed=[] if share is None else [float(value) for value in share.per_seed],
     )
+
+
+def passes_null(book: Mapping[str, Interval], config: NullTestConfig) -> bool:
+    """Whether a book's net and gross Sharpe are what a market without anything to predict gives: no gross Sharpe to
+    speak of, and no net one at the upper end of its interval."""
+    return abs(book["gross"].estimate) < config.max_gross_sharpe and book["net"].upper < config.max_net_upper
 
 
 def _plain(interval: Interval) -> dict[str, float]:
@@ -142,7 +157,7 @@ def print_control(result: ControlResult, console: Console) -> None:
     for heading in ("book", "net Sharpe", "gross Sharpe", "share of the oracle"):
         table.add_column(heading, justify="left" if heading == "book" else "right")
     for name, kinds in result.books.items():
-        share = _text(result.share) if name == "desk" and result.share is not None else ""
+        share = _text(result.share) if name == result.subject and result.share is not None else ""
         table.add_row(name, _text(kinds["net"]), _text(kinds["gross"]), share)
     console.print(table)
     seeds = ", ".join(f"{sharpe:.2f}" for sharpe in result.per_seed)

@@ -4,6 +4,9 @@ It is a yardstick, not a policy. It reads the exact conditional mean of the next
 speaks in the raw actions of the three levels, so that it is held to the same core, costs and risk rules as the agents
 and its Sharpe is one that they could reach. It is not the best that could be done with that knowledge: conviction is
 proportional to the forecast and trades part of the gap, two numbers tuned on paths of their own.
+
+An allocator's oracle solves the simplex quadratic programme on the same mean at every row, trades part of the gap, and
+speaks in an allocator's raw actions.
 """
 
 from __future__ import annotations
@@ -12,7 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mtquant_rllib.config.allocator import AllocatorOracleConfig
 from mtquant_rllib.config.synthetic import OracleConfig
+from mtquant_rllib.evaluation.simplex import best_weights
+from mtquant_rllib.risk.packed import PackedIndex
 from mtquant_rllib.universe import Universe
 
 
@@ -55,3 +61,24 @@ def oracle_actions(conviction: np.ndarray, universe: Universe, config: OracleCon
         specialists.append(silent)
     urgency = np.full_like(conviction, 2.0 * config.urgency - 1.0)
     return RawActions(meta, tuple(specialists), np.stack([conviction, urgency, np.ones_like(conviction)], axis=-1))
+
+
+def allocator_targets(
+    mu: np.ndarray, sigma: np.ndarray, covariance: np.ndarray, config: AllocatorOracleConfig
+) -> np.ndarray:
+    """Best long-only weights (N, n) at each row for a conditional mean and a trailing volatility, (N, n) each, and
+    packed covariances of the same bar, (N, n(n+1)/2).
+
+    Aversion goes with the size of the forecast, so that a weaker one leads to the same kind of book.
+    """
+    index = PackedIndex(mu.shape[1])
+    aversion = config.risk_aversion * float(np.sqrt(np.mean((mu / sigma) ** 2)))
+    return np.concatenate(
+        [
+            best_weights(mu[part], index.matrices(np.asarray(covariance[part])), aversion)
+            for part in (slice(start, start + _CHUNK_ROWS) for start in range(0, len(mu), _CHUNK_ROWS))
+        ]
+    )
+
+
+_CHUNK_ROWS = 20_000

@@ -13,15 +13,19 @@ from typing import Any, Protocol
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.env.allocator import Allocator
 from mtquant_rllib.env.core import Desk
+from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.decisions import allocator_actions
 from mtquant_rllib.env.episodes import EpisodeDraw, Stretch
 from mtquant_rllib.env.overseer import Overseer
 from mtquant_rllib.env.scene import Scene
+from mtquant_rllib.env.trading import NO_STOP_ATR, Trading
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.baselines import MarketView, WeightRule
 from mtquant_rllib.evaluation.measures import sharpe
-from mtquant_rllib.evaluation.oracle import oracle_actions, oracle_targets
+from mtquant_rllib.evaluation.oracle import allocator_targets, oracle_actions, oracle_targets
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.fallbacks import Counts
@@ -29,17 +33,15 @@ from mtquant_rllib.policies.registry import DeskWidths
 from mtquant_rllib.portfolio import tape as channel
 from mtquant_rllib.risk.breakers import N_LEVELS
 from mtquant_rllib.risk.rules import RuleId
-from mtquant_rllib.universe import META
+from mtquant_rllib.universe import ALLOCATOR, META
 
 EVALUATION_PHASE = 3
-_NO_STOP_ATR = 1e9
-"""A stop so far away that no price reaches it."""
 
 
 class Player(Protocol):
     """Proposed weights (B, n) at the close of the desk's rows."""
 
-    def __call__(self, desk: Desk) -> np.ndarray: ...
+    def __call__(self, desk: Any) -> np.ndarray: ...
 
 
 class DecisionObserver(Protocol):
@@ -48,7 +50,7 @@ class DecisionObserver(Protocol):
     The arrays are the step's own: copy what is to be kept.
     """
 
-    def __call__(self, agent: str, desk: Desk, obs: np.ndarray, decides: np.ndarray) -> None: ...
+    def __call__(self, agent: str, desk: Any, obs: np.ndarray, decides: np.ndarray) -> None: ...
 
 
 class PolicyPlayer:
@@ -138,6 +140,39 @@ class PolicyPlayer:
             self._on_decision(agent, desk, obs, watch.rows)
 
 
+class AllocatorPlayer:
+    """An allocator's policy, acting by its mean. Parameters as of `PolicyPlayer`."""
+
+    def __init__(self, actor: DeskActor, *, on_decision: DecisionObserver | None = None) -> None:
+        self._actor = actor
+        self._on_decision = on_decision
+
+    @property
+    def fallbacks(self) -> Counts:
+        """Who took the decisions of an attention network so far."""
+        return self._actor.fallbacks.counts()
+
+    def __call__(self, desk: Any) -> np.ndarray:
+        obs, watch = desk.observe(), self._actor.fallbacks
+        watch.bars, watch.rows = int(desk.bars_done.max()), ~desk.parked
+        if self._on_decision is not None:
+            self._on_decision(ALLOCATOR, desk, obs, watch.rows)
+        desk.decide(self._actor.act_allocator(obs))
+        watch.rows = None
+        return desk.propose()
+
+
+def policy_player(
+    settings: Settings, states: Mapping[str, Mapping[str, Any]], **how: Any
+) -> PolicyPlayer | AllocatorPlayer:
+    """The settings' own kind of policies, from module states; `how` as of `PolicyPlayer.of`. An allocator is whole from
+    its first phase on, and has no domains to play apart."""
+    if settings.allocator is None:
+        return PolicyPlayer.of(settings, states, **how)
+    actor = DeskActor(settings.universe, DeskWidths.of(settings), settings, states)
+    return AllocatorPlayer(actor, on_decision=how.get("on_decision"))
+
+
 class RulePlayer:
     """A baseline: a rule from rows and market arrays to weights."""
 
@@ -145,13 +180,14 @@ class RulePlayer:
         self._rule = rule
         self._closes = closes
 
-    def __call__(self, desk: Desk) -> np.ndarray:
+    def __call__(self, desk: Trading) -> np.ndarray:
         desk.observe_row()
         # A rule of weights owns no stops: those are an instrument agent's decision.
-        desk.stop_atr[:] = _NO_STOP_ATR
+        desk.stop_atr[:] = NO_STOP_ATR
         view = MarketView(
             closes=self._closes,
             vol_ann=desk.features.vol_ann,
+            covariance=desk.features.covariance,
             weights=desk.weight,
             n_rows_per_path=desk.tape.rows_per_path,
         )
@@ -173,6 +209,36 @@ class OraclePlayer:
             desk.decide_specialist(domain, raw, everywhere)
         desk.decide_instruments(actions.instruments)
         return desk.propose()
+
+
+class AllocatorOraclePlayer:
+    """The allocator's oracle: it too knows the planted mean, and is held to an allocator's actions.
+
+    mu, sigma: conditional mean of the next return and trailing volatility, (N, n), on the rows of the features' table.
+    """
+
+    def __init__(self, settings: Settings, mu: np.ndarray, sigma: np.ndarray, data: DeskData) -> None:
+        assert settings.allocator is not None
+        self._config = settings.allocator
+        self._targets = np.full_like(mu, 1.0 / mu.shape[1])
+        rows = np.concatenate([np.arange(stretch.start, stretch.stop) for stretch in data.stretches])
+        self._targets[rows] = allocator_targets(
+            mu[rows], sigma[rows], data.features.covariance[rows], self._config.oracle
+        )
+
+    def __call__(self, desk: Allocator) -> np.ndarray:
+        desk.observe_row()
+        held = np.maximum(desk.weight, 0.0)
+        wanted = held + self._config.oracle.urgency * (self._targets[desk.row] - held)
+        desk.decide(allocator_actions(wanted, self._config.logit_scale))
+        return desk.propose()
+
+
+def oracle_player(settings: Settings, mu: np.ndarray, sigma: np.ndarray, data: DeskData) -> Player:
+    """The settings' own kind of oracle."""
+    if settings.allocator is None:
+        return OraclePlayer(settings, mu, sigma)
+    return AllocatorOraclePlayer(settings, mu, sigma, data)
 
 
 def whole(stretches: Sequence[Stretch]) -> list[EpisodeDraw]:
@@ -201,11 +267,10 @@ def random_starts(stretches: Sequence[Stretch], bars: int, episodes: int, seed: 
     return draws
 
 
-def new_desk(settings: Settings, data: DeskData, draws: Sequence[EpisodeDraw], *, limited: bool = True) -> Desk:
-    """A desk with one environment a draw, under evaluation's rules: a trading halt is lifted the next day."""
+def new_desk(settings: Settings, data: DeskData, draws: Sequence[EpisodeDraw], *, limited: bool = True) -> Any:
+    """A core with one environment a draw, under evaluation's rules: a trading halt is lifted the next day."""
     scene = Scene(EVALUATION_PHASE, ends_on_halt=False)
-    oversight = Overseer(settings, len(draws), scene) if limited else None
-    desk = Desk(settings, data.tape, data.features, len(draws), scene, oversight)
+    desk = core_for(settings, data, len(draws), scene, limited=limited)
     desk.reset(np.arange(len(draws)), list(draws))
     return desk
 
@@ -218,7 +283,7 @@ def play(
     *,
     name: str,
     facts: Mapping[str, Any] | None = None,
-    on_bar: Callable[[Desk], None] | None = None,
+    on_bar: Callable[[Any], None] | None = None,
 ) -> Record:
     """Let a player play every draw to its end, side by side; shorter ones are parked when they are through.
 

@@ -43,6 +43,14 @@ class Centres:
         out: np.ndarray = features - self.domains[number]
         return np.clip(out, -self.clip, self.clip, out=out)
 
+    def off_columns(self, values: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Columns (..., k) of the blocks of all instruments side by side less their centres, a new array.
+
+        columns: where they stand there, int (k,).
+        """
+        out: np.ndarray = values - self.block[columns % len(self.block)]
+        return np.clip(out, -self.clip, self.clip, out=out)
+
     @classmethod
     def of(cls, settings: Settings) -> Centres:
         """As the settings have them; columns that they do not name, and all where there are none yet, are 0.
@@ -74,7 +82,10 @@ def measured(table: FeatureTable, stretches: Sequence[slice], universe: Universe
 
 
 def _names(universe: Universe) -> list[tuple[str, ...]]:
-    return [layout.BLOCK.names, *(layout.domain_layout(domain).names for domain in universe.domains)]
+    return [
+        layout.BLOCK.names,
+        *(layout.domain_layout(domain).names for domain in universe.domains if domain.features_dim),
+    ]
 
 
 def _total(part: np.ndarray) -> np.ndarray:

@@ -180,6 +180,16 @@ def meta_layout(universe: Universe, returns_days: int) -> Layout:
     return Layout((("portfolio", portfolio), ("correlation", correlation), ("specialists", specialists), *MACRO.groups))
 
 
+def allocator_columns(symbols: tuple[str, ...]) -> tuple[int, ...]:
+    """Where the allocator's columns stand in the blocks of all instruments side by side, (n * 50 columns)."""
+    return tuple(
+        asset * BLOCK.width + BLOCK.column(name)
+        for _, names in ALLOCATOR_ASSET.groups
+        for asset in range(len(symbols))
+        for name in names
+    )
+
+
 def allocator_layout(symbols: tuple[str, ...]) -> Layout:
     """An allocator's observation, group by group: each group holds its columns of every asset."""
     return Layout(

@@ -52,7 +52,7 @@ class FeatureTable:
     block
         float32 (N, n, 50), see `layout.BLOCK`.
     domain
-        D arrays, float32 (N, width of the domain).
+        An array for each domain that has features of its own, float32 (N, width of the domain).
     macro
         float32 (N, 5), see `layout.MACRO`.
     correlation
@@ -151,7 +151,7 @@ def build_features(settings: Settings, markets: Sequence[MarketData], cache: Pat
                 warmup = _build(settings, markets, sink)
                 meta = {
                     "arrays": [name for name in sink.names if not name.startswith("domain_")],
-                    "domains": [domain.name for domain in settings.universe.domains],
+                    "domains": [domain.name for domain in settings.universe.domains if domain.features_dim],
                     "warmup": warmup,
                     "n_paths": len(markets),
                     "n_rows_per_path": len(markets[0]),
@@ -185,10 +185,12 @@ def _check(settings: Settings, markets: Sequence[MarketData]) -> None:
             raise MarketDataError("features: histories of one table must share their time axis")
         if market.macro_columns != first.macro_columns:
             raise MarketDataError("features: histories of one table must have the same macro columns")
-    for domain in universe.domains:
+    featured = [domain for domain in universe.domains if domain.features_dim]
+    for domain in featured:
         domain_layout(domain)
     for role, symbol in settings.features.roles:
-        if symbol not in universe.symbols:
+        # Only domain features read the other roles.
+        if symbol not in universe.symbols and (featured or role == "index"):
             raise ConfigError(f"features.roles.{role} = {symbol}: expected one of {', '.join(universe.symbols)}")
 
 
@@ -278,6 +280,8 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
     )
     arrays["macro"], defined["macro"] = macro_block(macro)
     for domain in universe.domains:
+        if not domain.features_dim:
+            continue
         view = DomainView(settings, domain, charts, valid, macro)
         arrays[f"domain_{domain.name}"], defined[f"the features of {domain.name}"] = domain_features(view)
 
@@ -314,7 +318,9 @@ def _in_memory(settings: Settings, memory: _MemorySink, warmup: int, markets: Se
     arrays: dict[str, Any] = {name: array for name, array in memory.arrays.items() if not name.startswith("domain_")}
     return FeatureTable(
         **arrays,
-        domain=tuple(memory.arrays[f"domain_{domain.name}"] for domain in settings.universe.domains),
+        domain=tuple(
+            memory.arrays[f"domain_{domain.name}"] for domain in settings.universe.domains if domain.features_dim
+        ),
         warmup=warmup,
         n_paths=len(markets),
         n_rows_per_path=len(markets[0]),

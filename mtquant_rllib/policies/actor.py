@@ -28,7 +28,7 @@ from mtquant_rllib.policies.fallbacks import FallbackWatch
 from mtquant_rllib.policies.inference import PRECISIONS, RememberingPolicy
 from mtquant_rllib.policies.networks import GaussianPolicy, stack
 from mtquant_rllib.policies.registry import DeskWidths, build_policy, kind_of, network_configs
-from mtquant_rllib.universe import META, Universe
+from mtquant_rllib.universe import ALLOCATOR, META, Universe
 
 Array = NDArray[np.float32]
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Sample:
 
 
 class DeskActor:
-    """The policies of a desk, or of the part of it whose states are given.
+    """The policies of a desk, or of the part of it whose states are given, or of an allocator.
 
     Observations are float32 arrays (B, width), of instruments (B, n_instruments, width) in the order of the universe;
     actions come back with the same leading axes, clipped to [-1, 1].
@@ -87,6 +87,11 @@ class DeskActor:
         policies = {name: self._loaded(name, states[name]) for name in self._configs if name in states}
         self._meta = policies.get(META)
         self._specialists = [policies.get(name) for name in self._universe.specialists]
+        self._allocator = policies.get(ALLOCATOR)
+        self._instruments: list[nn.Module] | None = None
+        self._stacked = None
+        if self._universe.allocates:
+            return
         ids = [self._universe.policy_of(symbol, self._sharing) for symbol in self._universe.symbols]
         self._instruments = [policies[name] for name in ids] if set(ids) <= set(policies) else None
         stackable = all(kind_of(self._configs[name]).stackable for name in ids)
@@ -117,8 +122,14 @@ class DeskActor:
     def weight_bytes(self) -> int:
         """Memory of all weights that are asked, as they lie there."""
         instruments = [self._stacked] if self._stacked is not None else list(self._instruments or ())
-        policies = {id(policy): policy for policy in (self._meta, *self._specialists, *instruments) if policy}
+        policies = {
+            id(policy): policy for policy in (self._allocator, self._meta, *self._specialists, *instruments) if policy
+        }
         return sum(item.nbytes for policy in policies.values() for item in policy.state_dict().values())
+
+    def act_allocator(self, obs: Array, noise: Array | None = None) -> Array:
+        """A logit of each asset, (B, n_instruments)."""
+        return _act(_present(self._allocator, ALLOCATOR), obs, noise)
 
     def act_meta(self, obs: Array, noise: Array | None = None) -> Array:
         """Allocation logits and risk appetite, (B, n_domains + 1)."""

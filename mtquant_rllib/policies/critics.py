@@ -33,12 +33,14 @@ def sac_config(name: str, config: Mapping[str, Any], universe: Universe, setting
     """The configuration of `registry.network_configs` for a module that learns by SAC."""
     sac = settings.sac
     execution = "allocation" if name == META else "views" if name in universe.specialists else "bounded"
+    if universe.allocates:
+        execution = "simplex"
     return {
         **config,
         "options": {**config["options"], "initial_std": sac.initial_std, "std_floor": sac.std_floor},
         "sac": {
             "execution": execution,
-            "decision": numbers_of(settings.desk.decision),
+            "decision": numbers_of(settings),
             "critic": sac.critic.model_dump(mode="json"),
             "initial_alpha": sac.initial_alpha,
         },

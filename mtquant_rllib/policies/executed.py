@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtquant_rllib.config.desk import DecisionConfig
+from mtquant_rllib.config import Settings
 from mtquant_rllib.policies.networks import LOGITS_PER_INSTRUMENT
 
 
@@ -40,6 +40,11 @@ def views(raw_A: Tensor, numbers: Mapping[str, Any]) -> Tensor:
     logits = raw_A[..., :-1].unflatten(-1, (-1, LOGITS_PER_INSTRUMENT)) * numbers["logit_scale"]
     probability = logits.softmax(dim=-1)
     return torch.cat((probability[..., 0] - probability[..., 2], raw_A[..., -1:]), dim=-1)
+
+
+def simplex(raw_A: Tensor, numbers: Mapping[str, Any]) -> Tensor:
+    """An allocator's logits -> weights."""
+    return (raw_A.clamp(-1.0, 1.0) * numbers["logit_scale"]).softmax(dim=-1)
 
 
 def bounded(raw_A: Tensor, numbers: Mapping[str, Any]) -> Tensor:
@@ -73,9 +78,13 @@ EXECUTIONS: dict[str, Execution] = {
     "allocation": Execution(allocation, _same),
     "views": Execution(views, _per_instrument),
     "bounded": Execution(bounded, _same),
+    "simplex": Execution(simplex, _same),
 }
 
 
-def numbers_of(config: DecisionConfig) -> dict[str, float]:
+def numbers_of(settings: Settings) -> dict[str, float]:
     """The numbers that the maps need, as a plain dictionary."""
+    if settings.allocator is not None:
+        return {"logit_scale": settings.allocator.logit_scale}
+    config = settings.desk.decision
     return {name: getattr(config, name) for name in ("logit_scale", "snap_below", "allocation_cap")}

@@ -25,7 +25,7 @@ from mtquant_rllib.policies.attention_losses import NO_LABEL, attention_metrics
 from mtquant_rllib.policies.attention_policy import AttentionPolicy
 from mtquant_rllib.policies.regime_network import Fallback, fallback_counts
 from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
-from mtquant_rllib.universe import META
+from mtquant_rllib.universe import ALLOCATOR, META
 
 _BATCH_ROWS = 1024
 """Rows asked at once: tokens and hidden layers of a wide network then stay within tens of megabytes."""
@@ -134,11 +134,13 @@ class AgentView:
 def agent_layout(settings: Settings, agent: str) -> Layout:
     """The named groups of columns that an agent observes."""
     universe = settings.universe
-    if agent == META:
+    if agent == ALLOCATOR and universe.allocates:
+        return layout.allocator_layout(universe.symbols)
+    if agent == META and not universe.allocates:
         return layout.meta_layout(universe, settings.desk.observation.returns_days)
     if agent in universe.specialists:
         return layout.specialist_layout(universe.domains[universe.specialists.index(agent)])
-    if agent in universe.symbols:
+    if agent in universe.symbols and not universe.allocates:
         return layout.INSTRUMENT
     raise ConfigError(f"no agent {agent!r}; there are {', '.join(universe.agent_ids)}")
 

@@ -19,6 +19,7 @@ from mtquant_rllib.features.layout import Layout
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.attention_policy import AttentionOptions, AttentionPolicy, attention_value
 from mtquant_rllib.policies.networks import (
+    FlatPolicy,
     FlatShape,
     GaussianPolicy,
     GroupedShape,
@@ -31,7 +32,7 @@ from mtquant_rllib.policies.networks import (
     ValueFunction,
     ValueNetwork,
 )
-from mtquant_rllib.universe import META, Universe
+from mtquant_rllib.universe import ALLOCATOR, META, Universe
 
 ATTENTION = "attention"
 """Name of the network that `policies.looking` can look into."""
@@ -56,6 +57,7 @@ class NetworkKind:
 
 
 NETWORKS: dict[str, NetworkKind] = {
+    "plain": NetworkKind(FlatShape, FlatPolicy),
     "meta": NetworkKind(FlatShape, MetaNetwork),
     "specialist": NetworkKind(SpecialistShape, SpecialistNetwork),
     "instrument": NetworkKind(FlatShape, InstrumentNetwork),
@@ -134,10 +136,10 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
     """Module id -> plain dictionary from which `build_policy` and `build_value` make its networks.
 
     In the order of `universe.policies(settings.networks.sharing)`. Meta hidden sizes and dropout, and the hidden size
-    of each specialist, come from the agents' table; the rest from `networks`.
+    of each specialist, come from the agents' table, an allocator's from its own; the rest from `networks`.
     """
     networks, meta = settings.networks, settings.meta_controller
-    if widths.meta != meta.state_dim:
+    if not universe.allocates and widths.meta != meta.state_dim:
         raise ConfigError(f"meta_controller.state_dim = {meta.state_dim}: the feature layout is {widths.meta} wide")
     if any(settings.specialists[domain.name].observation_dim != widths.block for domain in universe.domains):
         raise ConfigError(f"specialists.*.observation_dim: an instrument's block is {widths.block} wide")
@@ -167,6 +169,11 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
         built = grouped_shape(columns, shape.actions) if kind.shape is GroupedShape else shape
         return {"network": network, "shape": _plain(asdict(built)), "options": _plain(options)}
 
+    if settings.allocator is not None:
+        own = settings.allocator
+        columns = layout.allocator_layout(universe.symbols)
+        flat = FlatShape(columns.width, universe.n_instruments)
+        return {ALLOCATOR: config(own.network, flat, columns, own.hidden, None, own.linear_skip)}
     configs = {
         META: config(
             networks.names.meta,
@@ -202,6 +209,8 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
 def network_names(settings: Settings) -> dict[str, str]:
     """Agent -> name of its network, in the order of the universe's agents."""
     universe, names = settings.universe, settings.networks.names
+    if settings.allocator is not None:
+        return {ALLOCATOR: settings.allocator.network}
     levels = {META: names.meta, **dict.fromkeys(universe.specialists, names.specialist)}
     return {agent: levels.get(agent, names.instrument) for agent in universe.agent_ids}
 

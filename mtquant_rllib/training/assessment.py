@@ -16,27 +16,31 @@ from mtquant_rllib.evaluation import rollout
 from mtquant_rllib.evaluation.baselines import weight_rules
 from mtquant_rllib.evaluation.plots import plot_equity
 from mtquant_rllib.evaluation.report import EvaluationReport, build_report, write_report
+from mtquant_rllib.evaluation.reward_terms import TermLog, Terms, write_terms
 from mtquant_rllib.policies.fallbacks import Counts
 from mtquant_rllib.training import states
-from mtquant_rllib.training.manifest import PHASES, Manifest
+from mtquant_rllib.training.manifest import Manifest
 from mtquant_rllib.training.preparation import prepare, restored
+from mtquant_rllib.universe import ALLOCATOR
 
 
 @dataclass(frozen=True)
 class Assessment:
     """The report, and the files it was written to: json, books, parts, picture, fallbacks.
 
-    fallbacks: who took the decisions of the run's attention networks; empty where it has none.
+    fallbacks: who took the decisions of the run's attention networks; empty where it has none. terms: what the terms of
+    an allocator's reward would have paid every book; empty for the desk.
     """
 
     report: EvaluationReport
     files: Mapping[str, Path]
     fallbacks: Counts
+    terms: Terms
 
 
 def last_done(manifest: Manifest, run: Path) -> int:
     """The last phase whose policies the run has. Raises RunError when there is none."""
-    for phase in reversed(PHASES):
+    for phase in sorted(map(int, manifest.phases), reverse=True):
         result = manifest.phase(phase).result
         if manifest.phase(phase).status == "done" and result is not None and (run / result).is_dir():
             return phase
@@ -122,16 +126,22 @@ def evaluate_run(
         draws = rollout.whole(data.stretches)
     else:
         draws = rollout.random_starts(data.stretches, settings.desk.episode.bars, episodes, opened.seed)
-    desk = rollout.PolicyPlayer.of(settings, opened.states, equal_allocation=opened.phase == 1)
-    records = [rollout.play(settings, data, desk, draws, name="desk", facts=facts)]
+    player = rollout.policy_player(settings, opened.states, equal_allocation=opened.phase == 1)
     closes = rollout.closes_of(data)
-    for name, rule in weight_rules(settings).items():
-        records.append(rollout.play(settings, data, rollout.RulePlayer(rule, closes), draws, name=name, facts=facts))
+    rules = {name: rollout.RulePlayer(rule, closes) for name, rule in weight_rules(settings).items()}
+    records, terms = [], {}
+    for name, book in {"desk" if settings.allocator is None else ALLOCATOR: player, **rules}.items():
+        log = None if settings.allocator is None else TermLog()
+        records.append(rollout.play(settings, data, book, draws, name=name, facts=facts, on_bar=log))
+        if log is not None:
+            terms[name] = log.figures(records[-1])
     report = build_report(records, settings)
     out = opened.run / "evaluation" / split
     files = dict(write_report(report, out))
     title = f"{opened.run.name}, {split}"
     files["picture"] = plot_equity(records, out / "equity.png", settings.evaluation.plot, title)
     files["fallbacks"] = out / "fallbacks.json"
-    files["fallbacks"].write_text(json.dumps(desk.fallbacks, indent=1) + "\n")
-    return Assessment(report, files, desk.fallbacks)
+    files["fallbacks"].write_text(json.dumps(player.fallbacks, indent=1) + "\n")
+    if terms:
+        files["reward_terms"] = write_terms(terms, out / "reward_terms.csv")
+    return Assessment(report, files, player.fallbacks, terms)

@@ -36,7 +36,7 @@ from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.training import callbacks, states
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, GAVE_UP, LAST, RUN_FOLDER, SHARPE, at_bars
 from mtquant_rllib.training.fallback_lines import FallbackLines
-from mtquant_rllib.training.manifest import FILE, PHASES, FrozenRecord, Manifest, PhaseRecord, TrialRecord
+from mtquant_rllib.training.manifest import FILE, FrozenRecord, Manifest, PhaseRecord, TrialRecord, phases_of
 from mtquant_rllib.training.phases import TRIAL, TrialPlan, budget_bars, plan_phase
 from mtquant_rllib.training.preparation import centred, prepare, restored
 from mtquant_rllib.training.seeding import PINNED
@@ -79,7 +79,10 @@ def train(
     RunError
         When the run exists already, or a phase is asked for whose predecessor is not there.
     """
-    wanted = list(PHASES) if phase is None else [phase]
+    phases = phases_of(settings)
+    if phase not in (None, *phases):
+        raise RunError(f"phase {phase}: this experiment has phase {', '.join(map(str, phases))}")
+    wanted = list(phases) if phase is None else [phase]
     run = _free_run() if run is None else run.resolve()
     if (run / FILE).exists():
         manifest = Manifest.read(run)

@@ -28,7 +28,7 @@ def explain_run(
     run: Path,
     *,
     split: str = "test",
-    agent: str = META,
+    agent: str | None = None,
     phase: int | None = None,
     out: Path | None = None,
     settings: Settings | None = None,
@@ -54,6 +54,7 @@ def explain_run(
     """
     opened = open_run(run, split, phase=phase, settings=settings, overrides=overrides)
     universe = opened.settings.universe
+    agent = universe.agent_ids[0] if agent is None else agent
     if agent not in universe.agent_ids:
         raise ConfigError(f"--agent {agent}: no such agent; there are {', '.join(universe.agent_ids)}")
     if agent == META and opened.phase == 1:

@@ -23,6 +23,7 @@ from mtquant_rllib.errors import RunError
 
 FILE = "manifest.json"
 PHASES = (1, 2, 3)
+"""Of the desk; an allocator has the first alone."""
 
 Status = Literal["pending", "running", "done"]
 
@@ -116,7 +117,7 @@ class Manifest(_Record):
             wanted=wanted,
             versions=versions(),
             market=market,
-            phases={str(phase): PhaseRecord(experiment=f"phase_{phase}") for phase in PHASES},
+            phases={str(phase): PhaseRecord(experiment=f"phase_{phase}") for phase in phases_of(settings)},
             settings=settings.model_dump(mode="json"),
         )
 
@@ -147,6 +148,10 @@ class Manifest(_Record):
             raise RunError(f"{run}: no {FILE} there, so it is no run folder{_others(run)}") from None
         except (ValueError, ValidationError) as error:
             raise RunError(f"{run / FILE}: not readable as a manifest of this version: {error}") from error
+
+
+def phases_of(settings: Settings) -> tuple[int, ...]:
+    return PHASES if settings.allocator is None else PHASES[:1]
 
 
 def _completed(tree: Any) -> Any:

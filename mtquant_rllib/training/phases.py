@@ -6,6 +6,8 @@
 | 2 | one | all twelve | the meta-controller |
 | 3 | one | all twelve | all of them |
 
+An allocator has one phase and one trial: itself.
+
 A trial is named by its phase and domain; everything else it depends on stands in the run's manifest, which the trial
 reads itself. Where one module serves instruments of several domains, phase 1 is one trial over all of them.
 """
@@ -22,7 +24,7 @@ from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.algorithm import DeskPPOConfig
 from mtquant_rllib.training.manifest import Manifest
 from mtquant_rllib.training.sac import DeskSACConfig
-from mtquant_rllib.universe import META, Sharing, Universe
+from mtquant_rllib.universe import ALLOCATOR, META, Sharing, Universe
 
 JOINT = "desk"
 """Name of a trial that plays every domain."""
@@ -56,6 +58,9 @@ class TrialPlan:
 def plan_phase(settings: Settings, phase: int) -> list[TrialPlan]:
     """The trials of a phase, which run side by side."""
     universe, sharing = settings.universe, settings.networks.sharing
+    if universe.allocates:
+        domains = tuple(domain.name for domain in universe.domains)
+        return [TrialPlan(phase, ALLOCATOR, domains, universe.agent_ids, universe.agent_ids)]
     everything = universe.policies(sharing)
     every_domain = tuple(domain.name for domain in universe.domains)
     if phase == 2:
@@ -76,6 +81,8 @@ def plan_phase(settings: Settings, phase: int) -> list[TrialPlan]:
 def budget_bars(settings: Settings, plan: TrialPlan, scale: float) -> int:
     """Bars of a trial. A phase-1 trial over several domains has the budgets of all of them."""
     training = settings.training
+    if settings.allocator is not None:
+        return max(1, round(settings.allocator.bars * scale))
     full = (training.phase_1_timesteps, training.phase_2_timesteps, training.phase_3_timesteps)[plan.phase - 1]
     return max(1, round(full * scale)) * (len(plan.domains) if plan.phase == 1 else 1)
 
@@ -170,6 +177,8 @@ class PolicyMapping:
 
 def algorithm_of(settings: Settings, phase: int) -> str:
     """`ppo` or `sac`."""
+    if settings.allocator is not None:
+        return settings.allocator.algorithm
     return settings.recipe.algorithms[phase - 1]
 
 
@@ -209,6 +218,10 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
             f"resources.learners = {learners} with resources.engine = 'stock': expected 0; RLlib's learner fails "
             "on a share without rows, which a controller's few decisions often leave"
         )
+    if settings.allocator is not None and settings.resources.engine != "batched":
+        raise ConfigError(
+            f"resources.engine = {settings.resources.engine!r}: an allocator runs on the batched engine alone"
+        )
     register_env(ENV, make_env)
     record = manifest.phase(plan.phase)
     budget = record.trials[plan.name].budget_bars
@@ -221,7 +234,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
                 "data": data,
                 "settings": manifest.settings,
                 "phase": plan.phase,
-                "domain": plan.domain if plan.phase == 1 else None,
+                "domain": plan.domain if plan.phase == 1 and settings.allocator is None else None,
                 "split": "train",
                 "seed": manifest.seed,
             },

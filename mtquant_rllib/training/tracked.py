@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.evaluation.explain.collect import DecisionLog
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.regime_figures import played_regimes, tracked_figures
@@ -63,7 +63,7 @@ class TrackedDecisions:
                 chosen = np.linspace(0, len(draws) - 1, int(np.clip(count, 1, len(draws)))).round().astype(int)
                 self._logs[agent] = (DecisionLog(agent), np.isin(np.arange(len(draws)), chosen))
 
-    def __call__(self, agent: str, desk: Desk, obs: np.ndarray, decides: np.ndarray) -> None:
+    def __call__(self, agent: str, desk: Trading, obs: np.ndarray, decides: np.ndarray) -> None:
         if agent in self._logs:
             log, chosen = self._logs[agent]
             log(agent, desk, obs, decides & chosen)

@@ -24,18 +24,18 @@ def make_validator(settings: dict[str, Any], data: str, phase: int, domain: str 
 
     from mtquant_rllib.config import Settings
     from mtquant_rllib.env.data import DeskData
-    from mtquant_rllib.evaluation.rollout import PolicyPlayer, pieces, play, pooled_figures
+    from mtquant_rllib.evaluation.rollout import pieces, play, policy_player, pooled_figures
     from mtquant_rllib.training.tracked import TrackedDecisions
 
     tree = Settings.model_validate(settings)
     universe = tree.universe
     held = DeskData.open(Path(data), "validation")
-    index = None if domain is None else universe.domains.index(universe.domain_named(domain))
+    index = None if domain is None or universe.allocates else universe.domains.index(universe.domain_named(domain))
     draws = pieces(held.stretches, tree.desk.episode.bars)
 
     def validate(modules: Mapping[str, ModuleState]) -> Mapping[str, float]:
         tracked = TrackedDecisions(tree, modules, draws, domain=index, without_meta=phase == 1)
-        player = PolicyPlayer.of(tree, modules, domain=index, equal_allocation=phase == 1, on_decision=tracked)
+        player = policy_player(tree, modules, domain=index, equal_allocation=phase == 1, on_decision=tracked)
         record = play(tree, held, player, draws, name="validation")
         figures = {**pooled_figures(record), **tracked.figures(held, record)}
         # A book that never moved has no Sharpe ratio; for the choice of the best it is worth nothing, not everything.

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation import rollout
 from mtquant_rllib.evaluation.baselines import weight_rules
@@ -60,7 +60,7 @@ class DecisionLog:
         self.agent = agent
         self._parts: list[tuple[np.ndarray, ...]] = []
 
-    def __call__(self, agent: str, desk: Desk, obs: np.ndarray, decides: np.ndarray) -> None:
+    def __call__(self, agent: str, desk: Trading, obs: np.ndarray, decides: np.ndarray) -> None:
         if agent != self.agent:
             return
         envs = np.flatnonzero(decides)
@@ -161,7 +161,7 @@ def collect(
     """
     view, log = AgentView(settings, agent, states), DecisionLog(agent)
     draws = rollout.whole(data.stretches)
-    player = rollout.PolicyPlayer.of(settings, states, equal_allocation=equal_allocation, on_decision=log)
+    player = rollout.policy_player(settings, states, equal_allocation=equal_allocation, on_decision=log)
     records = [rollout.play(settings, data, player, draws, name="desk", facts=facts)]
     decisions = log.decisions()
     closes = rollout.closes_of(data)

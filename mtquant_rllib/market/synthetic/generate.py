@@ -154,7 +154,7 @@ def synthesise(
     """
     config, symbols = settings.synthetic, settings.universe.symbols
     _check(settings, variant, strength)
-    chosen = 0.0 if variant == "null" else config.planted.strength if strength is None else strength
+    chosen = 0.0 if variant == "null" else settings.planted.strength if strength is None else strength
     momentum_strength = 0.0 if variant == "null" else config.planted.momentum.strength
 
     stamps = business_days(np.datetime64(config.start), n_years)

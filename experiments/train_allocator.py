@@ -1,0 +1,103 @@
+"""One agent that spreads an account over five assets: trained and compared, or held to a control.
+
+*Run it*
+
+    python experiments/train_allocator.py --market bars.parquet --macro macro.parquet --seeds 3
+    python experiments/train_allocator.py --control planted --seeds 5
+    python experiments/train_allocator.py --control null --seeds 5 --algorithm ppo --network plain
+    python experiments/train_allocator.py --control leak
+
+*What to expect.* Without a control: the report of each seed's test bars beside equal weights, risk parity, 60/40 and
+the other simple rules, and what every term of the reward would have paid each of them. With one, training seeds share
+their market: 64 training paths of 15 years, 16 validation paths, 64 test paths of 5 years. The oracle, a quadratic
+programme on the exact mean, earns a net Sharpe of about 2.4 on the planted paths; the reader, which has the best linear
+reading of the fifty columns in its place, is what the allocator can hope for. On the null market a book that is
+always invested earns minus its financing. A leak must fail the null test, whose limits stand in
+configs/evaluation.yaml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.training.seeding import reexec_with_hash_seed
+
+CONTROLS = ("planted", "null", "leak")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--control", choices=CONTROLS, help="a market whose truth is known, in place of the config's")
+    parser.add_argument("--config", help="default: allocator.yaml, for a control allocator_planted.yaml")
+    parser.add_argument("--market", type=Path, help="bars; without them, and without a control, the embedded market")
+    parser.add_argument("--macro", type=Path)
+    parser.add_argument("--seeds", type=int, default=1, help="training seeds (default: %(default)s)")
+    parser.add_argument("--algorithm", choices=("sac", "ppo"))
+    parser.add_argument("--network", choices=("attention", "plain"))
+    parser.add_argument("--out", type=Path, default=Path("runs/allocator"))
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    args = parser.parse_args()
+    reexec_with_hash_seed()
+
+    from mtquant_rllib.training.curriculum import resume, train
+    from mtquant_rllib.training.manifest import FILE
+
+    overrides = [f"allocator.{key}={getattr(args, key)}" for key in ("algorithm", "network") if getattr(args, key)]
+    if args.control:
+        overrides.append(f"embedded.variant='{args.control}'")
+    config = args.config or ("allocator_planted.yaml" if args.control else "allocator.yaml")
+    runs = []
+    for seed in range(args.seeds):
+        settings = Settings.load(config, [*overrides, f"seed={seed}", *args.overrides])
+        own = settings.allocator
+        assert own is not None
+        run = args.out / f"{args.control or 'market'}-{own.algorithm}-{own.network}-{own.bars}-{seed}"
+        if (run / FILE).exists():
+            resume(run)
+        else:
+            train(settings, run=run, market=args.market, macro=args.macro)
+        runs.append(run)
+    if args.control:
+        _judge(runs, args.out)
+    else:
+        _compare(runs)
+
+
+def _compare(runs: list[Path]) -> None:
+    from rich.console import Console
+
+    from mtquant_rllib.evaluation.report import print_report
+    from mtquant_rllib.evaluation.reward_terms import print_terms
+    from mtquant_rllib.training.assessment import evaluate_run
+
+    for run in runs:
+        done = evaluate_run(run)
+        print_report(done.report, Console())
+        print_terms(done.terms, Console())
+
+
+def _judge(runs: list[Path], out: Path) -> None:
+    from rich.console import Console
+
+    from mtquant_rllib.evaluation.controls import judge, passes_null, print_control
+    from mtquant_rllib.policies.fresh import fresh_states
+    from mtquant_rllib.training import states
+    from mtquant_rllib.training.manifest import Manifest
+
+    manifests = [Manifest.read(run) for run in runs]
+    settings = manifests[0].load_settings()
+    trained = [states.read(run / str(manifest.phase(1).result)) for run, manifest in zip(runs, manifests)]
+    verdict = judge(settings, Path(manifests[0].market.data), trained, fresh_states(settings))
+    print_control(verdict, Console())
+    for name, book in verdict.books.items():
+        passed = passes_null(book, settings.evaluation.null_test)
+        print(f"null test of {name}: {'passed' if passed else 'failed'}")
+    name = runs[0].name.rpartition("-")[0]
+    (out / f"{name}.json").write_text(json.dumps(verdict.to_dict(), indent=1))
+
+
+if __name__ == "__main__":
+    main()
