@@ -52,7 +52,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def planted(cache: Path) -> tuple[Settings, Path, DeskData]:
-    settings = of_variant("planted")
+    settings = of_variant("planted", "embedded.train={paths: 8, years: 4}")
     folder = prepare_embedded(settings, cache)
     return settings, folder, DeskData.open(folder, "test")
 
