@@ -24,9 +24,16 @@ from mtquant_rllib.env.data import DeskData, truth
 from mtquant_rllib.evaluation.baselines import weight_rules
 from mtquant_rllib.evaluation.reader import read_mean
 from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.rollout import RulePlayer, closes_of, oracle_player, play, policy_player, whole
+from mtquant_rllib.evaluation.rollout import (
+    RulePlayer,
+    closes_of,
+    oracle_player,
+    play,
+    policy_player,
+    subject_of,
+    whole,
+)
 from mtquant_rllib.evaluation.statistics import Interval, pooled_sharpe_interval, share_of_oracle
-from mtquant_rllib.universe import ALLOCATOR
 
 States = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -120,7 +127,7 @@ def judge(
             "gross": pooled_sharpe_interval(np.stack([r.gross_returns for r in records]), per_year, bootstrap, rng),
         }
 
-    subject = "desk" if settings.allocator is None else ALLOCATOR
+    subject = subject_of(settings)
     share = None
     if planted:
         share = share_of_oracle(

@@ -162,6 +162,11 @@ class AllocatorPlayer:
         return desk.propose()
 
 
+def subject_of(settings: Settings) -> str:
+    """What the book of the settings' own policies is called."""
+    return "desk" if settings.allocator is None else ALLOCATOR
+
+
 def policy_player(
     settings: Settings, states: Mapping[str, Mapping[str, Any]], **how: Any
 ) -> PolicyPlayer | AllocatorPlayer:

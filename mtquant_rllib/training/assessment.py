@@ -21,7 +21,6 @@ from mtquant_rllib.policies.fallbacks import Counts
 from mtquant_rllib.training import states
 from mtquant_rllib.training.manifest import Manifest
 from mtquant_rllib.training.preparation import prepare, restored
-from mtquant_rllib.universe import ALLOCATOR
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def evaluate_run(
     closes = rollout.closes_of(data)
     rules = {name: rollout.RulePlayer(rule, closes) for name, rule in weight_rules(settings).items()}
     records, terms = [], {}
-    for name, book in {"desk" if settings.allocator is None else ALLOCATOR: player, **rules}.items():
+    for name, book in {rollout.subject_of(settings): player, **rules}.items():
         log = None if settings.allocator is None else TermLog()
         records.append(rollout.play(settings, data, book, draws, name=name, facts=facts, on_bar=log))
         if log is not None:

@@ -162,7 +162,7 @@ def collect(
     view, log = AgentView(settings, agent, states), DecisionLog(agent)
     draws = rollout.whole(data.stretches)
     player = rollout.policy_player(settings, states, equal_allocation=equal_allocation, on_decision=log)
-    records = [rollout.play(settings, data, player, draws, name="desk", facts=facts)]
+    records = [rollout.play(settings, data, player, draws, name=rollout.subject_of(settings), facts=facts)]
     decisions = log.decisions()
     closes = rollout.closes_of(data)
     for name, rule in weight_rules(settings).items():
