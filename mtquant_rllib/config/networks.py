@@ -49,6 +49,8 @@ class NetworksConfig(Section):
     """Deviation of every action component before training; actions live in [-1, 1]."""
     std_floor: NonNegative
     """Deviation below which training cannot push a component; approached smoothly."""
+    initial_appetite: float = Field(ge=0, le=1)
+    """Risk appetite that the meta-controller's mean begins with; allocations begin equal."""
     last_layer_scale: Positive
     """Gain of the last layer of every policy and value trunk: first actions and values lie near 0."""
     attention: AttentionConfig

@@ -54,6 +54,11 @@ class AttentionPolicy(GaussianPolicy):
         super().__init__(shape, options)
         self.config = options.attention
         self.network = RegimeNetwork(shape, options.attention, options.last_layer_scale)
+        if options.initial_mean:
+            # Every head begins with it, and so does any mixture of them.
+            self.network.heads.bias_PA.data[:] = (
+                torch.tensor(options.initial_mean) * options.attention.mixture.temperature
+            )
         self.skip = (
             Dense(shape.observation, shape.actions, gain=options.last_layer_scale, bias=False)
             if options.linear_skip

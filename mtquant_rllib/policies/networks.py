@@ -108,6 +108,8 @@ class NetworkOptions:
     initial_std: float
     std_floor: float
     last_layer_scale: float
+    initial_mean: tuple[float, ...]
+    """Raw action before training, beside the small last layer; empty for zeros."""
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -197,6 +199,8 @@ class FlatPolicy(GaussianPolicy):
         super().__init__(shape, options)
         self.trunk = _trunk((shape.observation, *options.hidden), options.activation)
         self.head = Dense(options.hidden[-1], shape.actions, gain=options.last_layer_scale)
+        if options.initial_mean:
+            self.head.bias.data.copy_(torch.tensor(options.initial_mean))
         self.skip = (
             Dense(shape.observation, shape.actions, gain=options.last_layer_scale, bias=False)
             if options.linear_skip

@@ -152,6 +152,7 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
         value_hidden: tuple[int, ...] | None,
         linear_skip: bool,
         dropout: float = 0.0,
+        initial_mean: tuple[float, ...] = (),
     ) -> dict[str, Any]:
         kind = kind_of({"network": network})
         options: dict[str, Any] = dict(
@@ -163,6 +164,7 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
             initial_std=networks.initial_std,
             std_floor=networks.std_floor,
             last_layer_scale=networks.last_layer_scale,
+            initial_mean=initial_mean,
         )
         if kind.options is AttentionOptions:
             options["attention"] = networks.attention.model_dump()
@@ -183,6 +185,7 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
             networks.value_hidden.meta,
             networks.linear_skip.meta,
             meta.dropout,
+            (*[0.0] * universe.n_domains, 2.0 * networks.initial_appetite - 1.0),
         )
     }
     for domain in universe.domains:

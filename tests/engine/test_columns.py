@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
-from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages, standardised
+from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages
 from mtquant_rllib.engine.learner import passes
 
 
@@ -126,11 +126,6 @@ def test_gae_equals_rllibs_where_everybody_decides_every_bar(seed: int, gamma: f
             )
             own = mine.reshape(n_bars, n_envs)[start:stop, env]
             np.testing.assert_allclose(own, targets[:-1] - values[start:stop, env], atol=1e-5)
-
-
-def test_a_constant_column_becomes_zeros_and_not_nan() -> None:
-    assert not standardised(np.full(3, 7.0)).any()
-    assert standardised(np.array([1.0, 3.0])) == pytest.approx([-1.0, 1.0])
 
 
 def test_steps_of_a_fragment_are_bars_and_rows_of_its_agents() -> None:

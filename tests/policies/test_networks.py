@@ -35,6 +35,7 @@ OPTIONS = NetworkOptions(
     initial_std=0.7,
     std_floor=0.3,
     last_layer_scale=0.01,
+    initial_mean=(),
 )
 FOREX = SpecialistShape(domain=8, n_instruments=3, block=5, state=2)
 BOTH = pytest.mark.parametrize("linear_skip", [False, True])
@@ -49,7 +50,7 @@ def awake(network: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("level", list(NETWORKS))
 @BOTH
-def test_every_network_starts_near_zero_with_the_configured_deviation(level, linear_skip, widths):
+def test_every_network_starts_near_its_first_mean_with_the_configured_deviation(level, linear_skip, widths):
     serves = level if level in ("meta", "specialist", "instrument") else "meta"
     settings = Settings.load(overrides=[f"networks.names.{serves}={level}"])
     configs = network_configs(settings.universe, widths, settings)
@@ -57,7 +58,8 @@ def test_every_network_starts_near_zero_with_the_configured_deviation(level, lin
     config = {**config, "options": {**config["options"], "linear_skip": linear_skip}}
     obs = torch.randn(64, shape_of(config).observation)
     mean, log_std = build_policy(config)(obs).chunk(2, dim=-1)
-    assert mean.abs().max() < 0.3
+    first = torch.tensor(config["options"]["initial_mean"] or [0.0] * mean.shape[1])
+    assert (mean - first).abs().max() < 0.3
     np.testing.assert_allclose(log_std.exp().detach(), settings.networks.initial_std, rtol=1e-6)
     assert build_value(config)(obs).abs().max() < 0.3
 
@@ -195,3 +197,13 @@ def test_an_unknown_network_names_those_there_are(widths):
 def test_a_layout_of_another_width_than_the_agents_table_says_is_refused(settings, widths):
     with pytest.raises(ConfigError, match=r"state_dim = 74.*73 wide"):
         network_configs(settings.universe, replace(widths, meta=73), settings)
+
+
+@pytest.mark.parametrize("network", ["meta", "attention"])
+def test_the_meta_controller_begins_as_the_desk_of_phase_one(network, widths):
+    """Equal shares of capital at full appetite, whatever it sees, but for its small last layer."""
+    settings = Settings.load(overrides=[f"networks.names.meta={network}", "networks.attention.mixture.temperature=2.0"])
+    config = network_configs(settings.universe, widths, settings)[META]
+    policy = build_policy(config)
+    mean = policy(torch.randn(64, 74))[:, :4].detach().numpy()
+    np.testing.assert_allclose(mean, np.broadcast_to([0.0, 0.0, 0.0, 1.0], mean.shape), atol=0.1)
