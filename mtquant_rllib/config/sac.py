@@ -22,6 +22,8 @@ class CriticConfig(Section):
     hidden: tuple[Count, ...] = Field(min_length=1)
     slope: bool
     """Whether they begin with a product of action and observation, beside the trunk; see `policies.critics.Critic`."""
+    slope_penalty: NonNegative
+    """lambda of `engine.sac_loss`: ridge of the slope, in units of the squared reward. 0 is the paper."""
     last_layer_scale: Positive
     """Gain of the last layer: first values lie near 0."""
 
@@ -74,6 +76,9 @@ class SACConfig(Section):
         Share of the critics that the target critics take over with every gradient step.
     initial_alpha
         Weight of entropy at the start. Its target is -ln n, n the width of the agent's action.
+    action_penalty
+        kappa of `engine.sac_loss`: what a raw mean costs, half of it times its square; a slope of as much moves the
+        mean by one. 0 is the paper.
     initial_std, std_floor
         As in `networks`, for policies that learn here: the target entropy asks for deviations of about .17.
     grad_clip
@@ -92,6 +97,7 @@ class SACConfig(Section):
     n_steps: Count
     tau: Fraction
     initial_alpha: Positive
+    action_penalty: NonNegative
     initial_std: Positive
     std_floor: NonNegative
     sigma_floor: SigmaFloor
