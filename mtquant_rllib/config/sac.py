@@ -23,9 +23,16 @@ class CriticConfig(Section):
     slope: bool
     """Whether they begin with a product of action and observation, beside the trunk; see `policies.critics.Critic`."""
     slope_penalty: NonNegative
-    """lambda of `engine.sac_loss`: ridge of the slope, in units of the squared reward. 0 is the paper."""
+    """lambda of `engine.sac_loss`, a ridge over all decisions kept: where the square of a feature times its action sums
+    to so much, the coefficient is believed half. 0 is the paper."""
     last_layer_scale: Positive
     """Gain of the last layer: first values lie near 0."""
+
+    @model_validator(mode="after")
+    def _has_what_it_penalises(self) -> CriticConfig:
+        if self.slope_penalty and not self.slope:
+            raise ValueError(f"slope_penalty {self.slope_penalty} without a slope: set it to 0, or slope to true")
+        return self
 
 
 class SigmaFloor(Section):

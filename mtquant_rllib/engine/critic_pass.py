@@ -19,13 +19,9 @@ from mtquant_rllib.policies.critics import Critic, SharedSlope
 
 
 class CriticPass:
-    """Of `Critic`s as rows: layers with ReLU between, a head, and the slope by the action where they have one.
+    """Of `Critic`s as rows: layers with ReLU between, a head, and the slope by the action where they have one."""
 
-    slope_penalty
-        See `CriticConfig`.
-    """
-
-    def __init__(self, rows: Rows, slope_penalty: float = 0.0) -> None:
+    def __init__(self, rows: Rows) -> None:
         critic = rows.network
         assert isinstance(critic, Critic)
         tables = Tables(rows)
@@ -37,7 +33,6 @@ class CriticPass:
             self._slope = _SharedSlope(tables, critic.slope)
         elif critic.slope is not None:
             self._slope = _Slope(tables)
-        self._penalty = slope_penalty
 
     @torch.no_grad()
     def forward(self, obs_RBF: Tensor, executed_RBW: Tensor) -> Tensor:
@@ -53,17 +48,18 @@ class CriticPass:
         return value_RB
 
     @torch.no_grad()
-    def backward(self, g_RB: Tensor) -> None:
-        """Fill the gradient rows from the gradient by the values of the last `forward`, and that of the penalty."""
+    def backward(self, g_RB: Tensor, ridge_R: Tensor | None = None) -> None:
+        """Fill the gradient rows from the gradient by the values of the last `forward`, and from half the square of the
+        slope's parameters times `ridge_R`."""
         g_RB1 = g_RB.unsqueeze(-1)
         self._head.keep(g_RB1, self._seen[-1])
         if self._slope is not None:
             self._slope.keep(g_RB1 * self._executed)
-            if self._penalty:
+            if ridge_R is not None:
                 for layer in self._slope.layers:
                     assert layer.bias is not None
-                    layer.weight_gradient.add_(layer.weight, alpha=self._penalty)
-                    layer.bias_gradient.add_(layer.bias.squeeze(1), alpha=self._penalty)
+                    layer.weight_gradient.addcmul_(layer.weight, ridge_R.view(-1, 1, 1))
+                    layer.bias_gradient.addcmul_(layer.bias.squeeze(1), ridge_R.view(-1, 1))
         self._down(g_RB1, keep=True)
 
     @torch.no_grad()

@@ -11,13 +11,14 @@ and a step downhill makes alpha smaller.
 
 Two terms are the project's own, and absent where their factors are 0:
 
-    J_Q  += lambda / 2 |slope_j|^2          over the parameters of the critic's slope by the action
+    J_Q  += lambda / 2N |slope_j|^2         over the parameters of the critic's slope by the action, N decisions kept
     J_pi += E[ kappa / 2 |mean|^2 ]         so did the actor of hindsight experience replay (Andrychowicz et al. 2017)
 
 What an action earns is linear in it as long as nothing is clipped, and so is Q: without kappa the best mean lies on the
 bound, whatever the size of the slope, and a slope that is all noise moves the policy as far as one that is none. With
-it the best mean is slope / kappa: a stronger signal is a larger position. With lambda the slope is a ridge regression,
-which says little where it has seen little. In logit space entropy does neither: it does not depend on the mean.
+it the best mean is slope / kappa: a stronger signal is a larger position. With lambda the slope is a ridge regression
+over all that is kept, which says little while it has seen little. Entropy in logit space does neither: it does not
+depend on the mean.
 
 Shape suffixes: S modules, T the twins, B rows, A actions.
 """

@@ -105,8 +105,8 @@ class SACStack(Alike):
         warn_of_idle_options(self.names, options, plain=plain, network=policy)
         self._act: PlainPolicy | AutogradPolicy
         self._act = PlainPolicy(policy, Tables(self.actors)) if plain else AutogradPolicy(policy, self.actors, options)
-        penalty = self.common["sac"]["critic"]["slope_penalty"]
-        self._critic_pass, self._target_pass = CriticPass(self.critics, penalty), CriticPass(self.targets)
+        self._critic_pass, self._target_pass = CriticPass(self.critics), CriticPass(self.targets)
+        self._slope_penalty = self.common["sac"]["critic"]["slope_penalty"]
         self.skipped = dict.fromkeys(self.names, 0)
 
     # -- state --------------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class SACStack(Alike):
         obs_RBF = _twice(obs)
         value = self._value(self._critic_pass, obs_RBF, self._executed(action))
         shares = weight / weight.shape[1]
-        self._critic_pass.backward(sac_loss.critic_gradient(value, target, shares).flatten(0, 1))
+        self._critic_pass.backward(sac_loss.critic_gradient(value, target, shares).flatten(0, 1), self._ridge(batches))
         critic_norm = self._descend("critic", self.critics, [own for own in active for _ in CRITICS])
 
         mean, log_std = self._act.forward(obs)
@@ -212,6 +212,13 @@ class SACStack(Alike):
                 single[member] = column
             regime[member] = batch.regime
         return [torch.from_numpy(array).to(self.device) for array in (*tables, *singles, regime)]
+
+    def _ridge(self, batches: Sequence[Batch | None]) -> Tensor | None:
+        """Of each critic, (S T,): a penalty on the sum over all decisions, shared out to each as their loss is."""
+        if not self._slope_penalty:
+            return None
+        share = [0.0 if batch is None else self._slope_penalty / batch.remembered for batch in batches]
+        return torch.tensor(share, device=self.device).repeat_interleave(TWINS)
 
     def _executed(self, action_SBA: Tensor) -> Tensor:
         """What the environment makes of raw actions, (S, B, W); 0 in columns that a module lacks."""

@@ -24,6 +24,7 @@ from mtquant_rllib.policies.registry import DeskWidths
 
 RATES = {ACTOR: 1e-3, **dict.fromkeys(CRITICS, 2e-3), ALPHA: 5e-3}
 ROWS, TAU, CLIP = 32, 0.005, 0.7
+REMEMBERED = 40
 
 GROUPS = [
     ("EURUSD", "XAUUSD", "US30"),
@@ -31,7 +32,7 @@ GROUPS = [
     ("meta_controller",),
 ]
 LETTER = ("sac.action_penalty=0", "sac.critic.slope_penalty=0")
-PENALTIES = ("sac.action_penalty=0.3", "sac.critic.slope_penalty=0.2")
+PENALTIES = ("sac.action_penalty=0.3", "sac.critic.slope_penalty=8")
 ATTENTION = (
     "networks.names={meta: attention}",
     "networks.attention={width: 16, heads: 2, dropout: 0.0, classifier: {hidden: [8], dropout: 0.0},"
@@ -82,6 +83,7 @@ def batch_for(module: Any, rng: np.random.Generator) -> Batch:
         weight=rng.uniform(0.2, 1.0, ROWS).astype(np.float32),
         regime=rng.integers(-1, 4, ROWS),
         leaves=np.arange(ROWS),
+        remembered=REMEMBERED,
     )
 
 
@@ -131,7 +133,7 @@ def reference_losses(
     raw, log_prob = sampled(obs, noise)
     actor = (alpha.detach() * log_prob - lower(module.critics.online, obs, raw)).mean()
     entropy_target = -math.log(action.shape[1])
-    ridge = 0.5 * config["critic"]["slope_penalty"]
+    ridge = 0.5 * config["critic"]["slope_penalty"] / batch.remembered
     ridges = [ridge * sum(part.square().sum() for part in twin.slope.parameters()) for twin in module.critics.online]
     small = 0.5 * action_penalty * module.policy(obs).chunk(2, dim=-1)[0].square().sum(-1).mean()
     alpha_loss = -(alpha * (log_prob.detach() + entropy_target)).mean()
@@ -350,14 +352,14 @@ def test_a_penalised_slope_is_a_ridge_regression() -> None:
         critics = stack._critic_pass
         obs_RBF, executed_RBW = (item.float().expand(2, -1, -1).contiguous() for item in (obs, executed))
         error = critics.forward(obs_RBF, executed_RBW) - reward.float()
-        critics.backward(error / ROWS)
+        critics.backward(error / ROWS, torch.full((2,), 0.2))
         slopes = [
             (part, stack.critics.grad_RP[:, part]) for key, (part, _) in stack.critics.parts.items() if "slope" in key
         ]
         assert sum(gradient.shape[1] for _, gradient in slopes) == x.shape[1]
         assert max(gradient.abs().max().item() for _, gradient in slopes) < 1e-6
         critics.forward(obs_RBF, executed_RBW.roll(1, dims=1))
-        critics.backward(error / ROWS)
+        critics.backward(error / ROWS, torch.full((2,), 0.2))
         assert max(stack.critics.grad_RP[:, part].abs().max().item() for part, _ in slopes) > 1e-3
 
 
