@@ -288,7 +288,7 @@ def _sac_module(settings: Settings, hidden: int) -> Any:
 def _sac_step(module: Any, rows: int, options: LearnerConfig) -> Callable[[], Any]:
     parts = {ACTOR: module.policy, **dict(zip(CRITICS, module.critics.online)), ALPHA: module.critics.entropy}
     keepers: Any = {META: {name: torch.optim.Adam(part.parameters(), lr=1e-4) for name, part in parts.items()}}
-    stack = SACStack((META,), [module], keepers, tau=0.005, grad_clip=10.0, options=options)
+    stack = SACStack((META,), [module], keepers, tau=0.005, grad_clip=10.0, action_penalty=0.0, options=options)
     stack.load()
     rng, shape = np.random.default_rng(0), module.policy.shape
 
@@ -304,5 +304,6 @@ def _sac_step(module: Any, rows: int, options: LearnerConfig) -> Callable[[], An
         weight=np.ones(rows, np.float32),
         regime=np.zeros(rows, np.int64),
         leaves=np.arange(rows),
+        remembered=rows,
     )
     return lambda: stack.step([batch], 0, tell=False)

@@ -22,8 +22,17 @@ class CriticConfig(Section):
     hidden: tuple[Count, ...] = Field(min_length=1)
     slope: bool
     """Whether they begin with a product of action and observation, beside the trunk; see `policies.critics.Critic`."""
+    slope_penalty: NonNegative
+    """lambda of `engine.sac_loss`, a ridge over all decisions kept: where the square of a feature times its action sums
+    to so much, the coefficient is believed half. 0 is the paper."""
     last_layer_scale: Positive
     """Gain of the last layer: first values lie near 0."""
+
+    @model_validator(mode="after")
+    def _has_what_it_penalises(self) -> CriticConfig:
+        if self.slope_penalty and not self.slope:
+            raise ValueError(f"slope_penalty {self.slope_penalty} without a slope: set it to 0, or slope to true")
+        return self
 
 
 class SigmaFloor(Section):
@@ -74,6 +83,9 @@ class SACConfig(Section):
         Share of the critics that the target critics take over with every gradient step.
     initial_alpha
         Weight of entropy at the start. Its target is -ln n, n the width of the agent's action.
+    action_penalty
+        kappa of `engine.sac_loss`: what a raw mean costs, half of it times its square; a slope of as much moves the
+        mean by one. 0 is the paper.
     initial_std, std_floor
         As in `networks`, for policies that learn here: the target entropy asks for deviations of about .17.
     grad_clip
@@ -92,6 +104,7 @@ class SACConfig(Section):
     n_steps: Count
     tau: Fraction
     initial_alpha: Positive
+    action_penalty: NonNegative
     initial_std: Positive
     std_floor: NonNegative
     sigma_floor: SigmaFloor

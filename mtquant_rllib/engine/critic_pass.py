@@ -15,19 +15,24 @@ from torch import Tensor
 
 from mtquant_rllib.engine.passes import Layer, Tables
 from mtquant_rllib.engine.stacks import Rows
-from mtquant_rllib.policies.critics import Critic
+from mtquant_rllib.policies.critics import Critic, SharedSlope
 
 
 class CriticPass:
     """Of `Critic`s as rows: layers with ReLU between, a head, and the slope by the action where they have one."""
 
     def __init__(self, rows: Rows) -> None:
-        assert isinstance(rows.network, Critic)
+        critic = rows.network
+        assert isinstance(critic, Critic)
         tables = Tables(rows)
-        self._layers = [Layer(tables, f"trunk.{number}") for number in rows.network.dense_layers()]
+        self._layers = [Layer(tables, f"trunk.{number}") for number in critic.dense_layers()]
         self._head = Layer(tables, "head")
-        self._slope = Layer(tables, "slope") if rows.network.slope is not None else None
-        self._observation_width = rows.network.splits[0]
+        self._observation_width = critic.splits[0]
+        self._slope: _Slope | _SharedSlope | None = None
+        if isinstance(critic.slope, SharedSlope):
+            self._slope = _SharedSlope(tables, critic.slope)
+        elif critic.slope is not None:
+            self._slope = _Slope(tables)
 
     @torch.no_grad()
     def forward(self, obs_RBF: Tensor, executed_RBW: Tensor) -> Tensor:
@@ -37,18 +42,24 @@ class CriticPass:
             self._seen.append(layer.forward(self._seen[-1]).relu_())
         value_RB = self._head.forward(self._seen[-1]).squeeze(-1)
         if self._slope is not None:
-            self._observation, self._executed = obs_RBF, executed_RBW
+            self._executed = executed_RBW
             self._slopes = self._slope.forward(obs_RBF)
             value_RB = value_RB + (self._slopes * executed_RBW).sum(-1)
         return value_RB
 
     @torch.no_grad()
-    def backward(self, g_RB: Tensor) -> None:
-        """Fill the gradient rows from the gradient by the values of the last `forward`."""
+    def backward(self, g_RB: Tensor, ridge_R: Tensor | None = None) -> None:
+        """Fill the gradient rows from the gradient by the values of the last `forward`, and from half the square of the
+        slope's parameters times `ridge_R`."""
         g_RB1 = g_RB.unsqueeze(-1)
         self._head.keep(g_RB1, self._seen[-1])
         if self._slope is not None:
-            self._slope.keep(g_RB1 * self._executed, self._observation)
+            self._slope.keep(g_RB1 * self._executed)
+            if ridge_R is not None:
+                for layer in self._slope.layers:
+                    assert layer.bias is not None
+                    layer.weight_gradient.addcmul_(layer.weight, ridge_R.view(-1, 1, 1))
+                    layer.bias_gradient.addcmul_(layer.bias.squeeze(1), ridge_R.view(-1, 1))
         self._down(g_RB1, keep=True)
 
     @torch.no_grad()
@@ -69,3 +80,50 @@ class CriticPass:
             if number:
                 g = layer.through(g)
         return g
+
+
+class _Slope:
+    """A line of its own for each executed action."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._line = Layer(tables, "slope")
+        self.layers = [self._line]
+
+    def forward(self, obs_RBF: Tensor) -> Tensor:
+        self._observation = obs_RBF
+        return self._line.forward(obs_RBF)
+
+    def keep(self, g_RBW: Tensor) -> None:
+        """Store the gradients for that by the slopes."""
+        self._line.keep(g_RBW, self._observation)
+
+
+class _SharedSlope:
+    """`critics.SharedSlope`. M: B x N rows, those of one observation beside each other."""
+
+    def __init__(self, tables: Tables, slope: SharedSlope) -> None:
+        self._intent, self._confidence = Layer(tables, "slope.intent"), Layer(tables, "slope.confidence")
+        self.layers = [self._intent, self._confidence]
+        self._splits, self._n = slope.splits, slope.n_instruments
+        self._block = slope.splits[1] // slope.n_instruments
+
+    def forward(self, obs_RBF: Tensor) -> Tensor:
+        domain, blocks, state = obs_RBF.split(self._splits, dim=-1)
+        n_critics, n_rows = obs_RBF.shape[:2]
+        self._blocks_RMK = blocks.reshape(n_critics, n_rows * self._n, self._block)
+        self._situation = torch.cat((domain, state), dim=-1)
+        own, shared = self._intent.weight[..., : self._block], self._intent.weight[..., self._block :]
+        intents_RBN = torch.bmm(self._blocks_RMK, own.mT).view(n_critics, n_rows, self._n)
+        assert self._intent.bias is not None
+        intents_RBN += torch.baddbmm(self._intent.bias, self._situation, shared.mT)
+        return torch.cat((intents_RBN, self._confidence.forward(self._situation)), dim=-1)
+
+    def keep(self, g_RBW: Tensor) -> None:
+        """Store the gradients for that by the slopes."""
+        self._confidence.keep(g_RBW[..., -1:], self._situation)
+        g_RBN = g_RBW[..., :-1].contiguous()
+        g_RB1 = g_RBN.sum(-1, keepdim=True)
+        own, shared = self._intent.weight_gradient.split((self._block, self._situation.shape[-1]), dim=-1)
+        torch.bmm(g_RBN.view(len(g_RBN), 1, -1), self._blocks_RMK, out=own)
+        torch.bmm(g_RB1.mT, self._situation, out=shared)
+        torch.sum(g_RB1, 1, out=self._intent.bias_gradient)

@@ -42,6 +42,8 @@ class Batch:
         int64 (R,): the detector's label when it was decided.
     leaves
         int64 (R,): where they stand, for `Replay.note_errors`.
+    remembered
+        How many decisions of the module there were to draw from.
     """
 
     observation: np.ndarray
@@ -52,6 +54,7 @@ class Batch:
     weight: np.ndarray
     regime: np.ndarray
     leaves: np.ndarray
+    remembered: int
 
 
 class _Owner:
@@ -73,6 +76,10 @@ class _Owner:
 
     def by_shelf(self) -> list[tuple[Shelf, np.ndarray]]:
         return [(shelf, self.stream[self.shelf == number]) for number, shelf in enumerate(self.shelves)]
+
+    def remembered(self) -> int:
+        """Decisions that are kept."""
+        return int(sum(shelf.stored[streams].sum() for shelf, streams in self.by_shelf()))
 
     def used(self) -> np.ndarray:
         """Positions passed of each stream."""
@@ -195,7 +202,7 @@ class Replay:
     def has(self, module: str) -> bool:
         """Whether there is a decision of the module to draw."""
         owner = self._owners.get(module)
-        return owner is not None and any(shelf.stored[streams].any() for shelf, streams in owner.by_shelf())
+        return owner is not None and owner.remembered() > 0
 
     def sample(self, modules: Sequence[str], size: int, weight_power: float = 0.0) -> dict[str, Batch]:
         """Draw `size` decisions of each module, with replacement; `weight_power` is b of prioritised weights. Each must
@@ -260,6 +267,7 @@ class Replay:
                 weight=drawn[module][1],
                 regime=regime[at],
                 leaves=drawn[module][0],
+                remembered=self._owners[module].remembered(),
             )
             for module, at in zip(modules, own)
         }

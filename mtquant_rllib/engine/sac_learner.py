@@ -62,6 +62,7 @@ class SACLearner(FollowsBars):
                 keepers,
                 tau=self._sac.tau,
                 grad_clip=self._sac.grad_clip,
+                action_penalty=self._sac.action_penalty,
                 options=LearnerConfig.model_validate(config.desk["learner"]),
             )
             for group in grouped(learning)

@@ -9,6 +9,17 @@ w is what the environment makes of an action; probabilities are those of the raw
 correction for w. d counts the bars until s'. H is the target entropy: where the policy's lies above it, log pi + H < 0
 and a step downhill makes alpha smaller.
 
+Two terms are the project's own, and absent where their factors are 0:
+
+    J_Q  += lambda / 2N |slope_j|^2         over the parameters of the critic's slope by the action, N decisions kept
+    J_pi += E[ kappa / 2 |mean|^2 ]         so did the actor of hindsight experience replay (Andrychowicz et al. 2017)
+
+What an action earns is linear in it as long as nothing is clipped, and so is Q: without kappa the best mean lies on the
+bound, whatever the size of the slope, and a slope that is all noise moves the policy as far as one that is none. With
+it the best mean is slope / kappa: a stronger signal is a larger position. With lambda the slope is a ridge regression
+over all that is kept, which says little while it has seen little. Entropy in logit space does neither: it does not
+depend on the mean.
+
 Shape suffixes: S modules, T the twins, B rows, A actions.
 """
 
@@ -61,6 +72,11 @@ def actor_gradients(
     by_mean = slope_SBA * real_S1A / -slope_SBA.shape[1]
     share_S11 = alpha_S1.unsqueeze(-1) / slope_SBA.shape[1]
     return by_mean, by_mean * log_std_SBA.exp() * noise_SBA - share_S11 * real_S1A
+
+
+def penalty_gradient(mean_SBA: Tensor, action_penalty: float, real_S1A: Tensor) -> Tensor:
+    """That of kappa's term by mean, (S, B, A)."""
+    return mean_SBA * real_S1A * (action_penalty / mean_SBA.shape[1])
 
 
 def actor_loss(value_STB: Tensor, log_prob_SB: Tensor, alpha_S1: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class SACStack(Alike):
     ----------
     keepers
         Optimisers of each module by the names in `OPTIMIZERS`.
-    tau, grad_clip
+    tau, grad_clip, action_penalty
         As in `SACConfig`.
     options
         How policies that have no closed form are run. Critics have one.
@@ -62,10 +62,11 @@ class SACStack(Alike):
         *,
         tau: float,
         grad_clip: float,
+        action_penalty: float,
         options: LearnerConfig,
     ) -> None:
         super().__init__(names, modules)
-        self._tau, self._grad_clip = tau, grad_clip
+        self._tau, self._grad_clip, self._action_penalty = tau, grad_clip, action_penalty
         self._execution, self._decision = EXECUTIONS[self.common["sac"]["execution"]], self.common["sac"]["decision"]
         own_widths = [len(own.actions) for own in self.fits]
         places = [self._execution.columns(width, self.widths[1]) for width in own_widths]
@@ -105,6 +106,7 @@ class SACStack(Alike):
         self._act: PlainPolicy | AutogradPolicy
         self._act = PlainPolicy(policy, Tables(self.actors)) if plain else AutogradPolicy(policy, self.actors, options)
         self._critic_pass, self._target_pass = CriticPass(self.critics), CriticPass(self.targets)
+        self._slope_penalty = self.common["sac"]["critic"]["slope_penalty"]
         self.skipped = dict.fromkeys(self.names, 0)
 
     # -- state --------------------------------------------------------------------------------------------------------
@@ -153,16 +155,17 @@ class SACStack(Alike):
         obs_RBF = _twice(obs)
         value = self._value(self._critic_pass, obs_RBF, self._executed(action))
         shares = weight / weight.shape[1]
-        self._critic_pass.backward(sac_loss.critic_gradient(value, target, shares).flatten(0, 1))
+        self._critic_pass.backward(sac_loss.critic_gradient(value, target, shares).flatten(0, 1), self._ridge(batches))
         critic_norm = self._descend("critic", self.critics, [own for own in active for _ in CRITICS])
 
         mean, log_std = self._act.forward(obs)
         noise = torch.randn_like(mean)
         new_action, log_prob = sac_loss.drawn(mean, log_std, noise, self.real_S1A)
         new_value, by_action = self._value_and_slope(obs_RBF, new_action)
-        gradients = sac_loss.actor_gradients(by_action, log_std, noise, alpha_S1, self.real_S1A)
+        by_mean, by_log_std = sac_loss.actor_gradients(by_action, log_std, noise, alpha_S1, self.real_S1A)
+        by_mean += sac_loss.penalty_gradient(mean, self._action_penalty, self.real_S1A)
         lessons = self._act.lessons(obs, regime) if isinstance(self._act, AutogradPolicy) and self._teaches else {}
-        self._act.backward(*gradients, torch.stack([*lessons.values()]).sum() if lessons else None)
+        self._act.backward(by_mean, by_log_std, torch.stack([*lessons.values()]).sum() if lessons else None)
         actor_norm = self._descend(ACTOR, self.actors, active)
 
         self.alphas.grad_RP.copy_(sac_loss.alpha_gradient(log_prob, alpha_S1, self.target_entropy_S1))
@@ -209,6 +212,13 @@ class SACStack(Alike):
                 single[member] = column
             regime[member] = batch.regime
         return [torch.from_numpy(array).to(self.device) for array in (*tables, *singles, regime)]
+
+    def _ridge(self, batches: Sequence[Batch | None]) -> Tensor | None:
+        """Of each critic, (S T,): a penalty on the sum over all decisions, shared out to each as their loss is."""
+        if not self._slope_penalty:
+            return None
+        share = [0.0 if batch is None else self._slope_penalty / batch.remembered for batch in batches]
+        return torch.tensor(share, device=self.device).repeat_interleave(TWINS)
 
     def _executed(self, action_SBA: Tensor) -> Tensor:
         """What the environment makes of raw actions, (S, B, W); 0 in columns that a module lacks."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.policies.executed import EXECUTIONS, numbers_of
-from mtquant_rllib.policies.networks import Dense
+from mtquant_rllib.policies.networks import Dense, Shape, SpecialistShape, beside
 from mtquant_rllib.policies.registry import shape_of
 from mtquant_rllib.universe import META, Universe
 
@@ -47,6 +47,29 @@ def sac_config(name: str, config: Mapping[str, Any], universe: Universe, setting
     }
 
 
+class SharedSlope(nn.Module):
+    """What one more unit of each of a specialist's executed actions is worth, (B, W), linear in the observation.
+
+    As in its policy, an instrument's block is read beside the situation with the same weights for each: what an intent
+    is worth is learned from all instruments, and not only from the bars on which its own is on turn.
+    """
+
+    def __init__(self, shape: SpecialistShape, gain: float):
+        super().__init__()
+        self.n_instruments = shape.n_instruments
+        self.splits = (shape.domain, shape.n_instruments * shape.block, shape.state)
+        situation = shape.domain + shape.state
+        self.intent = Dense(shape.block + situation, 1, gain=gain)
+        self.confidence = Dense(situation, 1, gain=gain)
+
+    def forward(self, obs_BF: Tensor) -> Tensor:
+        domain, blocks, state = obs_BF.split(self.splits, dim=-1)
+        situation_BF = torch.cat((domain, state), dim=-1)
+        blocks_BNK = blocks.unflatten(-1, (self.n_instruments, -1))
+        intents_BN = beside(self.intent, blocks_BNK, situation_BF).squeeze(-1)
+        return torch.cat((intents_BN, self.confidence(situation_BF)), dim=-1)
+
+
 class Critic(nn.Module):
     """Q(s, w): the value of having had w executed in s. Reads `[observation | executed action]`.
 
@@ -56,15 +79,19 @@ class Critic(nn.Module):
     layers have to put together from bends. The second term begins with it, as the policies' straight line does.
     """
 
-    def __init__(self, observation: int, executed: int, config: Mapping[str, Any]):
+    def __init__(self, shape: Shape, executed: int, config: Mapping[str, Any]):
         super().__init__()
+        self.splits = (shape.observation, executed)
         layers: list[nn.Module] = []
-        for n_in, n_out in pairwise((observation + executed, *config["hidden"])):
+        for n_in, n_out in pairwise((sum(self.splits), *config["hidden"])):
             layers += [Dense(n_in, n_out, gain=math.sqrt(2)), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
         self.head = Dense(config["hidden"][-1], 1, gain=config["last_layer_scale"])
-        self.splits = (observation, executed)
-        self.slope = Dense(observation, executed, gain=config["last_layer_scale"]) if config["slope"] else None
+        self.slope: Dense | SharedSlope | None = None
+        if config["slope"] and isinstance(shape, SpecialistShape):
+            self.slope = SharedSlope(shape, config["last_layer_scale"])
+        elif config["slope"]:
+            self.slope = Dense(shape.observation, executed, gain=config["last_layer_scale"])
 
     def forward(self, inputs_BW: Tensor) -> Tensor:
         """(B,) for inputs (B, width); any tensor may carry a leading axis of stacked critics, as in `networks`."""
@@ -83,15 +110,21 @@ class Critic(nn.Module):
 def build_critic(config: Mapping[str, Any]) -> Critic:
     shape = shape_of(config)
     executed = EXECUTIONS[config["sac"]["execution"]].width(shape.actions)
-    return Critic(shape.observation, executed, config["sac"]["critic"])
+    return Critic(shape, executed, config["sac"]["critic"])
 
 
 def critic_columns(observation: np.ndarray, executed: np.ndarray, common: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Where the flat places of a critic's narrower parameters stand in one of the common configuration: columns of the
     last axis, or for parameters narrow in their rows too, (rows, columns) as an open mesh."""
-    critic = common["sac"]["critic"]
-    places: dict[str, Any] = {"trunk.0.weight": np.concatenate((observation, shape_of(common).observation + executed))}
-    if critic["slope"]:
+    critic, shape = common["sac"]["critic"], shape_of(common)
+    places: dict[str, Any] = {"trunk.0.weight": np.concatenate((observation, shape.observation + executed))}
+    if critic["slope"] and isinstance(shape, SpecialistShape):
+        blocks = shape.n_instruments * shape.block
+        state = observation[observation >= shape.domain + blocks]
+        situation = np.concatenate((observation[observation < shape.domain], state - blocks))
+        places["slope.intent.weight"] = np.concatenate((np.arange(shape.block), shape.block + situation))
+        places["slope.confidence.weight"] = situation
+    elif critic["slope"]:
         places |= {"slope.weight": np.ix_(executed, observation), "slope.bias": executed}
     return places
 

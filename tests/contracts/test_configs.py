@@ -31,6 +31,7 @@ def test_there_are_variants() -> None:
         ("portfolio_risk.max_sector_allocation=40", "0.4"),
         ("sed=1", "seed"),
         ("gae_lambda=0.9", "training.gae_lambda"),
+        ("sac.critic.slope=false", "slope_penalty"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused_with_what_was_meant(override: str, hint: str) -> None:

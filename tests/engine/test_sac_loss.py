@@ -24,12 +24,15 @@ from mtquant_rllib.policies.registry import DeskWidths
 
 RATES = {ACTOR: 1e-3, **dict.fromkeys(CRITICS, 2e-3), ALPHA: 5e-3}
 ROWS, TAU, CLIP = 32, 0.005, 0.7
+REMEMBERED = 40
 
 GROUPS = [
     ("EURUSD", "XAUUSD", "US30"),
     ("forex_specialist", "commodities_specialist", "equity_specialist"),
     ("meta_controller",),
 ]
+LETTER = ("sac.action_penalty=0", "sac.critic.slope_penalty=0")
+PENALTIES = ("sac.action_penalty=0.3", "sac.critic.slope_penalty=8")
 ATTENTION = (
     "networks.names={meta: attention}",
     "networks.attention={width: 16, heads: 2, dropout: 0.0, classifier: {hidden: [8], dropout: 0.0},"
@@ -37,8 +40,26 @@ ATTENTION = (
 )
 
 
+def settings_of(overrides: tuple[str, ...] = ()) -> Settings:
+    return Settings.load(overrides=["sac.critic.hidden=[16, 16]", *LETTER, *overrides])
+
+
+def stack_of(modules: dict[str, Any], overrides: tuple[str, ...] = (), tau: float = TAU) -> SACStack:
+    stack = SACStack(
+        list(modules),
+        list(modules.values()),
+        optimizers(modules),
+        tau=tau,
+        grad_clip=CLIP,
+        action_penalty=settings_of(overrides).sac.action_penalty,
+        options=AS_THEY_STAND,
+    )
+    stack.load()
+    return stack
+
+
 def modules_of(names: tuple[str, ...], overrides: tuple[str, ...] = ()) -> dict[str, Any]:
-    settings = Settings.load(overrides=["sac.critic.hidden=[16, 16]", *overrides])
+    settings = settings_of(overrides)
     torch.manual_seed(3)
     built = module_specs(settings.universe, DeskWidths.of(settings), settings, only=names, sac=names).build()
     modules = {name: built[name] for name in names}
@@ -62,23 +83,29 @@ def batch_for(module: Any, rng: np.random.Generator) -> Batch:
         weight=rng.uniform(0.2, 1.0, ROWS).astype(np.float32),
         regime=rng.integers(-1, 4, ROWS),
         leaves=np.arange(ROWS),
+        remembered=REMEMBERED,
     )
+
+
+def _parts(module: Any) -> dict[str, Any]:
+    return {ACTOR: module.policy, **dict(zip(CRITICS, module.critics.online)), ALPHA: module.critics.entropy}
 
 
 def optimizers(modules: dict[str, Any]) -> dict[str, Any]:
     """With an epsilon that keeps Adam from magnifying the rounding of gradients near zero."""
-
-    def parts(module: Any) -> dict[str, Any]:
-        return {ACTOR: module.policy, **dict(zip(CRITICS, module.critics.online)), ALPHA: module.critics.entropy}
-
     return {
-        name: {key: torch.optim.Adam(part.parameters(), lr=RATES[key], eps=1e-2) for key, part in parts(module).items()}
+        name: {
+            key: torch.optim.Adam(part.parameters(), lr=RATES[key], eps=1e-2) for key, part in _parts(module).items()
+        }
         for name, module in modules.items()
     }
 
 
-def reference_losses(module: Any, batch: Batch, next_noise: torch.Tensor, noise: torch.Tensor) -> dict[str, Any]:
-    """Equations 5 to 8, 17 and 18 of the paper; the policy's loss against whatever critics the module has."""
+def reference_losses(
+    module: Any, batch: Batch, next_noise: torch.Tensor, noise: torch.Tensor, action_penalty: float
+) -> dict[str, Any]:
+    """Equations 5 to 8, 17 and 18 of the paper, and the two penalties, nothing in its letter; the policy's loss against
+    whatever critics the module has."""
     obs, after, action, reward, discount, weight, regime = (
         torch.from_numpy(getattr(batch, name)).to(next_noise.dtype)
         for name in ("observation", "after", "action", "reward", "discount", "weight", "regime")
@@ -106,9 +133,17 @@ def reference_losses(module: Any, batch: Batch, next_noise: torch.Tensor, noise:
     raw, log_prob = sampled(obs, noise)
     actor = (alpha.detach() * log_prob - lower(module.critics.online, obs, raw)).mean()
     entropy_target = -math.log(action.shape[1])
+    ridge = 0.5 * config["critic"]["slope_penalty"] / batch.remembered
+    ridges = [ridge * sum(part.square().sum() for part in twin.slope.parameters()) for twin in module.critics.online]
+    small = 0.5 * action_penalty * module.policy(obs).chunk(2, dim=-1)[0].square().sum(-1).mean()
     alpha_loss = -(alpha * (log_prob.detach() + entropy_target)).mean()
     lessons = module.policy.auxiliary_losses(obs, regime.long())
-    return {"critic": critic, "actor": actor + sum(lessons.values()), "alpha": alpha_loss, "log_prob": log_prob}
+    return {
+        "figure": np.mean([loss.item() for loss in critic]),
+        "critic": [loss + own for loss, own in zip(critic, ridges)],
+        "actor": actor + small + sum(lessons.values()),
+        "alpha": alpha_loss,
+    }
 
 
 def descend(optimizer: Any, loss: torch.Tensor) -> None:
@@ -119,12 +154,18 @@ def descend(optimizer: Any, loss: torch.Tensor) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize(("names", "overrides"), [*((group, ()) for group in GROUPS), (GROUPS[2], ATTENTION)])
+@pytest.mark.parametrize(
+    ("names", "overrides"),
+    [*((group, ()) for group in GROUPS), (GROUPS[2], ATTENTION), *((group, PENALTIES) for group in GROUPS)],
+)
 def test_a_step_is_algorithm_one_of_the_paper(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     modules = modules_of(names, overrides)
     theirs = copy.deepcopy(modules)
     mine, reference = optimizers(modules), optimizers(theirs)
-    stack = SACStack(names, list(modules.values()), mine, tau=TAU, grad_clip=CLIP, options=AS_THEY_STAND)
+    penalty = settings_of(overrides).sac.action_penalty
+    stack = SACStack(
+        names, list(modules.values()), mine, tau=TAU, grad_clip=CLIP, action_penalty=penalty, options=AS_THEY_STAND
+    )
     stack.load()
     rng = np.random.default_rng(1)
     widths = [module.policy.shape.actions for module in modules.values()]
@@ -137,12 +178,12 @@ def test_a_step_is_algorithm_one_of_the_paper(names: tuple[str, ...], overrides:
             columns = stack.fits[member].actions
             assert len(columns) == widths[member]
             next_noise, noise = (draw[member][:, columns] for draw in draws)
-            first = reference_losses(module, batches[member], next_noise, noise)
+            first = reference_losses(module, batches[member], next_noise, noise, penalty)
             figure = {key: column[member].item() for key, column in figures.items() if len(column) == len(names)}
-            assert figure["critic_loss"] == pytest.approx(np.mean([loss.item() for loss in first["critic"]]), rel=1e-5)
+            assert figure["critic_loss"] == pytest.approx(first["figure"], rel=1e-5)
             for key, loss in zip(CRITICS, first["critic"]):
                 descend(reference[name][key], loss)
-            second = reference_losses(module, batches[member], next_noise, noise)
+            second = reference_losses(module, batches[member], next_noise, noise, penalty)
             descend(reference[name][ACTOR], second["actor"])
             alpha_optimizer = reference[name][ALPHA]
             (alpha_gradient,) = torch.autograd.grad(second["alpha"], [module.critics.entropy.log_alpha])
@@ -203,10 +244,7 @@ def test_alpha_falls_where_entropy_is_above_its_target_and_rises_below(deviation
     floor = math.exp(policy.log_floor)
     with torch.no_grad():
         policy.rho.fill_(math.log(deviation - floor))
-    stack = SACStack(
-        ["EURUSD"], list(modules.values()), optimizers(modules), tau=TAU, grad_clip=CLIP, options=AS_THEY_STAND
-    )
-    stack.load()
+    stack = stack_of(modules)
     before = stack.alphas.weight_RP.item()
     figures, _ = stack.step([batch_for(modules["EURUSD"], np.random.default_rng(0))], 0, tell=True)
     assert figures["entropy"].item() == pytest.approx(3 * (math.log(deviation) + 0.5 * math.log(2 * math.pi * math.e)))
@@ -217,10 +255,7 @@ def test_alpha_falls_where_entropy_is_above_its_target_and_rises_below(deviation
 def test_targets_move_by_tau_and_those_of_resting_modules_not_at_all() -> None:
     names = GROUPS[0]
     modules = modules_of(names)
-    stack = SACStack(
-        names, list(modules.values()), optimizers(modules), tau=0.25, grad_clip=CLIP, options=AS_THEY_STAND
-    )
-    stack.load()
+    stack = stack_of(modules, tau=0.25)
     before = stack.targets.weight_RP.clone()
     fresh = {rows: getattr(stack, rows).weight_RP.clone() for rows in ("actors", "critics", "alphas")}
     batch = batch_for(modules["EURUSD"], np.random.default_rng(0))
@@ -238,8 +273,7 @@ def test_targets_move_by_tau_and_those_of_resting_modules_not_at_all() -> None:
 def test_an_error_that_is_not_finite_skips_its_module_and_no_other() -> None:
     names = GROUPS[0]
     modules = modules_of(names)
-    stack = SACStack(names, list(modules.values()), optimizers(modules), tau=TAU, grad_clip=CLIP, options=AS_THEY_STAND)
-    stack.load()
+    stack = stack_of(modules)
     before = stack.critics.weight_RP.clone().view(3, -1)
     batches = [batch_for(modules[name], np.random.default_rng(0)) for name in names]
     batches[1].reward[0] = np.nan
@@ -249,6 +283,84 @@ def test_an_error_that_is_not_finite_skips_its_module_and_no_other() -> None:
     assert not torch.equal(after[0], before[0])
     assert stack.skipped["XAUUSD"] == 2
     assert stack.skipped["EURUSD"] == 0
+
+
+@pytest.mark.parametrize(("penalty", "where"), [(0.5, 0.4), (0.0, None)])
+def test_with_a_price_the_mean_is_the_slope_over_it_and_without_one_it_leaves_the_bounds(
+    penalty: float, where: float | None
+) -> None:
+    """Q = .2 g whatever is seen: a price of .5 makes .4 the best signal; at no price more is always better."""
+    modules = modules_of(("EURUSD",))
+    module = modules["EURUSD"]
+    with torch.no_grad():
+        for parameter in (*module.policy.parameters(), *module.critics.parameters()):
+            parameter.zero_()
+        module.policy.rho.fill_(-4.0)
+        module.critics.entropy.log_alpha.fill_(-20.0)
+        for twin in (*module.critics.online, *module.critics.target):
+            twin.slope.bias[0] = 0.2
+    rates = {ACTOR: 0.003, **dict.fromkeys(CRITICS, 0.0), ALPHA: 0.0}
+    keepers = {key: torch.optim.Adam(part.parameters(), lr=rates[key]) for key, part in _parts(module).items()}
+    stack = SACStack(
+        ["EURUSD"],
+        [module],
+        {"EURUSD": keepers},
+        tau=0.0,
+        grad_clip=10.0,
+        action_penalty=penalty,
+        options=AS_THEY_STAND,
+    )
+    stack.load()
+    batch = batch_for(module, np.random.default_rng(0))
+    for seed in range(300):
+        stack.step([batch], seed, tell=False)
+    stack.store(policies_only=True)
+    mean = module.policy.mean(torch.from_numpy(batch.observation)).detach()
+    if where is None:
+        assert (mean[:, 0] > 1.0).float().mean() > 0.9
+    else:
+        assert mean[:, 0].mean().item() == pytest.approx(where, abs=0.02)
+    assert mean[:, 1:].abs().max() < 0.2
+
+
+def test_a_penalised_slope_is_a_ridge_regression() -> None:
+    """At its closed form, (X'X / n + lambda)^-1 X'y / n with X = w (s, 1), the gradient of the critics is zero, for a
+    line for each action and for one that is shared by instruments."""
+    for name in ("EURUSD", "forex_specialist"):
+        modules = modules_of((name,), PENALTIES)
+        module = modules[name]
+        rng = np.random.default_rng(0)
+        batch = batch_for(module, rng)
+        obs, reward = torch.from_numpy(batch.observation).double(), torch.from_numpy(batch.reward).double()
+        config = module.model_config["sac"]
+        executed = EXECUTIONS[config["execution"]].make(torch.from_numpy(batch.action), config["decision"]).double()
+        twin = copy.deepcopy(module.critics.online[0]).double()
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                parameter.zero_()
+        parts = list(twin.slope.parameters())
+        value = twin(torch.cat((obs, executed), dim=-1))
+        rows = [torch.autograd.grad(one, parts, retain_graph=True) for one in value]
+        x = torch.stack([torch.cat([part.ravel() for part in row]) for row in rows])
+        solved = torch.linalg.solve(x.mT @ x / ROWS + 0.2 * torch.eye(x.shape[1]), x.mT @ reward / ROWS)
+        for part, own in zip(parts, solved.split([part.numel() for part in parts])):
+            part.data.copy_(own.view(part.shape))
+        with torch.no_grad():
+            for critic in module.critics.online:
+                critic.load_state_dict(twin.float().state_dict())
+        stack = stack_of(modules)
+        critics = stack._critic_pass
+        obs_RBF, executed_RBW = (item.float().expand(2, -1, -1).contiguous() for item in (obs, executed))
+        error = critics.forward(obs_RBF, executed_RBW) - reward.float()
+        critics.backward(error / ROWS, torch.full((2,), 0.2))
+        slopes = [
+            (part, stack.critics.grad_RP[:, part]) for key, (part, _) in stack.critics.parts.items() if "slope" in key
+        ]
+        assert sum(gradient.shape[1] for _, gradient in slopes) == x.shape[1]
+        assert max(gradient.abs().max().item() for _, gradient in slopes) < 1e-6
+        critics.forward(obs_RBF, executed_RBW.roll(1, dims=1))
+        critics.backward(error / ROWS, torch.full((2,), 0.2))
+        assert max(stack.critics.grad_RP[:, part].abs().max().item() for part, _ in slopes) > 1e-3
 
 
 def test_plain_policies_have_nothing_to_teach() -> None:
