@@ -163,11 +163,11 @@ def result_of(process: subprocess.Popen[str]) -> str:
 def test_killed_and_resumed_is_never_having_been_killed(tmp_path: Path, runners: int) -> None:
     """1,000 gradient steps of twelve modules after the checkpoint, in another process: the same to the bit."""
     sac = ("recipe.algorithms=[sac, sac, sac]", f"resources.runners={runners}", "resources.cpus=3")
-    undisturbed = started(tmp_path / "a", KILLED, "run", *sac)
+    undisturbed = result_of(started(tmp_path / "a", KILLED, "run", *sac))
     killed = started(tmp_path / "b", KILLED, "killed", *sac)
     killed.communicate(timeout=400)
     assert killed.returncode == -signal.SIGKILL
-    assert result_of(started(tmp_path / "b", KILLED, "resume", *sac)) == result_of(undisturbed)
+    assert result_of(started(tmp_path / "b", KILLED, "resume", *sac)) == undisturbed
 
 
 @pytest.mark.ray
