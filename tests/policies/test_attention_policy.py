@@ -168,7 +168,7 @@ def test_labels_come_from_the_observation_where_its_layout_carries_them(settings
 
 
 def network_options(config):
-    return {**config["options"], "hidden": (8,), "value_hidden": (8,)}
+    return {**config["options"], "hidden": (8,), "value_hidden": (8,), "initial_mean": ()}
 
 
 def test_rows_without_a_label_teach_the_classifier_nothing():

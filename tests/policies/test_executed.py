@@ -17,7 +17,7 @@ def raw() -> np.ndarray:
 
 
 def made(kind: str, raw: np.ndarray, settings: Settings) -> np.ndarray:
-    return EXECUTIONS[kind].make(torch.from_numpy(raw), numbers_of(settings.desk.decision)).numpy()
+    return EXECUTIONS[kind].make(torch.from_numpy(raw), numbers_of(settings)).numpy()
 
 
 def test_critics_see_the_allocations_that_the_desk_makes(settings: Settings, raw: np.ndarray) -> None:
@@ -49,7 +49,7 @@ def test_critics_see_signal_urgency_and_stop_as_far_as_their_bounds(settings: Se
 
 
 def test_no_gradient_flows_where_the_environment_would_not_answer(settings: Settings) -> None:
-    numbers = numbers_of(settings.desk.decision)
+    numbers = numbers_of(settings)
     beyond = torch.tensor([[1.5, 0.3, -2.0]], requires_grad=True)
     EXECUTIONS["bounded"].make(beyond, numbers).sum().backward()
     assert beyond.grad is not None
