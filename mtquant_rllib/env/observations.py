@@ -86,7 +86,7 @@ class Observer:
         scale, book = self._scale, desk.book
         own = layout.INSTRUMENT["state"]
         out = np.empty((*desk.weight.shape, layout.INSTRUMENT.width), dtype=np.float32)
-        out[:, :, : own.start] = self._centres.off_block(desk.block)
+        self._centres.off_block(desk.block, out[:, :, : own.start])
         state = out[:, :, own]
         side = np.sign(book.units)
         atr = np.maximum(desk.atr, _TINY)

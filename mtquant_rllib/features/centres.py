@@ -33,9 +33,9 @@ class Centres:
     domains: tuple[np.ndarray, ...]
     clip: float
 
-    def off_block(self, block: np.ndarray) -> np.ndarray:
-        """Market blocks (..., 50) less their centres, a new array."""
-        out: np.ndarray = block - self.block
+    def off_block(self, block: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Market blocks (..., 50) less their centres, in `out` or a new array."""
+        out = np.subtract(block, self.block, out=out)
         return np.clip(out, -self.clip, self.clip, out=out)
 
     def off_domain(self, number: int, features: np.ndarray) -> np.ndarray:
