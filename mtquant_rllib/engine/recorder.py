@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -70,6 +71,32 @@ class Post:
     @property
     def learns(self) -> bool:
         return bool(self.learning.any())
+
+    @cached_property
+    def _ever_seated(self) -> np.ndarray:
+        return self.members[self.level.seated(self.desk.n_envs)].astype(np.int8)
+
+    def seated(self) -> np.ndarray:
+        """Which of the modules sits where, int8 (B, n)."""
+        if self.level.seats is None:
+            return self._ever_seated
+        return self.members[self.level.seats()].astype(np.int8)
+
+    @cached_property
+    def _ever_exploring(self) -> np.ndarray:
+        return self.exploring[self._ever_seated]
+
+    @cached_property
+    def _ever_streams(self) -> np.ndarray:
+        return self.level.streams[self.level.seated(self.desk.n_envs)]
+
+    def streams(self) -> np.ndarray:
+        """Index of who sits there among all agents, (B, n)."""
+        return self._ever_streams if self.level.seats is None else self.level.streams[self.level.seats()]
+
+    def explores(self) -> np.ndarray:
+        """Whether who sits there explores, bool (B, n)."""
+        return self._ever_exploring if self.level.seats is None else self.exploring[self.seated()]
 
     def prepare(self, n_envs: int, n_bars: int) -> None:
         """Clear the columns, put in what is held on, and allocate anew only for another number of bars."""

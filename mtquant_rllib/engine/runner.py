@@ -257,7 +257,7 @@ class BatchedEnvRunner(BarRunner):
             inputs[due] = post.panel(observations[due], None if seats is None else seats[due])
         floor = self._sigma_floor
         least = None if floor is None else floor[post.desk.features.regime[post.desk.row]]
-        raw = draw(inputs, post.exploring[self._seated(post)], least)
+        raw = draw(inputs, post.explores(), least)
         level.decide(raw)
         recorder = post.recorder
         if recorder is not None and row:
@@ -265,23 +265,19 @@ class BatchedEnvRunner(BarRunner):
             recorder.observations[row] = observations
             recorder.actions[row] = raw
             recorder.inputs[row] = inputs
-            recorder.seats[row] = self._seated(post)
+            recorder.seats[row] = post.seated()
         return observations
-
-    def _seated(self, post: Post) -> np.ndarray:
-        """Which of the level's modules sits where, int8 (B, n)."""
-        return post.members[post.level.seated(self.num_envs)].astype(np.int8)
 
     def _reward(self, posts: list[Post], row: int, rewards: np.ndarray, truncated: np.ndarray) -> None:
         for post in posts:
             recorder = post.recorder
             if recorder is None:
                 continue
-            streams = post.level.streams[post.level.seated(self.num_envs)]
+            streams = post.streams()
             recorder.rewards[row] = np.take_along_axis(rewards, streams, axis=1)
             if truncated.any():
                 recorder.final.append(post.level.observe()[truncated])
-                recorder.final_seats.append(self._seated(post)[truncated])
+                recorder.final_seats.append(post.seated()[truncated])
 
     def _returns_of(self, env: int) -> dict[str, float]:
         """Sum of rewards of each agent that plays in an environment."""
@@ -294,7 +290,11 @@ class BatchedEnvRunner(BarRunner):
         """Close the books of ended episodes and begin the next ones. failed: terminated, not cut off, (B,)."""
         now = time.perf_counter()
         mapping = self.config.policy_mapping_fn
-        for env in envs.tolist():
+        # Of more episodes with the same agents than a statistic's window holds, the first would be forgotten at once.
+        forgotten = len(envs) - self.config.metrics_num_episodes_for_smoothing
+        if self._episode_callbacks.wanted or any(level.seats for table in self.env.tables for level in table.levels):
+            forgotten = 0
+        for env in envs[max(forgotten, 0) :].tolist():
             returns = self._returns_of(env)
             modules: dict[str, float] = {}
             for agent, value in returns.items():
@@ -360,7 +360,7 @@ class BatchedEnvRunner(BarRunner):
                     if seen is None:
                         shape = (self.num_envs, post.level.n_seats, post.level.observation)
                         seen = post.level.observe() if due.any() else np.zeros(shape, np.float32)
-                    tails.append((post, Tail(seen, self._seated(post), due, table.desk.row.copy(), table.turns())))
+                    tails.append((post, Tail(seen, post.seated(), due, table.desk.row.copy(), table.turns())))
         return tails
 
     def _count(self, bars: int) -> None:

@@ -53,7 +53,7 @@ class Allocator(Trading):
         assert settings.allocator is not None
         self._allocator = own = settings.allocator
         n = self.universe.n_instruments
-        self._columns = np.array(allocator_columns(self.universe.symbols))
+        self._seen = np.array(allocator_columns(self.universe.symbols))
         self._market = self._block.reshape(len(self._block), -1)
         self._centres = Centres.of(settings)
         self._move_columns = np.arange(n) * BLOCK.width + BLOCK.column(_MOVE)
@@ -72,7 +72,7 @@ class Allocator(Trading):
 
     def observe(self) -> np.ndarray:
         """float32 (B, 10 n): the columns of `layout.allocator_layout`."""
-        return self._centres.off_columns(self._market[self.row[:, None], self._columns], self._columns)
+        return self._centres.off_columns(self._market[self.row[:, None], self._seen], self._seen)
 
     def decide(self, raw: np.ndarray) -> None:
         """Take raw actions (B, n) in [-1, 1]."""

@@ -37,6 +37,7 @@ from mtquant_rllib.env.scoring import Scorer
 from mtquant_rllib.env.track_record import DailyReturns, TrackRecord
 from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.features.centres import Centres
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio.book import row_sums
 from mtquant_rllib.portfolio.tape import Tape
@@ -89,7 +90,8 @@ class Desk(Trading):
         self.record = TrackRecord(n_envs, n_domains, self.config.observation.track_record_bars)
         self._packed = PackedIndex(n)
         self._pair_sums = _domain_pair_sums(self._packed, self.domain_of, n_domains)
-        self._observer = Observer(settings)
+        self._centres = Centres.of(settings)
+        self._observer = Observer(settings, features.columns)
 
     # -- episodes -----------------------------------------------------------------------------------------------------
 
@@ -128,8 +130,9 @@ class Desk(Trading):
             return
         super()._fetch()
         self.block = self._block[self.row]
+        self._centres.take_off(self.block, self.context)
         if self.scene.domain is not None:
-            self.block *= self.active[:, :, None]
+            self.block[~self.active] = 0.0
         if self.hub is not None:
             self._report(self.hub)
 

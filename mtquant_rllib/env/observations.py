@@ -1,8 +1,8 @@
 """What each level sees, written from the state of the desk into the layout of named blocks.
 
-Market features arrive standardised, and their centres are taken off here (`features.centres`). The private parts are
-scaled here, by the numbers of `desk.observation`, so that a typical value is of order one, and clipped. Before there is
-history they are zero, and what is decided about capital is zero in the middle of its range; appetite at its largest.
+Market features arrive standardised and without their centres (`features.centres`). The private parts are scaled here,
+by the numbers of `desk.observation`, so that a typical value is of order one, and clipped. Before there is history they
+are zero, and what is decided about capital is zero in the middle of its range; appetite at its largest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.features import layout
-from mtquant_rllib.features.centres import Centres
+from mtquant_rllib.features.table import Columns
 
 if TYPE_CHECKING:
     from mtquant_rllib.env.core import Desk
@@ -24,17 +24,16 @@ _TINY = 1e-12
 class Observer:
     """Writes observations of B environments as float32."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, columns: Columns) -> None:
         universe = settings.universe
         self._scale = settings.desk.observation
         self._decision = settings.desk.decision
-        self._centres = Centres.of(settings)
+        self._columns = columns
         self._domain_of = np.array(universe.domain_of)
         self._slices = universe.domain_slices
         self._n_domains = universe.n_domains
         self._meta = layout.meta_layout(universe, self._scale.returns_days)
         self._specialists = [layout.specialist_layout(domain) for domain in universe.domains]
-        self._domain_widths = [layout.domain_layout(domain).width for domain in universe.domains]
 
     def meta(self, desk: Desk) -> np.ndarray:
         """(B, 74): portfolio | correlation | specialists | macro."""
@@ -53,19 +52,16 @@ class Observer:
         specialists[:, :d] = desk.track_sharpe() / scale.sharpe_scale
         specialists[:, d : 2 * d] = desk.win_rate() * 2.0 - 1.0
         specialists[:, 2 * d :] = desk.utilisation() * 2.0 - 1.0
-        out[:, shape["macro"]] = desk.features.macro[desk.row]
+        out[:, shape["macro"]] = desk.context[:, self._columns.macro]
         return np.clip(out, -scale.clip, scale.clip, out=out)
 
     def specialist(self, desk: Desk, domain: int) -> np.ndarray:
         """(B, w): domain features | block of each instrument | own state."""
         scale, shape = self._scale, self._specialists[domain]
         out = np.empty((desk.n_envs, shape.width), dtype=np.float32)
-        own, width = shape["state"], self._domain_widths[domain]
-        out[:, :width] = self._centres.off_domain(domain, desk.features.domain[domain][desk.row])
-        block = self._centres.off_block(desk.block[:, self._slices[domain]])
-        if desk.scene.domain is not None:
-            block[~desk.active[:, self._slices[domain]]] = 0.0
-        out[:, width : own.start] = block.reshape(desk.n_envs, -1)
+        own, width = shape["state"], shape.slices["domain"].stop
+        out[:, :width] = desk.context[:, self._columns.domains[domain]]
+        out[:, width : own.start] = desk.block[:, self._slices[domain]].reshape(desk.n_envs, -1)
         state = out[:, own]
         stream = 1 + domain
         state[:, 0] = desk.allocation[:, domain] / self._decision.allocation_cap * 2.0 - 1.0
@@ -86,7 +82,7 @@ class Observer:
         scale, book = self._scale, desk.book
         own = layout.INSTRUMENT["state"]
         out = np.empty((*desk.weight.shape, layout.INSTRUMENT.width), dtype=np.float32)
-        self._centres.off_block(desk.block, out[:, :, : own.start])
+        out[:, :, : own.start] = desk.block
         state = out[:, :, own]
         side = np.sign(book.units)
         atr = np.maximum(desk.atr, _TINY)
@@ -104,5 +100,5 @@ class Observer:
         state[:, :, 10] = desk.sharpe.square[:, streams] - 1.0
         np.clip(state, -scale.clip, scale.clip, out=state)
         if desk.scene.domain is not None:
-            out *= desk.active[:, :, None]
+            state *= desk.active[:, :, None]
         return out

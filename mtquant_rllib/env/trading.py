@@ -44,13 +44,11 @@ class Trading:
         self.tape = tape
         self.features = features
         # Plain views: a memory map's own indexing costs as much again as the gather.
-        self._block, self._covariance, self._correlation, self._vol_ann, self._sigma_day, self._atr = (
-            np.asarray(getattr(features, name)).view(np.ndarray)
-            for name in ("block", "covariance", "correlation", "vol_ann", "sigma_day", "atr")
+        self._block, self._context, self._sizing, self._money, self._flags, self._day = (
+            np.asarray(array).view(np.ndarray)
+            for array in (features.block, features.context, features.sizing, tape.money, tape.flags, tape.day)
         )
-        self._money, self._flags, self._day = (
-            np.asarray(getattr(tape, name)).view(np.ndarray) for name in ("money", "flags", "day")
-        )
+        self._columns = features.columns
         self.scene = scene
         self.oversight = oversight
         self.n_envs = n_envs
@@ -129,12 +127,13 @@ class Trading:
         """Gather the row's known quantities once per bar."""
         if self._fetched:
             return
-        rows = self.row
-        self.covariance = self._covariance[rows]
-        self.correlation = self._correlation[rows]
-        self.vol_ann = self._vol_ann[rows]
-        self.sigma_day = self._sigma_day[rows]
-        self.atr = self._atr[rows]
+        rows, parts, sizing = self.row, self._columns, self._sizing[self.row]
+        self.context = self._context[rows]
+        self.correlation = self.context[:, parts.correlation]
+        self.covariance = sizing[:, parts.covariance]
+        self.vol_ann = sizing[:, parts.vol_ann]
+        self.sigma_day = sizing[:, parts.sigma_day]
+        self.atr = sizing[:, parts.atr]
         self.close = self._money[rows, channel.LAST]
         self.unit_value = self.close * self._money[rows, channel.FX_LAST]
         self.weight = self.weight_of(self.book.units)

@@ -18,7 +18,7 @@ import numpy as np
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features import layout
-from mtquant_rllib.features.table import FeatureTable
+from mtquant_rllib.features.table import Columns, FeatureTable
 from mtquant_rllib.universe import Universe
 
 _DECIMALS = 4
@@ -27,15 +27,23 @@ _DECIMALS = 4
 @dataclass(frozen=True)
 class Centres:
     """block: float32 (50,), one value a column for all instruments; domains: float32 (w,) of each domain; clip: of what
-    is left."""
+    is left; blocks, context: the same, along a row of `FeatureTable.block` and of `FeatureTable.context`."""
 
     block: np.ndarray
     domains: tuple[np.ndarray, ...]
     clip: float
+    blocks: np.ndarray
+    context: np.ndarray
 
-    def off_block(self, block: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Market blocks (..., 50) less their centres, in `out` or a new array."""
-        out = np.subtract(block, self.block, out=out)
+    def take_off(self, blocks: np.ndarray, context: np.ndarray) -> None:
+        """Take them off gathered rows, in place: blocks (R, n, 50), contiguous, and contexts (R, w)."""
+        for rows, centres in ((blocks.reshape(len(blocks), -1), self.blocks), (context, self.context)):
+            rows -= centres
+            np.clip(rows, -self.clip, self.clip, out=rows)
+
+    def off_block(self, block: np.ndarray) -> np.ndarray:
+        """Market blocks (..., 50) less their centres, a new array."""
+        out: np.ndarray = block - self.block
         return np.clip(out, -self.clip, self.clip, out=out)
 
     def off_domain(self, number: int, features: np.ndarray) -> np.ndarray:
@@ -65,7 +73,10 @@ class Centres:
         if unknown := sorted(set(known).difference(*groups)):
             raise ConfigError(f"desk.observation.centres.{unknown[0]}: there is no such column of market features")
         block, *domains = (np.array([known.get(name, 0.0) for name in names], dtype=np.float32) for names in groups)
-        return cls(block, tuple(domains), settings.desk.observation.clip)
+        n = settings.universe.n_instruments
+        others = np.zeros(Columns.of(n, ()).macro.stop, dtype=np.float32)
+        clip = settings.desk.observation.clip
+        return cls(block, tuple(domains), clip, np.tile(block, n), np.concatenate([others, *domains]))
 
 
 def measured(table: FeatureTable, stretches: Sequence[slice], universe: Universe) -> Mapping[str, float]:

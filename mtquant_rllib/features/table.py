@@ -39,6 +39,32 @@ _META = "table.json"
 _BEFORE_HISTORY = {"vol_ann": 1.0, "regime": float(Regime.SIDEWAYS)}
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Where each part stands in a row of `FeatureTable.context` and of `FeatureTable.sizing`."""
+
+    correlation: slice
+    macro: slice
+    domains: tuple[slice, ...]
+    covariance: slice
+    vol_ann: slice
+    sigma_day: slice
+    atr: slice
+
+    @classmethod
+    @functools.cache
+    def of(cls, n: int, domain_widths: tuple[int, ...]) -> Columns:
+        """For n instruments and domains of those widths."""
+        n_pairs = n * (n - 1) // 2
+        correlation, macro, *domains = _side_by_side((n_pairs, MACRO.width, *domain_widths))
+        return cls(correlation, macro, tuple(domains), *_side_by_side((n_pairs + n, n, n, n)))
+
+
+def _side_by_side(widths: Sequence[int]) -> list[slice]:
+    stops = [int(stop) for stop in np.cumsum(widths)]
+    return [slice(stop - width, stop) for stop, width in zip(stops, widths)]
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureTable:
     """Features of one or several histories on one time axis.
@@ -51,20 +77,13 @@ class FeatureTable:
     ----------
     block
         float32 (N, n, 50), see `layout.BLOCK`.
-    domain
-        An array for each domain that has features of its own, float32 (N, width of the domain).
-    macro
-        float32 (N, 5), see `layout.MACRO`.
-    correlation
-        float32 (N, n(n-1)/2): correlation of bars over the long window, upper triangle row by row.
-    covariance
-        float64 (N, n(n+1)/2): of daily simple returns, `np.triu_indices(n)` order.
-    vol_ann
-        float64 (N, n): annualised volatility that sizes positions, floored.
-    sigma_day
-        float64 (N, n): deviation of a day's return, EWMA of span 60, not floored.
-    atr
-        float64 (N, n): Wilder's average true range of 14 own bars, in price.
+    context
+        float32 (N, w): `correlation` | `macro` | each `domain`, side by side. What is read together lies together: a
+        bar of a long history costs a cache miss for each array that it touches.
+    sizing
+        float64 (N, v): `covariance` | `vol_ann` | `sigma_day` | `atr`.
+    domain_widths
+        Of each domain that has features of its own.
     correlation_shift
         float32 (N,): |mean pairwise correlation of the short window - of the long one|.
     regime, regime_confidence
@@ -76,17 +95,13 @@ class FeatureTable:
     """
 
     block: np.ndarray
-    domain: tuple[np.ndarray, ...]
-    macro: np.ndarray
-    correlation: np.ndarray
-    covariance: np.ndarray
-    vol_ann: np.ndarray
-    sigma_day: np.ndarray
-    atr: np.ndarray
+    context: np.ndarray
+    sizing: np.ndarray
     correlation_shift: np.ndarray
     regime: np.ndarray
     regime_confidence: np.ndarray
     proxy_return: np.ndarray
+    domain_widths: tuple[int, ...]
     warmup: int
     n_paths: int
     n_rows_per_path: int
@@ -94,6 +109,46 @@ class FeatureTable:
 
     def __len__(self) -> int:
         return self.n_paths * self.n_rows_per_path
+
+    @property
+    def columns(self) -> Columns:
+        """Where the parts of `context` and `sizing` stand."""
+        return Columns.of(self.block.shape[1], self.domain_widths)
+
+    @property
+    def correlation(self) -> np.ndarray:
+        """float32 (N, n(n-1)/2): correlation of bars over the long window, upper triangle row by row."""
+        return self.context[:, self.columns.correlation]
+
+    @property
+    def macro(self) -> np.ndarray:
+        """float32 (N, 5), see `layout.MACRO`."""
+        return self.context[:, self.columns.macro]
+
+    @property
+    def domain(self) -> tuple[np.ndarray, ...]:
+        """An array for each domain that has features of its own, float32 (N, width of the domain)."""
+        return tuple(self.context[:, part] for part in self.columns.domains)
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """float64 (N, n(n+1)/2): of daily simple returns, `np.triu_indices(n)` order."""
+        return self.sizing[:, self.columns.covariance]
+
+    @property
+    def vol_ann(self) -> np.ndarray:
+        """float64 (N, n): annualised volatility that sizes positions, floored."""
+        return self.sizing[:, self.columns.vol_ann]
+
+    @property
+    def sigma_day(self) -> np.ndarray:
+        """float64 (N, n): deviation of a day's return, EWMA of span 60, not floored."""
+        return self.sizing[:, self.columns.sigma_day]
+
+    @property
+    def atr(self) -> np.ndarray:
+        """float64 (N, n): Wilder's average true range of 14 own bars, in price."""
+        return self.sizing[:, self.columns.atr]
 
     def __reduce__(self) -> Any:
         """A table on disk travels between processes as its folder's name, not as its contents."""
@@ -111,7 +166,7 @@ def open_table(folder: Path) -> FeatureTable:
 
     return FeatureTable(
         **{name: array(name) for name in meta["arrays"]},
-        domain=tuple(array(f"domain_{name}") for name in meta["domains"]),
+        domain_widths=tuple(meta["domain_widths"]),
         warmup=meta["warmup"],
         n_paths=meta["n_paths"],
         n_rows_per_path=meta["n_rows_per_path"],
@@ -140,7 +195,14 @@ def build_features(settings: Settings, markets: Sequence[MarketData], cache: Pat
     if cache is None:
         memory = _MemorySink(len(markets), len(markets[0]))
         warmup = _build(settings, markets, memory)
-        return _in_memory(settings, memory, warmup, markets)
+        arrays: dict[str, Any] = memory.arrays
+        return FeatureTable(
+            **arrays,
+            domain_widths=_domain_widths(settings),
+            warmup=warmup,
+            n_paths=len(markets),
+            n_rows_per_path=len(markets[0]),
+        )
     folder = cache / content_hash(settings, markets)
     if not (folder / _META).is_file():
         cache.mkdir(parents=True, exist_ok=True)
@@ -150,8 +212,8 @@ def build_features(settings: Settings, markets: Sequence[MarketData], cache: Pat
             with _FileSink(scratch, len(markets), len(markets[0])) as sink:
                 warmup = _build(settings, markets, sink)
                 meta = {
-                    "arrays": [name for name in sink.names if not name.startswith("domain_")],
-                    "domains": [domain.name for domain in settings.universe.domains if domain.features_dim],
+                    "arrays": sink.names,
+                    "domain_widths": _domain_widths(settings),
                     "warmup": warmup,
                     "n_paths": len(markets),
                     "n_rows_per_path": len(markets[0]),
@@ -278,12 +340,14 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
     macro = MacroSeries(
         settings, stamps, first.macro_columns, np.stack([market.macro for market in markets], axis=1), charts
     )
-    arrays["macro"], defined["macro"] = macro_block(macro)
+    macro_columns, defined["macro"] = macro_block(macro)
+    domain_columns = []
     for domain in universe.domains:
         if not domain.features_dim:
             continue
         view = DomainView(settings, domain, charts, valid, macro)
-        arrays[f"domain_{domain.name}"], defined[f"the features of {domain.name}"] = domain_features(view)
+        columns, defined[f"the features of {domain.name}"] = domain_features(view)
+        domain_columns.append(columns)
 
     def of_each(compute) -> np.ndarray:
         return np.stack([charts[symbol].spread(compute) for symbol in universe.symbols], axis=-1)
@@ -301,30 +365,18 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
     for name, array in raw.items():
         known = ~np.isnan(array)
         defined[name] = np.logical_or.accumulate(known.reshape(n_rows, n_paths, -1).all(axis=-1), axis=0)
-        arrays[name] = np.where(known, array, _BEFORE_HISTORY.get(name, 0.0)).astype(_DTYPES.get(name, np.float32))
-    return arrays, defined
-
-
-_DTYPES: dict[str, type] = {
-    "vol_ann": np.float64,
-    "sigma_day": np.float64,
-    "atr": np.float64,
-    "covariance": np.float64,
-    "regime": np.int8,
-}
-
-
-def _in_memory(settings: Settings, memory: _MemorySink, warmup: int, markets: Sequence[MarketData]) -> FeatureTable:
-    arrays: dict[str, Any] = {name: array for name, array in memory.arrays.items() if not name.startswith("domain_")}
-    return FeatureTable(
-        **arrays,
-        domain=tuple(
-            memory.arrays[f"domain_{domain.name}"] for domain in settings.universe.domains if domain.features_dim
-        ),
-        warmup=warmup,
-        n_paths=len(markets),
-        n_rows_per_path=len(markets[0]),
+        raw[name] = np.where(known, array, _BEFORE_HISTORY.get(name, 0.0))
+    context = [raw.pop("correlation"), macro_columns, *domain_columns]
+    arrays["context"] = np.concatenate(context, axis=-1, dtype=np.float32)
+    arrays["sizing"] = np.concatenate(
+        [raw.pop(name) for name in ("covariance", "vol_ann", "sigma_day", "atr")], axis=-1
     )
+    arrays["regime"] = raw.pop("regime").astype(np.int8)
+    return arrays | {name: array.astype(np.float32) for name, array in raw.items()}, defined
+
+
+def _domain_widths(settings: Settings) -> tuple[int, ...]:
+    return tuple(domain.features_dim for domain in settings.universe.domains if domain.features_dim)
 
 
 class _MemorySink:

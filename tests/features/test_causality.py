@@ -17,13 +17,13 @@ from mtquant_rllib.market.bars import MarketData
 Walk = Callable[..., MarketData]
 Scramble = Callable[[MarketData, int, int], MarketData]
 
-ARRAYS = [
-    item.name for item in fields(FeatureTable) if item.name not in ("warmup", "n_paths", "n_rows_per_path", "folder")
-]
+PARTS = ("correlation", "macro", "covariance", "vol_ann", "sigma_day", "atr")
 
 
 def arrays_of(table: FeatureTable) -> dict[str, np.ndarray]:
-    named = {name: getattr(table, name) for name in ARRAYS if name != "domain"}
+    stored = {item.name: getattr(table, item.name) for item in fields(table)}
+    named = {name: array for name, array in stored.items() if isinstance(array, np.ndarray)}
+    named |= {name: getattr(table, name) for name in PARTS}
     return named | {f"domain[{d}]": array for d, array in enumerate(table.domain)}
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.data import DeskData
-from mtquant_rllib.env.observations import Observer
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.evaluation.rollout import new_desk, whole
 from mtquant_rllib.features import layout
@@ -49,17 +48,16 @@ def test_over_the_training_bars_every_market_feature_is_zero_on_average(run: tup
 def test_every_agent_sees_the_features_without_them(run: tuple[Settings, DeskData]) -> None:
     settings, data = run
     desk = new_desk(settings, data, whole(data.stretches))
-    desk.observe_row()
     plain = settings.model_dump(mode="json")
     plain["desk"]["observation"]["centres"] = {}
-    as_it_is = Observer(Settings.model_validate(plain))
+    as_it_is = new_desk(Settings.model_validate(plain), data, whole(data.stretches))
     column = layout.BLOCK.column("cmf")
     cmf = settings.desk.observation.centres["cmf"]
-    seen, raw = desk.observe_instruments(), as_it_is.instruments(desk)
+    seen, raw = desk.observe_instruments(), as_it_is.observe_instruments()
     np.testing.assert_allclose(seen[:, :, column], raw[:, :, column] - cmf, atol=1e-6)
     np.testing.assert_array_equal(seen[:, :, layout.INSTRUMENT["state"]], raw[:, :, layout.INSTRUMENT["state"]])
     own = layout.specialist_layout(settings.universe.domains[0])
-    seen, raw = desk.observe_specialist(0), as_it_is.specialist(desk, 0)
+    seen, raw = desk.observe_specialist(0), as_it_is.observe_specialist(0)
     for name in ("EURUSD.cmf", "carry"):
         centre = settings.desk.observation.centres[name.split(".")[-1]]
         np.testing.assert_allclose(seen[:, own.column(name)], raw[:, own.column(name)] - centre, atol=1e-6)
