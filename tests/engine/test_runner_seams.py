@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ray.rllib.callbacks.callbacks import RLlibCallback
-from ray.rllib.utils.metrics import EPISODE_RETURN_MEAN, NUM_EPISODES
+from ray.rllib.utils.metrics import EPISODE_RETURN_MAX, EPISODE_RETURN_MEAN, EPISODE_RETURN_MIN, NUM_EPISODES
 
 from mtquant_rllib.engine.runner import BatchedEnvRunner
 
@@ -61,6 +61,28 @@ def test_nobody_who_listens_changes_what_is_sampled(config: Any, make_config: An
     for mine, theirs in zip(one.levels, other.levels):
         assert np.array_equal(mine.observations, theirs.observations)
         assert np.array_equal(mine.rewards, theirs.rewards)
+
+
+@pytest.mark.parametrize(("phase", "trial"), [(3, "desk"), (1, "forex")])
+def test_of_many_episodes_that_end_together_the_statistics_are_those_of_all(
+    phase: int, trial: str, make_config: Any
+) -> None:
+    """Four end at once, more than a window of two holds; who listens has each of them logged."""
+    told = []
+    for listener in (None, Listener):
+        config = make_config(phase, trial).reporting(metrics_num_episodes_for_smoothing=2)
+        if listener is not None:
+            config.callbacks(listener)
+        runner = BatchedEnvRunner(config=config, worker_index=0)
+        runner.sample(num_timesteps=4 * 50)
+        metrics = runner.get_metrics()
+        kinds = (EPISODE_RETURN_MEAN, EPISODE_RETURN_MIN, EPISODE_RETURN_MAX, NUM_EPISODES)
+        told.append(
+            [metrics[kind].peek() for kind in kinds]
+            + [(agent, stats.peek()) for agent, stats in sorted(metrics["agent_episode_returns_mean"].items())]
+        )
+    assert told[0] == told[1]
+    assert told[0][3] == 8
 
 
 def test_an_evaluation_runner_plays_whole_episodes_of_its_own(config: Any) -> None:
