@@ -24,7 +24,8 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.episodes import Stretch
 from mtquant_rllib.env.leak import plant_leak
 from mtquant_rllib.errors import ConfigError, MarketDataError, RunError
-from mtquant_rllib.features.table import FeatureTable, build_features, open_table
+from mtquant_rllib.features.building import build_features
+from mtquant_rllib.features.table import FeatureTable, open_table
 from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.market.splits import NAMES, time_splits
 from mtquant_rllib.portfolio.tape import Tape

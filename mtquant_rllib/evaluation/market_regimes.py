@@ -16,7 +16,7 @@ import numpy as np
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.evaluation.regime_figures import REGIME_NAMES, RegimeFigures, regime_figures
-from mtquant_rllib.features.table import build_features
+from mtquant_rllib.features.building import build_features
 from mtquant_rllib.market.bars import MarketData
 
 _SECONDS_A_YEAR = 365.25 * 86400

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.features.table import FeatureTable, build_features
+from mtquant_rllib.features.building import build_features
+from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.market.bars import MarketData
 
 Walk = Callable[..., MarketData]

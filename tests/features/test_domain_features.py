@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.features.building import build_features
 from mtquant_rllib.features.layout import MACRO, domain_layout
-from mtquant_rllib.features.table import FeatureTable, build_features
+from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.market.bars import CLOSE, HIGH, LOW, MarketData
 
 N = 900

@@ -8,8 +8,8 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features import layout
 from mtquant_rllib.features.domains import DOMAIN_FEATURES
+from mtquant_rllib.features.listing import list_features
 from mtquant_rllib.features.macro import macro_feature
-from mtquant_rllib.features.table import list_features
 
 
 def test_block_is_price_volume_technical_momentum() -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, MarketDataError
-from mtquant_rllib.features import table as table_module
+from mtquant_rllib.features import building
+from mtquant_rllib.features.building import build_features, content_hash
 from mtquant_rllib.features.layout import BLOCK, MACRO, domain_layout
-from mtquant_rllib.features.table import build_features, content_hash
 from mtquant_rllib.market.bars import OPEN, MarketData
 
 Walk = Callable[..., MarketData]
@@ -66,7 +66,7 @@ def test_paths_built_together_equal_paths_built_alone(walk: Walk, settings: Sett
 def test_chunks_do_not_matter(walk: Walk, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     markets = [walk(300, seed) for seed in range(3)]
     whole = build_features(settings, markets, None)
-    monkeypatch.setattr(table_module, "_CHUNK_CELLS", 1)
+    monkeypatch.setattr(building, "_CHUNK_CELLS", 1)
     np.testing.assert_array_equal(build_features(settings, markets, None).block, whole.block)
 
 
@@ -107,7 +107,7 @@ def test_a_second_build_does_not_compute(
     def refuse(*_: object) -> None:
         raise AssertionError("built again")
 
-    monkeypatch.setattr(table_module, "_build", refuse)
+    monkeypatch.setattr(building, "_build", refuse)
     build_features(settings, [market], tmp_path)
     with pytest.raises(AssertionError, match="built again"):
         build_features(settings, [walk(300, seed=1)], tmp_path)
@@ -117,14 +117,14 @@ def test_two_builders_at_once_end_with_one_table(
     walk: Walk, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     market = walk(300)
-    build = table_module._build
+    build = building._build
 
     def while_another_finishes(*args):
-        monkeypatch.setattr(table_module, "_build", build)
+        monkeypatch.setattr(building, "_build", build)
         build_features(settings, [market], tmp_path)
         return build(*args)
 
-    monkeypatch.setattr(table_module, "_build", while_another_finishes)
+    monkeypatch.setattr(building, "_build", while_another_finishes)
     table = build_features(settings, [market], tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
     assert np.isfinite(table.block).all()

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.features.building import build_features
 from mtquant_rllib.features.moments import Days
-from mtquant_rllib.features.table import build_features
 from mtquant_rllib.market.bars import CLOSE, MarketData
 from mtquant_rllib.market.calendar import trading_day
 

@@ -7,8 +7,9 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.features import regimes
+from mtquant_rllib.features.building import build_features
 from mtquant_rllib.features.regimes import Regime, detect, measure
-from mtquant_rllib.features.table import FeatureTable, build_features
+from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.market.bars import MarketData
 
 

@@ -1,0 +1,179 @@
+"""`mtquant data`: read, draw and look through bars, their regimes and what is made of them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mtquant_rllib.commands.command import add_command, add_family, check_files, settings_of, write_json
+from mtquant_rllib.errors import ConfigError
+
+
+def add_data(commands: Any) -> None:
+    kinds = add_family(
+        commands,
+        "data",
+        "read, draw and look through bars",
+        "mtquant data import history/ --out bars.parquet",
+        word="WHAT",
+        dest="kind",
+    )
+    read = add_command(
+        kinds,
+        "import",
+        _import,
+        "read history exports (MT4/MT5, Yahoo, generic CSV, Parquet) into one Parquet file",
+        "mtquant data import EURUSD_D1.csv XAUUSD_D1.csv --out bars.parquet",
+    )
+    read.add_argument("files", nargs="+", type=Path, metavar="FILE", help="files or folders, bars and macro alike")
+    read.add_argument("--out", type=Path, metavar="FILE", help="write bars here, macro series beside them as *_macro")
+    read.add_argument("--repair", action="store_true", help="sort, drop duplicates and bad rows, and say how many")
+    read.add_argument("--symbol", help="the instrument, where the file does not name it")
+    read.add_argument("--timezone", help="of the stamps, where the file does not say: UTC, New York+7, UTC+2")
+    read.add_argument("--scale", type=int, metavar="N", help="divisor of prices that a file stores as integers")
+    read.add_argument("--date-format", help="of the stamps, where it is ambiguous, such as %%d/%%m/%%Y")
+    read.add_argument("--json", type=Path, metavar="FILE", help="write the import report here")
+
+    drawn = add_command(
+        kinds,
+        "synth",
+        _synth,
+        "draw synthetic histories of all instruments",
+        "mtquant data synth --years 20 --variant planted --seed 7 --out synthetic/",
+    )
+    drawn.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="a Parquet file of bars a path, and macro"
+    )
+    drawn.add_argument("--paths", type=int, default=1, help="independent histories (default: %(default)s)")
+    drawn.add_argument("--years", type=float, default=20.0, help="length of each (default: %(default)s)")
+    drawn.add_argument("--seed", type=int, help="of the draw (default: the setting `seed`)")
+    drawn.add_argument("--variant", choices=("default", "planted", "null"), default="default", help="what is in it")
+
+    look = add_command(
+        kinds,
+        "describe",
+        _describe,
+        "look through bars and point out what is suspect",
+        "mtquant data describe bars.parquet --macro macro.parquet",
+    )
+    look.add_argument("market", type=Path, nargs="?", metavar="FILE", help="bars (default: the embedded market)")
+    look.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
+    look.add_argument("--json", type=Path, metavar="FILE", help="write the findings here")
+
+    labelled = add_command(
+        kinds,
+        "regimes",
+        _regimes,
+        "label the regimes of bars, and say their shares, durations and transitions",
+        "mtquant data regimes bars.parquet --period 2020-03 --period 2017",
+    )
+    labelled.add_argument("market", type=Path, metavar="FILE", help="bars")
+    labelled.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
+    labelled.add_argument(
+        "--period", action="append", default=[], dest="periods", metavar="YEAR[-MONTH]", help="on its own; repeatable"
+    )
+    labelled.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+
+    add_command(
+        kinds,
+        "features",
+        _features,
+        "list every market feature that the agents see, with its formula",
+        "mtquant data features",
+    )
+
+
+def _import(args: argparse.Namespace) -> None:
+    from mtquant_rllib.config.loader import validate
+    from mtquant_rllib.config.market import FileOptions
+    from mtquant_rllib.market import importers
+
+    settings = settings_of(args)
+    options = None
+    if args.symbol or args.timezone or args.scale or args.date_format:
+        given = {key: getattr(args, key) for key in ("symbol", "timezone", "scale", "date_format")}
+        options = validate(FileOptions, given, "mtquant data import")
+    found = importers.import_paths(args.files, settings, options=options, repair=args.repair)
+    for line in found.report.lines():
+        print(line)
+    if args.out is not None:
+        if found.series:
+            print(f"bars: {importers.write_bars(found.series, args.out)}")
+        if found.macro is not None:
+            beside = args.out if not found.series else args.out.with_name(f"{args.out.stem}_macro{args.out.suffix}")
+            print(f"macro: {importers.write_macro(found.macro, beside)}")
+    if args.json is not None:
+        write_json(args.json, found.report.to_dict())
+
+
+def _synth(args: argparse.Namespace) -> None:
+    from mtquant_rllib.market import importers
+    from mtquant_rllib.market.macro import MacroSeries
+    from mtquant_rllib.market.synthetic import synthesise
+
+    settings = settings_of(args)
+    if args.paths < 1 or args.years <= 0:
+        raise ConfigError(f"--paths {args.paths} --years {args.years:g}: expected one path or more, and some years")
+    seed = settings.seed if args.seed is None else args.seed
+    drawn = synthesise(settings, n_paths=args.paths, n_years=args.years, seed=seed, variant=args.variant)
+    for number, market in enumerate(drawn.markets):
+        bars = importers.write_market(market, args.out / f"path_{number:03d}.parquet")
+        # What is known at a row was published the business day before.
+        known = MacroSeries(
+            dates=market.stamps[:-1].astype("datetime64[D]"), columns=market.macro_columns, values=market.macro[1:]
+        )
+        macro = importers.write_macro(known, args.out / f"path_{number:03d}_macro.parquet")
+        print(f"{bars} and {macro.name}: {len(market):,} rows, {args.variant}, seed {seed}, path {number}")
+
+
+def _describe(args: argparse.Namespace) -> None:
+    import rich
+
+    from mtquant_rllib.market.quality import describe
+
+    settings = settings_of(args)
+    if args.market is None:
+        from mtquant_rllib.market.synthetic import synthesise
+
+        size = settings.embedded.of("train")
+        drawn = synthesise(
+            settings, n_paths=1, n_years=size.years, seed=settings.embedded.seed, variant=settings.embedded.bars
+        )
+        market = drawn.markets[0]
+    else:
+        from mtquant_rllib.market.importers import load_market
+
+        market, imported = load_market(settings, args.market, args.macro)
+        for line in imported.lines():
+            print(line)
+    findings = describe(market, settings)
+    rich.print(findings.render())
+    if args.json is not None:
+        write_json(args.json, findings.to_dict())
+
+
+def _regimes(args: argparse.Namespace) -> None:
+    settings = settings_of(args)
+    check_files(args.market, args.macro)
+    from mtquant_rllib.evaluation.market_regimes import market_regimes
+    from mtquant_rllib.market.importers import load_market
+
+    market, _ = load_market(settings, args.market, args.macro)
+    found = market_regimes(settings, market)
+    for line in found.lines(args.periods):
+        print(line)
+    if args.json is not None:
+        write_json(args.json, found.to_dict(args.periods))
+
+
+def _features(args: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mtquant_rllib.features.listing import list_features
+
+    table = Table("group", "feature", "formula", box=None)
+    for line in list_features(settings_of(args)):
+        table.add_row(*line)
+    Console().print(table)

@@ -1,0 +1,182 @@
+"""`mtquant train`, `resume`, `evaluate`, `explain`: a run from its first bar to what it rests on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mtquant_rllib.commands.command import DEFAULT_CONFIG, add_command, check_files, reproducible, settings_of
+from mtquant_rllib.errors import ConfigError
+
+
+def add_training(commands: Any) -> None:
+    """Commands that make a run."""
+    train = add_command(
+        commands,
+        "train",
+        _train,
+        "train the desk through its three phases",
+        "mtquant train --market bars.parquet --macro macro.parquet --budget-scale 0.02 --run runs/real",
+    )
+    train.add_argument(
+        "--phase", type=int, choices=(1, 2, 3), help="this phase alone; 2 and 3 need a run with the one before"
+    )
+    train.add_argument(
+        "--market", type=Path, metavar="FILE", help="bars, file or folder (default: the embedded market)"
+    )
+    train.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
+    train.add_argument(
+        "--budget-scale", type=float, default=1.0, metavar="X", help="factor on the budgets (default: 1)"
+    )
+    train.add_argument("--run", type=Path, metavar="NAME", help="the run's folder; a bare name stands under runs/")
+
+    carry = add_command(
+        commands, "resume", _resume, "carry on a run that was stopped, from its manifest", "mtquant resume runs/real"
+    )
+    carry.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, or its name under runs/")
+
+
+def add_judging(commands: Any) -> None:
+    """Commands that look at one."""
+    judge = add_command(
+        commands,
+        "evaluate",
+        _evaluate,
+        "play a run's policies and the baselines over a split and compare them",
+        "mtquant evaluate runs/real --split test --json result.json",
+    )
+    judge.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, or its name under runs/")
+    judge.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
+    judge.add_argument(
+        "--episodes", type=int, metavar="N", help="N random starts in place of the split from end to end"
+    )
+    judge.add_argument(
+        "--phase", type=int, choices=(1, 2, 3), help="policies after this phase (default: the last done)"
+    )
+    judge.add_argument("--json", type=Path, metavar="FILE", help="write the report here as well")
+
+    why = add_command(
+        commands,
+        "explain",
+        _explain,
+        "write one interactive page, and pictures, of what a run's policies did and what their decisions rest on",
+        "mtquant explain runs/real --agent forex_specialist --out why/",
+    )
+    why.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, or its name under runs/")
+    why.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
+    why.add_argument(
+        "--agent", help="whose decisions to look into (default: the meta-controller's, or the allocator's)"
+    )
+    why.add_argument("--phase", type=int, choices=(1, 2, 3), help="policies after this phase (default: the last done)")
+    why.add_argument("--out", type=Path, metavar="FOLDER", help="default: RUN/explain/SPLIT/AGENT")
+
+
+def _run_folder(name: Path) -> Path:
+    """A bare name is a run under `runs/`, unless a folder of that name lies here."""
+    if len(name.parts) == 1 and not name.is_dir():
+        return Path("runs") / name
+    return name
+
+
+def _train(args: argparse.Namespace) -> None:
+    if args.budget_scale <= 0:
+        raise ConfigError(f"--budget-scale {args.budget_scale:g}: expected a factor above 0, such as 0.02")
+    settings = settings_of(args)
+    check_files(args.market, args.macro)
+    reproducible()
+    from mtquant_rllib.training.curriculum import train
+
+    run = train(
+        settings,
+        run=None if args.run is None else _run_folder(args.run),
+        market=args.market,
+        macro=args.macro,
+        budget_scale=args.budget_scale,
+        phase=args.phase,
+    )
+    _compare(run)
+    print(f"run: {run}\nnext: mtquant evaluate {run}")
+
+
+def _resume(args: argparse.Namespace) -> None:
+    if args.config != DEFAULT_CONFIG:
+        raise ConfigError(f"--config {args.config}: a run goes on with its own settings; --set can move resources")
+    run = _run_folder(args.run_folder)
+    reproducible()
+    from mtquant_rllib.training.curriculum import resume
+
+    run = resume(run, overrides=args.overrides)
+    _compare(run)
+    print(f"run: {run}\nnext: mtquant evaluate {run}")
+
+
+def _compare(run: Path) -> None:
+    """Once the whole curriculum is done, say what came of it: the test bars, beside the baselines."""
+    from rich.console import Console
+
+    from mtquant_rllib.evaluation.report import print_report
+    from mtquant_rllib.evaluation.reward_terms import print_terms
+    from mtquant_rllib.training.assessment import evaluate_run, last_done
+    from mtquant_rllib.training.learning_curves import plot_learning_curves
+    from mtquant_rllib.training.manifest import Manifest, phases_of
+
+    manifest = Manifest.read(run)
+    plot_learning_curves(run, manifest.load_settings().evaluation.plot)
+    if last_done(manifest, run) != phases_of(manifest.load_settings())[-1]:
+        return
+    done = evaluate_run(run)
+    print_report(done.report, Console())
+    if done.terms:
+        print_terms(done.terms, Console())
+    print(f"pictures: {done.files['picture']}, {run / 'learning_curves.png'}")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    if args.episodes is not None and args.episodes < 1:
+        raise ConfigError(f"--episodes {args.episodes}: expected at least 1")
+    import shutil
+
+    from rich.console import Console
+
+    from mtquant_rllib.evaluation.report import print_report
+    from mtquant_rllib.evaluation.reward_terms import print_terms
+    from mtquant_rllib.policies.fallbacks import summary
+    from mtquant_rllib.training.assessment import evaluate_run
+
+    done = evaluate_run(
+        _run_folder(args.run_folder),
+        split=args.split,
+        episodes=args.episodes,
+        phase=args.phase,
+        settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
+        overrides=args.overrides,
+    )
+    print_report(done.report, Console())
+    if done.terms:
+        print_terms(done.terms, Console())
+    for line in summary(done.fallbacks):
+        print(line)
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(done.files["json"], args.json)
+    for kind, path in done.files.items():
+        print(f"{kind}: {path}")
+
+
+def _explain(args: argparse.Namespace) -> None:
+    from mtquant_rllib.training.explanation import explain_run
+
+    done = explain_run(
+        _run_folder(args.run_folder),
+        split=args.split,
+        agent=args.agent,
+        phase=args.phase,
+        out=args.out,
+        settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
+        overrides=args.overrides,
+    )
+    for line in done.lines:
+        print(line)
+    for kind, path in done.files.items():
+        print(f"{kind}: {path}")

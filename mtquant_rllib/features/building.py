@@ -1,0 +1,292 @@
+"""Builds a `FeatureTable` from histories of bars.
+
+Building goes through the histories a few at a time and appends to plain `.npy` files, so that memory stays bounded; the
+finished folder, named after a hash of all that went into it, is renamed into place in one step and memory-mapped by
+whoever needs it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import ConfigError, MarketDataError
+from mtquant_rllib.features import moments
+from mtquant_rllib.features.block import market_block
+from mtquant_rllib.features.chart import OwnCharts, spread_rows
+from mtquant_rllib.features.domains import DomainView, domain_features
+from mtquant_rllib.features.layout import BLOCK, domain_layout
+from mtquant_rllib.features.macro import MacroSeries, macro_block
+from mtquant_rllib.features.regimes import Regime
+from mtquant_rllib.features.table import META, FeatureTable, open_table
+from mtquant_rllib.market.bars import MarketData
+from mtquant_rllib.market.calendar import trading_day
+
+# Cells (rows x paths) of one instrument handled at a time: its arrays then stay within a processor's cache.
+_CHUNK_CELLS = 16_384
+# Deviations and prices before there is any history: harmless divisors.
+_BEFORE_HISTORY = {"vol_ann": 1.0, "regime": float(Regime.SIDEWAYS)}
+
+
+def build_features(settings: Settings, markets: Sequence[MarketData], cache: Path | None) -> FeatureTable:
+    """Features of all histories, from the cache where the same was built before.
+
+    Parameters
+    ----------
+    markets
+        Histories with one time axis, the universe's symbols and the same macro columns.
+    cache
+        Folder of built tables; None keeps the table in memory.
+
+    Raises
+    ------
+    MarketDataError
+        When the histories do not fit together, or are too short for every feature to be defined once.
+    ConfigError
+        When a width in the agents' table differs from the layout, or a role names an instrument that is not traded.
+    """
+    _check(settings, markets)
+    if cache is None:
+        memory = _MemorySink(len(markets), len(markets[0]))
+        warmup = _build(settings, markets, memory)
+        arrays: dict[str, Any] = memory.arrays
+        return FeatureTable(
+            **arrays,
+            domain_widths=_domain_widths(settings),
+            warmup=warmup,
+            n_paths=len(markets),
+            n_rows_per_path=len(markets[0]),
+        )
+    folder = cache / content_hash(settings, markets)
+    if not (folder / META).is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        scratch = cache / f".{folder.name}.{uuid.uuid4().hex}"
+        scratch.mkdir()
+        try:
+            with _FileSink(scratch, len(markets), len(markets[0])) as sink:
+                warmup = _build(settings, markets, sink)
+                meta = {
+                    "arrays": sink.names,
+                    "domain_widths": _domain_widths(settings),
+                    "warmup": warmup,
+                    "n_paths": len(markets),
+                    "n_rows_per_path": len(markets[0]),
+                }
+            (scratch / META).write_text(json.dumps(meta, indent=1))
+            try:
+                scratch.rename(folder)
+            except OSError:
+                # Another process was faster. Its table is the same, by the hash.
+                if not (folder / META).is_file():
+                    raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return open_table(folder)
+
+
+# Checks and identity
+
+
+def _check(settings: Settings, markets: Sequence[MarketData]) -> None:
+    universe = settings.universe
+    if not markets:
+        raise MarketDataError("features: no history was given")
+    first = markets[0]
+    for market in markets:
+        if market.symbols != universe.symbols:
+            raise MarketDataError(
+                f"features: the market holds {', '.join(market.symbols)}; the universe is {', '.join(universe.symbols)}"
+            )
+        if len(market) != len(first) or not np.array_equal(market.stamps, first.stamps) or market.daily != first.daily:
+            raise MarketDataError("features: histories of one table must share their time axis")
+        if market.macro_columns != first.macro_columns:
+            raise MarketDataError("features: histories of one table must have the same macro columns")
+    featured = [domain for domain in universe.domains if domain.features_dim]
+    for domain in featured:
+        domain_layout(domain)
+    for role, symbol in settings.features.roles:
+        # Only domain features read the other roles.
+        if symbol not in universe.symbols and (featured or role == "index"):
+            raise ConfigError(f"features.roles.{role} = {symbol}: expected one of {', '.join(universe.symbols)}")
+
+
+@functools.cache
+def _code_version() -> str:
+    """Hash of the sources that decide what a feature is."""
+    digest = hashlib.blake2b(digest_size=16)
+    package = Path(__file__).resolve().parent
+    for source in [*sorted(package.glob("*.py")), package.parent / "market" / "rates.py"]:
+        digest.update(source.name.encode())
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def content_hash(settings: Settings, markets: Sequence[MarketData]) -> str:
+    """Name of a table: equal when bars, macro, flags, settings and the code of the features are equal."""
+    digest = hashlib.blake2b(digest_size=16)
+    decisive = {
+        "code": _code_version(),
+        "features": settings.features.model_dump(mode="json"),
+        "specialists": {name: row.model_dump(mode="json") for name, row in settings.specialists.items()},
+        "currencies": {symbol: (row.base, row.quote) for symbol, row in settings.symbols.items()},
+        "account": settings.desk.account.currency,
+        "short_rate_columns": settings.desk.cost.short_rate_columns,
+        "correlation_window": settings.portfolio_risk.correlation_window,
+        "policy_rates": settings.policy_rates,
+    }
+    digest.update(json.dumps(decisive, sort_keys=True, default=list).encode())
+    for market in markets:
+        digest.update(json.dumps([market.symbols, market.macro_columns, market.daily, len(market)]).encode())
+        for array in (market.stamps, market.bars, market.valid, market.macro, market.volume_proxy):
+            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+# Building
+
+
+def _build(settings: Settings, markets: Sequence[MarketData], sink: _MemorySink | _FileSink) -> int:
+    """Append every array of every history to the sink, in order; the first row at which all are defined."""
+    n_rows = len(markets[0])
+    step = max(_CHUNK_CELLS // n_rows, 1)
+    warmup = 0
+    for start in range(0, len(markets), step):
+        arrays, defined = _chunk(settings, markets[start : start + step])
+        for what, complete in defined.items():
+            first = np.argmax(complete, axis=0)
+            if not complete[-1].all():
+                path = start + int(np.argmin(complete[-1]))
+                raise MarketDataError(
+                    f"features: {n_rows} rows are too few: {what} is not defined on any row"
+                    + (f" of path {path}" if len(markets) > 1 else "")
+                )
+            warmup = max(warmup, int(first.max()))
+        for name, array in arrays.items():
+            sink.append(name, np.ascontiguousarray(np.swapaxes(array, 0, 1)))
+    return warmup
+
+
+def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(arrays (T, P, ...) by name, bool (T, P) "is defined from here on" by what it is) of a few histories."""
+    universe, config, first = settings.universe, settings.features, markets[0]
+    stamps, n_rows, n_paths = first.stamps, len(first), len(markets)
+    valid = np.stack([market.valid for market in markets], axis=1)
+    bars = np.stack([market.bars for market in markets], axis=1)
+    proxies = np.stack([market.volume_proxy for market in markets])
+    days_of_rows = trading_day(stamps, first.daily)
+    charts = {
+        symbol: OwnCharts(stamps, days_of_rows, bars[:, :, i], valid[:, :, i], proxies[:, i], config)
+        for i, symbol in enumerate(universe.symbols)
+    }
+    defined: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
+
+    block = np.zeros((n_rows, n_paths, universe.n_instruments, BLOCK.width), dtype=np.float32)
+    for i, symbol in enumerate(universe.symbols):
+        complete = np.zeros((n_rows, n_paths), dtype=bool)
+        for paths, rows, chart in charts[symbol].groups:
+            values, ready = market_block(chart)
+            block[:, paths, i] = np.nan_to_num(spread_rows(values, rows, n_rows))
+            complete[:, paths] = spread_rows(ready.astype(np.float32), rows, n_rows) == 1
+        defined[f"the block of {symbol}"] = complete
+    arrays["block"] = block
+
+    macro = MacroSeries(
+        settings, stamps, first.macro_columns, np.stack([market.macro for market in markets], axis=1), charts
+    )
+    macro_columns, defined["macro"] = macro_block(macro)
+    domain_columns = []
+    for domain in universe.domains:
+        if not domain.features_dim:
+            continue
+        view = DomainView(settings, domain, charts, valid, macro)
+        columns, defined[f"the features of {domain.name}"] = domain_features(view)
+        domain_columns.append(columns)
+
+    def of_each(compute) -> np.ndarray:
+        return np.stack([charts[symbol].spread(compute) for symbol in universe.symbols], axis=-1)
+
+    days = moments.Days.of(stamps, first.daily)
+    cum = of_each(lambda chart: chart.cum)
+    raw: dict[str, np.ndarray] = {
+        "vol_ann": of_each(lambda chart: chart.vol_ann),
+        "sigma_day": of_each(lambda chart: chart.s * np.sqrt(chart.bars_per_day)),
+        "atr": of_each(lambda chart: chart.atr),
+        "covariance": moments.daily_covariance(settings, days, cum, valid),
+    }
+    raw["correlation"], raw["correlation_shift"] = moments.bar_correlation(settings, cum, valid)
+    raw["regime"], raw["regime_confidence"], raw["proxy_return"] = moments.regimes(settings, days, cum, valid)
+    for name, array in raw.items():
+        known = ~np.isnan(array)
+        defined[name] = np.logical_or.accumulate(known.reshape(n_rows, n_paths, -1).all(axis=-1), axis=0)
+        raw[name] = np.where(known, array, _BEFORE_HISTORY.get(name, 0.0))
+    context = [raw.pop("correlation"), macro_columns, *domain_columns]
+    arrays["context"] = np.concatenate(context, axis=-1, dtype=np.float32)
+    arrays["sizing"] = np.concatenate(
+        [raw.pop(name) for name in ("covariance", "vol_ann", "sigma_day", "atr")], axis=-1
+    )
+    arrays["regime"] = raw.pop("regime").astype(np.int8)
+    return arrays | {name: array.astype(np.float32) for name, array in raw.items()}, defined
+
+
+def _domain_widths(settings: Settings) -> tuple[int, ...]:
+    return tuple(domain.features_dim for domain in settings.universe.domains if domain.features_dim)
+
+
+class _MemorySink:
+    """Takes arrays (paths, T, ...) and keeps them stacked, (N, ...)."""
+
+    def __init__(self, n_paths: int, n_rows: int) -> None:
+        self._n = n_paths * n_rows
+        self._filled: dict[str, int] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def append(self, name: str, part: np.ndarray) -> None:
+        part = part.reshape(-1, *part.shape[2:])
+        if name not in self.arrays:
+            self.arrays[name] = np.empty((self._n, *part.shape[1:]), dtype=part.dtype)
+            self._filled[name] = 0
+        start = self._filled[name]
+        self.arrays[name][start : start + len(part)] = part
+        self._filled[name] = start + len(part)
+
+
+class _FileSink:
+    """Takes arrays (paths, T, ...) and appends them to `.npy` files of their final shape (N, ...)."""
+
+    def __init__(self, folder: Path, n_paths: int, n_rows: int) -> None:
+        self._folder = folder
+        self._n = n_paths * n_rows
+        self._files: dict[str, Any] = {}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._files)
+
+    def __enter__(self) -> _FileSink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def append(self, name: str, part: np.ndarray) -> None:
+        part = part.reshape(-1, *part.shape[2:])
+        if name not in self._files:
+            self._files[name] = (self._folder / f"{name}.npy").open("wb")
+            header = {
+                "descr": np.lib.format.dtype_to_descr(part.dtype),
+                "fortran_order": False,
+                "shape": (self._n, *part.shape[1:]),
+            }
+            np.lib.format.write_array_header_1_0(self._files[name], header)
+        self._files[name].write(part.data)
