@@ -3,56 +3,27 @@ restores go on, exactly."""
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from probes import result_of, started
 
-TINY = [
-    "embedded.train={paths: 2, years: 3}",
-    "embedded.validation={paths: 1, years: 3}",
-    "embedded.test={paths: 1, years: 3}",
-    "desk.episode.bars=20",
-    "recipe.environments=4",
-    "recipe.min_updates=1",
-    "recipe.validations=2",
+SETTINGS = [
     "recipe.learning_rates.instruments=1e-3",
     "recipe.phase_learning_rate_fracs=[1, 1, 1]",
     "recipe.learning_rate_final_frac=0",
+    "recipe.bars_per_update=100",
     "resources.cpus=2",
 ]
 
 PROBE = """
-import os, sys
-from pathlib import Path
-from mtquant_rllib.training.seeding import reexec_with_hash_seed
-reexec_with_hash_seed()
-import ray
-from mtquant_rllib.config import Settings
-from mtquant_rllib.training import states
-from mtquant_rllib.training.manifest import Manifest, TrialRecord
-from mtquant_rllib.training.preparation import prepare
-from mtquant_rllib.training.seeding import PINNED
-from mtquant_rllib.training.trial import DeskTrial
-
-run, what, overrides = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
-settings = Settings.load(overrides=overrides)
-manifest = Manifest.begin("probe", settings, prepare(settings, None, None), 1.0, [3])
-manifest.phase(3).trials["desk"] = TrialRecord(budget_bars=203)
-manifest.write(run)
-os.environ["MTQUANT_RUN"] = str(run)
-ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20,
-         runtime_env={"env_vars": {**PINNED, "MTQUANT_RUN": str(run)}})
-
-def trial():
-    return DeskTrial({"phase": 3, "trial": "desk", "cpus": 2.0, "gpus": 0.0})
+begin(3, "desk", 203)
 
 def hashes(algorithm):
     return {name: states.sha256(state) for name, state in algorithm.module_states().items()}
 
-algorithm = trial()
+algorithm = trial(3, "desk", 2.0)
 assert algorithm.train()["bars_sampled_lifetime"] == 100
 if what == "restore":
     folder = str(run / "checkpoint")
@@ -62,7 +33,7 @@ if what == "restore":
     again = []
     for _ in range(2):
         algorithm.stop()
-        algorithm = trial()
+        algorithm = trial(3, "desk", 2.0)
         algorithm.load_checkpoint(folder)
         assert [hashes(algorithm), 200] == first, "the restored modules are the saved ones"
         result = algorithm.train()
@@ -76,7 +47,6 @@ if what == "restore":
     assert again[0] == again[1], "two restores of one checkpoint go on alike"
 if what == "killed":
     # The process of a runner dies in the middle of a call; what it had sampled is lost with it, and not counted.
-    import signal, threading, time
     actors = algorithm.env_runner_group._worker_manager.actors()
     pid = ray.get(actors[1].__ray_call__.remote(lambda runner: os.getpid()))
     slowed = lambda runner: setattr(runner, "_play", lambda *a, play=runner._play: (time.sleep(0.2), play(*a))[1])
@@ -121,24 +91,8 @@ ray.shutdown()
 
 
 def probe(folder: Path, runners: int, what: str = "run", learners: int = 0) -> subprocess.Popen[str]:
-    """A fresh interpreter with string hashes salted anew, as a user would start it."""
-    env = {key: value for key, value in os.environ.items() if key != "PYTHONHASHSEED"}
-    env |= {"MTQUANT_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1"}
-    settings = [*TINY, f"resources.runners={runners}", f"resources.learners={learners}", "recipe.bars_per_update=100"]
-    return subprocess.Popen(
-        [sys.executable, "-c", PROBE, str(folder), what, *settings],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def result_of(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=400)
-    lines = [line for line in out.splitlines() if line.startswith("RESULT")]
-    assert lines, f"{out[-2000:]}\n{err[-4000:]}"
-    return lines[0]
+    settings = [*SETTINGS, f"resources.runners={runners}", f"resources.learners={learners}"]
+    return started(folder, PROBE, what, *settings)
 
 
 @pytest.mark.ray

@@ -3,57 +3,22 @@ and a phase that ends when validation no longer improves."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from probes import result_of, started
 
-TINY = [
-    "embedded.train={paths: 2, years: 3}",
-    "embedded.validation={paths: 1, years: 3}",
-    "embedded.test={paths: 1, years: 3}",
-    "desk.episode.bars=20",
-    "recipe.environments=4",
-    "recipe.min_updates=1",
-    "recipe.validations=2",
+SETTINGS = [
     "sac.critic.hidden=[16, 16]",
     "sac.batch_size=16",
     "sac.bars_per_update=1",
     "sac.bars_per_round=20",
     "sac.bars_per_iteration=100",
     "sac.learning_starts_bars=40",
-    "resources.cpus=1",
 ]
 
-SETUP = """
-import hashlib, os, pickle, signal, sys
-from pathlib import Path
-from mtquant_rllib.training.seeding import reexec_with_hash_seed
-reexec_with_hash_seed()
-import numpy as np, ray
-from mtquant_rllib.config import Settings
-from mtquant_rllib.training import states
-from mtquant_rllib.training.manifest import Manifest, TrialRecord
-from mtquant_rllib.training.preparation import prepare
-from mtquant_rllib.training.seeding import PINNED
-from mtquant_rllib.training.trial import trial_class
-
-run, what, overrides = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
-settings = Settings.load(overrides=overrides)
-os.environ["MTQUANT_RUN"] = str(run)
-ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20,
-         runtime_env={"env_vars": {**PINNED, "MTQUANT_RUN": str(run)}})
-
-def trial(phase, name, budget, start=None):
-    manifest = Manifest.begin("probe", settings, prepare(settings, None, None), 1.0, [phase])
-    manifest.phase(phase).trials[name] = TrialRecord(budget_bars=budget)
-    manifest.phase(phase).start = start
-    manifest.write(run)
-    return trial_class(settings, phase)({"phase": phase, "trial": name, "cpus": 1.0, "gpus": 0.0})
-
+FINGERPRINT = """
 def digest(item, into):
     if isinstance(item, dict):
         for key in sorted(item, key=str):
@@ -76,8 +41,9 @@ def fingerprint(algorithm):
     return into.hexdigest()
 """
 
-KILLED = """
-algorithm = trial(3, "desk", 10_000)
+KILLED = f"""{FINGERPRINT}
+begin(3, "desk", 10_000)
+algorithm = trial(3, "desk", 1.0)
 checkpoint = str(run / "checkpoint")
 if what == "resume":
     algorithm.load_checkpoint(checkpoint)
@@ -98,7 +64,8 @@ print("RESULT", fingerprint(algorithm))
 PHASES = """
 folder = None
 for phase, name, learning in ((1, "forex", 4), (2, "desk", 1), (3, "desk", 12)):
-    algorithm = trial(phase, name, 120, folder)
+    begin(phase, name, 120, folder)
+    algorithm = trial(phase, name, 1.0)
     kind = settings.recipe.algorithms[phase - 1]
     given = states.read(run / folder) if folder else {}
     have = algorithm.module_states()
@@ -123,7 +90,8 @@ print("RESULT done")
 """
 
 PATIENCE = """
-algorithm = trial(1, "forex", 1000)
+begin(1, "forex", 1000)
+algorithm = trial(1, "forex", 1.0)
 scores = iter([0.5, 0.7, 0.6, 0.7, 0.1, 0.9])
 algorithm._validate = lambda modules: {"sharpe": next(scores)}
 results = [algorithm.train()]
@@ -137,32 +105,12 @@ print("RESULT done")
 """
 
 
-def started(folder: Path, script: str, what: str, *overrides: str) -> subprocess.Popen[str]:
-    env = {key: value for key, value in os.environ.items() if key != "PYTHONHASHSEED"}
-    env |= {"MTQUANT_CACHE": str(folder.parent / "cache"), "OMP_NUM_THREADS": "1"}
-    folder.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, "-c", SETUP + script, str(folder), what, *TINY, *overrides],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def result_of(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=400)
-    lines = [line for line in out.splitlines() if line.startswith("RESULT")]
-    assert lines, f"{out[-2000:]}\n{err[-4000:]}"
-    return lines[0]
-
-
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("runners", [0, 2])
 def test_killed_and_resumed_is_never_having_been_killed(tmp_path: Path, runners: int) -> None:
     """1,000 gradient steps of twelve modules after the checkpoint, in another process: the same to the bit."""
-    sac = ("recipe.algorithms=[sac, sac, sac]", f"resources.runners={runners}", "resources.cpus=3")
+    sac = (*SETTINGS, "recipe.algorithms=[sac, sac, sac]", f"resources.runners={runners}", "resources.cpus=3")
     undisturbed = result_of(started(tmp_path / "a", KILLED, "run", *sac))
     killed = started(tmp_path / "b", KILLED, "killed", *sac)
     killed.communicate(timeout=400)
@@ -176,7 +124,8 @@ def test_killed_and_resumed_is_never_having_been_killed(tmp_path: Path, runners:
 def test_every_phase_runs_on_either_algorithm_with_the_policies_of_the_one_before(
     tmp_path: Path, algorithms: str
 ) -> None:
-    result_of(started(tmp_path / "a", PHASES, "run", f"recipe.algorithms={algorithms}", "recipe.bars_per_update=60"))
+    both = (*SETTINGS, f"recipe.algorithms={algorithms}", "recipe.bars_per_update=60", "resources.cpus=1")
+    result_of(started(tmp_path / "a", PHASES, "run", *both))
 
 
 @pytest.mark.ray
@@ -189,6 +138,8 @@ def test_a_phase_without_progress_on_validation_ends_early_and_keeps_its_best(tm
             tmp_path / "a",
             PATIENCE,
             "run",
+            *SETTINGS,
+            "resources.cpus=1",
             f"recipe.algorithms=[{algorithm}, ppo, ppo]",
             "recipe.bars_per_update=100",
             "recipe.validations=10",
