@@ -61,7 +61,7 @@ def importance_panel(material: Material) -> Panel:
             "text": [percent(value, 0) for value in share],
             "textposition": "outside",
             "textangle": 0,
-            "textfont": {"size": 10},
+            "textfont": {"size": 9},
             "cliponaxis": False,
             "hovertemplate": "%{x}: %{y:.1%}",
         }
@@ -93,6 +93,8 @@ def importance_panel(material: Material) -> Panel:
         "data": [*traces, *pies],
         "layout": layout(
             barmode="group",
+            # Wide bars: their labels must not run into one another on a narrow screen.
+            bargap=0.08,
             xaxis={"domain": [0, split], "showgrid": False},
             yaxis={"tickformat": ".0%", "range": [0, max(1.15 * highest, 0.05)], "title": {"text": "share"}},
             annotations=headings,
