@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import html
 import itertools
 import json
 import re
@@ -22,8 +23,8 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.evaluation import measures, rollout
 from mtquant_rllib.evaluation.baselines import weight_rules
 from mtquant_rllib.evaluation.explain.attention import attention_views, encoded, movement
-from mtquant_rllib.evaluation.explain.collect import Material
-from mtquant_rllib.evaluation.explain.influence import shares, verdict
+from mtquant_rllib.evaluation.explain.collect import Influence, Material
+from mtquant_rllib.evaluation.explain.influence import shares, verdict, verdicts
 from mtquant_rllib.evaluation.explain.page import Page
 from mtquant_rllib.evaluation.explain.panel import book_colours, date_axis, dates, is_held, kept_points, short
 from mtquant_rllib.evaluation.explain.performance import risk_return
@@ -212,10 +213,24 @@ def test_the_page_says_so_when_attention_is_not_faithful() -> None:
         assert "not what its decisions rest on" in said
 
 
+def test_attention_that_has_the_order_right_is_not_said_to_have_the_sizes_right() -> None:
+    effect, claim = np.array([[0.01, 0.25, 0.19, 0.55]] * 3), np.array([[0.23, 0.26, 0.24, 0.27]] * 3)
+    regime = np.zeros(3, dtype=np.int8)
+    groups = ("portfolio", "correlation", "specialists", "macro")
+    influence = Influence(groups, effect, {"received": claim}, {"received": faith(0.9, 0.8, 1 / 24)}, regime)
+    (said,) = verdicts(influence)
+    assert "is faithful here" in said
+    assert said.endswith("in size it gives macro 27% of the whole, and occlusion 55%: no group's share is further off.")
+    still = Influence(groups, 0 * effect, {"received": claim}, {"received": faith(0.0, 0.0, 1.0)}, regime)
+    assert verdicts(still) == (verdict("received", faith(0.0, 0.0, 1.0)),)
+
+
 def test_the_verdicts_stand_on_the_page(material: Material, page: Page) -> None:
     text = page.render()
-    for name, score in material.influence.faith.items():
-        assert verdict(name, score) in text
+    said = verdicts(material.influence)
+    assert len(said) == 2
+    for sentence in said:
+        assert html.escape(sentence) in text
 
 
 def test_every_choice_of_layer_head_and_regime_is_the_mean_it_names(material: Material) -> None:

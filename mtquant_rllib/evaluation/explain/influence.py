@@ -46,6 +46,23 @@ def verdict(name: str, faith: Faithfulness) -> str:
     return f"{what} is not faithful here: {measured}. It says where the network looks, not what its decisions rest on."
 
 
+def verdicts(influence: Influence) -> tuple[str, ...]:
+    """On every claim: whether it orders the groups as occlusion does, and how far its sizes are from occlusion's.
+
+    Attention that hardly differs between groups can have their order and say nothing of how much each matters.
+    """
+    parts, said = shares(influence), []
+    for name, faith in influence.faith.items():
+        sentence = verdict(name, faith)
+        if parts[OCCLUSION].any():
+            furthest = int(np.abs(parts[name] - parts[OCCLUSION]).argmax())
+            claimed, found = (percent(parts[part][furthest], 0) for part in (name, OCCLUSION))
+            sentence += f" That is on their order; in size it gives {influence.groups[furthest]} {claimed} of the "
+            sentence += f"whole, and occlusion {found}: no group's share is further off."
+        said.append(sentence)
+    return tuple(said)
+
+
 def importance_panel(material: Material) -> Panel:
     influence = material.influence
     parts, groups = shares(influence), influence.groups
@@ -109,7 +126,7 @@ def importance_panel(material: Material) -> Panel:
     )
     if wide:
         lead += " Attention received and attention rollout are claims read off the network; their score is below."
-    notes = tuple(verdict(name, faith) for name, faith in influence.faith.items())
+    notes = verdicts(influence)
     if not influence.effect.any():
         notes = ("No group moves the actions: this policy answers the same whatever it sees.", *notes)
     return Panel(
