@@ -30,6 +30,7 @@ from mtquant_rllib.evaluation.explain.panel import book_colours, date_axis, date
 from mtquant_rllib.evaluation.explain.performance import risk_return
 from mtquant_rllib.evaluation.explain.write import build_page
 from mtquant_rllib.evaluation.importance import Faithfulness, attention_received
+from mtquant_rllib.evaluation.plots import line_colours
 from mtquant_rllib.evaluation.report import EvaluationReport, build_report
 from mtquant_rllib.evaluation.statistics import Interval
 from mtquant_rllib.features.regimes import Regime
@@ -105,6 +106,8 @@ def test_no_two_books_share_a_colour(config: str) -> None:
     names = [rollout.subject_of(settings), *weight_rules(settings)]
     own = [colour for name, colour in book_colours(names).items() if not is_held(name)]
     assert len(set(own)) == len(own) > 7
+    drawn = line_colours(len(own) - 1)
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_a_cursor_reads_the_day_and_on_shorter_bars_the_minute(figures: dict[str, Any]) -> None:
