@@ -199,14 +199,19 @@ def _attention(settings: Settings, args: argparse.Namespace) -> Figures:
 
 
 def _attention_lines(figures: Figures) -> Iterator[str]:
-    yield f"{'exponent of':<17}{'over':<9}{'stated':>7}{'counted':>8}{'time':>7}{'repeats':>15}{'largest':>9}"
+    from mtquant_rllib.bench.attention import BEYOND
+
+    heads = f"{'exponent of':<17}{'over':<9}{'bound':<16}{'stated':>7}{'counted':>8}"
+    yield f"{heads}{'time':>7}{'repeats':>15}{'largest':>9}"
     for sweep in figures["sweeps"]:
         stated, counted = ("" if sweep[key] is None else f"{sweep[key]:.2f}" for key in ("stated", "counted"))
         yield (
-            f"{sweep['name']:<17}{sweep['over']:<9}{stated:>7}{counted:>8}{sweep['exponent']:>7.2f}"
+            f"{sweep['name']:<17}{sweep['over']:<9}{sweep['bound']:<16}{stated:>7}{counted:>8}{sweep['exponent']:>7.2f}"
             f"{sweep['low']:>7.2f} to{sweep['high']:>5.2f}{sweep['largest']:>9.2f}  {sweep['verdict']}"
         )
-    yield f"{'weights, bytes':<17}{'tokens':<9}{2:>7.2f}{figures['weights_exponent']:>8.2f}"
+    yield f"{'weights, bytes':<17}{'tokens':<9}{'n^2':<16}{2:>7.2f}{figures['weights_exponent']:>8.2f}"
+    beyond = [f"{sweep['name']} over {sweep['over']}" for sweep in figures["sweeps"] if sweep["verdict"] == BEYOND]
+    yield f"beyond their bounds: {', '.join(beyond)}" if beyond else "every stated bound holds"
     total = sum(figures["tokens_of_the_document"].values())
     parts = ", ".join(f"{part} {work / total:.1%}" for part, work in figures["tokens_of_the_document"].items())
     yield f"multiply-adds of a row with the document's four tokens: {parts}"

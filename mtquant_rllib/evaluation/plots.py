@@ -25,7 +25,9 @@ from mtquant_rllib.evaluation.statistics import pooled_sharpe
 _SUBJECT_COLOUR = "#111111"
 _HELD_COLOUR = "#c4c4c4"
 # Okabe and Ito (2008): told apart with any colour vision.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7570b3")
+_COLOURS = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7570b3", "#882255", "#9acd32"
+)  # fmt: skip
 _FLOOR = 0.02
 """Wealth below this is not drawn on the logarithmic axis: the curve ends with a cross."""
 
@@ -51,7 +53,7 @@ def plot_equity(records: Sequence[Record], path: Path, config: PlotConfig, title
     top.set_yscale("log")
     for position, record in enumerate(held):
         _draw(top, None, record, _HELD_COLOUR, 0.8, f"one instrument held ({len(held)})" if position == 0 else "")
-    for record, colour in zip(others, _cycle(len(others)), strict=True):
+    for record, colour in zip(others, line_colours(len(others)), strict=True):
         _draw(top, bottom, record, colour, 1.2, _spoken(record.name))
     _draw(top, bottom, subject, _SUBJECT_COLOUR, 2.0, _spoken(subject.name), config.band_quantile)
     _dress(figure, top, bottom, records, title, config.band_quantile)
@@ -169,5 +171,5 @@ def _spoken(name: str) -> str:
     return re.sub(r"(?<=\d)_(?=\d)", "-", name).replace("_", " ")
 
 
-def _cycle(n: int) -> list[str]:
+def line_colours(n: int) -> list[str]:
     return [_COLOURS[i % len(_COLOURS)] for i in range(n)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.evaluation.explain.collect import collect
-from mtquant_rllib.evaluation.explain.influence import verdict
+from mtquant_rllib.evaluation.explain.influence import verdicts
 from mtquant_rllib.evaluation.explain.write import write_explanation
 from mtquant_rllib.training.assessment import open_run
 from mtquant_rllib.universe import META
@@ -75,5 +75,5 @@ def explain_run(
     lines: list[str] = []
     if material.classifier is not None:
         lines += material.classifier.lines()
-    lines += [verdict(name, faith) for name, faith in material.influence.faith.items()]
+    lines += verdicts(material.influence)
     return Explanation(write_explanation(material, opened.settings, folder), tuple(lines))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mtquant_rllib.bench.attention import Sizes, Sweep, bench_attention
+from mtquant_rllib.bench.attention import BEYOND, Sizes, Sweep, bench_attention
 from mtquant_rllib.bench.growth import Growth
 from mtquant_rllib.commands.bench import _attention_lines
 from mtquant_rllib.config import Settings
@@ -26,11 +26,11 @@ def growth(exponent: float) -> Growth:
     ],
 )
 def test_a_statement_holds_or_does_not(stated: float | None, found: float, said: str) -> None:
-    assert Sweep("mixing", "tokens", stated, None, growth(found)).verdict() == said
+    assert Sweep("mixing", "tokens", "n^2 d", stated, None, growth(found)).verdict() == said
 
 
 @pytest.mark.slow
-def test_counts_stand_beside_timings_and_say_where_the_statement_is_one_on_mixing_alone() -> None:
+def test_counts_stand_beside_timings_and_no_bound_is_below_what_is_counted() -> None:
     tiny = Sizes(
         mixed_tokens=(16, 32, 64), mixed_widths=(16, 32, 64), mixed_rows=1, tokens=(4, 8, 16), widths=(32, 64, 128),
         rows=(4, 8, 16), layers=(1, 2, 4), heads=(1, 2, 4), row_held=4, windows=(10, 20, 40), bars=200,
@@ -46,6 +46,13 @@ def test_counts_stand_beside_timings_and_say_where_the_statement_is_one_on_mixin
     assert 0.5 < sweeps["network", "tokens"]["counted"] < 1.2, "linear layers, not n squared"
     assert 1 < sweeps["network", "width"]["counted"] < 2
     assert 1 < sweeps["SAC step", "hidden"]["counted"] < 2
+    assert 1.9 < sweeps["attention layer", "width"]["counted"] <= 2, "four tokens: its linear layers, not its mixing"
+    for sweep in sweeps.values():
+        if sweep["stated"] is not None and sweep["counted"] is not None:
+            assert sweep["counted"] <= sweep["stated"] + 1e-9, sweep["name"]
     lines = list(_attention_lines(figures))
-    assert len(lines) == len(sweeps) + 3
+    assert len(lines) == len(sweeps) + 4
+    beyond = [sweep for sweep in sweeps.values() if sweep["verdict"] == BEYOND]
+    assert (lines[-2] == "every stated bound holds") == (not beyond)
+    assert all(sweep["name"] in lines[-2] for sweep in beyond)
     assert "attention_mixing" in lines[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import html
 import itertools
 import json
 import re
@@ -18,15 +19,18 @@ from matplotlib import image
 from runs import gather
 
 from mtquant_rllib.cli import main
-from mtquant_rllib.evaluation import measures
+from mtquant_rllib.config import Settings
+from mtquant_rllib.evaluation import measures, rollout
+from mtquant_rllib.evaluation.baselines import weight_rules
 from mtquant_rllib.evaluation.explain.attention import attention_views, encoded, movement
-from mtquant_rllib.evaluation.explain.collect import Material
-from mtquant_rllib.evaluation.explain.influence import shares, verdict
+from mtquant_rllib.evaluation.explain.collect import Influence, Material
+from mtquant_rllib.evaluation.explain.influence import shares, verdict, verdicts
 from mtquant_rllib.evaluation.explain.page import Page
-from mtquant_rllib.evaluation.explain.panel import dates, kept_points, short
+from mtquant_rllib.evaluation.explain.panel import book_colours, date_axis, dates, is_held, kept_points, short
 from mtquant_rllib.evaluation.explain.performance import risk_return
 from mtquant_rllib.evaluation.explain.write import build_page
 from mtquant_rllib.evaluation.importance import Faithfulness, attention_received
+from mtquant_rllib.evaluation.plots import line_colours
 from mtquant_rllib.evaluation.report import EvaluationReport, build_report
 from mtquant_rllib.evaluation.statistics import Interval
 from mtquant_rllib.features.regimes import Regime
@@ -94,6 +98,45 @@ def test_a_text_cannot_end_the_pages_data(page: Page) -> None:
 def test_the_same_run_gives_the_same_page(page: Page, opened: OpenRun) -> None:
     again = gather(opened, "meta_controller")
     assert build_page(again, build_report(again.records, opened.settings), opened.settings).render() == page.render()
+
+
+@pytest.mark.parametrize("config", ["default.yaml", "allocator.yaml"])
+def test_no_two_books_share_a_colour(config: str) -> None:
+    settings = Settings.load(config)
+    names = [rollout.subject_of(settings), *weight_rules(settings)]
+    own = [colour for name, colour in book_colours(names).items() if not is_held(name)]
+    assert len(set(own)) == len(own) > 7
+    drawn = line_colours(len(own) - 1)
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_a_cursor_reads_the_day_and_on_shorter_bars_the_minute(figures: dict[str, Any]) -> None:
+    axes = {name: figure["layout"]["xaxis"] for name, figure in figures.items() if "xaxis" in figure["layout"]}
+    timed = {name: axis["hoverformat"] for name, axis in axes.items() if axis.get("type") == "date"}
+    assert timed == dict.fromkeys(("wealth", "regime_timeline", "weights", "attention_time", "classifier"), "%Y-%m-%d")
+    assert date_axis(6000.0)["hoverformat"] == "%Y-%m-%d %H:%M"
+
+
+def test_a_legend_above_a_plot_leaves_room_for_the_tools_or_stands_below_them(figures: dict[str, Any]) -> None:
+    """On a plot of 660 pixels, the narrowest there is: about 7 a letter, 40 a mark, 200 for the tools."""
+    wide = []
+    for name, figure in figures.items():
+        legend = figure["layout"]["legend"]
+        shown = [t for t in figure["data"] if t.get("showlegend", True) and "legend" not in t and "name" in t]
+        if legend.get("orientation") == "h" and legend["x"] == 0:
+            width = sum(7 * len(trace["name"]) + 40 for trace in shown) + 200
+            assert width <= 660 or figure["layout"]["margin"]["t"] >= 60, name
+            wide += [name] if width > 660 else []
+    assert wide == ["attention_time"]
+
+
+def test_a_star_in_a_note_is_a_column_of_the_table(page: Page, report: EvaluationReport) -> None:
+    wealth = page.sections[0].panels[0]
+    assert "Sharpe*" in wealth.table[0]
+    column = wealth.table[0].index("Sharpe*")
+    told = [float(row[column]) for row in wealth.table[1:] if row[column] != "–"]
+    known = [book.without_excluded.values["sharpe_ann"] for book in report.books]
+    assert told == pytest.approx([value for value in known if np.isfinite(value)], abs=0.005)
 
 
 def test_wealth_ends_where_the_record_ends(material: Material, figures: dict[str, Any]) -> None:
@@ -173,10 +216,24 @@ def test_the_page_says_so_when_attention_is_not_faithful() -> None:
         assert "not what its decisions rest on" in said
 
 
+def test_attention_that_has_the_order_right_is_not_said_to_have_the_sizes_right() -> None:
+    effect, claim = np.array([[0.01, 0.25, 0.19, 0.55]] * 3), np.array([[0.23, 0.26, 0.24, 0.27]] * 3)
+    regime = np.zeros(3, dtype=np.int8)
+    groups = ("portfolio", "correlation", "specialists", "macro")
+    influence = Influence(groups, effect, {"received": claim}, {"received": faith(0.9, 0.8, 1 / 24)}, regime)
+    (said,) = verdicts(influence)
+    assert "is faithful here" in said
+    assert said.endswith("in size it gives macro 27% of the whole, and occlusion 55%: no group's share is further off.")
+    still = Influence(groups, 0 * effect, {"received": claim}, {"received": faith(0.0, 0.0, 1.0)}, regime)
+    assert verdicts(still) == (verdict("received", faith(0.0, 0.0, 1.0)),)
+
+
 def test_the_verdicts_stand_on_the_page(material: Material, page: Page) -> None:
     text = page.render()
-    for name, score in material.influence.faith.items():
-        assert verdict(name, score) in text
+    said = verdicts(material.influence)
+    assert len(said) == 2
+    for sentence in said:
+        assert html.escape(sentence) in text
 
 
 def test_every_choice_of_layer_head_and_regime_is_the_mean_it_names(material: Material) -> None:

@@ -18,6 +18,7 @@ from mtquant_rllib.evaluation.explain.panel import (
     SEQUENTIAL,
     Panel,
     cells,
+    date_axis,
     dates,
     layout,
     number,
@@ -166,13 +167,15 @@ def evolution_panel(material: Material, look: Look, views: AttentionViews, group
         {
             "data": traces,
             "layout": layout(
-                xaxis={"anchor": "y2", "type": "date"},
+                # The legend is as wide as a narrow screen: the tools stand above it, not upon it.
+                margin={"l": 60, "r": 20, "t": 64, "b": 40},
+                xaxis=date_axis(per_year, anchor="y2"),
                 yaxis={"domain": [0.14, 1], "tickformat": ".0%", "title": {"text": "received"}},
                 yaxis2=strip_axis(),
                 yaxis3={"overlaying": "y", "domain": [0.14, 1], "range": [0, 1], "visible": False, "fixedrange": True},
             ),
         },
-        420,
+        448,
         selects=("layer", "head"),
     )
 
@@ -180,7 +183,8 @@ def evolution_panel(material: Material, look: Look, views: AttentionViews, group
 def classifier_panel(material: Material, look: Look, parts: int) -> Panel:
     """The classifier's probabilities over time above the detector's labels that it is taught."""
     decisions, length = material.decisions, material.length
-    x = dates(material.stamps[:length], material.subject.bars_per_year)
+    per_year = material.subject.bars_per_year
+    x = dates(material.stamps[:length], per_year)
     first = decisions.of_history(0)
     begins = np.unique(np.linspace(0, len(first), min(parts, len(first)) + 1).astype(int))[:-1]
     sums = np.add.reduceat(look.probabilities[first].astype(np.float64), begins)
@@ -220,7 +224,7 @@ def classifier_panel(material: Material, look: Look, parts: int) -> Panel:
         {
             "data": traces,
             "layout": layout(
-                xaxis={"anchor": "y2", "type": "date"},
+                xaxis=date_axis(per_year, anchor="y2"),
                 yaxis={"domain": [0.14, 1], "range": [0, 1], "tickformat": ".0%", "title": {"text": "probability"}},
                 yaxis2=strip_axis(),
             ),

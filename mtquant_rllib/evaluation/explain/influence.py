@@ -46,6 +46,23 @@ def verdict(name: str, faith: Faithfulness) -> str:
     return f"{what} is not faithful here: {measured}. It says where the network looks, not what its decisions rest on."
 
 
+def verdicts(influence: Influence) -> tuple[str, ...]:
+    """On every claim: whether it orders the groups as occlusion does, and how far its sizes are from occlusion's.
+
+    Attention that hardly differs between groups can have their order and say nothing of how much each matters.
+    """
+    parts, said = shares(influence), []
+    for name, faith in influence.faith.items():
+        sentence = verdict(name, faith)
+        if parts[OCCLUSION].any():
+            furthest = int(np.abs(parts[name] - parts[OCCLUSION]).argmax())
+            claimed, found = (percent(parts[part][furthest], 0) for part in (name, OCCLUSION))
+            sentence += f" That is on their order; in size it gives {influence.groups[furthest]} {claimed} of the "
+            sentence += f"whole, and occlusion {found}: no group's share is further off."
+        said.append(sentence)
+    return tuple(said)
+
+
 def importance_panel(material: Material) -> Panel:
     influence = material.influence
     parts, groups = shares(influence), influence.groups
@@ -61,7 +78,7 @@ def importance_panel(material: Material) -> Panel:
             "text": [percent(value, 0) for value in share],
             "textposition": "outside",
             "textangle": 0,
-            "textfont": {"size": 10},
+            "textfont": {"size": 9},
             "cliponaxis": False,
             "hovertemplate": "%{x}: %{y:.1%}",
         }
@@ -93,6 +110,8 @@ def importance_panel(material: Material) -> Panel:
         "data": [*traces, *pies],
         "layout": layout(
             barmode="group",
+            # Wide bars: their labels must not run into one another on a narrow screen.
+            bargap=0.08,
             xaxis={"domain": [0, split], "showgrid": False},
             yaxis={"tickformat": ".0%", "range": [0, max(1.15 * highest, 0.05)], "title": {"text": "share"}},
             annotations=headings,
@@ -107,7 +126,7 @@ def importance_panel(material: Material) -> Panel:
     )
     if wide:
         lead += " Attention received and attention rollout are claims read off the network; their score is below."
-    notes = tuple(verdict(name, faith) for name, faith in influence.faith.items())
+    notes = verdicts(influence)
     if not influence.effect.any():
         notes = ("No group moves the actions: this policy answers the same whatever it sees.", *notes)
     return Panel(

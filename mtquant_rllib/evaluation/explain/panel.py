@@ -24,7 +24,10 @@ Scale = tuple[tuple[float, str], ...]
 REGIME_COLOURS = ("#009e73", "#d55e00", "#cc79a7", "#b8b8b8")
 GROUP_COLOURS = ("#0072b2", "#e69f00", "#56b4e9", "#7570b3", "#8a6d3b", "#444444")
 CLAIM_COLOURS = {"occlusion": "#333333", "received": "#0072b2", "rollout": "#56b4e9"}
-BOOK_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d3b", "#7570b3")
+BOOK_COLOURS = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d3b", "#7570b3", "#882255", "#d55e00", "#9acd32"
+)  # fmt: skip
+"""As many as there are rules beside one subject, or two books look the same."""
 SUBJECT_COLOUR, HELD_COLOUR, INK, GRID = "#111111", "#b0b0b0", "#333333", "#ececec"
 DOMAIN_SHADES = (
     ("#08519c", "#4292c6", "#9ecae1"),
@@ -89,9 +92,18 @@ def short(values: np.ndarray | Sequence[float]) -> list[Any]:
 
 def dates(stamps: np.ndarray, bars_per_year: float) -> list[str]:
     """Stamps as Plotly reads them, to the day for daily bars and to the minute for shorter ones."""
-    daily = bars_per_year < 366
+    daily = is_daily(bars_per_year)
     strings: list[str] = np.datetime_as_string(stamps, unit="D" if daily else "m").tolist()
     return strings if daily else [text.replace("T", " ") for text in strings]
+
+
+def date_axis(bars_per_year: float, **more: Any) -> dict[str, Any]:
+    """An axis of `dates`, which a cursor reads as finely as they are; left to itself Plotly names the month alone."""
+    return {"type": "date", "hoverformat": "%Y-%m-%d" if is_daily(bars_per_year) else "%Y-%m-%d %H:%M", **more}
+
+
+def is_daily(bars_per_year: float) -> bool:
+    return bars_per_year < 366
 
 
 def kept_points(values: np.ndarray, points: int) -> np.ndarray:

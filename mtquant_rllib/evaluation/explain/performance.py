@@ -11,6 +11,7 @@ from mtquant_rllib.evaluation.explain.collect import Material
 from mtquant_rllib.evaluation.explain.panel import (
     Panel,
     book_colours,
+    date_axis,
     dates,
     is_held,
     layout,
@@ -64,7 +65,7 @@ def wealth_panel(material: Material, report: EvaluationReport, points: int) -> P
     figure = {
         "data": traces,
         "layout": layout(
-            xaxis={"anchor": "y3", "type": "date"},
+            xaxis=date_axis(subject.bars_per_year, anchor="y3"),
             yaxis={"domain": [0.44, 1], "type": "log", "title": {"text": "wealth"}, "tickformat": ".3~g", "nticks": 6},
             yaxis2={"domain": [0.1, 0.38], "title": {"text": "drawdown"}, "tickformat": ".0%"},
             yaxis3=strip_axis(0.05),
@@ -85,7 +86,7 @@ def wealth_panel(material: Material, report: EvaluationReport, points: int) -> P
 
 
 def _books_table(report: EvaluationReport) -> tuple[tuple[str, ...], ...]:
-    header = ("book", "Sharpe", "return", "volatility", "max drawdown", "Sortino", "turnover/y", "costs/y")
+    header = ("book", "Sharpe", "Sharpe*", "return", "volatility", "max drawdown", "Sortino", "turnover/y", "costs/y")
     return (header, *(_book_row(book) for book in report.books))
 
 
@@ -95,6 +96,7 @@ def _book_row(book: BookReport) -> tuple[str, ...]:
     return (
         spoken(book.name),
         "–" if math.isnan(sharpe) else f"{number(sharpe)} ± {number(errors['sharpe_ann'])}",
+        number(book.without_excluded.values["sharpe_ann"]),
         percent(values["annual_return"]),
         percent(values["volatility_ann"]),
         percent(values["max_drawdown_frac"]),

@@ -20,7 +20,7 @@ from matplotlib.ticker import PercentFormatter
 from mtquant_rllib.config.evaluation import EvaluationConfig
 from mtquant_rllib.evaluation.explain.attention import AttentionViews, attention_views
 from mtquant_rllib.evaluation.explain.collect import Material
-from mtquant_rllib.evaluation.explain.influence import shares, verdict
+from mtquant_rllib.evaluation.explain.influence import shares, verdicts
 from mtquant_rllib.evaluation.explain.panel import (
     CLAIM_COLOURS,
     DIVERGING,
@@ -208,7 +208,7 @@ def _importance(material: Material, figure: Figure, axes: np.ndarray) -> None:
     _calm(axis)
     _legend(figure, axis.get_legend_handles_labels()[0])
     if influence.faith:
-        said = "\n".join(verdict(name, faith) for name, faith in influence.faith.items())
+        said = "\n".join(verdicts(influence))
         figure.supxlabel(said, fontsize=8, color="#666666", wrap=True, ha="left", x=0.02)
 
 
@@ -220,6 +220,7 @@ def _attention(material: Material, look: Look, figure: Figure, axes: np.ndarray)
     for layer, (axis, z) in enumerate(zip(axes[0], views)):
         _title(axis, "mean over layers" if layer == 0 else f"layer {layer}, mean over heads")
         _map(axis, z, [[percent(v, 0) for v in row] for row in z], groups, groups, _SEQUENTIAL_MAP, 0, highest)
+        axis.tick_params(axis="x", labelsize=8)
         axis.set_xlabel("is read")
         if layer:
             axis.tick_params(labelleft=False)

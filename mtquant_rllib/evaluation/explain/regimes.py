@@ -12,6 +12,7 @@ from mtquant_rllib.evaluation.explain.panel import (
     SEQUENTIAL,
     Panel,
     cells,
+    date_axis,
     dates,
     heading,
     is_held,
@@ -54,7 +55,7 @@ def timeline_panel(material: Material, figures: RegimeFigures, points: int) -> P
     figure = {
         "data": [*regime_fields(x, material.regime[0, :length], "y", lanes=True), confidence],
         "layout": layout(
-            xaxis={"anchor": "y2", "type": "date"},
+            xaxis=date_axis(per_year, anchor="y2"),
             yaxis={
                 "domain": [0.36, 1],
                 "tickvals": list(range(N_REGIMES)),
@@ -194,7 +195,7 @@ def performance_panel(material: Material) -> Panel:
     profits = ", ".join(f"{name} {percent(value)}" for name, value in zip(REGIME_NAMES, desk.profit_frac))
     return Panel(
         "regime_performance",
-        "What the desk earned in each regime",
+        f"What the {material.subject.name} earned in each regime",
         f"Bars by the regime known when their decision was taken. The profits of the regimes add up to "
         f"the whole, {percent(desk.profit_frac[-1])} of the equity at the start: {profits}.",
         {"data": traces, "layout": layout(**axes, annotations=headings)},

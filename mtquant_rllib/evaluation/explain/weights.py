@@ -10,6 +10,7 @@ from mtquant_rllib.evaluation.explain.panel import (
     DOMAIN_SHADES,
     Panel,
     cells,
+    date_axis,
     dates,
     heading,
     kept_points,
@@ -86,7 +87,7 @@ def weights_panel(material: Material, points: int) -> Panel:
         {
             "data": traces,
             "layout": layout(
-                xaxis={"anchor": "y3", "type": "date"},
+                xaxis=date_axis(record.bars_per_year, anchor="y3"),
                 yaxis={"domain": [0.46, 1], "title": {"text": "weight"}, "zeroline": True, "zerolinecolor": "#999999"},
                 yaxis2={"domain": [0.1, 0.4], "title": {"text": "gross"}, "rangemode": "tozero"},
                 yaxis3=strip_axis(0.05),
@@ -126,7 +127,7 @@ def weight_regime_panel(material: Material) -> Panel:
         "weight_regimes",
         "How weights go with regimes",
         "Left, the mean weight held in each regime; right, the correlation of a weight with “the regime is this one”, "
-        f"over {int(known.sum()):,} bars. Near 0 the desk holds the same whatever the regime.",
+        f"over {int(known.sum()):,} bars. Near 0 the {record.name} holds the same whatever the regime.",
         figure,
         90 + 34 * len(record.symbols),
     )

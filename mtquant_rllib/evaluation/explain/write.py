@@ -75,7 +75,7 @@ def build_page(material: Material, report: EvaluationReport, settings: Settings)
     facts, market = material.subject.facts, Path(material.subject.facts["market"]).name
     context = report.context
     return Page(
-        title=f"{facts['run']}: what the desk did, and why",
+        title=f"{facts['run']}: what the {material.subject.name} did, and why",
         facts=f"{context['first_date']} to {context['last_date']}, {facts['split']} split: {context['n_bars']:,} bars, "
         f"{context['bars_per_year']:.0f} a year, histories: {context['n_envs']}. Market {market}, policies "
         f"after phase {facts['phase']}, seed {facts['seed']}. Decisions of {agent}: {len(material.decisions.obs):,}.",
