@@ -334,7 +334,9 @@ class _FlatMean:
     def forward(self, obs_SBF: Tensor) -> Tensor:
         self._obs = obs_SBF
         mean_SBA = self._head.forward(self._trunk.forward(obs_SBF))
-        return mean_SBA if self._skip is None else mean_SBA.add_(self._skip.forward(obs_SBF))
+        if isinstance(self._skip, OwnLinePass):
+            return mean_SBA.add_(self._skip.forward(obs_SBF))
+        return mean_SBA if self._skip is None else mean_SBA.baddbmm_(obs_SBF, self._skip.weight.mT)
 
     def backward(self, g_SBA: Tensor) -> None:
         if self._skip is not None:
