@@ -179,6 +179,7 @@ def test_who_reads_a_leak_fails_the_null_test(cache: Path) -> None:
     settings, verdict = verdicts["leak"]
     assert verdict.books["oracle"]["gross"].estimate > 0.5
     assert not passes_null(verdict.books["oracle"], settings.evaluation.null_test)
+    assert verdict.share is None
     assert "oracle" not in verdicts["null"][1].books
     assert verdict.subject == "allocator"
 
