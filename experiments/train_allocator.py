@@ -10,9 +10,11 @@
 *What to expect.* Without a control: the report of each seed's test bars beside equal weights, risk parity, 60/40 and
 the other simple rules, and what every term of the reward would have paid each of them. With one, training seeds share
 their market: 64 training paths of 15 years, 16 validation paths, 64 test paths of 5 years. The oracle, a quadratic
-programme on the exact mean, earns a net Sharpe of about 2.4 on the planted paths; the reader, which has the best linear
-reading of the fifty columns in its place, is what the allocator can hope for. On the null market a book that is
-always invested earns minus its financing. A leak must fail the null test, whose limits stand in
+programme on the exact mean, earns a net Sharpe of 2.42 on the test paths; the reader, which has the best linear reading
+of the fifty columns in its place, 2.18: what an allocator can hope for. After 300,000 bars, one seed, SAC with the
+attention network had 1.79, or 74% [71%, 77%] of the oracle, with a plain one 1.85, or 76% [74%, 79%]; the best states
+on the validation paths came after 65,000 bars. On the null market a book that is always invested earns minus its
+financing. A leak must fail the null test, whose limits stand in
 configs/evaluation.yaml.
 """
 

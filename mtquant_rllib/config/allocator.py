@@ -76,6 +76,9 @@ class AllocatorConfig(Section):
         Sizes of a plain network, and of the value network beside an attention policy that asks for a plain one.
     linear_skip
         A straight line from the observation to the logits, beside the network.
+    shared_line
+        Whether that line, and the critics' slope (`sac.critic.slope`), read each asset's own columns with the same
+        weights for all assets, in place of all columns with weights for each.
     logit_scale
         Logits are scale * action, so that its inverse is the temperature of the softmax. At 3 the largest weight of
         five lies between .2 and .99.
@@ -95,6 +98,7 @@ class AllocatorConfig(Section):
     network: Literal["attention", "plain"]
     hidden: tuple[Count, ...] = Field(min_length=1)
     linear_skip: bool
+    shared_line: bool
     logit_scale: Positive
     reward: Literal["regime_aware", "differential_sharpe"]
     regime_aware: RegimeAwareConfig

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtquant_rllib.engine.passes import Layer, Tables
+from mtquant_rllib.engine.passes import Layer, OwnLinePass, Tables
 from mtquant_rllib.engine.stacks import Rows
-from mtquant_rllib.policies.critics import Critic, SharedSlope
+from mtquant_rllib.policies.critics import Critic, OwnSlope, SharedSlope
 
 
 class CriticPass:
@@ -28,9 +28,11 @@ class CriticPass:
         self._layers = [Layer(tables, f"trunk.{number}") for number in critic.dense_layers()]
         self._head = Layer(tables, "head")
         self._observation_width = critic.splits[0]
-        self._slope: _Slope | _SharedSlope | None = None
+        self._slope: _Slope | _SharedSlope | _OwnSlope | None = None
         if isinstance(critic.slope, SharedSlope):
             self._slope = _SharedSlope(tables, critic.slope)
+        elif isinstance(critic.slope, OwnSlope):
+            self._slope = _OwnSlope(tables, critic.slope)
         elif critic.slope is not None:
             self._slope = _Slope(tables)
 
@@ -56,10 +58,8 @@ class CriticPass:
         if self._slope is not None:
             self._slope.keep(g_RB1 * self._executed)
             if ridge_R is not None:
-                for layer in self._slope.layers:
-                    assert layer.bias is not None
-                    layer.weight_gradient.addcmul_(layer.weight, ridge_R.view(-1, 1, 1))
-                    layer.bias_gradient.addcmul_(layer.bias.squeeze(1), ridge_R.view(-1, 1))
+                for weight, gradient in self._slope.learned:
+                    gradient.addcmul_(weight, ridge_R.view(-1, *[1] * (weight.ndim - 1)))
         self._down(g_RB1, keep=True)
 
     @torch.no_grad()
@@ -87,7 +87,7 @@ class _Slope:
 
     def __init__(self, tables: Tables) -> None:
         self._line = Layer(tables, "slope")
-        self.layers = [self._line]
+        self.learned = _learned(tables, "slope.weight", "slope.bias")
 
     def forward(self, obs_RBF: Tensor) -> Tensor:
         self._observation = obs_RBF
@@ -98,12 +98,33 @@ class _Slope:
         self._line.keep(g_RBW, self._observation)
 
 
+class _OwnSlope:
+    """`critics.OwnSlope`."""
+
+    def __init__(self, tables: Tables, slope: OwnSlope) -> None:
+        self._own = OwnLinePass(tables, "slope.own", slope.own)
+        self.learned = _learned(tables, "slope.own.line.weight", "slope.scale", "slope.bias")
+        _, (self._scale_RW, self._by_scale_RW), (self._bias_RW, self._by_bias_RW) = self.learned
+
+    def forward(self, obs_RBF: Tensor) -> Tensor:
+        self._observation = obs_RBF
+        self._reads_RBW = self._own.forward(obs_RBF)
+        return torch.addcmul(self._bias_RW.unsqueeze(1), self._reads_RBW, self._scale_RW.unsqueeze(1))
+
+    def keep(self, g_RBW: Tensor) -> None:
+        """Store the gradients for that by the slopes."""
+        self._own.keep(g_RBW * self._scale_RW.unsqueeze(1), self._observation)
+        torch.sum(g_RBW * self._reads_RBW, 1, out=self._by_scale_RW)
+        torch.sum(g_RBW, 1, out=self._by_bias_RW)
+
+
 class _SharedSlope:
     """`critics.SharedSlope`. M: B x N rows, those of one observation beside each other."""
 
     def __init__(self, tables: Tables, slope: SharedSlope) -> None:
         self._intent, self._confidence = Layer(tables, "slope.intent"), Layer(tables, "slope.confidence")
-        self.layers = [self._intent, self._confidence]
+        lines = ("slope.intent", "slope.confidence")
+        self.learned = _learned(tables, *(f"{line}.{part}" for line in lines for part in ("weight", "bias")))
         self._splits, self._n = slope.splits, slope.n_instruments
         self._block = slope.splits[1] // slope.n_instruments
 
@@ -127,3 +148,8 @@ class _SharedSlope:
         torch.bmm(g_RBN.view(len(g_RBN), 1, -1), self._blocks_RMK, out=own)
         torch.bmm(g_RB1.mT, self._situation, out=shared)
         torch.sum(g_RB1, 1, out=self._intent.bias_gradient)
+
+
+def _learned(tables: Tables, *names: str) -> list[tuple[Tensor, Tensor]]:
+    """Parameters and their gradients, with the leading R."""
+    return [tables[name] for name in names]

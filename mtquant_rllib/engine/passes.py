@@ -27,6 +27,7 @@ from mtquant_rllib.policies.networks import (
     Dense,
     FlatPolicy,
     GaussianPolicy,
+    OwnLine,
     SpecialistNetwork,
     SpecialistShape,
     ValueNetwork,
@@ -138,7 +139,7 @@ class PlainPolicy:
             self._mean = _FlatMean(policy, tables)
 
     @torch.no_grad()
-    def forward(self, obs_SBF: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, obs_SBF: Tensor, *, learns: bool = True) -> tuple[Tensor, Tensor]:
         """Mean (S, B, A) and log deviation (S, 1, A)."""
         log_std_S1A = torch.logaddexp(self._rho, self._rho.new_tensor(self._log_floor)).unsqueeze(1)
         return self._mean.forward(obs_SBF), log_std_S1A
@@ -159,9 +160,10 @@ class AutogradPolicy:
         self._prepared = Prepared(options, rows.weight_RP.device, policy)
         self._run, self._teach = self._prepared.compiled(self._inputs), self._prepared.compiled(self._lessons)
 
-    def forward(self, obs_SBF: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log deviation, (S, B, A) each."""
-        self._outputs = self._run(obs_SBF).chunk(2, dim=-1)
+    def forward(self, obs_SBF: Tensor, *, learns: bool = True) -> tuple[Tensor, Tensor]:
+        """Mean and log deviation, (S, B, A) each. Only a pass that `learns` can be followed by `backward`."""
+        with torch.set_grad_enabled(learns):
+            self._outputs = self._run(obs_SBF).chunk(2, dim=-1)
         mean, log_std = (output.detach() for output in self._outputs)
         return mean, log_std
 
@@ -323,11 +325,17 @@ class _FlatMean:
     def __init__(self, policy: GaussianPolicy, tables: Tables) -> None:
         self._trunk = _Trunk(tables, "policy.trunk", policy.trunk)
         self._head = Layer(tables, "policy.head")
-        self._skip = Layer(tables, "policy.skip") if policy.skip is not None else None
+        self._skip: Layer | OwnLinePass | None = None
+        if isinstance(policy.skip, OwnLine):
+            self._skip = OwnLinePass(tables, "policy.skip", policy.skip)
+        elif policy.skip is not None:
+            self._skip = Layer(tables, "policy.skip")
 
     def forward(self, obs_SBF: Tensor) -> Tensor:
         self._obs = obs_SBF
         mean_SBA = self._head.forward(self._trunk.forward(obs_SBF))
+        if isinstance(self._skip, OwnLinePass):
+            return mean_SBA.add_(self._skip.forward(obs_SBF))
         return mean_SBA if self._skip is None else mean_SBA.baddbmm_(obs_SBF, self._skip.weight.mT)
 
     def backward(self, g_SBA: Tensor) -> None:
@@ -335,6 +343,26 @@ class _FlatMean:
             self._skip.keep(g_SBA, self._obs)
         self._head.keep(g_SBA, self._trunk.last)
         self._trunk.backward(self._head.through(g_SBA))
+
+
+class OwnLinePass:
+    """`networks.OwnLine`, forward and backward. M: B x A rows, those of one observation beside each other."""
+
+    def __init__(self, tables: Tables, name: str, line: OwnLine) -> None:
+        self.line, self._own_AK = Layer(tables, f"{name}.line"), line.own_AK
+
+    def forward(self, x_SBF: Tensor) -> Tensor:
+        """(S, B, A)."""
+        reads_SM1 = self.line.forward(self._own_of(x_SBF))
+        return reads_SM1.view(*x_SBF.shape[:-1], len(self._own_AK))
+
+    def keep(self, g_SBA: Tensor, x_SBF: Tensor) -> None:
+        """Store the gradient of the weights for the gradient `g` by what `x` became."""
+        self.line.keep(g_SBA.reshape(len(g_SBA), -1, 1), self._own_of(x_SBF))
+
+    def _own_of(self, x_SBF: Tensor) -> Tensor:
+        """Own columns of every action, (S, M, K)."""
+        return x_SBF[..., self._own_AK].flatten(1, 2)
 
 
 class _SpecialistMean:

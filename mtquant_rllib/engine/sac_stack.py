@@ -148,7 +148,7 @@ class SACStack(Alike):
             torch.manual_seed(seed)
         alpha_S1 = self.alphas.weight_RP.exp()
 
-        mean, log_std = self._act.forward(after)
+        mean, log_std = self._act.forward(after, learns=False)
         next_action, next_log_prob = sac_loss.drawn(mean, log_std, torch.randn_like(mean), self.real_S1A)
         next_value = self._value(self._target_pass, _twice(after), self._executed(next_action))
         target = sac_loss.critic_target(reward, discount, next_value, next_log_prob, alpha_S1)

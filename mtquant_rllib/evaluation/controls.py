@@ -49,7 +49,7 @@ class ControlResult:
     per_seed
         Pooled net Sharpe of each training seed.
     share, share_per_seed
-        Share of the oracle's net Sharpe; None on the null market.
+        Share of the oracle's net Sharpe; None on the null market and where something leaked into it.
     years
         Test years pooled.
     """
@@ -129,7 +129,8 @@ def judge(
 
     subject = subject_of(settings)
     share = None
-    if planted:
+    # A leak's oracle pays costs that may leave it nothing to take a share of; what counts there is the null test.
+    if planted and settings.embedded.variant != "leak":
         share = share_of_oracle(
             np.stack([record.returns for record in desks]),
             others["oracle"].returns,

@@ -190,6 +190,12 @@ def allocator_columns(symbols: tuple[str, ...]) -> tuple[int, ...]:
     )
 
 
+def columns_by_asset(symbols: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """Where each asset's columns stand in an allocator's observation, in the order of `ALLOCATOR_ASSET`."""
+    names = allocator_layout(symbols).names
+    return tuple(tuple(names.index(f"{symbol}.{name}") for name in ALLOCATOR_ASSET.names) for symbol in symbols)
+
+
 def allocator_layout(symbols: tuple[str, ...]) -> Layout:
     """An allocator's observation, group by group: each group holds its columns of every asset."""
     return Layout(

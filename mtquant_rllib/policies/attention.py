@@ -7,8 +7,9 @@ embedding's weights serve all groups; since groups share no column its first lay
 learned vector per group tells the second layer's results apart.
 
 There are as many tokens as groups, four or so, so attention costs next to nothing; the linear layers are the work.
-Weights of attention are computed only when somebody wants to look at them: otherwise PyTorch's fused
-`scaled_dot_product_attention` gives the same output without them.
+Weights of attention are given only when somebody wants to look at them: otherwise PyTorch's fused
+`scaled_dot_product_attention` gives the same output without them. A pass that a CPU will go back through is written
+out all the same: on so few tokens the fused one's way back is the slower.
 
 Dropout is an argument of a pass and not a mode of the module, as everywhere on the desk: policy passes never ask for
 it, value passes and auxiliary losses do.
@@ -84,13 +85,13 @@ class SelfAttention(nn.Module):
         qkv_BGHD = self.qkv(tokens_BGE).unflatten(-1, (3 * self.heads, -1))
         q_BHGD, k_BHGD, v_BHGD = qkv_BGHD.transpose(-3, -2).chunk(3, dim=-3)
         weights_BHGG = None
-        if look:
+        if look or (q_BHGD.requires_grad and q_BHGD.device.type == "cpu"):
             scores_BHGG = q_BHGD @ k_BHGD.mT / math.sqrt(q_BHGD.shape[-1])
             weights_BHGG = scores_BHGG.softmax(dim=-1)
             mixed_BHGD = weights_BHGG @ v_BHGD
         else:
             mixed_BHGD = functional.scaled_dot_product_attention(q_BHGD, k_BHGD, v_BHGD)
-        return self.out(mixed_BHGD.transpose(-3, -2).flatten(-2)), weights_BHGG
+        return self.out(mixed_BHGD.transpose(-3, -2).flatten(-2)), weights_BHGG if look else None
 
 
 class AttentionLayer(nn.Module):

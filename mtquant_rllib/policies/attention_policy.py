@@ -31,6 +31,7 @@ from mtquant_rllib.policies.networks import (
     NetworkOptions,
     ValueFunction,
     ValueNetwork,
+    straight_line,
 )
 from mtquant_rllib.policies.regime_network import Fallback, RegimeAnswer, RegimeNetwork, cleaned
 
@@ -59,11 +60,7 @@ class AttentionPolicy(GaussianPolicy):
             self.network.heads.bias_PA.data[:] = (
                 torch.tensor(options.initial_mean) * options.attention.mixture.temperature
             )
-        self.skip = (
-            Dense(shape.observation, shape.actions, gain=options.last_layer_scale, bias=False)
-            if options.linear_skip
-            else None
-        )
+        self.skip = straight_line(shape, options)
 
     def mean(self, obs_BF: Tensor) -> Tensor:
         return self.answer(obs_BF).logits_BA

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.policies.executed import EXECUTIONS, numbers_of
-from mtquant_rllib.policies.networks import Dense, Shape, SpecialistShape, beside
+from mtquant_rllib.policies.networks import Dense, OwnLine, Shape, SpecialistShape, beside
 from mtquant_rllib.policies.registry import shape_of
 from mtquant_rllib.universe import META, Universe
 
@@ -70,6 +70,24 @@ class SharedSlope(nn.Module):
         return torch.cat((intents_BN, self.confidence(situation_BF)), dim=-1)
 
 
+class OwnSlope(nn.Module):
+    """What one more unit of each of an allocator's weights is worth, (B, W): w_a = scale_a line(own columns of a) +
+    bias_a.
+
+    The line is one for all assets, as in the policy; assets differ in how far they move, which is their scale.
+    """
+
+    def __init__(self, own_columns: Sequence[Sequence[int]], gain: float):
+        super().__init__()
+        self.own = OwnLine(own_columns, gain)
+        self.scale = nn.Parameter(torch.ones(len(own_columns)))
+        self.bias = nn.Parameter(torch.zeros(len(own_columns)))
+
+    def forward(self, obs_BF: Tensor) -> Tensor:
+        slope_BW: Tensor = self.own(obs_BF) * self.scale + self.bias
+        return slope_BW
+
+
 class Critic(nn.Module):
     """Q(s, w): the value of having had w executed in s. Reads `[observation | executed action]`.
 
@@ -79,7 +97,9 @@ class Critic(nn.Module):
     layers have to put together from bends. The second term begins with it, as the policies' straight line does.
     """
 
-    def __init__(self, shape: Shape, executed: int, config: Mapping[str, Any]):
+    def __init__(
+        self, shape: Shape, executed: int, config: Mapping[str, Any], own_columns: Sequence[Sequence[int]] = ()
+    ):
         super().__init__()
         self.splits = (shape.observation, executed)
         layers: list[nn.Module] = []
@@ -87,9 +107,11 @@ class Critic(nn.Module):
             layers += [Dense(n_in, n_out, gain=math.sqrt(2)), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
         self.head = Dense(config["hidden"][-1], 1, gain=config["last_layer_scale"])
-        self.slope: Dense | SharedSlope | None = None
+        self.slope: Dense | SharedSlope | OwnSlope | None = None
         if config["slope"] and isinstance(shape, SpecialistShape):
             self.slope = SharedSlope(shape, config["last_layer_scale"])
+        elif config["slope"] and own_columns:
+            self.slope = OwnSlope(own_columns, config["last_layer_scale"])
         elif config["slope"]:
             self.slope = Dense(shape.observation, executed, gain=config["last_layer_scale"])
 
@@ -110,7 +132,7 @@ class Critic(nn.Module):
 def build_critic(config: Mapping[str, Any]) -> Critic:
     shape = shape_of(config)
     executed = EXECUTIONS[config["sac"]["execution"]].width(shape.actions)
-    return Critic(shape, executed, config["sac"]["critic"])
+    return Critic(shape, executed, config["sac"]["critic"], config["options"]["own_columns"])
 
 
 def critic_columns(observation: np.ndarray, executed: np.ndarray, common: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -124,7 +146,7 @@ def critic_columns(observation: np.ndarray, executed: np.ndarray, common: Mappin
         situation = np.concatenate((observation[observation < shape.domain], state - blocks))
         places["slope.intent.weight"] = np.concatenate((np.arange(shape.block), shape.block + situation))
         places["slope.confidence.weight"] = situation
-    elif critic["slope"]:
+    elif critic["slope"] and not common["options"]["own_columns"]:
         places |= {"slope.weight": np.ix_(executed, observation), "slope.bias": executed}
     return places
 

@@ -110,6 +110,10 @@ class NetworkOptions:
     last_layer_scale: float
     initial_mean: tuple[float, ...]
     """Raw action before training, beside the small last layer; empty for zeros."""
+    own_columns: tuple[tuple[int, ...], ...]
+    """Of the observation, those that belong to each action, alike in kind and order, (A, K). A straight line then reads
+    each action's own with the same weights for all (`OwnLine`). Empty: it reads all columns, each with its own weights.
+    """
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -143,6 +147,34 @@ def beside(layer: nn.Module, own_BNK: Tensor, shared_BH: Tensor) -> Tensor:
         return out
     weights = layer.weight.split((own_BNK.shape[-1], shared_BH.shape[-1]), dim=-1)
     return dense(own_BNK, weights[0], None) + dense(shared_BH, weights[1], layer.bias).unsqueeze(-2)
+
+
+class OwnLine(nn.Module):
+    """A straight line to each action from its own columns, with the same weights for all: (B, F) -> (B, A).
+
+    What a signal means is the same for every asset, and is learned from all of them at once.
+    """
+
+    own_AK: Tensor
+
+    def __init__(self, own_columns: Sequence[Sequence[int]], gain: float):
+        super().__init__()
+        # Not a parameter and not in a state: it follows from the layout.
+        self.register_buffer("own_AK", torch.tensor(own_columns), persistent=False)
+        self.line = Dense(self.own_AK.shape[1], 1, gain=gain, bias=False)
+
+    def forward(self, obs_BF: Tensor) -> Tensor:
+        reads_BA1: Tensor = self.line(obs_BF[..., self.own_AK])
+        return reads_BA1.squeeze(-1)
+
+
+def straight_line(shape: Shape, options: NetworkOptions) -> nn.Module | None:
+    """From the observation to the mean, beside a network; None where the options have none."""
+    if not options.linear_skip:
+        return None
+    if options.own_columns:
+        return OwnLine(options.own_columns, options.last_layer_scale)
+    return Dense(shape.observation, shape.actions, gain=options.last_layer_scale, bias=False)
 
 
 def _trunk(widths: Sequence[int], activation: str) -> nn.Sequential:
@@ -201,11 +233,7 @@ class FlatPolicy(GaussianPolicy):
         self.head = Dense(options.hidden[-1], shape.actions, gain=options.last_layer_scale)
         if options.initial_mean:
             self.head.bias.data.copy_(torch.tensor(options.initial_mean))
-        self.skip = (
-            Dense(shape.observation, shape.actions, gain=options.last_layer_scale, bias=False)
-            if options.linear_skip
-            else None
-        )
+        self.skip = straight_line(shape, options)
 
     def mean(self, obs_BF: Tensor) -> Tensor:
         mean_BA: Tensor = self.head(self.trunk(obs_BF))

@@ -153,6 +153,7 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
         linear_skip: bool,
         dropout: float = 0.0,
         initial_mean: tuple[float, ...] = (),
+        own_columns: tuple[tuple[int, ...], ...] = (),
     ) -> dict[str, Any]:
         kind = kind_of({"network": network})
         options: dict[str, Any] = dict(
@@ -165,6 +166,7 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
             std_floor=networks.std_floor,
             last_layer_scale=networks.last_layer_scale,
             initial_mean=initial_mean,
+            own_columns=own_columns,
         )
         if kind.options is AttentionOptions:
             options["attention"] = networks.attention.model_dump()
@@ -175,7 +177,8 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
         own = settings.allocator
         columns = layout.allocator_layout(universe.symbols)
         flat = FlatShape(columns.width, universe.n_instruments)
-        return {ALLOCATOR: config(own.network, flat, columns, own.hidden, None, own.linear_skip)}
+        shared = layout.columns_by_asset(universe.symbols) if own.shared_line else ()
+        return {ALLOCATOR: config(own.network, flat, columns, own.hidden, None, own.linear_skip, own_columns=shared)}
     configs = {
         META: config(
             networks.names.meta,

@@ -122,6 +122,8 @@ def test_under_sac_the_policys_pass_is_in_bfloat16_too() -> None:
         torch.manual_seed(4)
         mean, log_std = act.forward(obs)
         assert mean.dtype == torch.float32
+        only_asked, _ = AutogradPolicy(policy, rows, how).forward(obs, learns=False)
+        torch.testing.assert_close(only_asked, mean, rtol=0.02, atol=0.002)
         lessons = torch.stack([*act.lessons(obs, labels).values()]).sum()
         act.backward(torch.ones_like(mean), torch.zeros_like(log_std), lessons)
         gradients.append(rows.grad_RP.clone())

@@ -21,6 +21,7 @@ from mtquant_rllib.policies.executed import EXECUTIONS
 from mtquant_rllib.policies.modules import module_specs
 from mtquant_rllib.policies.networks import GaussianPolicy
 from mtquant_rllib.policies.registry import DeskWidths
+from mtquant_rllib.universe import ALLOCATOR
 
 RATES = {ACTOR: 1e-3, **dict.fromkeys(CRITICS, 2e-3), ALPHA: 5e-3}
 ROWS, TAU, CLIP = 32, 0.005, 0.7
@@ -31,6 +32,12 @@ GROUPS = [
     ("forex_specialist", "commodities_specialist", "equity_specialist"),
     ("meta_controller",),
 ]
+ALLOCATES = ("allocator.hidden=[8]", "allocator.network=plain")
+ALLOCATES_BY_ATTENTION = (
+    "allocator.network=attention",
+    "networks.attention={width: 16, heads: 2, dropout: 0.0, classifier: {hidden: [8], dropout: 0.0},"
+    " policy_heads: {hidden: 8, dropout: 0.0}}",
+)
 LETTER = ("sac.action_penalty=0", "sac.critic.slope_penalty=0")
 PENALTIES = ("sac.action_penalty=0.3", "sac.critic.slope_penalty=8")
 ATTENTION = (
@@ -41,7 +48,8 @@ ATTENTION = (
 
 
 def settings_of(overrides: tuple[str, ...] = ()) -> Settings:
-    return Settings.load(overrides=["sac.critic.hidden=[16, 16]", *LETTER, *overrides])
+    config = "allocator.yaml" if any(key.startswith("allocator.") for key in overrides) else "default.yaml"
+    return Settings.load(config, ["sac.critic.hidden=[16, 16]", *LETTER, *overrides])
 
 
 def stack_of(modules: dict[str, Any], overrides: tuple[str, ...] = (), tau: float = TAU) -> SACStack:
@@ -156,7 +164,14 @@ def descend(optimizer: Any, loss: torch.Tensor) -> None:
 
 @pytest.mark.parametrize(
     ("names", "overrides"),
-    [*((group, ()) for group in GROUPS), (GROUPS[2], ATTENTION), *((group, PENALTIES) for group in GROUPS)],
+    [
+        *((group, ()) for group in GROUPS),
+        (GROUPS[2], ATTENTION),
+        *((group, PENALTIES) for group in GROUPS),
+        ((ALLOCATOR,), (*ALLOCATES, *PENALTIES)),
+        ((ALLOCATOR,), (*ALLOCATES, "allocator.shared_line=false")),
+        ((ALLOCATOR,), (*ALLOCATES_BY_ATTENTION, *PENALTIES)),
+    ],
 )
 def test_a_step_is_algorithm_one_of_the_paper(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     modules = modules_of(names, overrides)

@@ -45,6 +45,13 @@ def test_allocator_sees_fifty_columns_group_by_group() -> None:
     assert set(layout.ALLOCATOR_ASSET.names) <= set(layout.BLOCK.names)
 
 
+def test_an_assets_columns_are_the_ten_with_its_name() -> None:
+    symbols = ("EURUSD", "USDJPY", "XAUUSD")
+    names = layout.allocator_layout(symbols).names
+    for symbol, columns in zip(symbols, layout.columns_by_asset(symbols), strict=True):
+        assert [names[column] for column in columns] == [f"{symbol}.{name}" for name in layout.ALLOCATOR_ASSET.names]
+
+
 def test_another_width_in_the_agents_table_is_refused() -> None:
     settings = Settings.load(overrides=["specialists.forex.market_features_dim=9"])
     with pytest.raises(ConfigError, match="8 wide"):

@@ -49,8 +49,9 @@ def test_empty_groups_are_told_apart_by_their_vectors_alone():
     torch.testing.assert_close(tokens, tokens[:1].expand_as(tokens))
 
 
+@pytest.mark.parametrize("goes_back", [False, True])
 @pytest.mark.parametrize("look", [False, True])
-def test_the_attention_block_is_torchs_multi_head_attention(look):
+def test_the_attention_block_is_torchs_multi_head_attention(look, goes_back):
     own = SelfAttention(small())
     reference = nn.MultiheadAttention(16, 4, batch_first=True)
     for theirs, ours in (
@@ -63,7 +64,8 @@ def test_the_attention_block_is_torchs_multi_head_attention(look):
         theirs.data.copy_(ours.data)
     tokens = torch.randn(7, 4, 16)
     expected, weights = reference(tokens, tokens, tokens, average_attn_weights=False)
-    output, seen = own(tokens, look)
+    with torch.set_grad_enabled(goes_back):
+        output, seen = own(tokens, look)
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
     if look:
         torch.testing.assert_close(seen, weights, rtol=1e-5, atol=1e-6)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.policies.critics import Critic, SharedSlope, build_critic, sac_config
+from mtquant_rllib.policies.critics import Critic, OwnSlope, SharedSlope, build_critic, sac_config
 from mtquant_rllib.policies.networks import SpecialistShape
 from mtquant_rllib.policies.registry import DeskWidths, network_configs, shape_of
+from mtquant_rllib.universe import ALLOCATOR
 
 
 def critic_of(name: str, settings: Settings, widths: DeskWidths) -> tuple[Critic, Any]:
@@ -44,6 +45,21 @@ def test_an_intent_is_worth_the_same_whichever_instrument_it_is_about(settings: 
     value = critic(torch.cat((obs, executed), dim=-1))
     torch.testing.assert_close(critic(torch.cat((other_obs, other_executed), dim=-1)), value)
     assert (critic(torch.cat((other_obs, executed), dim=-1)) - value).abs().max() > 0.1
+
+
+def test_an_assets_weight_is_worth_its_scale_times_what_is_worth_the_same_for_all() -> None:
+    settings = Settings.load("allocator.yaml", ["allocator.network=plain"])
+    critic, _ = critic_of(ALLOCATOR, settings, DeskWidths.of(settings))
+    assert isinstance(critic.slope, OwnSlope)
+    with torch.no_grad():
+        critic.slope.scale.copy_(torch.tensor([1.0, 1.0, 1.0, 2.0, 1.0]))
+        critic.slope.bias.zero_()
+    columns = critic.slope.own.own_AK
+    obs = torch.zeros(6, 50)
+    obs[:, columns] = torch.randn(6, 1, 10).expand(6, 5, 10)
+    worth = critic.slope(obs)
+    torch.testing.assert_close(worth, worth[:, :1] * critic.slope.scale)
+    assert worth.abs().min() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["EURUSD", "forex_specialist", "meta_controller"])

@@ -17,14 +17,22 @@ from mtquant_rllib.policies.networks import (
     InstrumentNetwork,
     MetaNetwork,
     NetworkOptions,
+    OwnLine,
     SpecialistNetwork,
     SpecialistShape,
     ValueNetwork,
     stack,
     stacked_parameters,
 )
-from mtquant_rllib.policies.registry import NETWORKS, build_policy, build_value, network_configs, shape_of
-from mtquant_rllib.universe import META, Sharing
+from mtquant_rllib.policies.registry import (
+    NETWORKS,
+    DeskWidths,
+    build_policy,
+    build_value,
+    network_configs,
+    shape_of,
+)
+from mtquant_rllib.universe import ALLOCATOR, META, Sharing
 
 OPTIONS = NetworkOptions(
     hidden=(8,),
@@ -36,6 +44,7 @@ OPTIONS = NetworkOptions(
     std_floor=0.3,
     last_layer_scale=0.01,
     initial_mean=(),
+    own_columns=(),
 )
 FOREX = SpecialistShape(domain=8, n_instruments=3, block=5, state=2)
 BOTH = pytest.mark.parametrize("linear_skip", [False, True])
@@ -142,6 +151,31 @@ def test_the_skip_alone_can_carry_a_linear_rule():
         network.skip.weight.copy_(rule)
     obs = torch.randn(5, 6)
     torch.testing.assert_close(network.mean(obs), obs @ rule.T)
+
+
+def test_an_own_line_reads_each_actions_columns_with_the_same_weights():
+    line = awake(OwnLine(((0, 3), (1, 4), (2, 5)), gain=1.0))
+    obs = torch.randn(7, 6)
+    by_hand = torch.stack([obs[:, [a, a + 3]] @ line.line.weight[0] for a in range(3)], dim=1)
+    torch.testing.assert_close(line(obs), by_hand)
+
+
+@pytest.mark.parametrize("network", ["plain", "attention"])
+def test_with_a_shared_line_an_allocator_takes_each_asset_for_the_other(network):
+    """All but the line silent: assets that change places change weights."""
+    settings = Settings.load("allocator.yaml", [f"allocator.network={network}"])
+    config = network_configs(settings.universe, DeskWidths.of(settings), settings)[ALLOCATOR]
+    policy = awake(build_policy(config))
+    for name, parameter in policy.named_parameters():
+        if not name.startswith("skip"):
+            nn.init.zeros_(parameter)
+    obs = torch.randn(9, 50)
+    columns = torch.tensor(config["options"]["own_columns"])
+    order = [1, 2, 3, 4, 0]
+    moved = obs.clone()
+    moved[:, columns.flatten()] = obs[:, columns[order].flatten()]
+    torch.testing.assert_close(policy.mean(moved), policy.mean(obs)[:, order])
+    assert policy.mean(obs).std(dim=1).min() > 0.01
 
 
 def test_dropout_acts_in_the_value_pass_only_when_asked_for():
