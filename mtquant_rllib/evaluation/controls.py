@@ -168,7 +168,7 @@ def print_control(result: ControlResult, console: Console) -> None:
         share = _text(result.share) if name == result.subject and result.share is not None else ""
         table.add_row(name, _text(kinds["net"]), _text(kinds["gross"]), share)
     console.print(table)
-    if "reader" in result.books:
+    if "reader" in result.books and result.share is not None:
         reader, subject = (result.books[name]["net"].estimate for name in ("reader", result.subject))
         console.print(f"share of the reader, who sees what the {result.subject} sees: {subject / reader:.0%}")
     seeds = ", ".join(f"{sharpe:.2f}" for sharpe in result.per_seed)
