@@ -2,6 +2,7 @@
 
     cost_ratio       the dearest bar over the cheapest, over markets of 5,000 to 1,000,000 bars
     rss_growth_mb    what a sampling runner's resident memory gains after it has warmed up
+    own_growth_mb    the part of it that is not the mapped market, of which a runner touches more and more
 
 Bars of a market are counted over its paths. What grows with them are files that are mapped, not read: a step touches
 the rows of its own bar. Every page is touched once before the clock starts, as an epoch of training would: what is
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from mtquant_rllib.bench.core import RandomDrive, rss_mb
+from mtquant_rllib.bench.core import RandomDrive, memory
 from mtquant_rllib.bench.turns import in_turns
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.data import DeskData, prepare_embedded
@@ -81,7 +82,7 @@ def _sized(settings: Settings, paths: int, years: float) -> Settings:
 def bench_memory(settings: Settings, market: Any, *, minutes: float = 10.0, samples: int = 20) -> Mapping[str, Any]:
     """Resident memory of a process with a batched runner that samples without pause.
 
-    `rss_growth_mb` is the median of the last quarter of the samples less that of the second: the first is warm-up.
+    Growth is the median of the last quarter of the samples less that of the second: the first is warm-up.
     """
     from mtquant_rllib.bench.stage import endless_run, run_folder
     from mtquant_rllib.engine.runner import BatchedEnvRunner
@@ -99,12 +100,19 @@ def bench_memory(settings: Settings, market: Any, *, minutes: float = 10.0, samp
                 (fragment,) = runner.sample(num_timesteps=settings.recipe.bars_per_update)
                 runner.get_metrics()
                 bars += fragment.bars
-            readings.append(rss_mb())
+            readings.append(memory())
         runner.stop()
     quarter = max(samples // 4, 1)
+
+    def growth(values: list[float]) -> float:
+        return statistics.median(values[-quarter:]) - statistics.median(values[quarter : 2 * quarter])
+
+    resident, own = [reading.resident for reading in readings], [reading.own for reading in readings]
     return {
-        "rss_growth_mb": statistics.median(readings[-quarter:]) - statistics.median(readings[quarter : 2 * quarter]),
-        "rss_mb": readings,
+        "rss_growth_mb": growth(resident),
+        "own_growth_mb": growth(own),
+        "rss_mb": resident,
+        "own_mb": own,
         "bars": bars,
         "minutes": minutes,
     }

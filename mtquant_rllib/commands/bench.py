@@ -173,9 +173,10 @@ def _memory(settings: Settings, args: argparse.Namespace) -> Figures:
 
 
 def _memory_lines(figures: Figures) -> Iterator[str]:
-    readings = ", ".join(f"{reading:.0f}" for reading in figures["rss_mb"])
-    yield f"{figures['bars']:,} bars in {figures['minutes']:g} minutes; resident memory {readings} MB"
-    yield f"growth after warming up: {figures['rss_growth_mb']:+.1f} MB"
+    yield f"{figures['bars']:,} bars in {figures['minutes']:g} minutes"
+    for what, key in (("resident memory", "rss"), ("of it not the mapped market", "own")):
+        yield f"{what}: {', '.join(f'{reading:.0f}' for reading in figures[f'{key}_mb'])} MB"
+        yield f"growth after warming up: {figures[f'{key}_growth_mb']:+.1f} MB"
 
 
 def _sac(settings: Settings, args: argparse.Namespace) -> Figures:
