@@ -30,6 +30,9 @@ from mtquant_rllib.training.manifest import MarketRecord
 from mtquant_rllib.training.phases import JOINT, Share, build_config, plan_named
 
 MINIBATCH, EPOCHS = 256, 10
+OBJECT_STORE_MB = 1000
+"""Several windows of two runners, 75 MB each. In less than twice that a runner waits now and then for the store to let
+go of the window before, and it is the store that is measured."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Sizes:
 
 def bench_engine(settings: Settings, market: MarketRecord, sizes: Sizes) -> Mapping[str, Any]:
     """The four ratios with their raw figures; see the module's docstring."""
-    with ray_session(settings, cpus=4):
+    with ray_session(settings, cpus=4, object_store_mb=OBJECT_STORE_MB):
         stage = _Stage(settings, market, sizes)
         return {
             **stage.sampling(),

@@ -29,13 +29,13 @@ def run_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def ray_session(settings: Settings, cpus: int) -> Iterator[None]:
-    """Ray with so many CPUs to hand out, and a run folder."""
+def ray_session(settings: Settings, cpus: int, object_store_mb: int | None = None) -> Iterator[None]:
+    """Ray with so many CPUs to hand out, an object store of that size or the settings', and a run folder."""
     with run_folder() as folder:
         ray.init(
             address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
             runtime_env={"env_vars": {**PINNED, RUN_FOLDER: str(folder)}},
-            object_store_memory=settings.resources.object_store_mb * 2**20,
+            object_store_memory=(object_store_mb or settings.resources.object_store_mb) * 2**20,
         )  # fmt: skip
         try:
             yield
