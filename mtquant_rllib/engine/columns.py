@@ -2,7 +2,8 @@
 
 RLlib's episode objects cost more than environment and networks together once twelve agents take turns. A fragment is
 the same content as a few arrays per level of the desk, with masks that say where somebody decided and where episodes
-ended.
+ended. Of what was seen only the private columns travel: the rest is a function of the row of the feature table, which
+the learner has too (`observed`). That is a seventh of the bytes.
 
 Discounts follow time, not turns: a decision that held for five bars discounts what comes after by gamma^5, so an agent
 that decides every five bars and one that decides every bar value the same future alike. A decision that is still being
@@ -14,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+
+from mtquant_rllib.env.recall import Recall
 
 
 @dataclass
@@ -33,8 +36,8 @@ class LevelColumns:
         int8 (R, n): which of `modules` decided. A seat of an environment keeps its module within an episode.
     due
         bool (T + 1, B): a decision was taken.
-    observations, actions, inputs, log_probs
-        float32 (R, n, F), (R, n, A) raw, (R, n, 2A) of the distribution, (R, n).
+    private, actions, inputs, log_probs
+        float32 (R, n, p) of what was seen, (R, n, A) raw, (R, n, 2A) of the distribution, (R, n).
     rewards
         float64 (T + 1, B, n): of the bar; row 0 what a held decision earned before.
     bars
@@ -45,9 +48,9 @@ class LevelColumns:
         int64 and int8 (T + 1, B): the row of the feature table that was seen, and which of the domain's instruments is
         on turn in a single-domain episode (0 elsewhere); row 0 of a held decision.
     final, final_seats
-        float32 (E, n, F), int8 (E, n): what was seen where an episode was cut off, and by whom.
+        float32 (E, n, p), int8 (E, n): what was seen where an episode was cut off, and by whom.
     tail, tail_seats, tail_due, tail_rows, tail_turns
-        float32 (B, n, F), int8 (B, n), bool (B,), int64 (B,), int8 (B,): what is seen after the last bar, where a
+        float32 (B, n, p), int8 (B, n), bool (B,), int64 (B,), int8 (B,): what is seen after the last bar, where a
         decision is due then.
     regimes
         int8 (T + 1, B): the detector's label on `market_rows`, where a module that learns is taught it; None elsewhere.
@@ -58,7 +61,7 @@ class LevelColumns:
     modules: tuple[str, ...]
     seats: np.ndarray
     due: np.ndarray
-    observations: np.ndarray
+    private: np.ndarray
     actions: np.ndarray
     inputs: np.ndarray
     log_probs: np.ndarray
@@ -77,6 +80,13 @@ class LevelColumns:
     tail_turns: np.ndarray
     regimes: np.ndarray | None = None
 
+    def agents_at(self, turns: np.ndarray) -> np.ndarray:
+        """Who sits where when `turns` (k,) was the domain's instrument on turn: indices into `agents`, (k, n)."""
+        n_seats = self.rewards.shape[2]
+        if n_seats < len(self.agents):
+            return turns[:, None].astype(np.int64)
+        return np.broadcast_to(np.arange(n_seats), (len(turns), n_seats))
+
     def of_environments(self, chosen: slice) -> LevelColumns:
         """The decisions of a range of environments."""
         start, stop, _ = chosen.indices(self.due.shape[1])
@@ -87,7 +97,7 @@ class LevelColumns:
 
         decided, ended = theirs(self.due), theirs(self.truncated)
         over_bars = ("due", "rewards", "bars", "terminated", "truncated", "market_rows", "turns")
-        over_decisions = ("seats", "observations", "actions", "inputs", "log_probs")
+        over_decisions = ("seats", "private", "actions", "inputs", "log_probs")
         tails = ("tail", "tail_seats", "tail_due", "tail_rows", "tail_turns")
         parts = {name: getattr(self, name)[:, chosen] for name in over_bars}
         if self.regimes is not None:
@@ -182,6 +192,25 @@ def closed_decisions(level: LevelColumns) -> Closed:
     )
 
 
+def observed(level: LevelColumns, recall: Recall) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """float32 (R, n, F), (E, n, F), (B, n, F): what was seen at each decision, where episodes were cut off, and after
+    the last bar."""
+
+    def whole(private: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> np.ndarray:
+        n_looks, n_seats, width = private.shape
+        agents = level.agents_at(turns).ravel()
+        seen = recall(agents, rows.repeat(n_seats), turns.repeat(n_seats), private.reshape(n_looks * n_seats, width))
+        return seen.reshape(n_looks, n_seats, recall.width)
+
+    cut = level.truncated
+    return (
+        whole(level.private, level.market_rows[level.due], level.turns[level.due]),
+        # An episode is cut off on the row after its last bar's.
+        whole(level.final, level.market_rows[cut] + 1, level.turns[cut]),
+        whole(level.tail, level.tail_rows, level.tail_turns),
+    )
+
+
 def advantages(
     level: LevelColumns,
     values: np.ndarray,
@@ -192,7 +221,7 @@ def advantages(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Generalised advantage estimates (Schulman et al. 2016), value targets, and which decisions they exist for.
 
-    values (R, n), final_values (E, n) and tail_values (B, n) are those of `observations`, `final` and `tail`. Returns
+    values (R, n), final_values (E, n) and tail_values (B, n) are those of what was `observed`. Returns
     float32 (R, n) twice and bool (R,): False for a decision that is still held when the fragment ends. With d_t bars
     between decision t and the next,
 

@@ -21,6 +21,7 @@ from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import draw_episode
+from mtquant_rllib.env.recall import private_columns
 from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.env.spaces import action_width, observation_width, spaces
 from mtquant_rllib.universe import ALLOCATOR, META
@@ -34,6 +35,8 @@ class Level:
         Agent ids that seats count; `streams` are their indices among all agents.
     seats
         Who sits: int (B, n), indices into `agents`; None where seat i is agent i for ever.
+    private
+        Columns of an observation that the feature table does not know (`env.recall`), int64 (p,).
     observe, decide, due
         Observations (B, n, F); take raw actions (B, n, A); whose turn it is, bool (B,).
     """
@@ -43,6 +46,7 @@ class Level:
     n_seats: int
     observation: int
     actions: int
+    private: np.ndarray
     observe: Callable[[], np.ndarray]
     decide: Callable[[np.ndarray], None]
     due: Callable[[], np.ndarray]
@@ -80,6 +84,7 @@ class Table:
             1,
             observation_width(settings, ALLOCATOR),
             action_width(settings, ALLOCATOR),
+            private_columns(settings, ALLOCATOR),
             observe=lambda: core.observe()[:, None],
             decide=lambda raw: core.decide(raw[:, 0]),
             due=lambda: everyone,
@@ -96,6 +101,7 @@ class Table:
                 n_seats,
                 observation_width(settings, agents[0]),
                 action_width(settings, agents[0]),
+                private_columns(settings, agents[0]),
                 **calls,
             )
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,13 +41,16 @@ from ray.rllib.utils.metrics import (
 )
 from torch import Tensor
 
+from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.bar_schedule import DEFAULT, FollowsBars
-from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages
+from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages, observed
 from mtquant_rllib.engine.peers import Peers
 from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, generator, mixed
 from mtquant_rllib.engine.stack_learner import Figures, StackLearner, passes
 from mtquant_rllib.engine.stacks import Stack, stacked
+from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.recall import Recall
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +97,10 @@ class BatchedLearner(BarSchedule):
             raise ValueError(f"grad_clip_by = {self.config.grad_clip_by!r}: the batched engine clips by 'global_norm'")
         keepers: dict[str, Any] = {name: self.get_optimizers_for_module(name)[0][1] for name in learning}
         options = LearnerConfig.model_validate(self.config.desk["learner"])
+        context = self.config.env_config
+        self._settings = Settings.model_validate(context["settings"])
+        self._features = DeskData.open(Path(context["data"]), context.get("split", "train")).features
+        self._recalls: dict[tuple[tuple[str, ...], int | None], Recall] = {}
         self._learners = [
             StackLearner(stack, keepers, self._knobs_of(stack), self._peers.channel(), options)
             for stack in stacked(learning)
@@ -134,9 +142,10 @@ class BatchedLearner(BarSchedule):
         first = 0
         for fragment in fragments:
             for level in fragment.levels:
-                advantage, target, known = self._valued(level, parts)
+                seen = observed(level, self._recall(level))
+                advantage, target, known = self._valued(level, seen, parts)
                 owners = np.broadcast_to(first + np.nonzero(level.due)[1][:, None], level.seats.shape)
-                columns = [level.observations, level.actions, level.inputs, level.log_probs, advantage, target]
+                columns = [seen[0], level.actions, level.inputs, level.log_probs, advantage, target]
                 if level.regimes is not None:
                     labels = level.regimes[level.due].astype(np.float32)
                     columns.append(np.broadcast_to(labels[:, None], level.seats.shape))
@@ -174,14 +183,22 @@ class BatchedLearner(BarSchedule):
             if name in tables:
                 tables[name][_ADVANTAGE] = (column / max(deviation, SMALLEST_DEVIATION)).astype(np.float32)
 
-    def _valued(self, level: LevelColumns, learning: Container[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        seen = [(level.observations, level.seats), (level.final, level.final_seats), (level.tail, level.tail_seats)]
-        values = [np.zeros(seats.shape, dtype=np.float32) for _, seats in seen]
+    def _recall(self, level: LevelColumns) -> Recall:
+        key = (level.agents, level.domain)
+        if key not in self._recalls:
+            self._recalls[key] = Recall(self._settings, self._features, *key)
+        return self._recalls[key]
+
+    def _valued(
+        self, level: LevelColumns, seen: Sequence[np.ndarray], learning: Container[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        all_seats = (level.seats, level.final_seats, level.tail_seats)
+        values = [np.zeros(seats.shape, dtype=np.float32) for seats in all_seats]
         for number, name in enumerate(level.modules):
             if name not in learning:
                 continue
             module = self._module[name]
-            for (observations, seats), out in zip(seen, values):
+            for observations, seats, out in zip(seen, all_seats, values):
                 mine = seats == number
                 if mine.any():
                     chosen = torch.from_numpy(observations[mine]).to(self._device)

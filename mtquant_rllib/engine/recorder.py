@@ -17,11 +17,12 @@ from mtquant_rllib.env.trading import Trading
 
 @dataclass
 class Held:
-    """Decisions that the last fragment left open, per environment: what they saw, did and have earned."""
+    """Decisions that the last fragment left open, per environment: what they saw (private columns), did and have
+    earned."""
 
     open: np.ndarray
     seats: np.ndarray
-    observations: np.ndarray
+    private: np.ndarray
     actions: np.ndarray
     inputs: np.ndarray
     rewards: np.ndarray
@@ -39,7 +40,7 @@ class Recorder:
         self.n_bars = n_bars
         self.due = np.zeros((rows, n_envs), dtype=bool)
         self.seats = np.zeros(shape, dtype=np.int8)
-        self.observations = np.zeros((*shape, level.observation), dtype=np.float32)
+        self.private = np.zeros((*shape, len(level.private)), dtype=np.float32)
         self.actions = np.zeros((*shape, level.actions), dtype=np.float32)
         self.inputs = np.zeros((*shape, 2 * level.actions), dtype=np.float32)
         self.rewards = np.zeros(shape)
@@ -108,7 +109,7 @@ class Post:
         recorder.clear()
         if held is not None and held.open.any():
             recorder.due[0] = held.open
-            for name in ("seats", "observations", "actions", "inputs", "rewards"):
+            for name in ("seats", "private", "actions", "inputs", "rewards"):
                 getattr(recorder, name)[0] = getattr(held, name)
 
 
@@ -123,9 +124,9 @@ class Marks:
 
 @dataclass
 class Tail:
-    """What is seen after the last bar, and where a decision is due then."""
+    """What is seen after the last bar (private columns), and where a decision is due then."""
 
-    observations: np.ndarray
+    private: np.ndarray
     seats: np.ndarray
     due: np.ndarray
     market_rows: np.ndarray
@@ -142,8 +143,8 @@ def columns_of(post: Post, marks: Marks, tail: Tail) -> LevelColumns:
         market_rows[0], turns[0] = post.held.market_rows, post.held.turns
     due = recorder.due
     rows = _rows(due)
-    columns = {name: rows(getattr(recorder, name)) for name in ("seats", "observations", "actions", "inputs")}
-    width, n_seats = post.level.observation, post.level.n_seats
+    columns = {name: rows(getattr(recorder, name)) for name in ("seats", "private", "actions", "inputs")}
+    width, n_seats = len(post.level.private), post.level.n_seats
     post.held = _still_held(recorder, bars, market_rows, turns, marks, tail)
     return LevelColumns(
         agents=post.level.agents,
@@ -159,7 +160,7 @@ def columns_of(post: Post, marks: Marks, tail: Tail) -> LevelColumns:
         turns=turns,
         final=np.concatenate([np.zeros((0, n_seats, width), np.float32), *recorder.final]),
         final_seats=np.concatenate([np.zeros((0, n_seats), np.int8), *recorder.final_seats]),
-        tail=tail.observations,
+        tail=tail.private,
         tail_seats=tail.seats,
         tail_due=tail.due,
         tail_rows=tail.market_rows,
@@ -190,7 +191,7 @@ def _still_held(
     return Held(
         open=still,
         seats=recorder.seats[at],
-        observations=recorder.observations[at],
+        private=recorder.private[at],
         actions=recorder.actions[at],
         inputs=recorder.inputs[at],
         rewards=np.where(since[:, :, None], recorder.rewards, 0.0).sum(axis=0),
@@ -203,5 +204,6 @@ def _still_held(
 def _rows(due: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Picks the rows that are due from columns (T + 1, B, ...); a view where everybody always was."""
     if due[1:].all() and not due[0].any():
-        return lambda column: column[1:].reshape(-1, *column.shape[2:])
+        n_rows = due[1:].size
+        return lambda column: column[1:].reshape(n_rows, *column.shape[2:])
     return lambda column: column[due]

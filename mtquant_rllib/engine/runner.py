@@ -262,7 +262,7 @@ class BatchedEnvRunner(BarRunner):
         recorder = post.recorder
         if recorder is not None and row:
             recorder.due[row] = due
-            recorder.observations[row] = observations
+            recorder.private[row] = observations[..., level.private]
             recorder.actions[row] = raw
             recorder.inputs[row] = inputs
             recorder.seats[row] = post.seated()
@@ -276,7 +276,7 @@ class BatchedEnvRunner(BarRunner):
             streams = post.streams()
             recorder.rewards[row] = np.take_along_axis(rewards, streams, axis=1)
             if truncated.any():
-                recorder.final.append(post.level.observe()[truncated])
+                recorder.final.append(post.level.observe()[truncated][..., post.level.private])
                 recorder.final_seats.append(post.seated()[truncated])
 
     def _returns_of(self, env: int) -> dict[str, float]:
@@ -360,7 +360,8 @@ class BatchedEnvRunner(BarRunner):
                     if seen is None:
                         shape = (self.num_envs, post.level.n_seats, post.level.observation)
                         seen = post.level.observe() if due.any() else np.zeros(shape, np.float32)
-                    tails.append((post, Tail(seen, post.seated(), due, table.desk.row.copy(), table.turns())))
+                    private = seen[..., post.level.private]
+                    tails.append((post, Tail(private, post.seated(), due, table.desk.row.copy(), table.turns())))
         return tails
 
     def _count(self, bars: int) -> None:

@@ -70,9 +70,8 @@ class Shelf:
 
     def add(self, level: LevelColumns, first_env: int) -> np.ndarray:
         """Take in a fragment of the environments from `first_env` on; returns the slots that were written."""
-        closed, private = closed_decisions(level), level.observations[:, :, self.recall.private]
+        closed = closed_decisions(level)
         final_number = np.cumsum(level.truncated.ravel()).reshape(level.truncated.shape) - 1
-        final = level.final[:, :, self.recall.private]
         written = []
         times, begins = np.unique(closed.t, return_index=True)
         for t, begin, end in zip(times, begins, [*begins[1:], len(closed.t)]):
@@ -80,7 +79,7 @@ class Shelf:
             env = closed.env[part]
             row, turn = level.market_rows[t, env], level.turns[t, env]
             streams = self._streams(level, env + first_env, turn)
-            slots = self._state(streams, row, turn, private[part])
+            slots = self._state(streams, row, turn, level.private[part])
             written.append(slots.ravel())
             self.waiting[streams] = True
 
@@ -99,22 +98,20 @@ class Shelf:
             if cut.any():
                 number = final_number[until[cut], env[cut]]
                 row_then = level.market_rows[until[cut], env[cut]] + 1
-                written.append(self._state(streams[cut], row_then, turn[cut], final[number]).ravel())
+                written.append(self._state(streams[cut], row_then, turn[cut], level.final[number]).ravel())
                 self._pass(streams[cut])
         due = np.flatnonzero(level.tail_due)
         if len(due):
             turn = level.tail_turns[due]
             streams = self._streams(level, due + first_env, turn)
-            slots = self._state(streams, level.tail_rows[due], turn, level.tail[due][:, :, self.recall.private])
+            slots = self._state(streams, level.tail_rows[due], turn, level.tail[due])
             self.waiting[streams] = True
             written.append(slots.ravel())
         return np.concatenate(written) if written else np.zeros(0, dtype=np.int64)
 
     def _streams(self, level: LevelColumns, env: np.ndarray, turn: np.ndarray) -> np.ndarray:
         """Of each seat, (k, n)."""
-        n_seats = level.rewards.shape[2]
-        agents = turn[:, None] if n_seats < len(level.agents) else np.arange(n_seats)
-        return agents.astype(np.int64) * self.n_envs + env[:, None]
+        return level.agents_at(turn) * self.n_envs + env[:, None]
 
     def _state(self, streams: np.ndarray, row: np.ndarray, turn: np.ndarray, private: np.ndarray) -> np.ndarray:
         """Write states (k, n) at the heads of their streams, and past what waits there if that is another."""

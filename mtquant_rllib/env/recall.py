@@ -20,6 +20,24 @@ from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.universe import ALLOCATOR, META
 
 
+def private_columns(settings: Settings, agent: str) -> np.ndarray:
+    """Columns of an agent's observation that are not a function of the row, int64."""
+    universe = settings.universe
+    private: tuple[slice, ...]
+    if agent == ALLOCATOR:
+        private = ()
+    elif agent == META:
+        shape = layout.meta_layout(universe, settings.desk.observation.returns_days)
+        private = (shape["portfolio"], shape["specialists"])
+    elif agent in universe.specialists:
+        shape = layout.specialist_layout(universe.domains[universe.specialists.index(agent)])
+        private = (shape["state"],)
+    else:
+        private = (layout.INSTRUMENT["state"],)
+    columns = [np.arange(part.start, part.stop) for part in private]
+    return np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
+
+
 class Recall:
     """The observations of one level: n agents that share a layout.
 
@@ -35,7 +53,7 @@ class Recall:
     width
         Of an observation.
     private
-        Columns that are not a function of the row, int64.
+        `private_columns` of the level's agents.
     """
 
     def __init__(self, settings: Settings, features: FeatureTable, agents: Sequence[str], domain: int | None) -> None:
@@ -47,32 +65,27 @@ class Recall:
         self._centres = Centres.of(settings)
         self._single = domain is not None
         self._clip = settings.desk.observation.clip
-        private: tuple[slice, ...]
         if agents[0] == ALLOCATOR:
-            shape, private = layout.allocator_layout(universe.symbols), ()
+            shape = layout.allocator_layout(universe.symbols)
             self._columns = np.array(layout.allocator_columns(universe.symbols))
             self._fill = self._allocator
         elif agents[0] == META:
             shape = layout.meta_layout(universe, settings.desk.observation.returns_days)
-            private = (shape["portfolio"], shape["specialists"])
             self._fill = self._meta
             self._correlation, self._macro = shape["correlation"], shape["macro"]
         elif agents[0] in universe.specialists:
             own = universe.specialists.index(agents[0])
             shape = layout.specialist_layout(universe.domains[own])
-            private = (shape["state"],)
             self._fill = self._specialist
             self._own = own
             self._domain_table = np.asarray(features.domain[own]).view(np.ndarray)
             self._domain_width, self._slice = shape.slices["domain"].stop, universe.domain_slices[own]
         else:
             shape = layout.INSTRUMENT
-            private = (shape["state"],)
             self._fill = self._instrument
             self._instruments = np.array([universe.symbols.index(agent) for agent in agents])
         self.width = shape.width
-        columns = [np.arange(part.start, part.stop) for part in private]
-        self.private = np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
+        self.private = private_columns(settings, agents[0])
 
     def __call__(self, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray, private: np.ndarray) -> np.ndarray:
         """float32 (R, width): what `agents` (R,), indices into the level's, saw on `rows` (R,) of the feature table

@@ -1,7 +1,8 @@
-"""Learners outside of Ray, and what is in them."""
+"""Learners outside of Ray, what is in them, and what they put together again from what is sampled."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,10 @@ from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from mtquant_rllib.config.training import LearnerConfig
+from mtquant_rllib.engine.columns import LevelColumns, observed
 from mtquant_rllib.engine.runner import BatchedEnvRunner
+from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.recall import Recall
 
 AS_THEY_STAND = LearnerConfig(precision="float32", checkpoint_activations=False, compile=False)
 TIMES = {"bars": 0, NUM_ENV_STEPS_SAMPLED_LIFETIME: 200}
@@ -19,6 +23,12 @@ def built(cls: type, config: Any, runner: BatchedEnvRunner) -> Any:
     learner = cls(config=config, module_spec=config.get_multi_rl_module_spec(env=None, spaces=runner.get_spaces()))
     learner.build()
     return learner
+
+
+def seen_in(runner: BatchedEnvRunner, level: LevelColumns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whole observations of a level: at decisions, where episodes were cut off, after the last bar."""
+    data = DeskData.open(Path(runner.config.env_config["data"]), "train")
+    return observed(level, Recall(runner.env.settings, data.features, level.agents, level.domain))
 
 
 def parameters(learner: Any) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learners import seen_in
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
@@ -129,11 +130,12 @@ def test_the_runner_pays_what_the_core_pays_for_the_same_actions(make: Make) -> 
     runner = BatchedEnvRunner(config=make("ppo", "plain"), worker_index=0)
     (fragment,) = runner.sample(num_timesteps=40)
     (level,) = fragment.levels
+    seen, _, _ = seen_in(runner, level)
     again = BatchedEnvRunner(config=make("ppo", "plain"), worker_index=0).env
     again.start_over()
     core = again.tables[0].desk
     for bar in range(10):
-        assert np.array_equal(core.observe(), level.observations[4 * bar : 4 * bar + 4, 0])
+        assert np.array_equal(core.observe(), seen[4 * bar : 4 * bar + 4, 0])
         core.decide(level.actions[4 * bar : 4 * bar + 4, 0])
         assert core.advance().rewards == pytest.approx(level.rewards[bar + 1], abs=1e-6)
 
@@ -154,7 +156,7 @@ def test_sac_learns_from_rows_that_the_replay_recalls(make: Make, network: str) 
     assert learner.gradient_steps == 5
     assert weights_of(learner) != before
     drawn = learner.replay.sample([ALLOCATOR], 64)[ALLOCATOR]
-    sampled = {row.tobytes() for row in fragment.levels[0].observations[:, 0]}
+    sampled = {row.tobytes() for row in seen_in(runner, fragment.levels[0])[0][:, 0]}
     assert all(row.tobytes() in sampled for row in drawn.observation)
 
 

@@ -34,7 +34,7 @@ def level(
         modules=("m",),
         seats=np.zeros((n_rows, 1), np.int8),
         due=due,
-        observations=np.zeros((n_rows, 1, 2), np.float32),
+        private=np.zeros((n_rows, 1, 2), np.float32),
         actions=np.zeros((n_rows, 1, 1), np.float32),
         inputs=np.zeros((n_rows, 1, 2), np.float32),
         log_probs=np.zeros((n_rows, 1), np.float32),

@@ -1,19 +1,20 @@
-"""What replay keeps of an observation is enough: put together again it is the same, byte for byte. And a desk that is
+"""What is kept of an observation is enough: put together again it is the same, byte for byte. And a desk that is
 put back in the middle of its episodes goes on as if nothing had happened."""
 
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from learners import seen_in
 
+from mtquant_rllib.engine.recorder import Post
 from mtquant_rllib.engine.runner import BatchedEnvRunner
 from mtquant_rllib.engine.seats import SEATS, STANDING
-from mtquant_rllib.env.data import DeskData
-from mtquant_rllib.env.recall import Recall
 
 PHASES = [
     (3, "desk", ("desk.observation.centres={cmf: 0.6, breadth: 0.2}",)),
@@ -23,33 +24,63 @@ PHASES = [
 ]
 
 
+class Watching(BatchedEnvRunner):
+    """Keeps whole what its levels show: `decisions` by (level, bar), `cut` and `last` by level."""
+
+    def watch(self) -> None:
+        self.decisions: dict[tuple[int, int], np.ndarray] = {}
+        self.cut: dict[int, list[np.ndarray]] = {}
+        self.last: dict[int, np.ndarray] = {}
+        for post in self.posts():
+            post.level = replace(post.level, observe=partial(self._shown, id(post), post.level.observe))
+
+    def posts(self) -> list[Post]:
+        return [post for posts in self._posts for post in posts]
+
+    def _shown(self, post: int, observe: Any) -> np.ndarray:
+        self.last[post] = observe().copy()
+        return self.last[post]
+
+    def _decide(self, post: Post, row: int, acting: np.ndarray, draw: Any) -> np.ndarray | None:
+        seen = super()._decide(post, row, acting, draw)
+        if seen is not None:
+            self.decisions[id(post), row] = seen
+        return seen
+
+    def _reward(self, posts: list[Post], row: int, rewards: np.ndarray, truncated: np.ndarray) -> None:
+        super()._reward(posts, row, rewards, truncated)
+        if truncated.any():
+            for post in posts:
+                self.cut.setdefault(id(post), []).append(self.last[id(post)][truncated])
+
+
 @pytest.mark.parametrize(("phase", "name", "overrides"), PHASES)
 def test_observations_put_together_again_are_what_was_seen(
     make_config: Any, phase: int, name: str, overrides: tuple[str, ...]
 ) -> None:
     config = make_config(phase, name, *overrides)
     config.multi_agent(policies_to_train=None)
-    runner = BatchedEnvRunner(config=config, worker_index=0)
-    features = DeskData.open(Path(config.env_config["data"]), "train").features
+    runner = Watching(config=config, worker_index=0)
+    cut_off = 0
     for bars in (101, 3, 62):
+        runner.watch()
+        held = {id(post): post.held for post in runner.posts()}
         (fragment,) = runner.sample(num_timesteps=bars)
-        for level in fragment.levels:
-            recall = Recall(runner.env.settings, features, level.agents, level.domain)
-            t, env = np.nonzero(level.due)
-            end_t, end_env = np.nonzero(level.truncated)
-            due = np.flatnonzero(level.tail_due)
-            looks = [
-                (level.observations, level.market_rows[t, env], level.turns[t, env]),
-                (level.final, level.market_rows[end_t, end_env] + 1, level.turns[end_t, end_env]),
-                (level.tail[due], level.tail_rows[due], level.tail_turns[due]),
-            ]
-            for seen, rows, turns in looks:
-                for seat in range(seen.shape[1]):
-                    one_seat = seen.shape[1] == 1
-                    agents = turns if one_seat and len(level.agents) > 1 else np.full(len(rows), seat)
-                    again = recall(agents, rows, turns, seen[:, seat][:, recall.private])
-                    assert again.tobytes() == np.ascontiguousarray(seen[:, seat]).tobytes(), level.agents
-            assert len(recall.private) < level.observations.shape[2] / 1.5
+        for post, level in zip(runner.posts(), fragment.levels, strict=True):
+            decisions, final, tail = seen_in(runner, level)
+            for (bar, env), again in zip(np.argwhere(level.due), decisions, strict=True):
+                if bar:
+                    seen = runner.decisions[id(post), bar][env]
+                    assert again.tobytes() == seen.tobytes(), level.agents
+                else:
+                    assert again[:, post.level.private].tobytes() == held[id(post)].private[env].tobytes()
+            shown = runner.cut.get(id(post), [np.zeros((0, *final.shape[1:]), np.float32)])
+            assert final.tobytes() == np.concatenate(shown).tobytes()
+            cut_off += len(final)
+            due = level.tail_due
+            assert tail[due].tobytes() == runner.last[id(post)][due].tobytes()
+            assert level.private.shape[2] < decisions.shape[2] / 1.5
+    assert cut_off > 0
 
 
 @pytest.mark.parametrize(("phase", "name", "overrides"), PHASES)

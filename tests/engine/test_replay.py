@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from learners import seen_in
 from scipy.stats import chisquare
 
 from mtquant_rllib.config.sac import PrioritiesConfig
@@ -52,7 +53,9 @@ def drawn_of(replay: Replay, module: str, size: int, weight_power: float = 0.0) 
     return replay.sample([module], size, weight_power)[module]
 
 
-def by_hand(fragments: list[Any], module: str, gamma: float, n_steps: int) -> set[tuple[Any, ...]]:
+def by_hand(
+    runner: BatchedEnvRunner, fragments: list[Any], module: str, gamma: float, n_steps: int
+) -> set[tuple[Any, ...]]:
     """Every return of a module's decisions, followed one by one through all fragments: (observation, action, reward,
     discount, next observation or None)."""
     chains: dict[Any, list[Any]] = {}
@@ -75,26 +78,27 @@ def by_hand(fragments: list[Any], module: str, gamma: float, n_steps: int) -> se
         for number, level in enumerate(fragment.levels):
             if module not in level.modules:
                 continue
-            closed = closed_decisions(level)
+            closed, (seen, final, _) = closed_decisions(level), seen_in(runner, level)
             finals = np.cumsum(level.truncated.ravel()).reshape(level.truncated.shape) - 1
             for r, (t, env) in enumerate(zip(closed.t, closed.env)):
                 for seat in range(level.seats.shape[1]):
                     if level.modules[level.seats[r, seat]] != module or not closed.known[r]:
                         continue
                     key = (number, env, seat)
-                    row = (level.observations[r, seat].tobytes(), level.actions[r, seat].tobytes())
+                    row = (seen[r, seat].tobytes(), level.actions[r, seat].tobytes())
                     chains.setdefault(key, []).append((*row, closed.rewards[r, seat], closed.bars[r], t))
                     if closed.ends[r]:
                         end = closed.until[r] - 1
                         cut = level.truncated[end, env]
-                        close(key, level.final[finals[end, env], seat].tobytes() if cut else None)
+                        close(key, final[finals[end, env], seat].tobytes() if cut else None)
     last = fragments[-1]
     for number, env, seat in list(chains):
         level = last.levels[number]
-        waiting = level.tail[env, seat].tobytes() if level.tail_due[env] else None
+        seen, _, tail = seen_in(runner, level)
+        waiting = tail[env, seat].tobytes() if level.tail_due[env] else None
         if waiting is None:
             r = max(r for r, own in enumerate(np.argwhere(level.due)) if own[1] == env)
-            waiting = level.observations[r, seat].tobytes()
+            waiting = seen[r, seat].tobytes()
         close((number, env, seat), waiting)
     return found
 
@@ -123,7 +127,7 @@ def test_what_is_drawn_is_what_happened(
     for bars in (33, 7, 64, 1, 120, 4, 99):
         fragments += pickle.loads(pickle.dumps(runner.sample(num_timesteps=bars)))
         replay.add(fragments[-1:])
-    expected = {(seen, did): rest for seen, did, *rest in by_hand(fragments, module, 0.9, n_steps)}
+    expected = {(seen, did): rest for seen, did, *rest in by_hand(runner, fragments, module, 0.9, n_steps)}
     drawn = set()
     for _ in range(20):
         batch = drawn_of(replay, module, 400)
@@ -149,7 +153,7 @@ def test_the_oldest_make_room_and_every_successor_stays_true(desk: Any) -> None:
     assert shelf.n_slots == 31
     assert (shelf.stored == (shelf.kind.reshape(-1, 31) >= DECISION).sum(axis=1)).all()
     assert (shelf.stored >= 27).all(), "an episode of 20 bars costs one slot for where it was cut off"
-    expected = by_hand(fragments, "EURUSD", 0.9, 1)
+    expected = by_hand(runner, fragments, "EURUSD", 0.9, 1)
     after_of = {(seen, did): after for seen, did, _, _, after in expected}
     batch = drawn_of(replay, "EURUSD", 600)
     for row in range(600):
@@ -157,7 +161,7 @@ def test_the_oldest_make_room_and_every_successor_stays_true(desk: Any) -> None:
         if batch.discount[row] > 0:
             assert truth == batch.after[row].tobytes()
     recent = {(seen.tobytes(), did.tobytes()) for seen, did in zip(batch.observation, batch.action)}
-    old = by_hand(fragments[:2], "EURUSD", 0.9, 1)
+    old = by_hand(runner, fragments[:2], "EURUSD", 0.9, 1)
     assert not recent & {(seen, did) for seen, did, *_ in old}
 
 

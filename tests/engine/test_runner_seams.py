@@ -59,7 +59,7 @@ def test_nobody_who_listens_changes_what_is_sampled(config: Any, make_config: An
     heard = BatchedEnvRunner(config=config, worker_index=0)
     (one,), (other,) = plain.sample(num_timesteps=100), heard.sample(num_timesteps=100)
     for mine, theirs in zip(one.levels, other.levels):
-        assert np.array_equal(mine.observations, theirs.observations)
+        assert np.array_equal(mine.private, theirs.private)
         assert np.array_equal(mine.rewards, theirs.rewards)
 
 
@@ -99,7 +99,7 @@ def test_an_evaluation_runner_plays_whole_episodes_of_its_own(config: Any) -> No
         returns.append(runner.get_metrics()[EPISODE_RETURN_MEAN].peek())
     assert returns[0] != returns[1], "episodes go on, they are not repeated"
     (own,) = runner.sample(num_timesteps=40, explore=False)
-    assert not np.array_equal(own.levels[0].observations, fragment.levels[0].observations)
+    assert not np.array_equal(own.levels[0].private, fragment.levels[0].private)
     assert np.array_equal(own.levels[0].actions, own.levels[0].inputs[..., : own.levels[0].actions.shape[-1]])
 
 

@@ -54,7 +54,7 @@ def test_environments_are_dealt_whole_and_once(make_config: Any) -> None:
     for whole, left, middle in zip(fragment.levels, first.levels, dealt([fragment], 5)[2][0].levels):
         np.testing.assert_array_equal(left.rewards, whole.rewards[:, :3])
         _, env = np.nonzero(whole.due)
-        np.testing.assert_array_equal(left.observations, whole.observations[env < 3])
+        np.testing.assert_array_equal(left.private, whole.private[env < 3])
         np.testing.assert_array_equal(middle.actions, whole.actions[env == 2])
         _, ended = np.nonzero(whole.truncated)
         np.testing.assert_array_equal(left.final, whole.final[ended < 3])

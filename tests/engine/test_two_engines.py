@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from learners import seen_in
 
 from mtquant_rllib.engine.runner import BatchedEnvRunner
 from mtquant_rllib.engine.stock import StockEnvRunner
@@ -26,8 +27,8 @@ def share_weights(source: Any, target: Any) -> None:
         runner.module.set_state(state)
 
 
-def rows_of(level: Any, module: str) -> list[tuple[np.ndarray, np.ndarray, float]]:
-    """Closed decisions of a module, with what each earned until the next or the end."""
+def rows_of(level: Any, seen: np.ndarray, module: str) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """Closed decisions of a module, with what each saw (R, n, F) and earned until the next or the end."""
     number, rows = level.modules.index(module), []
     n_rows, n_envs = level.due.shape
     order = np.cumsum(level.due.ravel()).reshape(level.due.shape) - 1
@@ -45,7 +46,7 @@ def rows_of(level: Any, module: str) -> list[tuple[np.ndarray, np.ndarray, float
                     break
             if closed or level.tail_due[env]:
                 for seat in np.flatnonzero(level.seats[row] == number):
-                    rows.append((level.observations[row, seat].copy(), level.actions[row, seat].copy(), earned[seat]))
+                    rows.append((seen[row, seat], level.actions[row, seat].copy(), earned[seat]))
     return rows
 
 
@@ -80,8 +81,9 @@ def test_both_engines_see_do_and_earn_the_same(
         (fragment,) = batched.sample(num_timesteps=bars, explore=False)
         assert fragment.bars == bars
         for level in fragment.levels:
+            seen, _, _ = seen_in(batched, level)
             for module in level.modules:
-                columns[module] += rows_of(level, module)
+                columns[module] += rows_of(level, seen, module)
         before = stock.bars_sampled
         chunks = stock.sample(num_timesteps=bars, explore=False)
         assert stock.bars_sampled - before == bars
