@@ -1,12 +1,13 @@
 """How much faster the batched engine is than RLlib's own, in one run: same market, networks, threads and machine.
 
-Four ratios, each the quotient of two medians; the sides of a ratio are measured in turns, so that a machine that slows
+Each ratio is the quotient of two medians; the sides of a ratio are measured in turns, so that a machine that slows
 down slows both:
 
     sampling_ratio          bars a second that one process samples, batched over stock
     ppo_ratio               sampling and learning together: minibatches of 256, 10 epochs, all twelve policies
     phase2_over_phase3      how much faster training goes when eleven of twelve modules are frozen
     two_runners_over_one    sampling with two remote runners over one, the learner idle
+    two_processes_over_one  the same by processes that share nothing, without Ray: what the machine's cores allow
 
 For `ppo_ratio` every agent decides on every bar: RLlib's epochs follow the module with the most rows, and a controller
 with a fifth of them would be trained five times as often by one side as by the other.
@@ -17,11 +18,13 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from mtquant_rllib.bench.processes import PlainRunners, plain_runners
 from mtquant_rllib.bench.stage import endless_run, ray_session
 from mtquant_rllib.bench.turns import in_turns, rate
 from mtquant_rllib.config.settings import Settings
@@ -41,7 +44,9 @@ class Sizes:
 
     environments, stock_environments: of one runner, each engine at a size that suits it; threads: of each side, where
     it learns (RLlib's in torch's operations, ours in stacks side by side; both sample in one); bars and stock_bars: of
-    a sampling window; update_bars: of one PPO update; repeats: windows of each side.
+    a sampling window; update_bars: of one PPO update; repeats: windows of each side. Runners get `runner_windows` as
+    many: they wait for the slowest of them, and half a second on a core that is shared with strangers varies more than
+    what is measured.
     """
 
     environments: int = 256
@@ -51,6 +56,7 @@ class Sizes:
     stock_bars: int = 512
     update_bars: int = 2048
     repeats: int = 5
+    runner_windows: int = 4
 
 
 def bench_engine(settings: Settings, market: MarketRecord, sizes: Sizes) -> Mapping[str, Any]:
@@ -104,7 +110,7 @@ class _Stage:
             "batched": rate(lambda: batched._sample(sizes.bars), sizes.bars),
             "stock": rate(lambda: stock._sample(sizes.stock_bars), sizes.stock_bars),
         }
-        return self._ratio("sampling", "sampling_ratio", sides, [batched, stock])
+        return self._ratio("sampling", "sampling_ratio", in_turns(sides, sizes.repeats), [batched, stock])
 
     def ppo(self) -> dict[str, Any]:
         sizes = self._sizes
@@ -114,7 +120,7 @@ class _Stage:
             "batched": rate(batched.training_step, sizes.update_bars),
             "stock": rate(self._threaded(stock.training_step), sizes.update_bars),
         }
-        return self._ratio("ppo", "ppo_ratio", sides, [batched, stock])
+        return self._ratio("ppo", "ppo_ratio", in_turns(sides, sizes.repeats), [batched, stock])
 
     def _threaded(self, run: Callable[[], Any]) -> Callable[[], None]:
         """With torch's operations spread over as many threads as the other side's stacks have."""
@@ -130,7 +136,7 @@ class _Stage:
         sizes = self._sizes
         both = {phase: self.algorithm("batched", sizes.environments, phase=phase) for phase in (2, 3)}
         sides = {f"phase_{phase}": rate(one.training_step, sizes.update_bars) for phase, one in both.items()}
-        return self._ratio("phase", "phase2_over_phase3", sides, list(both.values()))
+        return self._ratio("phase", "phase2_over_phase3", in_turns(sides, sizes.repeats), list(both.values()))
 
     def runners(self) -> dict[str, Any]:
         sizes = self._sizes
@@ -140,15 +146,27 @@ class _Stage:
             bars = number * sizes.bars
             return rate(lambda: groups[number]._sample(bars), bars)
 
-        sides = {f"runners_{number}": side(number) for number in groups}
-        return self._ratio("runners", "two_runners_over_one", sides, list(groups.values()))
+        def plain(number: int, runners: PlainRunners) -> Callable[[], float]:
+            bars = number * sizes.bars
+            return rate(lambda: runners.sample(bars), bars)
 
-    def _ratio(
-        self, name: str, key: str, sides: dict[str, Callable[[], float]], algorithms: list[DeskPPO]
-    ) -> dict[str, Any]:
-        """The first side's median over the second's, in bars a second; the first window of each is thrown away."""
-        windows = in_turns(sides, self._sizes.repeats)
+        with ExitStack() as stack:
+            sides = {f"runners_{number}": side(number) for number in groups}
+            for number, group in groups.items():
+                runners = stack.enter_context(plain_runners(group.config, number))
+                sides[f"processes_{number}"] = plain(number, runners)
+            windows = in_turns(sides, sizes.runner_windows * sizes.repeats)
+        return {
+            **self._ratio("runners", "two_runners_over_one", windows, list(groups.values())),
+            "two_processes_over_one": _median_ratio(windows, "processes_2", "processes_1"),
+        }
+
+    def _ratio(self, name: str, key: str, windows: dict[str, list[float]], algorithms: list[DeskPPO]) -> dict[str, Any]:
+        """The first side's median over the second's, in bars a second."""
         for algorithm in algorithms:
             algorithm.stop()
-        first, second = (statistics.median(values) for values in windows.values())
-        return {key: first / second, f"{name}_bars_per_s": windows}
+        return {key: _median_ratio(windows, *list(windows)[:2]), f"{name}_bars_per_s": windows}
+
+
+def _median_ratio(windows: dict[str, list[float]], first: str, second: str) -> float:
+    return statistics.median(windows[first]) / statistics.median(windows[second])

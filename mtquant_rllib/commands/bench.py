@@ -142,8 +142,14 @@ def _engine(settings: Settings, args: argparse.Namespace) -> Figures:
 
 
 def _engine_lines(figures: Figures) -> Iterator[str]:
-    for key in ("sampling_ratio", "ppo_ratio", "phase2_over_phase3", "two_runners_over_one"):
-        yield f"{key:<22} {figures[key]:7.1f}"
+    for key in (
+        "sampling_ratio",
+        "ppo_ratio",
+        "phase2_over_phase3",
+        "two_runners_over_one",
+        "two_processes_over_one",
+    ):
+        yield f"{key:<22} {figures[key]:7.2f}"
     yield from _median_rates(figures, "sampling", "ppo", "phase", "runners")
 
 
