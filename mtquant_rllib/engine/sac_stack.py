@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine import sac_loss
+from mtquant_rllib.engine.chain_rule import Tables
 from mtquant_rllib.engine.critic_pass import CriticPass
-from mtquant_rllib.engine.passes import AutogradPolicy, PlainPolicy, Tables, is_plain, warn_of_idle_options
+from mtquant_rllib.engine.passes import AutogradPolicy, PlainPolicy, is_plain, warn_of_idle_options
 from mtquant_rllib.engine.replay import Batch
 from mtquant_rllib.engine.stacks import Alike, RowOptimizer, Rows
 from mtquant_rllib.policies.critics import TWINS, Entropy, build_critic, critic_columns, target_entropy
