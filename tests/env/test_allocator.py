@@ -129,6 +129,26 @@ def test_the_same_risk_rules_have_the_last_word(allocation: Settings, data: Desk
     assert core.ordered[0, 0] <= limit + 1e-9
 
 
+def test_where_a_market_is_closed_no_more_than_the_account_is_invested(market: MarketData) -> None:
+    """What is held there stays, and the others share what is left. The desk's own budget would let them borrow."""
+    rng = np.random.default_rng(5)
+    valid = rng.random(market.valid.shape) > 0.1
+    closed = replace(market, valid=valid, bars=np.where(valid[..., None], market.bars, np.nan))
+
+    def most_invested(settings: Settings) -> float:
+        core, draws = begun(settings, DeskData.of(settings, [closed]), n_envs=4), np.random.default_rng(2)
+        invested = []
+        for _ in range(BARS - 1):
+            core.decide(draws.uniform(-1, 1, (4, 5)))
+            core.advance()
+            core.observe_row()
+            invested.append(core.weight.sum(axis=1))
+        return float(np.max(invested))
+
+    assert most_invested(Settings.load("allocator.yaml")) < 1.03, "a day's move of the marks over 1"
+    assert most_invested(Settings.load("allocator.yaml", ["risk.gross_budget=3"])) > 1.2
+
+
 def test_it_sets_no_stops(allocation: Settings, data: DeskData) -> None:
     core = begun(allocation, data)
     for _ in range(BARS - 1):
