@@ -3,7 +3,7 @@
 RLlib's episode objects cost more than environment and networks together once twelve agents take turns. A fragment is
 the same content as a few arrays per level of the desk, with masks that say where somebody decided and where episodes
 ended. Of what was seen only the private columns travel: the rest is a function of the row of the feature table, which
-the learner has too (`observed`). That is a seventh of the bytes.
+the learner has too (`observed`). A bar of twelve agents is 1.4 kB so, and would be 4.7.
 
 Discounts follow time, not turns: a decision that held for five bars discounts what comes after by gamma^5, so an agent
 that decides every five bars and one that decides every bar value the same future alike. A decision that is still being
