@@ -1,12 +1,13 @@
 """What asking policies costs when they no longer learn, and how far cheaper ways of asking move their answers.
 
-A decision of the desk is all twelve agents once, for one environment. Each way is a `DeskActor` of its own, as
-`evaluation.inference` configures it: float32, bfloat16, eight bits, and remembered answers asked for a second time;
-batches of several sizes show what asking side by side gains. The answers of each are set beside those of float32 on
-observations that a rollout met: how far actions move, which lie in [-1, 1], and how often what they choose is the same
-(the domain with most capital, buy, hold or sell for each instrument, and the sign of each signal). An attention network
-whose confidence lies beside the least that it needs can fall on the other side of it, and another head answers: of such
-rows is the largest difference, and 99% of the differences say how far the others move.
+A decision of the desk is all twelve agents once, for one environment; an allocator is one agent. Each way is a
+`DeskActor` of its own, as `evaluation.inference` configures it: float32, bfloat16, eight bits, and remembered answers
+asked for a second time; batches of several sizes show what asking side by side gains. The answers of each are set
+beside those of float32 on observations that a rollout met: how far actions move, which lie in [-1, 1], and how often
+what they choose is the same (the domain or asset with most capital, buy, hold or sell for each instrument, and the sign
+of each signal). An attention network whose confidence lies beside the least that it needs can fall on the other side of
+it, and another head answers: of such rows is the largest difference, and 99% of the differences say how far the others
+move.
 
 Networks are fresh ones with lively last layers, or those of a run. One thread throughout.
 """
@@ -27,10 +28,11 @@ from mtquant_rllib.bench.turns import in_turns
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.evaluation import rollout
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.registry import ATTENTION, DeskWidths, build_policy, network_configs
-from mtquant_rllib.universe import META
+from mtquant_rllib.universe import ALLOCATOR
 
 States = Mapping[str, Mapping[str, Any]]
 
@@ -52,16 +54,13 @@ class Sizes:
     repeats: int = 5
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Observations of the whole desk: meta (N, F), each specialist's (N, F_d), instruments (N, n, F)."""
+Seen = dict[str, np.ndarray]
+"""Observations (N, F) by agent; those of all instruments (N, n, F) as `INSTRUMENTS`."""
+INSTRUMENTS = "instruments"
 
-    meta: np.ndarray
-    specialists: tuple[np.ndarray, ...]
-    instruments: np.ndarray
 
-    def rows(self, part: slice) -> Seen:
-        return Seen(self.meta[part], tuple(obs[part] for obs in self.specialists), self.instruments[part])
+def _rows(seen: Seen, part: slice) -> Seen:
+    return {agent: obs[part] for agent, obs in seen.items()}
 
 
 def bench_inference(settings: Settings, data: Path, sizes: Sizes, states: States | None = None) -> Mapping[str, Any]:
@@ -92,6 +91,8 @@ def _fresh(settings: Settings) -> dict[str, tuple[Settings, States]]:
     desks: dict[str, tuple[Settings, States]] = {}
     for name, (meta, specialist, instrument) in levels.items():
         tree = settings.model_dump(mode="json")
+        if settings.universe.allocates:
+            tree["allocator"] |= {"network": name}
         tree["networks"] |= {
             "names": {"meta": meta, "specialist": specialist, "instrument": instrument},
             # Fresh networks say nearly nothing, and nearly nothing moves little.
@@ -111,17 +112,17 @@ def _fresh(settings: Settings) -> dict[str, tuple[Settings, States]]:
 def _desk(settings: Settings, states: States, data: Path, sizes: Sizes) -> dict[str, Any]:
     actors = {way: _actor(settings, states, options) for way, options in WAYS.items()}
     seen = _played(settings, states, data)
-    n_rows = len(seen.instruments)
+    n_rows = len(next(iter(seen.values())))
     truth = _answers(actors[FLOAT32], seen)
     agreement = {way: _agreement(settings, _answers(actor, seen), truth) for way, actor in actors.items()}
-    single = [_answers(actors[FLOAT32], seen.rows(slice(row, row + 1))) for row in range(min(n_rows, 64))]
+    single = [_answers(actors[FLOAT32], _rows(seen, slice(row, row + 1))) for row in range(min(n_rows, 64))]
     one_by_one = [np.concatenate(parts) for parts in zip(*single, strict=True)]
     agreement[ONE_BY_ONE] = _agreement(settings, one_by_one, [part[: len(single)] for part in truth])
     del agreement[FLOAT32]
     sides: dict[tuple[str, int], Callable[[], float]] = {}
     for way, actor in actors.items():
         for batch in sizes.batches:
-            rows = seen.rows(slice(0, batch))
+            rows = _rows(seen, slice(0, batch))
             sides[way, batch] = call_time(lambda actor=actor, rows=rows: _answers(actor, rows))  # type: ignore[misc]
     windows = in_turns(sides, sizes.repeats)
     speed = {
@@ -147,34 +148,37 @@ def _played(settings: Settings, states: States, data: Path) -> Seen:
     """What the agents see while they play, at the bars on which all of them decide."""
     parts: dict[str, list[np.ndarray]] = {agent: [] for agent in settings.universe.agent_ids}
 
-    def keep(agent: str, desk: Desk, obs: np.ndarray, decides: np.ndarray) -> None:
-        if desk.meta_is_due.all() and desk.specialists_are_due.all():
+    def keep(agent: str, desk: Trading, obs: np.ndarray, decides: np.ndarray) -> None:
+        if not isinstance(desk, Desk) or (desk.meta_is_due.all() and desk.specialists_are_due.all()):
             parts[agent].append(obs.copy())
 
     held = DeskData.open(data, "validation")
     draws = rollout.random_starts(held.stretches, _BARS_PLAYED, _DESKS, settings.seed)
-    player = rollout.PolicyPlayer.of(settings, states, on_decision=keep)
+    player = rollout.policy_player(settings, states, on_decision=keep)
     rollout.play(settings, held, player, draws, name="bench")
     joined = {agent: np.concatenate(own) for agent, own in parts.items()}
-    universe = settings.universe
-    return Seen(
-        joined[META],
-        tuple(joined[name] for name in universe.specialists),
-        np.stack([joined[symbol] for symbol in universe.symbols], axis=1),
-    )
+    if settings.universe.allocates:
+        return joined
+    instruments = np.stack([joined.pop(symbol) for symbol in settings.universe.symbols], axis=1)
+    return {**joined, INSTRUMENTS: instruments}
 
 
 def _answers(actor: DeskActor, seen: Seen) -> list[np.ndarray]:
-    """Actions of meta, specialists and instruments."""
+    """Actions of an allocator, or of meta, specialists and instruments."""
+    if ALLOCATOR in seen:
+        return [actor.act_allocator(seen[ALLOCATOR])]
+    meta, *specialists, instruments = seen.values()
     return [
-        actor.act_meta(seen.meta),
-        *(actor.act_specialist(d, obs) for d, obs in enumerate(seen.specialists)),
-        actor.act_instruments(seen.instruments),
+        actor.act_meta(meta),
+        *(actor.act_specialist(d, obs) for d, obs in enumerate(specialists)),
+        actor.act_instruments(instruments),
     ]
 
 
 def _choices(settings: Settings, answers: list[np.ndarray]) -> np.ndarray:
     """What actions choose, int (choices,)."""
+    if settings.universe.allocates:
+        return answers[0].argmax(axis=-1)
     meta, *specialists, instruments = answers
     views = [
         own[:, :-1].reshape(len(own), len(domain.symbols), 3).argmax(axis=-1).ravel()

@@ -248,7 +248,7 @@ def _inference(settings: Settings, args: argparse.Namespace) -> Figures:
 def _inference_lines(figures: Figures) -> Iterator[str]:
     for name, found in figures["networks"].items():
         batches = figures["sizes"]["batches"]
-        yield f"{name} networks: decisions of the whole desk a second, environments at once"
+        yield f"{name} networks: decisions of all its agents a second, environments at once"
         yield f"  {'':<12}" + "".join(f"{batch:>10,}" for batch in batches) + "   weights, MB"
         for way, speeds in found["decisions_per_s"].items():
             memory = f"{found['weights_mb'][way]:>14.2f}" if way in found["weights_mb"] else ""

@@ -84,6 +84,11 @@ def actor_loss(value_STB: Tensor, log_prob_SB: Tensor, alpha_S1: Tensor) -> Tens
     return (alpha_S1 * log_prob_SB - value_STB.amin(dim=1)).mean(-1)
 
 
+def alpha_loss(log_prob_SB: Tensor, alpha_S1: Tensor, target_entropy_S1: Tensor) -> Tensor:
+    """J_alpha, (S,)."""
+    return -(alpha_S1 * (log_prob_SB + target_entropy_S1)).mean(-1)
+
+
 def alpha_gradient(log_prob_SB: Tensor, alpha_S1: Tensor, target_entropy_S1: Tensor) -> Tensor:
     """dJ_alpha / d log alpha, (S, 1)."""
     return -alpha_S1 * (log_prob_SB.mean(-1, keepdim=True) + target_entropy_S1)

@@ -180,6 +180,7 @@ class SACStack(Alike):
                 "critic_loss": sac_loss.critic_loss(value, target, shares).mean(1),
                 "policy_loss": sac_loss.actor_loss(new_value, log_prob, alpha_S1),
                 "alpha": alpha_S1[:, 0],
+                "alpha_loss": sac_loss.alpha_loss(log_prob, alpha_S1, self.target_entropy_S1),
                 "entropy": sac_loss.entropy(log_std, self.real_S1A),
                 "value_mean": value.mean((1, 2)),
                 "error_mean": error_STB.mean((1, 2)),

@@ -71,9 +71,19 @@ class AttentionPolicy(GaussianPolicy):
         answer: RegimeAnswer = self.network(obs_BF, look=look)
         if self.skip is None:
             return answer
+        line_BA = self.line(obs_BF)
+        exists_B = (answer.fallback_B != Fallback.EQUAL) & line_BA.isfinite().all(dim=-1)
+        return answer._replace(
+            logits_BA=torch.where(exists_B[:, None], answer.logits_BA + line_BA, 0.0),
+            fallback_B=answer.fallback_B.masked_fill(~exists_B, Fallback.EQUAL),
+        )
+
+    def line(self, obs_BF: Tensor) -> Tensor:
+        """What the straight line beside the network adds to its logits, (B, A)."""
+        assert self.skip is not None
         clean_BF, _ = cleaned(obs_BF)
-        exists_B1 = (answer.fallback_B != Fallback.EQUAL)[:, None]
-        return answer._replace(logits_BA=answer.logits_BA + torch.where(exists_B1, self.skip(clean_BF), 0.0))
+        line_BA: Tensor = self.skip(clean_BF)
+        return line_BA
 
     @property
     def teaches(self) -> bool:

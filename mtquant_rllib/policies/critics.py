@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.policies.executed import EXECUTIONS, numbers_of
+from mtquant_rllib.policies.executed import EXECUTIONS, execution_of, numbers_of
 from mtquant_rllib.policies.networks import Dense, OwnLine, Shape, SpecialistShape, beside
 from mtquant_rllib.policies.registry import shape_of
-from mtquant_rllib.universe import META, Universe
+from mtquant_rllib.universe import Universe
 
 TWINS = 2
 
@@ -32,14 +32,11 @@ TWINS = 2
 def sac_config(name: str, config: Mapping[str, Any], universe: Universe, settings: Settings) -> dict[str, Any]:
     """The configuration of `registry.network_configs` for a module that learns by SAC."""
     sac = settings.sac
-    execution = "allocation" if name == META else "views" if name in universe.specialists else "bounded"
-    if universe.allocates:
-        execution = "simplex"
     return {
         **config,
         "options": {**config["options"], "initial_std": sac.initial_std, "std_floor": sac.std_floor},
         "sac": {
-            "execution": execution,
+            "execution": execution_of(name, universe),
             "decision": numbers_of(settings),
             "critic": sac.critic.model_dump(mode="json"),
             "initial_alpha": sac.initial_alpha,

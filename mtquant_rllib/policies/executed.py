@@ -1,4 +1,5 @@
-"""What the environment makes of raw actions, as torch sees it: the critics of an off-policy learner read this.
+"""What the environment makes of raw actions, as torch sees it: the critics of an off-policy learner read this, and
+whoever asks what a decision rests on.
 
 Many logits are one portfolio, and everything beyond a bound is the bound. A critic that reads logits has to find that
 out; one that reads weights is told. The formulas are those of `env.decisions`, and a test holds the two together.
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.policies.networks import LOGITS_PER_INSTRUMENT
+from mtquant_rllib.universe import META, Universe
 
 
 def allocation(raw_A: Tensor, numbers: Mapping[str, Any]) -> Tensor:
@@ -62,10 +64,11 @@ def _per_instrument(actions: int) -> int:
 
 @dataclass(frozen=True)
 class Execution:
-    """One level's map, and its width by that of the raw action."""
+    """One level's map, its width by that of the raw action, and what it gives in words."""
 
     make: Callable[[Tensor, Mapping[str, Any]], Tensor]
     width: Callable[[int], int]
+    gives: str
 
     def columns(self, actions: int, common: int) -> np.ndarray:
         """Where those of a network with so many raw actions stand beside those of one with `common` (`joining`): what
@@ -75,11 +78,18 @@ class Execution:
 
 
 EXECUTIONS: dict[str, Execution] = {
-    "allocation": Execution(allocation, _same),
-    "views": Execution(views, _per_instrument),
-    "bounded": Execution(bounded, _same),
-    "simplex": Execution(simplex, _same),
+    "allocation": Execution(allocation, _same, "allocations and risk appetite"),
+    "views": Execution(views, _per_instrument, "intents and confidence"),
+    "bounded": Execution(bounded, _same, "signal, urgency and stop"),
+    "simplex": Execution(simplex, _same, "weights"),
 }
+
+
+def execution_of(module: str, universe: Universe) -> str:
+    """The key of a module's map."""
+    if universe.allocates:
+        return "simplex"
+    return "allocation" if module == META else "views" if module in universe.specialists else "bounded"
 
 
 def numbers_of(settings: Settings) -> dict[str, float]:

@@ -157,6 +157,9 @@ class AnswerCache:
     def answer(self, obs_BF: Tensor) -> RegimeAnswer:
         """As `AttentionPolicy.answer(obs_BF, look=True)`, without gradients."""
         keys = [row.tobytes() for row in obs_BF.detach().cpu().contiguous().numpy()]
+        if not keys:
+            with torch.no_grad():
+                return self._policy.answer(obs_BF, look=True)
         rows: dict[bytes, RegimeAnswer] = {key: self._answers[key] for key in keys if key in self._answers}
         missing = {key: index for index, key in enumerate(keys) if key not in rows}
         if missing:

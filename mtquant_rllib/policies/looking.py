@@ -23,6 +23,7 @@ from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.actor import POLICY_PREFIX
 from mtquant_rllib.policies.attention_losses import NO_LABEL, attention_metrics
 from mtquant_rllib.policies.attention_policy import AttentionPolicy
+from mtquant_rllib.policies.executed import EXECUTIONS, execution_of, numbers_of
 from mtquant_rllib.policies.regime_network import Fallback, fallback_counts
 from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
 from mtquant_rllib.universe import ALLOCATOR, META
@@ -109,6 +110,12 @@ class AgentView:
         except RuntimeError as error:
             raise RunError(f"the state of {module} does not fit the network settings: {error}") from error
         self._policy.eval().requires_grad_(False)
+        self._execution, self._numbers = EXECUTIONS[execution_of(agent, universe)], numbers_of(settings)
+
+    @property
+    def gives(self) -> str:
+        """What its decisions are."""
+        return self._execution.gives
 
     @property
     def attends(self) -> bool:
@@ -118,6 +125,21 @@ class AgentView:
     def actions(self, obs: np.ndarray) -> np.ndarray:
         """Means as the desk gets them, clipped to [-1, 1]: (N, F) -> (N, A)."""
         return np.concatenate([self._policy.mean(part).clamp(-1.0, 1.0).numpy() for part in _parts(obs)])
+
+    def executed(self, obs: np.ndarray) -> np.ndarray:
+        """What the environment makes of those means, (N, F) -> (N, W), in words `gives`. Logits that move together move
+        none of it."""
+        return self._execution.make(torch.from_numpy(self.actions(obs)), self._numbers).numpy()
+
+    def line_share(self, obs: np.ndarray) -> float | None:
+        """Share of a straight line beside the network in what moves the logits: the deviation of its part over the sum
+        of both parts' deviations. None where there is no such line."""
+        if not isinstance(self._policy, AttentionPolicy) or self._policy.skip is None:
+            return None
+        lines = torch.cat([self._policy.line(part) for part in _parts(obs)])
+        whole = torch.cat([self._policy.mean(part) for part in _parts(obs)])
+        moved, beside = (float(part.std(dim=0).mean()) for part in (lines, whole - lines))
+        return moved / (moved + beside) if moved + beside > 0 else 0.0
 
     def look(self, obs: np.ndarray) -> Look:
         """(N, F) -> `Look`. For attention policies only."""

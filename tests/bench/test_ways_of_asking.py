@@ -27,11 +27,11 @@ SMALL = (
 )
 
 
-@pytest.fixture(scope="module")
-def figures(tmp_path_factory: pytest.TempPathFactory) -> Any:
+@pytest.fixture(scope="module", params=["default.yaml", "allocator.yaml"])
+def figures(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MTQUANT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        settings = Settings.load(overrides=SMALL)
+        settings = Settings.load(request.param, SMALL)
         data = Path(prepare(settings, None, None).data)
     return bench_inference(settings, data, Sizes(batches=(1, 32), repeats=1))
 
@@ -60,7 +60,7 @@ def test_asking_side_by_side_and_remembering_pay(figures: Any) -> None:
     assert attention["float32"]["32"] > 2 * attention["float32"]["1"]
     assert attention["remembered"]["32"] > attention["float32"]["32"]
     lines = list(_inference_lines(figures))
-    assert sum("networks: decisions of the whole desk" in line for line in lines) == 2
+    assert sum("networks: decisions of all its agents" in line for line in lines) == 2
 
 
 def states_of(settings: Settings) -> dict[str, Any]:

@@ -200,6 +200,7 @@ def test_a_step_is_algorithm_one_of_the_paper(names: tuple[str, ...], overrides:
                 descend(reference[name][key], loss)
             second = reference_losses(module, batches[member], next_noise, noise, penalty)
             descend(reference[name][ACTOR], second["actor"])
+            assert figure["alpha_loss"] == pytest.approx(second["alpha"].item(), rel=1e-4, abs=1e-6)
             alpha_optimizer = reference[name][ALPHA]
             (alpha_gradient,) = torch.autograd.grad(second["alpha"], [module.critics.entropy.log_alpha])
             module.critics.entropy.log_alpha.grad = alpha_gradient

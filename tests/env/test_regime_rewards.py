@@ -104,11 +104,14 @@ def test_a_trade_gets_back_at_most_half_its_cost(reward: RegimeAwareReward, cost
     assert paid == pytest.approx(min(1e-5, cost / 2))
 
 
-def test_an_empty_book_earns_no_bonus(reward: RegimeAwareReward) -> None:
+def test_an_empty_book_earns_nothing(reward: RegimeAwareReward) -> None:
+    """It stands out of a falling market, and pays more for not being spread."""
     empty = np.zeros(5)
     for regime in Regime:
-        found = terms(reward, bar(empty, regime, net_return=0.0, volatility_ann=0.0, index_beta=1.0, traded=0.0))
-        assert sum(found.values()) <= 0
+        found = terms(reward, bar(empty, regime, net_return=0.0, volatility_ann=0.0, index_beta=0.0, traded=0.0))
+        gains = {name for name, paid in found.items() if paid > 0}
+        assert gains == ({"bear_defence"} if regime == Regime.BEAR else set())
+        assert sum(found.values()) < 0
 
 
 # -- reference policies, played ----------------------------------------------------------------------------------------

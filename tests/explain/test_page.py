@@ -220,11 +220,11 @@ def test_attention_that_has_the_order_right_is_not_said_to_have_the_sizes_right(
     effect, claim = np.array([[0.01, 0.25, 0.19, 0.55]] * 3), np.array([[0.23, 0.26, 0.24, 0.27]] * 3)
     regime = np.zeros(3, dtype=np.int8)
     groups = ("portfolio", "correlation", "specialists", "macro")
-    influence = Influence(groups, effect, {"received": claim}, {"received": faith(0.9, 0.8, 1 / 24)}, regime)
+    influence = Influence(groups, "weights", effect, {"received": claim}, {"received": faith(0.9, 0.8, 1 / 24)}, regime)
     (said,) = verdicts(influence)
     assert "is faithful here" in said
     assert said.endswith("in size it gives macro 27% of the whole, and occlusion 55%: no group's share is further off.")
-    still = Influence(groups, 0 * effect, {"received": claim}, {"received": faith(0.0, 0.0, 1.0)}, regime)
+    still = Influence(groups, "weights", 0 * effect, {"received": claim}, {"received": faith(0.0, 0.0, 1.0)}, regime)
     assert verdicts(still) == (verdict("received", faith(0.0, 0.0, 1.0)),)
 
 

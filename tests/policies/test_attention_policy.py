@@ -108,6 +108,15 @@ def test_a_row_nobody_can_answer_has_mean_zero(skip, widths):
     assert (policy.mean(obs) == 0).all()
 
 
+def test_a_line_that_is_not_finite_is_nobodys_answer(widths):
+    policy = build_policy(config_of("meta", widths, "networks.linear_skip.meta=true"))
+    with torch.no_grad():
+        policy.skip.weight[0, 0] = torch.nan
+    answer = policy.answer(torch.randn(3, 74))
+    assert (answer.logits_BA == 0).all()
+    assert answer.fallback_B.tolist() == [Fallback.EQUAL] * 3
+
+
 def test_the_skip_adds_a_linear_rule(widths):
     policy = build_policy(config_of("meta", widths, "networks.linear_skip.meta=true"))
     obs = torch.randn(4, 74)

@@ -103,6 +103,12 @@ def test_a_remembered_answer_is_the_same_to_the_bit_however_it_is_batched(widths
         torch.testing.assert_close(same, part.detach(), rtol=1e-5, atol=1e-5)
 
 
+def test_no_rows_are_answered_by_none(widths):
+    policy, obs = next(policies(widths, *ATTENTION))
+    answer = AnswerCache(policy, max_rows=3).answer(obs[:0])
+    assert answer.logits_BA.shape == (0, 4)
+
+
 def test_the_same_new_row_twice_in_a_batch_is_computed_once(widths):
     policy, obs = next(policies(widths, *ATTENTION))
     cache = AnswerCache(policy, max_rows=100)

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.env import decisions
 from mtquant_rllib.errors import ConfigError, RunError
+from mtquant_rllib.evaluation.importance import occlusion
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.looking import AgentView, Look
 from mtquant_rllib.policies.regime_network import Fallback
 from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
+from mtquant_rllib.universe import ALLOCATOR
 
 SMALL = [
     "networks.last_layer_scale=1.0",
@@ -57,6 +60,60 @@ def test_a_view_answers_what_the_desks_actor_plays(settings: Settings, states: d
     obs = observations(oil, 5)
     everyone = np.repeat(obs[:, None], settings.universe.n_instruments, axis=1)
     np.testing.assert_allclose(oil.actions(obs), actor.act_instruments(everyone)[:, 4], atol=1e-6)
+
+
+def test_decisions_are_what_the_environment_makes_of_the_actions(
+    settings: Settings, states: dict[str, dict[str, Any]]
+) -> None:
+    meta = AgentView(settings, "meta_controller", states)
+    obs = observations(meta, 7)
+    allocation, appetite = decisions.meta_decision(meta.actions(obs), settings.desk.decision)
+    made = meta.executed(obs)
+    np.testing.assert_allclose(made[:, :-1], allocation, atol=1e-6)
+    np.testing.assert_allclose((made[:, -1] + 1) / 2, appetite, atol=1e-6)
+    assert meta.gives == "allocations and risk appetite"
+
+
+def allocator(*overrides: str) -> AgentView:
+    settings = Settings.load("allocator.yaml", [*SMALL[:3], *overrides])
+    torch.manual_seed(0)
+    (config,) = network_configs(settings.universe, DeskWidths.of(settings), settings).values()
+    policy = build_policy(config)
+    if policy.skip is not None:
+        torch.nn.init.normal_(policy.skip.line.weight, std=0.1)
+    state = {f"policy.{key}": value.numpy() for key, value in policy.state_dict().items()}
+    return AgentView(settings, ALLOCATOR, {ALLOCATOR: state})
+
+
+def test_a_group_that_moves_all_logits_alike_moves_no_weight_and_has_no_effect() -> None:
+    """On the logits themselves it would look like the one that matters."""
+    view = allocator("allocator.linear_skip=false", "allocator.shared_line=false")
+    rng = np.random.default_rng(3)
+    together, apart = rng.normal(size=(1, 2, 400))[0]
+
+    def actions(obs: np.ndarray) -> np.ndarray:
+        return np.clip(0.3 * obs[:, :1] + 0.1 * obs[:, 1:2] * np.array([-1, 0, 1, 0.5, -0.5]), -1, 1).astype(np.float32)
+
+    groups = {"all": slice(0, 1), "one": slice(1, 2)}
+    obs = np.column_stack((together, apart)).astype(np.float32)
+    view.actions = actions  # type: ignore[method-assign]
+    on_logits = occlusion(view.actions, obs, groups, np.random.default_rng(0), 4).mean(axis=0)
+    on_weights = occlusion(view.executed, obs, groups, np.random.default_rng(0), 4).mean(axis=0)
+    assert on_logits[0] > 2 * on_logits[1]
+    assert on_weights[1] > 5 * on_weights[0]
+
+
+def test_the_share_of_the_line_beside_the_network_is_told() -> None:
+    view, rows = allocator(), np.random.default_rng(4).normal(size=(500, 50)).astype(np.float32)
+    share = view.line_share(rows)
+    assert share is not None
+    assert 0.05 < share < 0.95
+    with torch.no_grad():
+        for name, parameter in view._policy.named_parameters():
+            if name.startswith("network.heads"):
+                parameter.zero_()
+    assert view.line_share(rows) == pytest.approx(1.0)
+    assert allocator("allocator.linear_skip=false", "allocator.shared_line=false").line_share(rows) is None
 
 
 def test_many_rows_are_asked_in_parts_and_answered_in_order(settings: Settings, states: dict[str, Any]) -> None:

@@ -81,21 +81,27 @@ class DecisionLog:
 class Influence:
     """What decisions rest on, by group, on a sample of them.
 
+    gives
+        What the decisions are: `AgentView.gives`.
     effect
-        (S, G): how far the actions move when a group is taken away (`importance.occlusion`), in units of actions, which
-        lie in [-1, 1].
+        (S, G): how far decisions move when a group is taken away (`importance.occlusion`), in units of what the
+        environment makes of the actions (`AgentView.executed`).
     claims, faith
         Of an attention policy: "received" and "rollout", each (S, G) with rows that sum to 1, and how well each ranks
         the groups as `effect` does. Empty for a plain one.
     regime
         int8 (S,).
+    line_share
+        `AgentView.line_share` of these decisions.
     """
 
     groups: tuple[str, ...]
+    gives: str
     effect: np.ndarray
     claims: Mapping[str, np.ndarray]
     faith: Mapping[str, Faithfulness]
     regime: np.ndarray
+    line_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,7 @@ def measure_influence(settings: Settings, view: AgentView, decisions: Decisions,
     count = len(decisions.obs)
     sample = np.unique(np.linspace(0, count - 1, min(config.explain.importance_rows, count)).round().astype(int))
     rng = np.random.default_rng(settings.seed)
-    effect = occlusion(view.actions, decisions.obs[sample], view.groups, rng, config.explain.occlusion_draws)
+    effect = occlusion(view.executed, decisions.obs[sample], view.groups, rng, config.explain.occlusion_draws)
     claims: dict[str, np.ndarray] = {}
     if look is not None:
         attention = look.attention[sample]
@@ -207,4 +213,5 @@ def measure_influence(settings: Settings, view: AgentView, decisions: Decisions,
     faith = {
         name: faithfulness(claim, effect, config.bootstrap, rng, bars_per_row=spacing) for name, claim in claims.items()
     }
-    return Influence(tuple(view.groups), effect, claims, faith, decisions.regime[sample])
+    line_share = view.line_share(decisions.obs[sample])
+    return Influence(tuple(view.groups), view.gives, effect, claims, faith, decisions.regime[sample], line_share)

@@ -120,15 +120,20 @@ def importance_panel(material: Material) -> Panel:
         ),
     }
     lead = (
-        f"Occlusion is the fact: how far {material.decisions.agent}'s actions move when a group's columns come from "
-        f"other moments (mean change {influence.effect.mean(axis=0).sum():.3g} over all groups; actions lie in "
-        "[-1, 1])."
+        f"Occlusion is the fact: how far {material.decisions.agent}'s {influence.gives} move when a group's columns "
+        f"come from other moments (mean change {influence.effect.mean(axis=0).sum():.3g} over all groups)."
     )
     if wide:
         lead += " Attention received and attention rollout are claims read off the network; their score is below."
     notes = verdicts(influence)
     if not influence.effect.any():
-        notes = ("No group moves the actions: this policy answers the same whatever it sees.", *notes)
+        notes = ("No group moves its decisions: this policy answers the same whatever it sees.", *notes)
+    if influence.line_share is not None:
+        notes = (
+            *notes,
+            f"{influence.line_share:.0%} of what moves its logits is a straight line beside the network: attention "
+            "says nothing of it.",
+        )
     return Panel(
         "importance",
         "What decisions rest on",
