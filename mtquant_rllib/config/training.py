@@ -37,6 +37,9 @@ class RecipeConfig(Section):
         Share of it that is left at the end of the budget; the way there is a straight line over bars. 1 is constant.
     gae_lambda, n_epochs, batch_size, clip_range, gamma
         Null is the document's number. Epochs are passes over each module's own rows; batch_size is a minibatch's rows.
+    batch_size_final_factor
+        A minibatch at the end of the budget is so many times as large as at its start; the way there is a straight line
+        over bars. Averages noise out as a falling rate does, in fewer steps (Smith et al. 2018, arXiv 1711.00489).
     bars_per_update
         Environment-bars between two updates, over all runners and environments.
     min_updates
@@ -67,6 +70,7 @@ class RecipeConfig(Section):
     gamma: Fraction | None
     n_epochs: Count | None
     batch_size: Count | None
+    batch_size_final_factor: float = Field(ge=1)
     clip_range: Positive | None
     bars_per_update: Count
     min_updates: Count

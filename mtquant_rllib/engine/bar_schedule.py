@@ -17,7 +17,8 @@ DEFAULT = "default_optimizer"
 
 
 class FollowsBars(TorchLearner):
-    """`config.desk` names the schedule: budget_bars and learning_rate_final_frac, and the rates at the start."""
+    """`config.desk` names the schedule: budget_bars, learning_rate_final_frac and batch_size_final_factor, and the
+    rates at the start."""
 
     # Always there once built; RLlib declares them optional, and does not know ours.
     config: Any
@@ -44,6 +45,10 @@ class FollowsBars(TorchLearner):
     def budget_done(self) -> float:
         """Share of the budget that was sampled before this update, in [0, 1]."""
         return min(self._bars / self.config.desk["budget_bars"], 1.0)
+
+    def grown(self, rows: int) -> int:
+        """A minibatch's rows by now, of so many at the start."""
+        return round(rows * (1.0 + (self.config.desk["batch_size_final_factor"] - 1.0) * self.budget_done()))
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().before_gradient_based_update(timesteps=timesteps)

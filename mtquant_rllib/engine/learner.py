@@ -219,7 +219,8 @@ class BatchedLearner(BarSchedule):
             tables = [batch.tables.get(name) for name in learner.stack.names]
             totals = [int(batch.counts[name].sum()) for name in learner.stack.names]
             starts = [int(batch.counts[name][: self._peers.rank].sum()) for name in learner.stack.names]
-            parts = [passes(n, batch.n_epochs, batch.minibatch_size or n, rng) for n in totals]
+            size = None if batch.minibatch_size is None else self.grown(batch.minibatch_size)
+            parts = [passes(n, batch.n_epochs, size or n, rng) for n in totals]
             seed = mixed(self.config.seed or 0, self._bars, DROPOUT, number, *self._own_stream())
             jobs.append((learner, tables, starts, parts, seed))
 

@@ -143,7 +143,7 @@ class SACLearner(FollowsBars):
         if priorities is not None:
             start, final = priorities.weight_power_start, priorities.weight_power_final
             power = start + (final - start) * self.budget_done()
-        size = self._sac.batch_size
+        size = self.grown(self._sac.batch_size)
         drawn = self.replay.sample([name for name in stack.names if name in there], size, power)
         if not drawn:
             return

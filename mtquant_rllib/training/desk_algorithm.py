@@ -63,7 +63,8 @@ class DeskConfig(AlgorithmConfig):
 
     folder
         Where the trial's module states are kept, relative to the run's.
-    budget_bars, validations, patience, learning_rate_final_frac, explore_frozen, average_updates
+    budget_bars, validations, patience, learning_rate_final_frac, batch_size_final_factor, explore_frozen,
+    average_updates
         As in the recipe.
     learner
         `LearnerConfig` as a dictionary.

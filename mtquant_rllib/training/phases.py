@@ -268,6 +268,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
         "validations": recipe.validations,
         "patience": recipe.patience,
         "learning_rate_final_frac": recipe.learning_rate_final_frac,
+        "batch_size_final_factor": recipe.batch_size_final_factor,
         "explore_frozen": recipe.explore_frozen,
         "average_updates": recipe.average_updates,
         "learner": settings.learner.model_dump(),
@@ -286,6 +287,11 @@ def _ppo(plan: TrialPlan, settings: Settings, budget: int) -> Any:
     from mtquant_rllib.policies.registry import DeskWidths
 
     recipe, numbers = settings.recipe, Numbers.of(settings)
+    if settings.resources.engine != "batched" and recipe.batch_size_final_factor != 1:
+        raise ConfigError(
+            f"recipe.batch_size_final_factor = {recipe.batch_size_final_factor} with resources.engine = "
+            f"{settings.resources.engine!r}: expected 1; RLlib's own learner cuts minibatches of one size"
+        )
     update = bars_per_update(settings, budget)
     # RLlib's annotations want whole CPUs; its code takes fractions.
     blank: Any = DeskPPOConfig()
