@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtquant_rllib.commands.command import DEFAULT_CONFIG, add_command, check_files, reproducible, settings_of
 from mtquant_rllib.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mtquant_rllib.training.assessment import Assessment
 
 
 def add_training(commands: Any) -> None:
@@ -113,10 +116,6 @@ def _resume(args: argparse.Namespace) -> None:
 
 def _compare(run: Path) -> None:
     """Once the whole curriculum is done, say what came of it: the test bars, beside the baselines."""
-    from rich.console import Console
-
-    from mtquant_rllib.evaluation.report import print_report
-    from mtquant_rllib.evaluation.reward_terms import print_terms
     from mtquant_rllib.training.assessment import evaluate_run, last_done
     from mtquant_rllib.training.learning_curves import plot_learning_curves
     from mtquant_rllib.training.manifest import Manifest, phases_of
@@ -126,10 +125,23 @@ def _compare(run: Path) -> None:
     if last_done(manifest, run) != phases_of(manifest.load_settings())[-1]:
         return
     done = evaluate_run(run)
-    print_report(done.report, Console())
-    if done.terms:
-        print_terms(done.terms, Console())
+    _tell(done)
     print(f"pictures: {done.files['picture']}, {run / 'learning_curves.png'}")
+
+
+def _tell(done: Assessment) -> None:
+    """The books beside each other, whole and by regime, and what an allocator's reward would have paid them."""
+    from rich.console import Console
+
+    from mtquant_rllib.evaluation.regime_report import print_by_regime
+    from mtquant_rllib.evaluation.report import print_report
+    from mtquant_rllib.evaluation.reward_terms import print_terms
+
+    console = Console()
+    print_report(done.report, console)
+    print_by_regime(done.regimes, console)
+    if done.terms:
+        print_terms(done.terms, console)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -137,10 +149,6 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise ConfigError(f"--episodes {args.episodes}: expected at least 1")
     import shutil
 
-    from rich.console import Console
-
-    from mtquant_rllib.evaluation.report import print_report
-    from mtquant_rllib.evaluation.reward_terms import print_terms
     from mtquant_rllib.policies.fallbacks import summary
     from mtquant_rllib.training.assessment import evaluate_run
 
@@ -152,9 +160,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
         overrides=args.overrides,
     )
-    print_report(done.report, Console())
-    if done.terms:
-        print_terms(done.terms, Console())
+    _tell(done)
     for line in summary(done.fallbacks):
         print(line)
     if args.json is not None:

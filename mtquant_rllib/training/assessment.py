@@ -15,6 +15,7 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation import rollout
 from mtquant_rllib.evaluation.baselines import weight_rules
 from mtquant_rllib.evaluation.plots import plot_equity
+from mtquant_rllib.evaluation.regime_report import ByRegime, by_regime, write_by_regime
 from mtquant_rllib.evaluation.report import EvaluationReport, build_report, write_report
 from mtquant_rllib.evaluation.reward_terms import TermLog, Terms, write_terms
 from mtquant_rllib.policies.fallbacks import Counts
@@ -25,7 +26,7 @@ from mtquant_rllib.training.preparation import prepare, restored
 
 @dataclass(frozen=True)
 class Assessment:
-    """The report, and the files it was written to: json, books, parts, picture, fallbacks.
+    """The report, and the files it was written to: json, books, parts, picture, fallbacks, regimes.
 
     fallbacks: who took the decisions of the run's attention networks; empty where it has none. terms: what the terms of
     an allocator's reward would have paid every book; empty for the desk.
@@ -34,6 +35,7 @@ class Assessment:
     report: EvaluationReport
     files: Mapping[str, Path]
     fallbacks: Counts
+    regimes: ByRegime
     terms: Terms
 
 
@@ -135,12 +137,14 @@ def evaluate_run(
         if log is not None:
             terms[name] = log.figures(records[-1])
     report = build_report(records, settings)
+    regimes = by_regime(records, data, draws)
     out = opened.run / "evaluation" / split
     files = dict(write_report(report, out))
     title = f"{opened.run.name}, {split}"
     files["picture"] = plot_equity(records, out / "equity.png", settings.evaluation.plot, title)
     files["fallbacks"] = out / "fallbacks.json"
     files["fallbacks"].write_text(json.dumps(player.fallbacks, indent=1) + "\n")
+    files["regimes"] = write_by_regime(regimes, out / "regimes.csv")
     if terms:
         files["reward_terms"] = write_terms(terms, out / "reward_terms.csv")
-    return Assessment(report, files, player.fallbacks, terms)
+    return Assessment(report, files, player.fallbacks, regimes, terms)

@@ -55,4 +55,12 @@ def test_an_allocator_is_trained_compared_and_carried_on(tmp_path: Path) -> None
     assert set(TERMS) < set(terms["allocator"])
     report = json.loads((run / "evaluation" / "test" / "evaluation.json").read_text())
     assert list(terms) == [book["name"] for book in report["books"]]
+    with (run / "evaluation" / "test" / "regimes.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["book"] == "allocator"]
+    assert [row["regime"] for row in rows] == ["bull", "bear", "volatile", "sideways", "all"]
+    profits = [float(row["profit_frac"]) for row in rows]
+    assert sum(profits[:-1]) == pytest.approx(profits[-1])
+    shown = mtquant(tmp_path, "evaluate", "runs/a")
+    assert "net Sharpe by regime" in shown
+    assert "they do not predict it" in shown
     assert "nothing left to do" in mtquant(tmp_path, "resume", "runs/a")
