@@ -107,6 +107,7 @@ class Sweep:
 
 def bench_attention(settings: Settings, sizes: Sizes) -> Mapping[str, Any]:
     """All sweeps; the bytes that weights of attention take, which are counted and not fitted; heads over processes."""
+    heads = _heads(settings, sizes)
     torch.manual_seed(settings.seed)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -126,7 +127,7 @@ def bench_attention(settings: Settings, sizes: Sizes) -> Mapping[str, Any]:
         "weights_bytes": dict(zip(map(str, tokens), _weight_bytes(settings, tokens), strict=True)),
         "weights_exponent": exponent_of(tokens, _weight_bytes(settings, tokens)),
         "tokens_of_the_document": {part: cost.multiply_adds for part, cost in _parts(settings).items()},
-        "heads_over_processes": _heads(settings, sizes),
+        "heads_over_processes": heads,
         "sizes": vars(sizes),
     }
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from mtquant_rllib.bench.turns import in_turns
 from mtquant_rllib.config.attention import AttentionConfig
 from mtquant_rllib.policies.attention import AttentionEncoder
-from mtquant_rllib.policies.head_parallel import split_heads
+from mtquant_rllib.policies.head_parallel import dealt, split_heads
 
 PATIENCE = timedelta(minutes=2)
 """So long a process waits for another that has stopped answering."""
@@ -36,12 +36,19 @@ PATIENCE = timedelta(minutes=2)
 def measure_heads(
     widths: tuple[int, ...], config: AttentionConfig, *, rows: int, calls: int, repeats: int, processes: int = 2
 ) -> Mapping[str, Any]:
-    """Seconds of a pass each way (medians of `repeats` windows of `calls`), and what a process holds."""
+    """Seconds of a pass there and back (medians of `repeats` windows of `calls`), and what a process holds.
+
+    Raises
+    ------
+    ConfigError
+        When there are fewer heads than processes.
+    """
+    heads = dealt(config.heads, processes)
     with tempfile.TemporaryDirectory() as folder:
         sizes = (widths, config, rows, calls, repeats, processes)
         torch.multiprocessing.spawn(_measure, args=(Path(folder), *sizes), nprocs=processes)
         figures: dict[str, Any] = json.loads((Path(folder) / "figures.json").read_text())
-    return figures
+    return {"heads": heads, **figures}
 
 
 def _measure(

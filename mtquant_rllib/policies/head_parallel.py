@@ -61,17 +61,14 @@ def split_heads(module: nn.Module, group: torch.distributed.ProcessGroup | None 
     ]
     if not found:
         raise ValueError(f"{type(module).__name__}: no SelfAttention inside it, or it is split already")
-    if (least := min(attention.heads for _, _, attention in found)) < size:
-        raise ConfigError(
-            f"networks.attention.heads = {least}: expected at least {size}, one for each process that shares them"
-        )
+    deals = [dealt(attention.heads, size) for _, _, attention in found]
     if size == 1:
         return
     for tensor in module.state_dict().values():
         torch.distributed.broadcast(tensor, group=group, group_src=0)
     rank = torch.distributed.get_rank(group)
-    for parent, name, attention in found:
-        setattr(parent, name, HeadShard(attention, HeadShare(dealt(attention.heads, size), rank, group)))
+    for (parent, name, attention), heads in zip(found, deals, strict=True):
+        setattr(parent, name, HeadShard(attention, HeadShare(heads, rank, group)))
 
 
 def joined_state(module: nn.Module) -> dict[str, Tensor]:
@@ -87,7 +84,17 @@ def joined_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def dealt(heads: int, processes: int) -> tuple[int, ...]:
-    """Heads of each process: 8 over 3 are (3, 3, 2)."""
+    """Heads of each process: 8 over 3 are (3, 3, 2).
+
+    Raises
+    ------
+    ConfigError
+        When there are fewer heads than processes.
+    """
+    if heads < processes:
+        raise ConfigError(
+            f"networks.attention.heads = {heads}: expected at least {processes}, one for each process that shares them"
+        )
     least, more = divmod(heads, processes)
     return tuple(least + (rank < more) for rank in range(processes))
 

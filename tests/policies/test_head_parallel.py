@@ -277,3 +277,5 @@ def test_heads_are_dealt_as_evenly_as_they_can_be():
     assert dealt(8, 2) == (4, 4)
     assert dealt(8, 3) == (3, 3, 2)
     assert dealt(8, 8) == (1,) * 8
+    with pytest.raises(ConfigError, match="heads = 8: expected at least 9"):
+        dealt(8, 9)
