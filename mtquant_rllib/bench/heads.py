@@ -79,6 +79,7 @@ def _measure(
             "seconds": medians,
             "windows_s": windows,
             "several_over_one": medians["several"] / medians["one"],
+            "several_over_one_by_turn": [b / a for a, b in zip(windows["one"], windows["several"], strict=True)],
             "parameters": {"one": _parameters(whole), "several": _parameters(split)},
         }
     kept = {"one": _kept(whole, obs_BF), "several": _kept(split, obs_BF)}

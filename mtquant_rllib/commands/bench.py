@@ -224,10 +224,11 @@ def _attention_lines(figures: Figures) -> Iterator[str]:
     yield f"multiply-adds of a row with the document's four tokens: {parts}"
     split = figures["heads_over_processes"]
     one, several = (1000 * split["seconds"][side] for side in ("one", "several"))
+    turns = split["several_over_one_by_turn"]
     parameters, kept = (split[key]["several"] / split[key]["one"] for key in ("parameters", "kept_bytes"))
     yield (
         f"its encoder, {split['rows']} rows forward and backward: {one:.1f} ms in one process, {several:.1f} ms with "
-        f"heads over {split['processes']} ({split['several_over_one']:.2f} x the time)"
+        f"heads over {split['processes']} ({split['several_over_one']:.2f} x, {min(turns):.2f} to {max(turns):.2f})"
     )
     yield f"each then holds of the attention layers: {parameters:.1%} of parameters, {kept:.1%} of what a pass keeps"
 
