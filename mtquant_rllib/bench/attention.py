@@ -10,7 +10,7 @@ The document's statement on attention is one on its mixing, and is held to that.
 after, so its bound is n^2 d + n d^2 and grows with the square of the width: with the document's four tokens nearly all
 of its time is the second term. The network around it, for which nothing is stated, spends its time likewise.
 
-One thread throughout.
+One thread throughout. Beside the sweeps stands one comparison: the document's heads over two processes (`heads`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from mtquant_rllib.bench.growth import Growth, exponent_of, measure_growth
+from mtquant_rllib.bench.heads import measure_heads
 from mtquant_rllib.config.features import RegimesConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import LearnerConfig
@@ -67,6 +68,8 @@ class Sizes:
     bars: int = 2000
     sac_rows: tuple[int, ...] = (64, 128, 256, 512, 1024)
     sac_hidden: tuple[int, ...] = (128, 256, 512, 1024)
+    split_rows: int = 256
+    split_calls: int = 5
     repeats: int = 5
 
 
@@ -103,7 +106,8 @@ class Sweep:
 
 
 def bench_attention(settings: Settings, sizes: Sizes) -> Mapping[str, Any]:
-    """All sweeps, and the bytes that weights of attention take, which are counted and not fitted."""
+    """All sweeps; the bytes that weights of attention take, which are counted and not fitted; heads over processes."""
+    heads = _heads(settings, sizes)
     torch.manual_seed(settings.seed)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -123,6 +127,7 @@ def bench_attention(settings: Settings, sizes: Sizes) -> Mapping[str, Any]:
         "weights_bytes": dict(zip(map(str, tokens), _weight_bytes(settings, tokens), strict=True)),
         "weights_exponent": exponent_of(tokens, _weight_bytes(settings, tokens)),
         "tokens_of_the_document": {part: cost.multiply_adds for part, cost in _parts(settings).items()},
+        "heads_over_processes": heads,
         "sizes": vars(sizes),
     }
 
@@ -248,10 +253,22 @@ def _forward(network: nn.Module, rows: int) -> Callable[[], Any]:
     return work
 
 
+def _document() -> GroupedShape:
+    """50 features in four groups, five weights."""
+    return GroupedShape((("price", 13), ("volume", 12), ("technical", 13), ("momentum", 12)), actions=5)
+
+
 def _parts(settings: Settings) -> Mapping[str, Any]:
-    """Where the multiply-adds of the document's own network go: 50 features in four groups, five weights."""
-    shape = GroupedShape((("price", 13), ("volume", 12), ("technical", 13), ("momentum", 12)), actions=5)
-    return attention_cost(shape, settings.networks.attention)
+    """Where the multiply-adds of the document's own network go."""
+    return attention_cost(_document(), settings.networks.attention)
+
+
+def _heads(settings: Settings, sizes: Sizes) -> Mapping[str, Any]:
+    """The document's encoder in one process and with its heads over two."""
+    config = settings.networks.attention
+    return measure_heads(
+        _document().widths, config, rows=sizes.split_rows, calls=sizes.split_calls, repeats=sizes.repeats
+    )
 
 
 # -- regime detection -------------------------------------------------------------------------------------------------

@@ -222,6 +222,15 @@ def _attention_lines(figures: Figures) -> Iterator[str]:
     total = sum(figures["tokens_of_the_document"].values())
     parts = ", ".join(f"{part} {work / total:.1%}" for part, work in figures["tokens_of_the_document"].items())
     yield f"multiply-adds of a row with the document's four tokens: {parts}"
+    split = figures["heads_over_processes"]
+    one, several = (1000 * split["seconds"][side] for side in ("one", "several"))
+    turns = split["several_over_one_by_turn"]
+    parameters, kept = (split[key]["several"] / split[key]["one"] for key in ("parameters", "kept_bytes"))
+    yield (
+        f"its encoder, {split['rows']} rows forward and backward: {one:.1f} ms in one process, {several:.1f} ms with "
+        f"heads over {split['processes']} ({split['several_over_one']:.2f} x, {min(turns):.2f} to {max(turns):.2f})"
+    )
+    yield f"each then holds of the attention layers: {parameters:.1%} of parameters, {kept:.1%} of what a pass keeps"
 
 
 def _inference_options(parser: Any) -> None:
@@ -338,7 +347,8 @@ BENCHES = (
     ),
     Bench(
         "attention",
-        "fit how time grows with tokens, width, batch, window and hidden size, beside what is stated",
+        "fit how time grows with tokens, width, batch, window and hidden size, beside what is stated; heads over two "
+        "processes",
         _takes_repeats,
         _attention,
         _attention_lines,

@@ -82,6 +82,11 @@ class SelfAttention(nn.Module):
     def forward(self, tokens_BGE: Tensor, look: bool = False) -> tuple[Tensor, Tensor | None]:
         """Output (B, G, E) and, to look at, the weights (B, H, G, G): row = the group that reads, column = what it
         reads; rows sum to 1."""
+        mixed_BGE, weights_BHGG = self.mixed(tokens_BGE, look)
+        return self.out(mixed_BGE), weights_BHGG
+
+    def mixed(self, tokens_BGE: Tensor, look: bool) -> tuple[Tensor, Tensor | None]:
+        """What each head reads, heads side by side, (B, G, H D); and the weights."""
         qkv_BGHD = self.qkv(tokens_BGE).unflatten(-1, (3 * self.heads, -1))
         q_BHGD, k_BHGD, v_BHGD = qkv_BGHD.transpose(-3, -2).chunk(3, dim=-3)
         weights_BHGG = None
@@ -91,7 +96,7 @@ class SelfAttention(nn.Module):
             mixed_BHGD = weights_BHGG @ v_BHGD
         else:
             mixed_BHGD = functional.scaled_dot_product_attention(q_BHGD, k_BHGD, v_BHGD)
-        return self.out(mixed_BHGD.transpose(-3, -2).flatten(-2)), weights_BHGG if look else None
+        return mixed_BHGD.transpose(-3, -2).flatten(-2), weights_BHGG if look else None
 
 
 class AttentionLayer(nn.Module):

@@ -34,7 +34,7 @@ def test_counts_stand_beside_timings_and_no_bound_is_below_what_is_counted() -> 
     tiny = Sizes(
         mixed_tokens=(16, 32, 64), mixed_widths=(16, 32, 64), mixed_rows=1, tokens=(4, 8, 16), widths=(32, 64, 128),
         rows=(4, 8, 16), layers=(1, 2, 4), heads=(1, 2, 4), row_held=4, windows=(10, 20, 40), bars=200,
-        sac_rows=(16, 32, 64), sac_hidden=(32, 64, 128), repeats=1,
+        sac_rows=(16, 32, 64), sac_hidden=(32, 64, 128), split_rows=8, split_calls=1, repeats=1,
     )  # fmt: skip
     figures = bench_attention(Settings.load(overrides=["networks.attention.width=64"]), tiny)
     assert json.loads(json.dumps(figures))["weights_exponent"] == pytest.approx(2)
@@ -51,8 +51,14 @@ def test_counts_stand_beside_timings_and_no_bound_is_below_what_is_counted() -> 
         if sweep["stated"] is not None and sweep["counted"] is not None:
             assert sweep["counted"] <= sweep["stated"] + 1e-9, sweep["name"]
     lines = list(_attention_lines(figures))
-    assert len(lines) == len(sweeps) + 4
+    assert len(lines) == len(sweeps) + 6
     beyond = [sweep for sweep in sweeps.values() if sweep["verdict"] == BEYOND]
-    assert (lines[-2] == "every stated bound holds") == (not beyond)
-    assert all(sweep["name"] in lines[-2] for sweep in beyond)
-    assert "attention_mixing" in lines[-1]
+    assert (lines[-4] == "every stated bound holds") == (not beyond)
+    assert all(sweep["name"] in lines[-4] for sweep in beyond)
+    assert "attention_mixing" in lines[-3]
+    split = figures["heads_over_processes"]
+    assert "heads over 2" in lines[-2]
+    assert all(seconds > 0 for seconds in split["seconds"].values())
+    layer, shared = 4 * (64**2 + 64) + 2 * 64, 64 + 2 * 64
+    assert split["parameters"] == {"one": 2 * layer, "several": 2 * (shared + (layer - shared) // 2)}
+    assert 0.5 < split["kept_bytes"]["several"] / split["kept_bytes"]["one"] < 0.8, "tokens are everybody's"
