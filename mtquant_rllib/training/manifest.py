@@ -154,14 +154,19 @@ def phases_of(settings: Settings) -> tuple[int, ...]:
     return PHASES if settings.allocator is None else PHASES[:1]
 
 
+_WITHOUT_EFFECT: dict[str, dict[str, Any]] = {"recipe": {"batch_size_final_factor": 1.0}}
+"""Settings that came after the first runs, at the values with which they change nothing."""
+
+
 def _completed(tree: Any) -> Any:
     """The manifest of an older version with today's defaults for the ways to look at a run that it did not know.
 
-    Of `evaluation` and `tracking` alone: what shapes a run's result is never filled in.
+    Of `evaluation` and `tracking` alone: what shapes a run's result is filled in only where it goes on shaping nothing.
     """
     try:
         settings, today = tree["settings"], read_tree("default.yaml")
         known = {section: {**today[section], **settings[section]} for section in ("evaluation", "tracking")}
+        known |= {section: {**idle, **settings[section]} for section, idle in _WITHOUT_EFFECT.items()}
     except (KeyError, TypeError):
         # No manifest at all, which the validation says better.
         return tree

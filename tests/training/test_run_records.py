@@ -76,6 +76,10 @@ def test_a_run_of_an_older_version_takes_new_ways_to_look_at_it_from_the_default
     assert back.evaluation.explain == Settings.load().evaluation.explain
     assert back.evaluation.plot.dpi == 77
     assert back.tracking == Settings.load(overrides=["tracking.attention_rows=7"]).tracking
+    del tree["settings"]["recipe"]["batch_size_final_factor"]
+    path.write_text(json.dumps(tree))
+    idle = Manifest.read(tmp_path / "one").load_settings().recipe.batch_size_final_factor
+    assert idle == 1, "what came later, as it was without it"
     del tree["settings"]["recipe"]["gae_lambda"]
     path.write_text(json.dumps(tree))
     with pytest.raises(ConfigError, match="gae_lambda"):
