@@ -47,6 +47,7 @@ from mtquant_rllib.engine.floor import Floor, Level, Table
 from mtquant_rllib.engine.panel import Panel
 from mtquant_rllib.engine.randomness import NOISE, generator
 from mtquant_rllib.engine.recorder import Held, Marks, Post, Tail, columns_of
+from mtquant_rllib.engine.regime_metrics import regimes_sampled
 from mtquant_rllib.engine.rest import resting
 from mtquant_rllib.engine.seats import BarRunner
 from mtquant_rllib.engine.standing import capture, put_back
@@ -54,6 +55,8 @@ from mtquant_rllib.env.trading import Trading
 
 REWARD_TERMS = "reward_terms"
 """Key of the mean of each named reward term over the bars of a call."""
+REGIMES = "regimes"
+"""Key of what `regime_metrics` says of the bars of a call."""
 EVALUATION_SEED_OFFSET = 1_000_000
 """RLlib's own distance between the seeds of training and evaluation runners."""
 
@@ -185,6 +188,9 @@ class BatchedEnvRunner(BarRunner):
         some = np.arange(self.num_envs) < rest
         for bar in range(n_bars):
             self._play(bar + 1, everyone if bar < share else some, draw, marks)
+        sampled = regimes_sampled((own, table.desk.features) for own, table in zip(marks, self.env.tables))
+        for name, figure in sampled.items():
+            self.metrics.log_value((REGIMES, name), figure, window=1)
         levels = [
             columns_of(post, own, tail)
             for posts, table, own in zip(self._posts, self.env.tables, marks)

@@ -9,7 +9,8 @@ import pytest
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils.metrics import EPISODE_RETURN_MAX, EPISODE_RETURN_MEAN, EPISODE_RETURN_MIN, NUM_EPISODES
 
-from mtquant_rllib.engine.runner import BatchedEnvRunner
+from mtquant_rllib.engine.runner import REGIMES, BatchedEnvRunner
+from mtquant_rllib.features.regimes import Regime
 
 SEEN: list[tuple[Any, ...]] = []
 
@@ -110,3 +111,41 @@ def test_random_actions_are_uniform_over_the_box(config: Any) -> None:
     assert np.abs(actions).max() <= 1.0
     assert actions.mean() == pytest.approx(0.0, abs=0.02)
     assert actions.std() == pytest.approx(1 / np.sqrt(3), abs=0.02)
+
+
+@pytest.mark.parametrize(("phase", "name"), [(3, "desk"), (1, "desk")])
+def test_regimes_of_the_bars_sampled_are_metrics(make_config: Any, phase: int, name: str) -> None:
+    """Counted once more bar by bar, within episodes."""
+    overrides = ("networks.sharing=all",) if phase == 1 else ()
+    runner = BatchedEnvRunner(config=make_config(phase, name, *overrides), worker_index=0)
+    labels, sure, changes, pairs = [], [], 0, 0
+    last: dict[int, int] = {}
+    features = [table.desk.features for table in runner.env.tables]
+    play = runner._play
+
+    def watched(row: int, asked: np.ndarray, draw: Any, marks: Any) -> int:
+        nonlocal changes, pairs
+        before = [(table.playing & asked, table.desk.row.copy()) for table in runner.env.tables]
+        begun = runner.env.episodes_begun.copy()
+        ended = play(row, asked, draw, marks)
+        for (playing, rows), own in zip(before, features):
+            for env in np.flatnonzero(playing):
+                label = int(own.regime[rows[env]])
+                labels.append(label)
+                sure.append(float(own.regime_confidence[rows[env]]))
+                if env in last:
+                    pairs, changes = pairs + 1, changes + (last[env] != label)
+                last[env] = label
+        for env in np.flatnonzero(runner.env.episodes_begun != begun):
+            last.pop(int(env), None)
+        return ended
+
+    runner._play = watched  # type: ignore[method-assign]
+    runner.sample(num_timesteps=4 * 70 + 2)
+    told = {key: value.peek() for key, value in runner.get_metrics()[REGIMES].items()}
+    assert len(labels) == 4 * 70 + 2
+    for regime in Regime:
+        assert told[f"share_{regime.name.lower()}"] == pytest.approx(np.mean(np.array(labels) == regime))
+    assert told["confidence"] == pytest.approx(np.mean(sure), rel=1e-5)
+    assert told["changes_per_bar"] == pytest.approx(changes / pairs)
+    assert changes > 0
