@@ -8,8 +8,8 @@
     python experiments/train_allocator.py --control leak
 
 *What to expect.* Without a control: the report of each seed's test bars beside equal weights, risk parity, 60/40 and
-the other simple rules, and what every term of the reward would have paid each of them. With one, training seeds share
-their market: 64 training paths of 15 years, 16 validation paths, 64 test paths of 5 years. The oracle, a quadratic
+the other simple rules, and what every term of the reward would have paid each of them; then all seeds in one table,
+with intervals over seeds and blocks of bars. With one, training seeds share their market: 64 training paths of 15 years, 16 validation paths, 64 test paths of 5 years. The oracle, a quadratic
 programme on the exact mean, earns a net Sharpe of 2.42 on the test paths; the reader, which has the best linear reading
 of the fifty columns in its place, 2.18: what an allocator can hope for. README has what 300,000 bars come to; the best
 states on the validation paths come after 65,000 to 120,000. On the null market a book that is always invested earns
@@ -26,6 +26,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.training.seeding import reexec_with_hash_seed
 
 CONTROLS = ("planted", "null", "leak")
+REFERENCE = "equal_weight"
 
 
 def main() -> None:
@@ -67,16 +68,25 @@ def main() -> None:
 
 
 def _compare(runs: list[Path]) -> None:
+    import numpy as np
     from rich.console import Console
 
+    from mtquant_rllib.evaluation.over_seeds import of_records, print_over_seeds
     from mtquant_rllib.evaluation.report import print_report
     from mtquant_rllib.evaluation.reward_terms import print_terms
     from mtquant_rllib.training.assessment import evaluate_run
+    from mtquant_rllib.training.manifest import Manifest
 
+    seeds = []
     for run in runs:
         done = evaluate_run(run)
         print_report(done.report, Console())
         print_terms(done.terms, Console())
+        seeds.append(done.records)
+    settings = Manifest.read(runs[0]).load_settings()
+    if len(seeds[0][0].returns) == 1:
+        rng = np.random.default_rng(settings.seed)
+        print_over_seeds(of_records(seeds, REFERENCE, settings.evaluation.bootstrap, rng), REFERENCE, Console())
 
 
 def _judge(runs: list[Path], out: Path) -> None:

@@ -15,6 +15,7 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation import rollout
 from mtquant_rllib.evaluation.baselines import weight_rules
 from mtquant_rllib.evaluation.plots import plot_equity
+from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.regime_report import ByRegime, by_regime, write_by_regime
 from mtquant_rllib.evaluation.report import EvaluationReport, build_report, write_report
 from mtquant_rllib.evaluation.reward_terms import TermLog, Terms, write_terms
@@ -28,13 +29,15 @@ from mtquant_rllib.training.preparation import prepare, restored
 class Assessment:
     """The report, and the files it was written to: json, books, parts, picture, fallbacks, regimes.
 
-    fallbacks: who took the decisions of the run's attention networks; empty where it has none. terms: what the terms of
-    an allocator's reward would have paid every book; empty for the desk.
+    records: what every book did, bar by bar, in the report's order. fallbacks: who took the decisions of the run's
+    attention networks; empty where it has none. terms: what the terms of an allocator's reward would have paid every
+    book; empty for the desk.
     """
 
     report: EvaluationReport
     files: Mapping[str, Path]
     fallbacks: Counts
+    records: Sequence[Record]
     regimes: ByRegime
     terms: Terms
 
@@ -147,4 +150,4 @@ def evaluate_run(
     files["regimes"] = write_by_regime(regimes, out / "regimes.csv")
     if terms:
         files["reward_terms"] = write_terms(terms, out / "reward_terms.csv")
-    return Assessment(report, files, player.fallbacks, regimes, terms)
+    return Assessment(report, files, player.fallbacks, records, regimes, terms)
