@@ -88,14 +88,15 @@ def of_records(
 def print_over_seeds(found: Mapping[str, OverSeeds], reference: str, console: Console) -> None:
     confidence = next(iter(found.values())).mean.confidence
     table = Table(
-        title=f"net Sharpe over seeds, {confidence:.0%} intervals over seeds and blocks of bars",
+        title=f"net Sharpe and how far ahead of {reference}: {confidence:.0%} intervals over seeds and blocks of bars",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
     table.add_column("book", no_wrap=True)
-    for column in ("mean", f"ahead of {reference}", "per seed"):
+    for column in ("mean of seeds", "ahead"):
         table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("per seed")
     for name, own in found.items():
         alike = np.ptp(own.per_seed) < 1e-12
         seeds = "the same" if alike else ", ".join(f"{value:.2f}" for value in own.per_seed)

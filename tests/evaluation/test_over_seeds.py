@@ -56,5 +56,5 @@ def test_a_book_that_never_trades_or_dies_is_in_the_table() -> None:
     assert found["dead"].mean.estimate < 0
     out = io.StringIO()
     print_over_seeds(found, "flat", Console(file=out, width=120))
-    assert "ahead of flat" in out.getvalue()
+    assert "how far ahead of flat" in out.getvalue()
     assert "the same" in out.getvalue()
