@@ -65,12 +65,15 @@ class ExplainConfig(Section):
         Decisions, evenly spread, on which importance is measured.
     occlusion_draws
         Shufflings that replace a group's columns; their effects are averaged.
+    faithful_agreement
+        Rank agreement with occlusion from which on attention is called faithful, and not just better than chance.
     """
 
     line_points: Annotated[int, Field(ge=10)]
     attention_points: Annotated[int, Field(ge=10)]
     importance_rows: Annotated[int, Field(ge=10)]
     occlusion_draws: Count
+    faithful_agreement: Fraction
 
 
 class InferenceConfig(Section):

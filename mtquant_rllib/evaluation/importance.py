@@ -131,8 +131,9 @@ class Faithfulness:
     n_rows: int
 
     @property
-    def is_faithful(self) -> bool:
-        """Whether it agrees in the bars that were drawn as in others like them, and better than renamed ones do."""
+    def beats_chance(self) -> bool:
+        """Whether it agrees in the bars that were drawn as in others like them, and better than renamed ones do. That
+        says nothing of how well it agrees."""
         return self.agreement.lower > 0 and self.p_value <= 1 - self.agreement.confidence
 
 

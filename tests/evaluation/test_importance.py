@@ -104,11 +104,11 @@ def test_a_planted_importance_beats_random_and_a_random_one_is_not(ranking):
     good = faithfulness(planted_importance(obs), effect, BOOTSTRAP, rng, ranking)
     assert good.agreement.estimate == pytest.approx(1.0)
     assert good.p_value == pytest.approx(1 / 24)
-    assert good.is_faithful
+    assert good.beats_chance
     noise = faithfulness(rng.random((400, 4)), effect, BOOTSTRAP, rng, ranking)
     assert abs(noise.agreement.estimate) < 0.1
     assert noise.agreement.lower < 0 < noise.agreement.upper
-    assert not noise.is_faithful
+    assert not noise.beats_chance
     # All orders of the groups average to no correlation, and the given one is the best of them.
     assert good.random.estimate == pytest.approx(0, abs=1e-12)
     assert good.random.lower < -0.5 < 0.5 < good.random.upper
@@ -118,7 +118,7 @@ def test_an_importance_in_reverse_disagrees():
     obs = np.random.default_rng(6).normal(size=(100, 10))
     score = faithfulness(-planted_importance(obs), occlusion(planted, obs, GROUPS), BOOTSTRAP, np.random.default_rng(0))
     assert score.agreement.estimate == pytest.approx(-1.0)
-    assert not score.is_faithful
+    assert not score.beats_chance
     assert score.p_value == pytest.approx(1.0)
 
 
@@ -155,7 +155,7 @@ def test_an_importance_that_never_changes_is_not_called_faithful_for_its_luck():
         score = faithfulness(
             importance, effect, BootstrapConfig(resamples=100, mean_block_bars=5, confidence=0.95), rng
         )
-        called += score.is_faithful
+        called += score.beats_chance
         guesses = [rank_agreement(rng.permuted(importance, axis=1), effect, "spearman").mean() for _ in range(40)]
         would_have_been += score.agreement.lower > np.max(guesses)
     assert called <= 12, "one order in 24 is right by luck: six are expected"
@@ -169,13 +169,13 @@ def linear_attention(weights: np.ndarray, obs: np.ndarray) -> tuple[np.ndarray, 
     return (parts @ weights)[:, None], np.broadcast_to(weights, (len(obs), 1, 1, 4, 4))
 
 
-def test_attention_that_is_the_whole_of_a_network_is_faithful():
+def test_attention_that_is_the_whole_of_a_network_beats_chance():
     weights = np.array([0.05, 0.6, 0.1, 0.25])
     obs = np.random.default_rng(10).normal(size=(600, 10))
     _, attention = linear_attention(weights, obs)
     effect = occlusion(lambda x: linear_attention(weights, x)[0], obs, GROUPS, np.random.default_rng(0), draws=8)
     score = faithfulness(attention_received(attention), effect, BOOTSTRAP, np.random.default_rng(0))
-    assert score.is_faithful
+    assert score.beats_chance
     assert score.p_value == pytest.approx(1 / 24)
     assert score.agreement.estimate > 0.6
 
@@ -227,8 +227,8 @@ def test_where_attention_and_the_answer_part_ways_occlusion_knows_and_attention_
     np.testing.assert_allclose(rank_agreement(effect, truth, "spearman"), 1)
     for claim in (received, attention_rollout(answer.attention_BLHGG.numpy())):
         score = faithfulness(claim, effect, BOOTSTRAP, np.random.default_rng(0))
-        assert not score.is_faithful
-        assert "is not faithful here" in verdict("received", score)
+        assert not score.beats_chance
+        assert "is not faithful here" in verdict("received", score, 0.6)
         assert score.agreement.estimate < 0.3
 
 

@@ -207,11 +207,17 @@ def faith(agreement: float, lower: float, p_value: float) -> Faithfulness:
     )
 
 
+LEAST = 0.6
+
+
 def test_the_page_says_so_when_attention_is_not_faithful() -> None:
-    assert "is faithful here" in verdict("received", faith(0.6, 0.5, 1 / 24))
+    assert "is faithful here" in verdict("received", faith(0.6, 0.5, 1 / 24), LEAST)
+    slight = verdict("received", faith(0.14, 0.11, 1 / 24), LEAST)
+    assert "is faithful in part only" in slight
+    assert "less than a picture of importance promises" in slight
     for doubtful in (faith(0.2, -0.05, 1 / 24), faith(0.6, 0.5, 0.3), faith(-0.9, -1, 1)):
-        assert not doubtful.is_faithful
-        said = verdict("rollout", doubtful)
+        assert not doubtful.beats_chance
+        said = verdict("rollout", doubtful, LEAST)
         assert "is not faithful here" in said
         assert "not what its decisions rest on" in said
 
@@ -220,12 +226,14 @@ def test_attention_that_has_the_order_right_is_not_said_to_have_the_sizes_right(
     effect, claim = np.array([[0.01, 0.25, 0.19, 0.55]] * 3), np.array([[0.23, 0.26, 0.24, 0.27]] * 3)
     regime = np.zeros(3, dtype=np.int8)
     groups = ("portfolio", "correlation", "specialists", "macro")
-    influence = Influence(groups, "weights", effect, {"received": claim}, {"received": faith(0.9, 0.8, 1 / 24)}, regime)
+    scores = {"received": faith(0.9, 0.8, 1 / 24)}
+    influence = Influence(groups, "weights", effect, {"received": claim}, scores, regime, LEAST)
     (said,) = verdicts(influence)
     assert "is faithful here" in said
     assert said.endswith("in size it gives macro 27% of the whole, and occlusion 55%: no group's share is further off.")
-    still = Influence(groups, "weights", 0 * effect, {"received": claim}, {"received": faith(0.0, 0.0, 1.0)}, regime)
-    assert verdicts(still) == (verdict("received", faith(0.0, 0.0, 1.0)),)
+    scores = {"received": faith(0.0, 0.0, 1.0)}
+    still = Influence(groups, "weights", 0 * effect, {"received": claim}, scores, regime, LEAST)
+    assert verdicts(still) == (verdict("received", scores["received"], LEAST),)
 
 
 def test_the_verdicts_stand_on_the_page(material: Material, page: Page) -> None:

@@ -91,6 +91,8 @@ class Influence:
         the groups as `effect` does. Empty for a plain one.
     regime
         int8 (S,).
+    faithful_agreement
+        As of `evaluation.explain`.
     line_share
         `AgentView.line_share` of these decisions.
     """
@@ -101,6 +103,7 @@ class Influence:
     claims: Mapping[str, np.ndarray]
     faith: Mapping[str, Faithfulness]
     regime: np.ndarray
+    faithful_agreement: float
     line_share: float | None = None
 
 
@@ -214,4 +217,6 @@ def measure_influence(settings: Settings, view: AgentView, decisions: Decisions,
         name: faithfulness(claim, effect, config.bootstrap, rng, bars_per_row=spacing) for name, claim in claims.items()
     }
     line_share = view.line_share(decisions.obs[sample])
-    return Influence(tuple(view.groups), view.gives, effect, claims, faith, decisions.regime[sample], line_share)
+    regime = decisions.regime[sample]
+    least = config.explain.faithful_agreement
+    return Influence(tuple(view.groups), view.gives, effect, claims, faith, regime, least, line_share)

@@ -31,8 +31,8 @@ def shares(influence: Influence) -> dict[str, np.ndarray]:
     return {name: mean / mean.sum() if mean.sum() > 0 else np.zeros_like(mean) for name, mean in means.items()}
 
 
-def verdict(name: str, faith: Faithfulness) -> str:
-    """One honest sentence on a claim."""
+def verdict(name: str, faith: Faithfulness, least: float) -> str:
+    """One honest sentence on a claim. least: agreement from which on it is called faithful."""
     agreement, chance = faith.agreement, faith.random
     measured = (
         f"its rank agreement with occlusion is {number(agreement.estimate)} "
@@ -41,8 +41,13 @@ def verdict(name: str, faith: Faithfulness) -> str:
         f"{number(faith.p_value)} of the renamings does as well"
     )
     what = _SPOKEN[name].capitalize()
-    if faith.is_faithful:
+    if faith.beats_chance and faith.agreement.estimate >= least:
         return f"{what} is faithful here: {measured}."
+    if faith.beats_chance:
+        return (
+            f"{what} is faithful in part only: {measured}. It knows more of the order than chance does, and less than "
+            "a picture of importance promises."
+        )
     return f"{what} is not faithful here: {measured}. It says where the network looks, not what its decisions rest on."
 
 
@@ -53,7 +58,7 @@ def verdicts(influence: Influence) -> tuple[str, ...]:
     """
     parts, said = shares(influence), []
     for name, faith in influence.faith.items():
-        sentence = verdict(name, faith)
+        sentence = verdict(name, faith, influence.faithful_agreement)
         if parts[OCCLUSION].any():
             furthest = int(np.abs(parts[name] - parts[OCCLUSION]).argmax())
             claimed, found = (percent(parts[part][furthest], 0) for part in (name, OCCLUSION))
