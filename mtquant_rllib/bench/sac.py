@@ -1,6 +1,7 @@
 """How much faster SAC is on the batched engine than RLlib's own, in one run: same market, threads and machine.
 
-    sac_ratio       bars a second, sampling and learning together, batched over stock
+    sac_ratio               bars a second, sampling and learning together, batched over stock
+    sac_attention_ratio     the same with the attention network on the meta-controller, over stock's plain networks
 
 Both sides have twelve policies with critics of [64, 64], learn from batches of 256 of each module's decisions, and make
 one gradient step of every module after every bar. All agents decide on every bar, so that a bar is three of RLlib's
@@ -13,7 +14,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,10 +26,12 @@ from mtquant_rllib.bench.stage import endless_run, ray_session
 from mtquant_rllib.bench.turns import in_turns, rate
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.multi_agent import desk_env
+from mtquant_rllib.policies.registry import ATTENTION
 from mtquant_rllib.training.manifest import Manifest, MarketRecord
 from mtquant_rllib.training.phases import JOINT, PolicyMapping, Share, build_config, plan_named
 
 HIDDEN, BATCH = 64, 256
+META_NETWORK = "meta"
 TURNS = 3
 """RLlib's steps in a bar on which every level decides."""
 _STOCK_ENV = "mtquant_desk_turn_by_turn"
@@ -36,10 +39,13 @@ _STOCK_ENV = "mtquant_desk_turn_by_turn"
 
 @dataclass(frozen=True)
 class Sizes:
-    """bars and stock_bars: of a window; warm_bars: collected before anything is measured; repeats: windows a side."""
+    """bars, attention_bars and stock_bars: of a window of each side; warm_bars: collected before anything is measured;
+    repeats: windows a side.
+    """
 
     environments: int = 16
     bars: int = 128
+    attention_bars: int = 32
     stock_bars: int = 8
     warm_bars: int = 384
     repeats: int = 5
@@ -48,11 +54,17 @@ class Sizes:
 def bench_sac(settings: Settings, market: MarketRecord, sizes: Sizes) -> Mapping[str, Any]:
     """The ratio with its raw figures; see the module's docstring."""
     with ray_session(settings, cpus=2):
-        manifest = _manifest(settings, market, sizes)
-        windows = in_turns({"batched": _batched(manifest, sizes), "stock": _stock(manifest, sizes)}, sizes.repeats)
-    batched, stock = (statistics.median(values) for values in windows.values())
+        manifest, few = _manifest(settings, market, sizes), replace(sizes, bars=sizes.attention_bars)
+        sides = {
+            "batched": _batched(manifest, sizes),
+            "attention": _batched(_manifest(settings, market, few, meta=ATTENTION), few),
+            "stock": _stock(manifest, sizes),
+        }
+        windows = in_turns(sides, sizes.repeats)
+    batched, attention, stock = (statistics.median(values) for values in windows.values())
     return {
         "sac_ratio": batched / stock,
+        "sac_attention_ratio": attention / stock,
         "sac_bars_per_s": windows,
         "sizes": vars(sizes),
         "torch_threads": torch.get_num_threads(),
@@ -60,8 +72,8 @@ def bench_sac(settings: Settings, market: MarketRecord, sizes: Sizes) -> Mapping
     }
 
 
-def _manifest(settings: Settings, market: MarketRecord, sizes: Sizes) -> Manifest:
-    """Of a run in which both sides are the same size."""
+def _manifest(settings: Settings, market: MarketRecord, sizes: Sizes, meta: str = META_NETWORK) -> Manifest:
+    """Of a run in which both sides are the same size. meta: name of its meta-controller's network."""
     tree = settings.model_dump(mode="json")
     tree["recipe"] |= {"algorithms": ["sac"] * 3, "environments": sizes.environments}
     tree["resources"] |= {"engine": "batched", "runners": 0}
@@ -69,6 +81,7 @@ def _manifest(settings: Settings, market: MarketRecord, sizes: Sizes) -> Manifes
     for specialist in tree["specialists"].values():
         specialist["hidden_dim"] = HIDDEN
     tree["networks"]["instrument_hidden"] = [HIDDEN, HIDDEN]
+    tree["networks"]["names"]["meta"] = meta
     tree["desk"]["decision"] |= {"meta_every_bars": 1, "specialists_every_bars": 1}
     tree["sac"] |= {
         "batch_size": BATCH,

@@ -194,7 +194,8 @@ def _sac(settings: Settings, args: argparse.Namespace) -> Figures:
 
 
 def _sac_lines(figures: Figures) -> Iterator[str]:
-    yield f"{'sac_ratio':<22} {figures['sac_ratio']:7.1f}"
+    for key in ("sac_ratio", "sac_attention_ratio"):
+        yield f"{key:<22} {figures[key]:7.1f}"
     yield from _median_rates(figures, "sac", decimals=1)
 
 
