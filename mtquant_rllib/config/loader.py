@@ -40,14 +40,15 @@ def _find(name: str, beside: Path | None) -> Path:
     raise ConfigError(f"no config file {name!r}; looked in {', '.join(str(c.parent) for c in candidates)}")
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`, key by key at every depth."""
+    tree = dict(base)
     for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _merge(merged[key], value)
+        if isinstance(value, Mapping) and isinstance(tree.get(key), Mapping):
+            tree[key] = merged(tree[key], value)
         else:
-            merged[key] = value
-    return merged
+            tree[key] = value
+    return tree
 
 
 class _Loader(yaml.SafeLoader):
@@ -80,8 +81,8 @@ def read_tree(name: str | Path, beside: Path | None = None, _chain: tuple[Path, 
     if (base := raw.pop("extends", None)) is not None:
         tree = read_tree(base, path.parent, chain)
     for part in raw.pop("include", None) or ():
-        tree = _merge(tree, read_tree(part, path.parent, chain))
-    return _merge(tree, raw)
+        tree = merged(tree, read_tree(part, path.parent, chain))
+    return merged(tree, raw)
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str,
         patch: Any = value
         for part in reversed(key.strip().split(".")):
             patch = {part: patch}
-        tree = _merge(tree, patch)
+        tree = merged(tree, patch)
     return tree
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 
 import mtquant_rllib
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.loader import read_tree, validate
+from mtquant_rllib.config.loader import merged, read_tree, validate
 from mtquant_rllib.errors import RunError
 
 FILE = "manifest.json"
@@ -165,7 +165,7 @@ def _completed(tree: Any) -> Any:
     """
     try:
         settings, today = tree["settings"], read_tree("default.yaml")
-        known = {section: {**today[section], **settings[section]} for section in ("evaluation", "tracking")}
+        known = {section: merged(today[section], settings[section]) for section in ("evaluation", "tracking")}
         known |= {section: {**idle, **settings[section]} for section, idle in _WITHOUT_EFFECT.items()}
     except (KeyError, TypeError):
         # No manifest at all, which the validation says better.

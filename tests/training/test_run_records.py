@@ -76,6 +76,10 @@ def test_a_run_of_an_older_version_takes_new_ways_to_look_at_it_from_the_default
     assert back.evaluation.explain == Settings.load().evaluation.explain
     assert back.evaluation.plot.dpi == 77
     assert back.tracking == Settings.load(overrides=["tracking.attention_rows=7"]).tracking
+    del tree["settings"]["evaluation"]["plot"]["width_in"]
+    path.write_text(json.dumps(tree))
+    plot = Manifest.read(tmp_path / "one").load_settings().evaluation.plot
+    assert (plot.width_in, plot.dpi) == (Settings.load().evaluation.plot.width_in, 77), "at any depth"
     del tree["settings"]["recipe"]["batch_size_final_factor"]
     path.write_text(json.dumps(tree))
     idle = Manifest.read(tmp_path / "one").load_settings().recipe.batch_size_final_factor
