@@ -75,10 +75,10 @@ class AllocatorConfig(Section):
     hidden
         Sizes of a plain network, and of the value network beside an attention policy that asks for a plain one.
     linear_skip
-        A straight line from the observation to the logits, beside the network.
+        A straight line from the observation to the logits, beside a plain network.
     shared_line
-        Whether that line, and the critics' slope (`sac.critic.slope`), read each asset's own columns with the same
-        weights for all assets, in place of all columns with weights for each.
+        Whether straight lines, those of policies and the critics' slope (`sac.critic.slope`), read each asset's own
+        columns with the same weights for all assets, in place of all columns with weights for each.
     logit_scale
         Logits are scale * action, so that its inverse is the temperature of the softmax. At 3 the largest weight of
         five lies between .2 and .99.

@@ -61,6 +61,8 @@ class AttentionConfig(Section):
         Hidden width of a feed-forward block after each attention layer; null for none.
     dropout
         In the embedding, after each attention layer and after its feed-forward block.
+    linear_skip
+        A straight line from the observation to the logits, beside the mixture of heads.
     value
         What estimates the return beside an attention policy: `attention`, a trunk of the same kind, or `plain`.
     """
@@ -74,6 +76,7 @@ class AttentionConfig(Section):
     policy_heads: PolicyHeadsConfig
     mixture: RegimeMixtureConfig
     losses: AuxiliaryLossesConfig
+    linear_skip: bool
     value: Literal["attention", "plain"]
 
     @model_validator(mode="after")

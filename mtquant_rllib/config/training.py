@@ -98,8 +98,9 @@ class ResourcesConfig(Section):
     runners
         Remote environment runners of each trial; 0 samples in the trial's own process.
     learners
-        Remote learners of each trial on PPO, each on a share of the rows of every minibatch; 0 learns in the trial's
-        own process. Their number changes the speed; what is learned differs by rounding and dropout alone.
+        Remote learners of each trial, each on a share of the rows of every minibatch; 0 learns in the trial's own
+        process. Their number changes the speed; what is learned differs by rounding and dropout alone. Under SAC each
+        keeps the whole replay.
     gpus
         `auto` shares the GPUs there are among the trials side by side; `none` leaves them alone.
     object_store_mb

@@ -1,4 +1,4 @@
-"""One harvest for several learners: each is dealt the decisions of some environments.
+"""One harvest for several learners: each is dealt the decisions of some environments, or all of them.
 
 RLlib cuts a harvest where its episodes end; columns are cut between environments, so that advantages, which run along
 time, come out as they would in one place.
@@ -28,6 +28,15 @@ class Harvest(TrainingData):
             return super().shard(num_shards, len_lookback_buffer, **how)
         hands: list[list[Any]] = [*dealt(samples, num_shards)]
         return [(Harvest(episodes=hand), {}) for hand in hands]
+
+
+class Copies(Harvest):
+    """What every learner is to remember whole."""
+
+    def shard(
+        self, num_shards: int, len_lookback_buffer: int | None = None, **how: Any
+    ) -> Sequence[tuple[TrainingData, dict[str, Any]]]:
+        return [(Copies(episodes=self.episodes), {})] * num_shards
 
 
 def dealt(fragments: Sequence[Fragment], n: int) -> list[list[Fragment]]:

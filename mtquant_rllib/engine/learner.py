@@ -45,7 +45,7 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.bar_schedule import DEFAULT, FollowsBars
 from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages, observed
-from mtquant_rllib.engine.peers import Peers
+from mtquant_rllib.engine.peers import JoinedLearner
 from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, generator, mixed
 from mtquant_rllib.engine.stack_learner import Figures, StackLearner, passes
 from mtquant_rllib.engine.stacks import Stack, stacked
@@ -80,12 +80,10 @@ class _Update(dict[str, bool]):
         return self
 
 
-class BatchedLearner(BarSchedule):
+class BatchedLearner(JoinedLearner, BarSchedule):
     """See the module's docstring."""
 
     def build(self) -> None:
-        self._peers = Peers(max(self.config.num_learners, 1))
-        self._common = self._peers.channel()
         super().build()
         learning = {
             name: self._module[name] for name in list(self.module.keys()) if self.should_module_be_updated(name)
@@ -105,12 +103,6 @@ class BatchedLearner(BarSchedule):
             StackLearner(stack, keepers, self._knobs_of(stack), self._peers.channel(), options)
             for stack in stacked(learning)
         ]
-
-    def _make_modules_ddp_if_necessary(self) -> None:
-        """RLlib's wrapper adds up gradients in a backward pass of each module, and there is none here. What is left of
-        it is that all learners begin alike."""
-        modules = [self._module[name] for name in list(self.module.keys())]
-        self._peers.take_over([tensor for module in modules for tensor in module.parameters()])
 
     def _knobs_of(self, stack: Stack) -> dict[str, Tensor]:
         """Numbers of the loss, (S, 1), each module's own."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class Batch:
     regime
         int64 (R,): the detector's label when it was decided.
     leaves
-        int64 (R,): where they stand, for `Replay.note_errors`.
+        int64: where all that was drawn stands, also what other learners gather, for `Replay.note_errors`.
     remembered
         How many decisions of the module there were to draw from.
     """
@@ -55,6 +55,14 @@ class Batch:
     regime: np.ndarray
     leaves: np.ndarray
     remembered: int
+
+
+class _Drawn(NamedTuple):
+    """leaves and weight: of the rows to gather, among `all_leaves`."""
+
+    all_leaves: np.ndarray
+    leaves: np.ndarray
+    weight: np.ndarray
 
 
 class _Owner:
@@ -204,24 +212,26 @@ class Replay:
         owner = self._owners.get(module)
         return owner is not None and owner.remembered() > 0
 
-    def sample(self, modules: Sequence[str], size: int, weight_power: float = 0.0) -> dict[str, Batch]:
-        """Draw `size` decisions of each module, with replacement; `weight_power` is b of prioritised weights. Each must
-        have some (`has`)."""
+    def sample(
+        self, modules: Sequence[str], size: int, weight_power: float = 0.0, rows: slice = slice(None)
+    ) -> dict[str, Batch]:
+        """Draw `size` decisions of each module, with replacement, and gather those in `rows`; `weight_power` is b of
+        prioritised weights. Each must have some (`has`)."""
         groups: dict[int, list[str]] = {}
-        drawn = {module: self._draw(self._owners[module], size, weight_power) for module in modules}
+        drawn = {module: self._draw(self._owners[module], size, weight_power, rows) for module in modules}
         for module in modules:
             groups.setdefault(id(self._owners[module].shelves[0]), []).append(module)
         return {module: batch for group in groups.values() for module, batch in self._gathered(group, drawn).items()}
 
-    def _draw(self, owner: _Owner, size: int, weight_power: float) -> tuple[np.ndarray, np.ndarray]:
-        """Leaves and weights."""
+    def _draw(self, owner: _Owner, size: int, weight_power: float, rows: slice) -> _Drawn:
         weight = np.ones(size, dtype=np.float32)
         if owner.tree is None:
-            return self._uniform(owner, size), weight
-        leaves = owner.tree.find(self._rng.random(size) * owner.tree.total)
-        priority = owner.tree[leaves]
-        weight[:] = (priority / priority.min()) ** -weight_power
-        return leaves, weight
+            leaves = self._uniform(owner, size)
+        else:
+            leaves = owner.tree.find(self._rng.random(size) * owner.tree.total)
+            priority = owner.tree[leaves]
+            weight[:] = (priority / priority.min()) ** -weight_power
+        return _Drawn(leaves, leaves[rows], weight[rows])
 
     def _uniform(self, owner: _Owner, size: int) -> np.ndarray:
         """Positions that were passed, drawn alike; those without a decision are drawn again."""
@@ -234,13 +244,13 @@ class Replay:
             leaves = np.concatenate((leaves, found[owner.is_decision(found)]))
         return leaves[:size]
 
-    def _gathered(self, modules: Sequence[str], drawn: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Batch]:
+    def _gathered(self, modules: Sequence[str], drawn: dict[str, _Drawn]) -> dict[str, Batch]:
         """What was drawn of modules that share a level: gathered at once, and handed out as views."""
         first = self._owners[modules[0]].shelves[0]
-        size = len(drawn[modules[0]][0])
+        size = len(drawn[modules[0]].leaves)
         parts: dict[int, tuple[Shelf, list[np.ndarray], list[np.ndarray]]] = {}
         for number, module in enumerate(modules):
-            for shelf, slots, place in self._owners[module].slots(drawn[module][0]):
+            for shelf, slots, place in self._owners[module].slots(drawn[module].leaves):
                 _, all_slots, all_places = parts.setdefault(id(shelf), (shelf, [], []))
                 all_slots.append(slots)
                 all_places.append(np.arange(size)[place] + number * size)
@@ -264,9 +274,9 @@ class Replay:
                 after=after[at],
                 reward=reward[at],
                 discount=discount[at],
-                weight=drawn[module][1],
+                weight=drawn[module].weight,
                 regime=regime[at],
-                leaves=drawn[module][0],
+                leaves=drawn[module].all_leaves,
                 remembered=self._owners[module].remembered(),
             )
             for module, at in zip(modules, own)

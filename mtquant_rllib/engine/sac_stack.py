@@ -24,6 +24,8 @@ from mtquant_rllib.engine import sac_loss
 from mtquant_rllib.engine.chain_rule import Tables
 from mtquant_rllib.engine.critic_pass import CriticPass
 from mtquant_rllib.engine.passes import AutogradPolicy, PlainPolicy, is_plain, warn_of_idle_options
+from mtquant_rllib.engine.peers import Part, Peers
+from mtquant_rllib.engine.randomness import mixed
 from mtquant_rllib.engine.replay import Batch
 from mtquant_rllib.engine.stacks import Alike, RowOptimizer, Rows
 from mtquant_rllib.policies.critics import TWINS, Entropy, build_critic, critic_columns, target_entropy
@@ -53,6 +55,8 @@ class SACStack(Alike):
         As in `SACConfig`.
     options
         How policies that have no closed form are run. Critics have one.
+    peers
+        The learners that have the other rows of a batch.
     """
 
     def __init__(
@@ -65,8 +69,11 @@ class SACStack(Alike):
         grad_clip: float,
         action_penalty: float,
         options: LearnerConfig,
+        peers: Peers | None = None,
     ) -> None:
         super().__init__(names, modules)
+        self._peers = peers or Peers(1)
+        self._channel = self._peers.channel()
         self._tau, self._grad_clip, self._action_penalty = tau, grad_clip, action_penalty
         self._execution, self._decision = EXECUTIONS[self.common["sac"]["execution"]], self.common["sac"]["decision"]
         own_widths = [len(own.actions) for own in self.fits]
@@ -134,59 +141,65 @@ class SACStack(Alike):
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
-    def step(self, batches: Sequence[Batch | None], seed: int, *, tell: bool) -> tuple[Figures, Tensor]:
+    def step(
+        self, batches: Sequence[Batch | None], seed: int, *, tell: bool, part: Part | None = None
+    ) -> tuple[Figures, Tensor]:
         """One gradient step of every module that has a batch.
 
-        seed: of the actions drawn for the losses and of dropout. Returns figures where asked for, and the mean size of
-        both critics' errors on each row, (S, B).
+        seed: of the actions drawn for the losses and of dropout; part: which rows of the minibatch these are, without
+        it all. Returns figures where asked for, and the mean size of both critics' errors on each row here, (S, B).
         """
         obs, after, action, reward, discount, weight, regime = self._columns(batches)
         active = [batch is not None for batch in batches]
-        if self.device.type == "cpu":
-            # `torch.manual_seed` looks for other devices too, which takes longer than what is drawn.
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
+        part = part or self._peers.part(obs.shape[1])
+        self._seed(seed)
         alpha_S1 = self.alphas.weight_RP.exp()
 
         mean, log_std = self._act.forward(after, learns=False)
-        next_action, next_log_prob = sac_loss.drawn(mean, log_std, torch.randn_like(mean), self.real_S1A)
+        next_action, next_log_prob = sac_loss.drawn(mean, log_std, _noise(mean, part), self.real_S1A)
         next_value = self._value(self._target_pass, _twice(after), self._executed(next_action))
         target = sac_loss.critic_target(reward, discount, next_value, next_log_prob, alpha_S1)
         obs_RBF = _twice(obs)
         value = self._value(self._critic_pass, obs_RBF, self._executed(action))
         shares = weight / weight.shape[1]
         self._critic_pass.backward(sac_loss.critic_gradient(value, target, shares).flatten(0, 1), self._ridge(batches))
-        critic_norm = self._descend("critic", self.critics, [own for own in active for _ in CRITICS])
+        critic_norm = self._descend("critic", self.critics, part, [own for own in active for _ in CRITICS])
 
         mean, log_std = self._act.forward(obs)
-        noise = torch.randn_like(mean)
+        noise = _noise(mean, part)
         new_action, log_prob = sac_loss.drawn(mean, log_std, noise, self.real_S1A)
         new_value, by_action = self._value_and_slope(obs_RBF, new_action)
         by_mean, by_log_std = sac_loss.actor_gradients(by_action, log_std, noise, alpha_S1, self.real_S1A)
         by_mean += sac_loss.penalty_gradient(mean, self._action_penalty, self.real_S1A)
+        if self._peers.rank:
+            # Learners drop out units of their own.
+            self._seed(mixed(seed, self._peers.rank))
         lessons = self._act.lessons(obs, regime) if isinstance(self._act, AutogradPolicy) and self._teaches else {}
         self._act.backward(by_mean, by_log_std, torch.stack([*lessons.values()]).sum() if lessons else None)
-        actor_norm = self._descend(ACTOR, self.actors, active)
+        actor_norm = self._descend(ACTOR, self.actors, part, active)
 
-        self.alphas.grad_RP.copy_(sac_loss.alpha_gradient(log_prob, alpha_S1, self.target_entropy_S1))
+        by_alpha_S1 = sac_loss.alpha_gradient(log_prob, alpha_S1, self.target_entropy_S1)
+        self.alphas.grad_RP.copy_(self._joined(by_alpha_S1, part))
         self._optimizers[ALPHA].step(self._sound(self.alphas.grad_RP, active))
         self._follow(active)
 
         error_STB = (value - target.unsqueeze(1)).abs()
         figures: Figures = {}
         if tell:
-            figures = {
+            means = {
                 "critic_loss": sac_loss.critic_loss(value, target, shares).mean(1),
                 "policy_loss": sac_loss.actor_loss(new_value, log_prob, alpha_S1),
-                "alpha": alpha_S1[:, 0],
                 "alpha_loss": sac_loss.alpha_loss(log_prob, alpha_S1, self.target_entropy_S1),
                 "entropy": sac_loss.entropy(log_std, self.real_S1A),
                 "value_mean": value.mean((1, 2)),
                 "error_mean": error_STB.mean((1, 2)),
+                **{name: loss.detach()[None] for name, loss in lessons.items()},
+            }
+            figures = {
+                **dict(zip(means, self._joined(torch.stack([*means.values()]), part))),
+                "alpha": alpha_S1[:, 0],
                 "actor_gradient_norm": actor_norm[:, 0],
                 "critic_gradient_norm": critic_norm.view(-1, TWINS).amax(1),
-                **{name: loss.detach()[None] for name, loss in lessons.items()},
             }
         return figures, error_STB.mean(1)
 
@@ -241,8 +254,20 @@ class SACStack(Alike):
         (slope_SBA,) = torch.autograd.grad(executed_SBW, action_SBA, slope_SBW)
         return value_STB, slope_SBA
 
-    def _descend(self, name: str, rows: Rows, active: Sequence[bool]) -> Tensor:
+    def _seed(self, seed: int) -> None:
+        if self.device.type == "cpu":
+            # `torch.manual_seed` looks for other devices too, which takes longer than what is drawn.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+
+    def _joined(self, means: Tensor, part: Part) -> Tensor:
+        """Means over the rows here, replaced by those over all learners' rows."""
+        return self._channel.sum(means.mul_(part.share)) if self._peers.size > 1 else means
+
+    def _descend(self, name: str, rows: Rows, part: Part, active: Sequence[bool]) -> Tensor:
         """A clipped step down the gradients; their norms before the clip, (R, 1)."""
+        self._joined(rows.grad_RP, part)
         norm_R1 = rows.clip(self._grad_clip)
         self._optimizers[name].step(self._sound(norm_R1, active))
         return norm_R1
@@ -271,3 +296,9 @@ class SACStack(Alike):
 def _twice(x_SBK: Tensor) -> Tensor:
     """Each module's rows once for each of its critics, (S T, B, K)."""
     return x_SBK.repeat_interleave(TWINS, dim=0)
+
+
+def _noise(like_SBA: Tensor, part: Part) -> Tensor:
+    """Standard normal numbers for the rows here, among those of the whole batch."""
+    n_modules, _, n_actions = like_SBA.shape
+    return torch.randn(n_modules, part.total, n_actions, dtype=like_SBA.dtype, device=like_SBA.device)[:, part.rows]

@@ -169,7 +169,7 @@ def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) 
             own_columns=own_columns,
         )
         if kind.options is AttentionOptions:
-            options["attention"] = networks.attention.model_dump()
+            options |= {"attention": networks.attention.model_dump(), "linear_skip": networks.attention.linear_skip}
         built = grouped_shape(columns, shape.actions) if kind.shape is GroupedShape else shape
         return {"network": network, "shape": _plain(asdict(built)), "options": _plain(options)}
 

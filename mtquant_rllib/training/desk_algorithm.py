@@ -93,6 +93,9 @@ class DeskAlgorithm(Algorithm):
     keeps_episodes = False
     """Whether a checkpoint holds episodes in progress, so that a restored run goes on in the middle of them."""
 
+    harvest: type[Harvest] = Harvest
+    """How several learners get what was sampled."""
+
     # Always there once `setup` has run; RLlib declares them optional.
     config: Any
     env_runner_group: Any
@@ -144,7 +147,7 @@ class DeskAlgorithm(Algorithm):
         """Let the learner learn from what was sampled, and the runners know."""
         bars = sum(part.bars for part in harvest)
         results = self.learner_group.update(
-            training_data=Harvest(episodes=[sample for part in harvest for sample in part.samples]),
+            training_data=self.harvest(episodes=[sample for part in harvest for sample in part.samples]),
             timesteps={BARS: self.bars_sampled, NUM_ENV_STEPS_SAMPLED_LIFETIME: self.bars_sampled + bars},
             **how,
         )

@@ -167,10 +167,24 @@ def _completed(tree: Any) -> Any:
         settings, today = tree["settings"], read_tree("default.yaml")
         known = {section: merged(today[section], settings[section]) for section in ("evaluation", "tracking")}
         known |= {section: {**idle, **settings[section]} for section, idle in _WITHOUT_EFFECT.items()}
+        known["networks"] = _with_own_line(settings)
     except (KeyError, TypeError):
         # No manifest at all, which the validation says better.
         return tree
     return {**tree, "settings": {**settings, **known}}
+
+
+def _with_own_line(settings: Any) -> Any:
+    """`networks`, where the attention network's straight line was once that of the level it stood in. Levels that
+    differed in it cannot be said with one setting, and are left for the validation to refuse."""
+    networks, allocator = settings["networks"], settings.get("allocator")
+    if "linear_skip" in networks["attention"]:
+        return networks
+    levels = [name for name, network in networks["names"].items() if network == "attention"]
+    lines = {networks["linear_skip"][level] for level in levels} if allocator is None else {allocator["linear_skip"]}
+    if len(lines) > 1:
+        return networks
+    return {**networks, "attention": {**networks["attention"], "linear_skip": any(lines)}}
 
 
 def _others(run: Path) -> str:

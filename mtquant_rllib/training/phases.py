@@ -208,10 +208,14 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
             f"recipe.environments = {recipe.environments}: expected a multiple of resources.runners = {runners}"
         )
     learners = settings.resources.learners
-    if learners > recipe.environments:
+    shared = {
+        "ppo": ("recipe.environments", recipe.environments),
+        "sac": ("sac.batch_size", settings.sac.batch_size),
+    }
+    name, parts = shared[algorithm]
+    if learners > parts:
         raise ConfigError(
-            f"resources.learners = {learners}: expected at most recipe.environments = {recipe.environments}, "
-            "which are shared among them"
+            f"resources.learners = {learners}: expected at most {name} = {parts}, which are shared among them"
         )
     if learners and settings.resources.engine == "stock":
         raise ConfigError(
@@ -330,11 +334,6 @@ def _sac(plan: TrialPlan, settings: Settings, budget: int) -> Any:
         raise ConfigError(
             f"resources.engine = {settings.resources.engine!r} with recipe.algorithms = "
             f"{list(settings.recipe.algorithms)}: SAC runs on the batched engine alone"
-        )
-    if settings.resources.learners:
-        raise ConfigError(
-            f"resources.learners = {settings.resources.learners} with recipe.algorithms = "
-            f"{list(settings.recipe.algorithms)}: expected 0; SAC's replay is not split among learners"
         )
     sac = settings.sac
     share = settings.recipe.phase_learning_rate_fracs[plan.phase - 1]

@@ -11,6 +11,7 @@ from typing import Any
 
 from ray.rllib.algorithms.sac import SAC, SACConfig
 
+from mtquant_rllib.engine.dealing import Copies
 from mtquant_rllib.engine.runner import BatchedEnvRunner
 from mtquant_rllib.engine.sac_learner import SACLearner
 from mtquant_rllib.training.desk_algorithm import DeskAlgorithm, DeskConfig
@@ -40,6 +41,7 @@ class DeskSAC(DeskAlgorithm, SAC):
     """See the module's docstring."""
 
     keeps_episodes = True
+    harvest = Copies
 
     @classmethod
     def get_default_config(cls) -> DeskSACConfig:  # type: ignore[override]

@@ -15,9 +15,10 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED
 
 from mtquant_rllib.engine.columns import Fragment
-from mtquant_rllib.engine.dealing import Harvest, dealt
+from mtquant_rllib.engine.dealing import Copies, Harvest, dealt
 from mtquant_rllib.engine.learner import BatchedLearner
 from mtquant_rllib.engine.runner import BatchedEnvRunner
+from mtquant_rllib.engine.sac_learner import REPLAY_STATE, SACLearner
 from mtquant_rllib.training.seeding import PINNED
 from mtquant_rllib.universe import META
 
@@ -105,5 +106,74 @@ def test_several_learners_learn_what_one_learns(
                 for name, array in theirs.items():
                     mine = after[f"{module}/{name}"]
                     np.testing.assert_allclose(array, mine, atol=2e-6, rtol=0, err_msg=f"{module}/{name}")
+    finally:
+        group.shutdown()
+
+
+OFF_POLICY = (
+    "recipe.algorithms=[sac, sac, sac]",
+    "sac.critic.hidden=[16, 16]",
+    "sac.batch_size=33",
+    "sac.replay_bars=400",
+    "sac.grad_clip=0.05",
+)
+PRIORITISED = "sac.priorities={power: 0.6, weight_power_start: 0.4, weight_power_final: 1.0, epsilon: 0.001}"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("phase_and_name", "learners", "overrides"),
+    [((3, "desk"), 2, (*TAUGHT, PRIORITISED)), ((1, "forex"), 3, ("sac.critic.slope_penalty=1.0",))],
+)
+def test_several_learners_off_policy_learn_what_one_learns(
+    ray_session: None, make_config: Any, phase_and_name: tuple[int, str], learners: int, overrides: tuple[str, ...]
+) -> None:
+    """Three rounds of four steps: all draw the same of the same replay, priorities included, and the parts of 33 rows
+    are unequal."""
+    config = make_config(*phase_and_name, *STEADY, *OFF_POLICY, *overrides)
+    runner = BatchedEnvRunner(config=config, worker_index=0)
+    one = built(SACLearner, config, runner)
+    many = config.copy(copy_frozen=False).learners(num_learners=learners, num_cpus_per_learner=0.1)
+    group = LearnerGroup(config=many, module_spec=config.get_multi_rl_module_spec(env=None, spaces=runner.get_spaces()))
+    try:
+        group.set_state({COMPONENT_LEARNER: one.get_state(components=COMPONENT_RL_MODULE)})
+        before = parameters(one)
+        for _ in range(3):
+            fragments = runner.sample(num_timesteps=60)
+            alone = one.update(episodes=fragments, timesteps=TIMES, n_steps=4)
+            results = group.update(training_data=Copies(episodes=fragments), timesteps=TIMES, n_steps=4)
+        trained = [result[ALL_MODULES][NUM_ENV_STEPS_TRAINED].peek() for result in results]
+        assert trained == [60] + [0] * (learners - 1)
+        shown = {key for key in alone[min(config.policies_to_train)] if key.endswith("loss") or "gradient" in key}
+        assert {"critic_loss", "policy_loss", "alpha_loss", "critic_gradient_norm"} <= shown
+        for module in config.policies_to_train:
+            for key in (*shown, *LESSONS):
+                if key in alone[module]:
+                    for result in results:
+                        assert result[module][key].peek() == pytest.approx(
+                            alone[module][key].peek(), rel=1e-3, abs=1e-5
+                        )
+        assert (TAUGHT[0] in overrides) == (LESSONS[0] in alone.get(META, {}))
+        states = [result.get() for result in group.foreach_learner(lambda learner: learner.get_state())]
+        after, mine = parameters(one), one.get_state()[REPLAY_STATE]
+        for state in states:
+            theirs = state[REPLAY_STATE]
+            np.testing.assert_equal(theirs["generator"], mine["generator"])
+            assert theirs["gradient_steps"] == mine["gradient_steps"] == 12
+            for module, priorities in mine["priorities"].items():
+                assert (priorities > 0).sum() > 33
+                np.testing.assert_allclose(theirs["priorities"][module], priorities, rtol=1e-3, atol=1e-6)
+            for module, own in state[COMPONENT_RL_MODULE].items():
+                moved = [np.abs(after[f"{module}/{name}"] - before[f"{module}/{name}"]).max() for name in own]
+                assert max(moved) > 1e-4
+                for name, array in own.items():
+                    np.testing.assert_allclose(
+                        array, after[f"{module}/{name}"], atol=5e-6, rtol=0, err_msg=f"{module}/{name}"
+                    )
+        first, *others = (state[COMPONENT_RL_MODULE] for state in states)
+        for other in others:
+            for module, own in first.items():
+                for name, array in own.items():
+                    np.testing.assert_array_equal(other[module][name], array)
     finally:
         group.shutdown()

@@ -98,7 +98,7 @@ def test_the_actor_outside_rllib_acts_as_the_module(widths):
 
 @pytest.mark.parametrize("skip", [False, True])
 def test_a_row_nobody_can_answer_has_mean_zero(skip, widths):
-    policy = build_policy(config_of("meta", widths, f"networks.linear_skip.meta={skip}"))
+    policy = build_policy(config_of("meta", widths, f"networks.attention.linear_skip={skip}"))
     obs = torch.randn(4, 74)
     assert (policy.mean(obs) != 0).all()
     obs[0, 0] = torch.nan
@@ -109,7 +109,7 @@ def test_a_row_nobody_can_answer_has_mean_zero(skip, widths):
 
 
 def test_a_line_that_is_not_finite_is_nobodys_answer(widths):
-    policy = build_policy(config_of("meta", widths, "networks.linear_skip.meta=true"))
+    policy = build_policy(config_of("meta", widths, "networks.attention.linear_skip=true"))
     with torch.no_grad():
         policy.skip.weight[0, 0] = torch.nan
     answer = policy.answer(torch.randn(3, 74))
@@ -118,7 +118,7 @@ def test_a_line_that_is_not_finite_is_nobodys_answer(widths):
 
 
 def test_the_skip_adds_a_linear_rule(widths):
-    policy = build_policy(config_of("meta", widths, "networks.linear_skip.meta=true"))
+    policy = build_policy(config_of("meta", widths, "networks.attention.linear_skip=true"))
     obs = torch.randn(4, 74)
     torch.testing.assert_close(policy.mean(obs), policy.network(obs).logits_BA + obs @ policy.skip.weight.T)
 

@@ -87,7 +87,7 @@ def allocator(*overrides: str) -> AgentView:
 
 def test_a_group_that_moves_all_logits_alike_moves_no_weight_and_has_no_effect() -> None:
     """On the logits themselves it would look like the one that matters."""
-    view = allocator("allocator.linear_skip=false", "allocator.shared_line=false")
+    view = allocator()
     rng = np.random.default_rng(3)
     together, apart = rng.normal(size=(1, 2, 400))[0]
 
@@ -104,7 +104,10 @@ def test_a_group_that_moves_all_logits_alike_moves_no_weight_and_has_no_effect()
 
 
 def test_the_share_of_the_line_beside_the_network_is_told() -> None:
-    view, rows = allocator(), np.random.default_rng(4).normal(size=(500, 50)).astype(np.float32)
+    view, rows = (
+        allocator("networks.attention.linear_skip=true"),
+        np.random.default_rng(4).normal(size=(500, 50)).astype(np.float32),
+    )
     share = view.line_share(rows)
     assert share is not None
     assert 0.05 < share < 0.95
@@ -113,7 +116,7 @@ def test_the_share_of_the_line_beside_the_network_is_told() -> None:
             if name.startswith("network.heads"):
                 parameter.zero_()
     assert view.line_share(rows) == pytest.approx(1.0)
-    assert allocator("allocator.linear_skip=false", "allocator.shared_line=false").line_share(rows) is None
+    assert allocator().line_share(rows) is None
 
 
 def test_many_rows_are_asked_in_parts_and_answered_in_order(settings: Settings, states: dict[str, Any]) -> None:

@@ -163,7 +163,10 @@ def test_an_own_line_reads_each_actions_columns_with_the_same_weights():
 @pytest.mark.parametrize("network", ["plain", "attention"])
 def test_with_a_shared_line_an_allocator_takes_each_asset_for_the_other(network):
     """All but the line silent: assets that change places change weights."""
-    settings = Settings.load("allocator.yaml", [f"allocator.network={network}"])
+    settings = Settings.load(
+        "allocator.yaml",
+        [f"allocator.network={network}", "allocator.linear_skip=true", "networks.attention.linear_skip=true"],
+    )
     config = network_configs(settings.universe, DeskWidths.of(settings), settings)[ALLOCATOR]
     policy = awake(build_policy(config))
     for name, parameter in policy.named_parameters():

@@ -47,9 +47,9 @@ def test_a_damaged_or_missing_state_is_refused(tmp_path: Path) -> None:
         states.read(tmp_path)
 
 
-def begun(tmp_path: Path) -> Manifest:
+def begun(tmp_path: Path, *overrides: str) -> Manifest:
     market = MarketRecord(kind="synthetic", data=str(tmp_path / "cache" / "embedded-0123"))
-    return Manifest.begin("one", Settings.load(), market, 0.5, [1, 2, 3])
+    return Manifest.begin("one", Settings.load(overrides=overrides), market, 0.5, [1, 2, 3])
 
 
 def test_a_manifest_carries_the_whole_of_the_settings(tmp_path: Path) -> None:
@@ -88,6 +88,32 @@ def test_a_run_of_an_older_version_takes_new_ways_to_look_at_it_from_the_default
     path.write_text(json.dumps(tree))
     with pytest.raises(ConfigError, match="gae_lambda"):
         Manifest.read(tmp_path / "one").load_settings()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (("networks.names.meta=attention",), False),
+        (("networks.names.specialist=attention",), True),
+        (("networks.names.specialist=attention", "networks.linear_skip.specialist=false"), False),
+        ((), False),
+        (("networks.names={meta: attention, specialist: attention}",), None),
+    ],
+)
+def test_a_run_from_before_attention_had_a_straight_line_of_its_own_keeps_the_one_it_had(
+    tmp_path: Path, overrides: tuple[str, ...], line: bool | None
+) -> None:
+    begun(tmp_path, *overrides).write(tmp_path / "one")
+    path = tmp_path / "one" / "manifest.json"
+    tree = json.loads(path.read_text())
+    del tree["settings"]["networks"]["attention"]["linear_skip"]
+    path.write_text(json.dumps(tree))
+    back = Manifest.read(tmp_path / "one")
+    if line is None:
+        with pytest.raises(ConfigError, match=r"networks\.attention\.linear_skip"):
+            back.load_settings()
+    else:
+        assert back.load_settings().networks.attention.linear_skip is line
 
 
 def test_a_folder_that_is_no_run_names_those_that_are(tmp_path: Path) -> None:
