@@ -317,6 +317,8 @@ def test_a_plain_network_has_no_attention_panels_and_the_page_says_so(plain: Mat
         (["unfinished"], "no phase of this run is done yet"),
         (["young"], "after phase 1 there is no meta_controller yet; name another with --agent (forex_specialist"),
         (["young", "--phase", "3", "--agent", "EURUSD"], "phase 3 is not done"),
+        (["alone", "--phase", "2"], "there is no phase 2 in this run; its phases are 1"),
+        (["plain", "--out", __file__], "no folder to write the page into: File exists"),
     ],
 )
 def test_bad_input_gets_one_clear_error(
