@@ -32,6 +32,7 @@ def test_there_are_variants() -> None:
         ("sed=1", "seed"),
         ("gae_lambda=0.9", "training.gae_lambda"),
         ("sac.critic.slope=false", "slope_penalty"),
+        ("features.regimes.window_bars=1", "greater than or equal to 2"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused_with_what_was_meant(override: str, hint: str) -> None:
