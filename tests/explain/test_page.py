@@ -330,6 +330,21 @@ def test_bad_input_gets_one_clear_error(
     assert "Traceback" not in said.err
 
 
+@pytest.mark.parametrize(("name", "hint"), [("young", "no meta_controller yet to ask"), ("nowhere", "no such run")])
+def test_a_run_that_cannot_be_asked_for_its_speed_gets_one_clear_error(
+    runs: Path,
+    name: str,
+    hint: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "runs").symlink_to(runs)
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "inference", "--run", name, "--repeats", "1"]) == 2
+    assert hint in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_command_writes_page_pictures_and_figures(runs: Path, tmp_path: Path) -> None:
     assert main(["explain", str(runs / "young"), "--agent", "equity_specialist", "--out", str(tmp_path / "why")]) == 0
