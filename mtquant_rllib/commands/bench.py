@@ -239,7 +239,10 @@ def _attention_lines(figures: Figures) -> Iterator[str]:
 def _inference_options(parser: Any) -> None:
     _takes_repeats(parser)
     parser.add_argument(
-        "--run", type=Path, metavar="RUN", help="policies of this run, its folder or its name under runs/ (default: fresh networks)"
+        "--run",
+        type=Path,
+        metavar="RUN",
+        help="policies of this run, its folder or its name under runs/ (default: fresh networks)",
     )
 
 

@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
 from mtquant_rllib.config.synthetic import OracleTable
 
-
 Share = Annotated[float, Field(ge=0, le=1)]
 """A share in [0, 1]: 0 takes an asset out that a base config names."""
 
