@@ -134,7 +134,7 @@ class RegimeNetwork(nn.Module):
         dtype = self.encoder.embedding.groups_GE.dtype
         if not isinstance(obs_BF, Tensor) or obs_BF.dtype != dtype or obs_BF.shape[1:] != (self.shape.observation,):
             raise ValueError(
-                f"observation of shape {tuple(obs_BF.shape)} and {obs_BF.dtype}: expected a tensor of {dtype} and shape "
+                f"observation of shape {tuple(obs_BF.shape)} and {obs_BF.dtype}: expected {dtype} of shape "
                 f"(B, {self.shape.observation}), the groups {', '.join(name for name, _ in self.shape.groups)}"
             )
         clean_BF, whole_B = cleaned(obs_BF)
