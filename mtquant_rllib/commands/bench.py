@@ -18,7 +18,9 @@ from mtquant_rllib.commands.command import (
     settings_of,
     write_json,
 )
-from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.commands.runs import run_folder
+from mtquant_rllib.errors import ConfigError, RunError
+from mtquant_rllib.universe import META
 
 if TYPE_CHECKING:
     from mtquant_rllib.config import Settings
@@ -237,13 +239,15 @@ def _attention_lines(figures: Figures) -> Iterator[str]:
 def _inference_options(parser: Any) -> None:
     _takes_repeats(parser)
     parser.add_argument(
-        "--run", type=Path, metavar="RUN", help="policies of this run's folder (default: fresh networks)"
+        "--run",
+        type=Path,
+        metavar="RUN",
+        help="policies of this run, its folder or its name under runs/ (default: fresh networks)",
     )
 
 
 def _inference(settings: Settings, args: argparse.Namespace) -> Figures:
     repeats = _at_least_one(args, "repeats")
-    check_files(args.run)
     from mtquant_rllib.bench.inference import Sizes, bench_inference
     from mtquant_rllib.training.assessment import open_run
     from mtquant_rllib.training.preparation import prepare
@@ -251,7 +255,9 @@ def _inference(settings: Settings, args: argparse.Namespace) -> Figures:
     sizes = Sizes(repeats=repeats)
     if args.run is None:
         return bench_inference(settings, Path(prepare(settings, None, None).data), sizes)
-    opened = open_run(args.run, "validation")
+    opened = open_run(run_folder(args.run), "validation")
+    if opened.phase == 1 and not opened.settings.universe.allocates:
+        raise RunError(f"{opened.run}: after phase 1 there is no {META} yet to ask; carry the run on first")
     return bench_inference(opened.settings, opened.folder, sizes, opened.states)
 
 

@@ -75,7 +75,7 @@ def add_judging(commands: Any) -> None:
     why.add_argument("--out", type=Path, metavar="FOLDER", help="default: RUN/explain/SPLIT/AGENT")
 
 
-def _run_folder(name: Path) -> Path:
+def run_folder(name: Path) -> Path:
     """A bare name is a run under `runs/`, unless a folder of that name lies here."""
     if len(name.parts) == 1 and not name.is_dir():
         return Path("runs") / name
@@ -92,7 +92,7 @@ def _train(args: argparse.Namespace) -> None:
 
     run = train(
         settings,
-        run=None if args.run is None else _run_folder(args.run),
+        run=None if args.run is None else run_folder(args.run),
         market=args.market,
         macro=args.macro,
         budget_scale=args.budget_scale,
@@ -105,7 +105,7 @@ def _train(args: argparse.Namespace) -> None:
 def _resume(args: argparse.Namespace) -> None:
     if args.config != DEFAULT_CONFIG:
         raise ConfigError(f"--config {args.config}: a run goes on with its own settings; --set can move resources")
-    run = _run_folder(args.run_folder)
+    run = run_folder(args.run_folder)
     reproducible()
     from mtquant_rllib.training.curriculum import resume
 
@@ -153,7 +153,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from mtquant_rllib.training.assessment import evaluate_run
 
     done = evaluate_run(
-        _run_folder(args.run_folder),
+        run_folder(args.run_folder),
         split=args.split,
         episodes=args.episodes,
         phase=args.phase,
@@ -174,7 +174,7 @@ def _explain(args: argparse.Namespace) -> None:
     from mtquant_rllib.training.explanation import explain_run
 
     done = explain_run(
-        _run_folder(args.run_folder),
+        run_folder(args.run_folder),
         split=args.split,
         agent=args.agent,
         phase=args.phase,

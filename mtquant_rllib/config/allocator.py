@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
 from mtquant_rllib.config.synthetic import OracleTable
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A share in [0, 1]: 0 takes an asset out that a base config names."""
 
 
 class RegimeWeights(Section):
@@ -89,7 +92,7 @@ class AllocatorConfig(Section):
     reward_clip
         Largest reward, in those units.
     sixty_forty
-        Shares of the fixed book that it is compared with.
+        Shares of the fixed book that it is compared with; 0 where an asset of a base config is not among `assets`.
     """
 
     assets: tuple[str, ...] = Field(min_length=2)
@@ -104,15 +107,19 @@ class AllocatorConfig(Section):
     regime_aware: RegimeAwareConfig
     reference_vol_ann: Positive
     reward_clip: Positive
-    sixty_forty: dict[str, Fraction]
+    sixty_forty: dict[str, Share]
     planted: OracleTable
     oracle: AllocatorOracleConfig
     leak: LeakConfig
 
     @model_validator(mode="after")
     def _shares_are_of_the_assets(self) -> AllocatorConfig:
-        if not set(self.sixty_forty) <= set(self.assets) or abs(sum(self.sixty_forty.values()) - 1.0) > 1e-9:
-            raise ValueError(f"sixty_forty {self.sixty_forty}: expected shares of its assets that sum to 1")
         if len(set(self.assets)) != len(self.assets):
             raise ValueError("assets: an asset stands twice")
+        strangers = {asset for asset, share in self.sixty_forty.items() if share} - set(self.assets)
+        if strangers or abs(sum(self.sixty_forty.values()) - 1.0) > 1e-9:
+            raise ValueError(
+                f"sixty_forty {self.sixty_forty}: expected shares of {', '.join(self.assets)} that sum to 1; a share "
+                "of 0 takes an asset out"
+            )
         return self

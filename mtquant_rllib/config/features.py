@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mtquant_rllib.config.base import Count, Fraction, Positive, Section
 
@@ -80,7 +80,8 @@ class AdaptiveRegimeConfig(Section):
 
 class RegimesConfig(Section):
     detector: Literal["adaptive", "fixed"]
-    window_bars: Count
+    window_bars: int = Field(ge=2)
+    """A deviation and a slope need two."""
     fixed: FixedRegimeConfig
     adaptive: AdaptiveRegimeConfig
 

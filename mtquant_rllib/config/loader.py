@@ -167,5 +167,8 @@ def validate(model: type[M], tree: Mapping[str, Any], source: str) -> M:
                 hint = ""
                 if item["type"] == "less_than_equal" and isinstance(value, (int, float)) and 1 < value <= 100:
                     hint = f"; did you mean {value / 100:g}?"
-                lines.append(f"{key} = {value!r}: {item['msg'][0].lower()}{item['msg'][1:]}{hint}")
+                said = f"{item['msg'][0].lower()}{item['msg'][1:]}{hint}"
+                # A complaint about a whole section names what it means itself.
+                what = key if isinstance(value, Mapping) else f"{key} = {value!r}"
+                lines.append(f"{what}: {said}" if what else said)
         raise ConfigError(f"{source}: " + "\n  ".join(lines)) from None

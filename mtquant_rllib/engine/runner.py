@@ -185,7 +185,8 @@ class BatchedEnvRunner(BarRunner):
                 post.prepare(self.num_envs, n_bars)
         marks = [Marks(self.num_envs, n_bars) for _ in self._posts]
         everyone = np.ones(self.num_envs, dtype=bool)
-        some = np.arange(self.num_envs) < rest
+        # What is left over goes round: rounds of fewer bars than environments reach all of them in turn.
+        some = (np.arange(self.num_envs) - self.bars_sampled) % self.num_envs < rest
         for bar in range(n_bars):
             self._play(bar + 1, everyone if bar < share else some, draw, marks)
         sampled = regimes_sampled((own, table.desk.features) for own, table in zip(marks, self.env.tables))

@@ -80,7 +80,8 @@ class StockEnvRunner(BarRunner):
         before = sum(env.bars_done for env in envs)
         for number, env in enumerate(envs):
             share, rest = divmod(num_timesteps or 0, self.num_envs)
-            env.goal = env.bars_done + share + (number < rest) if num_timesteps is not None else float("inf")
+            turn = (number - self.bars_sampled) % self.num_envs
+            env.goal = env.bars_done + share + (turn < rest) if num_timesteps is not None else float("inf")
         self._bars_seen = before
         samples = super().sample(num_timesteps=num_timesteps, **kwargs)
         self.bars_sampled += sum(env.bars_done for env in envs) - before

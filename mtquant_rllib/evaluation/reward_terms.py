@@ -8,7 +8,7 @@ that pays some book much is one that a policy will learn to please.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,9 @@ from mtquant_rllib.env.regime_rewards import SHAPING, TERMS
 from mtquant_rllib.evaluation.record import Record
 
 SHARE = "shaping"
+
+_TERM_WIDTH, _BOOK_WIDTH = 28, 12
+"""Characters of a term's column, with the frame, and of a book's."""
 
 Terms = Mapping[str, Mapping[str, float]]
 """Book -> term -> fraction of equity a year; and `shaping`."""
@@ -58,14 +61,21 @@ def write_terms(terms: Terms, path: Path) -> Path:
 
 
 def print_terms(terms: Terms, console: Console) -> None:
-    """A column a book, the rules that hold one asset left to the file."""
+    """A column a book, the rules that hold one asset left to the file; as many beside each other as the console has
+    room for, the others beneath."""
     books = [book for book in terms if not book.startswith("hold_")]
+    beside = max((console.width - _TERM_WIDTH) // _BOOK_WIDTH, 1)
+    for start in range(0, len(books), beside):
+        console.print(_table(terms, books[start : start + beside]))
+
+
+def _table(terms: Terms, books: Sequence[str]) -> Table:
     table = Table(title="reward terms, % of equity a year", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("term", no_wrap=True)
     for book in books:
-        table.add_column(book, justify="right")
+        table.add_column(book.replace("_", " "), justify="right")
     for name in TERMS:
         table.add_row(name, *(f"{terms[book][name]:.2%}" for book in books))
     table.add_section()
     table.add_row("shaping / deviation", *(f"{terms[book][SHARE]:.3f}" for book in books))
-    console.print(table)
+    return table

@@ -110,6 +110,11 @@ def _check(settings: Settings, markets: Sequence[MarketData]) -> None:
             raise MarketDataError("features: histories of one table must share their time axis")
         if market.macro_columns != first.macro_columns:
             raise MarketDataError("features: histories of one table must have the same macro columns")
+        if absent := [symbol for i, symbol in enumerate(market.symbols) if not market.valid[:, i].any()]:
+            raise MarketDataError(
+                f"features: no bar of {', '.join(absent)}; every instrument of the universe needs bars to be traded, "
+                "those of market.allow_missing too"
+            )
     featured = [domain for domain in universe.domains if domain.features_dim]
     for domain in featured:
         domain_layout(domain)

@@ -118,7 +118,7 @@ class RegimeNetwork(nn.Module):
     Raises
     ------
     ValueError
-        When an observation is not a float tensor of shape (B, F).
+        When an observation is not a tensor of the parameters' precision and shape (B, F).
     """
 
     def __init__(self, shape: GroupedShape, config: AttentionConfig, last_layer_scale: float):
@@ -130,9 +130,11 @@ class RegimeNetwork(nn.Module):
 
     def forward(self, obs_BF: Tensor, drop: bool = False, look: bool = False) -> RegimeAnswer:
         """drop: with dropout, for value-like and auxiliary passes; look: with attention weights."""
-        if obs_BF.ndim != 2 or obs_BF.shape[1] != self.shape.observation or not obs_BF.is_floating_point():
+        # Of a parameter that keeps its precision when layers are given a cheaper one.
+        dtype = self.encoder.embedding.groups_GE.dtype
+        if not isinstance(obs_BF, Tensor) or obs_BF.dtype != dtype or obs_BF.shape[1:] != (self.shape.observation,):
             raise ValueError(
-                f"observation of shape {tuple(obs_BF.shape)} and {obs_BF.dtype}: expected floats of shape "
+                f"observation of shape {tuple(obs_BF.shape)} and {obs_BF.dtype}: expected {dtype} of shape "
                 f"(B, {self.shape.observation}), the groups {', '.join(name for name, _ in self.shape.groups)}"
             )
         clean_BF, whole_B = cleaned(obs_BF)

@@ -79,7 +79,7 @@ def open_run(
     Raises
     ------
     RunError
-        When the folder is no run, or the phase is not done.
+        When the folder is no run, or the phase is not done or none of the run's.
     """
     run = run.resolve()
     manifest = Manifest.read(run)
@@ -87,6 +87,8 @@ def open_run(
     if settings is None:
         settings = validate(Settings, apply_overrides(manifest.settings, overrides), str(run))
     phase = last_done(manifest, run) if phase is None else phase
+    if str(phase) not in manifest.phases:
+        raise RunError(f"{run}: there is no phase {phase} in this run; its phases are {', '.join(manifest.phases)}")
     folder = manifest.phase(phase).result
     if folder is None:
         raise RunError(f"{run}: phase {phase} is not done; the last that is done is phase {last_done(manifest, run)}")

@@ -48,7 +48,8 @@ def explain_run(
     Raises
     ------
     RunError
-        When the folder is no run, or no phase of it is done, or the agent has not learned yet.
+        When the folder is no run, or no phase of it is done, or the agent has not learned yet, or the page has no place
+        to go.
     ConfigError
         When there is no such agent.
     """
@@ -63,6 +64,12 @@ def explain_run(
             f"{opened.run}: after phase 1 there is no {META} yet; name another with --agent ({others}), or carry the "
             f"run on with `mtquant resume {opened.run}`"
         )
+    folder = opened.run / "explain" / split / agent if out is None else out
+    try:
+        # Before the work: a page that cannot be written is not worth minutes.
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: no folder to write the page into: {error.strerror}") from error
     material = collect(
         opened.settings,
         opened.data,
@@ -71,7 +78,6 @@ def explain_run(
         equal_allocation=opened.phase == 1,
         facts=opened.facts,
     )
-    folder = opened.run / "explain" / split / agent if out is None else out
     lines: list[str] = []
     if material.classifier is not None:
         lines += material.classifier.lines()

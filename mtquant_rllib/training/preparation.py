@@ -44,13 +44,15 @@ def centred(settings: Settings, record: MarketRecord) -> Settings:
 
 
 def restored(settings: Settings, record: MarketRecord) -> MarketRecord:
-    """The record with arrays that exist. Raises RunError when the bars have changed since the run began."""
+    """The record with arrays that exist. Raises RunError when the bars, or the code that prepares them, have
+    changed since the run began."""
     if Path(record.data).is_dir():
         return record
     again = prepare(settings, *record.files)
     if again.content != record.content:
         raise RunError(
-            f"{record.bars or 'the embedded market'}: its content hash is {again.content}, and the run began with "
-            f"{record.content}; a run goes on with the bars that it began with"
+            f"{record.bars or 'the embedded market'}: prepared again it is {again.content}, and the run began with "
+            f"{record.content}: its bars, or the version of the code that prepares them, are not those of then; a run "
+            f"goes on with what it began with, which lay in {record.data}"
         )
     return again

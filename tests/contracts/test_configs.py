@@ -32,11 +32,36 @@ def test_there_are_variants() -> None:
         ("sed=1", "seed"),
         ("gae_lambda=0.9", "training.gae_lambda"),
         ("sac.critic.slope=false", "slope_penalty"),
+        ("features.regimes.window_bars=1", "greater than or equal to 2"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused_with_what_was_meant(override: str, hint: str) -> None:
     with pytest.raises(ConfigError, match=hint.replace(".", r"\.")):
         Settings.load(overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["networks.attention.heads=7"], "networks.attention: value error, width 256 must be a multiple of heads 7"),
+        (["allocator.assets=[EURUSD, EURUSD]"], "allocator: value error, assets: an asset stands twice"),
+        (["allocator.assets=[SPX500, XAUUSD, BTCUSD]"], "value error, allocator.assets: no specialist trades BTCUSD"),
+    ],
+)
+def test_a_section_that_contradicts_itself_is_named_and_not_printed(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.load("allocator.yaml", overrides)
+    message = str(caught.value)
+    assert message.startswith(f"allocator.yaml: {said}")
+    assert len(message) < 250
+
+
+def test_an_asset_of_the_base_config_is_left_out_of_sixty_forty_by_a_share_of_nothing() -> None:
+    chosen = ["allocator.assets=[EURUSD, GBPUSD]", "features.roles.index=EURUSD"]
+    with pytest.raises(ConfigError, match="expected shares of EURUSD, GBPUSD"):
+        Settings.load("allocator.yaml", chosen)
+    mix = "allocator.sixty_forty={EURUSD: 0.6, GBPUSD: 0.4, SPX500: 0, XAUUSD: 0}"
+    assert Settings.load("allocator.yaml", [*chosen, mix]).universe.symbols == ("EURUSD", "GBPUSD")
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:

@@ -192,3 +192,18 @@ def test_the_regimes_floor_holds_while_collecting_and_not_in_evaluation(make_con
     (fragment,) = runner.sample(num_timesteps=40, explore=False)
     level = fragment.levels[-1]
     assert np.array_equal(level.actions, level.inputs[..., :3])
+
+
+def test_rounds_of_fewer_bars_than_environments_reach_all_of_them_in_turn(make_config: Any) -> None:
+    """Also where a checkpoint lies between."""
+    config = make_config(3, "desk", *SMALL)
+    pair = Pair(config)
+    pair.go_on(5, bars=3, steps=1)
+    assert pair.runner.env.bars_done.tolist() == [4, 4, 4, 3]
+    kept = pickle.dumps(pair.state())
+    pair.go_on(6, bars=1, steps=1)
+    assert pair.runner.env.bars_done.tolist() == [6, 5, 5, 5]
+    again = Pair(config)
+    again.restore(pickle.loads(kept))
+    again.go_on(6, bars=1, steps=1)
+    assert unlike(again.state(), pair.state()) == []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.data import DeskData, prepare_embedded, truth
@@ -16,7 +18,7 @@ from mtquant_rllib.evaluation.controls import judge, passes_null
 from mtquant_rllib.evaluation.reader import read_mean
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.report import build_report
-from mtquant_rllib.evaluation.reward_terms import SHARE, TermLog
+from mtquant_rllib.evaluation.reward_terms import SHARE, TermLog, print_terms
 from mtquant_rllib.evaluation.rollout import (
     AllocatorOraclePlayer,
     RulePlayer,
@@ -195,3 +197,19 @@ def test_the_leak_changes_one_column_of_features_and_no_bar(cache: Path) -> None
 def test_only_an_allocator_has_a_leak(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leak"):
         prepare_embedded(Settings.load(overrides=["embedded.variant=leak"]), tmp_path)
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_no_figure_of_the_reward_terms_is_cut_off_on_a_narrow_terminal(width: int) -> None:
+    books = ["allocator", "flat", "equal_weight", "inverse_volatility", "sixty_forty", "risk_parity", "momentum_12_1"]
+    terms = {
+        book: {name: -(10 * row + column) / 1000 for column, name in enumerate((*TERMS, SHARE))}
+        for row, book in enumerate(books)
+    }
+    console = Console(width=width, file=StringIO())
+    print_terms(terms, console)
+    said = console.file.getvalue()
+    assert "\u2026" not in said
+    for figures in terms.values():
+        assert all(f"{figures[name]:.2%}" in said for name in TERMS)
+        assert f"{figures[SHARE]:.3f}" in said

@@ -18,7 +18,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """The folder of `attention`, `plain`, `young` (phase 1 alone) and `unfinished`."""
+    """The folder of `attention`, `plain`, `young` (phase 1 alone), `unfinished` and `alone` (an allocator's)."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MTQUANT_CACHE", str(cache))
@@ -26,6 +26,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         write_run(folder / "plain", SMALL)
         write_run(folder / "young", SMALL, phases=(1,))
         write_run(folder / "unfinished", SMALL, phases=())
+        write_run(folder / "alone", SMALL, config="allocator.yaml", phases=(1,))
     return folder
 
 

@@ -11,7 +11,7 @@ from mtquant_rllib.evaluation.explain.collect import Material, collect
 from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
 from mtquant_rllib.training import states
 from mtquant_rllib.training.assessment import OpenRun
-from mtquant_rllib.training.manifest import PHASES, Manifest
+from mtquant_rllib.training.manifest import PHASES, Manifest, phases_of
 from mtquant_rllib.training.preparation import prepare
 
 SMALL = (
@@ -33,19 +33,20 @@ def write_run(
     run: Path,
     overrides: tuple[str, ...] = (),
     *,
+    config: str = "default.yaml",
     phases: tuple[int, ...] = PHASES,
     market: Path | None = None,
     macro: Path | None = None,
 ) -> Path:
     """A run whose phases are done and whose fresh networks have last layers a hundred times their usual size."""
     torch.manual_seed(7)
-    settings = Settings.load(overrides=["networks.last_layer_scale=1.0", *overrides])
+    settings = Settings.load(config, ["networks.last_layer_scale=1.0", *overrides])
     configs = network_configs(settings.universe, DeskWidths.of(settings), settings)
     modules = {
         name: {f"policy.{key}": value for key, value in states.as_arrays(build_policy(config).state_dict()).items()}
         for name, config in configs.items()
     }
-    manifest = Manifest.begin(run.name, settings, prepare(settings, market, macro), 1.0, list(PHASES))
+    manifest = Manifest.begin(run.name, settings, prepare(settings, market, macro), 1.0, list(phases_of(settings)))
     for phase in phases:
         record = manifest.phase(phase)
         record.status, record.result = "done", f"policies/phase_{phase}"

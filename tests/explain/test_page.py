@@ -317,6 +317,8 @@ def test_a_plain_network_has_no_attention_panels_and_the_page_says_so(plain: Mat
         (["unfinished"], "no phase of this run is done yet"),
         (["young"], "after phase 1 there is no meta_controller yet; name another with --agent (forex_specialist"),
         (["young", "--phase", "3", "--agent", "EURUSD"], "phase 3 is not done"),
+        (["alone", "--phase", "2"], "there is no phase 2 in this run; its phases are 1"),
+        (["plain", "--out", __file__], "no folder to write the page into: File exists"),
     ],
 )
 def test_bad_input_gets_one_clear_error(
@@ -326,6 +328,21 @@ def test_bad_input_gets_one_clear_error(
     said = capsys.readouterr()
     assert hint in said.err
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(("name", "hint"), [("young", "no meta_controller yet to ask"), ("nowhere", "no such run")])
+def test_a_run_that_cannot_be_asked_for_its_speed_gets_one_clear_error(
+    runs: Path,
+    name: str,
+    hint: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "runs").symlink_to(runs)
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "inference", "--run", name, "--repeats", "1"]) == 2
+    assert hint in capsys.readouterr().err
 
 
 @pytest.mark.slow

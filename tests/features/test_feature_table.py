@@ -201,7 +201,7 @@ def test_an_instrument_without_bars_is_named(walk: Walk, settings: Settings) -> 
     market = walk(400)
     bars, valid = market.bars.copy(), market.valid.copy()
     bars[:, 4], valid[:, 4] = np.nan, False
-    with pytest.raises(MarketDataError, match="WTIUSD"):
+    with pytest.raises(MarketDataError, match="no bar of WTIUSD; every instrument"):
         build_features(settings, [replace(market, bars=bars, valid=valid)], None)
 
 

@@ -147,7 +147,17 @@ def test_an_allocator_of_five_assets_is_the_documents_network():
     assert answer.pooled_BE.shape == (3, 256)
 
 
-@pytest.mark.parametrize("obs", [torch.randn(10), torch.randn(2, 9), torch.ones(2, 10, dtype=torch.int64)])
+@pytest.mark.parametrize(
+    "obs",
+    [
+        torch.randn(10),
+        torch.randn(2, 9),
+        torch.randn(2, 1, 10),
+        torch.ones(2, 10, dtype=torch.int64),
+        torch.ones(2, 10, dtype=torch.float64),
+        np.ones((2, 10), np.float32),
+    ],
+)
 def test_an_observation_of_another_shape_or_type_is_refused_with_what_is_expected(obs):
     with pytest.raises(ValueError, match=r"\(B, 10\), the groups price, volume, technical, momentum"):
         network()(obs)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.training.curriculum import never_learning
+from mtquant_rllib.training.manifest import PhaseRecord, TrialRecord
 from mtquant_rllib.training.phases import Numbers, Share, bars_per_update, budget_bars, learning_rates, plan_phase
 from mtquant_rllib.universe import META
 
@@ -81,3 +83,11 @@ def test_learners_of_their_own_take_the_gpus_and_the_threads() -> None:
     three = Share.of(Settings.load(overrides=["resources.learners=2"]), trials=3, cpus=9.0, gpus=3.0)
     assert 3 * (three.cpus + 2 * three.learner_cpus) <= 9.0
     assert three.gpus == 0.5
+
+
+@pytest.mark.parametrize(("algorithm", "bars", "named"), [("sac", 99, True), ("sac", 100, False), ("ppo", 10, False)])
+def test_a_budget_that_ends_before_the_first_gradient_step_is_told(algorithm: str, bars: int, named: bool) -> None:
+    starts = ["sac.learning_starts_bars=90", "sac.bars_per_update=10", f"allocator.algorithm={algorithm}"]
+    settings = Settings.load("allocator.yaml", starts)
+    record = PhaseRecord(experiment="phase_1", trials={"allocator": TrialRecord(budget_bars=bars)})
+    assert never_learning(settings, 1, record) == (["allocator"] if named else [])

@@ -10,7 +10,7 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, RunError
-from mtquant_rllib.training import states
+from mtquant_rllib.training import preparation, states
 from mtquant_rllib.training.callbacks import clock, truncated_csv, truncated_jsonl
 from mtquant_rllib.training.manifest import Manifest, MarketRecord
 
@@ -142,3 +142,10 @@ def test_restored_json_lines_lose_what_comes_again() -> None:
 
 def test_time_left_reads_like_a_clock() -> None:
     assert [clock(s) for s in (5, 65, 3725, float("nan"))] == ["0:05", "1:05", "1:02:05", "?"]
+
+
+def test_a_market_that_comes_out_otherwise_today_is_blamed_on_bars_or_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = MarketRecord(kind="synthetic", data="/gone/market-1")
+    monkeypatch.setattr(preparation, "prepare", lambda *files: MarketRecord(kind="synthetic", data="/gone/market-2"))
+    with pytest.raises(RunError, match=r"its bars, or the version of the code .* which lay in /gone/market-1"):
+        preparation.restored(Settings.load(), began)

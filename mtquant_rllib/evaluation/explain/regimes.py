@@ -205,7 +205,7 @@ def performance_panel(material: Material) -> Panel:
 
 
 def _performance_table(desk: RegimePerformance, names: list[str]) -> tuple[tuple[str, ...], ...]:
-    header = ("regime", "bars", "profit", "return/y", "volatility", "Sharpe", "max drawdown", "winning bars")
+    header = ("regime", "bars", "profit", "mean return/y", "volatility", "Sharpe", "max drawdown", "winning bars")
     rows = [
         (
             name,
