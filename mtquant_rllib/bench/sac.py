@@ -89,6 +89,7 @@ def _manifest(settings: Settings, market: MarketRecord, sizes: Sizes, meta: str 
         "bars_per_round": 64,
         "bars_per_iteration": sizes.bars,
         "learning_starts_bars": sizes.warm_bars,
+        "learning_starts_frac": 1.0,
     }
     tree["sac"]["critic"]["hidden"] = [HIDDEN, HIDDEN]
     return endless_run(Settings.model_validate(tree), market)

@@ -73,8 +73,8 @@ class SACConfig(Section):
         Bars between two calls of the learner, which then makes up for all of them.
     bars_per_iteration
         Bars between two reports, each of which may be a checkpoint.
-    learning_starts_bars
-        Bars collected before the first gradient step.
+    learning_starts_bars, learning_starts_frac
+        Bars collected before the first gradient step, and at most this share of the budget.
     replay_bars
         Bars remembered; the oldest make room.
     n_steps
@@ -99,6 +99,7 @@ class SACConfig(Section):
     bars_per_round: Count
     bars_per_iteration: Count
     learning_starts_bars: int = Field(ge=0)
+    learning_starts_frac: Fraction
     replay_bars: Count
     priorities: PrioritiesConfig | None
     n_steps: Count

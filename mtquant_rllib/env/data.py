@@ -215,7 +215,7 @@ def _prepared(cache: Path | None, name: str, fill: Any) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     half = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
     try:
-        index = fill(half)
+        index = {**fill(half), "arrays_hash": _arrays_hash(half)}
         (half / _INDEX).write_text(json.dumps(index, indent=1))
         half.chmod(0o755)
         try:
@@ -226,3 +226,13 @@ def _prepared(cache: Path | None, name: str, fill: Any) -> Path:
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return final
+
+
+def _arrays_hash(folder: Path) -> str:
+    """Hash of every prepared array, whatever code made it."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.npy"), key=lambda path: (path.relative_to(folder).parts[0], path.name)):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -37,7 +37,7 @@ from mtquant_rllib.training import callbacks, states
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, GAVE_UP, LAST, RUN_FOLDER, SHARPE, at_bars
 from mtquant_rllib.training.fallback_lines import FallbackLines
 from mtquant_rllib.training.manifest import FILE, FrozenRecord, Manifest, PhaseRecord, TrialRecord, phases_of
-from mtquant_rllib.training.phases import TRIAL, TrialPlan, algorithm_of, budget_bars, plan_phase
+from mtquant_rllib.training.phases import TRIAL, TrialPlan, algorithm_of, budget_bars, learning_starts_bars, plan_phase
 from mtquant_rllib.training.preparation import centred, prepare, restored
 from mtquant_rllib.training.seeding import PINNED
 from mtquant_rllib.training.trial import trial_class
@@ -207,9 +207,8 @@ def _run_phase(run: Path, manifest: Manifest, phase: int, machines: Machines) ->
     _tell(f"phase {phase}: {budgets} bars")
     for name in never_learning(settings, phase, record):
         _tell(
-            f"phase {phase} {name} will learn nothing: SAC's first gradient step comes after "
-            f"{settings.sac.learning_starts_bars + settings.sac.bars_per_update:,} bars (sac.learning_starts_bars, "
-            "sac.bars_per_update), beyond its budget"
+            f"phase {phase} {name} will learn nothing: its budget ends before SAC's first gradient step "
+            "(sac.learning_starts_bars, sac.bars_per_update)"
         )
     began = time.monotonic()
     results = _fit(run, record, settings, phase, plans, machines)
@@ -234,8 +233,11 @@ def never_learning(settings: Settings, phase: int, record: PhaseRecord) -> list[
     """Trials whose budget ends before the first gradient step of an algorithm that collects first."""
     if algorithm_of(settings, phase) != "sac":
         return []
-    first = settings.sac.learning_starts_bars + settings.sac.bars_per_update
-    return [name for name, trial in record.trials.items() if trial.budget_bars < first]
+    return [
+        name
+        for name, trial in record.trials.items()
+        if trial.budget_bars < learning_starts_bars(settings, trial.budget_bars) + settings.sac.bars_per_update
+    ]
 
 
 def _predecessor(manifest: Manifest, phase: int) -> str:

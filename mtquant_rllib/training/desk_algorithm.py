@@ -174,7 +174,9 @@ class DeskAlgorithm(Algorithm):
         else:
             runners = sorted(group.healthy_env_runner_ids())
             share, rest = divmod(wanted, max(len(runners), 1))
-            asked = {index: share + (position < rest) for position, index in enumerate(runners)}
+            # What is left over goes round.
+            turns = {index: (position - self.bars_sampled) % len(runners) for position, index in enumerate(runners)}
+            asked = {index: share + (turn < rest) for index, turn in turns.items()}
             harvest = group.foreach_env_runner(
                 lambda runner: runner.sample_bars(asked.get(runner.worker_index, 0)),
                 local_env_runner=False,

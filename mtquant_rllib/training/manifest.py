@@ -33,12 +33,15 @@ class _Record(BaseModel):
 
 
 class MarketRecord(_Record):
-    """What was traded. kind: `file` or `synthetic`; the files that were read; data: the prepared arrays, cached."""
+    """What was traded. kind: `file` or `synthetic`; the files that were read; data: the prepared arrays, cached.
+
+    arrays: their hash, which runs of older versions do not have."""
 
     kind: Literal["file", "synthetic"]
     bars: str | None = None
     macro: str | None = None
     data: str
+    arrays: str | None = None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -154,7 +157,10 @@ def phases_of(settings: Settings) -> tuple[int, ...]:
     return PHASES if settings.allocator is None else PHASES[:1]
 
 
-_WITHOUT_EFFECT: dict[str, dict[str, Any]] = {"recipe": {"batch_size_final_factor": 1.0}}
+_WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
+    "recipe": {"batch_size_final_factor": 1.0},
+    "sac": {"learning_starts_frac": 1.0},
+}
 """Settings that came after the first runs, at the values with which they change nothing."""
 
 

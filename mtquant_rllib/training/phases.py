@@ -346,12 +346,21 @@ def _sac(plan: TrialPlan, settings: Settings, budget: int) -> Any:
             settings.universe, DeskWidths.of(settings), settings, only=plan.modules, sac=plan.learning
         )
     ).training(gamma=Numbers.of(settings).gamma if sac.gamma is None else sac.gamma)
-    config.sac = {**sac.model_dump(mode="json"), "bars_per_iteration": iteration}
+    config.sac = {
+        **sac.model_dump(mode="json"),
+        "bars_per_iteration": iteration,
+        "learning_starts_bars": learning_starts_bars(settings, budget),
+    }
     config.desk |= {
         "learning_rates": {module: rates for module in plan.learning},
         "sigma_floor_by_regime": [getattr(sac.sigma_floor, regime.name.lower()) for regime in Regime],
     }
     return config
+
+
+def learning_starts_bars(settings: Settings, budget: int) -> int:
+    """Bars that SAC collects of a budget before its first gradient step."""
+    return min(settings.sac.learning_starts_bars, int(settings.sac.learning_starts_frac * budget))
 
 
 def plan_named(settings: Settings, phase: int, name: str) -> TrialPlan:

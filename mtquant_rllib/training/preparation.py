@@ -1,15 +1,16 @@
 """The market of a run as prepared arrays, and the record by which they can be made again.
 
-Arrays live in the cache, where runs on the same market share them. Their folder's name is a hash of content and
-settings: a run whose arrays are gone makes them again from its record, and notices when the bars are others now.
+Arrays live in the cache, where runs on the same market share them. Their folder's name is a hash of bars, settings and
+code: a run whose arrays are gone makes them again from its record, and notices when they are others now.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.data import DeskData, prepare_embedded, prepare_files
+from mtquant_rllib.env.data import DeskData, describe, prepare_embedded, prepare_files
 from mtquant_rllib.errors import MarketDataError, RunError
 from mtquant_rllib.features.centres import measured
 from mtquant_rllib.training.manifest import MarketRecord
@@ -26,10 +27,13 @@ def prepare(settings: Settings, market: Path | None, macro: Path | None) -> Mark
     if market is None:
         if macro is not None:
             raise MarketDataError(f"--macro {macro} without --market: the embedded market brings its own macro series")
-        return MarketRecord(kind="synthetic", data=str(prepare_embedded(settings).resolve()))
+        return _record(prepare_embedded(settings), kind="synthetic")
     bars, known = market.resolve(), None if macro is None else macro.resolve()
-    folder = prepare_files(settings, bars, known)
-    return MarketRecord(kind="file", bars=str(bars), macro=known and str(known), data=str(folder.resolve()))
+    return _record(prepare_files(settings, bars, known), kind="file", bars=str(bars), macro=known and str(known))
+
+
+def _record(folder: Path, **source: Any) -> MarketRecord:
+    return MarketRecord(**source, data=str(folder.resolve()), arrays=describe(folder)["arrays_hash"])
 
 
 def centred(settings: Settings, record: MarketRecord) -> Settings:
@@ -44,12 +48,18 @@ def centred(settings: Settings, record: MarketRecord) -> Settings:
 
 
 def restored(settings: Settings, record: MarketRecord) -> MarketRecord:
-    """The record with arrays that exist. Raises RunError when the bars, or the code that prepares them, have
-    changed since the run began."""
+    """The record with arrays that exist.
+
+    Raises
+    ------
+    RunError
+        When the arrays are gone, and come out otherwise now: other bars, or code that prepares them otherwise. A change
+        of the code that changes no array is none.
+    """
     if Path(record.data).is_dir():
         return record
     again = prepare(settings, *record.files)
-    if again.content != record.content:
+    if again.content != record.content and (record.arrays is None or again.arrays != record.arrays):
         raise RunError(
             f"{record.bars or 'the embedded market'}: prepared again it is {again.content}, and the run began with "
             f"{record.content}: its bars, or the version of the code that prepares them, are not those of then; a run "

@@ -7,7 +7,15 @@ import pytest
 from mtquant_rllib.config import Settings
 from mtquant_rllib.training.curriculum import never_learning
 from mtquant_rllib.training.manifest import PhaseRecord, TrialRecord
-from mtquant_rllib.training.phases import Numbers, Share, bars_per_update, budget_bars, learning_rates, plan_phase
+from mtquant_rllib.training.phases import (
+    Numbers,
+    Share,
+    bars_per_update,
+    budget_bars,
+    learning_rates,
+    learning_starts_bars,
+    plan_phase,
+)
 from mtquant_rllib.universe import META
 
 SETTINGS = Settings.load()
@@ -87,7 +95,17 @@ def test_learners_of_their_own_take_the_gpus_and_the_threads() -> None:
 
 @pytest.mark.parametrize(("algorithm", "bars", "named"), [("sac", 99, True), ("sac", 100, False), ("ppo", 10, False)])
 def test_a_budget_that_ends_before_the_first_gradient_step_is_told(algorithm: str, bars: int, named: bool) -> None:
-    starts = ["sac.learning_starts_bars=90", "sac.bars_per_update=10", f"allocator.algorithm={algorithm}"]
+    starts = [
+        "sac.learning_starts_bars=90",
+        "sac.learning_starts_frac=1.0",
+        "sac.bars_per_update=10",
+        f"allocator.algorithm={algorithm}",
+    ]
     settings = Settings.load("allocator.yaml", starts)
     record = PhaseRecord(experiment="phase_1", trials={"allocator": TrialRecord(budget_bars=bars)})
     assert never_learning(settings, 1, record) == (["allocator"] if named else [])
+
+
+def test_a_small_budget_is_not_spent_on_collecting() -> None:
+    settings = Settings.load(overrides=["sac.learning_starts_bars=4000"])
+    assert [learning_starts_bars(settings, budget) for budget in (300, 40_000, 300_000)] == [30, 4000, 4000]

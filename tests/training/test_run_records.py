@@ -81,9 +81,10 @@ def test_a_run_of_an_older_version_takes_new_ways_to_look_at_it_from_the_default
     plot = Manifest.read(tmp_path / "one").load_settings().evaluation.plot
     assert (plot.width_in, plot.dpi) == (Settings.load().evaluation.plot.width_in, 77), "at any depth"
     del tree["settings"]["recipe"]["batch_size_final_factor"]
+    del tree["settings"]["sac"]["learning_starts_frac"]
     path.write_text(json.dumps(tree))
-    idle = Manifest.read(tmp_path / "one").load_settings().recipe.batch_size_final_factor
-    assert idle == 1, "what came later, as it was without it"
+    idle = Manifest.read(tmp_path / "one").load_settings()
+    assert (idle.recipe.batch_size_final_factor, idle.sac.learning_starts_frac) == (1, 1), "what came later, as it was"
     del tree["settings"]["recipe"]["gae_lambda"]
     path.write_text(json.dumps(tree))
     with pytest.raises(ConfigError, match="gae_lambda"):
@@ -148,4 +149,14 @@ def test_a_market_that_comes_out_otherwise_today_is_blamed_on_bars_or_code(monke
     began = MarketRecord(kind="synthetic", data="/gone/market-1")
     monkeypatch.setattr(preparation, "prepare", lambda *files: MarketRecord(kind="synthetic", data="/gone/market-2"))
     with pytest.raises(RunError, match=r"its bars, or the version of the code .* which lay in /gone/market-1"):
+        preparation.restored(Settings.load(), began)
+
+
+def test_code_that_prepares_the_same_arrays_otherwise_named_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = MarketRecord(kind="synthetic", data="/gone/market-1", arrays="a1")
+    again = MarketRecord(kind="synthetic", data="/here/market-2", arrays="a1")
+    monkeypatch.setattr(preparation, "prepare", lambda *files: again)
+    assert preparation.restored(Settings.load(), began) is again
+    again.arrays = "a2"
+    with pytest.raises(RunError, match="are not those of then"):
         preparation.restored(Settings.load(), began)
