@@ -128,15 +128,16 @@ PRIORITISED = "sac.priorities={power: 0.6, weight_power_start: 0.4, weight_power
 def test_several_learners_off_policy_learn_what_one_learns(
     ray_session: None, make_config: Any, phase_and_name: tuple[int, str], learners: int, overrides: tuple[str, ...]
 ) -> None:
-    """Three rounds of four steps: all draw the same of the same replay, priorities included, and the parts of 33 rows
-    are unequal."""
+    """A round alone, whose state they all take over, and three more of four steps: all draw the same of the same
+    replay, priorities included, and the parts of 33 rows are unequal."""
     config = make_config(*phase_and_name, *STEADY, *OFF_POLICY, *overrides)
     runner = BatchedEnvRunner(config=config, worker_index=0)
     one = built(SACLearner, config, runner)
     many = config.copy(copy_frozen=False).learners(num_learners=learners, num_cpus_per_learner=0.1)
     group = LearnerGroup(config=many, module_spec=config.get_multi_rl_module_spec(env=None, spaces=runner.get_spaces()))
     try:
-        group.set_state({COMPONENT_LEARNER: one.get_state(components=COMPONENT_RL_MODULE)})
+        one.update(episodes=runner.sample(num_timesteps=60), timesteps=TIMES, n_steps=4)
+        group.set_state({COMPONENT_LEARNER: one.get_state()})
         before = parameters(one)
         for _ in range(3):
             fragments = runner.sample(num_timesteps=60)
@@ -159,7 +160,7 @@ def test_several_learners_off_policy_learn_what_one_learns(
         for state in states:
             theirs = state[REPLAY_STATE]
             np.testing.assert_equal(theirs["generator"], mine["generator"])
-            assert theirs["gradient_steps"] == mine["gradient_steps"] == 12
+            assert theirs["gradient_steps"] == mine["gradient_steps"] == 16
             for module, priorities in mine["priorities"].items():
                 assert (priorities > 0).sum() > 33
                 np.testing.assert_allclose(theirs["priorities"][module], priorities, rtol=1e-3, atol=1e-6)
