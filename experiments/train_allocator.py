@@ -73,7 +73,7 @@ def _compare(runs: list[Path]) -> None:
     from rich.console import Console
 
     from mtquant_rllib.evaluation.over_seeds import of_records, print_over_seeds
-    from mtquant_rllib.evaluation.report import print_report
+    from mtquant_rllib.evaluation.report_output import print_report
     from mtquant_rllib.evaluation.reward_terms import print_terms
     from mtquant_rllib.training.assessment import evaluate_run
     from mtquant_rllib.training.manifest import Manifest

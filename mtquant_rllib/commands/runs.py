@@ -134,7 +134,7 @@ def _tell(done: Assessment) -> None:
     from rich.console import Console
 
     from mtquant_rllib.evaluation.regime_report import print_by_regime
-    from mtquant_rllib.evaluation.report import print_report
+    from mtquant_rllib.evaluation.report_output import print_report
     from mtquant_rllib.evaluation.reward_terms import print_terms
 
     console = Console()

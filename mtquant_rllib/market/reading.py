@@ -30,7 +30,8 @@ from mtquant_rllib.market.checks import (
 from mtquant_rllib.market.faults import Inspection, fault
 from mtquant_rllib.market.formats import Table, as_numbers, as_texts, cell, locate
 from mtquant_rllib.market.names import NameBook
-from mtquant_rllib.market.quality import stamp_text, suspicions
+from mtquant_rllib.market.oddities import stamp_text
+from mtquant_rllib.market.quality import suspicions
 from mtquant_rllib.market.report import FileReport
 
 

@@ -17,7 +17,8 @@ from mtquant_rllib.evaluation.baselines import weight_rules
 from mtquant_rllib.evaluation.plots import plot_equity
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.regime_report import ByRegime, by_regime, write_by_regime
-from mtquant_rllib.evaluation.report import EvaluationReport, build_report, write_report
+from mtquant_rllib.evaluation.report import EvaluationReport, build_report
+from mtquant_rllib.evaluation.report_output import write_report
 from mtquant_rllib.evaluation.reward_terms import TermLog, Terms, write_terms
 from mtquant_rllib.policies.fallbacks import Counts
 from mtquant_rllib.training import states

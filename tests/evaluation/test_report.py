@@ -16,7 +16,8 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.plots import plot_equity
 from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.report import build_report, print_report, report_tree, summarise, write_json, write_report
+from mtquant_rllib.evaluation.report import build_report, summarise
+from mtquant_rllib.evaluation.report_output import print_report, report_tree, write_json, write_report
 
 SETTINGS = Settings.load(overrides=["evaluation.bootstrap.resamples=100"])
 UNIVERSE = SETTINGS.universe
