@@ -77,13 +77,13 @@ def weights_panel(material: Material, points: int) -> Panel:
             }
         )
     traces += regime_fields(x, material.regime[0, :length], "y3")
-    one = "" if record.n_envs == 1 else f" Drawn: the first of {record.n_envs} histories."
+    whose = "The book" if record.n_envs == 1 else f"Drawn: the first of {record.n_envs} histories, whose book"
     traded = record.traded_frac[0, :length].sum() / (length / record.bars_per_year)
     return Panel(
         "weights",
         "Weights over time",
         "Above, the signed weight of each instrument after each bar, as a fraction of equity; in the middle, gross "
-        f"exposure by domain; below, the regime. The book turned over {traded:.1f} times its equity a year.{one}",
+        f"exposure by domain; below, the regime. {whose} turned over {traded:.1f} times its equity a year.",
         {
             "data": traces,
             "layout": layout(
