@@ -102,8 +102,16 @@ def train(
     return run
 
 
-MOVABLE = ("resources.cpus", "resources.gpus", "resources.object_store_mb", "tracking.", "checkpoints.")
-"""Settings that may change between two stretches of one run: they have no part in its result."""
+MOVABLE = (
+    "resources.cpus",
+    "resources.gpus",
+    "resources.learners",
+    "resources.object_store_mb",
+    "tracking.",
+    "checkpoints.",
+)
+"""Settings that may change between two stretches of one run: they have no part in its result, learners none but for
+rounding and dropout."""
 
 
 def resume(run: Path, address: str | None = None, overrides: Sequence[str] = ()) -> Path:
