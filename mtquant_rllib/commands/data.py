@@ -161,8 +161,8 @@ def _regimes(args: argparse.Namespace) -> None:
 
     market, _ = load_market(settings, args.market, args.macro)
     found = market_regimes(settings, market)
-    for line in found.lines(args.periods):
-        print(line)
+    # Whole before any is shown: a period without bars is refused alone.
+    print("\n".join(found.lines(args.periods)))
     if args.json is not None:
         write_json(args.json, found.to_dict(args.periods))
 

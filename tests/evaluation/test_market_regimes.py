@@ -42,7 +42,9 @@ def test_the_command_refuses_what_is_no_period(tmp_path: Path, capsys: pytest.Ca
     assert main(["data", "regimes", *bars, "--period", "May"]) == 2
     assert "expected a year or a month" in capsys.readouterr().err
     assert main(["data", "regimes", *bars, "--period", "1066"]) == 2
-    assert "no bars; they reach from" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "no bars; they reach from" in said.err
+    assert not said.out, "nothing before the refusal"
     report = tmp_path / "regimes.json"
     assert main(["data", "regimes", *bars, "--json", str(report)]) == 0
     assert "transitions" in capsys.readouterr().out
