@@ -44,7 +44,7 @@ def test_sac_draws_larger_batches_as_the_budget_is_used_up(make_config: Any, bar
     runner = BatchedEnvRunner(config=config, worker_index=0)
     learner = built(SACLearner, config, runner)
     drawn, sample = [], learner.replay.sample
-    learner.replay.sample = lambda names, rows, power: drawn.append(rows) or sample(names, rows, power)
+    learner.replay.sample = lambda names, rows, *rest: drawn.append(rows) or sample(names, rows, *rest)
     learner.update(episodes=runner.sample(num_timesteps=100), timesteps=times(bars), n_steps=1)
     assert set(drawn) == {size}
 
