@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runs import ATTENTION, SMALL, gather, write_run
+from page_runs import ATTENTION, SMALL, gather, write_run
 
 from mtquant_rllib.evaluation.explain.collect import Material
 from mtquant_rllib.training.assessment import OpenRun, open_run

@@ -16,7 +16,7 @@ import plotly.graph_objects
 import plotly.offline
 import pytest
 from matplotlib import image
-from runs import gather
+from page_runs import gather
 
 from mtquant_rllib.cli import main
 from mtquant_rllib.config import Settings
