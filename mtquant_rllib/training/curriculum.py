@@ -15,31 +15,26 @@ cut off goes on from its last checkpoint, or from its beginning if there was non
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
-import torch
 from ray import tune
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import apply_overrides, validate
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.training import callbacks, states
-from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, GAVE_UP, LAST, RUN_FOLDER, SHARPE, at_bars
+from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, GAVE_UP, LAST, SHARPE, at_bars
 from mtquant_rllib.training.fallback_lines import FallbackLines
 from mtquant_rllib.training.manifest import FILE, FrozenRecord, Manifest, PhaseRecord, TrialRecord, phases_of
 from mtquant_rllib.training.phases import TRIAL, TrialPlan, algorithm_of, budget_bars, learning_starts_bars, plan_phase
 from mtquant_rllib.training.preparation import centred, prepare, restored
-from mtquant_rllib.training.seeding import PINNED
+from mtquant_rllib.training.ray_session import Machines, session
 from mtquant_rllib.training.trial import trial_class
 
 logger = logging.getLogger("mtquant_rllib.training")
@@ -151,54 +146,11 @@ def carry_on(run: Path, address: str | None = None) -> None:
     settings = manifest.load_settings()
     manifest.market = restored(settings, manifest.market)
     manifest.write(run)
-    with _session(settings, run, address, manifest.cpus) as machines:
+    with session(settings, run, address, manifest.cpus) as machines:
         manifest.cpus = max(manifest.cpus, machines.cpus)
         manifest.write(run)
         for phase in todo:
             _run_phase(run, manifest, phase, machines)
-
-
-@dataclass(frozen=True)
-class Machines:
-    """What the session has."""
-
-    cpus: float
-    gpus: float
-
-
-@contextlib.contextmanager
-def _session(settings: Settings, run: Path, address: str | None, cpus: float) -> Iterator[Machines]:
-    """A Ray session whose processes know the run's folder and compute reproducibly, with at least `cpus`."""
-    os.environ[RUN_FOLDER] = str(run)
-    # Tune's own table and banners would stand between our lines.
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-    # One resumes from Tune's own snapshot: a short period loses little when the driver is killed.
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3")
-    common: dict[str, Any] = {
-        "runtime_env": {"env_vars": {**PINNED, RUN_FOLDER: str(run)}},
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-    }
-    # After a kill, Tune's record lists checkpoints that are gone already, and each is reported with a traceback.
-    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
-    if address is None:
-        # "local": never the session that a killed driver left behind.
-        ray.init(
-            address="local",
-            num_cpus=max(settings.resources.cpus or os.cpu_count() or 1, math.ceil(cpus)),
-            object_store_memory=settings.resources.object_store_mb * 2**20,
-            include_dashboard=False,
-            **common,
-        )
-    else:
-        ray.init(address=address, **common)
-    try:
-        there = ray.cluster_resources()
-        usable = address is not None or torch.cuda.is_available()
-        yield Machines(float(there.get("CPU", 1.0)), float(there.get("GPU", 0.0)) if usable else 0.0)
-    finally:
-        ray.shutdown()
 
 
 def _run_phase(run: Path, manifest: Manifest, phase: int, machines: Machines) -> None:
