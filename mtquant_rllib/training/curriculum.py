@@ -16,7 +16,6 @@ cut off goes on from its last checkpoint, or from its beginning if there was non
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Sequence
