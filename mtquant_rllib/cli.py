@@ -15,8 +15,6 @@ from mtquant_rllib.commands.data import add_data
 from mtquant_rllib.commands.runs import add_judging, add_training
 from mtquant_rllib.errors import MtquantError
 
-EXIT_REFUSED = 2
-
 
 class _Parser(argparse.ArgumentParser):
     """argparse that names the nearest right word when one is wrong."""
@@ -71,13 +69,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it is done, 2 with one clear message when it was refused."""
+    """Run one command; 0 when it is done, else a clear message and its code: 2 refused, 1 failed, 128 + a signal's
+    number."""
     try:
         args = build_parser().parse_args(argv)
         args.handler(args)
     except MtquantError as error:
         print(f"mtquant: {error}", file=sys.stderr)
-        return EXIT_REFUSED
+        return error.exit_code
     except KeyboardInterrupt:
         print("mtquant: stopped", file=sys.stderr)
         return 130

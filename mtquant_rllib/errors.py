@@ -4,7 +4,10 @@ from __future__ import annotations
 
 
 class MtquantError(Exception):
-    """Base of every error this project raises on purpose. The command line prints it without a traceback."""
+    """Base of every error this project raises on purpose. The command line prints it without a traceback and ends with
+    `exit_code`: 2 where something was refused before it began."""
+
+    exit_code = 2
 
 
 class ConfigError(MtquantError):
@@ -17,3 +20,9 @@ class MarketDataError(MtquantError):
 
 class RunError(MtquantError):
     """A run folder that is missing, incomplete or belongs to other settings."""
+
+
+class TrainingFailed(RunError):
+    """Training that had begun and could not go on; what it had reached is kept."""
+
+    exit_code = 1

@@ -84,24 +84,23 @@ def bench_memory(settings: Settings, market: Any, *, minutes: float = 10.0, samp
 
     Growth is the median of the last quarter of the samples less that of the second: the first is warm-up.
     """
-    from mtquant_rllib.bench.stage import endless_run, run_folder
+    from mtquant_rllib.bench.stage import endless_run
     from mtquant_rllib.engine.runner import BatchedEnvRunner
     from mtquant_rllib.training.phases import JOINT, Share, build_config, plan_named
 
     manifest = endless_run(settings, market)
-    with run_folder():
-        runner = BatchedEnvRunner(
-            config=build_config(plan_named(settings, 3, JOINT), manifest, Share(1.0, 1.0, 0.0)), worker_index=0
-        )
-        bars, readings = 0, []
-        began = time.monotonic()
-        for number in range(samples):
-            while time.monotonic() - began < (number + 1) * minutes * 60 / samples:
-                (fragment,) = runner.sample(num_timesteps=settings.recipe.bars_per_update)
-                runner.get_metrics()
-                bars += fragment.bars
-            readings.append(memory())
-        runner.stop()
+    runner = BatchedEnvRunner(
+        config=build_config(plan_named(settings, 3, JOINT), manifest, Share(1.0, 1.0, 0.0)), worker_index=0
+    )
+    bars, readings = 0, []
+    began = time.monotonic()
+    for number in range(samples):
+        while time.monotonic() - began < (number + 1) * minutes * 60 / samples:
+            (fragment,) = runner.sample(num_timesteps=settings.recipe.bars_per_update)
+            runner.get_metrics()
+            bars += fragment.bars
+        readings.append(memory())
+    runner.stop()
     quarter = max(samples // 4, 1)
 
     def growth(values: list[float]) -> float:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import ray
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.training.desk_algorithm import RUN_FOLDER
 from mtquant_rllib.training.manifest import Manifest, MarketRecord, TrialRecord
 from mtquant_rllib.training.phases import JOINT
 from mtquant_rllib.training.seeding import PINNED
@@ -21,26 +17,17 @@ BUDGET = 10**9
 
 
 @contextmanager
-def run_folder() -> Iterator[Path]:
-    """A folder that runs write to, gone afterwards."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[RUN_FOLDER] = folder
-        yield Path(folder)
-
-
-@contextmanager
 def ray_session(settings: Settings, cpus: int, object_store_mb: int | None = None) -> Iterator[None]:
-    """Ray with so many CPUs to hand out, an object store of that size or the settings', and a run folder."""
-    with run_folder() as folder:
-        ray.init(
-            address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
-            runtime_env={"env_vars": {**PINNED, RUN_FOLDER: str(folder)}},
-            object_store_memory=(object_store_mb or settings.resources.object_store_mb) * 2**20,
-        )  # fmt: skip
-        try:
-            yield
-        finally:
-            ray.shutdown()
+    """Ray with so many CPUs to hand out, an object store of that size or the settings'."""
+    ray.init(
+        address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
+        runtime_env={"env_vars": {**PINNED}},
+        object_store_memory=(object_store_mb or settings.resources.object_store_mb) * 2**20,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def endless_run(settings: Settings, market: MarketRecord, phase: int = 3) -> Manifest:

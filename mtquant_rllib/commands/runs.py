@@ -38,6 +38,11 @@ def add_training(commands: Any) -> None:
         commands, "resume", _resume, "carry on a run that was stopped, from its manifest", "mtquant resume runs/real"
     )
     carry.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, or its name under runs/")
+    carry.add_argument(
+        "--trust",
+        action="store_true",
+        help="load checkpoints that this user did not write; loading them runs whatever code they name",
+    )
 
 
 def add_judging(commands: Any) -> None:
@@ -109,7 +114,7 @@ def _resume(args: argparse.Namespace) -> None:
     reproducible()
     from mtquant_rllib.training.curriculum import resume
 
-    run = resume(run, overrides=args.overrides)
+    run = resume(run, overrides=args.overrides, trust=args.trust)
     _compare(run)
     print(f"run: {run}\nnext: mtquant evaluate {run}")
 

@@ -105,6 +105,8 @@ class ResourcesConfig(Section):
         `auto` shares the GPUs there are among the trials side by side; `none` leaves them alone.
     object_store_mb
         Shared memory of a session that this run starts itself.
+    runner_restart_seconds
+        How long a runner whose process was lost may take to come back before the trial counts as failed.
     """
 
     engine: Literal["batched", "stock"]
@@ -114,6 +116,7 @@ class ResourcesConfig(Section):
     learners: int = Field(ge=0)
     gpus: Literal["auto", "none"]
     object_store_mb: Count
+    runner_restart_seconds: Positive
 
 
 class LearnerConfig(Section):
@@ -139,11 +142,25 @@ class LearnerConfig(Section):
 
 
 class CheckpointsConfig(Section):
-    """every_updates: updates between two checkpoints; keep: how many are kept; max_failures: retries of a trial."""
+    """How often a trial writes a checkpoint, and what happens where it or its storage fails.
+
+    every_updates
+        Updates between two checkpoints: the most that a kill can cost.
+    keep
+        How many of a trial's checkpoints are kept, the newest ones.
+    max_failures
+        How often a trial that fails is started again from its newest checkpoint, in one stretch of a run.
+    storage_patience_seconds
+        How long a write waits for storage that is full or away before the run stops.
+    stop_grace_seconds
+        How long trials have, after SIGINT or SIGTERM, to finish their update and write a checkpoint.
+    """
 
     every_updates: Count
     keep: Count
-    max_failures: int = Field(ge=1)
+    max_failures: int = Field(ge=0)
+    storage_patience_seconds: NonNegative
+    stop_grace_seconds: NonNegative
 
 
 class TrackingConfig(Section):

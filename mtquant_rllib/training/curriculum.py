@@ -3,8 +3,8 @@
     runs/NAME/
       manifest.json      what the run is and how far; everything is found from it
       run.log            what the console said, with times
-      phase_1/           a Tune experiment (checkpoints, progress.csv, TensorBoard), and modules/TRIAL/, the states
-                         that were best on validation; phase_2/ and phase_3/ likewise
+      phase_1/           a Tune experiment: TRIAL/checkpoint_NNNNNN (RLlib checkpoints), progress.csv, TensorBoard,
+                         and modules/TRIAL/, the states that were best on validation; phase_2/, phase_3/ likewise
       policies/phase_1/  what phase 1 hands on: the best state of every module it trained, copied, so that phase_1/
                          may go
       curves/            one CSV per trial, every iteration once
@@ -16,25 +16,23 @@ cut off goes on from its last checkpoint, or from its beginning if there was non
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ray import tune
-
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import apply_overrides, validate
-from mtquant_rllib.errors import ConfigError, RunError
-from mtquant_rllib.training import callbacks, states
-from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, GAVE_UP, LAST, SHARPE, at_bars
-from mtquant_rllib.training.fallback_lines import FallbackLines
+from mtquant_rllib.errors import ConfigError, MtquantError, RunError
+from mtquant_rllib.training import phase_experiment, run_lock, states
+from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, LAST, SHARPE, at_bars
+from mtquant_rllib.training.interruption import Interruption
 from mtquant_rllib.training.manifest import FILE, FrozenRecord, Manifest, PhaseRecord, TrialRecord, phases_of
-from mtquant_rllib.training.phases import TRIAL, TrialPlan, algorithm_of, budget_bars, learning_starts_bars, plan_phase
+from mtquant_rllib.training.phase_experiment import Stretch
+from mtquant_rllib.training.phases import TrialPlan, algorithm_of, budget_bars, learning_starts_bars, plan_phase
 from mtquant_rllib.training.preparation import centred, prepare, restored
-from mtquant_rllib.training.ray_session import Machines, session
-from mtquant_rllib.training.trial import trial_class
+from mtquant_rllib.training.progress import clock
+from mtquant_rllib.training.ray_session import session
 
 logger = logging.getLogger("mtquant_rllib.training")
 
@@ -99,17 +97,21 @@ def train(
 MOVABLE = (
     "resources.cpus",
     "resources.gpus",
+    "resources.learner_cpus",
     "resources.learners",
+    "resources.runners",
+    "resources.runner_restart_seconds",
     "resources.object_store_mb",
     "tracking.",
     "checkpoints.",
 )
-"""Settings that may change between two stretches of one run: they have no part in its result, learners none but for
-rounding and dropout."""
+"""Settings that may change between two stretches of one run: they have no part in its result, but for the number of
+learners (rounding and dropout differ) and of runners (episodes in progress begin afresh)."""
 
 
-def resume(run: Path, address: str | None = None, overrides: Sequence[str] = ()) -> Path:
-    """Carry on an unfinished run from its manifest.
+def resume(run: Path, address: str | None = None, overrides: Sequence[str] = (), *, trust: bool = False) -> Path:
+    """Carry on an unfinished run from its manifest. trust: load checkpoints that this user did not sign, which may run
+    whatever code they name.
 
     Raises
     ------
@@ -130,29 +132,47 @@ def resume(run: Path, address: str | None = None, overrides: Sequence[str] = ())
         changed = validate(Settings, apply_overrides(manifest.settings, overrides), str(run))
         manifest.settings = changed.model_dump(mode="json")
         manifest.write(run)
-    carry_on(run, address)
+    carry_on(run, address, trust=trust)
     return run
 
 
-def carry_on(run: Path, address: str | None = None) -> None:
+def carry_on(run: Path, address: str | None = None, *, trust: bool = False) -> None:
     """Train the phases that were asked for and are not done yet, in order."""
+    _log_to(run)
+    try:
+        with run_lock.held(run):
+            _carry_on(run, address, trust)
+    except Exception as error:
+        # The way on is said by whoever prints it; here it has to be found later.
+        if isinstance(error, MtquantError):
+            logger.error("ended: %s", error)
+        else:
+            logger.exception("ended by an error that was not foreseen; carry it on with `mtquant resume %s`", run)
+        raise
+
+
+def _carry_on(run: Path, address: str | None, trust: bool) -> None:
     manifest = Manifest.read(run)
     todo = [phase for phase in manifest.wanted if manifest.phase(phase).status != "done"]
-    _log_to(run)
     if not todo:
         _tell(f"{run}: nothing left to do; phases {', '.join(map(str, manifest.wanted))} are done")
         return
     settings = manifest.load_settings()
     manifest.market = restored(settings, manifest.market)
     manifest.write(run)
-    with session(settings, run, address, manifest.cpus) as machines:
+    interruption = Interruption(settings.checkpoints.stop_grace_seconds)
+    with session(settings, run, address, manifest.cpus) as machines, interruption.handled(_tell):
         manifest.cpus = max(manifest.cpus, machines.cpus)
         manifest.write(run)
+        stretch = Stretch(run, manifest, machines, interruption, trust, _tell)
         for phase in todo:
-            _run_phase(run, manifest, phase, machines)
+            _run_phase(stretch, phase)
+            if phase != todo[-1]:
+                interruption.raise_if_asked(f"phase {phase} is done; carry on with `mtquant resume {run}`")
 
 
-def _run_phase(run: Path, manifest: Manifest, phase: int, machines: Machines) -> None:
+def _run_phase(stretch: Stretch, phase: int) -> None:
+    run, manifest = stretch.run, stretch.manifest
     settings, record = manifest.load_settings(), manifest.phase(phase)
     plans = plan_phase(settings, phase)
     if record.status == "pending":
@@ -170,7 +190,7 @@ def _run_phase(run: Path, manifest: Manifest, phase: int, machines: Machines) ->
             "(sac.learning_starts_bars, sac.bars_per_update)"
         )
     began = time.monotonic()
-    results = _fit(run, record, settings, phase, plans, machines)
+    results = phase_experiment.fit(stretch, phase, plans)
     for plan in plans:
         _record_trial(run, record.trials[plan.name], plan, results[plan.name])
     record.result = f"policies/phase_{phase}"
@@ -185,7 +205,7 @@ def _run_phase(run: Path, manifest: Manifest, phase: int, machines: Machines) ->
         for name, trial in record.trials.items()
         if trial.best_sharpe is not None and trial.best_bars is not None
     )
-    _tell(f"phase {phase} done in {callbacks.clock(record.seconds)}; best validation Sharpe: {best or 'not validated'}")
+    _tell(f"phase {phase} done in {clock(record.seconds)}; best validation Sharpe: {best or 'not validated'}")
 
 
 def never_learning(settings: Settings, phase: int, record: PhaseRecord) -> list[str]:
@@ -206,85 +226,11 @@ def _predecessor(manifest: Manifest, phase: int) -> str:
     return result
 
 
-def _fit(
-    run: Path, record: PhaseRecord, settings: Settings, phase: int, plans: list[TrialPlan], machines: Machines
-) -> dict[str, Any]:
-    """Run or restore the phase's experiment to its end; the last metrics of every trial.
-
-    Raises
-    ------
-    RunError
-        When a trial failed for good or the experiment was stopped before its budget was used.
-    """
-    folder, trainable = run / record.experiment, trial_class(settings, phase)
-    if tune.Tuner.can_restore(str(folder)) and any(folder.glob("experiment_state-*.json")):
-        tuner = tune.Tuner.restore(str(folder), trainable=trainable, resume_unfinished=True, resume_errored=True)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        tracking, keep = settings.tracking, settings.checkpoints
-        watchers: list[tune.Callback] = [
-            callbacks.Curves(phase),
-            callbacks.Progress(phase, tracking.progress_seconds),
-            FallbackLines(phase, tracking.fallback_seconds),
-            callbacks.ProgressCSV(),
-            callbacks.ResultJson(),
-            callbacks.TensorBoard(),
-        ]
-        if tracking.wandb:
-            watchers.append(callbacks.WandB(phase, tracking.wandb_project))
-        tuner = tune.Tuner(
-            trainable,
-            param_space={
-                "phase": phase,
-                TRIAL: tune.grid_search([plan.name for plan in plans]),
-                "cpus": machines.cpus,
-                "gpus": machines.gpus,
-            },
-            tune_config=tune.TuneConfig(trial_name_creator=_name_of, trial_dirname_creator=_name_of),
-            run_config=tune.RunConfig(
-                name=record.experiment,
-                storage_path=str(run),
-                failure_config=tune.FailureConfig(max_failures=keep.max_failures),
-                checkpoint_config=tune.CheckpointConfig(
-                    num_to_keep=keep.keep, checkpoint_frequency=keep.every_updates, checkpoint_at_end=True
-                ),
-                callbacks=watchers,
-                verbose=0,
-            ),
-        )
-    results = {}
-    grid = tuner.fit()
-    for result in (grid[number] for number in range(len(grid))):
-        if result.error is not None:
-            name = Path(result.path).name
-            raise RunError(f"phase {phase} {name} failed: {_last_line(result.error)}\n  its folder: {result.path}")
-        if result.metrics and TRIAL in result.metrics:
-            results[result.metrics[TRIAL]] = result.metrics
-    for plan in plans:
-        found = results.get(plan.name, {})
-        bars = found.get(BARS_LIFETIME, 0)
-        if bars != record.trials[plan.name].budget_bars and not found.get(GAVE_UP):
-            raise RunError(
-                f"phase {phase} {plan.name} was stopped after {bars:,} of {record.trials[plan.name].budget_bars:,} "
-                f"bars; carry it on with `mtquant resume {run}`"
-            )
-    return results
-
-
-def _name_of(trial: Any) -> str:
-    return str(trial.config[TRIAL])
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else repr(error)
-
-
 def _record_trial(run: Path, trial: TrialRecord, plan: TrialPlan, metrics: dict[str, Any]) -> None:
     trial.bars = metrics[BARS_LIFETIME]
     trial.last = f"{plan.folder}/{LAST}"
     best = metrics["best"]
-    if best["bars"] == best["bars"]:
+    if "bars" in best:
         trial.best_sharpe, trial.best_bars = float(best[SHARPE]), int(best["bars"])
         trial.best = f"{plan.folder}/{at_bars(int(best['bars']))}"
     else:

@@ -3,15 +3,14 @@
 It stops being asked for bars when its budget is used up: the last batch is as large as what is left. Where the recipe
 has patience, it ends once so many validations in a row have brought no new best.
 
-What a Tune trial needs to know stands in `config.desk`, a plain dictionary (see `DeskConfig`): paths in it are
-relative to the run's folder, which processes find in the environment variable `MTQUANT_RUN`. So a run that was moved
-restores where it is now.
+What it needs to know stands in its configuration (see `DeskConfig`), which names no place but the market's: a
+checkpoint that was copied elsewhere is trained on where it lies, and what it writes lands in the algorithm's own
+`logdir`. A trial of a run sets `module_folder` to the run's instead.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,8 +30,8 @@ from mtquant_rllib.engine.seats import SEATS, STANDING, Sampled
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training import states
 from mtquant_rllib.training.averaging import WeightAverage
+from mtquant_rllib.training.patience import patiently
 
-RUN_FOLDER = "MTQUANT_RUN"
 BARS_LIFETIME = "bars_sampled_lifetime"
 VALIDATION = "validation"
 SHARPE = "sharpe"
@@ -42,15 +41,11 @@ LAST = "last"
 GAVE_UP = "gave_up"
 """Key of a result: whether the trial ended before its budget, because validation no longer improved."""
 
+_PROBE_S = 0.2
+"""Between two looks at whether a lost runner is back, in seconds."""
+
 Validator = Callable[[Mapping[str, states.ModuleState]], Mapping[str, float]]
 """Module states in, unshaped figures of a deterministic rollout out; `sharpe`, net and annualised, decides."""
-
-
-def run_folder() -> Path:
-    try:
-        return Path(os.environ[RUN_FOLDER])
-    except KeyError:
-        raise RunError(f"the environment variable {RUN_FOLDER} does not name the run's folder") from None
 
 
 def at_bars(bars: int) -> str:
@@ -61,8 +56,6 @@ def at_bars(bars: int) -> str:
 class DeskConfig(AlgorithmConfig):
     """`desk`, a dictionary of what the desk adds to a configuration of RLlib's.
 
-    folder
-        Where the trial's module states are kept, relative to the run's.
     budget_bars, validations, patience, learning_rate_final_frac, batch_size_final_factor, explore_frozen,
     average_updates
         As in the recipe.
@@ -74,8 +67,6 @@ class DeskConfig(AlgorithmConfig):
         configuration.
     make_validator, validator_args
         From which a `Validator` is made; None for none.
-    start
-        Folder of module states to begin with, relative to the run's; modules it does not hold begin fresh.
     best_from_start
         Whether the states it starts from compete for "best on validation".
     learner_threads, bars_per_update
@@ -89,9 +80,6 @@ class DeskConfig(AlgorithmConfig):
 
 class DeskAlgorithm(Algorithm):
     """See the module's docstring. Subclasses say what an iteration is."""
-
-    keeps_episodes = False
-    """Whether a checkpoint holds episodes in progress, so that a restored run goes on in the middle of them."""
 
     harvest: type[Harvest] = Harvest
     """How several learners get what was sampled."""
@@ -115,8 +103,9 @@ class DeskAlgorithm(Algorithm):
         self._average = WeightAverage(desk["average_updates"])
         make = desk["make_validator"]
         self._validate: Validator | None = make(**desk["validator_args"]) if make else None
-        if desk["start"] is not None:
-            self.load_modules(states.read(run_folder() / desk["start"]))
+        self.module_folder = Path(self.logdir) / "modules"
+        self.storage_patience_s = 0.0
+        self.finished = self.gave_up = False
         self._started = False
 
     def __repr__(self) -> str:
@@ -167,28 +156,58 @@ class DeskAlgorithm(Algorithm):
         return list(self.config.policies_to_train or self.config.policies)
 
     def _sample(self, wanted: int) -> list[Sampled]:
-        """Exactly `wanted` bars, in equal shares; fewer when a runner was lost, whose share is then not made up."""
+        """Exactly `wanted` bars, in equal shares.
+
+        A runner that is lost while it samples is started again where it stood before the call, and samples the same
+        bars: what comes out does not depend on whether one was lost.
+
+        Raises
+        ------
+        RunError
+            When a lost runner does not come back within `config.env_runner_restore_timeout_s`.
+        """
         group = self.env_runner_group
         if not group.num_remote_env_runners():
             harvest = [group.local_env_runner.sample_bars(wanted)]
         else:
-            runners = sorted(group.healthy_env_runner_ids())
-            share, rest = divmod(wanted, max(len(runners), 1))
+            runners = list(range(1, group.num_remote_env_runners() + 1))
+            share, rest = divmod(wanted, len(runners))
             # What is left over goes round.
             turns = {index: (position - self.bars_sampled) % len(runners) for position, index in enumerate(runners)}
-            asked = {index: share + (turn < rest) for index, turn in turns.items()}
-            harvest = group.foreach_env_runner(
-                lambda runner: runner.sample_bars(asked.get(runner.worker_index, 0)),
-                local_env_runner=False,
-                remote_worker_ids=runners,
-                timeout_seconds=self.config.sample_timeout_s,
-            )
-        if not harvest:
-            return []
+            harvest = self._sample_remotely({index: share + (turn < rest) for index, turn in turns.items()})
         self.metrics.aggregate([part.metrics for part in harvest], key=ENV_RUNNER_RESULTS)
         for part in harvest:
             self._seats[part.seats["runner"]] = part.seats
         return harvest
+
+    def _sample_remotely(self, asked: dict[int, int]) -> list[Sampled]:
+        """So many bars of each remote runner, in the order of their numbers."""
+        group, found = self.env_runner_group, dict[int, Sampled]()
+        lost_since: float | None = None
+        while missing := [index for index in asked if index not in found]:
+            there = [index for index in missing if index in group.healthy_env_runner_ids()]
+            if there:
+                parts = group.foreach_env_runner(
+                    lambda runner: runner.sample_bars(asked[runner.worker_index]),
+                    local_env_runner=False,
+                    remote_worker_ids=there,
+                    # A call that was given up would still be played, and the next one go on behind it.
+                    timeout_seconds=None,
+                )
+                found |= {part.seats["runner"]: part for part in parts}
+            missing = [index for index in asked if index not in found]
+            if not missing:
+                break
+            now = time.monotonic()
+            lost_since = now if lost_since is None or there else lost_since
+            if now - lost_since > self.config.env_runner_restore_timeout_s:
+                raise RunError(
+                    f"environment runner {', '.join(map(str, missing))} was lost and did not come back within "
+                    f"{self.config.env_runner_restore_timeout_s:.0f} seconds"
+                )
+            if not self.restore_env_runners(group):
+                time.sleep(_PROBE_S)
+        return [found[index] for index in asked]
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """A restarted runner goes on where the lost one stood, instead of replaying its episodes."""
@@ -233,10 +252,11 @@ class DeskAlgorithm(Algorithm):
             self.validate_now()
         patience = desk["patience"]
         gave_up = patience is not None and self._fruitless >= patience
-        if finished or gave_up:
-            states.write(run_folder() / desk["folder"] / LAST, self.module_states(), bars=self.bars_sampled)
+        self.finished, self.gave_up = finished or gave_up, gave_up and not finished
+        if self.finished:
+            self._keep(LAST, self.module_states(), bars=self.bars_sampled)
         bars = self._speed["bars"]
-        results["done"], results[GAVE_UP] = finished or gave_up, gave_up and not finished
+        results["done"], results[GAVE_UP] = self.finished, self.gave_up
         results[BARS_LIFETIME] = results["timesteps_total"] = self.bars_sampled
         results["bars_budget"] = desk["budget_bars"]
         results["bars_per_s"] = bars / seconds
@@ -271,8 +291,12 @@ class DeskAlgorithm(Algorithm):
         if not self.best or report[SHARPE] > self.best[SHARPE]:
             self._fruitless = 0
             self.best = {SHARPE: report[SHARPE], "bars": self.bars_sampled}
-            folder = run_folder() / self.config.desk["folder"] / at_bars(self.bars_sampled)
-            states.write(folder, modules, **self.best)
+            self._keep(at_bars(self.bars_sampled), modules, **self.best)
+
+    def _keep(self, name: str, modules: Mapping[str, states.ModuleState], **notes: Any) -> None:
+        """Write module states into the module folder."""
+        folder = self.module_folder / name
+        patiently(lambda: states.write(folder, modules, **notes), f"{folder}", self.storage_patience_s)
 
     # checkpoints
 
@@ -284,6 +308,7 @@ class DeskAlgorithm(Algorithm):
                 "best": self.best,
                 "report": self._report,
                 "fruitless": self._fruitless,
+                "finished": (self.finished, self.gave_up),
                 "seats": self._seats_now(),
                 "average": self._average.get_state(),
             }
@@ -292,7 +317,7 @@ class DeskAlgorithm(Algorithm):
     def _seats_now(self) -> dict[int, dict[str, Any]]:
         """Where each runner stands, and where checkpoints hold them its episodes in progress."""
         group = self.env_runner_group
-        if not self.keeps_episodes or group is None or not self._seats:
+        if group is None or not self._seats:
             return self._seats
         if not group.num_remote_env_runners():
             standing = {self.env_runner.worker_index: self.env_runner.standing()}
@@ -310,6 +335,14 @@ class DeskAlgorithm(Algorithm):
             self.best = state[DESK]["best"]
             self._report = state[DESK]["report"]
             self._fruitless = state[DESK]["fruitless"]
+            self.finished, self.gave_up = state[DESK]["finished"]
             self._seats = state[DESK]["seats"]
             self._average.set_state(state[DESK]["average"])
             self._seat_runners()
+
+
+def summary(algorithm: DeskAlgorithm, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the curriculum needs of a trial's last result, for a checkpoint's index: bars, whether it gave up, and the
+    best state so far; numbers alone."""
+    best = {key: float(algorithm.best[key]) for key in (SHARPE, "bars") if key in algorithm.best}
+    return {BARS_LIFETIME: algorithm.bars_sampled, GAVE_UP: algorithm.gave_up, "best": best}

@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import os
 import platform
+import secrets
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +55,11 @@ class MarketRecord(_Record):
         """Bars and macro files, None where there are none."""
         return (self.bars and Path(self.bars)) or None, (self.macro and Path(self.macro)) or None
 
+    @property
+    def recipe(self) -> dict[str, str | None]:
+        """What the arrays can be made of again, as plain values for an environment's configuration."""
+        return self.model_dump(include={"kind", "bars", "macro", "arrays", "content"})
+
     @model_validator(mode="before")
     @classmethod
     def _content_is_derived(cls, raw: Any) -> Any:
@@ -93,6 +99,8 @@ class PhaseRecord(_Record):
 
 class Manifest(_Record):
     name: str
+    run_id: str
+    """Drawn when the run began. A checkpoint names the run that wrote it."""
     created: str
     updated: str
     format: Literal[1] = 1
@@ -113,6 +121,7 @@ class Manifest(_Record):
         now = _now()
         return cls(
             name=name,
+            run_id=secrets.token_hex(8),
             created=now,
             updated=now,
             seed=settings.seed,

@@ -236,6 +236,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
             ENV,
             env_config={
                 "data": data,
+                "market": manifest.market.recipe,
                 "settings": manifest.settings,
                 "phase": plan.phase,
                 "domain": plan.domain if plan.phase == 1 and settings.allocator is None else None,
@@ -253,6 +254,9 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
             merge_env_runner_states=False,
             broadcast_env_runner_states=False,
         )
+        .fault_tolerance(
+            restart_failed_env_runners=True, env_runner_restore_timeout_s=settings.resources.runner_restart_seconds
+        )
         .multi_agent(
             policies=list(plan.modules),
             policy_mapping_fn=PolicyMapping(settings.universe, settings.networks.sharing),
@@ -267,7 +271,6 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
         .debugging(seed=manifest.seed, log_level="ERROR")
     )
     config.desk |= {
-        "folder": plan.folder,
         "budget_bars": budget,
         "validations": recipe.validations,
         "patience": recipe.patience,
@@ -277,8 +280,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
         "average_updates": recipe.average_updates,
         "learner": settings.learner.model_dump(),
         "make_validator": make_validator,
-        "validator_args": {"settings": manifest.settings, "data": data, "phase": plan.phase, "domain": plan.domain},
-        "start": record.start,
+        "validator_args": {"context": config.env_config, "domain": plan.domain},
         "best_from_start": record.start is not None,
     }
     if algorithm == "ppo":

@@ -15,7 +15,6 @@ import ray
 import torch
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.training.desk_algorithm import RUN_FOLDER
 from mtquant_rllib.training.seeding import PINNED
 
 
@@ -30,14 +29,13 @@ class Machines:
 @contextlib.contextmanager
 def session(settings: Settings, run: Path, address: str | None, cpus: float) -> Iterator[Machines]:
     """A Ray session whose processes know the run's folder and compute reproducibly, with at least `cpus`."""
-    os.environ[RUN_FOLDER] = str(run)
     # Tune's own table and banners would stand between our lines.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     # One resumes from Tune's own snapshot: a short period loses little when the driver is killed.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3")
     common: dict[str, Any] = {
-        "runtime_env": {"env_vars": {**PINNED, RUN_FOLDER: str(run)}},
+        "runtime_env": {"env_vars": {**PINNED}},
         "log_to_driver": False,
         "logging_level": logging.ERROR,
     }

@@ -40,7 +40,6 @@ class DeskSACConfig(DeskConfig, SACConfig):
 class DeskSAC(DeskAlgorithm, SAC):
     """See the module's docstring."""
 
-    keeps_episodes = True
     harvest = Copies
 
     @classmethod

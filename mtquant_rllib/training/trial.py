@@ -1,7 +1,8 @@
-"""The Tune trainable: a trial that finds out from its run's manifest what it is.
+"""The Tune trainable of every trial: an RLlib algorithm that goes on from its newest whole checkpoint.
 
-Its Tune configuration is two words, the phase and its name. Nothing that belongs to a place or a version is pickled
-into the experiment, so a run restores where it lies now and with the code that is there.
+Its Tune configuration says where the run is and which trial this is; the rest stands in the run's manifest. The
+algorithm is an attribute, not a base class, so that a checkpoint is one of `DeskPPO` or `DeskSAC`, which
+`Algorithm.from_checkpoint` opens anywhere, and knows nothing of the run that wrote it.
 """
 
 from __future__ import annotations
@@ -11,61 +12,122 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ray import tune
 from ray.tune import PlacementGroupFactory
 
-from mtquant_rllib.config import Settings
+# Tune's class trainables return this from `save` and get it handed back in `restore`; there is no public name for it.
+# tests/training/test_trial_checkpoints.py would notice a change.
+from ray.tune.trainable.trainable import _TrainingResult
+
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.algorithm import DeskPPO
-from mtquant_rllib.training.desk_algorithm import DeskAlgorithm, run_folder
-from mtquant_rllib.training.manifest import Manifest
-from mtquant_rllib.training.phases import TRIAL, Share, algorithm_of, build_config, plan_named, plan_phase
-from mtquant_rllib.training.sac import DeskSAC
+from mtquant_rllib.training import checkpoints, states
+from mtquant_rllib.training.checkpoints import Checkpoint, DamagedCheckpoint
+from mtquant_rllib.training.desk_algorithm import DeskAlgorithm, summary
+from mtquant_rllib.training.manifest import Manifest, versions
+from mtquant_rllib.training.patience import patiently
+from mtquant_rllib.training.phases import TRIAL, Share, TrialPlan, build_config, plan_named, plan_phase
 
 logger = logging.getLogger(__name__)
 
+RUN, PHASE = "run", "phase"
+RESUMABLE = "checkpoints"
+"""Key of the names of the checkpoints, by trial and newest first, that the trial may go on from."""
 
-class _Trial(DeskAlgorithm):
-    """config: {"phase": 1 | 2 | 3, "trial": name, "cpus": of the session, "gpus": of the session}."""
 
-    def __init__(self, config: Any = None, *args: Any, **kwargs: Any) -> None:
-        if config is None or "phase" not in config:
-            super().__init__(config, *args, **kwargs)
-            return
-        self.tune_config = dict(config)
-        manifest = Manifest.read(run_folder())
-        plan = plan_named(manifest.load_settings(), config["phase"], config[TRIAL])
-        super().__init__(build_config(plan, manifest, _share(manifest, config)), *args, **kwargs)
+class PhaseTrial(tune.Trainable):
+    """config: {"run": folder, "phase": 1 | 2 | 3, "trial": name, "checkpoints": {name: [...]}, and the session's "cpus"
+    and "gpus"}."""
 
-    def restore(self, checkpoint_path: Any) -> None:
-        """Restore, and where the checkpoint is gone, from the newest one beside it that is whole.
+    algorithm: DeskAlgorithm
 
-        Tune deletes old checkpoints before it writes down that they are old; a driver killed in between leaves a record
-        of one that is no more.
-        """
-        checkpoint = getattr(checkpoint_path, "checkpoint", checkpoint_path)
-        path = Path(getattr(checkpoint, "path", checkpoint))
-        if path.is_dir() or not path.parent.is_dir():
-            super().restore(checkpoint_path)
-            return
-        for candidate in sorted(path.parent.glob("checkpoint_*"), reverse=True):
-            try:
-                super().restore(str(candidate))
-                return
-            except Exception as error:
-                logger.warning("%s cannot be restored: %s", candidate, error)
-        raise RunError(f"{path}: this checkpoint is gone, and no other in {path.parent} is whole")
+    def setup(self, config: dict[str, Any]) -> None:
+        self.run = Path(config[RUN])
+        self.manifest = Manifest.read(self.run)
+        settings = self.manifest.load_settings()
+        self.plan: TrialPlan = plan_named(settings, config[PHASE], config[TRIAL])
+        self.keeping = settings.checkpoints
+        record = self.manifest.phase(self.plan.phase)
+        self.folder = self.run / record.experiment / self.plan.name
+        algorithm_config: Any = build_config(self.plan, self.manifest, share_of(self.manifest, config))
+        self.algorithm = algorithm_config.algo_class(config=algorithm_config, storage=self._storage)
+        self.algorithm.module_folder = self.run / self.plan.folder
+        self.algorithm.storage_patience_s = self.keeping.storage_patience_seconds
+        self._resumable = [self.folder / name for name in config.get(RESUMABLE, {}).get(self.plan.name, [])]
+        newest = self._newest(self._resumable)
+        if newest is not None:
+            self._load(*newest)
+        elif record.start is not None:
+            self.algorithm.load_modules(states.read(self.run / record.start))
 
     def step(self) -> dict[str, Any]:
-        return {**super().step(), TRIAL: self.tune_config[TRIAL]}
+        result = dict(self.algorithm.train())
+        # The whole configuration, with all settings, would stand beside every result.
+        result["config"] = self.config
+        return {**result, TRIAL: self.plan.name}
 
-    def get_auto_filled_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """RLlib would write its whole configuration, and with it all settings, beside every result."""
-        return {**super().get_auto_filled_metrics(*args, **kwargs), "config": self.tune_config}
+    def cleanup(self) -> None:
+        self.algorithm.stop()
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def save(self, checkpoint_dir: str | None = None) -> _TrainingResult:
+        """Write a checkpoint into the trial's folder, whole and synced; see `training.checkpoints`.
+
+        Tune's own way copies file by file into the final folder, where a kill leaves half of one.
+        """
+        result: dict[str, Any] = self._last_result or {}
+        index = Checkpoint(
+            run=self.manifest.run_id,
+            phase=self.plan.phase,
+            trial=self.plan.name,
+            iteration=self.iteration,
+            bars=self.algorithm.bars_sampled,
+            finished=self.algorithm.finished,
+            result=summary(self.algorithm, result),
+            seconds=self._time_total,
+            versions=versions(),
+        )
+        path = patiently(
+            lambda: checkpoints.write(self.folder, index, self.algorithm.save_to_path),
+            f"the checkpoint {self.folder / index.name}",
+            self.keeping.storage_patience_seconds,
+        )
+        self._resumable.insert(0, path)
+        checkpoints.prune(self.folder, self.keeping.keep)
+        return _TrainingResult(checkpoint=tune.Checkpoint.from_directory(str(path)), metrics=dict(result))
+
+    def restore(self, checkpoint_path: Any) -> None:
+        """Go on from the checkpoint that Tune names, or where it is damaged, from the one before. Tune calls this when
+        it starts a trial again."""
+        checkpoint = getattr(checkpoint_path, "checkpoint", checkpoint_path)
+        named = Path(getattr(checkpoint, "path", checkpoint))
+        newest = self._newest([named, *(path for path in self._resumable if path != named)])
+        if newest is None:
+            raise RunError(f"{named}: this checkpoint is damaged or gone, and so is every one before it")
+        if newest[1].iteration != self.iteration:
+            self._load(*newest)
+
+    def load_checkpoint(self, checkpoint_dir: Any) -> None:
+        self.algorithm.restore_from_path(checkpoint_dir)
+
+    def _newest(self, candidates: list[Path]) -> tuple[Path, Checkpoint] | None:
+        for path in candidates:
+            try:
+                return path, checkpoints.verify(path)
+            except DamagedCheckpoint as damage:
+                logger.warning("%s; the checkpoint before is used", damage)
+        return None
+
+    def _load(self, path: Path, index: Checkpoint) -> None:
+        metrics = {"training_iteration": index.iteration, "time_total_s": index.seconds}
+        super().restore(_TrainingResult(checkpoint=tune.Checkpoint.from_directory(str(path)), metrics=metrics))
+
+    # -- resources ----------------------------------------------------------------------------------------------------
 
     @classmethod
     def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
-        manifest = Manifest.read(run_folder())
-        share = _share(manifest, config)
+        manifest = Manifest.read(Path(config[RUN]))
+        share = share_of(manifest, config)
         resources = manifest.load_settings().resources
         gpus = {"GPU": share.gpus} if share.gpus else {}
         runners = [{"CPU": share.runner_cpus}] * resources.runners
@@ -73,18 +135,7 @@ class _Trial(DeskAlgorithm):
         return PlacementGroupFactory([{"CPU": share.cpus, **({} if learners else gpus)}, *runners, *learners])
 
 
-class DeskTrial(_Trial, DeskPPO):
-    """A trial of a phase that runs on PPO."""
-
-
-class SACTrial(_Trial, DeskSAC):
-    """A trial of a phase that runs on SAC."""
-
-
-def trial_class(settings: Settings, phase: int) -> type[_Trial]:
-    return SACTrial if algorithm_of(settings, phase) == "sac" else DeskTrial
-
-
-def _share(manifest: Manifest, config: Mapping[str, Any]) -> Share:
+def share_of(manifest: Manifest, config: Mapping[str, Any]) -> Share:
+    """A trial's part of the session's machines."""
     settings = manifest.load_settings()
-    return Share.of(settings, len(plan_phase(settings, config["phase"])), config["cpus"], config["gpus"])
+    return Share.of(settings, len(plan_phase(settings, config[PHASE])), config["cpus"], config["gpus"])

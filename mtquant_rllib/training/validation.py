@@ -16,8 +16,12 @@ from mtquant_rllib.training.desk_algorithm import SHARPE, Validator
 from mtquant_rllib.training.states import ModuleState
 
 
-def make_validator(settings: dict[str, Any], data: str, phase: int, domain: str | None) -> Validator:
-    """A function from module states to figures; `sharpe` is pooled over all pieces, net and annual."""
+def make_validator(context: Mapping[str, Any], domain: str | None) -> Validator:
+    """A function from module states to figures; `sharpe` is pooled over all pieces, net and annual.
+
+    context: an environment's configuration, which names settings, market and phase; domain: the only one that is
+    judged, None for the whole desk.
+    """
     # This function travels in the configuration of every runner, and none of them calls it: what it needs waits until
     # then.
     import numpy as np
@@ -27,9 +31,9 @@ def make_validator(settings: dict[str, Any], data: str, phase: int, domain: str 
     from mtquant_rllib.evaluation.rollout import pieces, play, policy_player, pooled_figures
     from mtquant_rllib.training.tracked import TrackedDecisions
 
-    tree = Settings.model_validate(settings)
+    tree, phase = Settings.model_validate(context["settings"]), context["phase"]
     universe = tree.universe
-    held = DeskData.open(Path(data), "validation")
+    held = DeskData.open(Path(context["data"]), "validation")
     index = None if domain is None or universe.allocates else universe.domains.index(universe.domain_named(domain))
     draws = pieces(held.stretches, tree.desk.episode.bars)
 

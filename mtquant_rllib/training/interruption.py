@@ -1,0 +1,96 @@
+"""SIGINT and SIGTERM while trials run: the first lets every trial finish its present update and write a checkpoint, the
+second ends the process at once.
+
+Tune asks a `Stopper` after every result whether a trial should stop, and writes a checkpoint of one that does. So the
+signal handler only takes a note, and this stopper hands it on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from ray import tune
+
+from mtquant_rllib.errors import MtquantError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(MtquantError):
+    """Training was stopped by a signal. `exit_code` is the shell's for it: 130 after SIGINT, 143 after SIGTERM."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class Interruption(tune.Stopper):
+    """Whether a signal has asked the experiment to stop.
+
+    grace_s: how long trials have for the update that they are in, in seconds; after it they are stopped where they are,
+    and the run goes on from the checkpoint before.
+    """
+
+    def __init__(self, grace_s: float) -> None:
+        self.grace_s = grace_s
+        self.number: int | None = None
+        self._since = 0.0
+        self._running: set[str] = set()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Interruption:
+        """The same object: Tune copies what it is configured with, and the signal handler holds this one."""
+        return self
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        self._running.add(trial_id)
+        return self.number is not None
+
+    def ended(self, trial_id: str) -> None:
+        """Take note that a trial runs no more."""
+        self._running.discard(trial_id)
+
+    def stop_all(self) -> bool:
+        """Stop what is left: trials that have not begun, or that did not come to an end of their update in time."""
+        if self.number is None:
+            return False
+        return not self._running or time.monotonic() - self._since > self.grace_s
+
+    def ask(self, number: int) -> None:
+        self.number, self._since = number, time.monotonic()
+
+    def raise_if_asked(self, how_to_go_on: str) -> None:
+        """Raises Interrupted when a signal has come."""
+        if self.number is not None:
+            raise Interrupted(f"stopped by {signal.Signals(self.number).name}; {how_to_go_on}", self.number)
+
+    @contextlib.contextmanager
+    def handled(self, tell: Callable[[str], None]) -> Iterator[None]:
+        """Answer the signals inside this block, where this is the main thread; elsewhere they are left as they are."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def answer(number: int, frame: FrameType | None) -> None:
+            if self.number is not None:
+                sys.stdout.flush()
+                os._exit(128 + number)
+            self.ask(number)
+            tell(
+                f"{signal.Signals(number).name}: every trial finishes its update and writes a checkpoint; "
+                "once more stops at once"
+            )
+
+        before = {number: signal.signal(number, answer) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

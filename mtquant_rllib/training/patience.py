@@ -1,0 +1,56 @@
+"""Waiting for storage that is full or away for a while, instead of losing what was to be written."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from mtquant_rllib.errors import TrainingFailed
+
+logger = logging.getLogger("mtquant_rllib.training")
+
+T = TypeVar("T")
+_EVERY_S = 2.0
+"""Between two attempts."""
+TELL_EVERY_S = 30.0
+"""Between two lines that say what is waited for."""
+_NEVER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+"""Errors that time does not heal."""
+
+
+class StorageError(TrainingFailed):
+    """Something that had to be written could not be, for longer than the run waits."""
+
+
+def patiently(write: Callable[[], T], what: str, patience_s: float) -> T:
+    """Do `write`, and where the storage does not take it, again and again for up to `patience_s` seconds.
+
+    Raises
+    ------
+    StorageError
+        With the operating system's reason, when the time is over or waiting cannot help.
+    """
+    began = time.monotonic()
+    told = began - TELL_EVERY_S
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            waited = time.monotonic() - began
+            if waited >= patience_s or error.errno in _NEVER:
+                raise StorageError(
+                    f"{what} could not be written for {waited:.0f} seconds: {reason(error)}; once there is room, "
+                    "or the storage is back, carry the run on with `mtquant resume`"
+                ) from error
+            if time.monotonic() - told >= TELL_EVERY_S:
+                told = time.monotonic()
+                logger.warning("waiting for storage: %s cannot be written: %s", what, reason(error))
+            time.sleep(min(_EVERY_S, max(patience_s - waited, 0.05)))
+
+
+def reason(error: OSError) -> str:
+    """The operating system's words, and the file where it is known."""
+    return f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}"

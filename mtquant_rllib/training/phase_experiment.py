@@ -1,0 +1,275 @@
+"""One phase as a Tune experiment: its trials side by side, each going on from its newest whole checkpoint.
+
+Every stretch of a run starts a new experiment in the phase's folder and never reads Tune's records of the one before:
+what is finished, and where the rest goes on, stands in the trials' checkpoints. So the settings of a stretch are those
+that it was started with, its count of failures begins at none, and a record that Tune was killed while writing costs
+nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import RunError, TrainingFailed
+from mtquant_rllib.training import checkpoints, patience, trust
+from mtquant_rllib.training.checkpoints import Checkpoint, DamagedCheckpoint
+from mtquant_rllib.training.fallback_lines import FallbackLines
+from mtquant_rllib.training.interruption import Interruption
+from mtquant_rllib.training.manifest import Manifest
+from mtquant_rllib.training.phases import TRIAL, TrialPlan, build_config, plan_phase
+from mtquant_rllib.training.progress import Progress
+from mtquant_rllib.training.ray_session import Machines
+from mtquant_rllib.training.result_files import Curves, ProgressCSV, ResultJson, TensorBoard
+from mtquant_rllib.training.trial import PHASE, RESUMABLE, RUN, PhaseTrial, share_of
+from mtquant_rllib.training.wandb_tracker import WandB
+
+logger = logging.getLogger("mtquant_rllib.training")
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What one stretch of a run is started with, for all its phases."""
+
+    run: Path
+    manifest: Manifest
+    machines: Machines
+    interruption: Interruption
+    trusted: bool
+    """Load checkpoints that do not bear this user's signature."""
+    tell: Tell
+
+
+@dataclass(frozen=True)
+class Found:
+    """A trial's checkpoints that may be gone on from: names, newest first, and the index of the newest."""
+
+    names: list[str]
+    newest: Checkpoint | None
+
+
+def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[str, Any]]:
+    """Train the phase's trials to their end; `desk_algorithm.summary` of each.
+
+    Raises
+    ------
+    ConfigError
+        When a setting cannot be honoured, before anything starts.
+    RunError
+        When checkpoints are damaged or were written by somebody else.
+    TrainingFailed
+        When a trial failed for good, or storage stayed away.
+    Interrupted
+        When a signal asked for an end.
+    """
+    manifest = stretch.manifest
+    settings, record = manifest.load_settings(), manifest.phase(phase)
+    found = {plan.name: resumable(stretch, plan) for plan in plans}
+    for name, trial in found.items():
+        if trial.newest is not None and not trial.newest.finished:
+            stretch.tell(f"phase {phase} {name}: goes on from {trial.names[0]}, {trial.newest.bars:,} bars")
+    begun = {name: trial.newest for name, trial in found.items() if trial.newest is not None}
+    left = [plan for plan in plans if plan.name not in begun or not begun[plan.name].finished]
+    if left:
+        config = {
+            RUN: str(stretch.run),
+            PHASE: phase,
+            RESUMABLE: {plan.name: found[plan.name].names for plan in left},
+            "cpus": stretch.machines.cpus,
+            "gpus": stretch.machines.gpus,
+        }
+        for plan in left:
+            build_config(plan, manifest, share_of(manifest, config))
+        _fit(stretch, settings, record.experiment, config, [plan.name for plan in left])
+    return {plan.name: _end_of(stretch, plan) for plan in plans}
+
+
+def resumable(stretch: Stretch, plan: TrialPlan) -> Found:
+    """The trial's checkpoints of this run, newest first; damaged ones are told of.
+
+    Raises
+    ------
+    RunError
+        When there are some, and none that is whole and may be loaded: beginning again would throw the work away, which
+        is the person's to decide.
+    """
+    folder, manifest = _folder(stretch, plan), stretch.manifest
+    names: list[str] = []
+    newest: Checkpoint | None = None
+    damaged: list[str] = []
+    strange: list[Path] = []
+    key = None
+    for path in checkpoints.listed(folder):
+        try:
+            index = checkpoints.verify(path) if newest is None else checkpoints.read_index(path)
+        except DamagedCheckpoint as damage:
+            damaged.append(str(damage))
+            stretch.tell(f"damaged checkpoint, not used: {damage}")
+            continue
+        if (index.run, index.phase, index.trial) != (manifest.run_id, plan.phase, plan.name):
+            strange.append(path)
+            continue
+        if not stretch.trusted:
+            key = trust.user_key() if key is None else key
+            if not trust.is_ours(path, key):
+                strange.append(path)
+                continue
+        names.append(path.name)
+        newest = index if newest is None else newest
+    if newest is None and strange:
+        raise RunError(
+            f"{strange[0]}: this checkpoint was not signed by you (its run was begun by somebody else, or on another "
+            "machine, or the file was changed). Checkpoints hold pickles, which run code when they are loaded. If you "
+            "trust whoever wrote it, resume with --trust"
+        )
+    if newest is None and damaged:
+        raise RunError(
+            f"phase {plan.phase} {plan.name}: none of its {len(damaged)} checkpoints is whole ({damaged[0]}); bring a "
+            f"copy back, or remove {folder} to begin this trial again at bar 0"
+        )
+    curve = stretch.run / "curves" / f"phase_{plan.phase}_{plan.name}.csv"
+    if newest is None and curve.exists():
+        stretch.tell(f"phase {plan.phase} {plan.name}: no checkpoint is left of it; it begins again at bar 0")
+    return Found(names, newest)
+
+
+def _folder(stretch: Stretch, plan: TrialPlan) -> Path:
+    return stretch.run / stretch.manifest.phase(plan.phase).experiment / plan.name
+
+
+def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str, Any], names: list[str]) -> None:
+    """Run the experiment; storage that goes away under Tune itself is waited for, and the trials go on."""
+    # The signals are answered here (`interruption`).
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    keep = settings.checkpoints
+    while True:
+        tuner = tune.Tuner(
+            PhaseTrial,
+            param_space={**config, TRIAL: tune.grid_search(names)},
+            tune_config=tune.TuneConfig(trial_name_creator=_name_of, trial_dirname_creator=_name_of),
+            run_config=tune.RunConfig(
+                name=experiment,
+                storage_path=str(stretch.run),
+                stop=stretch.interruption,
+                failure_config=tune.FailureConfig(max_failures=keep.max_failures),
+                # How many are kept is the trial's own business: Tune knows those of this stretch alone.
+                checkpoint_config=tune.CheckpointConfig(
+                    num_to_keep=None, checkpoint_frequency=keep.every_updates, checkpoint_at_end=True
+                ),
+                callbacks=_callbacks(stretch, settings, config[PHASE]),
+                verbose=0,
+            ),
+        )
+        try:
+            grid = tuner.fit()
+        except Exception as error:
+            trouble = _storage_error(error)
+            if trouble is None:
+                raise
+            stretch.tell(f"storage: {patience.reason(trouble)}; waiting for it")
+            patience.patiently(
+                lambda: _probe(stretch.run), f"the run's folder {stretch.run}", keep.storage_patience_seconds
+            )
+            plans = {plan.name: plan for plan in plan_phase(settings, config[PHASE])}
+            config = {**config, RESUMABLE: {name: resumable(stretch, plans[name]).names for name in names}}
+            continue
+        break
+    failed = [result for result in (grid[number] for number in range(len(grid))) if result.error is not None]
+    if failed:
+        name = Path(failed[0].path).name
+        raise TrainingFailed(
+            f"phase {config[PHASE]} {name} failed: {_last_line(failed[0].error)}\n  its folder: {failed[0].path}\n"
+            f"  once the cause is gone: mtquant resume {stretch.run}"
+        )
+
+
+def _probe(run: Path) -> None:
+    probe = run / ".probe"
+    probe.write_bytes(b"x" * 4096)
+    probe.unlink()
+
+
+def _storage_error(error: BaseException | None) -> OSError | None:
+    """The operating system's error behind an exception, if that is what it comes from."""
+    while error is not None:
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _callbacks(stretch: Stretch, settings: Settings, phase: int) -> list[tune.Callback]:
+    run, tracking, waits = stretch.run, settings.tracking, settings.checkpoints.storage_patience_seconds
+    watchers: list[tune.Callback] = [
+        Signing(),
+        Ends(stretch.interruption),
+        Curves(run, phase, waits),
+        Progress(run, phase, tracking.progress_seconds),
+        FallbackLines(phase, tracking.fallback_seconds),
+        ProgressCSV(waits),
+        ResultJson(waits),
+        TensorBoard(waits),
+    ]
+    if tracking.wandb:
+        watchers.append(WandB(run, stretch.manifest.run_id, phase, tracking.wandb_project))
+    return watchers
+
+
+class Signing(tune.Callback):
+    """Signs every checkpoint that a trial of this stretch reports."""
+
+    def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
+        # The key is read each time: an attribute would be pickled into Tune's records.
+        trust.sign(Path(checkpoint.path), trust.user_key())
+
+
+class Ends(tune.Callback):
+    """Tells the interruption which trials run no more."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._interruption.ended(trial.trial_id)
+
+    on_trial_error = on_trial_complete
+
+
+def _end_of(stretch: Stretch, plan: TrialPlan) -> dict[str, Any]:
+    """The summary of a trial that is finished.
+
+    Raises
+    ------
+    Interrupted, RunError
+        When it is not.
+    """
+    folder, resume = _folder(stretch, plan), f"carry it on with `mtquant resume {stretch.run}`"
+    there = checkpoints.listed(folder)
+    newest = checkpoints.read_index(there[0]) if there else None
+    if newest is not None and newest.finished:
+        return newest.result
+    bars = newest.bars if newest is not None else 0
+    budget = stretch.manifest.phase(plan.phase).trials[plan.name].budget_bars
+    where = (
+        f"phase {plan.phase} {plan.name} has a checkpoint at {bars:,} of {budget:,} bars" if bars else "no bars lost"
+    )
+    stretch.interruption.raise_if_asked(f"{where}; {resume}")
+    raise RunError(f"phase {plan.phase} {plan.name} was stopped after {bars:,} of {budget:,} bars; {resume}")
+
+
+def _name_of(trial: Any) -> str:
+    return str(trial.config[TRIAL])
+
+
+def _last_line(error: BaseException | None) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else repr(error)

@@ -1,0 +1,229 @@
+"""The files that grow while a phase trains: the run's curves, and Tune's progress.csv, result.json and TensorBoard.
+
+Everything written is keyed by iteration. A trial that restores goes back to its checkpoint and repeats what came after
+it; whoever writes here first takes back what the lost part had written, so no iteration stands twice anywhere.
+
+A disk that is full or away for a while is waited for (`patience`), so that no row is lost.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
+from ray.tune.logger.tensorboardx import TBXLoggerCallback
+from ray.tune.result import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE, TRAINING_ITERATION
+
+from mtquant_rllib.training.curve_columns import ITERATION, curve_row
+from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME
+from mtquant_rllib.training.patience import patiently
+from mtquant_rllib.training.phases import TRIAL
+
+
+def truncated_csv(text: str, key: str, first_lost: int) -> str:
+    """The CSV without the rows whose `key` is at or after `first_lost`, and without a half-written last row."""
+    rows = list(csv.reader(io.StringIO(text)))
+    if not rows or key not in rows[0]:
+        return ""
+    column, width = rows[0].index(key), len(rows[0])
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(rows[0])
+    seen = -1
+    for row in rows[1:]:
+        if len(row) == width and row[column].isdigit() and seen < int(row[column]) < first_lost:
+            seen = int(row[column])
+            writer.writerow(row)
+    return out.getvalue()
+
+
+def truncated_jsonl(text: str, key: str, first_lost: int) -> str:
+    """The same for one JSON object a line."""
+    kept = []
+    for line in text.splitlines():
+        try:
+            if json.loads(line)[key] < first_lost:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue
+    return "".join(kept)
+
+
+def _rewrite(path: Path, change: Callable[[str], str]) -> None:
+    if path.exists():
+        half = path.with_name(f".{path.name}.{os.getpid()}")
+        half.write_text(change(path.read_text()))
+        os.replace(half, path)
+
+
+class _Timeline:
+    """Knows, per trial, whether a result continues what this process has seen of it."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+
+    def turns_back(self, trial: Any, result: dict[str, Any]) -> bool:
+        """Whether what stands written may hold this iteration already: it is the first one seen, or not the next."""
+        iteration = result[TRAINING_ITERATION]
+        last = self._last.get(trial.trial_id)
+        self._last[trial.trial_id] = iteration
+        return last is None or iteration <= last
+
+
+def _written_patiently(write: Callable[[bool], None], turns_back: bool, path: Any, patience_s: float) -> None:
+    """Call `write(turns_back)`, waiting for storage that is away; an attempt after a failed one turns back, so that
+    what the failed one wrote in part does not stand twice."""
+    attempts = 0
+
+    def attempt() -> None:
+        nonlocal attempts
+        attempts += 1
+        write(turns_back or attempts > 1)
+
+    patiently(attempt, str(path), patience_s)
+
+
+class ProgressCSV(CSVLoggerCallback):
+    """Tune's progress.csv with every iteration once, and columns that keep their place over a restore."""
+
+    def __init__(self, patience_s: float) -> None:
+        super().__init__()
+        self.patience_s = patience_s
+        self._timeline = _Timeline()
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+        _written_patiently(
+            lambda back: self._log(iteration, trial, result, back),
+            self._timeline.turns_back(trial, result),
+            trial.local_path,
+            self.patience_s,
+        )
+
+    def _log(self, iteration: int, trial: Any, result: dict[str, Any], turns_back: bool) -> None:
+        if turns_back:
+            if trial not in self._trial_files:
+                self._setup_trial(trial)
+            self._trial_files[trial].close()
+            path = Path(trial.local_path, EXPR_PROGRESS_FILE)
+            _rewrite(path, lambda text: truncated_csv(text, TRAINING_ITERATION, result[TRAINING_ITERATION]))
+            header = path.read_text().split("\n", 1)[0] if path.exists() else ""
+            self._trial_files[trial] = path.open("at")
+            self._trial_continue[trial] = bool(header)
+            writers: dict[Any, Any] = self._trial_csv
+            writers[trial] = csv.DictWriter(self._trial_files[trial], next(csv.reader([header]))) if header else None
+        super().log_trial_result(iteration, trial, result)
+
+
+class ResultJson(JsonLoggerCallback):
+    """Tune's result.json with every iteration once."""
+
+    def __init__(self, patience_s: float) -> None:
+        super().__init__()
+        self.patience_s = patience_s
+        self._timeline = _Timeline()
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+        _written_patiently(
+            lambda back: self._log(iteration, trial, result, back),
+            self._timeline.turns_back(trial, result),
+            trial.local_path,
+            self.patience_s,
+        )
+
+    def _log(self, iteration: int, trial: Any, result: dict[str, Any], turns_back: bool) -> None:
+        if turns_back:
+            if trial not in self._trial_files:
+                self.log_trial_start(trial)
+            self._trial_files[trial].close()
+            path = Path(trial.local_path, EXPR_RESULT_FILE)
+            _rewrite(path, lambda text: truncated_jsonl(text, TRAINING_ITERATION, result[TRAINING_ITERATION]))
+            self._trial_files[trial] = path.open("at")
+        super().log_trial_result(iteration, trial, result)
+
+
+class TensorBoard(TBXLoggerCallback):
+    """TensorBoard over bars; after a restore, points of the lost part are purged."""
+
+    def __init__(self, patience_s: float) -> None:
+        super().__init__()
+        self.patience_s = patience_s
+        self._timeline = _Timeline()
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+        _written_patiently(
+            lambda back: self._log(iteration, trial, result, back),
+            self._timeline.turns_back(trial, result),
+            trial.local_path,
+            self.patience_s,
+        )
+
+    def _log(self, iteration: int, trial: Any, result: dict[str, Any], turns_back: bool) -> None:
+        if turns_back and result[TRAINING_ITERATION] > 1:
+            if trial in self._trial_writer:
+                self._trial_writer[trial].close()
+            trial.init_local_path()
+            self._trial_writer[trial] = self._summary_writer_cls(
+                trial.local_path, flush_secs=30, purge_step=result[BARS_LIFETIME]
+            )
+            self._trial_result[trial] = {}
+        super().log_trial_result(iteration, trial, result)
+
+    def _try_log_hparams(self, trial: Any, result: dict[str, Any]) -> None:
+        """Left out: the run's settings stand in its manifest."""
+
+
+class Curves(Callback):
+    """One CSV per trial in the run's `curves` folder, a row an iteration, written as results come in.
+
+    Columns that a later row has and the first had not are added to the file; rows before have them empty.
+    """
+
+    def __init__(self, run: Path, phase: int, patience_s: float) -> None:
+        self.run, self.phase, self.patience_s = run, phase, patience_s
+        self._timeline = _Timeline()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        path = self.run / "curves" / f"phase_{self.phase}_{trial.config[TRIAL]}.csv"
+        turns_back = self._timeline.turns_back(trial, result)
+        _written_patiently(lambda back: self._write(path, result, back), turns_back, path, self.patience_s)
+
+    def _write(self, path: Path, result: dict[str, Any], turns_back: bool) -> None:
+        path.parent.mkdir(exist_ok=True)
+        if turns_back:
+            _rewrite(path, lambda text: truncated_csv(text, ITERATION, result[TRAINING_ITERATION]))
+        append_row(path, curve_row(result))
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to a CSV file, and its new columns to the rows before, where there are any."""
+    header: list[str] = []
+    if path.exists():
+        with open(path, newline="") as file:
+            header = next(csv.reader(file), [])
+    new = [name for name in row if name not in header]
+    if new:
+        header = [*header, *new]
+        if path.exists():
+            _rewrite(path, lambda text: _written(header, csv.DictReader(io.StringIO(text))))
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, header, lineterminator="\n")
+        if not path.stat().st_size:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _written(header: list[str], rows: Any) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, header, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()

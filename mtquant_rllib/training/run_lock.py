@@ -1,0 +1,54 @@
+"""One process at a time trains a run: a lock on the run's folder that the operating system gives back when its holder
+ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from mtquant_rllib.errors import RunError
+
+FILE = ".lock"
+
+
+@contextlib.contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Hold the run's lock.
+
+    Raises
+    ------
+    RunError
+        When another process holds it, which is named.
+    """
+    with open(run / FILE, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RunError(
+                f"{run}: {_holder(file.read())} trains this run at this moment; wait until it is done, or stop it"
+            ) from None
+        file.seek(0)
+        file.truncate()
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": now}, file)
+        file.flush()
+        try:
+            yield
+        finally:
+            file.seek(0)
+            file.truncate()
+
+
+def _holder(text: str) -> str:
+    try:
+        found = json.loads(text)
+        return f"process {found['pid']} on {found['host']} (since {found['since']})"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
