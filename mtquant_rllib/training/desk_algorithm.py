@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,12 +217,17 @@ class DeskAlgorithm(Algorithm):
         return restored
 
     def _seat_runners(self, only: list[int] | None = None) -> None:
-        seats, group = self._seats, self.env_runner_group
-        if not group.num_remote_env_runners():
+        group = self.env_runner_group
+        n_remote = group.num_remote_env_runners()
+        if self._seats:
+            indices = list(range(1, n_remote + 1)) or [self.env_runner.worker_index]
+            self._seats = shared_among(indices, self.config.num_envs_per_env_runner, self._seats, self.bars_sampled)
+        seats = self._seats
+        if not n_remote:
             if (own := seats.get(self.env_runner.worker_index)) is not None:
                 self.env_runner.set_state({SEATS: own})
             return
-        self.env_runner_group.foreach_env_runner(
+        group.foreach_env_runner(
             lambda runner: runner.set_state(
                 {SEATS: seats[runner.worker_index]} if runner.worker_index in seats else {}
             ),
@@ -339,6 +344,31 @@ class DeskAlgorithm(Algorithm):
             self._seats = state[DESK]["seats"]
             self._average.set_state(state[DESK]["average"])
             self._seat_runners()
+
+
+def shared_among(
+    runners: Sequence[int], n_envs: int, seats: Mapping[int, dict[str, Any]], bars: int
+) -> dict[int, dict[str, Any]]:
+    """Counters of runners for others in their place: those given, where the same runners with as many environments ask.
+
+    Else every environment of the new runners goes on with episodes that none of the old ones has begun, and every new
+    runner with noise that none has drawn; episodes that were in progress are given up. bars: sampled so far by all.
+    """
+    same = set(seats) == set(runners) and all(len(own["environments"]) == n_envs for own in seats.values())
+    if same:
+        return dict(seats)
+    latest = _largest([counters for own in seats.values() for counters in own["environments"]])
+    return {index: {"runner": index, "bars": bars, "environments": [latest] * n_envs} for index in runners}
+
+
+def _largest(counters: Sequence[Any]) -> Any:
+    """The largest of every counter in equally nested ones."""
+    first = counters[0]
+    if isinstance(first, Mapping):
+        return {key: _largest([own[key] for own in counters]) for key in first}
+    if isinstance(first, list):
+        return [_largest(list(parts)) for parts in zip(*counters)]
+    return max(counters)
 
 
 def summary(algorithm: DeskAlgorithm, result: Mapping[str, Any]) -> dict[str, Any]:

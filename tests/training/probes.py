@@ -28,13 +28,12 @@ from mtquant_rllib.training import states
 from mtquant_rllib.training.manifest import Manifest, TrialRecord
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.seeding import PINNED
-from mtquant_rllib.training.trial import trial_class
+from mtquant_rllib.training.trial import PhaseTrial
 
 run, what, overrides = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 settings = Settings.load(overrides=overrides)
-os.environ["MTQUANT_RUN"] = str(run)
 ray.init(address="local", num_cpus=settings.resources.cpus, include_dashboard=False, log_to_driver=False,
-         object_store_memory=100 * 2**20, runtime_env={"env_vars": {**PINNED, "MTQUANT_RUN": str(run)}})
+         object_store_memory=100 * 2**20, runtime_env={"env_vars": PINNED})
 
 def begin(phase, name, budget, start=None):
     manifest = Manifest.begin("probe", settings, prepare(settings, None, None), 1.0, [phase])
@@ -43,7 +42,7 @@ def begin(phase, name, budget, start=None):
     manifest.write(run)
 
 def trial(phase, name, cpus):
-    return trial_class(settings, phase)({"phase": phase, "trial": name, "cpus": cpus, "gpus": 0.0})
+    return PhaseTrial({"run": str(run), "phase": phase, "trial": name, "cpus": cpus, "gpus": 0.0}).algorithm
 """
 
 

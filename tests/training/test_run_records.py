@@ -11,8 +11,9 @@ import pytest
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.training import preparation, states
-from mtquant_rllib.training.callbacks import clock, truncated_csv, truncated_jsonl
 from mtquant_rllib.training.manifest import Manifest, MarketRecord
+from mtquant_rllib.training.progress import clock
+from mtquant_rllib.training.result_files import append_row, truncated_csv, truncated_jsonl
 
 
 def two_modules() -> dict[str, dict[str, np.ndarray]]:
@@ -160,3 +161,16 @@ def test_code_that_prepares_the_same_arrays_otherwise_named_changes_nothing(monk
     again.arrays = "a2"
     with pytest.raises(RunError, match="are not those of then"):
         preparation.restored(Settings.load(), began)
+
+
+def test_a_column_that_comes_later_is_added_to_a_curve_and_empty_before(tmp_path: Path) -> None:
+    path = tmp_path / "curve.csv"
+    append_row(path, {"iteration": 1, "bars": 10})
+    append_row(path, {"iteration": 2, "bars": 20, "forex_specialist/kl": 0.5})
+    append_row(path, {"iteration": 3, "entropy": 1.5})
+    assert path.read_text().splitlines() == [
+        "iteration,bars,forex_specialist/kl,entropy",
+        "1,10,,",
+        "2,20,0.5,",
+        "3,,,1.5",
+    ]

@@ -20,10 +20,10 @@ from mtquant_rllib.evaluation.regime_figures import regime_figures
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
 from mtquant_rllib.training import states
-from mtquant_rllib.training.callbacks import WandB
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.tracked import attending
 from mtquant_rllib.training.validation import make_validator
+from mtquant_rllib.training.wandb_tracker import WandB
 
 SMALL = (
     "embedded.train={paths: 1, years: 3}",
@@ -113,7 +113,7 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> Any:
             name: {f"policy.{key}": value for key, value in states.as_arrays(build_policy(config).state_dict()).items()}
             for name, config in network_configs(settings.universe, DeskWidths.of(settings), settings).items()
         }
-        judge = make_validator(settings.model_dump(mode="json"), data, phase, domain)
+        judge = make_validator({"settings": settings.model_dump(mode="json"), "data": data, "phase": phase}, domain)
         return dict(judge(modules)), DeskData.open(Path(data), "validation")
 
     return validate
@@ -148,7 +148,6 @@ def test_weights_and_biases_get_the_same_row_over_bars(monkeypatch: pytest.Monke
         Settings=lambda **kwargs: None,
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setenv("MTQUANT_RUN", str(tmp_path))
     result = {
         "training_iteration": 1,
         "bars_sampled_lifetime": 640,
@@ -156,7 +155,7 @@ def test_weights_and_biases_get_the_same_row_over_bars(monkeypatch: pytest.Monke
         "validation": {"sharpe": 0.5, "meta_controller/attention_entropy": 0.9, "regime_share_bull": 0.25},
         "best": {"sharpe": 0.5},
     }
-    WandB(2, "mtquant").on_trial_result(1, [], SimpleNamespace(config={"trial": "desk"}), result)
+    WandB(tmp_path, "0123", 2, "mtquant").on_trial_result(1, [], SimpleNamespace(config={"trial": "desk"}), result)
     ((row, step),) = logged
     assert step == 640
     assert row["validation/meta_controller/attention_entropy"] == 0.9
