@@ -30,7 +30,7 @@ from mtquant_rllib.errors import RunError
 
 INDEX = "checkpoint.json"
 SIGNATURE = "signature.json"
-"""Written beside the index by the process that runs the experiment (`training.trust`)."""
+"""Written beside the index (`training.trust`)."""
 FORMAT = 1
 _NAME = "checkpoint_"
 _ASIDE = ".writing-"
@@ -91,7 +91,12 @@ class Checkpoint(BaseModel):
         return f"{_NAME}{self.iteration:06d}"
 
 
-def write(folder: Path, checkpoint: Checkpoint, save: Callable[[str], Any]) -> Path:
+def write(
+    folder: Path,
+    checkpoint: Checkpoint,
+    save: Callable[[str], Any],
+    sign: Callable[[Path], None] = lambda aside: None,
+) -> Path:
     """Write a checkpoint into the trial's folder and return its path.
 
     Parameters
@@ -102,6 +107,8 @@ def write(folder: Path, checkpoint: Checkpoint, save: Callable[[str], Any]) -> P
         Its index; sizes and checksums are filled in here.
     save
         Writes RLlib's files into the folder that it is given.
+    sign
+        Signs the folder that it is given, before it is renamed into place.
 
     Raises
     ------
@@ -123,6 +130,7 @@ def write(folder: Path, checkpoint: Checkpoint, save: Callable[[str], Any]) -> P
             file.write(index.model_dump_json(indent=1))
             file.flush()
             os.fsync(file.fileno())
+        sign(aside)
         for below in {path.parent for path in paths} | {aside}:
             sync_folder(below)
         if final.exists():

@@ -80,6 +80,7 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
     begun = {name: trial.newest for name, trial in found.items() if trial.newest is not None}
     left = [plan for plan in plans if plan.name not in begun or not begun[plan.name].finished]
     if left:
+        trust.user_key()  # made, or refused, before anything starts
         config = {
             RUN: str(stretch.run),
             PHASE: phase,
@@ -225,11 +226,13 @@ def _callbacks(stretch: Stretch, settings: Settings, phase: int) -> list[tune.Ca
 
 
 class Signing(tune.Callback):
-    """Signs every checkpoint that a trial of this stretch reports."""
+    """Signs every checkpoint that a trial of this stretch reports and could not sign where it ran."""
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
         # The key is read each time: an attribute would be pickled into Tune's records.
-        trust.sign(Path(checkpoint.path), trust.user_key())
+        path, key = Path(checkpoint.path), trust.user_key()
+        if not trust.is_ours(path, key):
+            trust.sign(path, key)
 
 
 class Ends(tune.Callback):

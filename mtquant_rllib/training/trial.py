@@ -20,7 +20,7 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.trainable.trainable import _TrainingResult
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import checkpoints, states
+from mtquant_rllib.training import checkpoints, states, trust
 from mtquant_rllib.training.checkpoints import Checkpoint, DamagedCheckpoint
 from mtquant_rllib.training.desk_algorithm import DeskAlgorithm, summary
 from mtquant_rllib.training.manifest import Manifest, versions
@@ -88,7 +88,7 @@ class PhaseTrial(tune.Trainable):
             versions=versions(),
         )
         path = patiently(
-            lambda: checkpoints.write(self.folder, index, self.algorithm.save_to_path),
+            lambda: checkpoints.write(self.folder, index, self.algorithm.save_to_path, trust.sign_where_keyed),
             f"the checkpoint {self.folder / index.name}",
             self.keeping.storage_patience_seconds,
         )

@@ -1,15 +1,17 @@
 """Whose checkpoints may be loaded: those that this user's own processes wrote, known by a keyed signature.
 
 RLlib's checkpoints hold pickles, and loading a pickle runs whatever code it names. A run that came from elsewhere, or
-was changed on its way, must not do so unasked. Each user has a secret key in a file of their own; the process that runs
-an experiment signs the index of each checkpoint with it (HMAC-SHA-256), and the index has the checksums of all files.
-Without a valid signature a checkpoint is loaded only with `--trust`.
+was changed on its way, must not do so unasked. Each user has a secret key in a file of their own. It signs the index of
+each checkpoint (HMAC-SHA-256), and the index has the checksums of all files. Without a valid signature a checkpoint is
+loaded only with `--trust`. The trial signs what it writes where the key can be read; on other machines of a cluster it
+cannot, and the process that runs the experiment signs as soon as it hears of the checkpoint.
 
 The key never leaves its file: not into logs, manifests, checkpoints or Ray's environment.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -71,6 +73,14 @@ def sign(checkpoint: Path, key: bytes) -> None:
     aside = checkpoint / f".{SIGNATURE}.{os.getpid()}"
     aside.write_text(json.dumps({"hmac_sha256": _code(checkpoint, key)}))
     os.replace(aside, checkpoint / SIGNATURE)
+
+
+def sign_where_keyed(checkpoint: Path) -> None:
+    """Sign a checkpoint's index where this user's key lies on this machine; elsewhere nothing happens."""
+    with contextlib.suppress(OSError):
+        key = key_file().read_bytes()
+        if len(key) == _BYTES:
+            sign(checkpoint, key)
 
 
 def is_ours(checkpoint: Path, key: bytes) -> bool:
