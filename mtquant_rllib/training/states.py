@@ -98,7 +98,7 @@ def _tidy(place: Path, run: Path) -> None:
     if old.is_dir() and not place.exists():
         os.rename(old, place)
     ownership.remove_own(old, run)
-    if not place.exists() or ownership.is_states(place):
+    if not place.exists() or ownership.is_states(place) or _is_empty(place):
         return
     if not place.is_dir() or not (place / INDEX).exists() or any(path.suffix != ".npz" for path in _others(place)):
         raise RunError(
@@ -110,6 +110,10 @@ def _tidy(place: Path, run: Path) -> None:
     damage.warn(f"{place}: the {INDEX} of these module states is damaged; they are kept as {kept.name}")
 
 
+def _is_empty(place: Path) -> bool:
+    return place.is_dir() and not any(place.iterdir())
+
+
 def _others(place: Path) -> list[Path]:
     return [path for path in place.iterdir() if path.name != INDEX]
 
@@ -118,7 +122,7 @@ def _swap(half: Path, place: Path, run: Path) -> None:
     """Put the new folder at the place of the old one; a process killed in between leaves the old one aside, where
     readers look too."""
     old = _aside(place)
-    if place.exists():
+    if place.exists() and not _is_empty(place):
         os.rename(place, old)
     try:
         os.rename(half, place)
