@@ -12,10 +12,9 @@ _said: set[str] = set()
 
 def warn(text: str) -> None:
     """Log the warning, and show it to the person who waits, once a process."""
-    logged = logger.hasHandlers()
-    if logged or text not in _said:
-        # Without a handler, logging itself shows warnings on stderr.
+    if logger.hasHandlers():
+        # Without one, logging itself would show the warning a second time.
         logger.warning(text)
-    if logged and text not in _said:
+    if text not in _said:
+        _said.add(text)
         print(f"warning: {text}", file=sys.stderr, flush=True)
-    _said.add(text)

@@ -201,6 +201,11 @@ class Manifest(_Record):
         try:
             manifest = cls.model_validate(_completed(manifest_file.load(run, trust)))
         except FileNotFoundError:
+            if ownership.identity(run) is not None:
+                raise RunError(
+                    f"{run}: this run has lost both {FILE} and {BACKUP}; put one of them back from a copy, or train a "
+                    "new run under another name"
+                ) from None
             raise RunError(f"{run}: no {FILE} there, so it is no run folder{_others(run)}") from None
         except ValidationError as error:
             raise RunError(f"{run / FILE}: not readable as a manifest of this version: {_first_of(error)}") from error
