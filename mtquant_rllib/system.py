@@ -40,7 +40,9 @@ class HierarchicalTradingSystem:
     """
 
     def __init__(self, settings: Settings | None = None, run: str | Path | None = None) -> None:
-        self.run = None if run is None else Path(run)
+        from mtquant_rllib.training.run_names import run_path
+
+        self.run = None if run is None else run_path(run)
         if settings is None:
             settings = Settings.load() if self.run is None else self._manifest().load_settings()
         self.settings = settings

@@ -110,7 +110,7 @@ def test_the_driver_is_killed_while_a_checkpoint_is_written(tmp_path: Path, refe
         running = command(tmp_path, *words)
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline and running.process.poll() is None:
-            if list((tmp_path / "runs" / "x").glob("phase_*/*/.writing-*")):
+            if list((tmp_path / "runs" / "x").glob("phase_*/*/.mtquant-half.checkpoint_*")):
                 # All of the session at once, as a power cut would.
                 for pid, _ in [*of_the_session(running.process.pid), (running.process.pid, "")]:
                     end_at_once(pid)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtquant_rllib.commands.command import DEFAULT_CONFIG, add_command, check_files, reproducible, settings_of
 from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.training.run_names import existing_run, run_path
 
 if TYPE_CHECKING:
     from mtquant_rllib.training.assessment import Assessment
@@ -32,12 +34,12 @@ def add_training(commands: Any) -> None:
     train.add_argument(
         "--budget-scale", type=float, default=1.0, metavar="X", help="factor on the budgets (default: 1)"
     )
-    train.add_argument("--run", type=Path, metavar="NAME", help="the run's folder; a bare name stands under runs/")
+    train.add_argument("--run", metavar="NAME", help="the run's folder; a bare name stands under runs/")
 
     carry = add_command(
         commands, "resume", _resume, "carry on a run that was stopped, from its manifest", "mtquant resume runs/real"
     )
-    carry.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, or its name under runs/")
+    carry.add_argument("run_folder", metavar="RUN", help="the run's folder, or its name under runs/")
     carry.add_argument(
         "--trust",
         action="store_true",
@@ -54,7 +56,7 @@ def add_judging(commands: Any) -> None:
         "play a run's policies and the baselines over a split and compare them",
         "mtquant evaluate runs/real --split test --json result.json",
     )
-    judge.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, or its name under runs/")
+    judge.add_argument("run_folder", metavar="RUN", help="the run's folder, or its name under runs/")
     judge.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
     judge.add_argument(
         "--episodes", type=int, metavar="N", help="N random starts in place of the split from end to end"
@@ -71,7 +73,7 @@ def add_judging(commands: Any) -> None:
         "write one interactive page, and pictures, of what a run's policies did and what their decisions rest on",
         "mtquant explain runs/real --agent forex_specialist --out why/",
     )
-    why.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, or its name under runs/")
+    why.add_argument("run_folder", metavar="RUN", help="the run's folder, or its name under runs/")
     why.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
     why.add_argument(
         "--agent", help="whose decisions to look into (default: the meta-controller's, or the allocator's)"
@@ -80,15 +82,14 @@ def add_judging(commands: Any) -> None:
     why.add_argument("--out", type=Path, metavar="FOLDER", help="default: RUN/explain/SPLIT/AGENT")
 
 
-def run_folder(name: Path) -> Path:
-    """A bare name is a run under `runs/`, unless a folder of that name lies here."""
-    if len(name.parts) == 1 and not name.is_dir():
-        return Path("runs") / name
-    return name
+def run_folder(name: str | Path) -> Path:
+    """The folder of a run that is there; a bare name stands under `runs/`. Raises RunError when it is no run's name."""
+    return existing_run(name)
 
 
 def _train(args: argparse.Namespace) -> None:
-    if args.budget_scale <= 0:
+    run = None if args.run is None else run_path(args.run)
+    if not 0 < args.budget_scale < math.inf:
         raise ConfigError(f"--budget-scale {args.budget_scale:g}: expected a factor above 0, such as 0.02")
     settings = settings_of(args)
     check_files(args.market, args.macro)
@@ -97,7 +98,7 @@ def _train(args: argparse.Namespace) -> None:
 
     run = train(
         settings,
-        run=None if args.run is None else run_folder(args.run),
+        run=run,
         market=args.market,
         macro=args.macro,
         budget_scale=args.budget_scale,
@@ -152,13 +153,14 @@ def _tell(done: Assessment) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     if args.episodes is not None and args.episodes < 1:
         raise ConfigError(f"--episodes {args.episodes}: expected at least 1")
+    run = run_folder(args.run_folder)
     import shutil
 
     from mtquant_rllib.policies.fallbacks import summary
     from mtquant_rllib.training.assessment import evaluate_run
 
     done = evaluate_run(
-        run_folder(args.run_folder),
+        run,
         split=args.split,
         episodes=args.episodes,
         phase=args.phase,
@@ -176,10 +178,11 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _explain(args: argparse.Namespace) -> None:
+    run = run_folder(args.run_folder)
     from mtquant_rllib.training.explanation import explain_run
 
     done = explain_run(
-        run_folder(args.run_folder),
+        run,
         split=args.split,
         agent=args.agent,
         phase=args.phase,

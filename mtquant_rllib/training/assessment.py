@@ -23,7 +23,9 @@ from mtquant_rllib.evaluation.reward_terms import TermLog, Terms, write_terms
 from mtquant_rllib.policies.fallbacks import Counts
 from mtquant_rllib.training import states
 from mtquant_rllib.training.manifest import Manifest
+from mtquant_rllib.training.ownership import within
 from mtquant_rllib.training.preparation import prepare, restored
+from mtquant_rllib.training.run_names import existing_run
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def last_done(manifest: Manifest, run: Path) -> int:
     """The last phase whose policies the run has. Raises RunError when there is none."""
     for phase in sorted(map(int, manifest.phases), reverse=True):
         result = manifest.phase(phase).result
-        if manifest.phase(phase).status == "done" and result is not None and (run / result).is_dir():
+        if manifest.phase(phase).status == "done" and result is not None and states.exists(run / result):
             return phase
     raise RunError(f"{run}: no phase of this run is done yet; carry it on with `mtquant resume {run}`")
 
@@ -82,7 +84,7 @@ def open_run(
     RunError
         When the folder is no run, or the phase is not done or none of the run's.
     """
-    run = run.resolve()
+    run = existing_run(run).resolve()
     manifest = Manifest.read(run)
     own = settings is None and not overrides
     if settings is None:
@@ -144,7 +146,7 @@ def evaluate_run(
             terms[name] = log.figures(records[-1])
     report = build_report(records, settings)
     regimes = by_regime(records, data, draws)
-    out = opened.run / "evaluation" / split
+    out = within(opened.run, opened.run / "evaluation" / split)
     files = dict(write_report(report, out))
     title = f"{opened.run.name}, {split}"
     files["picture"] = plot_equity(records, out / "equity.png", settings.evaluation.plot, title)

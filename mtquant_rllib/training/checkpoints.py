@@ -18,8 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.training import durable, ownership
 
-INDEX = "checkpoint.json"
+INDEX = ownership.CHECKPOINT_INDEX
 SIGNATURE = "signature.json"
 """Written beside the index (`training.trust`)."""
 FORMAT = 1
 _NAME = "checkpoint_"
-_ASIDE = ".writing-"
 _THREADS = 16
 """Files synced at a time: a journalling file system commits them together."""
 
@@ -92,6 +91,7 @@ class Checkpoint(BaseModel):
 
 
 def write(
+    run: Path,
     folder: Path,
     checkpoint: Checkpoint,
     save: Callable[[str], Any],
@@ -101,8 +101,8 @@ def write(
 
     Parameters
     ----------
-    folder
-        The trial's.
+    run, folder
+        The run's folder, and the trial's inside.
     checkpoint
         Its index; sizes and checksums are filled in here.
     save
@@ -115,9 +115,9 @@ def write(
     OSError
         When the storage is full or away. Nothing that was there before is touched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    aside, final = folder / f"{_ASIDE}{checkpoint.name}-{os.getpid()}", folder / checkpoint.name
-    _remove(aside)
+    final = ownership.within(run, folder / checkpoint.name)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    aside = durable.half_of(final)
     try:
         aside.mkdir()
         save(str(aside))
@@ -126,20 +126,17 @@ def write(
             records = list(pool.map(_synced, paths))
         files = {str(path.relative_to(aside)): record for path, record in zip(paths, records)}
         index = checkpoint.model_copy(update={"files": files})
-        with open(aside / INDEX, "w") as file:
-            file.write(index.model_dump_json(indent=1))
-            file.flush()
-            os.fsync(file.fileno())
+        durable.write_new(aside / INDEX, lambda file: file.write(index.model_dump_json(indent=1).encode()))
         sign(aside)
         for below in {path.parent for path in paths} | {aside}:
-            sync_folder(below)
-        if final.exists():
-            # A stretch of the run that was lost had come this far; what it wrote is made again.
-            _remove(final)
+            durable.sync_folder(below)
+        # A stretch of the run that was lost may have come this far; what it wrote is made again.
+        ownership.remove_own(final, run, ownership.is_checkpoint_or_empty)
         os.rename(aside, final)
-        sync_folder(folder)
+        durable.sync_folder(final.parent)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        if aside.exists():
+            ownership.remove_own(aside, run, lambda path: path == aside)
         raise
     return final
 
@@ -153,15 +150,6 @@ def _synced(path: Path) -> FileRecord:
             digest.update(block)
             size += len(block)
     return FileRecord(bytes=size, sha256=digest.hexdigest())
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync a folder's entries to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_index(path: Path) -> Checkpoint:
@@ -231,39 +219,14 @@ def whole(folder: Path, tell: Callable[[str], None]) -> Iterator[tuple[Path, Che
             tell(f"damaged checkpoint: {damage}; the one before is used")
 
 
-def prune(folder: Path, keep: int, also: Sequence[Path] = ()) -> list[Path]:
-    """Remove all but the newest `keep` checkpoints of a trial, `also` excepted; returns what was removed.
-
-    Folders without this project's index, and what other processes left half-written, are handled thus: the first are
-    never touched, the second are removed when their process is gone.
-    """
-    ours = [path for path in listed(folder) if (path / INDEX).is_file()]
-    old = [path for path in ours[keep:] if path not in also]
-    for path in old:
-        _remove(path)
-    for path in folder.glob(f"{_ASIDE}*"):
-        owner = path.name.rpartition("-")[2]
-        if owner.isdigit() and int(owner) != os.getpid() and not _alive(int(owner)):
-            _remove(path)
+def prune(run: Path, folder: Path, keep: int) -> list[Path]:
+    """Remove all but the newest `keep` checkpoints of a trial, and what processes that are gone left half-written;
+    returns what was removed. Folders without this project's index are not touched."""
+    old = [path for path in listed(folder) if ownership.is_checkpoint(path)][keep:]
+    left = [path for path in folder.glob(f"{durable.HALF}*") if durable.left_behind(path)]
+    for path in (*old, *left):
+        ownership.remove_own(path, run)
     return old
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _remove(path: Path) -> None:
-    """Remove a checkpoint of this project; its index goes first, so that half of one is never taken for a whole."""
-    if path.is_symlink() or not path.is_dir():
-        return
-    (path / INDEX).unlink(missing_ok=True)
-    shutil.rmtree(path)
 
 
 def _short(error: Exception) -> str:

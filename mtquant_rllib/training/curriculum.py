@@ -24,10 +24,11 @@ from typing import Any
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import apply_overrides, validate
 from mtquant_rllib.errors import ConfigError, MtquantError, RunError
-from mtquant_rllib.training import phase_experiment, run_lock, states
+from mtquant_rllib.training import ownership, phase_experiment, run_lock, run_names, states
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, LAST, SHARPE, at_bars
 from mtquant_rllib.training.interruption import Interruption
-from mtquant_rllib.training.manifest import FILE, FrozenRecord, Manifest, PhaseRecord, TrialRecord, phases_of
+from mtquant_rllib.training.manifest import FrozenRecord, Manifest, PhaseRecord, TrialRecord, phases_of
+from mtquant_rllib.training.manifest_file import is_run
 from mtquant_rllib.training.phase_experiment import Stretch
 from mtquant_rllib.training.phases import TrialPlan, algorithm_of, budget_bars, learning_starts_bars, plan_phase
 from mtquant_rllib.training.preparation import centred, prepare, restored
@@ -36,7 +37,6 @@ from mtquant_rllib.training.ray_session import session
 
 logger = logging.getLogger("mtquant_rllib.training")
 
-RUNS = Path("runs")
 LOG = "run.log"
 
 
@@ -75,8 +75,8 @@ def train(
     if phase not in (None, *phases):
         raise RunError(f"phase {phase}: this experiment has phase {', '.join(map(str, phases))}")
     wanted = list(phases) if phase is None else [phase]
-    run = _free_run() if run is None else run.resolve()
-    if (run / FILE).exists():
+    run = run_names.claim_free() if run is None else run_names.run_path(run).resolve()
+    if is_run(run):
         manifest = Manifest.read(run)
         if phase is None or manifest.phase(phase).status != "pending":
             done = ", ".join(f"phase {number} {record.status}" for number, record in manifest.phases.items())
@@ -88,6 +88,7 @@ def train(
             raise RunError(
                 f"phase {phase} begins with the policies of phase {phase - 1}; name a run that has them, with --run"
             )
+        ownership.claim(run)
         record = prepare(settings, market, macro)
         Manifest.begin(run.name, centred(settings, record), record, budget_scale, wanted).write(run)
     carry_on(run, address)
@@ -120,8 +121,9 @@ def resume(run: Path, address: str | None = None, overrides: Sequence[str] = (),
     ConfigError
         When an override would change what the run is.
     """
-    run = run.resolve()
-    manifest = Manifest.read(run)
+    run = run_names.existing_run(run).resolve()
+    _log_to(run)
+    manifest = Manifest.read(run, trust=trust)
     if overrides:
         for override in overrides:
             if not override.startswith(MOVABLE):
@@ -152,7 +154,9 @@ def carry_on(run: Path, address: str | None = None, *, trust: bool = False) -> N
 
 
 def _carry_on(run: Path, address: str | None, trust: bool) -> None:
-    manifest = Manifest.read(run)
+    manifest = Manifest.read(run, trust=trust)
+    # A copy that was damaged is made whole again.
+    manifest.write(run)
     todo = [phase for phase in manifest.wanted if manifest.phase(phase).status != "done"]
     if not todo:
         _tell(f"{run}: nothing left to do; phases {', '.join(map(str, manifest.wanted))} are done")
@@ -278,13 +282,6 @@ def _prove_frozen(run: Path, record: PhaseRecord, plan: TrialPlan) -> FrozenReco
     return proof
 
 
-def _free_run() -> Path:
-    number = 1
-    while (RUNS / f"run_{number:03d}").exists():
-        number += 1
-    return (RUNS / f"run_{number:03d}").resolve()
-
-
 def _log_to(run: Path) -> None:
     root = logging.getLogger("mtquant_rllib")
     root.setLevel(logging.INFO)
@@ -293,7 +290,7 @@ def _log_to(run: Path) -> None:
         if isinstance(handler, logging.FileHandler):
             root.removeHandler(handler)
             handler.close()
-    handler = logging.FileHandler(run / LOG)
+    handler = logging.FileHandler(ownership.within(run, run / LOG))
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     root.addHandler(handler)
 

@@ -12,6 +12,7 @@ from mtquant_rllib.evaluation.explain.collect import collect
 from mtquant_rllib.evaluation.explain.influence import verdicts
 from mtquant_rllib.evaluation.explain.write import write_explanation
 from mtquant_rllib.training.assessment import open_run
+from mtquant_rllib.training.ownership import within
 from mtquant_rllib.universe import META
 
 
@@ -64,7 +65,7 @@ def explain_run(
             f"{opened.run}: after phase 1 there is no {META} yet; name another with --agent ({others}), or carry the "
             f"run on with `mtquant resume {opened.run}`"
         )
-    folder = opened.run / "explain" / split / agent if out is None else out
+    folder = within(opened.run, opened.run / "explain" / split / agent) if out is None else out
     try:
         # Before the work: a page that cannot be written is not worth minutes.
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -12,13 +15,19 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from mtquant_rllib.config.evaluation import PlotConfig
+from mtquant_rllib.training import damage, durable
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73")
 PICTURE = "learning_curves.png"
+BARS, SHARPE = "validation_bars", "validation_sharpe"
+"""Columns of `curves/*.csv` that are drawn."""
+_LINES_NAMED = 5
 
 
 def plot_learning_curves(run: Path, config: PlotConfig) -> Path | None:
-    """Draw `RUN/curves/*.csv` into `RUN/learning_curves.png`; None where no trial has been validated yet."""
+    """Draw `RUN/curves/*.csv` into `RUN/learning_curves.png`; None where no trial has been validated yet.
+
+    A damaged row or file is named in a warning and left out."""
     phases: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for source in sorted((run / "curves").glob("phase_*_*.csv")):
         _, phase, trial = source.stem.split("_", 2)
@@ -44,15 +53,53 @@ def plot_learning_curves(run: Path, config: PlotConfig) -> Path | None:
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8, frameon=False)
     axes[0][0].set_ylabel("validation Sharpe, net")
-    path = run / PICTURE
-    figure.savefig(path, dpi=config.dpi)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=config.dpi, format="png")
     plt.close(figure)
+    # Replaced as a whole: a link at its place is not followed.
+    path = run / PICTURE
+    durable.replace_file(path, drawn.getvalue())
     return path
 
 
 def _validated(source: Path) -> tuple[list[float], list[float]]:
-    """Bars and validation Sharpe of the iterations that were validated."""
-    with open(source, newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("validation_sharpe") and row.get("validation_bars")]
-    by_bars = {float(row["validation_bars"]): float(row["validation_sharpe"]) for row in rows}
+    """Bars and validation Sharpe of the iterations that were validated; what cannot be read is named and left out."""
+    by_bars: dict[float, float] = {}
+    for bars, sharpe in _readable(source):
+        if math.isfinite(bars) and math.isfinite(sharpe):
+            by_bars[bars] = sharpe
     return list(by_bars), list(by_bars.values())
+
+
+def _readable(source: Path) -> Iterator[tuple[float, float]]:
+    """(bars, Sharpe) of every row that names both."""
+    try:
+        if not source.is_file():
+            raise ValueError("it is no file")
+        # Damaged bytes spoil their own row, not the file.
+        lines = source.read_bytes().decode("utf-8", errors="replace").split("\n")
+    except (OSError, ValueError) as error:
+        damage.warn(f"{source}: this curve is left out of the picture: {error}")
+        return
+    header = lines[0].rstrip("\r").split(",")
+    if not {BARS, SHARPE} <= set(header):
+        damage.warn(
+            f"{source}: this curve is left out of the picture: its first line does not name {BARS} and {SHARPE}"
+        )
+        return
+    bars, sharpe = header.index(BARS), header.index(SHARPE)
+    spoilt = []
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        try:
+            (row,) = csv.reader([line])
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} columns where the first line names {len(header)}")
+            if row[bars] and row[sharpe]:
+                yield float(row[bars]), float(row[sharpe])
+        except (ValueError, csv.Error) as error:
+            spoilt.append(f"line {number} ({error})")
+    if spoilt:
+        more = f" and {len(spoilt) - _LINES_NAMED} more" if len(spoilt) > _LINES_NAMED else ""
+        damage.warn(f"{source}: damaged, left out of the picture: {', '.join(spoilt[:_LINES_NAMED])}{more}")

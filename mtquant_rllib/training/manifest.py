@@ -1,31 +1,45 @@
 """`manifest.json`: what a run is, how far it is, and where everything lies. All a resume needs to read.
 
-Paths in it are relative to the run's folder, so a moved run is still a run. It is replaced as a whole: a reader sees
-the old one or the new one, never half of one.
+Paths in it are relative to the run's folder, so a moved run is still a run, and stay inside it. It is replaced as a
+whole: a reader sees the old one or the new one, never half of one; how, and what a second copy is for, stands in
+`manifest_file`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import platform
-import secrets
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    computed_field,
+    model_validator,
+)
 
 import mtquant_rllib
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import merged, read_tree, validate
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.training import manifest_file, ownership
+from mtquant_rllib.training.manifest_file import BACKUP, FILE, is_run
+from mtquant_rllib.training.path_names import FileName, InnerPath, Sha256, hidden_character, shown
 
-FILE = "manifest.json"
+__all__ = ["BACKUP", "FILE", "PHASES", "FrozenRecord", "Manifest", "MarketRecord", "PhaseRecord", "TrialRecord"]
+__all__ += ["is_run", "phases_of", "versions"]
+
 PHASES = (1, 2, 3)
 """Of the desk; an allocator has the first alone."""
 
+PhaseKey = Annotated[str, StringConstraints(pattern=r"\A[123]\z")]
 Status = Literal["pending", "running", "done"]
 
 
@@ -69,38 +83,45 @@ class MarketRecord(_Record):
 class TrialRecord(_Record):
     """One trial. best and last are folders of module states; hashes are those of the best."""
 
-    budget_bars: int
-    bars: int = 0
-    best: str | None = None
+    budget_bars: int = Field(ge=1)
+    bars: int = Field(default=0, ge=0)
+    best: InnerPath | None = None
     best_sharpe: float | None = None
     best_bars: int | None = None
-    last: str | None = None
-    hashes: dict[str, str] = Field(default_factory=dict)
+    last: InnerPath | None = None
+    hashes: dict[FileName, Sha256] = Field(default_factory=dict)
 
 
 class FrozenRecord(_Record):
     """sha256 of every module that must not have learned, before and after its phase."""
 
-    before: dict[str, str]
-    after: dict[str, str]
+    before: dict[FileName, Sha256]
+    after: dict[FileName, Sha256]
 
 
 class PhaseRecord(_Record):
     """experiment: the Tune folder; start: module states it was handed; result: what it hands on."""
 
     status: Status = "pending"
-    experiment: str
-    start: str | None = None
-    result: str | None = None
-    trials: dict[str, TrialRecord] = Field(default_factory=dict)
+    experiment: InnerPath
+    start: InnerPath | None = None
+    result: InnerPath | None = None
+    trials: dict[FileName, TrialRecord] = Field(default_factory=dict)
     frozen: FrozenRecord | None = None
     seconds: float = 0.0
+
+    @property
+    def paths(self) -> list[str]:
+        """Every path that this record names."""
+        own = (self.experiment, self.start, self.result)
+        trials = (path for trial in self.trials.values() for path in (trial.best, trial.last))
+        return [path for path in (*own, *trials) if path is not None]
 
 
 class Manifest(_Record):
     name: str
-    run_id: str
-    """Drawn when the run began. A checkpoint names the run that wrote it."""
+    id: FileName | None = None
+    """The random id of the run's marker; runs of older versions get theirs when they are written next."""
     created: str
     updated: str
     format: Literal[1] = 1
@@ -111,17 +132,27 @@ class Manifest(_Record):
     cpus: float = 0.0
     """CPUs of the largest session so far: what its trials asked for, a resume on a smaller machine must offer."""
     market: MarketRecord
-    phases: dict[str, PhaseRecord]
+    phases: dict[PhaseKey, PhaseRecord]
     settings: dict[str, Any]
+    _begun: bool = PrivateAttr(default=False)
+    """Not written yet: its first write claims the folder."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if unknown := [phase for phase in self.wanted if str(phase) not in self.phases]:
+            raise ValueError(f"wanted: there is no phase {', '.join(map(str, unknown))} in this run")
+        if (found := hidden_character(self.name)) is not None:
+            raise ValueError(f"name: it contains {found}")
+        return self
 
     @classmethod
     def begin(
         cls, name: str, settings: Settings, market: MarketRecord, budget_scale: float, wanted: list[int]
     ) -> Manifest:
+        """A new run's. Its first `write` claims the folder, and is refused where anything of somebody else's lies."""
         now = _now()
-        return cls(
+        manifest = cls(
             name=name,
-            run_id=secrets.token_hex(8),
             created=now,
             updated=now,
             seed=settings.seed,
@@ -132,6 +163,8 @@ class Manifest(_Record):
             phases={str(phase): PhaseRecord(experiment=f"phase_{phase}") for phase in phases_of(settings)},
             settings=settings.model_dump(mode="json"),
         )
+        manifest._begun = True
+        return manifest
 
     def phase(self, number: int) -> PhaseRecord:
         return self.phases[str(number)]
@@ -140,26 +173,68 @@ class Manifest(_Record):
         return validate(Settings, self.settings, f"settings of run {self.name}")
 
     def write(self, run: Path) -> None:
+        """Write both copies; whatever moment the process is killed at, a whole one is there.
+
+        Raises
+        ------
+        RunError
+            When a new run's folder is not empty, or the storage is full or away. Nothing is changed then.
+        """
+        if self._begun:
+            ownership.claim(run)
+        self.id = ownership.mark(run, self.id)
         self.updated = _now()
-        run.mkdir(parents=True, exist_ok=True)
-        half = run / f".{FILE}.{os.getpid()}"
-        with open(half, "w") as file:
-            file.write(self.model_dump_json(indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half, run / FILE)
+        manifest_file.write(run, json.loads(self.model_dump_json()))
+        self._begun = False
+        for name in (FILE, BACKUP):
+            ownership.sweep(run, run, name)
 
     @classmethod
-    def read(cls, run: Path) -> Manifest:
-        """Raises RunError when the folder is missing, is no run, or its manifest is of another format."""
+    def read(cls, run: Path, *, trust: bool = False) -> Manifest:
+        """The run's manifest; from its second copy, with a warning, where the first is damaged or missing.
+
+        trust: take one that was edited, or that another run's marker stands beside.
+
+        Raises
+        ------
+        RunError
+            When the folder is missing or no run, or both copies are damaged, or the manifest was edited, is of another
+            format, or names a path outside the run.
+        """
         if not run.is_dir():
             raise RunError(f"{run}: no such run folder{_others(run)}")
         try:
-            return cls.model_validate(_completed(json.loads((run / FILE).read_text())))
+            manifest = cls.model_validate(_completed(manifest_file.load(run, trust)))
         except FileNotFoundError:
+            if ownership.identity(run) is not None:
+                raise RunError(
+                    f"{run}: this run has lost both {FILE} and {BACKUP}; put one of them back from a copy, or train a "
+                    "new run under another name"
+                ) from None
             raise RunError(f"{run}: no {FILE} there, so it is no run folder{_others(run)}") from None
-        except (ValueError, ValidationError) as error:
-            raise RunError(f"{run / FILE}: not readable as a manifest of this version: {error}") from error
+        except ValidationError as error:
+            raise RunError(f"{run / FILE}: not readable as a manifest of this version: {_first_of(error)}") from error
+        for path in (path for record in manifest.phases.values() for path in record.paths):
+            if not ownership.stays_inside(run, path):
+                raise RunError(
+                    f"{run / FILE}: {path} is a link that leaves the run's folder, and is neither read nor "
+                    "written; put the folder that it leads to in its place"
+                )
+        marked = ownership.identity(run)
+        if not trust and marked is not None and manifest.id not in (None, marked):
+            raise RunError(
+                f"{run}: {FILE} is that of another run (its id is not the one in {ownership.MARKER}); put this run's "
+                "own back from a copy, or accept it with --trust"
+            )
+        return manifest
+
+
+def _first_of(error: ValidationError) -> str:
+    """Place and fault of the first thing that a validation found, on one line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = shown(".".join(map(str, first["loc"])))[1:-1]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}{more}"
 
 
 def phases_of(settings: Settings) -> tuple[int, ...]:
@@ -183,7 +258,7 @@ def _completed(tree: Any) -> Any:
         known = {section: merged(today[section], settings[section]) for section in ("evaluation", "tracking")}
         known |= {section: {**idle, **settings[section]} for section, idle in _WITHOUT_EFFECT.items()}
         known["networks"] = _with_own_line(settings)
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         # No manifest at all, which the validation says better.
         return tree
     return {**tree, "settings": {**settings, **known}}
@@ -203,7 +278,8 @@ def _with_own_line(settings: Any) -> Any:
 
 
 def _others(run: Path) -> str:
-    runs = sorted(path.parent.name for path in run.parent.glob(f"*/{FILE}")) if run.parent.is_dir() else []
+    found = run.parent.glob(f"*/{FILE}") if run.parent.is_dir() else ()
+    runs = sorted(path.parent.name for path in found if path.parent.name.isprintable())
     return f"; the runs in {run.parent} are {', '.join(runs)}" if runs else ""
 
 

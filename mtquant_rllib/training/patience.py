@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from mtquant_rllib.errors import TrainingFailed
+from mtquant_rllib.errors import RunError, TrainingFailed
 
 logger = logging.getLogger("mtquant_rllib.training")
 
@@ -38,7 +38,10 @@ def patiently(write: Callable[[], T], what: str, patience_s: float) -> T:
     while True:
         try:
             return write()
-        except OSError as error:
+        except (OSError, RunError) as refused:
+            error = refused if isinstance(refused, OSError) else refused.__cause__
+            if not isinstance(error, OSError):
+                raise
             waited = time.monotonic() - began
             if waited >= patience_s or error.errno in _NEVER:
                 raise StorageError(

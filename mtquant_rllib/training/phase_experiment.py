@@ -19,7 +19,7 @@ from ray import tune
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError, TrainingFailed
-from mtquant_rllib.training import checkpoints, patience, trust
+from mtquant_rllib.training import checkpoints, ownership, patience, trust
 from mtquant_rllib.training.checkpoints import Checkpoint, DamagedCheckpoint
 from mtquant_rllib.training.fallback_lines import FallbackLines
 from mtquant_rllib.training.interruption import Interruption
@@ -116,7 +116,7 @@ def resumable(stretch: Stretch, plan: TrialPlan) -> Found:
             damaged.append(str(damage))
             stretch.tell(f"damaged checkpoint, not used: {damage}")
             continue
-        if (index.run, index.phase, index.trial) != (manifest.run_id, plan.phase, plan.name):
+        if (index.run, index.phase, index.trial) != (manifest.id or "", plan.phase, plan.name):
             strange.append(path)
             continue
         if not stretch.trusted:
@@ -144,7 +144,7 @@ def resumable(stretch: Stretch, plan: TrialPlan) -> Found:
 
 
 def _folder(stretch: Stretch, plan: TrialPlan) -> Path:
-    return stretch.run / stretch.manifest.phase(plan.phase).experiment / plan.name
+    return ownership.within(stretch.run, stretch.run / stretch.manifest.phase(plan.phase).experiment / plan.name)
 
 
 def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str, Any], names: list[str]) -> None:
@@ -221,7 +221,7 @@ def _callbacks(stretch: Stretch, settings: Settings, phase: int) -> list[tune.Ca
         TensorBoard(waits),
     ]
     if tracking.wandb:
-        watchers.append(WandB(run, stretch.manifest.run_id, phase, tracking.wandb_project))
+        watchers.append(WandB(run, stretch.manifest.id or run.name, phase, tracking.wandb_project))
     return watchers
 
 

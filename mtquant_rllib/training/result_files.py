@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.logger.tensorboardx import TBXLoggerCallback
 from ray.tune.result import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE, TRAINING_ITERATION
 
+from mtquant_rllib.training import durable, ownership
 from mtquant_rllib.training.curve_columns import ITERATION, curve_row
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME
 from mtquant_rllib.training.patience import patiently
@@ -58,9 +58,7 @@ def truncated_jsonl(text: str, key: str, first_lost: int) -> str:
 
 def _rewrite(path: Path, change: Callable[[str], str]) -> None:
     if path.exists():
-        half = path.with_name(f".{path.name}.{os.getpid()}")
-        half.write_text(change(path.read_text()))
-        os.replace(half, path)
+        durable.replace_file(path, change(path.read_text(errors="replace")).encode())
 
 
 class _Timeline:
@@ -192,7 +190,7 @@ class Curves(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        path = self.run / "curves" / f"phase_{self.phase}_{trial.config[TRIAL]}.csv"
+        path = ownership.within(self.run, self.run / "curves") / f"phase_{self.phase}_{trial.config[TRIAL]}.csv"
         turns_back = self._timeline.turns_back(trial, result)
         _written_patiently(lambda back: self._write(path, result, back), turns_back, path, self.patience_s)
 

@@ -77,7 +77,7 @@ class PhaseTrial(tune.Trainable):
         """
         result: dict[str, Any] = self._last_result or {}
         index = Checkpoint(
-            run=self.manifest.run_id,
+            run=self.manifest.id or "",
             phase=self.plan.phase,
             trial=self.plan.name,
             iteration=self.iteration,
@@ -88,12 +88,14 @@ class PhaseTrial(tune.Trainable):
             versions=versions(),
         )
         path = patiently(
-            lambda: checkpoints.write(self.folder, index, self.algorithm.save_to_path, trust.sign_where_keyed),
+            lambda: checkpoints.write(
+                self.run, self.folder, index, self.algorithm.save_to_path, trust.sign_where_keyed
+            ),
             f"the checkpoint {self.folder / index.name}",
             self.keeping.storage_patience_seconds,
         )
         self._resumable.insert(0, path)
-        checkpoints.prune(self.folder, self.keeping.keep)
+        checkpoints.prune(self.run, self.folder, self.keeping.keep)
         return _TrainingResult(checkpoint=tune.Checkpoint.from_directory(str(path)), metrics=dict(result))
 
     def restore(self, checkpoint_path: Any) -> None:

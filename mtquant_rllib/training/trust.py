@@ -20,6 +20,7 @@ import secrets
 from pathlib import Path
 
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.training import durable
 from mtquant_rllib.training.checkpoints import INDEX, SIGNATURE
 
 KEY_VARIABLE = "MTQUANT_KEY_FILE"
@@ -70,9 +71,7 @@ def user_key() -> bytes:
 
 def sign(checkpoint: Path, key: bytes) -> None:
     """Sign a checkpoint's index."""
-    aside = checkpoint / f".{SIGNATURE}.{os.getpid()}"
-    aside.write_text(json.dumps({"hmac_sha256": _code(checkpoint, key)}))
-    os.replace(aside, checkpoint / SIGNATURE)
+    durable.replace_file(checkpoint / SIGNATURE, json.dumps({"hmac_sha256": _code(checkpoint, key)}).encode())
 
 
 def sign_where_keyed(checkpoint: Path) -> None:

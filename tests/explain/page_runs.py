@@ -47,6 +47,7 @@ def write_run(
         for name, config in configs.items()
     }
     manifest = Manifest.begin(run.name, settings, prepare(settings, market, macro), 1.0, list(phases_of(settings)))
+    manifest.write(run)
     for phase in phases:
         record = manifest.phase(phase)
         record.status, record.result = "done", f"policies/phase_{phase}"

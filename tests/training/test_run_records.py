@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,21 +54,35 @@ def begun(tmp_path: Path, *overrides: str) -> Manifest:
     return Manifest.begin("one", Settings.load(overrides=overrides), market, 0.5, [1, 2, 3])
 
 
+def of_an_older_version(tmp_path: Path, *overrides: str) -> tuple[Path, Any]:
+    """A run as versions without checksums left it; the manifest's file and what it says."""
+    run = tmp_path / "one"
+    begun(tmp_path, *overrides).write(run)
+    (run / "manifest.backup.json").unlink()
+    (run / ".mtquant-run").unlink()
+    tree = json.loads((run / "manifest.json").read_text())
+    del tree["checksum"], tree["id"]
+    (run / "manifest.json").write_text(json.dumps(tree))
+    return run / "manifest.json", tree
+
+
 def test_a_manifest_carries_the_whole_of_the_settings(tmp_path: Path) -> None:
     begun(tmp_path).write(tmp_path / "one")
     back = Manifest.read(tmp_path / "one")
     assert back.load_settings() == Settings.load()
     assert back.market.content == "embedded-0123"
     assert [record.status for record in back.phases.values()] == ["pending"] * 3
-    assert [path.name for path in (tmp_path / "one").iterdir()] == ["manifest.json"]
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {
+        ".mtquant-run",
+        "manifest.json",
+        "manifest.backup.json",
+    }
 
 
 def test_a_run_of_an_older_version_takes_new_ways_to_look_at_it_from_the_defaults_and_nothing_else(
     tmp_path: Path,
 ) -> None:
-    begun(tmp_path).write(tmp_path / "one")
-    path = tmp_path / "one" / "manifest.json"
-    tree = json.loads(path.read_text())
+    path, tree = of_an_older_version(tmp_path)
     del tree["settings"]["evaluation"]["explain"]
     del tree["settings"]["tracking"]["fallback_seconds"]
     tree["settings"]["tracking"]["attention_rows"] = 7
@@ -105,9 +120,7 @@ def test_a_run_of_an_older_version_takes_new_ways_to_look_at_it_from_the_default
 def test_a_run_from_before_attention_had_a_straight_line_of_its_own_keeps_the_one_it_had(
     tmp_path: Path, overrides: tuple[str, ...], line: bool | None
 ) -> None:
-    begun(tmp_path, *overrides).write(tmp_path / "one")
-    path = tmp_path / "one" / "manifest.json"
-    tree = json.loads(path.read_text())
+    path, tree = of_an_older_version(tmp_path, *overrides)
     del tree["settings"]["networks"]["attention"]["linear_skip"]
     path.write_text(json.dumps(tree))
     back = Manifest.read(tmp_path / "one")
