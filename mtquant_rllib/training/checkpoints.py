@@ -181,6 +181,11 @@ def verify(path: Path) -> Checkpoint:
         Which names the first file that is not.
     """
     checkpoint = read_index(path)
+    known = {*checkpoint.files, INDEX, SIGNATURE}
+    for file in sorted(path.rglob("*")):
+        name = str(file.relative_to(path))
+        if name not in known and not (file.is_dir() and not file.is_symlink()):
+            raise DamagedCheckpoint(f"{file}: was not written with this checkpoint")
     with ThreadPoolExecutor(_THREADS) as pool:
         for fault in pool.map(lambda item: _fault(path, *item), sorted(checkpoint.files.items())):
             if fault is not None:

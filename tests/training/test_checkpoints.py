@@ -1,0 +1,218 @@
+"""Checkpoints are whole, or not there, or named as damaged; and loaded unasked only where this user wrote them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.training import checkpoints, ownership, trust
+from mtquant_rllib.training.checkpoints import Checkpoint, DamagedCheckpoint
+
+FILES = {"algorithm_state.pkl": b"state" * 100, "learner_group/learner/state.pkl": bytes(range(256)) * 8}
+
+
+def index(iteration: int, bars: int = 0) -> Checkpoint:
+    return Checkpoint(
+        run="0123",
+        phase=1,
+        trial="forex",
+        iteration=iteration,
+        bars=bars or 100 * iteration,
+        finished=False,
+        result={},
+        seconds=1.0,
+        versions={},
+    )
+
+
+def save(folder: str) -> None:
+    for name, content in FILES.items():
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    ownership.claim(folder)
+    return folder
+
+
+def written(run: Path, *iterations: int) -> Path:
+    """The trial's folder, with these checkpoints."""
+    trial = run / "phase_1" / "forex"
+    for iteration in iterations:
+        checkpoints.write(run, trial, index(iteration), save)
+    return trial
+
+
+def test_what_was_written_is_found_newest_first_and_is_whole(run: Path) -> None:
+    trial = written(run, 1, 2, 10)
+    found = list(checkpoints.whole(trial, pytest.fail))
+    assert [(path.name, own.bars) for path, own in found] == [
+        ("checkpoint_000010", 1000),
+        ("checkpoint_000002", 200),
+        ("checkpoint_000001", 100),
+    ]
+    assert found[0][1].files["algorithm_state.pkl"].bytes == 500
+    assert sorted(path.name for path in trial.iterdir()) == [
+        "checkpoint_000001",
+        "checkpoint_000002",
+        "checkpoint_000010",
+    ]
+
+
+@pytest.mark.parametrize("name", [*FILES, checkpoints.INDEX])
+def test_a_file_that_is_cut_flipped_or_gone_is_named_and_the_checkpoint_before_is_used(run: Path, name: str) -> None:
+    rng = random.Random(0)
+    for damage in ("cut", "flipped", "gone"):
+        trial = written(run, 1, 2)
+        file = trial / "checkpoint_000002" / name
+        content = bytearray(file.read_bytes())
+        if damage == "gone":
+            file.unlink()
+        elif damage == "cut":
+            file.write_bytes(content[: rng.randrange(len(content))])
+        else:
+            content[rng.randrange(len(content))] ^= 0x80
+            file.write_bytes(content)
+        told: list[str] = []
+        assert [path.name for path, _ in checkpoints.whole(trial, told.append)] == ["checkpoint_000001"], damage
+        assert len(told) == 1
+        assert str(trial / "checkpoint_000002") in told[0]
+        assert name in told[0]
+
+
+def test_a_checkpoint_of_another_format_says_so(run: Path) -> None:
+    path = written(run, 1) / "checkpoint_000001"
+    tree = json.loads((path / checkpoints.INDEX).read_text())
+    (path / checkpoints.INDEX).write_text(json.dumps({**tree, "format": 99}))
+    with pytest.raises(DamagedCheckpoint, match="has format 99, and this version reads 1"):
+        checkpoints.verify(path)
+
+
+def test_an_index_that_names_files_outside_is_damaged(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    path = written(run, 1) / "checkpoint_000001"
+    tree = json.loads((path / checkpoints.INDEX).read_text())
+    for name in ("../../../../secret", str(tmp_path / "secret")):
+        changed = {**tree, "files": {**tree["files"], name: {"bytes": 1, "sha256": "0"}}}
+        (path / checkpoints.INDEX).write_text(json.dumps(changed))
+        with pytest.raises(DamagedCheckpoint, match="leads out of the checkpoint"):
+            checkpoints.verify(path)
+
+
+def test_a_file_that_was_slipped_in_is_noticed(run: Path) -> None:
+    """Checksums of what was written say nothing about a pickle beside it."""
+    path = written(run, 1) / "checkpoint_000001"
+    (path / "learner_group" / "state.pkl").write_bytes(b"cos\nsystem\n")
+    with pytest.raises(DamagedCheckpoint, match="learner_group/state.pkl: was not written with this checkpoint"):
+        checkpoints.verify(path)
+
+
+def test_a_failed_write_leaves_what_was_there(run: Path) -> None:
+    trial = written(run, 1)
+
+    def full(folder: str) -> None:
+        save(folder)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        checkpoints.write(run, trial, index(2), full)
+    assert [path.name for path in trial.iterdir()] == ["checkpoint_000001"]
+
+
+def test_pruning_keeps_the_newest_and_touches_nothing_that_is_not_ours(run: Path) -> None:
+    trial = written(run, 1, 2, 3, 4)
+    users = trial / "checkpoint_000000"
+    users.mkdir()
+    (users / "thesis.txt").write_text("mine")
+    gone = checkpoints.prune(run, trial, keep=2)
+    assert sorted(path.name for path in gone) == ["checkpoint_000001", "checkpoint_000002"]
+    assert (users / "thesis.txt").read_text() == "mine"
+
+
+WRITER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import test_checkpoints as t
+run = Path(sys.argv[1])
+print("ready", flush=True)
+iteration = 0
+while True:
+    iteration += 1
+    t.written(run, iteration)
+    t.checkpoints.prune(run, run / "phase_1" / "forex", keep=3)
+"""
+
+
+def test_a_writer_that_is_killed_leaves_whole_checkpoints_alone(run: Path) -> None:
+    rng = random.Random(1)
+    for _ in range(8):
+        words = [sys.executable, "-c", WRITER, str(run), str(Path(__file__).parent)]
+        writer = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0.0, 0.15))
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        for path in checkpoints.listed(run / "phase_1" / "forex"):
+            assert checkpoints.verify(path).name == path.name
+    trial = written(run, 999_999)
+    checkpoints.prune(run, trial, keep=1)
+    assert [path.name for path in trial.iterdir()] == ["checkpoint_999999"], "nothing half-written is left"
+
+
+@pytest.fixture
+def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(trust.KEY_VARIABLE, str(tmp_path / "home" / "key"))
+    return tmp_path / "home" / "key"
+
+
+def test_only_its_writers_key_vouches_for_a_checkpoint(run: Path, key: Path) -> None:
+    path = written(run, 1) / "checkpoint_000001"
+    assert not trust.is_ours(path, trust.user_key())
+    trust.sign(path, trust.user_key())
+    assert trust.is_ours(path, trust.user_key())
+    assert not trust.is_ours(path, bytes(32)), "another user's key"
+    checkpoint_index = path / checkpoints.INDEX
+    checkpoint_index.write_text(checkpoint_index.read_text().replace('"bars": 100', '"bars": 101'))
+    assert not trust.is_ours(path, trust.user_key()), "an index that was changed"
+
+
+def test_the_key_is_its_users_alone_and_a_broken_one_is_refused(key: Path) -> None:
+    first = trust.user_key()
+    assert trust.user_key() == first
+    assert len(first) == 32
+    assert key.stat().st_mode & 0o777 == 0o600
+    key.write_bytes(b"short")
+    with pytest.raises(RunError, match="expected a key of 32 bytes, found 5"):
+        trust.user_key()
+
+
+def test_without_a_key_on_this_machine_nothing_is_signed_and_none_is_made(run: Path, key: Path) -> None:
+    path = checkpoints.write(run, run / "phase_1" / "forex", index(1), save, trust.sign_where_keyed)
+    assert not (path / checkpoints.SIGNATURE).exists()
+    assert not key.exists()
+    trust.user_key()
+    path = checkpoints.write(run, run / "phase_1" / "forex", index(2), save, trust.sign_where_keyed)
+    assert trust.is_ours(path, trust.user_key())
+
+
+def test_two_processes_that_need_a_key_at_once_get_the_same(key: Path) -> None:
+    script = "from mtquant_rllib.training import trust; print(trust.user_key().hex())"
+    env = {**os.environ, trust.KEY_VARIABLE: str(key)}
+    words = [sys.executable, "-c", script]
+    started = [subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert len({process.communicate()[0] for process in started}) == 1
