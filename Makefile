@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help train test check clean
+.PHONY: help train test check audit nightly clean
 
 help:
 	@echo "make train   install, then train the three phases on the embedded market and compare with the baselines"
 	@echo "             (make train ARGS='--market bars.parquet --macro macro.parquet' trains on your own bars)"
 	@echo "make test    install, then run every test (MTQUANT_BARS=folder adds those on real bars)"
 	@echo "make check   format, lint, types and the fast tests"
+	@echo "make nightly what takes hours: kills, damage, full disks, an hour's soak"
 	@echo "make clean   remove .venv and caches; runs/ stays"
 
 $(VENV)/run.stamp: pyproject.toml constraints.txt
@@ -33,6 +34,9 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy mtquant_rllib
 	$(BIN)/python -m pytest -m "not slow and not ray" $(ARGS)
+
+nightly: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest nightly $(ARGS)
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
