@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 _DRIVER = """
-import os, sys, time
+import logging, os, sys, time
 from pathlib import Path
 import ray
 from mtquant_rllib.config import Settings
@@ -23,12 +23,14 @@ overrides = ["resources.cpus=2", "resources.object_store_mb=100"]
 class Worker:
     def number(self):
         return os.getpid()
+    def sees(self, name):
+        return name in os.environ
     def compute(self):
         import hashlib
         hashlib.pbkdf2_hmac("sha256", b"x", b"y", 200_000_000)
 
-def body(folder):
-    pass
+run.mkdir(exist_ok=True)
+logging.getLogger("mtquant_rllib").addHandler(logging.FileHandler(run / "run.log"))
 """
 _SESSION = """
 try:
@@ -36,8 +38,9 @@ try:
         folder = ray._private.worker.global_worker.node.get_session_dir_path()
         worker = Worker.remote()
         number = ray.get(worker.number.remote())
+        sees = ray.get(worker.sees.remote("AWS_SECRET_ACCESS_KEY"))
         worker.compute.remote()
-        print("READY", folder, number, flush=True)
+        print("READY", folder, number, sees, flush=True)
         if "stay" in sys.argv:
             time.sleep(120)
 except MtquantError as error:

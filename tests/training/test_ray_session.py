@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ray._private.log import PlainRayHandler
 from ray_drivers import LOOPBACK, alive, descendants, driver, gone, listening, words_of
 
 from mtquant_rllib.errors import RunError
@@ -23,13 +26,25 @@ from mtquant_rllib.training.ray_warnings import ray_warnings
 ray_session = pytest.mark.ray
 slow = pytest.mark.slow
 
+SECRETS = {
+    "AWS_ACCESS_KEY_ID": "x9planted-aws-id-5c1e",
+    "AWS_SECRET_ACCESS_KEY": "x9planted-aws-key-5c1e",
+    "AWS_SESSION_TOKEN": "x9planted-aws-token-5c1e",
+    "AZURE_STORAGE_KEY": "x9planted-azure-5c1e",
+    "GOOGLE_APPLICATION_CREDENTIALS": "/x9planted-google-5c1e.json",
+    "DATABASE_PASSWORD": "x9planted-password-5c1e",
+    "HF_TOKEN": "x9planted-hub-5c1e",
+}
+
 
 @ray_session
 @slow
-def test_every_socket_of_a_session_listens_on_loopback(tmp_path: Path) -> None:
+def test_every_socket_of_a_session_listens_on_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS["AWS_SECRET_ACCESS_KEY"])
     process = driver(tmp_path, "stay")
     try:
-        _, worker = words_of(process, "READY")
+        _, worker, sees = words_of(process, "READY")
+        assert sees == "True", "an actor inherits what its driver's environment holds, S3 keys too"
         found = {pid: listening(pid) for pid in [process.pid, *descendants(process.pid)]}
         ports = {port: address for own in found.values() for port, address in own.items()}
         # GCS, raylet and object manager, runtime-environment agent, driver, worker.
@@ -46,7 +61,7 @@ def test_every_socket_of_a_session_listens_on_loopback(tmp_path: Path) -> None:
 @slow
 def test_what_a_killed_driver_leaves_is_ended_by_the_next_start_and_nothing_else_is(tmp_path: Path) -> None:
     first = driver(tmp_path, "stay")
-    folder, worker = words_of(first, "READY")
+    folder, worker, _ = words_of(first, "READY")
     family = descendants(first.pid)
     stranger = driver(tmp_path / "other", "stay")
     words_of(stranger, "READY")
@@ -59,7 +74,7 @@ def test_what_a_killed_driver_leaves_is_ended_by_the_next_start_and_nothing_else
     first.wait()
     assert alive(int(worker)), "it computes on, its driver dead"
     second = driver(tmp_path)
-    own, _ = words_of(second, "READY")
+    own, *_ = words_of(second, "READY")
     assert not [pid for pid in family if alive(pid)]
     assert not Path(folder).exists()
     assert [pid for pid in others if alive(pid)] == others, "another run's session goes on"
@@ -145,17 +160,6 @@ def test_a_broken_record_does_not_keep_a_run_from_starting(tmp_path: Path, text:
     assert end_leftovers(tmp_path) == []
 
 
-SECRETS = {
-    "AWS_ACCESS_KEY_ID": "planted-aws-id-5c1e",
-    "AWS_SECRET_ACCESS_KEY": "planted-aws-key-5c1e",
-    "AWS_SESSION_TOKEN": "planted-aws-token-5c1e",
-    "AZURE_STORAGE_KEY": "planted-azure-5c1e",
-    "GOOGLE_APPLICATION_CREDENTIALS": "/planted-google-5c1e.json",
-    "DATABASE_PASSWORD": "planted-password-5c1e",
-    "HF_TOKEN": "planted-hub-5c1e",
-}
-
-
 @ray_session
 @slow
 def test_no_secret_of_the_environment_stands_in_the_sessions_logs_or_in_the_run(tmp_path: Path) -> None:
@@ -172,10 +176,11 @@ def test_no_secret_of_the_environment_stands_in_the_sessions_logs_or_in_the_run(
 
     files = [path for folder in (temporary, run) for path in folder.rglob("*") if path.is_file()]
     texts = {path: path.read_bytes() for path in files}
+    shutil.rmtree(temporary)
     agent = [text for path, text in texts.items() if path.name == "runtime_env_agent.log"]
     assert b"MTQUANT_RUN" in agent[0], "Ray does log the runtime environments of trials"
     assert any(path.suffix == ".wandb" for path in files)
-    assert [str(path) for path, text in texts.items() if b"planted" in text] == []
+    assert [str(path) for path, text in texts.items() if b"x9planted" in text] == []
 
 
 def test_tune_sends_no_secret_and_what_it_sends_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,11 +272,15 @@ def test_ray_warns_the_person_of_too_little_shared_memory_and_of_nothing_else(tm
     warned = [line for line in out.splitlines() if not line.startswith("READY")]
     assert len(warned) == 1, out
     assert "Ray: WARNING: The object store is using" in warned[0]
+    assert (tmp_path / "run.log").read_text().strip() == warned[0]
 
 
 def test_warnings_of_ray_go_to_the_runs_log_and_errors_to_the_console_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    console = io.StringIO()
+    (rays,) = (handler for handler in logging.getLogger("ray").handlers if isinstance(handler, PlainRayHandler))
+    monkeypatch.setattr(rays, "stream", console)
     log = logging.FileHandler(tmp_path / "run.log")
     ours = logging.getLogger("mtquant_rllib.training")
     ours.addHandler(log)
@@ -287,6 +296,5 @@ def test_warnings_of_ray_go_to_the_runs_log_and_errors_to_the_console_too(
         "Ray: the disk is nearly full",
         "Ray: the disk is full",
     ]
-    shown = capsys.readouterr().err
-    assert "the disk is full" in shown
-    assert "nearly" not in shown
+    assert console.getvalue().count("the disk is full") == 1
+    assert "nearly" not in console.getvalue()
