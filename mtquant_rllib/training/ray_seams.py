@@ -24,6 +24,9 @@ def loopback() -> Iterator[None]:
     interfaces otherwise. `ray.init(_node_ip_address="127.0.0.1")` is turned into the machine's outward address, unless
     this constant is false. Its setting, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, is read when Ray is imported: too late
     for a library, and wrong for a program that joins a cluster.
+
+    What it cannot confine: with several learners a trial, the first of them opens torch's own meeting place (TCPStore),
+    which listens on all interfaces and has no setting for it.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False

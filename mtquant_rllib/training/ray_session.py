@@ -14,6 +14,7 @@ import contextlib
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ from mtquant_rllib.training.ray_seams import secrets_unsent
 from mtquant_rllib.training.ray_start import join_cluster, start_local
 from mtquant_rllib.training.ray_warnings import ray_warnings
 from mtquant_rllib.training.seeding import PINNED
+
+ON_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+"""What keeps several learners' sums on this machine: gloo binds to whatever the host's name stands for otherwise."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,9 @@ def session(settings: Settings, run: Path, address: str | None, cpus: float) -> 
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     # One resumes from Tune's own snapshot: a short period loses little when the driver is killed.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3")
+    actors = {**PINNED, RUN_FOLDER: str(run), **(ON_LOOPBACK if address is None else {})}
     common: dict[str, Any] = {
-        "runtime_env": {"env_vars": {**PINNED, RUN_FOLDER: str(run)}},
+        "runtime_env": {"env_vars": actors},
         "log_to_driver": False,
         "logging_level": logging.WARNING,
     }

@@ -82,6 +82,9 @@ def _expect_cluster(address: str) -> None:
 
 
 def _no_cluster(address: str, said: str) -> RunError:
+    if "authentication_token_loader" in said:
+        # Ray ends a process that is to use a token and has none.
+        said = "AuthenticationError: RAY_AUTH_MODE=token is set here, and no token"
     cure = f"`ray status --address {address}` on one of its nodes shows whether it runs; `ray start --head` starts one"
     if "uthentication" in said:
         cure = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` says on the cluster's head"

@@ -34,12 +34,13 @@ logging.getLogger("mtquant_rllib").addHandler(logging.FileHandler(run / "run.log
 """
 _SESSION = """
 try:
-    with session(Settings.load(overrides=overrides), run, None, 2):
+    with session(Settings.load(overrides=overrides), run, at, 2):
         folder = ray._private.worker.global_worker.node.get_session_dir_path()
         worker = Worker.remote()
         number = ray.get(worker.number.remote())
         sees = ray.get(worker.sees.remote("AWS_SECRET_ACCESS_KEY"))
-        worker.compute.remote()
+        if at is None:
+            worker.compute.remote()
         print("READY", folder, number, sees, flush=True)
         if "stay" in sys.argv:
             time.sleep(120)
@@ -48,13 +49,13 @@ except MtquantError as error:
 """
 
 
-def driver(run: Path, *words: str, first: str = "") -> subprocess.Popen[str]:
+def driver(run: Path, *words: str, first: str = "", at: str | None = None) -> subprocess.Popen[str]:
     """A session of this run with one actor, which computes without looking up; `stay` keeps it open.
 
-    first: Python that runs before.
+    first: Python that runs before. at: a cluster to join.
     """
     return subprocess.Popen(
-        [sys.executable, "-c", _DRIVER + first + _SESSION, str(run), *words],
+        [sys.executable, "-c", _DRIVER + f"at = {at!r}\n{first}" + _SESSION, str(run), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import shutil
@@ -11,14 +10,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ray._private.log import PlainRayHandler
-from ray_drivers import LOOPBACK, alive, descendants, driver, gone, listening, words_of
+from ray_drivers import LOOPBACK, descendants, driver, listening, words_of
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import processes, ray_leftovers, ray_start
+from mtquant_rllib.training import processes, ray_start
 from mtquant_rllib.training.ray_leftovers import FILE, end_leftovers
 from mtquant_rllib.training.ray_seams import secrets_unsent
 from mtquant_rllib.training.ray_warnings import ray_warnings
@@ -55,109 +55,6 @@ def test_every_socket_of_a_session_listens_on_loopback(tmp_path: Path, monkeypat
         process.kill()
         process.wait()
     end_leftovers(tmp_path)
-
-
-@ray_session
-@slow
-def test_what_a_killed_driver_leaves_is_ended_by_the_next_start_and_nothing_else_is(tmp_path: Path) -> None:
-    first = driver(tmp_path, "stay")
-    folder, worker, _ = words_of(first, "READY")
-    family = descendants(first.pid)
-    stranger = driver(tmp_path / "other", "stay")
-    words_of(stranger, "READY")
-    others = descendants(stranger.pid)
-
-    refused = driver(tmp_path)
-    assert f"process {first.pid} is training this run" in " ".join(words_of(refused, "REFUSED"))
-
-    first.kill()
-    first.wait()
-    assert alive(int(worker)), "it computes on, its driver dead"
-    second = driver(tmp_path)
-    own, *_ = words_of(second, "READY")
-    assert not [pid for pid in family if alive(pid)]
-    assert not Path(folder).exists()
-    assert [pid for pid in others if alive(pid)] == others, "another run's session goes on"
-
-    second.wait(timeout=60)
-    assert Path(own).is_dir(), "a session that ended as it should keeps its logs"
-    assert not (tmp_path / FILE).exists()
-    stranger.kill()
-    stranger.wait()
-    end_leftovers(tmp_path / "other")
-    assert gone(others, 1)
-
-
-def record(run: Path, one: processes.Process, folder: Path, **changed: object) -> None:
-    dead = {"pid": 2**22 + 1, "start": 1}
-    own = {"pid": one.pid, "start": one.start}
-    tree = {"here": processes.here(), "driver": dead, "folder": str(folder), "processes": [own]}
-    (run / FILE).write_text(json.dumps({**tree, **changed}))
-
-
-@pytest.fixture
-def like_ray(tmp_path: Path) -> object:
-    """A process whose command line is like a Ray worker's, and its number and start."""
-    name = tmp_path / "ray::Like"
-    name.symlink_to("/bin/sleep")
-    process = subprocess.Popen(["ray::Like", "60"], executable="/bin/sleep")
-    found = None
-    while found is None or not ray_leftovers.is_ray(process.pid):
-        found = processes.process(process.pid)
-    yield found
-    process.kill()
-    process.wait()
-
-
-def test_a_number_that_another_process_has_by_now_is_left_alone(tmp_path: Path, like_ray: processes.Process) -> None:
-    earlier = processes.Process(like_ray.pid, like_ray.start - 1)
-    record(tmp_path, earlier, tmp_path)
-    assert end_leftovers(tmp_path) == []
-    assert processes.alive(like_ray)
-    record(tmp_path, like_ray, tmp_path, here="another boot")
-    assert end_leftovers(tmp_path) == []
-    assert processes.alive(like_ray)
-    record(tmp_path, like_ray, tmp_path)
-    assert end_leftovers(tmp_path) == [like_ray]
-    assert not processes.alive(like_ray)
-    assert not (tmp_path / FILE).exists()
-
-
-def test_a_recorded_process_that_is_not_rays_is_left_alone(tmp_path: Path) -> None:
-    innocent = subprocess.Popen(["sleep", "60"])
-    try:
-        one = processes.process(innocent.pid)
-        assert one is not None
-        record(tmp_path, one, tmp_path)
-        assert end_leftovers(tmp_path) == []
-        assert innocent.poll() is None
-    finally:
-        innocent.kill()
-        innocent.wait()
-
-
-@pytest.mark.parametrize("name", ["mine", "session_2026-01-01_00-00-00_000000_1", "session_latest"])
-def test_a_folder_that_is_not_the_dead_drivers_session_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setattr("ray._common.utils.get_default_ray_temp_dir", lambda: str(tmp_path))
-    ended = tmp_path / "session_2026-01-01_00-00-00_000000_4194305"
-    for folder in (tmp_path / name, ended, tmp_path / "inner" / ended.name):
-        folder.mkdir(parents=True, exist_ok=True)
-    nobody = processes.Process(2**22 + 1, 1)
-    for folder in (tmp_path / name, tmp_path / "inner" / ended.name, ended / ".." / name):
-        record(tmp_path, nobody, folder)
-        end_leftovers(tmp_path)
-        assert folder.is_dir()
-    record(tmp_path, nobody, ended)
-    end_leftovers(tmp_path)
-    assert not ended.exists()
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"processes": [{"pid": "x"}]}'])
-def test_a_broken_record_does_not_keep_a_run_from_starting(tmp_path: Path, text: str) -> None:
-    (tmp_path / FILE).write_text(text)
-    assert end_leftovers(tmp_path) == []
 
 
 @ray_session
@@ -204,7 +101,7 @@ def test_tune_sends_no_secret_and_what_it_sends_otherwise(monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def silent() -> object:
+def silent() -> Iterator[int]:
     """A port where something listens and never answers."""
     with socket.create_server(("0.0.0.0", 0)) as server:
         yield server.getsockname()[1]
@@ -222,24 +119,53 @@ def test_a_wrong_address_is_refused_in_seconds(silent: int) -> None:
         ray_start.join_cluster("somewhere")
 
 
-@pytest.mark.parametrize(
-    ("said", "told"),
-    [
-        (
-            "ray.exceptions.AuthenticationError: RPC error: InvalidAuthToken: missing. More",
-            r"missing; set RAY_AUTH_MODE",
-        ),
-        (
-            "RuntimeError: Version mismatch: The cluster was started with:\n    Ray: 2.1",
-            r"started with:; install ray==",
-        ),
-    ],
-)
-def test_a_cluster_that_refuses_is_told_with_the_cure(monkeypatch: pytest.MonkeyPatch, said: str, told: str) -> None:
-    answer = subprocess.CompletedProcess([], 1, "", f"Traceback (most recent call last):\n  File x\n{said}")
+def test_a_cluster_of_another_version_is_told_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "Traceback:\n  File x\nRuntimeError: Version mismatch: The cluster was started with:\n    Ray: 2.1"
+    answer = subprocess.CompletedProcess([], 1, "", said)
     monkeypatch.setattr(subprocess, "run", lambda *words, **how: answer)
-    with pytest.raises(RunError, match=told):
+    with pytest.raises(RunError, match=r"started with:; install ray=="):
         ray_start.join_cluster("10.0.0.1:6379")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A cluster of this machine that asks for a token, which this process has; its address."""
+    temporary = Path("/tmp") / f"mtqc{os.getpid()}"
+    for name, value in {"RAY_TMPDIR": temporary, "HOME": tmp_path, "RAY_AUTH_MODE": "token"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef0123456789abcdef")
+    words = "start --head --port=0 --num-cpus=2 --include-dashboard=false --object-store-memory=100000000"
+    subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *words.split()], check=True, capture_output=True)
+    try:
+        yield (temporary / "ray" / "ray_current_cluster").read_text().strip()
+    finally:
+        own = [
+            one
+            for one in processes.everyone()
+            if any(str(temporary) in word for word in processes.command_line(one.pid))
+            or processes.holds_open(one.pid, temporary)
+        ]
+        processes.kill(own, 10)
+        shutil.rmtree(temporary)
+
+
+@ray_session
+@slow
+def test_a_cluster_is_joined_with_its_token_and_named_with_the_cure_without(
+    tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    joined, said = driver(run, at=cluster).communicate(timeout=60)
+    assert joined.startswith("READY"), said
+    assert not (run / FILE).exists()
+    wanted = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 32)
+    assert wanted in " ".join(words_of(driver(run, at=cluster), "REFUSED"))
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    without = " ".join(words_of(driver(run, at=cluster), "REFUSED"))
+    assert "RAY_AUTH_MODE=token is set here, and no token; " + wanted in without
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    assert wanted in " ".join(words_of(driver(run, at=cluster), "REFUSED"))
 
 
 @ray_session
