@@ -1,4 +1,12 @@
-"""The Ray session that a run trains in: its own on this machine, or a cluster's."""
+"""The Ray session that a run trains in: its own on this machine, or a cluster's.
+
+Its own listens on the loopback interface alone, and is on record in the run's folder while it lasts, so that what a
+killed driver leaves of it is ended by the run's next start (`ray_leftovers`).
+
+Secrets in the environment (credentials of a storage, a tracker's key) reach the processes of a session on this machine
+because they inherit the driver's environment; on a cluster, its nodes have their own. They are never put into Ray's
+runtime environments, which stand in Ray's logs (`ray_seams`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +14,7 @@ import contextlib
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +24,14 @@ import ray
 import torch
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.training.ray_leftovers import end_leftovers, forget_session, record_session
+from mtquant_rllib.training.ray_seams import secrets_unsent
+from mtquant_rllib.training.ray_start import join_cluster, start_local
+from mtquant_rllib.training.ray_warnings import ray_warnings
 from mtquant_rllib.training.seeding import PINNED
+
+ON_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+"""What keeps several learners' sums on this machine: gloo binds to whatever the host's name stands for otherwise."""
 
 
 @dataclass(frozen=True)
@@ -28,33 +44,37 @@ class Machines:
 
 @contextlib.contextmanager
 def session(settings: Settings, run: Path, address: str | None, cpus: float) -> Iterator[Machines]:
-    """A Ray session whose processes know the run's folder and compute reproducibly, with at least `cpus`."""
+    """A Ray session whose processes compute reproducibly, with at least `cpus`.
+
+    Raises
+    ------
+    RunError
+        When another process is training this run, Ray does not start, or no cluster answers at `address`.
+    """
+    end_leftovers(run)
     # Tune's own table and banners would stand between our lines.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-    # One resumes from Tune's own snapshot: a short period loses little when the driver is killed.
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3")
+    actors = {**PINNED, **(ON_LOOPBACK if address is None else {})}
     common: dict[str, Any] = {
-        "runtime_env": {"env_vars": {**PINNED}},
+        "runtime_env": {"env_vars": actors},
         "log_to_driver": False,
-        "logging_level": logging.ERROR,
+        "logging_level": logging.WARNING,
     }
-    # After a kill, Tune's record lists checkpoints that are gone already, and each is reported with a traceback.
-    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
-    if address is None:
-        # "local": never the session that a killed driver left behind.
-        ray.init(
-            address="local",
-            num_cpus=max(settings.resources.cpus or os.cpu_count() or 1, math.ceil(cpus)),
-            object_store_memory=settings.resources.object_store_mb * 2**20,
-            include_dashboard=False,
-            **common,
-        )
-    else:
-        ray.init(address=address, **common)
-    try:
-        there = ray.cluster_resources()
-        usable = address is not None or torch.cuda.is_available()
-        yield Machines(float(there.get("CPU", 1.0)), float(there.get("GPU", 0.0)) if usable else 0.0)
-    finally:
-        ray.shutdown()
+    with ray_warnings() as warnings, secrets_unsent():
+        warnings.beginning = True
+        if address is None:
+            wanted = settings.resources.cpus or os.cpu_count() or 1
+            folder = start_local(max(wanted, math.ceil(cpus)), settings.resources.object_store_mb, **common)
+            record_session(run, folder)
+        else:
+            join_cluster(address, **common)
+        warnings.beginning = False
+        try:
+            there = ray.cluster_resources()
+            usable = address is not None or torch.cuda.is_available()
+            yield Machines(float(there.get("CPU", 1.0)), float(there.get("GPU", 0.0)) if usable else 0.0)
+        finally:
+            ray.shutdown()
+            if address is None:
+                forget_session(run)

@@ -1,0 +1,54 @@
+"""Where this project reaches past Ray's settings: two names that no setting moves once Ray is imported.
+
+tests/training/test_ray_session.py would notice if either were gone or did no more what it does here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import ray._private.ray_constants as ray_constants
+from ray.tune.execution import class_cache
+
+SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
+"""Names of environment variables whose values are nobody's business."""
+
+
+@contextlib.contextmanager
+def loopback() -> Iterator[None]:
+    """Make a session that begins meanwhile listen on this machine's loopback interface alone.
+
+    Every process of a session binds to the loopback interface if the node's address is 127.0.0.1, and to all
+    interfaces otherwise. `ray.init(_node_ip_address="127.0.0.1")` is turned into the machine's outward address, unless
+    this constant is false. Its setting, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, is read when Ray is imported: too late
+    for a library, and wrong for a program that joins a cluster.
+
+    What it cannot confine: with several learners a trial, the first of them opens torch's own meeting place (TCPStore),
+    which listens on all interfaces and has no setting for it.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def secrets_unsent() -> Iterator[None]:
+    """Keep secrets out of the runtime environment that Tune gives its trials.
+
+    Tune copies the driver's AWS credentials into it, and Ray's runtime-environment agent writes every runtime
+    environment into a log that every user of the machine may read. Trials do not need the copy: processes of a session
+    on this machine inherit the driver's environment, and a cluster's nodes have an identity (an instance role) or the
+    environment they were started in.
+    """
+    names = class_cache.ENV_VARS_TO_PROPAGATE
+    secret = {name for name in names if SECRET.search(name)}
+    names -= secret
+    try:
+        yield
+    finally:
+        names |= secret

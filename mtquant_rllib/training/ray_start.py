@@ -1,0 +1,117 @@
+"""How a Ray session begins: on this machine or by joining a cluster, or with one sentence on why it cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.training import processes
+from mtquant_rllib.training.ray_leftovers import END_SECONDS, ray_processes
+from mtquant_rllib.training.ray_seams import loopback
+
+ANSWER_SECONDS = 10
+"""How long a cluster may take to answer. `ray.init` itself would try an address where nothing listens for a quarter of
+an hour: 20 times 40 seconds."""
+CLIENT = "ray://"
+
+
+def start_local(cpus: int, object_store_mb: int, **common: Any) -> Path:
+    """Start a session of this process alone, on the loopback interface; its folder.
+
+    Raises
+    ------
+    RunError
+        When a session is open in this process already, or Ray does not start.
+    """
+    if ray.is_initialized():
+        raise RunError("a Ray session is open in this process; end it with ray.shutdown() before training")
+    before = ray_processes()
+    try:
+        with loopback():
+            # "local": never the session that a killed driver left behind.
+            context: Any = ray.init(
+                address="local",
+                num_cpus=cpus,
+                object_store_memory=object_store_mb * 2**20,
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                **common,
+            )
+    except Exception as error:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        processes.kill(ray_processes() - before, END_SECONDS)
+        raise RunError(f"Ray does not start: {_sentence(str(error))}; {_cure(error, object_store_mb)}") from error
+    return Path(context.address_info["session_dir"])
+
+
+def join_cluster(address: str, **common: Any) -> None:
+    """Connect to a cluster.
+
+    Raises
+    ------
+    RunError
+        When nothing answers at the address within `ANSWER_SECONDS`, or what answers is no cluster that this process
+        can join: another version of Ray, another token.
+    """
+    if not address.startswith(CLIENT):
+        _expect_cluster(address)
+    try:
+        ray.init(address=address, **common)
+    except Exception as error:
+        raise _no_cluster(address, str(error) or type(error).__name__) from error
+
+
+def _expect_cluster(address: str) -> None:
+    """Let Ray's own health check ask, in a process of its own, which can be given up on: `ray.init` cannot."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise _no_cluster(address, f"nothing answers within {ANSWER_SECONDS} seconds") from None
+    if asked.returncode:
+        raise _no_cluster(address, asked.stderr)
+
+
+def _no_cluster(address: str, said: str) -> RunError:
+    if "authentication_token_loader" in said:
+        # Ray ends a process that is to use a token and has none.
+        said = "AuthenticationError: RAY_AUTH_MODE=token is set here, and no token"
+    cure = f"`ray status --address {address}` on one of its nodes shows whether it runs; `ray start --head` starts one"
+    if "uthentication" in said:
+        cure = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` says on the cluster's head"
+    elif "ersion mismatch" in said:
+        cure = f"install ray=={ray.__version__} and the same Python on its nodes, or theirs here"
+    elif "Invalid address format" in said:
+        cure = "expected HOST:PORT, as `ray start --head` names it, or auto for the one on this machine"
+    return RunError(f"no Ray cluster can be joined at {address}: {_sentence(said)}; {cure}")
+
+
+def _cure(error: Exception, object_store_mb: int) -> str:
+    text = str(error)
+    if "minimum allowed" in text:
+        return f"ask for more than {object_store_mb} MB with --set resources.object_store_mb"
+    if "/dev/shm" in text or "object store" in text or "No space left" in text:
+        return f"free /dev/shm and /tmp, or ask for less than {object_store_mb} MB with --set resources.object_store_mb"
+    if "AF_UNIX" in text:
+        return "name a shorter folder in RAY_TMPDIR"
+    if isinstance(error, OSError):
+        return "Ray keeps a token in ~/.ray and its sessions in /tmp/ray: let both be writable (HOME, RAY_TMPDIR)"
+    logs = os.path.join(ray._common.utils.get_default_ray_temp_dir(), "session_latest", "logs")
+    return f"its logs are in {logs}"
+
+
+def _sentence(said: str) -> str:
+    """The first sentence of what Ray said last: of a traceback its exception, without the exception's name."""
+    lines = [line.strip() for line in said.strip().splitlines() if line.strip()] or ["no reason given"]
+    raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Timeout): ", line)]
+    text = re.sub(r"^[\w.]+(Error|Exception|Timeout): ", "", raised[-1]) if raised else lines[0]
+    return re.split(r"(?<=[^.])\.(?: |$)", text)[0]

@@ -1,0 +1,226 @@
+"""A run's Ray session keeps to this machine, keeps secrets, leaves nothing behind, and says why it cannot begin."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray._private.log import PlainRayHandler
+from ray_drivers import LOOPBACK, descendants, driver, listening, words_of
+
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.training import processes, ray_start
+from mtquant_rllib.training.ray_leftovers import FILE, end_leftovers
+from mtquant_rllib.training.ray_seams import secrets_unsent
+from mtquant_rllib.training.ray_warnings import ray_warnings
+
+ray_session = pytest.mark.ray
+slow = pytest.mark.slow
+
+SECRETS = {
+    "AWS_ACCESS_KEY_ID": "x9planted-aws-id-5c1e",
+    "AWS_SECRET_ACCESS_KEY": "x9planted-aws-key-5c1e",
+    "AWS_SESSION_TOKEN": "x9planted-aws-token-5c1e",
+    "AZURE_STORAGE_KEY": "x9planted-azure-5c1e",
+    "GOOGLE_APPLICATION_CREDENTIALS": "/x9planted-google-5c1e.json",
+    "DATABASE_PASSWORD": "x9planted-password-5c1e",
+    "HF_TOKEN": "x9planted-hub-5c1e",
+}
+
+
+@ray_session
+@slow
+def test_every_socket_of_a_session_listens_on_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS["AWS_SECRET_ACCESS_KEY"])
+    process = driver(tmp_path, "stay")
+    try:
+        _, worker, sees = words_of(process, "READY")
+        assert sees == "True", "an actor inherits what its driver's environment holds, S3 keys too"
+        found = {pid: listening(pid) for pid in [process.pid, *descendants(process.pid)]}
+        ports = {port: address for own in found.values() for port, address in own.items()}
+        # GCS, raylet and object manager, runtime-environment agent, driver, worker.
+        assert len(ports) >= 6
+        assert found[int(worker)], "the actor's own server is among them"
+        assert {address for address in ports.values() if address not in LOOPBACK} == set()
+    finally:
+        process.kill()
+        process.wait()
+    end_leftovers(tmp_path)
+
+
+@ray_session
+@slow
+def test_no_secret_of_the_environment_stands_in_the_sessions_logs_or_in_the_run(tmp_path: Path) -> None:
+    run, temporary = tmp_path / "run", Path("/tmp") / f"mtq{os.getpid()}"
+    small = ["embedded.train={paths: 1, years: 3}", "embedded.validation={paths: 1, years: 3}"]
+    small += ["embedded.test={paths: 1, years: 3}", "desk.episode.bars=20", "recipe.environments=4"]
+    small += ["recipe.validations=1", "resources.cpus=2", "resources.runners=1", "tracking.wandb=true"]
+    command = [sys.executable, "-m", "mtquant_rllib.cli", "train", "--phase", "1", "--run", str(run)]
+    command += ["--budget-scale", "0.0005", *(word for override in small for word in ("--set", override))]
+    env = {key: value for key, value in os.environ.items() if key != "WANDB_API_KEY"} | SECRETS
+    env |= {"RAY_TMPDIR": str(temporary), "MTQUANT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+
+    files = [path for folder in (temporary, run) for path in folder.rglob("*") if path.is_file()]
+    texts = {path: path.read_bytes() for path in files}
+    shutil.rmtree(temporary)
+    agent = [text for path, text in texts.items() if path.name == "runtime_env_agent.log"]
+    assert b"MTQUANT_RUN" in agent[0], "Ray does log the runtime environments of trials"
+    assert any(path.suffix == ".wandb" for path in files)
+    assert [str(path) for path, text in texts.items() if b"x9planted" in text] == []
+
+
+def test_tune_sends_no_secret_and_what_it_sends_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.tune.execution.class_cache import _ActorClassCache
+
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
+
+    class Trainable:
+        pass
+
+    def sent() -> dict[str, str]:
+        return dict(_ActorClassCache().get(Trainable)._default_options["runtime_env"]["env_vars"])
+
+    assert "AWS_SECRET_ACCESS_KEY" in sent(), "Tune no longer sends them by itself: ray_seams may go"
+    with secrets_unsent():
+        assert set(sent()) & set(SECRETS) == set()
+        assert sent()["RAY_CHDIR_TO_TRIAL_DIR"] == "0"
+    assert "AWS_SECRET_ACCESS_KEY" in sent()
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A port where something listens and never answers."""
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_wrong_address_is_refused_in_seconds(silent: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        free = closed.getsockname()[1]
+    for address, said in ((f"127.0.0.1:{free}", "nothing answers"), (f"127.0.0.1:{silent}", "nothing answers")):
+        began = time.monotonic()
+        with pytest.raises(RunError, match=rf"{address}: {said} within 10 seconds; `ray status"):
+            ray_start.join_cluster(address)
+        assert time.monotonic() - began < 15
+    with pytest.raises(RunError, match="expected HOST:PORT"):
+        ray_start.join_cluster("somewhere")
+
+
+def test_a_cluster_of_another_version_is_told_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "Traceback:\n  File x\nRuntimeError: Version mismatch: The cluster was started with:\n    Ray: 2.1"
+    answer = subprocess.CompletedProcess([], 1, "", said)
+    monkeypatch.setattr(subprocess, "run", lambda *words, **how: answer)
+    with pytest.raises(RunError, match=r"started with:; install ray=="):
+        ray_start.join_cluster("10.0.0.1:6379")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A cluster of this machine that asks for a token, which this process has; its address."""
+    temporary = Path("/tmp") / f"mtqc{os.getpid()}"
+    for name, value in {"RAY_TMPDIR": temporary, "HOME": tmp_path, "RAY_AUTH_MODE": "token"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef0123456789abcdef")
+    words = "start --head --port=0 --num-cpus=2 --include-dashboard=false --object-store-memory=100000000"
+    subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *words.split()], check=True, capture_output=True)
+    try:
+        yield (temporary / "ray" / "ray_current_cluster").read_text().strip()
+    finally:
+        own = [
+            one
+            for one in processes.everyone()
+            if any(str(temporary) in word for word in processes.command_line(one.pid))
+            or processes.holds_open(one.pid, temporary)
+        ]
+        processes.kill(own, 10)
+        shutil.rmtree(temporary)
+
+
+@ray_session
+@slow
+def test_a_cluster_is_joined_with_its_token_and_named_with_the_cure_without(
+    tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    joined, said = driver(run, at=cluster).communicate(timeout=60)
+    assert joined.startswith("READY"), said
+    assert not (run / FILE).exists()
+    wanted = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 32)
+    assert wanted in " ".join(words_of(driver(run, at=cluster), "REFUSED"))
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    without = " ".join(words_of(driver(run, at=cluster), "REFUSED"))
+    assert "RAY_AUTH_MODE=token is set here, and no token; " + wanted in without
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    assert wanted in " ".join(words_of(driver(run, at=cluster), "REFUSED"))
+
+
+@ray_session
+@slow
+def test_a_session_that_cannot_start_says_why_and_leaves_no_process(tmp_path: Path) -> None:
+    short = driver(tmp_path, first="overrides[1] = 'resources.object_store_mb=1'\n")
+    said = " ".join(words_of(short, "REFUSED"))
+    assert "minimum allowed" in said
+    assert said.endswith("ask for more than 1 MB with --set resources.object_store_mb")
+    assert not (tmp_path / FILE).exists()
+    short.wait(timeout=30)
+
+    # A token cannot be written where home is no folder.
+    os.environ["HOME"], before = str(tmp_path / "home"), os.environ["HOME"]
+    try:
+        (tmp_path / "home").write_text("a file")
+        homeless = driver(tmp_path)
+    finally:
+        os.environ["HOME"] = before
+    assert "Ray keeps a token in ~/.ray" in " ".join(words_of(homeless, "REFUSED"))
+    homeless.wait(timeout=30)
+
+
+@ray_session
+@slow
+def test_ray_warns_the_person_of_too_little_shared_memory_and_of_nothing_else(tmp_path: Path) -> None:
+    full = "import ray._private.utils as utils\nutils.get_shared_memory_bytes = lambda: 10 * 2**20\n"
+    process = driver(tmp_path, first=full)
+    out, _ = process.communicate(timeout=120)
+    warned = [line for line in out.splitlines() if not line.startswith("READY")]
+    assert len(warned) == 1, out
+    assert "Ray: WARNING: The object store is using" in warned[0]
+    assert (tmp_path / "run.log").read_text().strip() == warned[0]
+
+
+def test_warnings_of_ray_go_to_the_runs_log_and_errors_to_the_console_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = io.StringIO()
+    (rays,) = (handler for handler in logging.getLogger("ray").handlers if isinstance(handler, PlainRayHandler))
+    monkeypatch.setattr(rays, "stream", console)
+    log = logging.FileHandler(tmp_path / "run.log")
+    ours = logging.getLogger("mtquant_rllib.training")
+    ours.addHandler(log)
+    try:
+        with ray_warnings():
+            logging.getLogger("ray.somewhere").warning("the disk\nis nearly full")
+            logging.getLogger("ray.somewhere").info("all is well")
+            logging.getLogger("ray.somewhere").error("the disk is full")
+    finally:
+        ours.removeHandler(log)
+        log.close()
+    assert (tmp_path / "run.log").read_text().splitlines() == [
+        "Ray: the disk is nearly full",
+        "Ray: the disk is full",
+    ]
+    assert console.getvalue().count("the disk is full") == 1
+    assert "nearly" not in console.getvalue()
