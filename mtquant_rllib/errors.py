@@ -17,3 +17,7 @@ class MarketDataError(MtquantError):
 
 class RunError(MtquantError):
     """A run folder that is missing, incomplete or belongs to other settings."""
+
+
+class DivergedPolicyError(MtquantError):
+    """A policy whose answer is not a finite number, to observations that are: no environment is to blame."""

@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ from mtquant_rllib.engine.peers import JoinedLearner
 from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, generator, mixed
 from mtquant_rllib.engine.stack_learner import Figures, StackLearner, passes
 from mtquant_rllib.engine.stacks import Stack, stacked
-from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.market_source import open_market
 from mtquant_rllib.env.recall import Recall
 
 logger = logging.getLogger(__name__)
@@ -97,7 +96,7 @@ class BatchedLearner(JoinedLearner, BarSchedule):
         options = LearnerConfig.model_validate(self.config.desk["learner"])
         context = self.config.env_config
         self._settings = Settings.model_validate(context["settings"])
-        self._features = DeskData.open(Path(context["data"]), context.get("split", "train")).features
+        self._features = open_market({**context, "settings": self._settings}).features
         self._recalls: dict[tuple[tuple[str, ...], int | None], Recall] = {}
         self._learners = [
             StackLearner(stack, keepers, self._knobs_of(stack), self._peers.channel(), options)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ray.rllib.core import ALL_MODULES
@@ -30,7 +29,7 @@ from mtquant_rllib.engine.randomness import LOSS, mixed
 from mtquant_rllib.engine.replay import Replay
 from mtquant_rllib.engine.sac_stack import ACTOR, ALPHA, CRITICS, OPTIMIZERS, SACStack
 from mtquant_rllib.engine.stacks import grouped
-from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.market_source import open_market
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ class SACLearner(JoinedLearner, FollowsBars):
         context = config.env_config
         self.replay = Replay(
             Settings.model_validate(context["settings"]),
-            DeskData.open(Path(context["data"]), context["split"]).features,
+            open_market(context).features,
             learning=frozenset(learning),
             module_of=lambda agent: config.policy_mapping_fn(agent, None),
             n_envs=max(config.num_env_runners, 1) * config.num_envs_per_env_runner,

@@ -9,27 +9,31 @@ which takes a few hundred steps however long it is. Of attention networks it als
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mtquant_rllib.training.desk_algorithm import SHARPE, Validator
 from mtquant_rllib.training.states import ModuleState
 
 
-def make_validator(settings: dict[str, Any], data: str, phase: int, domain: str | None) -> Validator:
-    """A function from module states to figures; `sharpe` is pooled over all pieces, net and annual."""
+def make_validator(
+    settings: dict[str, Any], data: str, phase: int, domain: str | None, market: Mapping[str, Any] | None = None
+) -> Validator:
+    """A function from module states to figures; `sharpe` is pooled over all pieces, net and annual.
+
+    market: the recipe of the arrays in `data` (`env.market_source`), for when they are gone.
+    """
     # This function travels in the configuration of every runner, and none of them calls it: what it needs waits until
     # then.
     import numpy as np
 
     from mtquant_rllib.config import Settings
-    from mtquant_rllib.env.data import DeskData
+    from mtquant_rllib.env.market_source import open_market
     from mtquant_rllib.evaluation.rollout import pieces, play, policy_player, pooled_figures
     from mtquant_rllib.training.tracked import TrackedDecisions
 
     tree = Settings.model_validate(settings)
     universe = tree.universe
-    held = DeskData.open(Path(data), "validation")
+    held = open_market({"settings": tree, "data": data, "market": market}, "validation")
     index = None if domain is None or universe.allocates else universe.domains.index(universe.domain_named(domain))
     draws = pieces(held.stretches, tree.desk.episode.bars)
 

@@ -10,6 +10,7 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, RunError
+from mtquant_rllib.market.splits import NAMES
 from mtquant_rllib.training import preparation, states
 from mtquant_rllib.training.callbacks import clock, truncated_csv, truncated_jsonl
 from mtquant_rllib.training.manifest import Manifest, MarketRecord
@@ -145,18 +146,16 @@ def test_time_left_reads_like_a_clock() -> None:
     assert [clock(s) for s in (5, 65, 3725, float("nan"))] == ["0:05", "1:05", "1:02:05", "?"]
 
 
-def test_a_market_that_comes_out_otherwise_today_is_blamed_on_bars_or_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_market_that_comes_out_otherwise_today_is_blamed_on_bars_or_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MTQUANT_CACHE", str(tmp_path))
+    settings = Settings.load(overrides=[f"embedded.{split}={{paths: 1, years: 3}}" for split in NAMES])
     began = MarketRecord(kind="synthetic", data="/gone/market-1")
-    monkeypatch.setattr(preparation, "prepare", lambda *files: MarketRecord(kind="synthetic", data="/gone/market-2"))
     with pytest.raises(RunError, match=r"its bars, or the version of the code .* which lay in /gone/market-1"):
-        preparation.restored(Settings.load(), began)
-
-
-def test_code_that_prepares_the_same_arrays_otherwise_named_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    began = MarketRecord(kind="synthetic", data="/gone/market-1", arrays="a1")
-    again = MarketRecord(kind="synthetic", data="/here/market-2", arrays="a1")
-    monkeypatch.setattr(preparation, "prepare", lambda *files: again)
-    assert preparation.restored(Settings.load(), began) is again
-    again.arrays = "a2"
+        preparation.restored(settings, began)
+    began.arrays = preparation.prepare(settings, None, None).arrays
+    assert preparation.restored(settings, began).arrays == began.arrays, "only its name is another"
+    began.arrays = "f00"
     with pytest.raises(RunError, match="are not those of then"):
-        preparation.restored(Settings.load(), began)
+        preparation.restored(settings, began)
