@@ -105,6 +105,10 @@ class ResourcesConfig(Section):
         `auto` shares the GPUs there are among the trials side by side; `none` leaves them alone.
     object_store_mb
         Shared memory of a session that this run starts itself.
+    env_retries
+        Times in a row that the bars of a call are sampled again, from the same state and with the same noise, after an
+        environment has raised or given a reward, an equity or an observation that is not a finite number. 0 ends the
+        trial with the first. Of the batched engine.
     """
 
     engine: Literal["batched", "stock"]
@@ -114,6 +118,7 @@ class ResourcesConfig(Section):
     learners: int = Field(ge=0)
     gpus: Literal["auto", "none"]
     object_store_mb: Count
+    env_retries: int = Field(ge=0)
 
 
 class LearnerConfig(Section):
