@@ -162,7 +162,10 @@ _WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
     "sac": {"learning_starts_frac": 1.0},
 }
 """Settings that came after the first runs, at the values with which they change nothing."""
-_SAFEGUARDS: dict[str, tuple[str, ...]] = {"resources": ("env_retries",)}
+_SAFEGUARDS: dict[str, tuple[str, ...]] = {
+    "resources": ("env_retries",),
+    "learner": ("max_skipped_updates", "max_parameter_abs"),
+}
 """Settings that came later and shape no result, but say when a trial gives up: an older run gets today's."""
 
 

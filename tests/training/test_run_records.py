@@ -86,6 +86,12 @@ def test_a_run_of_an_older_version_takes_new_ways_to_look_at_it_from_the_default
     path.write_text(json.dumps(tree))
     idle = Manifest.read(tmp_path / "one").load_settings()
     assert (idle.recipe.batch_size_final_factor, idle.sac.learning_starts_frac) == (1, 1), "what came later, as it was"
+    del tree["settings"]["resources"]["env_retries"], tree["settings"]["learner"]["max_parameter_abs"]
+    tree["settings"]["learner"]["max_skipped_updates"] = 7
+    path.write_text(json.dumps(tree))
+    guarded, today = Manifest.read(tmp_path / "one").load_settings(), Settings.load()
+    assert guarded.resources == today.resources
+    assert guarded.learner == today.learner.model_copy(update={"max_skipped_updates": 7})
     del tree["settings"]["recipe"]["gae_lambda"]
     path.write_text(json.dumps(tree))
     with pytest.raises(ConfigError, match="gae_lambda"):
