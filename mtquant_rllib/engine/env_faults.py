@@ -4,6 +4,10 @@ An environment fails when it raises, or when a reward, an equity or an observati
 sampling is then taken back as a whole (`snapshots.Before`) and made again with the same noise: where the fault was a
 passing one, what comes out is what would have come out without it, bit for bit. A policy that fails or answers with
 something that is no number is not the environments' fault, and is not tried again.
+
+Of an observation a fragment carries the columns that the feature table does not know; those are looked at. The others a
+learner reads from the table itself. A policy that was shown a broken one of those answers with none, which fails the
+environment too; or it is an attention network, which falls back row by row, and says so (`policies.fallbacks`).
 """
 
 from __future__ import annotations
