@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from markets import smooth
 
@@ -17,11 +19,13 @@ from mtquant_rllib.env import data
 from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.market_source import open_market
+from mtquant_rllib.env.multi_agent import desk_env
 from mtquant_rllib.env.prepared_files import arrays_hash, file_hashes, verify_prepared
 from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.errors import MarketDataError, MtquantError, RunError
 from mtquant_rllib.features import building
 from mtquant_rllib.training import preparation
+from mtquant_rllib.training.validation import make_validator
 
 SMALL = [f"embedded.{split}={{paths: 2, years: 3}}" for split in ("train", "validation", "test")]
 
@@ -92,6 +96,18 @@ def test_an_environment_finds_its_market_where_it_lies_now(home: Path, tmp_path:
     del context["market"]
     with pytest.raises(RunError, match="no record of its bars; prepare it again"):
         open_market(context)
+
+
+def test_an_environment_is_built_from_a_configuration_whose_arrays_are_gone(home: Path) -> None:
+    """What a checkpoint does that was moved to another machine."""
+    settings = Settings.load(overrides=SMALL)
+    config = {**context_of(settings, preparation.prepare(settings, None, None)), "phase": 1, "domain": "forex"}
+    first, _ = desk_env(config).reset(seed=3)
+    shutil.rmtree(home)
+    again, _ = desk_env(config).reset(seed=3)
+    assert all(np.array_equal(first[agent], again[agent]) for agent in first)
+    shutil.rmtree(home)
+    assert make_validator(config["settings"], config["data"], 1, "forex", config["market"])
 
 
 def test_bars_that_are_gone_too_are_named(home: Path, tmp_path: Path) -> None:
@@ -212,3 +228,19 @@ def test_a_policy_that_gives_no_number_is_told_from_a_bad_market(settings: Setti
     desk.decide_meta(np.full((2, settings.universe.n_domains + 1), np.nan))
     with pytest.raises(MtquantError, match="has a policy diverged"):
         desk.advance()
+
+
+def test_other_bars_under_the_same_name_are_not_taken_for_those_of_then(home: Path, tmp_path: Path) -> None:
+    if "MTQUANT_BARS" not in os.environ:
+        pytest.skip("MTQUANT_BARS is not set: no folder of real bars")
+    source, bars = Path(os.environ["MTQUANT_BARS"]) / "daily.parquet", tmp_path / "bars.parquet"
+    shutil.copyfile(source, bars)
+    settings = Settings.load()
+    record = preparation.prepare(settings, bars, None)
+    shutil.rmtree(home)
+    assert preparation.restored(settings, record) == record, "prepared again from the file"
+    shutil.rmtree(home)
+    table = pd.read_parquet(bars)
+    table.iloc[: len(table) - 40].to_parquet(bars)
+    with pytest.raises(RunError, match=r"bars\.parquet: prepared again it is bars-.*are not those of then"):
+        preparation.restored(settings, record)
