@@ -26,3 +26,7 @@ class TrainingFailed(RunError):
     """Training that had begun and could not go on; what it had reached is kept."""
 
     exit_code = 1
+
+
+class DivergedPolicyError(MtquantError):
+    """A policy whose answer is not a finite number, to observations that are: no environment is to blame."""

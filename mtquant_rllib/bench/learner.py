@@ -52,7 +52,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     CHECKPOINTING: {"checkpoint_activations": True},
     COMPILED: {"compile": True},
 }
-_AS_THEY_STAND = LearnerConfig(precision="float32", checkpoint_activations=False, compile=False)
+_AS_THEY_STAND = {"precision": "float32", "checkpoint_activations": False, "compile": False}
 
 ATTENTION = {"meta": "attention", "specialist": "attention", "instrument": "attention"}
 PLAIN = {"meta": "meta", "specialist": "specialist", "instrument": "instrument"}
@@ -108,7 +108,8 @@ def _compare(settings: Settings, names: Mapping[str, str], device: str, sizes: S
     if names == ATTENTION:
         # Every one of them is a stack of its own, and those of a level are alike.
         modules = (modules[0], universe.specialists[0], modules[-1])
-    sides = {name: partial(_AS_THEY_STAND.model_copy, update=changed) for name, changed in OPTIONS.items()}
+    plain = settings.learner.model_copy(update=_AS_THEY_STAND)
+    sides = {name: partial(plain.model_copy, update=changed) for name, changed in OPTIONS.items()}
     if compiler_complaint(device) is not None:
         del sides[COMPILED]
     if names == PLAIN:
@@ -159,7 +160,8 @@ def _update_of(
     jobs = []
     for stack in stacked(modules):
         keepers = {name: torch.optim.Adam(modules[name].parameters(), fused=True) for name in stack.names}
-        learner = StackLearner(stack, keepers, _knobs(settings, stack), Peers(1).channel(), _AS_THEY_STAND)
+        plain = settings.learner.model_copy(update=_AS_THEY_STAND)
+        learner = StackLearner(stack, keepers, _knobs(settings, stack), Peers(1).channel(), plain)
         if options is not None:
             learner.network = AutogradPass(stack, options)
         learner.load()

@@ -107,6 +107,10 @@ class ResourcesConfig(Section):
         Shared memory of a session that this run starts itself.
     runner_restart_seconds
         How long a runner whose process was lost may take to come back before the trial counts as failed.
+    env_retries
+        Times in a row that the bars of a call are sampled again, from the same state and with the same noise, after an
+        environment has raised or given a reward, an equity or an observation that is not a finite number. 0 ends the
+        trial with the first. Of the batched engine.
     """
 
     engine: Literal["batched", "stock"]
@@ -117,12 +121,14 @@ class ResourcesConfig(Section):
     gpus: Literal["auto", "none"]
     object_store_mb: Count
     runner_restart_seconds: Positive
+    env_retries: int = Field(ge=0)
 
 
 class LearnerConfig(Section):
-    """How the batched learners run networks for their gradients, where that is autograd's work: attention networks, and
-    every network on a GPU. The closed form of plain networks on a CPU stays as it is, and a learner warns of settings
-    that have no part in a module.
+    """How the batched learners run networks for their gradients, and when a module counts as diverged.
+
+    The first three are for where gradients are autograd's work: attention networks, and every network on a GPU. The
+    closed form of plain networks on a CPU stays as it is, and a learner warns of settings without a part in a module.
 
     precision
         `bfloat16` multiplies matrices in that precision (`torch.autocast`) in value and auxiliary passes, and under SAC
@@ -134,11 +140,18 @@ class LearnerConfig(Section):
     compile
         Let `torch.compile` make kernels of forward and backward passes, once for every shape of network and of batch.
         Needs a compiler, and dropout draws otherwise than without.
+    max_skipped_updates
+        Updates in a row in which an optimiser of a module took none of its steps, because no gradient was finite, after
+        which the module counts as diverged (`engine.divergence`).
+    max_parameter_abs
+        Largest absolute value of a parameter; beyond it the module counts as diverged, and keeps what it had before.
     """
 
     precision: Literal["float32", "bfloat16"]
     checkpoint_activations: bool
     compile: bool
+    max_skipped_updates: Count
+    max_parameter_abs: Positive
 
 
 class CheckpointsConfig(Section):

@@ -62,14 +62,14 @@ class EpisodeCallbacks:
         self._functions = {
             which: list(force_list(getattr(runner.config, f"callbacks_{which}"))) for which in (START, STEP, END)
         }
-        self._views: dict[int, EpisodeView] = {}
+        self.views: dict[int, EpisodeView] = {}
         self.wanted = any(self._objects.values()) or any(self._functions.values())
         self.wanted_each_step = bool(self._objects[STEP] or self._functions[STEP])
 
     def _call(self, which: str, env: int, **more: Any) -> None:
         runner = self._runner
         shared = {
-            "episode": self._views[env],
+            "episode": self.views[env],
             "env_runner": runner,
             "metrics_logger": runner.metrics,
             "env": runner.env,
@@ -81,15 +81,15 @@ class EpisodeCallbacks:
     def started(self, envs: np.ndarray, numbers: np.ndarray) -> None:
         """Episodes `numbers` of the environments `envs` begin."""
         for env, number in zip(envs.tolist(), numbers.tolist()):
-            self._views[env] = EpisodeView(f"{self._runner.worker_index or 0}_{env}_{number}")
+            self.views[env] = EpisodeView(f"{self._runner.worker_index or 0}_{env}_{number}")
             self._call(START, env)
 
     def stepped(self, env: int, length: int, returns: dict[str, float]) -> None:
-        self._views[env].length, self._views[env].returns = length, returns
+        self.views[env].length, self.views[env].returns = length, returns
         self._call(STEP, env)
 
     def ended(self, env: int, length: int, returns: dict[str, float], terminated: bool) -> None:
-        view = self._views[env]
+        view = self.views[env]
         view.length, view.returns = length, returns
         view.is_terminated, view.is_truncated = terminated, not terminated
         self._call(END, env, prev_episode_chunks=[])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -21,6 +20,7 @@ from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import draw_episode
+from mtquant_rllib.env.market_source import open_market
 from mtquant_rllib.env.recall import private_columns
 from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.env.spaces import action_width, observation_width, spaces
@@ -168,7 +168,7 @@ class Floor:
         settings = config["settings"]
         self.settings = settings if isinstance(settings, Settings) else Settings.model_validate(settings)
         universe, phase, domain = self.settings.universe, config["phase"], config.get("domain")
-        data = DeskData.open(Path(config["data"]), config.get("split", "train"))
+        data = open_market({**config, "settings": self.settings})
         played: Sequence[int | None] = (None,)
         if phase == 1 and not universe.allocates:
             names = [own.name for own in universe.domains]

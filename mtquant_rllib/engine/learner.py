@@ -11,15 +11,13 @@ What differs from RLlib's, and why:
 - modules that do not learn are not computed;
 - several learners cut the minibatches that one would and add up their gradients (`peers`): what is learned does not
   depend on their number, but for rounding and dropout;
-- a module whose gradient is not finite skips that step and says so.
+- a module whose gradient is not finite skips that step and says so; one that diverges keeps what it had (`divergence`).
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,14 +43,13 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.bar_schedule import DEFAULT, FollowsBars
 from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages, observed
+from mtquant_rllib.engine.divergence import DivergenceWatch
 from mtquant_rllib.engine.peers import JoinedLearner
 from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, generator, mixed
 from mtquant_rllib.engine.stack_learner import Figures, StackLearner, passes
 from mtquant_rllib.engine.stacks import Stack, stacked
-from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.market_source import open_market
 from mtquant_rllib.env.recall import Recall
-
-logger = logging.getLogger(__name__)
 
 GRADIENT_NORM = "gradients_default_optimizer_global_norm"
 SMALLEST_DEVIATION = 1e-4
@@ -95,9 +92,10 @@ class BatchedLearner(JoinedLearner, BarSchedule):
             raise ValueError(f"grad_clip_by = {self.config.grad_clip_by!r}: the batched engine clips by 'global_norm'")
         keepers: dict[str, Any] = {name: self.get_optimizers_for_module(name)[0][1] for name in learning}
         options = LearnerConfig.model_validate(self.config.desk["learner"])
+        self._watch = DivergenceWatch(learning, options, tells=self._peers.rank == 0)
         context = self.config.env_config
         self._settings = Settings.model_validate(context["settings"])
-        self._features = DeskData.open(Path(context["data"]), context.get("split", "train")).features
+        self._features = open_market({**context, "settings": self._settings}).features
         self._recalls: dict[tuple[tuple[str, ...], int | None], Recall] = {}
         self._learners = [
             StackLearner(stack, keepers, self._knobs_of(stack), self._peers.channel(), options)
@@ -220,7 +218,7 @@ class BatchedLearner(JoinedLearner, BarSchedule):
             learner, tables, starts, parts, seed = job
             learner.load()
             figures = learner.learn(tables, starts, parts, batch.n_epochs, seed)
-            learner.store()
+            learner.store(figures, self._watch.max_parameter_abs)
             return figures
 
         beside = (
@@ -235,10 +233,7 @@ class BatchedLearner(JoinedLearner, BarSchedule):
             for future in running:
                 self._figures |= future.result()
         for name, figures in self._figures.items():
-            if figures.skipped:
-                logger.warning(
-                    "%s: gradient is not finite at bar %d; %d steps are skipped", name, self._bars, figures.skipped
-                )
+            self._watch.note(name, figures.steps, figures.found, self._bars)
         return None, {}, {}
 
     def _own_stream(self) -> tuple[int, ...]:
@@ -302,6 +297,7 @@ class BatchedLearner(JoinedLearner, BarSchedule):
                 }
                 for key, figure in shown.items():
                     self.metrics.log_value((name, key), figure, window=1)
+        self._watch.log(self.metrics)
         super().after_gradient_based_update(timesteps=timesteps)
 
 

@@ -56,7 +56,8 @@ class Recorder:
 @dataclass
 class Post:
     """A level at work in this runner: its modules, who learns, whether one of them learns what regimes are, its policy
-    and what is kept of it."""
+    and what is kept of it. seen, answered: what it was last shown and made of
+    it, (B, n, F) and (B, n, 2A)."""
 
     level: Level
     desk: Trading
@@ -68,6 +69,8 @@ class Post:
     panel: Panel | None = None
     recorder: Recorder | None = None
     held: Held | None = None
+    seen: np.ndarray | None = None
+    answered: np.ndarray | None = None
 
     @property
     def learns(self) -> bool:

@@ -287,6 +287,10 @@ class Replay:
         owner = self._owners[module]
         assert owner.tree is not None
         assert self._priorities is not None
+        # A sum with a NaN in it would be one for ever; a decision of unknown error keeps the priority it has.
+        leaves, errors = leaves[known := np.isfinite(errors)], errors[known]
+        if not len(leaves):
+            return
         priorities = (np.abs(errors) + self._priorities.epsilon) ** self._priorities.power
         owner.tree.set(leaves, priorities)
         owner.largest = max(owner.largest, float(priorities.max()))

@@ -40,17 +40,18 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
+from mtquant_rllib.engine import snapshots
 from mtquant_rllib.engine.columns import Fragment
+from mtquant_rllib.engine.env_faults import ENV_RETRIES, check_bar, check_fragment, retried
 from mtquant_rllib.engine.episode_callbacks import EpisodeCallbacks
 from mtquant_rllib.engine.exploration import Draw
 from mtquant_rllib.engine.floor import Floor, Level, Table
 from mtquant_rllib.engine.panel import Panel
 from mtquant_rllib.engine.randomness import NOISE, generator
-from mtquant_rllib.engine.recorder import Held, Marks, Post, Tail, columns_of
+from mtquant_rllib.engine.recorder import Marks, Post, Tail, columns_of
 from mtquant_rllib.engine.regime_metrics import regimes_sampled
 from mtquant_rllib.engine.rest import resting
 from mtquant_rllib.engine.seats import BarRunner
-from mtquant_rllib.engine.standing import capture, put_back
 from mtquant_rllib.env.trading import Trading
 
 REWARD_TERMS = "reward_terms"
@@ -117,25 +118,19 @@ class BatchedEnvRunner(BarRunner):
 
     def standing(self) -> dict[str, Any]:
         """Episodes in progress: the desks, who plays where, and the decisions held on."""
-        return {
-            "desks": [capture(table.desk) for table in self.env.tables],
-            "playing": [table.playing.copy() for table in self.env.tables],
-            "held": [[post.held and vars(post.held) for post in posts] for posts in self._posts],
-            "returns": self._returns.copy(),
-            "lengths": self._lengths.copy(),
-        }
+        return snapshots.standing(self)
 
     def set_standing(self, state: dict[str, Any]) -> None:
-        for table, desk, playing in zip(self.env.tables, state["desks"], state["playing"]):
-            put_back(table.desk, desk)
-            table.playing[:] = playing
-        for posts, held in zip(self._posts, state["held"]):
-            for post, own in zip(posts, held):
-                post.held = own and Held(**own)
-        self._returns[:], self._lengths[:] = state["returns"], state["lengths"]
-        self._began[:] = time.perf_counter()
+        snapshots.set_standing(self, state)
 
     # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def sample_surely(self, bars: int) -> list[Fragment]:
+        """Sample, and where an environment fails sample the same bars again (`env_faults`)."""
+        most = self.config.env_config["settings"]["resources"]["env_retries"]
+        fragments, retries = retried(self, lambda: self.sample(num_timesteps=bars), most)
+        self.metrics.log_value(ENV_RETRIES, retries, reduce="sum")
+        return fragments
 
     def sample(  # type: ignore[override]
         self,
@@ -162,6 +157,7 @@ class BatchedEnvRunner(BarRunner):
             draw = Draw(noise, explore, random_actions)
             if num_timesteps is not None:
                 fragment = self._sample_bars(num_timesteps, draw)
+                check_fragment(fragment)
             else:
                 assert num_episodes is not None
                 fragment = self._sample_episodes(num_episodes, draw)
@@ -231,6 +227,7 @@ class BatchedEnvRunner(BarRunner):
                     self._term_sums[name] = self._term_sums.get(name, 0.0) + float(values[acting].sum())
                 rewards = np.where(acting[:, None], result.rewards, 0.0)
                 terminated, truncated = result.terminated & acting, result.truncated & acting
+            check_bar(table.desk, acting, rewards)
             self._returns += rewards
             if marks is not None:
                 own = marks[number]
@@ -254,7 +251,7 @@ class BatchedEnvRunner(BarRunner):
         due = level.due() & acting
         if not due.any():
             return None
-        observations = level.observe()
+        observations = post.seen = level.observe()
         seats = None if level.seats is None else level.seats()
         assert post.panel is not None
         if due.all():
@@ -262,6 +259,7 @@ class BatchedEnvRunner(BarRunner):
         else:
             inputs = np.zeros((self.num_envs, level.n_seats, 2 * level.actions), dtype=np.float32)
             inputs[due] = post.panel(observations[due], None if seats is None else seats[due])
+        post.answered = inputs
         floor = self._sigma_floor
         least = None if floor is None else floor[post.desk.features.regime[post.desk.row]]
         raw = draw(inputs, post.explores(), least)

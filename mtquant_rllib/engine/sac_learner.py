@@ -11,9 +11,7 @@ number, but for rounding and dropout. A bar is .3 to 1.1 kB in each one's memory
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ray.rllib.core import ALL_MODULES
@@ -25,14 +23,13 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.bar_schedule import FollowsBars
 from mtquant_rllib.engine.columns import Fragment
+from mtquant_rllib.engine.divergence import DivergenceWatch
 from mtquant_rllib.engine.peers import JoinedLearner
 from mtquant_rllib.engine.randomness import LOSS, mixed
 from mtquant_rllib.engine.replay import Replay
 from mtquant_rllib.engine.sac_stack import ACTOR, ALPHA, CRITICS, OPTIMIZERS, SACStack
 from mtquant_rllib.engine.stacks import grouped
-from mtquant_rllib.env.data import DeskData
-
-logger = logging.getLogger(__name__)
+from mtquant_rllib.env.market_source import open_market
 
 REPLAY_STATE = "replay"
 STEPS = "gradient_steps"
@@ -56,6 +53,8 @@ class SACLearner(JoinedLearner, FollowsBars):
         super().build()
         config, self._sac = self.config, SACConfig.model_validate(self.config.sac)
         learning = {name: self._module[name] for name in self._learning()}
+        options = LearnerConfig.model_validate(config.desk["learner"])
+        self._watch = DivergenceWatch(learning, options, tells=self._peers.rank == 0)
         keepers: dict[str, Any] = {
             name: {key.removeprefix(f"{name}_"): item for key, item in self.get_optimizers_for_module(name)}
             for name in learning
@@ -68,7 +67,7 @@ class SACLearner(JoinedLearner, FollowsBars):
                 tau=self._sac.tau,
                 grad_clip=self._sac.grad_clip,
                 action_penalty=self._sac.action_penalty,
-                options=LearnerConfig.model_validate(config.desk["learner"]),
+                options=options,
                 peers=self._peers,
             )
             for group in grouped(learning)
@@ -76,7 +75,7 @@ class SACLearner(JoinedLearner, FollowsBars):
         context = config.env_config
         self.replay = Replay(
             Settings.model_validate(context["settings"]),
-            DeskData.open(Path(context["data"]), context["split"]).features,
+            open_market(context).features,
             learning=frozenset(learning),
             module_of=lambda agent: config.policy_mapping_fn(agent, None),
             n_envs=max(config.num_env_runners, 1) * config.num_envs_per_env_runner,
@@ -139,10 +138,9 @@ class SACLearner(JoinedLearner, FollowsBars):
                 self._step(stack, number, batch, tell=step == batch.n_steps - 1)
             self.gradient_steps += 1
         for stack in self._stacks:
-            for name, skipped in stack.skipped.items():
-                if skipped:
-                    logger.warning("%s: gradient is not finite at bar %d; %d skipped", name, self._bars, skipped)
-                    stack.skipped[name] = 0
+            for name, (steps, found) in stack.closed(self._watch.max_parameter_abs).items():
+                if batch.get(name):
+                    self._watch.note(name, steps, found, self._bars)
         return None, {}, {}
 
     def _step(self, stack: SACStack, number: int, there: Mapping[str, bool], *, tell: bool) -> None:
@@ -188,6 +186,7 @@ class SACLearner(JoinedLearner, FollowsBars):
         for name, figures in self._figures.items():
             for key, figure in figures.items():
                 self.metrics.log_value((name, key), figure, window=1)
+        self._watch.log(self.metrics)
         self.metrics.log_value((ALL_MODULES, STEPS), self.gradient_steps, window=1)
         super().after_gradient_based_update(timesteps=timesteps)
 

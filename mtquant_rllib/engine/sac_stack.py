@@ -23,6 +23,7 @@ from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine import sac_loss
 from mtquant_rllib.engine.chain_rule import Tables
 from mtquant_rllib.engine.critic_pass import CriticPass
+from mtquant_rllib.engine.divergence import Divergence, Steps, measured
 from mtquant_rllib.engine.passes import AutogradPolicy, PlainPolicy, is_plain, warn_of_idle_options
 from mtquant_rllib.engine.peers import Part, Peers
 from mtquant_rllib.engine.randomness import mixed
@@ -115,16 +116,48 @@ class SACStack(Alike):
         self._act = PlainPolicy(policy, Tables(self.actors)) if plain else AutogradPolicy(policy, self.actors, options)
         self._critic_pass, self._target_pass = CriticPass(self.critics), CriticPass(self.targets)
         self._slope_penalty = self.common["sac"]["critic"]["slope_penalty"]
-        self.skipped = dict.fromkeys(self.names, 0)
+        self._rows = (self.actors, self.critics, self.targets, self.alphas)
+        self._good = [torch.zeros_like(rows.weight_RP) for rows in self._rows]
+        self.steps = {name: Steps() for name in self.names}
 
     # -- state --------------------------------------------------------------------------------------------------------
 
     def load(self) -> None:
         """Take over everything from modules and optimisers."""
-        for rows in (self.actors, self.critics, self.targets, self.alphas):
+        for rows, good in zip(self._rows, self._good):
             rows.load()
+            good.copy_(rows.weight_RP)
         for optimizer in self._optimizers.values():
             optimizer.load()
+
+    @torch.no_grad()
+    def closed(self, max_parameter_abs: float) -> dict[str, tuple[Steps, Divergence]]:
+        """End an update: the steps of each module, and what its parameters are. Those that cannot be any policy's are
+        what they were before it, with optimisers that begin again."""
+        found = dict.fromkeys(self.names, Divergence.NONE)
+        for rows in self._rows:
+            per_module = len(rows) // len(self.names)
+            for row, own in enumerate(measured(rows.weight_RP, max_parameter_abs)):
+                name = self.names[row // per_module]
+                found[name] = found[name] or own
+        for member, name in enumerate(self.names):
+            if found[name] is not Divergence.NONE:
+                self._go_back(member)
+        for rows, good in zip(self._rows, self._good):
+            good.copy_(rows.weight_RP)
+        steps, self.steps = self.steps, {name: Steps() for name in self.names}
+        return {name: (steps[name], found[name]) for name in self.names}
+
+    def _go_back(self, member: int) -> None:
+        """Undo a module's update."""
+        for rows, good in zip(self._rows, self._good):
+            per_module = len(rows) // len(self.names)
+            mine = slice(member * per_module, (member + 1) * per_module)
+            rows.weight_RP[mine] = good[mine]
+        for optimizer in self._optimizers.values():
+            per_module = len(optimizer) // len(self.names)
+            for row in range(member * per_module, (member + 1) * per_module):
+                optimizer.forget(row)
 
     def load_rates(self) -> None:
         for optimizer in self._optimizers.values():
@@ -134,7 +167,7 @@ class SACStack(Alike):
         """Hand what was learned back to modules and optimisers."""
         self.actors.store()
         if not policies_only:
-            for rows in (self.critics, self.targets, self.alphas):
+            for rows in self._rows[1:]:
                 rows.store()
             for optimizer in self._optimizers.values():
                 optimizer.store()
@@ -180,7 +213,7 @@ class SACStack(Alike):
 
         by_alpha_S1 = sac_loss.alpha_gradient(log_prob, alpha_S1, self.target_entropy_S1)
         self.alphas.grad_RP.copy_(self._joined(by_alpha_S1, part))
-        self._optimizers[ALPHA].step(self._sound(self.alphas.grad_RP, active))
+        self._optimizers[ALPHA].step(self._sound(ALPHA, self.alphas.grad_RP, active))
         self._follow(active)
 
         error_STB = (value - target.unsqueeze(1)).abs()
@@ -269,17 +302,17 @@ class SACStack(Alike):
         """A clipped step down the gradients; their norms before the clip, (R, 1)."""
         self._joined(rows.grad_RP, part)
         norm_R1 = rows.clip(self._grad_clip)
-        self._optimizers[name].step(self._sound(norm_R1, active))
+        self._optimizers[name].step(self._sound(name, norm_R1, active))
         return norm_R1
 
-    def _sound(self, norm_R1: Tensor, active: Sequence[bool]) -> list[bool]:
+    def _sound(self, optimizer: str, norm_R1: Tensor, active: Sequence[bool]) -> list[bool]:
         """Rows to step; one whose gradient is not finite is skipped, and counted."""
         steps = list(active)
         per_module = len(steps) // len(self.names)
         for row, norm in enumerate(norm_R1[:, 0].tolist()):
-            if steps[row] and not math.isfinite(norm):
-                steps[row] = False
-                self.skipped[self.names[row // per_module]] += 1
+            if steps[row]:
+                steps[row] = math.isfinite(norm)
+                self.steps[self.names[row // per_module]].note(optimizer, skipped=not steps[row])
         return steps
 
     @torch.no_grad()

@@ -23,12 +23,14 @@ FALLBACKS = "fallbacks"
 
 @dataclass
 class Sampled:
-    """One call's harvest: samples for the learner, the bars in them, reduced metrics, and the runner's counters."""
+    """One call's harvest: samples for the learner, the bars in them, reduced metrics, the runner's counters, and
+    where it stands after them: `{**seats, STANDING: standing}` is what a replacement goes on from to the bit."""
 
     samples: list[Any]
     bars: int
     metrics: dict[str, Any]
     seats: dict[str, Any]
+    standing: dict[str, Any] | None = None
 
 
 class BarRunner(MultiAgentEnvRunner):
@@ -52,11 +54,15 @@ class BarRunner(MultiAgentEnvRunner):
     def sample_bars(self, bars: int) -> Sampled:
         """Sample exactly so many bars, spread evenly over the environments."""
         before = self.fallbacks.bars = self.bars_sampled
-        samples = self.sample(num_timesteps=bars) if bars else []
+        samples = self.sample_surely(bars) if bars else []
         for name, counts in self.fallbacks.take().items():
             for reason, count in counts.items():
                 self.metrics.log_value((FALLBACKS, name, reason), count, reduce="sum")
-        return Sampled(samples, self.bars_sampled - before, self.get_metrics(), self.seats())
+        return Sampled(samples, self.bars_sampled - before, self.get_metrics(), self.seats(), self.standing())
+
+    def sample_surely(self, bars: int) -> list[Any]:
+        """Sample; runners that can take a call back outlive environments that fail now and then."""
+        return self.sample(num_timesteps=bars)
 
     def seats(self) -> dict[str, Any]:
         """Counters of this runner and of its environments: all a replacement needs to draw what comes next."""

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from mtquant_rllib.config.training import LearnerConfig
+from mtquant_rllib.engine.bar_schedule import DEFAULT
+from mtquant_rllib.engine.divergence import Divergence, Steps, measured
 from mtquant_rllib.engine.loss import TALLIED, ppo_gradients
 from mtquant_rllib.engine.passes import pass_for
 from mtquant_rllib.engine.peers import Channel
@@ -31,12 +33,14 @@ and of one that is taught what regimes are their labels; each (rows, width)."""
 @dataclass
 class Figures:
     """What one module's update showed: means over its last pass (`loss.TALLIED`, and lessons: losses beside the agent's
-    own), the gradient's norm at its last step and how many steps were skipped because it was not finite."""
+    own), the gradient's norm at its last step, its steps with those skipped because it was not finite, and what its
+    parameters are after the last."""
 
     means: dict[str, float] = field(default_factory=dict)
     lessons: dict[str, float] = field(default_factory=dict)
     gradient_norm: float = math.nan
-    skipped: int = 0
+    steps: Steps = field(default_factory=Steps)
+    found: Divergence = Divergence.NONE
 
 
 class StackLearner:
@@ -62,10 +66,17 @@ class StackLearner:
         self.stack.load()
         self.optimizer.load()
 
-    def store(self) -> None:
-        """Hand parameters and moments back to the modules."""
-        self.stack.store()
-        self.optimizer.store()
+    def store(self, figures: Mapping[str, Figures], max_parameter_abs: float) -> None:
+        """Hand parameters and moments back to the modules, but those that cannot be any policy's: such a module keeps
+        what it had before the update."""
+        sound = []
+        for member, found in enumerate(measured(self.stack.weight_RP, max_parameter_abs)):
+            if found is Divergence.NONE:
+                sound.append(member)
+            elif self.stack.names[member] in figures:
+                figures[self.stack.names[member]].found = found
+        self.stack.store(sound)
+        self.optimizer.store(sound)
 
     def table(self, tables: Sequence[Columns | None]) -> tuple[Tensor, list[int]]:
         """All columns beside each other, (S, R, C), so that a minibatch is one gather, and the widths they have.
@@ -159,8 +170,8 @@ class StackLearner:
             if active[member]:
                 mine = figures[self.stack.names[member]]
                 mine.gradient_norm = norm
-                if not math.isfinite(norm):
-                    steps[member], mine.skipped = False, mine.skipped + 1
+                steps[member] = math.isfinite(norm)
+                mine.steps.note(DEFAULT, skipped=not steps[member])
         self.optimizer.step(steps)
 
     def _tell(self, total: Tensor, figures: Mapping[str, Figures]) -> None:

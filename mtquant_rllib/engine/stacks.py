@@ -9,7 +9,7 @@ the widest (`policies.joining`): what they lack stays zero, because nothing is r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,10 +96,11 @@ class Rows:
         for member, tensors in enumerate(self.tensors):
             self.put(self.weight_RP[member], member, tensors)
 
-    def store(self) -> None:
-        """Copy the rows into the members' parameters."""
+    def store(self, members: Collection[int] | None = None) -> None:
+        """Copy the rows into the members' parameters, of all or of some members."""
         for member, tensors in enumerate(self.tensors):
-            self.take(self.weight_RP[member], member, tensors)
+            if members is None or member in members:
+                self.take(self.weight_RP[member], member, tensors)
 
     def put(self, row: Tensor, member: int, tensors: Sequence[Tensor]) -> None:
         """Copy one member's tensors, in the order of its parameters, into a row."""
@@ -263,9 +264,20 @@ class RowOptimizer:
     def load_rates(self) -> None:
         self._rates = [float(keeper.param_groups[0]["lr"]) for keeper in self._keepers]
 
-    def store(self) -> None:
-        """Hand the moments to the keepers."""
+    def __len__(self) -> int:
+        return len(self._keepers)
+
+    def forget(self, member: int) -> None:
+        """Begin again: moments of zero."""
+        self._steps[member].zero_()
+        for table in self._moments.values():
+            table[member].zero_()
+
+    def store(self, members: Collection[int] | None = None) -> None:
+        """Hand the moments to the keepers, of all or of some members."""
         for member, (keeper, parameters) in enumerate(zip(self._keepers, self._rows.tensors)):
+            if members is not None and member not in members:
+                continue
             for parameter in parameters:
                 held = keeper.state[parameter]
                 if not held:

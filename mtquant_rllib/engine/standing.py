@@ -18,10 +18,20 @@ State = dict[str, dict[str, Any]]
 
 
 def capture(desk: Trading) -> State:
-    """Copies of everything that belongs to an environment, and of every counter."""
+    """Copies of everything that belongs to an environment, and of every counter. Two names of one array are two names
+    of one copy."""
+    copies: dict[int, np.ndarray] = {}
+
+    def copied(item: Any) -> Any:
+        if not isinstance(item, np.ndarray):
+            return item
+        if id(item) not in copies:
+            copies[id(item)] = item.copy()
+        return copies[id(item)]
+
     return {
         path: {
-            name: item.copy() if isinstance(item, np.ndarray) else item
+            name: copied(item)
             for name, item in vars(part).items()
             if isinstance(item, bool | int | float) or (isinstance(item, np.ndarray) and _per_env(name, item, desk))
         }
@@ -30,14 +40,26 @@ def capture(desk: Trading) -> State:
 
 
 def put_back(desk: Trading, state: State) -> None:
-    """Make the desk what `capture` saw. In place where an array of that shape is there: others may look at it too."""
+    """Make the desk what `capture` saw. In place where an array of that shape is there: others may look at it too. But
+    an array that has two names now and had one of them then is written once, and the other name gets its own."""
+    targets: dict[int, np.ndarray] = {}
+    written: set[int] = set()
     for path, part in _parts(desk).items():
         for name, item in state.get(path, {}).items():
+            if not isinstance(item, np.ndarray):
+                setattr(part, name, item)
+                continue
             there = getattr(part, name, None)
-            if isinstance(item, np.ndarray) and isinstance(there, np.ndarray) and _fits(there, item):
+            if id(item) in targets:
+                setattr(part, name, targets[id(item)])
+                continue
+            if isinstance(there, np.ndarray) and _fits(there, item) and id(there) not in written:
                 there[...] = item
             else:
-                setattr(part, name, item.copy() if isinstance(item, np.ndarray) else item)
+                there = item.copy()
+                setattr(part, name, there)
+            targets[id(item)] = there
+            written.add(id(there))
     desk._fetched = False
 
 

@@ -17,12 +17,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.episodes import Stretch
 from mtquant_rllib.env.leak import plant_leak
+from mtquant_rllib.env.prepared_files import (
+    ARRAYS_HASH,
+    FILES,
+    INDEX,
+    arrays_hash,
+    file_hashes,
+    read_index,
+    require_finite,
+)
 from mtquant_rllib.errors import ConfigError, MarketDataError, RunError
 from mtquant_rllib.features.building import build_features
 from mtquant_rllib.features.table import FeatureTable, open_table
@@ -31,7 +41,6 @@ from mtquant_rllib.market.splits import NAMES, time_splits
 from mtquant_rllib.portfolio.tape import Tape
 
 CACHE_VARIABLE = "MTQUANT_CACHE"
-_INDEX = "data.json"
 
 
 def cache_folder() -> Path:
@@ -54,21 +63,23 @@ class DeskData:
         Raises
         ------
         RunError
-            When the folder is not a prepared market, or has no such split.
+            When the folder is not a prepared market, has no such split, or lacks a part of it.
         """
-        try:
-            index = json.loads((folder / _INDEX).read_text())
-        except (OSError, ValueError) as error:
-            raise RunError(f"{folder} is not a prepared market ({error}); prepare it again from its bars") from None
+        index = read_index(folder)
         if split not in index["splits"]:
             raise RunError(f"{folder} has no split {split!r}; it has {', '.join(index['splits'])}")
-        entry = index["splits"][split]
-        part = folder / entry["arrays"]
-        return cls(
-            Tape.open(part),
-            open_table(part / entry["features"]),
-            tuple(Stretch(*rows) for rows in entry["stretches"]),
-        )
+        try:
+            entry = index["splits"][split]
+            part = folder / entry["arrays"]
+            return cls(
+                Tape.open(part),
+                open_table(part / entry["features"]),
+                tuple(Stretch(*rows) for rows in entry["stretches"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+            raise RunError(
+                f"{folder}: its split {split!r} is damaged ({error}); delete the folder, and it is prepared again"
+            ) from None
 
     @classmethod
     def of(cls, settings: Settings, markets: Sequence[MarketData]) -> DeskData:
@@ -79,7 +90,7 @@ class DeskData:
 
 def describe(folder: Path) -> dict[str, Any]:
     """The index of a prepared folder: source, spans, stretches."""
-    return json.loads((folder / _INDEX).read_text())
+    return read_index(folder)
 
 
 def prepare_embedded(settings: Settings, cache: Path | None = None) -> Path:
@@ -166,6 +177,7 @@ def _write_arrays(settings: Settings, markets: Sequence[MarketData], folder: Pat
     tape.save(folder)
     features = build_features(settings, markets, folder)
     assert features.folder is not None
+    require_finite(tape, features, settings.universe.symbols)
     return [[stretch.start, stretch.stop] for stretch in _whole_paths(tape, features)], features.folder.name
 
 
@@ -210,29 +222,21 @@ def _prepared(cache: Path | None, name: str, fill: Any) -> Path:
     wins."""
     root = cache or cache_folder()
     final = root / name
-    if (final / _INDEX).is_file():
+    if (final / INDEX).is_file():
         return final
     root.mkdir(parents=True, exist_ok=True)
     half = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
     try:
-        index = {**fill(half), "arrays_hash": _arrays_hash(half)}
-        (half / _INDEX).write_text(json.dumps(index, indent=1))
+        index = fill(half)
+        hashes = file_hashes(half)
+        index |= {ARRAYS_HASH: arrays_hash(hashes), FILES: hashes}
+        (half / INDEX).write_text(json.dumps(index, indent=1))
         half.chmod(0o755)
         try:
             half.rename(final)
         except OSError:
-            if not (final / _INDEX).is_file():
+            if not (final / INDEX).is_file():
                 raise
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return final
-
-
-def _arrays_hash(folder: Path) -> str:
-    """Hash of every prepared array, whatever code made it."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.npy"), key=lambda path: (path.relative_to(folder).parts[0], path.name)):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

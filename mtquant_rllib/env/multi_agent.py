@@ -10,14 +10,13 @@ it is a `MultiAgentEnv`, because RLlib reads spaces through `unwrapped`, where a
 `desk_env` builds both from a plain dictionary, which is what travels in an RLlib config:
 
     {"data": folder of prepared arrays, "split": "train", "settings": dict, "phase": 1 | 2 | 3, "domain": name or
-    None, "seed": int}
+    None, "seed": int, "market": the recipe of those arrays (`env.market_source`), where there is one}
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,8 @@ from ray.rllib.utils.typing import MultiAgentDict
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.core import Desk
-from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import draw_episode
+from mtquant_rllib.env.market_source import open_market
 from mtquant_rllib.env.overseer import Overseer, RiskEdit
 from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.env.spaces import spaces
@@ -60,7 +59,7 @@ class DeskEnv(MultiAgentEnv):
         settings = config["settings"]
         self.settings = settings if isinstance(settings, Settings) else Settings.model_validate(settings)
         universe = self.settings.universe
-        data = DeskData.open(Path(config["data"]), config.get("split", "train"))
+        data = open_market({**config, "settings": self.settings})
         phase, domain_name = config["phase"], config.get("domain")
         if (phase == 1) != (domain_name is not None):
             raise ConfigError(

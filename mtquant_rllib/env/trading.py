@@ -10,14 +10,16 @@ open.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.bar import Bar
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.prepared_files import place_named
 from mtquant_rllib.env.scene import Oversight, Scene, StepResult
-from mtquant_rllib.errors import MtquantError
+from mtquant_rllib.errors import DivergedPolicyError, MtquantError
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio import tape as channel
 from mtquant_rllib.portfolio.book import Book
@@ -165,16 +167,14 @@ class Trading:
 
         Raises
         ------
+        DivergedPolicyError
+            When a proposed weight is not finite, and nothing that it was decided on is to blame: money must not follow.
         MtquantError
-            When a proposed weight is not finite: a policy has diverged, and money must not follow it.
+            The same where a row of the market or the account's own state is not finite.
         """
         self._fetch()
         if not np.isfinite(proposed).all():
-            env, i = np.argwhere(~np.isfinite(proposed))[0]
-            raise MtquantError(
-                f"the proposed weight of {self.universe.symbols[i]} in environment {env} is {proposed[env, i]}; "
-                "expected a finite number: has a policy diverged?"
-            )
+            self._refuse(proposed)
         book, oversight = self.book, self.oversight
         equity_before = book.equity.copy()
         playing = ~self.parked
@@ -202,6 +202,28 @@ class Trading:
         self.bars_done += playing
         self._fetched = False
         return self._account(np.where(equity_before > 0, equity_before, 1.0), new_day)
+
+    def _refuse(self, proposed: np.ndarray) -> NoReturn:
+        """Say which proposed weight is not finite, and whose fault it is: the market's row, the account's or the
+        policy's."""
+        env, i = (int(place) for place in np.argwhere(~np.isfinite(proposed))[0])
+        row, symbols = int(self.row[env]), self.universe.symbols
+        said = (
+            f"the proposed weight of {symbols[i]} in environment {env} is {proposed[env, i]}; expected a finite number"
+        )
+        seen = {"block": self._block, "context": self._context, "sizing": self._sizing, "money": self._money}
+        for name, array in seen.items():
+            bad = np.argwhere(~np.isfinite(array[row]))
+            if len(bad):
+                where = place_named(name, bad[0].tolist(), symbols)
+                raise MtquantError(
+                    f"{said}: array {name} of the prepared market, row {row} ({self.tape.stamps[row]}), {where} is "
+                    f"{array[(row, *bad[0])]}; prepare the market again from its bars"
+                )
+        for name, state in {"equity": self.book.equity, "units held": self.book.units}.items():
+            if not np.isfinite(state[env]).all():
+                raise MtquantError(f"{said}: the account's {name} there are {state[env]} at row {row}")
+        raise DivergedPolicyError(f"{said}: has a policy diverged?")
 
     def units_of(self, weight: np.ndarray, envs: np.ndarray | None = None) -> np.ndarray:
         """Whole lots of target weights at the last close, for all environments or the rows `envs`.

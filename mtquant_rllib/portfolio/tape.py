@@ -26,7 +26,19 @@ from mtquant_rllib.risk.pretrade import within_price_band
 
 # Channels of `Tape.money`.
 PREVIOUS, FILL, TOP, BOTTOM, LAST, FX_FILL, FX_LAST, LONG_FINANCING, SHORT_FINANCING, COST = range(10)
-N_CHANNELS = 10
+CHANNEL_NAMES = (
+    "previous close",
+    "fill price",
+    "high",
+    "low",
+    "close",
+    "account currency at the fill",
+    "account currency at the close",
+    "financing of a long",
+    "financing of a short",
+    "cost of a trade",
+)
+N_CHANNELS = len(CHANNEL_NAMES)
 # Channels of `Tape.flags`.
 TRADABLE, OPENING_ALLOWED, FILLS_AT_CLOSE = range(3)
 

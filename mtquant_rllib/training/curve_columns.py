@@ -18,6 +18,7 @@ _CURVES = {
     "vf_loss": "vf_loss",
     "entropy": "entropy",
     "kl": "mean_kl_loss",
+    "skipped_steps": "skipped_steps",
 }
 """Columns of a module that learns by PPO in `curves/*.csv`, and the learner's names of them."""
 
@@ -29,6 +30,7 @@ _SAC_CURVES = {
     "alpha": "alpha",
     "value": "value_mean",
     "error": "error_mean",
+    "skipped_steps": "skipped_steps",
 }
 """The same of one that learns by SAC."""
 

@@ -25,6 +25,7 @@ from ray.rllib.utils.typing import StateDict
 
 from mtquant_rllib.engine.bar_schedule import BARS
 from mtquant_rllib.engine.dealing import Harvest
+from mtquant_rllib.engine.divergence import told
 from mtquant_rllib.engine.randomness import pin_torch
 from mtquant_rllib.engine.seats import SEATS, STANDING, Sampled
 from mtquant_rllib.errors import RunError
@@ -40,6 +41,9 @@ DESK = "desk"
 LAST = "last"
 GAVE_UP = "gave_up"
 """Key of a result: whether the trial ended before its budget, because validation no longer improved."""
+
+FAILURE = "failure"
+"""Key of a result: why the trial ended and must not be started again; absent where it did not."""
 
 _PROBE_S = 0.2
 """Between two looks at whether a lost runner is back, in seconds."""
@@ -106,6 +110,7 @@ class DeskAlgorithm(Algorithm):
         self.module_folder = Path(self.logdir) / "modules"
         self.storage_patience_s = 0.0
         self.finished = self.gave_up = False
+        self.failure: str | None = None
         self._started = False
 
     def __repr__(self) -> str:
@@ -177,7 +182,7 @@ class DeskAlgorithm(Algorithm):
             harvest = self._sample_remotely({index: share + (turn < rest) for index, turn in turns.items()})
         self.metrics.aggregate([part.metrics for part in harvest], key=ENV_RUNNER_RESULTS)
         for part in harvest:
-            self._seats[part.seats["runner"]] = part.seats
+            self._seats[part.seats["runner"]] = {**part.seats, STANDING: part.standing}
         return harvest
 
     def _sample_remotely(self, asked: dict[int, int]) -> list[Sampled]:
@@ -247,6 +252,9 @@ class DeskAlgorithm(Algorithm):
         self._speed = {"sample_s": math.nan, "learn_s": math.nan, "bars": 0}
         began = time.perf_counter()
         results = super().step()
+        diverged = told(results.get(LEARNER_RESULTS, {}))
+        if diverged:
+            return self._ended_by(diverged, results)
         if self.bars_sampled > before and self.config.desk["average_updates"] is not None:
             learning = self._learning()
             self._average.take_in({name: own for name, own in self.module_states().items() if name in learning})
@@ -260,8 +268,20 @@ class DeskAlgorithm(Algorithm):
         self.finished, self.gave_up = finished or gave_up, gave_up and not finished
         if self.finished:
             self._keep(LAST, self.module_states(), bars=self.bars_sampled)
-        bars = self._speed["bars"]
         results["done"], results[GAVE_UP] = self.finished, self.gave_up
+        return self._reported(results, seconds)
+
+    def _ended_by(self, diverged: Mapping[str, str], results: dict[str, Any]) -> dict[str, Any]:
+        """The last result of a trial whose modules have diverged. Nothing of their state is kept: what the trial was
+        before stands in its newest checkpoint, and its best policies where they were."""
+        why = "; ".join(f"{module} has diverged: {reason}" for module, reason in diverged.items())
+        self.failure = f"{why} (bar {self.bars_sampled:,}); a smaller learning rate may help"
+        results["done"], results[GAVE_UP], results[FAILURE] = True, False, self.failure
+        return self._reported(results, math.nan)
+
+    def _reported(self, results: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """The result with what the desk adds."""
+        desk, bars = self.config.desk, self._speed["bars"]
         results[BARS_LIFETIME] = results["timesteps_total"] = self.bars_sampled
         results["bars_budget"] = desk["budget_bars"]
         results["bars_per_s"] = bars / seconds
@@ -314,24 +334,10 @@ class DeskAlgorithm(Algorithm):
                 "report": self._report,
                 "fruitless": self._fruitless,
                 "finished": (self.finished, self.gave_up),
-                "seats": self._seats_now(),
+                "seats": self._seats,
                 "average": self._average.get_state(),
             }
         return state
-
-    def _seats_now(self) -> dict[int, dict[str, Any]]:
-        """Where each runner stands, and where checkpoints hold them its episodes in progress."""
-        group = self.env_runner_group
-        if group is None or not self._seats:
-            return self._seats
-        if not group.num_remote_env_runners():
-            standing = {self.env_runner.worker_index: self.env_runner.standing()}
-        else:
-            found = group.foreach_env_runner(
-                lambda runner: (runner.worker_index, runner.standing()), local_env_runner=False
-            )
-            standing = dict(found)
-        return {index: {**seats, STANDING: standing.get(index)} for index, seats in self._seats.items()}
 
     def set_state(self, state: StateDict) -> None:
         super().set_state(state)

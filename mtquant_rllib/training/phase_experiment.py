@@ -21,6 +21,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError, TrainingFailed
 from mtquant_rllib.training import checkpoints, ownership, patience, trust
 from mtquant_rllib.training.checkpoints import Checkpoint, DamagedCheckpoint
+from mtquant_rllib.training.desk_algorithm import FAILURE
 from mtquant_rllib.training.fallback_lines import FallbackLines
 from mtquant_rllib.training.interruption import Interruption
 from mtquant_rllib.training.manifest import Manifest
@@ -184,7 +185,14 @@ def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str
             config = {**config, RESUMABLE: {name: resumable(stretch, plans[name]).names for name in names}}
             continue
         break
-    failed = [result for result in (grid[number] for number in range(len(grid))) if result.error is not None]
+    results = [grid[number] for number in range(len(grid))]
+    for result in results:
+        if result.metrics and FAILURE in result.metrics:
+            raise TrainingFailed(
+                f"phase {config[PHASE]} {result.metrics[TRIAL]}: {result.metrics[FAILURE]}; its newest checkpoint is "
+                "the last good one"
+            )
+    failed = [result for result in results if result.error is not None]
     if failed:
         name = Path(failed[0].path).name
         raise TrainingFailed(

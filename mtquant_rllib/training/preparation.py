@@ -11,7 +11,9 @@ from typing import Any
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.data import DeskData, describe, prepare_embedded, prepare_files
-from mtquant_rllib.errors import MarketDataError, RunError
+from mtquant_rllib.env.market_source import MarketSource, find_prepared
+from mtquant_rllib.env.prepared_files import ARRAYS_HASH
+from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.features.centres import measured
 from mtquant_rllib.training.manifest import MarketRecord
 
@@ -33,7 +35,7 @@ def prepare(settings: Settings, market: Path | None, macro: Path | None) -> Mark
 
 
 def _record(folder: Path, **source: Any) -> MarketRecord:
-    return MarketRecord(**source, data=str(folder.resolve()), arrays=describe(folder)["arrays_hash"])
+    return MarketRecord(**source, data=str(folder.resolve()), arrays=describe(folder)[ARRAYS_HASH])
 
 
 def centred(settings: Settings, record: MarketRecord) -> Settings:
@@ -48,21 +50,16 @@ def centred(settings: Settings, record: MarketRecord) -> Settings:
 
 
 def restored(settings: Settings, record: MarketRecord) -> MarketRecord:
-    """The record with arrays that exist.
+    """The record with arrays that exist, and hold what they held: every byte is read. For the beginning of a session;
+    the processes of one open what it names.
 
     Raises
     ------
     RunError
-        When the arrays are gone, and come out otherwise now: other bars, or code that prepares them otherwise. A change
-        of the code that changes no array is none.
+        When the arrays are gone or damaged, and come out otherwise now: other bars, or code that prepares them
+        otherwise. A change of the code that changes no array is none.
     """
-    if Path(record.data).is_dir():
+    folder = find_prepared(settings, Path(record.data), MarketSource.of(record.recipe), verify=True)
+    if folder == Path(record.data):
         return record
-    again = prepare(settings, *record.files)
-    if again.content != record.content and (record.arrays is None or again.arrays != record.arrays):
-        raise RunError(
-            f"{record.bars or 'the embedded market'}: prepared again it is {again.content}, and the run began with "
-            f"{record.content}: its bars, or the version of the code that prepares them, are not those of then; a run "
-            f"goes on with what it began with, which lay in {record.data}"
-        )
-    return again
+    return _record(folder, kind=record.kind, bars=record.bars, macro=record.macro)

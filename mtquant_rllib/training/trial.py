@@ -76,6 +76,10 @@ class PhaseTrial(tune.Trainable):
         Tune's own way copies file by file into the final folder, where a kill leaves half of one.
         """
         result: dict[str, Any] = self._last_result or {}
+        if self.algorithm.failure is not None:
+            # Tune takes this for "no checkpoint": the one before stays the newest.
+            nothing: Any = None
+            return _TrainingResult(checkpoint=nothing, metrics=dict(result))
         index = Checkpoint(
             run=self.manifest.id or "",
             phase=self.plan.phase,

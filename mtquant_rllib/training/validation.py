@@ -9,7 +9,6 @@ which takes a few hundred steps however long it is. Of attention networks it als
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mtquant_rllib.training.desk_algorithm import SHARPE, Validator
@@ -27,13 +26,13 @@ def make_validator(context: Mapping[str, Any], domain: str | None) -> Validator:
     import numpy as np
 
     from mtquant_rllib.config import Settings
-    from mtquant_rllib.env.data import DeskData
+    from mtquant_rllib.env.market_source import open_market
     from mtquant_rllib.evaluation.rollout import pieces, play, policy_player, pooled_figures
     from mtquant_rllib.training.tracked import TrackedDecisions
 
     tree, phase = Settings.model_validate(context["settings"]), context["phase"]
     universe = tree.universe
-    held = DeskData.open(Path(context["data"]), "validation")
+    held = open_market(context, "validation")
     index = None if domain is None or universe.allocates else universe.domains.index(universe.domain_named(domain))
     draws = pieces(held.stretches, tree.desk.episode.bars)
 

@@ -9,13 +9,15 @@ import numpy as np
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from mtquant_rllib.config.training import LearnerConfig
+from mtquant_rllib.config import Settings
 from mtquant_rllib.engine.columns import LevelColumns, observed
 from mtquant_rllib.engine.runner import BatchedEnvRunner
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.recall import Recall
 
-AS_THEY_STAND = LearnerConfig(precision="float32", checkpoint_activations=False, compile=False)
+AS_THEY_STAND = Settings.load().learner.model_copy(
+    update={"precision": "float32", "checkpoint_activations": False, "compile": False}
+)
 TIMES = {"bars": 0, NUM_ENV_STEPS_SAMPLED_LIFETIME: 200}
 
 

@@ -154,8 +154,8 @@ def test_compiled_networks_are_the_same_networks(names: tuple[str, ...], overrid
 def test_without_a_compiler_the_setting_is_refused() -> None:
     check = (
         "import torch; from mtquant_rllib.engine.autograd import Prepared;"
-        "from mtquant_rllib.config.training import LearnerConfig;"
-        "options = LearnerConfig(precision='float32', checkpoint_activations=False, compile=True);"
+        "from mtquant_rllib.config import Settings;"
+        "options = Settings.load(overrides=['learner.compile=true']).learner;"
         "Prepared(options, torch.device('cpu'), torch.nn.Linear(1, 1))"
     )
     nowhere = {**os.environ, "PATH": "/nowhere", "CXX": "/nowhere/g++"}

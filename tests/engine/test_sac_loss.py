@@ -297,8 +297,8 @@ def test_an_error_that_is_not_finite_skips_its_module_and_no_other() -> None:
     after = stack.critics.weight_RP.view(3, -1)
     assert torch.equal(after[1], before[1])
     assert not torch.equal(after[0], before[0])
-    assert stack.skipped["XAUUSD"] == 2
-    assert stack.skipped["EURUSD"] == 0
+    assert stack.steps["XAUUSD"].skipped.total() == 2
+    assert stack.steps["EURUSD"].skipped.total() == 0
 
 
 @pytest.mark.parametrize(("penalty", "where"), [(0.5, 0.4), (0.0, None)])

@@ -116,7 +116,7 @@ def test_a_file_that_was_slipped_in_is_noticed(run: Path) -> None:
     """Checksums of what was written say nothing about a pickle beside it."""
     path = written(run, 1) / "checkpoint_000001"
     (path / "learner_group" / "state.pkl").write_bytes(b"cos\nsystem\n")
-    with pytest.raises(DamagedCheckpoint, match="learner_group/state.pkl: was not written with this checkpoint"):
+    with pytest.raises(DamagedCheckpoint, match=r"learner_group/state\.pkl: was not written with this checkpoint"):
         checkpoints.verify(path)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, RunError
+from mtquant_rllib.market.splits import NAMES
 from mtquant_rllib.training import preparation, states
 from mtquant_rllib.training.manifest import Manifest, MarketRecord
 from mtquant_rllib.training.progress import clock
@@ -101,6 +102,12 @@ def test_a_run_of_an_older_version_takes_new_ways_to_look_at_it_from_the_default
     path.write_text(json.dumps(tree))
     idle = Manifest.read(tmp_path / "one").load_settings()
     assert (idle.recipe.batch_size_final_factor, idle.sac.learning_starts_frac) == (1, 1), "what came later, as it was"
+    del tree["settings"]["resources"]["env_retries"], tree["settings"]["learner"]["max_parameter_abs"]
+    tree["settings"]["learner"]["max_skipped_updates"] = 7
+    path.write_text(json.dumps(tree))
+    guarded, today = Manifest.read(tmp_path / "one").load_settings(), Settings.load()
+    assert guarded.resources == today.resources
+    assert guarded.learner == today.learner.model_copy(update={"max_skipped_updates": 7})
     del tree["settings"]["recipe"]["gae_lambda"]
     path.write_text(json.dumps(tree))
     with pytest.raises(ConfigError, match="gae_lambda"):
@@ -159,21 +166,19 @@ def test_time_left_reads_like_a_clock() -> None:
     assert [clock(s) for s in (5, 65, 3725, float("nan"))] == ["0:05", "1:05", "1:02:05", "?"]
 
 
-def test_a_market_that_comes_out_otherwise_today_is_blamed_on_bars_or_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_market_that_comes_out_otherwise_today_is_blamed_on_bars_or_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MTQUANT_CACHE", str(tmp_path))
+    settings = Settings.load(overrides=[f"embedded.{split}={{paths: 1, years: 3}}" for split in NAMES])
     began = MarketRecord(kind="synthetic", data="/gone/market-1")
-    monkeypatch.setattr(preparation, "prepare", lambda *files: MarketRecord(kind="synthetic", data="/gone/market-2"))
     with pytest.raises(RunError, match=r"its bars, or the version of the code .* which lay in /gone/market-1"):
-        preparation.restored(Settings.load(), began)
-
-
-def test_code_that_prepares_the_same_arrays_otherwise_named_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    began = MarketRecord(kind="synthetic", data="/gone/market-1", arrays="a1")
-    again = MarketRecord(kind="synthetic", data="/here/market-2", arrays="a1")
-    monkeypatch.setattr(preparation, "prepare", lambda *files: again)
-    assert preparation.restored(Settings.load(), began) is again
-    again.arrays = "a2"
+        preparation.restored(settings, began)
+    began.arrays = preparation.prepare(settings, None, None).arrays
+    assert preparation.restored(settings, began).arrays == began.arrays, "only its name is another"
+    began.arrays = "f00"
     with pytest.raises(RunError, match="are not those of then"):
-        preparation.restored(Settings.load(), began)
+        preparation.restored(settings, began)
 
 
 def test_a_column_that_comes_later_is_added_to_a_curve_and_empty_before(tmp_path: Path) -> None:

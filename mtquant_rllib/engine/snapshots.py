@@ -1,0 +1,106 @@
+"""A batched runner in the middle of its episodes as arrays, and a call of sampling that is taken back as a whole.
+
+`standing` is what a replacement of the runner goes on from, and travels between processes. `Before` is more and stays
+here: with it a call that failed half-way has not happened, in the environments, the counters and the metrics.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tree
+
+from mtquant_rllib.engine.recorder import Held
+from mtquant_rllib.engine.standing import capture, put_back
+
+
+def standing(runner: Any) -> dict[str, Any]:
+    """Episodes in progress of a `BatchedEnvRunner`: the desks, who plays where, and the decisions held on.
+
+    Nothing in it is written to later: it may be kept and handed on without a copy.
+    """
+    return {
+        "desks": [capture(table.desk) for table in runner.env.tables],
+        "playing": [table.playing.copy() for table in runner.env.tables],
+        "held": [[post.held and dict(vars(post.held)) for post in posts] for posts in runner._posts],
+        "returns": runner._returns.copy(),
+        "lengths": runner._lengths.copy(),
+    }
+
+
+def set_standing(runner: Any, state: dict[str, Any]) -> None:
+    """Put a runner of the same configuration where `standing` saw one."""
+    for table, desk, playing in zip(runner.env.tables, state["desks"], state["playing"]):
+        put_back(table.desk, desk)
+        table.playing[:] = playing
+    for posts, held in zip(runner._posts, state["held"]):
+        for post, own in zip(posts, held):
+            post.held = own and Held(**own)
+    runner._returns[:], runner._lengths[:] = state["returns"], state["lengths"]
+    runner._began[:] = time.perf_counter()
+
+
+@dataclass
+class Before:
+    """A batched runner before a call of `sample`.
+
+    counters: episodes begun and bars done, (B,) each, of the environments and of every table. stats: RLlib's of the
+    runner's logger. views: what episode callbacks see; what they did with it is not taken back.
+    """
+
+    standing: dict[str, Any]
+    counters: list[np.ndarray]
+    began: np.ndarray
+    bars_sampled: int
+    lifetime: Any
+    needs_reset: bool
+    stats: Any
+    views: dict[int, Any]
+
+    @classmethod
+    def of(cls, runner: Any) -> Before:
+        callbacks = runner._episode_callbacks
+        return cls(
+            standing(runner),
+            [array.copy() for array in _counters(runner)],
+            runner._began.copy(),
+            runner.bars_sampled,
+            runner.num_env_steps_sampled_lifetime,
+            runner._needs_initial_reset,
+            tree.map_structure(_own_copy, runner.metrics.stats),
+            copy.deepcopy(callbacks.views) if callbacks.wanted else {},
+        )
+
+    def put_back(self, runner: Any) -> None:
+        """Make the call undone. May be used again: another attempt may fail too."""
+        set_standing(runner, self.standing)
+        for array, kept in zip(_counters(runner), self.counters):
+            array[:] = kept
+        runner._began[:] = self.began
+        runner.bars_sampled = self.bars_sampled
+        runner.num_env_steps_sampled_lifetime = self.lifetime
+        runner._needs_initial_reset = self.needs_reset
+        runner._term_sums = {}
+        runner.metrics.stats = tree.map_structure(_own_copy, self.stats)
+        runner._episode_callbacks.views = copy.deepcopy(self.views)
+        # Nothing was left to take before the call.
+        runner.fallbacks.take()
+
+
+def _counters(runner: Any) -> list[np.ndarray]:
+    env = runner.env
+    return [env.episodes_begun, env.bars_done, *(table.episodes_begun for table in env.tables)]
+
+
+def _own_copy(stats: Any) -> Any:
+    """One statistic of RLlib's with values of its own. `copy.deepcopy` of all of them takes three times as long, on
+    every call; their own `clone` begins empty."""
+    twin = copy.copy(stats)
+    for name, item in vars(stats).items():
+        if isinstance(item, (list, dict)) or hasattr(item, "appendleft"):
+            setattr(twin, name, copy.copy(item))
+    return twin

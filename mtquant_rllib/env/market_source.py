@@ -1,0 +1,158 @@
+"""The market of an environment's configuration, wherever it lies now: prepared arrays, or a recipe to make them again.
+
+A configuration names the folder of its prepared arrays, `data`, which is a cache: a checkpoint may outlive it, or be
+moved to a machine that never had it. So the configuration has the market's recipe beside it, under `market`:
+
+    {"kind": "file" | "synthetic", "bars": path or None, "macro": path or None, "arrays": hash or None,
+     "content": name of the prepared folder or None}
+
+Whoever opens the market looks in `data`, then in the cache of this machine, and then prepares it again and compares
+hashes: an environment plays on the arrays that its run began with, or not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.env.data import DeskData, cache_folder, prepare_embedded, prepare_files
+from mtquant_rllib.env.prepared_files import ARRAYS_HASH, INDEX, read_index, set_aside, verify_prepared
+from mtquant_rllib.errors import RunError
+
+logger = logging.getLogger(__name__)
+
+MARKET = "market"
+"""Key of the recipe in an environment's configuration."""
+
+
+@dataclass(frozen=True)
+class MarketSource:
+    """The recipe of prepared arrays; see the module's docstring."""
+
+    kind: str
+    bars: Path | None = None
+    macro: Path | None = None
+    arrays: str | None = None
+    content: str | None = None
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> MarketSource:
+        """From the plain dictionary that a configuration carries."""
+        bars, macro = (None if raw.get(name) is None else Path(raw[name]) for name in ("bars", "macro"))
+        return cls(raw["kind"], bars, macro, raw.get("arrays"), raw.get("content"))
+
+    @property
+    def named(self) -> str:
+        return str(self.bars) if self.bars is not None else "the embedded market"
+
+
+def open_market(context: Mapping[str, Any], split: str | None = None) -> DeskData:
+    """One split of the market of an environment's configuration, memory-mapped.
+
+    split: without it the configuration's own, which is `train` where it names none.
+
+    Raises
+    ------
+    RunError
+        When the arrays are gone and cannot be made again, or come out otherwise.
+    """
+    folder = Path(context["data"])
+    if not _is_there(folder):
+        settings, recipe = context["settings"], context.get(MARKET)
+        folder = find_prepared(
+            settings if isinstance(settings, Settings) else Settings.model_validate(settings),
+            folder,
+            None if recipe is None else MarketSource.of(recipe),
+        )
+    return DeskData.open(folder, split or context.get("split", "train"))
+
+
+def find_prepared(settings: Settings, data: Path, source: MarketSource | None, *, verify: bool = False) -> Path:
+    """The folder of the prepared arrays: `data`, the one of its name in the cache, or one prepared again.
+
+    verify: read every byte of a folder before it is taken. One that is damaged is renamed where it is ours, by its
+    index or by lying in the cache, and left alone elsewhere.
+
+    Raises
+    ------
+    RunError
+        When there is none, and no recipe, or the recipe's bars are gone, or what it makes is not what was there.
+    """
+    content = (source and source.content) or data.name
+    for folder in dict.fromkeys((data, cache_folder() / content)):
+        if _is_there(folder) and (not verify or _is_sound(folder)) and _is_the_same(folder, data, source):
+            return folder
+        if not _is_there(folder) and folder.is_dir() and _is_in_the_cache(folder):
+            _free_the_name(folder, f"{folder} has no readable {INDEX}")
+    if source is None:
+        raise RunError(
+            f"{data} is not a prepared market, and there is no record of its bars; prepare it again from them"
+        )
+    folder = _prepared_again(settings, data, source)
+    if verify:
+        # One that is damaged and could not be set aside is found again under its name.
+        verify_prepared(folder)
+    return folder
+
+
+def _is_there(folder: Path) -> bool:
+    return (folder / INDEX).is_file()
+
+
+def _is_in_the_cache(folder: Path) -> bool:
+    return folder.resolve().parent == cache_folder().resolve()
+
+
+def _is_the_same(folder: Path, data: Path, source: MarketSource | None) -> bool:
+    """Whether a folder found by its name in the cache holds the arrays of the recipe."""
+    if folder == data or source is None or source.arrays is None:
+        return True
+    return bool(read_index(folder).get(ARRAYS_HASH) == source.arrays)
+
+
+def _is_sound(folder: Path) -> bool:
+    try:
+        verify_prepared(folder)
+    except RunError as error:
+        _free_the_name(folder, str(error))
+        return False
+    return True
+
+
+def _free_the_name(folder: Path, why: str) -> None:
+    try:
+        if not _is_in_the_cache(folder):
+            read_index(folder)  # Without our index it is somebody else's, and stays.
+        aside = set_aside(folder)
+    except (RunError, OSError) as error:
+        logger.warning("%s; it is left where it is (%s), and the market is prepared again elsewhere", why, error)
+        return
+    logger.warning("%s; it is set aside as %s, and the market is prepared again", why, aside.name)
+
+
+def _prepared_again(settings: Settings, data: Path, source: MarketSource) -> Path:
+    if source.kind == "synthetic":
+        folder = prepare_embedded(settings)
+    else:
+        if source.bars is None:
+            raise RunError(f"{data} is gone, and the record of its market names no bars; begin a new run")
+        for path in (source.bars, source.macro):
+            if path is not None and not path.exists():
+                raise RunError(
+                    f"{data} is gone, and so is {path}, from which it was prepared; put the file back there, or the "
+                    f"prepared folder into {cache_folder()}"
+                )
+        folder = prepare_files(settings, source.bars, source.macro)
+    then = source.content or data.name
+    same = folder.name == then if source.arrays is None else read_index(folder).get(ARRAYS_HASH) == source.arrays
+    if not same:
+        raise RunError(
+            f"{source.named}: prepared again it is {folder.name}, and the run began with {then}: its bars, or the "
+            f"version of the code or of the numerical libraries that prepare them, are not those of then; a run goes "
+            f"on with what it began with, which lay in {data}: put it back there, or begin a new run"
+        )
+    return folder
