@@ -107,6 +107,7 @@ def silent() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@slow
 def test_a_wrong_address_is_refused_in_seconds(silent: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         free = closed.getsockname()[1]
