@@ -82,6 +82,18 @@ def describe(folder: Path) -> dict[str, Any]:
     return json.loads((folder / _INDEX).read_text())
 
 
+def fault_of(folder: Path, arrays: str | None = None) -> str | None:
+    """What is wrong with a prepared folder; None where every array is as it was prepared. Reads all of them.
+
+    arrays: the hash that they must have; by default the one in the folder's own index.
+    """
+    try:
+        expected = arrays or describe(folder).get("arrays_hash")
+        return None if expected in (None, _arrays_hash(folder)) else "its arrays are not those that were prepared"
+    except (OSError, ValueError) as error:
+        return f"it cannot be read ({error})"
+
+
 def prepare_embedded(settings: Settings, cache: Path | None = None) -> Path:
     """Prepare the synthetic market of `embedded`, each split from paths and seeds of its own."""
     # Workers only open what is prepared; what prepares it weighs as much again as the arrays.

@@ -235,12 +235,12 @@ def prune(folder: Path, keep: int, also: Sequence[Path] = ()) -> list[Path]:
         _remove(path)
     for path in folder.glob(f"{_ASIDE}*"):
         owner = path.name.rpartition("-")[2]
-        if owner.isdigit() and int(owner) != os.getpid() and not _alive(int(owner)):
+        if owner.isdigit() and int(owner) != os.getpid() and not alive(int(owner)):
             _remove(path)
     return old
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
