@@ -114,7 +114,9 @@ class ExportedPolicies:
         """The agent's actions (B, A), by its policy's mean, for observations (B, width)."""
         policy = self.policies[self.document.agents[agent].module]
         with torch.inference_mode():
-            mean, _ = policy(torch.from_numpy(np.require(obs, np.float32, ["C", "W"]))).chunk(2, dim=-1)
+            # A copy: where an array begins in memory decides how sums are rounded, and the same numbers shall give the
+            # same bytes.
+            mean, _ = policy(torch.tensor(obs, dtype=torch.float32)).chunk(2, dim=-1)
             actions: Array = mean.clamp(-1.0, 1.0).numpy()
         return actions
 

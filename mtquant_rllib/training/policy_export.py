@@ -14,6 +14,7 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.policies.exported import PolicyDocument, write_exported
 from mtquant_rllib.training import states
 from mtquant_rllib.training.manifest import Manifest, versions
+from mtquant_rllib.training.run_verification import UNREADABLE
 
 
 def export_policies(
@@ -50,7 +51,7 @@ def export_policies(
             f"--agent {', '.join(missing)}: no such policy after phase {phase}; there are {', '.join(there)}"
         )
     wanted = [agent for agent in there if agents is None or agent in agents]
-    modules = states.read(result, dict.fromkeys(universe.policy_of(agent, sharing) for agent in wanted))
+    modules = {name: _read(result, name) for name in {universe.policy_of(agent, sharing): None for agent in wanted}}
     source = _source(manifest, phase)
     half = out.with_name(f".{out.name}.{os.getpid()}")
     shutil.rmtree(half, ignore_errors=True)
@@ -63,6 +64,13 @@ def export_policies(
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return document
+
+
+def _read(folder: Path, module: str) -> states.ModuleState:
+    try:
+        return states.read(folder, [module])[module]
+    except UNREADABLE as error:
+        raise RunError(f"{folder / module}.npz: cannot be read ({error}); the file is damaged") from None
 
 
 def _done(run: Path, manifest: Manifest, phase: int | None) -> int:

@@ -20,7 +20,7 @@ from mtquant_rllib.training.manifest import FILE, Manifest
 from mtquant_rllib.training.phases import LAST, at_bars, plan_phase
 
 BACKUP = "manifest.backup.json"
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile)
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile)
 """What numpy, zipfile and json say of files that are not what they should be."""
 
 
@@ -46,7 +46,7 @@ def verify_run(run: Path) -> Iterator[Finding]:
     try:
         manifest = Manifest.read(run)
         settings = manifest.load_settings()
-    except (MtquantError, *_UNREADABLE) as error:
+    except (MtquantError, *UNREADABLE) as error:
         yield Finding(FILE, False, f"{_first_line(error)}; without it nothing else of this run can be found")
         yield from _backup(run)
         return
@@ -75,7 +75,7 @@ def _backup(run: Path) -> Iterator[Finding]:
     try:
         tree = json.loads(path.read_text())
         yield Finding(BACKUP, isinstance(tree, dict), f"as of {tree.get('updated')}")
-    except (*_UNREADABLE, AttributeError) as error:
+    except (*UNREADABLE, AttributeError) as error:
         yield Finding(BACKUP, False, f"{_first_line(error)}; it is written again with the next change")
 
 
@@ -142,14 +142,14 @@ def verify_states(run: Path, name: str, cost: str = "") -> Iterator[Finding]:
     folder = run / name
     try:
         modules = states.index(folder)["modules"]
-    except (MtquantError, *_UNREADABLE) as error:
+    except (MtquantError, *UNREADABLE) as error:
         yield Finding(name, False, _and_cost(_first_line(error).removeprefix(f"{folder}: "), cost))
         return
     damaged = []
     for module in modules:
         try:
             states.read(folder, [module])
-        except (MtquantError, *_UNREADABLE) as error:
+        except (MtquantError, *UNREADABLE) as error:
             damaged.append(f"{module}.npz: {_first_line(error).removeprefix(f'{folder / module}.npz: ')}")
     if damaged:
         yield Finding(name, False, _and_cost("; ".join(damaged), cost))
@@ -165,10 +165,12 @@ def _curve(run: Path, phase: int, trial: str) -> Iterator[Finding]:
         yield Finding(part, True, "not there yet")
         return
     try:
-        with open(path, newline="") as file:
-            header, *rows = list(csv.reader(file, strict=True)) or [[]]
-        broken = sum(len(row) != len(header) or not row[header.index("iteration")].isdigit() for row in rows)
-    except (*_UNREADABLE, csv.Error) as error:
+        text = path.read_text()
+        header, *rows = list(csv.reader(text.splitlines(), strict=True)) or [[]]
+        broken = sum(len(row) != len(header) or not row[header.index("iteration")].isdigit() for row in rows[:-1])
+        # A write that was cut short may end inside the last number.
+        broken += bool(rows) and (len(rows[-1]) != len(header) or not text.endswith("\n"))
+    except (*UNREADABLE, csv.Error) as error:
         yield Finding(part, False, f"cannot be read ({_first_line(error)}); {cost}")
         return
     if broken:
