@@ -89,8 +89,8 @@ def add_run_store(commands: Any) -> None:
         "--keep",
         type=int,
         metavar="N",
-        help="newest whole checkpoints of each trial that stay (default: the run's checkpoints.keep, and none of a phase "
-        "that is done)",
+        help="newest whole checkpoints of each trial that stay (default: the run's checkpoints.keep, and none of a "
+        "phase that is done)",
     )
     prune.add_argument("--yes", action="store_true", help="remove it")
 

@@ -51,6 +51,9 @@ def surveyed(
         try:
             index = checkpoints.read_index(path) if indexes_alone else checkpoints.verify(path)
         except DamagedCheckpoint as damage:
+            if not path.exists():
+                # The run is being trained, and has just removed it.
+                continue
             yield Surveyed(path, None, str(damage).removeprefix(f"{path}").lstrip("/: "), False, False)
             continue
         own = (index.run, index.phase, index.trial) == (manifest.run_id, phase, trial)

@@ -6,6 +6,7 @@ looked at safely.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,13 +105,16 @@ def list_runs(folder: Path) -> list[RunLine]:
     """
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder of runs; `mtquant train --run NAME` makes runs/ and a run in it")
-    found = [path for path in sorted(folder.iterdir()) if path.is_dir() and _is_or_was_run(path)]
-    return [_line(path) for path in found]
+    try:
+        there = sorted(folder.iterdir())
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be read ({error.strerror})") from None
+    return [_line(path) for path in there if _is_or_was_run(path)]
 
 
 def _is_or_was_run(path: Path) -> bool:
     try:
-        return any(os.path.lexists(path / name) for name in (FILE, *_TRACES))
+        return path.is_dir() and any(os.path.lexists(path / name) for name in (FILE, *_TRACES))
     except OSError:
         return False
 
@@ -213,7 +217,7 @@ def _trial(run: Path, manifest: Manifest, plan: TrialPlan, planned: int, indexes
         "done" if done or (index is not None and index.finished) else "running",
         record.bars if done else 0 if index is None else index.bars,
         record.budget_bars,
-        None if sharpe is None else float(sharpe),
+        float(sharpe) if sharpe is not None and math.isfinite(sharpe) else None,
         None if bars is None else int(bars),
         None if newest is None else str(newest.path),
         newest is not None and newest.signed,
@@ -281,14 +285,13 @@ def _short(value: Any) -> str:
 
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files of a folder; symbolic links are not followed."""
-    if path.is_symlink() or path.is_file():
-        return path.lstat().st_size
+    alone = path.is_symlink() or path.is_file()
+    files = [str(path)] if alone else [os.path.join(top, name) for top, _, names in os.walk(path) for name in names]
     total = 0
-    for folder, _, files in os.walk(path):
-        for name in files:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_size
-            except OSError:
-                # It went while its folder was read: the run is being trained.
-                continue
+    for file in files:
+        try:
+            total += os.lstat(file).st_size
+        except OSError:
+            # It went while its folder was read: the run is being trained.
+            continue
     return total

@@ -91,7 +91,7 @@ def _plan(run: Path, manifest: Manifest, keep: int | None) -> PruningPlan:
         if done and (fault := _not_handed_on(run, record.result)) is not None:
             plan.left_alone.append(f"phase {number}: {fault}; its checkpoints and states may be the only copy")
             continue
-        for trial in plan_phase(settings, number) if record.trials else ():
+        for trial in (plan for plan in plan_phase(settings, number) if plan.name in record.trials):
             stay = (settings.checkpoints.keep if keep is None and not done else keep) or 0
             found = list(surveyed(run, manifest, number, trial.name))
             staying = _staying(found, stay, done)

@@ -57,6 +57,9 @@ def verify_run(run: Path) -> Iterator[Finding]:
         if record.status == "pending":
             continue
         for plan in plan_phase(settings, number):
+            if plan.name not in record.trials:
+                yield Finding(f"{FILE}, phase {number}", False, f"it has no record of the trial {plan.name}")
+                continue
             yield from _checkpoints(run, manifest, number, plan.name)
             yield from _trial_states(run, manifest, number, plan.name, plan.folder)
             yield from _curve(run, number, plan.name)

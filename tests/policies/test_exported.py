@@ -83,9 +83,7 @@ def test_what_was_changed_on_the_way_is_refused_by_name(tmp_path: Path) -> None:
         r"EURUSD\.safetensors: its arrays do not fit the network 'instrument'",
         modules={**document["modules"], "EURUSD": {**entry, "shape": {**entry["shape"], "actions": 4}}},
     )
-    refused(
-        "no network 'lstm'", modules={**document["modules"], "EURUSD": {**entry, "network": "lstm"}}
-    )
+    refused("no network 'lstm'", modules={**document["modules"], "EURUSD": {**entry, "network": "lstm"}})
     (out / "policy.json").write_text(json.dumps(document))
     load_exported(out)
     content = (out / "EURUSD.safetensors").read_bytes()
