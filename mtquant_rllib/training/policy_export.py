@@ -14,6 +14,7 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.policies.exported import PolicyDocument, write_exported
 from mtquant_rllib.training import states
 from mtquant_rllib.training.manifest import Manifest, versions
+from mtquant_rllib.training.opened_run import opened
 from mtquant_rllib.training.run_verification import UNREADABLE
 
 
@@ -39,8 +40,7 @@ def export_policies(
     out = Path(os.path.abspath(out))
     if os.path.lexists(out) and not (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
         raise RunError(f"--out {out}: something is there; name a new or empty folder")
-    manifest = Manifest.read(run)
-    settings = manifest.load_settings()
+    manifest, settings = opened(run)
     phase = _done(run, manifest, phase)
     result = run / str(manifest.phase(phase).result)
     hashes = states.index(result)["modules"]

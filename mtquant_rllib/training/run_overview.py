@@ -18,6 +18,7 @@ from mtquant_rllib.errors import MtquantError, RunError
 from mtquant_rllib.training import run_lock
 from mtquant_rllib.training.checkpoint_survey import newest_whole, surveyed
 from mtquant_rllib.training.manifest import FILE, Manifest
+from mtquant_rllib.training.opened_run import MALFORMED, opened
 from mtquant_rllib.training.phases import TrialPlan, at_bars, budget_bars, plan_phase
 from mtquant_rllib.training.run_errors import LOG, last_errors
 
@@ -122,9 +123,9 @@ def _is_or_was_run(path: Path) -> bool:
 def _line(run: Path) -> RunLine:
     size = size_of(run)
     try:
-        manifest = Manifest.read(run)
-        phases = _phases(run, manifest, indexes_alone=True)
-    except (MtquantError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        manifest, settings = opened(run)
+        phases = _phases(run, manifest, settings, indexes_alone=True)
+    except (MtquantError, *MALFORMED) as error:
         # A damaged run must not hide the others, whatever is wrong with it.
         why = next(iter(str(error).splitlines()), "") or type(error).__name__
         return RunLine(run, size, fault=why.removeprefix(f"{run}").lstrip("/: "), running=run_lock.holder(run))
@@ -161,8 +162,8 @@ def look(run: Path, config: Settings | None = None) -> RunFacts:
     RunError
         When the folder is no run, or its manifest is damaged.
     """
-    manifest = Manifest.read(run)
-    phases, running = _phases(run, manifest, indexes_alone=False), run_lock.holder(run)
+    manifest, settings = opened(run)
+    phases, running = _phases(run, manifest, settings, indexes_alone=False), run_lock.holder(run)
     return RunFacts(
         folder=str(run),
         name=manifest.name,
@@ -171,7 +172,7 @@ def look(run: Path, config: Settings | None = None) -> RunFacts:
         updated=manifest.updated,
         seed=manifest.seed,
         budget_scale=manifest.budget_scale,
-        market=manifest.market.bars or f"embedded ({manifest.load_settings().embedded.variant})",
+        market=manifest.market.bars or f"embedded ({settings.embedded.variant})",
         market_content=manifest.market.content,
         versions=manifest.versions,
         running=running,
@@ -183,8 +184,8 @@ def look(run: Path, config: Settings | None = None) -> RunFacts:
     )
 
 
-def _phases(run: Path, manifest: Manifest, *, indexes_alone: bool) -> tuple[PhaseFacts, ...]:
-    settings, facts = manifest.load_settings(), []
+def _phases(run: Path, manifest: Manifest, settings: Settings, *, indexes_alone: bool) -> tuple[PhaseFacts, ...]:
+    facts = []
     for number in sorted(map(int, manifest.phases)):
         record = manifest.phase(number)
         trials = tuple(

@@ -19,6 +19,7 @@ from mtquant_rllib.errors import ConfigError, MtquantError, RunError
 from mtquant_rllib.training import checkpoints, run_lock, states
 from mtquant_rllib.training.checkpoint_survey import Surveyed, surveyed, trial_folder
 from mtquant_rllib.training.manifest import Manifest
+from mtquant_rllib.training.opened_run import opened
 from mtquant_rllib.training.phases import LAST, TrialPlan, at_bars, plan_phase
 from mtquant_rllib.training.run_overview import size_of
 from mtquant_rllib.training.run_verification import verify_states
@@ -71,13 +72,13 @@ def prune_run(run: Path, *, keep: int | None = None, remove: bool = False) -> Pr
     """
     if keep is not None and keep < 0:
         raise ConfigError(f"--keep {keep}: expected 0 or more checkpoints")
-    manifest = Manifest.read(run)
+    manifest, _ = opened(run)
     if (holder := run_lock.holder(run)) is not None:
         raise RunError(f"{run}: {holder} trains this run at this moment, and removes old checkpoints itself")
     if not remove:
         return _plan(run, manifest, keep)
     with run_lock.held(run):
-        plan = _plan(run, Manifest.read(run), keep)
+        plan = _plan(run, opened(run)[0], keep)
         for item in plan.removable:
             _remove(item)
     return plan

@@ -17,6 +17,7 @@ from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.training import states
 from mtquant_rllib.training.checkpoint_survey import Surveyed, surveyed, trial_folder
 from mtquant_rllib.training.manifest import FILE, Manifest
+from mtquant_rllib.training.opened_run import opened
 from mtquant_rllib.training.phases import LAST, at_bars, plan_phase
 
 BACKUP = "manifest.backup.json"
@@ -44,9 +45,8 @@ def verify_run(run: Path) -> Iterator[Finding]:
     if not run.is_dir() or not any((run / name).exists() for name in (FILE, BACKUP)):
         Manifest.read(run)
     try:
-        manifest = Manifest.read(run)
-        settings = manifest.load_settings()
-    except (MtquantError, *UNREADABLE) as error:
+        manifest, settings = opened(run)
+    except MtquantError as error:
         yield Finding(FILE, False, f"{_first_line(error)}; without it nothing else of this run can be found")
         yield from _backup(run)
         return

@@ -39,6 +39,28 @@ def test_a_list_has_whole_runs_beside_damaged_ones_and_nothing_else(
     assert "no manifest.json there" in lines["lost"]
 
 
+MALFORMED = {
+    "no tree": "[]",
+    "an infinite budget": {"budget_scale": float("inf")},
+    "a phase without a number": {"phases": {"last": {"experiment": "phase_1"}}},
+    "a path that is none": {"phases": {"1": {"experiment": "x" * 300}}},
+    "settings that are none": {"settings": {"evaluation": "x"}},
+}
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_a_manifest_of_another_form_gets_one_clear_error_from_every_command(
+    what: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, changes = run / "manifest.json", MALFORMED[what]
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps({**tree, **changes}) if isinstance(changes, dict) else changes)
+    assert "damaged: " in said(capsys, "list", str(run.parent))
+    assert said(capsys, "verify", str(run), code=1).startswith("DAMAGED  manifest.json: ")
+    for words in (["show"], ["prune", "--yes"], ["export-policy", "--out", str(tmp_path / "out")]):
+        assert str(path) in said(capsys, words[0], str(run), *words[1:], code=2)
+
+
 def test_a_run_is_told_to_be_running_while_the_process_that_holds_its_lock_lives(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -47,15 +69,17 @@ def test_a_run_is_told_to_be_running_while_the_process_that_holds_its_lock_lives
         "with run_lock.held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", hold, str(run)], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        assert said(capsys, "list", str(run.parent)).rstrip().endswith("running")
-        before = tree_of(run)
-        assert f"process {holder.pid} on" in said(capsys, "prune", str(run), "--yes", code=2)
-        assert tree_of(run) == before
-        refused = mtquant("resume", str(run))
-        assert refused.returncode == 2
-        holder.kill()
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            assert said(capsys, "list", str(run.parent)).rstrip().endswith("running")
+            before = tree_of(run)
+            assert f"process {holder.pid} on" in said(capsys, "prune", str(run), "--yes", code=2)
+            assert tree_of(run) == before
+            refused = mtquant("resume", str(run))
+            assert refused.returncode == 2
+        finally:
+            holder.kill()
     assert said(capsys, "list", str(run.parent)).rstrip().endswith("done"), "its lock went with it"
     shown = said(capsys, "show", str(run))
     (error,) = [line for line in shown.splitlines() if line.startswith("errors")]
