@@ -20,6 +20,7 @@ COMMANDS = [
     ["resume"],
     ["evaluate"],
     ["explain"],
+    *(["runs", word] for word in ("list", "show", "verify", "export-policy", "prune")),
     *(["bench", bench.name] for bench in BENCHES),
 ]
 
@@ -52,6 +53,12 @@ def test_every_command_helps_with_an_example_and_takes_settings(
         (["resume", "no-such-run"], "no such run folder"),
         (["evaluate", "no-such-run", "--episodes", "0"], "expected at least 1"),
         (["resume", "run", "--config", "document.yaml"], "its own settings"),
+        (["runs", "list", "no-such-folder"], "no such folder of runs"),
+        (["runs", "show", "no-such-run"], "no such run folder"),
+        (["runs", "shwo", "run"], "did you mean show?"),
+        (["runs", "verify", "run", "--config", "document.yaml"], "its own settings"),
+        (["runs", "export-policy", "no-such-run", "--out", "policies/"], "no such run folder"),
+        (["runs", "prune", "no-such-run", "--keep", "-1"], "expected 0 or more"),
         (["bench", "core", "--environments", "0"], "expected at least 1"),
         (["bench", "engine", "--market", "no-such.parquet"], "no such file"),
         (["bench", "memory", "--minutes", "0"], "expected more than 0"),

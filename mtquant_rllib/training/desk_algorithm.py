@@ -32,13 +32,13 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.training import states
 from mtquant_rllib.training.averaging import WeightAverage
 from mtquant_rllib.training.patience import patiently
+from mtquant_rllib.training.phases import LAST, at_bars
 
 BARS_LIFETIME = "bars_sampled_lifetime"
 VALIDATION = "validation"
 SHARPE = "sharpe"
 AVERAGED_SHARPE = "averaged_sharpe"
 DESK = "desk"
-LAST = "last"
 GAVE_UP = "gave_up"
 """Key of a result: whether the trial ended before its budget, because validation no longer improved."""
 
@@ -50,11 +50,6 @@ _PROBE_S = 0.2
 
 Validator = Callable[[Mapping[str, states.ModuleState]], Mapping[str, float]]
 """Module states in, unshaped figures of a deterministic rollout out; `sharpe`, net and annualised, decides."""
-
-
-def at_bars(bars: int) -> str:
-    """Folder name of the module states after so many bars."""
-    return f"bars_{bars:09d}"
 
 
 class DeskConfig(AlgorithmConfig):

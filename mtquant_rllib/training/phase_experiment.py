@@ -20,7 +20,8 @@ from ray import tune
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError, TrainingFailed
 from mtquant_rllib.training import checkpoints, ownership, patience, trust
-from mtquant_rllib.training.checkpoints import Checkpoint, DamagedCheckpoint
+from mtquant_rllib.training.checkpoint_survey import surveyed
+from mtquant_rllib.training.checkpoints import Checkpoint
 from mtquant_rllib.training.desk_algorithm import FAILURE
 from mtquant_rllib.training.fallback_lines import FallbackLines
 from mtquant_rllib.training.interruption import Interruption
@@ -104,44 +105,29 @@ def resumable(stretch: Stretch, plan: TrialPlan) -> Found:
         When there are some, and none that is whole and may be loaded: beginning again would throw the work away, which
         is the person's to decide.
     """
-    folder, manifest = _folder(stretch, plan), stretch.manifest
-    names: list[str] = []
-    newest: Checkpoint | None = None
-    damaged: list[str] = []
-    strange: list[Path] = []
-    key = None
-    for path in checkpoints.listed(folder):
-        try:
-            index = checkpoints.verify(path) if newest is None else checkpoints.read_index(path)
-        except DamagedCheckpoint as damage:
-            damaged.append(str(damage))
-            stretch.tell(f"damaged checkpoint, not used: {damage}")
-            continue
-        if (index.run, index.phase, index.trial) != (manifest.id or "", plan.phase, plan.name):
-            strange.append(path)
-            continue
-        if not stretch.trusted:
-            key = trust.user_key() if key is None else key
-            if not trust.is_ours(path, key):
-                strange.append(path)
-                continue
-        names.append(path.name)
-        newest = index if newest is None else newest
-    if newest is None and strange:
+    found = list(surveyed(stretch.run, stretch.manifest, plan.phase, plan.name))
+    damaged = [one for one in found if one.index is None]
+    for one in damaged:
+        stretch.tell(f"damaged checkpoint, not used: {one.path}: {one.fault}")
+    loadable = [one for one in found if one.own and (one.signed or stretch.trusted)]
+    newest = loadable[0].index if loadable else None
+    if newest is None and len(damaged) < len(found):
+        strange = next(one.path for one in found if one.index is not None)
         raise RunError(
-            f"{strange[0]}: this checkpoint was not signed by you (its run was begun by somebody else, or on another "
+            f"{strange}: this checkpoint was not signed by you (its run was begun by somebody else, or on another "
             "machine, or the file was changed). Checkpoints hold pickles, which run code when they are loaded. If you "
             "trust whoever wrote it, resume with --trust"
         )
     if newest is None and damaged:
         raise RunError(
-            f"phase {plan.phase} {plan.name}: none of its {len(damaged)} checkpoints is whole ({damaged[0]}); bring a "
-            f"copy back, or remove {folder} to begin this trial again at bar 0"
+            f"phase {plan.phase} {plan.name}: none of its {len(damaged)} checkpoints is whole ({damaged[0].path}: "
+            f"{damaged[0].fault}); bring a copy back, or remove {_folder(stretch, plan)} to begin this trial again at "
+            "bar 0"
         )
     curve = stretch.run / "curves" / f"phase_{plan.phase}_{plan.name}.csv"
     if newest is None and curve.exists():
         stretch.tell(f"phase {plan.phase} {plan.name}: no checkpoint is left of it; it begins again at bar 0")
-    return Found(names, newest)
+    return Found([one.path.name for one in loadable], newest)
 
 
 def _folder(stretch: Stretch, plan: TrialPlan) -> Path:

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.engine.autograd import asked_for
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.training.algorithm import DeskPPOConfig
 from mtquant_rllib.training.manifest import Manifest
-from mtquant_rllib.training.sac import DeskSACConfig
 from mtquant_rllib.universe import ALLOCATOR, META, Sharing, Universe
+
+if TYPE_CHECKING:
+    # Plans and budgets are asked for where nothing is trained, at once and without Ray.
+    from mtquant_rllib.training.algorithm import DeskPPOConfig
+    from mtquant_rllib.training.sac import DeskSACConfig
 
 JOINT = "desk"
 """Name of a trial that plays every domain."""
@@ -32,6 +34,14 @@ JOINT = "desk"
 ENV = "mtquant_desk"
 TRIAL = "trial"
 """Key of a trial's name in Tune's configurations and results."""
+
+LAST = "last"
+"""Folder name of the module states at the end of a trial."""
+
+
+def at_bars(bars: int) -> str:
+    """Folder name of the module states after so many bars."""
+    return f"bars_{bars:09d}"
 
 
 @dataclass(frozen=True)
@@ -193,6 +203,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
     """
     from ray.tune.registry import register_env
 
+    from mtquant_rllib.engine.autograd import asked_for
     from mtquant_rllib.training.environments import make_env
     from mtquant_rllib.training.validation import make_validator
 
@@ -291,6 +302,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
 def _ppo(plan: TrialPlan, settings: Settings, budget: int) -> Any:
     from mtquant_rllib.policies.modules import module_specs
     from mtquant_rllib.policies.registry import DeskWidths
+    from mtquant_rllib.training.algorithm import DeskPPOConfig
 
     recipe, numbers = settings.recipe, Numbers.of(settings)
     if settings.resources.engine != "batched" and recipe.batch_size_final_factor != 1:
@@ -331,6 +343,7 @@ def _sac(plan: TrialPlan, settings: Settings, budget: int) -> Any:
     from mtquant_rllib.features.regimes import Regime
     from mtquant_rllib.policies.modules import module_specs
     from mtquant_rllib.policies.registry import DeskWidths
+    from mtquant_rllib.training.sac import DeskSACConfig
 
     if settings.resources.engine != "batched":
         raise ConfigError(
