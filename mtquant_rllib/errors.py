@@ -30,3 +30,7 @@ class TrainingFailed(RunError):
 
 class DivergedPolicyError(MtquantError):
     """A policy whose answer is not a finite number, to observations that are: no environment is to blame."""
+
+
+class EnvironmentFailed(TrainingFailed):
+    """An environment that fails again and again from the same state: starting again would not help."""

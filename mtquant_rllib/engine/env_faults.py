@@ -24,7 +24,7 @@ import numpy as np
 from mtquant_rllib.engine import panel
 from mtquant_rllib.engine.columns import Fragment
 from mtquant_rllib.engine.snapshots import Before
-from mtquant_rllib.errors import DivergedPolicyError, MtquantError, RunError
+from mtquant_rllib.errors import DivergedPolicyError, EnvironmentFailed, MtquantError
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def retried(runner: Any, attempt: Callable[[], T], retries: int) -> tuple[T, int
                 raise
             said = f"runner {runner.worker_index or 0}, bars {before.bars_sampled:,} on: {fault}"
             if failures >= retries:
-                raise RunError(
+                raise EnvironmentFailed(
                     f"{said}; it failed {failures + 1} times in a row from the same state (resources.env_retries = "
                     f"{retries}): the fault is in the environment or its market, not a passing one"
                 ) from error

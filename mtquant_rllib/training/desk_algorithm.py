@@ -28,7 +28,7 @@ from mtquant_rllib.engine.dealing import Harvest
 from mtquant_rllib.engine.divergence import told
 from mtquant_rllib.engine.randomness import pin_torch
 from mtquant_rllib.engine.seats import SEATS, STANDING, Sampled
-from mtquant_rllib.errors import RunError
+from mtquant_rllib.errors import DivergedPolicyError, EnvironmentFailed, RunError
 from mtquant_rllib.training import states
 from mtquant_rllib.training.averaging import WeightAverage
 from mtquant_rllib.training.patience import patiently
@@ -188,13 +188,16 @@ class DeskAlgorithm(Algorithm):
             there = [index for index in missing if index in group.healthy_env_runner_ids()]
             if there:
                 parts = group.foreach_env_runner(
-                    lambda runner: runner.sample_bars(asked[runner.worker_index]),
+                    lambda runner: _sampled(runner, asked[runner.worker_index]),
                     local_env_runner=False,
                     remote_worker_ids=there,
                     # A call that was given up would still be played, and the next one go on behind it.
                     timeout_seconds=None,
                 )
-                found |= {part.seats["runner"]: part for part in parts}
+                for part in parts:
+                    if isinstance(part, Exception):
+                        raise part
+                    found[part.seats["runner"]] = part
             missing = [index for index in asked if index not in found]
             if not missing:
                 break
@@ -246,10 +249,13 @@ class DeskAlgorithm(Algorithm):
         desk, before = self.config.desk, self.bars_sampled
         self._speed = {"sample_s": math.nan, "learn_s": math.nan, "bars": 0}
         began = time.perf_counter()
-        results = super().step()
-        diverged = told(results.get(LEARNER_RESULTS, {}))
-        if diverged:
-            return self._ended_by(diverged, results)
+        try:
+            results = super().step()
+        except (DivergedPolicyError, EnvironmentFailed) as error:
+            return self._ended_by(str(error), {})
+        if diverged := told(results.get(LEARNER_RESULTS, {})):
+            reasons = "; ".join(f"{module} has diverged: {reason}" for module, reason in diverged.items())
+            return self._ended_by(f"{reasons}; a smaller learning rate may help", results)
         if self.bars_sampled > before and self.config.desk["average_updates"] is not None:
             learning = self._learning()
             self._average.take_in({name: own for name, own in self.module_states().items() if name in learning})
@@ -266,11 +272,10 @@ class DeskAlgorithm(Algorithm):
         results["done"], results[GAVE_UP] = self.finished, self.gave_up
         return self._reported(results, seconds)
 
-    def _ended_by(self, diverged: Mapping[str, str], results: dict[str, Any]) -> dict[str, Any]:
-        """The last result of a trial whose modules have diverged. Nothing of their state is kept: what the trial was
-        before stands in its newest checkpoint, and its best policies where they were."""
-        why = "; ".join(f"{module} has diverged: {reason}" for module, reason in diverged.items())
-        self.failure = f"{why} (bar {self.bars_sampled:,}); a smaller learning rate may help"
+    def _ended_by(self, why: str, results: dict[str, Any]) -> dict[str, Any]:
+        """The last result of a trial that would end the same way if it were started again. Nothing of its state is
+        kept: what it was before stands in its newest checkpoint, and its best policies where they were."""
+        self.failure = f"{why} (bar {self.bars_sampled:,})"
         results["done"], results[GAVE_UP], results[FAILURE] = True, False, self.failure
         return self._reported(results, math.nan)
 
@@ -345,6 +350,16 @@ class DeskAlgorithm(Algorithm):
             self._seats = state[DESK]["seats"]
             self._average.set_state(state[DESK]["average"])
             self._seat_runners()
+
+
+def _sampled(runner: Any, bars: int) -> Sampled | Exception:
+    """What a remote runner samples, or what it raised: RLlib takes every exception of a remote call for a lost process
+    and drops it, where it is to be answered here."""
+    try:
+        sampled: Sampled = runner.sample_bars(bars)
+        return sampled
+    except Exception as error:
+        return error
 
 
 def shared_among(
