@@ -12,13 +12,15 @@ from mtquant_rllib.engine.randomness import DROPOUT, pin_torch, seed_torch
 
 BARS = "bars"
 """Key of `timesteps`: bars sampled before this update's."""
+RATES, BASE_RATES = "learning_rates", "base_rates"
+"""Keys of `config.desk`: every module's rate, and RLlib's settings at the time that they were given."""
 DEFAULT = "default_optimizer"
 """RLlib's name of a module's only optimiser."""
 
 
 class FollowsBars(TorchLearner):
     """`config.desk` names the schedule: budget_bars, learning_rate_final_frac and batch_size_final_factor, and the
-    rates at the start."""
+    rates at the start (`training.desk_config`)."""
 
     # Always there once built; RLlib declares them optional, and does not know ours.
     config: Any
@@ -29,12 +31,27 @@ class FollowsBars(TorchLearner):
         super().build()
 
     def first_rate(self, module_id: str, optimizer: str) -> float:
-        """Rate at the start of the budget."""
-        return float(self.config.desk["learning_rates"][module_id])
+        """Rate at the start of the budget, as given to the module."""
+        return float(self.config.desk[RATES][module_id])
+
+    def rate_setting(self, optimizer: str) -> str:
+        """RLlib's setting that is this optimiser's rate: `critic_lr` is that of both critics."""
+        return "lr" if optimizer == DEFAULT else f"{optimizer.partition('_')[0]}_lr"
+
+    def starting_rate(self, module_id: str, optimizer: str) -> float:
+        """Rate at the start of the budget: the module's own override, or the rate given to it, in proportion to how
+        much RLlib's setting was changed since."""
+        name = self.rate_setting(optimizer)
+        own = self.config.algorithm_config_overrides_per_module.get(module_id, {})
+        if name in own:
+            return float(own[name])
+        now = getattr(self.config, name)
+        then = self.config.desk.get(BASE_RATES, {}).get(name, now)
+        return self.first_rate(module_id, optimizer) * (now / then)
 
     def register_adam(self, module_id: str, name: str, params: Sequence[Any], eps: float) -> None:
         fused = all(param.device.type in ("cpu", "cuda") for param in params)
-        rate = self.first_rate(module_id, name)
+        rate = self.starting_rate(module_id, name)
         optimizer = torch.optim.Adam(params, lr=rate, eps=eps, fused=fused)
         self.register_optimizer(
             module_id=module_id, optimizer_name=name, optimizer=optimizer, params=params, lr_or_lr_schedule=rate
@@ -59,4 +76,4 @@ class FollowsBars(TorchLearner):
         for module_id in list(self.module.keys()):
             for full_name, optimizer in self.get_optimizers_for_module(module_id):
                 name = full_name.removeprefix(f"{module_id}_")
-                self._set_optimizer_lr(optimizer, lr=self.first_rate(module_id, name) * share)
+                self._set_optimizer_lr(optimizer, lr=self.starting_rate(module_id, name) * share)
