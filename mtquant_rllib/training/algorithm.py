@@ -58,7 +58,7 @@ class DeskPPOConfig(DeskConfig, PPOConfig):
 
     def _older_rates(self, learning_rates: Mapping[str, Any]) -> None:
         if len(set(learning_rates.values())) == 1:
-            (self.__dict__["lr"],) = set(learning_rates.values())
+            self.lr = next(iter(learning_rates.values()))
 
 
 class DeskPPO(DeskAlgorithm, PPO):

@@ -130,14 +130,17 @@ class DeskConfig(AlgorithmConfig):
                 "`debugging(seed=...)` sets both"
             )
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Out of a checkpoint. Those of older versions say what a module's rate is, not what it is relative to."""
-        self.__dict__.update(state)
-        desk = state.get("desk") or {}
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Any:
+        """RLlib's, which makes every algorithm's configuration, out of a checkpoint too. Checkpoints of older versions
+        say what a module's rate is, not what it is relative to."""
+        config = super().from_state(state)
+        desk = config.desk
         if RATES in desk and BASE_RATES not in desk:
-            desk.pop("bars_per_update", None)
-            self._older_rates(desk[RATES])
-            desk[BASE_RATES] = {name: state.get(name, self.__dict__[name]) for name in self.rate_names}
+            config.desk = {key: item for key, item in desk.items() if key != "bars_per_update"}
+            config._older_rates(desk[RATES])
+            config.rates(desk[RATES])
+        return config
 
     def _older_rates(self, learning_rates: Mapping[str, Any]) -> None:
         """Make RLlib's settings say the rates that modules have, where an older version left its defaults."""

@@ -211,7 +211,7 @@ _ATTRIBUTES = {
     "framework": "framework_str",
     "custom_stats_cls_lookup": "stats_cls_lookup",
 }
-_BY_RLLIB = {"worker_index"}
+_BY_RLLIB = {"worker_index", "class"}
 """Attributes that RLlib adds to a configuration later."""
 
 

@@ -87,7 +87,7 @@ class DeskSACConfig(DeskConfig, SACConfig):
 
     def _older_rates(self, learning_rates: Mapping[str, Any]) -> None:
         for rates in list(learning_rates.values())[:1]:
-            self.__dict__.update({f"{kind}_lr": rate for kind, rate in rates.items()})
+            self.training(**{f"{kind}_lr": rate for kind, rate in rates.items()})
 
 
 class DeskSAC(DeskAlgorithm, SAC):
