@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from ray.rllib.core import COMPONENT_OPTIMIZER
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
 from mtquant_rllib.engine.randomness import DROPOUT, pin_torch, seed_torch
@@ -58,6 +59,16 @@ class FollowsBars(TorchLearner):
         )
         # RLlib's scheduler would set its own rate after every update; ours is set before the update that it is for.
         self._optimizer_lr_schedules.pop(optimizer, None)
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """RLlib's, but that the configuration says which modules learn: RLlib's state would overrule a changed one."""
+        state = {key: part for key, part in state.items() if key != "should_module_be_updated"}
+        if COMPONENT_OPTIMIZER in state:
+            # SAC's modules have optimisers while they learn.
+            own = super().get_state(components=COMPONENT_OPTIMIZER)[COMPONENT_OPTIMIZER]
+            optimizers = state[COMPONENT_OPTIMIZER].items()
+            state[COMPONENT_OPTIMIZER] = {name: part for name, part in optimizers if name in own}
+        super().set_state(state)
 
     def budget_done(self) -> float:
         """Share of the budget that was sampled before this update, in [0, 1]."""
