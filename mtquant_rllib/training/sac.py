@@ -95,6 +95,10 @@ class DeskSAC(DeskAlgorithm, SAC):
 
     harvest = Copies
 
+    def __init__(self, config: Any = None, **kwargs: Any) -> None:
+        # RLlib's names no argument, and `from_checkpoint(path, config=...)` goes by names: it would ignore the config.
+        super().__init__(config, **kwargs)
+
     @classmethod
     def get_default_config(cls) -> DeskSACConfig:  # type: ignore[override]
         return DeskSACConfig()
