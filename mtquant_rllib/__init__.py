@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mtquant_rllib.config import Settings
     from mtquant_rllib.system import HierarchicalTradingSystem
+    from mtquant_rllib.training.environments import env_config
 
 __version__ = "0.1.0"
-__all__ = ["HierarchicalTradingSystem", "Settings", "__version__"]
+__all__ = ["HierarchicalTradingSystem", "Settings", "__version__", "env_config"]
 
 
 def __getattr__(name: str) -> Any:
-    """The two names most people need, imported when they are asked for: torch and Ray stay out until then."""
+    """The names most people need, imported when they are asked for: torch and Ray stay out until then."""
     if name == "Settings":
         from mtquant_rllib.config import Settings
 
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from mtquant_rllib.system import HierarchicalTradingSystem
 
         return HierarchicalTradingSystem
+    if name == "env_config":
+        from mtquant_rllib.training.environments import env_config
+
+        return env_config
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,6 +11,7 @@ follow the module with the most rows, and discounts follow decisions.
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class Paced(MultiAgentEnv):
     def __init__(self, env: Any) -> None:
         super().__init__()
         self.env = env
-        self.goal = 0
+        self.goal: float = math.inf  # under a runner that gives it none, it never waits
         self._in_hand: dict[str, Any] | None = None
         self.possible_agents, self.agents = env.possible_agents, env.agents
         self.observation_spaces, self.action_spaces = env.observation_spaces, env.action_spaces
@@ -81,7 +82,7 @@ class StockEnvRunner(BarRunner):
         for number, env in enumerate(envs):
             share, rest = divmod(num_timesteps or 0, self.num_envs)
             turn = (number - self.bars_sampled) % self.num_envs
-            env.goal = env.bars_done + share + (turn < rest) if num_timesteps is not None else float("inf")
+            env.goal = env.bars_done + share + (turn < rest) if num_timesteps is not None else math.inf
         self._bars_seen = before
         samples = super().sample(num_timesteps=num_timesteps, **kwargs)
         self.bars_sampled += sum(env.bars_done for env in envs) - before

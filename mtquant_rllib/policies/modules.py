@@ -24,6 +24,7 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.util.debug import log_once
 from torch import Tensor
 
 from mtquant_rllib.config import Settings
@@ -31,6 +32,9 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.policies.critics import TwinCritics, sac_config
 from mtquant_rllib.policies.registry import DeskWidths, build_policy, build_value, network_configs, shape_of
 from mtquant_rllib.universe import Universe
+
+# Every module, RLlib's own too, makes itself a deprecated configuration object, and RLlib complains of that once.
+log_once("RLModule(config=[RLModuleConfig object])")
 
 VALUE, CRITICS = "value", "critics"
 

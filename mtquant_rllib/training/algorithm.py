@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 
 from mtquant_rllib.engine.learner import BatchedLearner
 from mtquant_rllib.engine.runner import BatchedEnvRunner
 from mtquant_rllib.engine.stock import StockEnvRunner, StockLearner
-from mtquant_rllib.training.desk_algorithm import DeskAlgorithm, DeskConfig
+from mtquant_rllib.errors import ConfigError, RunError
+from mtquant_rllib.training.desk_algorithm import DeskAlgorithm
+from mtquant_rllib.training.desk_config import DeskConfig, used_up
 
 ENGINES: dict[str, tuple[type, type]] = {
     "batched": (BatchedEnvRunner, BatchedLearner),
@@ -19,12 +23,19 @@ ENGINES: dict[str, tuple[type, type]] = {
 
 
 class DeskPPOConfig(DeskConfig, PPOConfig):
-    """PPOConfig plus `desk`, a dictionary of what the desk adds."""
+    """PPOConfig plus `desk`, a dictionary of what the desk adds.
+
+    `train_batch_size_per_learner` is the bars of one update: several learners share them.
+    """
+
+    algorithm = "ppo"
+    rate_names = ("lr",)
+    own_keys = frozenset({"learner_threads"})
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or DeskPPO)
+        self._begin()
         self.engine("batched")
-        self.desk = {}
 
     def engine(self, name: str) -> DeskPPOConfig:
         """Which engine samples and learns: `batched`, or `stock` for RLlib's own."""
@@ -33,6 +44,21 @@ class DeskPPOConfig(DeskConfig, PPOConfig):
 
     def get_default_learner_class(self) -> type:
         return ENGINES[self._engine][1]
+
+    def _check(self) -> None:
+        super()._check()
+        owners = {"": vars(self)} | {
+            f" of {module}": own for module, own in self.algorithm_config_overrides_per_module.items()
+        }
+        for of, settings in owners.items():
+            for name in ("gamma", "lambda_", "clip_param", "vf_clip_param", "vf_loss_coeff", "kl_coeff", "kl_target"):
+                value = settings.get(name, 0.0)
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise ConfigError(f"{name}{of} = {value!r}: expected a number")
+
+    def _older_rates(self, learning_rates: Mapping[str, Any]) -> None:
+        if len(set(learning_rates.values())) == 1:
+            self.lr = next(iter(learning_rates.values()))
 
 
 class DeskPPO(DeskAlgorithm, PPO):
@@ -43,9 +69,9 @@ class DeskPPO(DeskAlgorithm, PPO):
         return DeskPPOConfig()
 
     def training_step(self) -> None:
-        wanted = min(self.config.desk["bars_per_update"], self.bars_left)
-        if wanted <= 0:
-            return
+        if self.bars_left <= 0 or self.gave_up:
+            raise RunError(used_up(self))
+        wanted = min(self.config.train_batch_size_per_learner, self.bars_left)
         began = time.perf_counter()
         harvest = self._sample(wanted)
         sampled = time.perf_counter()

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP, COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.typing import StateDict
@@ -31,8 +30,11 @@ from mtquant_rllib.engine.seats import SEATS, STANDING, Sampled
 from mtquant_rllib.errors import DivergedPolicyError, EnvironmentFailed, RunError
 from mtquant_rllib.training import states
 from mtquant_rllib.training.averaging import WeightAverage
+from mtquant_rllib.training.desk_config import DeskConfig
 from mtquant_rllib.training.patience import patiently
 from mtquant_rllib.training.phases import LAST, at_bars
+
+__all__ = ["DeskAlgorithm", "DeskConfig", "Validator", "at_bars", "summary"]
 
 BARS_LIFETIME = "bars_sampled_lifetime"
 VALIDATION = "validation"
@@ -50,31 +52,6 @@ _PROBE_S = 0.2
 
 Validator = Callable[[Mapping[str, states.ModuleState]], Mapping[str, float]]
 """Module states in, unshaped figures of a deterministic rollout out; `sharpe`, net and annualised, decides."""
-
-
-class DeskConfig(AlgorithmConfig):
-    """`desk`, a dictionary of what the desk adds to a configuration of RLlib's.
-
-    budget_bars, validations, patience, learning_rate_final_frac, batch_size_final_factor, explore_frozen,
-    average_updates
-        As in the recipe.
-    learner
-        `LearnerConfig` as a dictionary.
-    learning_rates
-        Of each module, at the start of the budget, as its learner reads them. RLlib's per-module overrides would do the
-        same, but each copies the copies made before it: with twelve modules a checkpoint then has 130 MB of
-        configuration.
-    make_validator, validator_args
-        From which a `Validator` is made; None for none.
-    best_from_start
-        Whether the states it starts from compete for "best on validation".
-    learner_threads, bars_per_update
-        PPO: more than one lets the learner's stacks run side by side, with the same result; bars of one update.
-    sigma_floor_by_regime
-        SAC: smallest deviation while collecting, in the order of `Regime`.
-    """
-
-    desk: dict[str, Any]
 
 
 class DeskAlgorithm(Algorithm):

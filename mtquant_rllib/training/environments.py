@@ -1,16 +1,26 @@
-"""Which environment a trial's runners build from its plain configuration."""
+"""The environment under its name in RLlib, and the plain configuration that it is made from.
+
+Importing this file registers `ENV`, so that it is known wherever a checkpoint of the desk's algorithms is opened, and
+RLlib's own algorithms can be given it by name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.tune.registry import register_env
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.engine.stock import Paced
 from mtquant_rllib.env.multi_agent import desk_env
+from mtquant_rllib.errors import ConfigError
+
+ENV = "mtquant_desk"
+"""RLlib's name of the environment."""
 
 
 class DomainRota(MultiAgentEnv):
@@ -58,12 +68,79 @@ class DomainRota(MultiAgentEnv):
 
 
 def make_env(config: EnvContext) -> MultiAgentEnv:
-    """The environment creator of every trial: phase 1 without a domain plays them all in turn."""
+    """The environment creator: phase 1 without a domain plays them all in turn."""
     return Paced(_turn_by_turn(config))
 
 
 def _turn_by_turn(config: EnvContext) -> MultiAgentEnv:
-    if config["phase"] == 1 and config["domain"] is None:
+    if config["phase"] == 1 and config.get("domain") is None:
         universe = Settings.model_validate(config["settings"]).universe
         return DomainRota(config, tuple(domain.name for domain in universe.domains))
     return desk_env(config)
+
+
+register_env(ENV, make_env)
+
+
+def env_config(
+    settings: Settings | str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    market: str | Path | None = None,
+    macro: str | Path | None = None,
+    phase: int = 3,
+    domain: str | None = None,
+    split: str = "train",
+) -> dict[str, Any]:
+    """Prepare a market and return what `ENV` is made from, plain values all: `env_config` of an RLlib configuration.
+
+    Parameters
+    ----------
+    settings
+        Settings, or the name of a file of them ("laptop.yaml"); the default ones where None. overrides: changes to a
+        file's, "recipe.environments=4".
+    market, macro
+        Files of bars and of macro series; without, the embedded synthetic market.
+    phase, domain
+        Who plays: in phase 1 the agents of one domain, or of all in turn; afterwards all twelve.
+    split
+        `train`, `validation` or `test`.
+
+    Raises
+    ------
+    ConfigError
+        When the settings are an allocator's, or there is no such phase, domain or split.
+    MarketDataError
+        When the bars cannot be used.
+    """
+    from mtquant_rllib.market.splits import NAMES
+    from mtquant_rllib.training.preparation import centred, prepare
+
+    if isinstance(settings, Settings):
+        if overrides:
+            raise ConfigError("overrides with settings that are loaded already: pass them to Settings.load")
+    else:
+        settings = (
+            Settings.load(overrides=overrides) if settings is None else Settings.load(settings, overrides=overrides)
+        )
+    domains = [one.name for one in settings.universe.domains]
+    if settings.allocator is not None:
+        raise ConfigError(
+            "env_config: an allocator's account is no multi-agent environment; it trains by `mtquant train`"
+        )
+    if phase not in (1, 2, 3) or split not in NAMES:
+        raise ConfigError(f"env_config: phase {phase}, split {split!r}: expected 1, 2 or 3, and {', '.join(NAMES)}")
+    if domain is not None and (phase != 1 or domain not in domains):
+        raise ConfigError(
+            f"env_config: domain {domain!r} with phase {phase}: in phase 1 alone, one of {', '.join(domains)}"
+        )
+    record = prepare(settings, None if market is None else Path(market), None if macro is None else Path(macro))
+    return {
+        "data": record.data,
+        "market": record.recipe,
+        "settings": centred(settings, record).model_dump(mode="json"),
+        "phase": phase,
+        "domain": domain,
+        "split": split,
+        "seed": settings.seed,
+    }

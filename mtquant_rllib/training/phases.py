@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 JOINT = "desk"
 """Name of a trial that plays every domain."""
 
-ENV = "mtquant_desk"
 TRIAL = "trial"
 """Key of a trial's name in Tune's configurations and results."""
 
@@ -201,10 +200,8 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
         When the environments cannot be shared evenly among the runners, or at all among the learners, or a setting does
         not go with another.
     """
-    from ray.tune.registry import register_env
-
     from mtquant_rllib.engine.autograd import asked_for
-    from mtquant_rllib.training.environments import make_env
+    from mtquant_rllib.training.environments import ENV
     from mtquant_rllib.training.validation import make_validator
 
     settings = manifest.load_settings()
@@ -237,7 +234,6 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
         raise ConfigError(
             f"resources.engine = {settings.resources.engine!r}: an allocator runs on the batched engine alone"
         )
-    register_env(ENV, make_env)
     record = manifest.phase(plan.phase)
     budget = record.trials[plan.name].budget_bars
     data = manifest.market.data
@@ -254,16 +250,11 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
                 "split": "train",
                 "seed": manifest.seed,
             },
-            disable_env_checking=True,
-            normalize_actions=False,
-            clip_actions=True,
         )
         .env_runners(
             num_env_runners=runners,
             num_envs_per_env_runner=recipe.environments // max(runners, 1),
             num_cpus_per_env_runner=share.runner_cpus,
-            merge_env_runner_states=False,
-            broadcast_env_runner_states=False,
         )
         .fault_tolerance(
             restart_failed_env_runners=True, env_runner_restore_timeout_s=settings.resources.runner_restart_seconds
@@ -319,7 +310,7 @@ def _ppo(plan: TrialPlan, settings: Settings, budget: int) -> Any:
             rl_module_spec=module_specs(settings.universe, DeskWidths.of(settings), settings, only=plan.modules),
         )
         .training(
-            lr=numbers.learning_rate,
+            lr=recipe.phase_learning_rate_fracs[plan.phase - 1] * numbers.learning_rate,
             gamma=numbers.gamma,
             lambda_=numbers.gae_lambda,
             num_epochs=numbers.n_epochs,
@@ -332,11 +323,7 @@ def _ppo(plan: TrialPlan, settings: Settings, budget: int) -> Any:
             use_kl_loss=False,
         )
     )
-    config.desk |= {
-        "bars_per_update": update,
-        "learning_rates": learning_rates(settings, plan.modules, plan.phase),
-    }
-    return config
+    return config.rates(learning_rates(settings, plan.modules, plan.phase))
 
 
 def _sac(plan: TrialPlan, settings: Settings, budget: int) -> Any:
@@ -360,17 +347,17 @@ def _sac(plan: TrialPlan, settings: Settings, budget: int) -> Any:
         rl_module_spec=module_specs(
             settings.universe, DeskWidths.of(settings), settings, only=plan.modules, sac=plan.learning
         )
-    ).training(gamma=Numbers.of(settings).gamma if sac.gamma is None else sac.gamma)
+    ).training(
+        gamma=Numbers.of(settings).gamma if sac.gamma is None else sac.gamma,
+        **{f"{kind}_lr": rate for kind, rate in rates.items()},
+    )
     config.sac = {
         **sac.model_dump(mode="json"),
         "bars_per_iteration": iteration,
         "learning_starts_bars": learning_starts_bars(settings, budget),
     }
-    config.desk |= {
-        "learning_rates": {module: rates for module in plan.learning},
-        "sigma_floor_by_regime": [getattr(sac.sigma_floor, regime.name.lower()) for regime in Regime],
-    }
-    return config
+    config.desk["sigma_floor_by_regime"] = [getattr(sac.sigma_floor, regime.name.lower()) for regime in Regime]
+    return config.rates(dict.fromkeys(plan.learning, rates))
 
 
 def learning_starts_bars(settings: Settings, budget: int) -> int:

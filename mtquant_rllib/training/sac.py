@@ -6,27 +6,63 @@ the replay, its generator and the episodes in progress, so that a restored run g
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ray.rllib.algorithms.sac import SAC, SACConfig
 
+from mtquant_rllib.config.loader import validate
+from mtquant_rllib.config.sac import SACConfig as Numbers
 from mtquant_rllib.engine.dealing import Copies
 from mtquant_rllib.engine.runner import BatchedEnvRunner
 from mtquant_rllib.engine.sac_learner import SACLearner
-from mtquant_rllib.training.desk_algorithm import DeskAlgorithm, DeskConfig
+from mtquant_rllib.errors import ConfigError, RunError
+from mtquant_rllib.training.desk_algorithm import DeskAlgorithm
+from mtquant_rllib.training.desk_config import DeskConfig, used_up
+from mtquant_rllib.training.rllib_settings import BATCHED
+
+_MODULES = "modules are made from it before: a new run, or rl_module(rl_module_spec=...)"
+_ELSEWHERE = {
+    "gamma": "training(gamma=...)",
+    "learning_rates": "training(actor_lr=..., critic_lr=..., alpha_lr=...)",
+    "learning_starts_frac": "sac['learning_starts_bars'], in bars",
+    "sigma_floor": "desk['sigma_floor_by_regime']",
+    "initial_alpha": _MODULES,
+    "initial_std": _MODULES,
+    "std_floor": _MODULES,
+    "critic": _MODULES,
+}
+"""Of `sac`, what is read elsewhere."""
+
+
+@contextlib.contextmanager
+def _muted(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 class DeskSACConfig(DeskConfig, SACConfig):
     """SACConfig plus `desk`, a dictionary of what the desk adds, and `sac`, the settings' section as one.
 
-    The numbers of the loss stand in `sac`; RLlib's own of that kind are not read.
+    The numbers of the loss stand in `sac`; RLlib's own of that kind are refused, but for the discount and the rates.
     """
+
+    algorithm = "sac"
+    rate_names = ("actor_lr", "critic_lr", "alpha_lr")
+    own_keys = frozenset({"sigma_floor_by_regime"})
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or DeskSAC)
+        self._begin()
+        self._engine = BATCHED
         self.env_runners(env_runner_cls=BatchedEnvRunner)
-        self.desk = {}
         self.sac: dict[str, Any] = {}
         # The learner keeps the replay; RLlib's would stand beside it, empty.
         self.replay_buffer_config = {**self.replay_buffer_config, "no_local_replay_buffer": True}
@@ -36,17 +72,40 @@ class DeskSACConfig(DeskConfig, SACConfig):
     def get_default_learner_class(self) -> type:
         return SACLearner
 
+    def validate(self) -> None:
+        # RLlib's says with every call that SAC runs on the new API stack. Ours runs on no other.
+        with _muted("ray.rllib.algorithms.sac.sac"):
+            super().validate()
+
+    def _check(self) -> None:
+        super()._check()
+        validate(Numbers, self.sac, "sac")
+        before = self.env_config["settings"]["sac"]
+        for key, instead in _ELSEWHERE.items():
+            if self.sac[key] != before[key]:
+                raise ConfigError(f"sac[{key!r}] = {self.sac[key]!r}: not read here; {instead}")
+
+    def _older_rates(self, learning_rates: Mapping[str, Any]) -> None:
+        for rates in list(learning_rates.values())[:1]:
+            self.training(**{f"{kind}_lr": rate for kind, rate in rates.items()})
+
 
 class DeskSAC(DeskAlgorithm, SAC):
     """See the module's docstring."""
 
     harvest = Copies
 
+    def __init__(self, config: Any = None, **kwargs: Any) -> None:
+        # RLlib's names no argument, and `from_checkpoint(path, config=...)` goes by names: it would ignore the config.
+        super().__init__(config, **kwargs)
+
     @classmethod
     def get_default_config(cls) -> DeskSACConfig:  # type: ignore[override]
         return DeskSACConfig()
 
     def training_step(self) -> None:
+        if self.bars_left <= 0 or self.gave_up:
+            raise RunError(used_up(self))
         sac = self.config.sac
         until = self.bars_sampled + min(sac["bars_per_iteration"], self.bars_left)
         sample_s = learn_s = 0.0

@@ -1,0 +1,54 @@
+"""What docs/rllib.md says can be done, can be done: its blocks run, one after the other, in a fresh process."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "rllib.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+CHECKPOINT = "runs/mine/phase_3/desk/checkpoint_000012"
+
+TINY = """
+extends: laptop.yaml
+embedded: {train: {paths: 2, years: 3}, validation: {paths: 1, years: 3}, test: {paths: 1, years: 3}}
+desk: {episode: {bars: 20}}
+recipe: {environments: 4, validations: 2, min_updates: 4}
+"""
+
+
+def test_the_page_has_the_blocks_it_is_read_for() -> None:
+    for call in ("from_checkpoint", "save_to_path", ".evaluate()", "RLModule.from_checkpoint", '"mtquant_desk"'):
+        assert any(call in block for block in BLOCKS), call
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_blocks_run(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONHASHSEED", "MTQUANT_CACHE")}
+    env |= {"HOME": str(tmp_path)}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-5000:]}"
+        return done
+
+    run("-m", "mtquant_rllib.cli", "train", "--config", "tiny.yaml", "--run", "mine", "--budget-scale", "0.0002")
+    there = sorted((tmp_path / "runs/mine/phase_3/desk").glob("checkpoint_*"))
+    # The one before the last: some of the budget is left.
+    shutil.copytree(there[-2], tmp_path / "copied")
+    shutil.rmtree(tmp_path / "runs")
+    code = "".join(BLOCKS).replace(CHECKPOINT, "copied").replace("laptop.yaml", "tiny.yaml")
+    (tmp_path / "page.py").write_text('if __name__ == "__main__":\n' + textwrap.indent(code, "    "))
+    said = run("page.py").stdout
+    assert "EURUSD" in said
