@@ -42,6 +42,7 @@ from torch import Tensor
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.bar_schedule import DEFAULT, FollowsBars
+from mtquant_rllib.engine.coefficients import KeepsCoefficients
 from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages, observed
 from mtquant_rllib.engine.divergence import DivergenceWatch
 from mtquant_rllib.engine.peers import JoinedLearner
@@ -56,7 +57,7 @@ SMALLEST_DEVIATION = 1e-4
 """Of advantages, under which they count as constant."""
 
 
-class BarSchedule(FollowsBars, PPOTorchLearner):
+class BarSchedule(KeepsCoefficients, FollowsBars, PPOTorchLearner):
     """What both engines' PPO learners add to RLlib's. `config.desk["learning_rates"]` names each module's rate."""
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:

@@ -130,7 +130,8 @@ def resume(run: Path, address: str | None = None, overrides: Sequence[str] = (),
         When an override would change what the run is.
     """
     run = run_names.existing_run(run).resolve()
-    _log_to(run)
+    if is_run(run):
+        _log_to(run)
     manifest = Manifest.read(run, trust=trust)
     if overrides:
         for override in overrides:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ from mtquant_rllib.engine.dealing import Harvest
 from mtquant_rllib.engine.divergence import told
 from mtquant_rllib.engine.randomness import pin_torch
 from mtquant_rllib.engine.seats import SEATS, STANDING, Sampled
-from mtquant_rllib.errors import DivergedPolicyError, EnvironmentFailed, RunError
+from mtquant_rllib.errors import DivergedPolicyError, EnvironmentFailed
 from mtquant_rllib.training import states
 from mtquant_rllib.training.averaging import WeightAverage
 from mtquant_rllib.training.desk_config import DeskConfig
 from mtquant_rllib.training.patience import patiently
 from mtquant_rllib.training.phases import LAST, at_bars
+from mtquant_rllib.training.remote_sampling import sampled_remotely, shared_among
 
 __all__ = ["DeskAlgorithm", "DeskConfig", "Validator", "at_bars", "summary"]
 
@@ -46,9 +47,6 @@ GAVE_UP = "gave_up"
 
 FAILURE = "failure"
 """Key of a result: why the trial ended and must not be started again; absent where it did not."""
-
-_PROBE_S = 0.2
-"""Between two looks at whether a lost runner is back, in seconds."""
 
 Validator = Callable[[Mapping[str, states.ModuleState]], Mapping[str, float]]
 """Module states in, unshaped figures of a deterministic rollout out; `sharpe`, net and annualised, decides."""
@@ -151,43 +149,12 @@ class DeskAlgorithm(Algorithm):
             share, rest = divmod(wanted, len(runners))
             # What is left over goes round.
             turns = {index: (position - self.bars_sampled) % len(runners) for position, index in enumerate(runners)}
-            harvest = self._sample_remotely({index: share + (turn < rest) for index, turn in turns.items()})
+            asked = {index: share + (turn < rest) for index, turn in turns.items()}
+            harvest = sampled_remotely(self, asked)
         self.metrics.aggregate([part.metrics for part in harvest], key=ENV_RUNNER_RESULTS)
         for part in harvest:
             self._seats[part.seats["runner"]] = {**part.seats, STANDING: part.standing}
         return harvest
-
-    def _sample_remotely(self, asked: dict[int, int]) -> list[Sampled]:
-        """So many bars of each remote runner, in the order of their numbers."""
-        group, found = self.env_runner_group, dict[int, Sampled]()
-        lost_since: float | None = None
-        while missing := [index for index in asked if index not in found]:
-            there = [index for index in missing if index in group.healthy_env_runner_ids()]
-            if there:
-                parts = group.foreach_env_runner(
-                    lambda runner: _sampled(runner, asked[runner.worker_index]),
-                    local_env_runner=False,
-                    remote_worker_ids=there,
-                    # A call that was given up would still be played, and the next one go on behind it.
-                    timeout_seconds=None,
-                )
-                for part in parts:
-                    if isinstance(part, Exception):
-                        raise part
-                    found[part.seats["runner"]] = part
-            missing = [index for index in asked if index not in found]
-            if not missing:
-                break
-            now = time.monotonic()
-            lost_since = now if lost_since is None or there else lost_since
-            if now - lost_since > self.config.env_runner_restore_timeout_s:
-                raise RunError(
-                    f"environment runner {', '.join(map(str, missing))} was lost and did not come back within "
-                    f"{self.config.env_runner_restore_timeout_s:.0f} seconds"
-                )
-            if not self.restore_env_runners(group):
-                time.sleep(_PROBE_S)
-        return [found[index] for index in asked]
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """A restarted runner goes on where the lost one stood, instead of replaying its episodes."""
@@ -327,41 +294,6 @@ class DeskAlgorithm(Algorithm):
             self._seats = state[DESK]["seats"]
             self._average.set_state(state[DESK]["average"])
             self._seat_runners()
-
-
-def _sampled(runner: Any, bars: int) -> Sampled | Exception:
-    """What a remote runner samples, or what it raised: RLlib takes every exception of a remote call for a lost process
-    and drops it, where it is to be answered here."""
-    try:
-        sampled: Sampled = runner.sample_bars(bars)
-        return sampled
-    except Exception as error:
-        return error
-
-
-def shared_among(
-    runners: Sequence[int], n_envs: int, seats: Mapping[int, dict[str, Any]], bars: int
-) -> dict[int, dict[str, Any]]:
-    """Counters of runners for others in their place: those given, where the same runners with as many environments ask.
-
-    Else every environment of the new runners goes on with episodes that none of the old ones has begun, and every new
-    runner with noise that none has drawn; episodes that were in progress are given up. bars: sampled so far by all.
-    """
-    same = set(seats) == set(runners) and all(len(own["environments"]) == n_envs for own in seats.values())
-    if same:
-        return dict(seats)
-    latest = _largest([counters for own in seats.values() for counters in own["environments"]])
-    return {index: {"runner": index, "bars": bars, "environments": [latest] * n_envs} for index in runners}
-
-
-def _largest(counters: Sequence[Any]) -> Any:
-    """The largest of every counter in equally nested ones."""
-    first = counters[0]
-    if isinstance(first, Mapping):
-        return {key: _largest([own[key] for own in counters]) for key in first}
-    if isinstance(first, list):
-        return [_largest(list(parts)) for parts in zip(*counters)]
-    return max(counters)
 
 
 def summary(algorithm: DeskAlgorithm, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,14 +10,9 @@ import pytest
 from learners import built, parameters
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from mtquant_rllib.engine.coefficients import KeepsCoefficients
 from mtquant_rllib.engine.dealing import Harvest
 from mtquant_rllib.engine.learner import BatchedLearner
 from mtquant_rllib.engine.runner import BatchedEnvRunner
-
-pytestmark = pytest.mark.skipif(
-    not issubclass(BatchedLearner, KeepsCoefficients), reason="BarSchedule does not keep its coefficients yet"
-)
 
 
 def one_update(learner: Any, fragments: list[Any], bars: int) -> None:

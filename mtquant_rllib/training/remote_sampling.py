@@ -1,0 +1,94 @@
+"""Sampling by remote runners of which any may be lost: the same bars come out as if none had been.
+
+Each sample brings along where its runner stood after it (`engine.seats`). A runner that is lost is started again there
+and samples what it was asked for; a run that goes on with another number of runners gives them counters that none of
+the old ones has used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mtquant_rllib.engine.seats import Sampled
+from mtquant_rllib.errors import RunError
+
+_PROBE_S = 0.2
+"""Between two looks at whether a lost runner is back, in seconds."""
+
+
+def sampled_remotely(algorithm: Any, asked: Mapping[int, int]) -> list[Sampled]:
+    """So many bars of each remote runner, in the order of `asked`, runner index -> bars.
+
+    Raises
+    ------
+    RunError
+        When a lost runner does not come back within `config.env_runner_restore_timeout_s`.
+    """
+    group, found = algorithm.env_runner_group, dict[int, Sampled]()
+    patience_s = algorithm.config.env_runner_restore_timeout_s
+    lost_since: float | None = None
+    while missing := [index for index in asked if index not in found]:
+        healthy = set(group.healthy_env_runner_ids())
+        there = [index for index in missing if index in healthy]
+        if there:
+            parts = group.foreach_env_runner(
+                lambda runner: _sampled(runner, asked[runner.worker_index]),
+                local_env_runner=False,
+                remote_worker_ids=there,
+                # A call that was given up would still be played, and the next one go on behind it.
+                timeout_seconds=None,
+            )
+            for part in parts:
+                if isinstance(part, Exception):
+                    raise part
+                found[part.seats["runner"]] = part
+        missing = [index for index in asked if index not in found]
+        if not missing:
+            break
+        now = time.monotonic()
+        lost_since = now if lost_since is None or there else lost_since
+        if now - lost_since > patience_s:
+            raise RunError(
+                f"environment runner {', '.join(map(str, missing))} was lost and did not come back within "
+                f"{patience_s:.0f} seconds"
+            )
+        if not algorithm.restore_env_runners(group):
+            time.sleep(_PROBE_S)
+    return [found[index] for index in asked]
+
+
+def _sampled(runner: Any, bars: int) -> Sampled | Exception:
+    """What a remote runner samples, or what it raised: RLlib drops an exception of a remote call as it does a lost
+    process, where it is to be answered by the algorithm."""
+    try:
+        sampled: Sampled = runner.sample_bars(bars)
+        return sampled
+    except Exception as error:
+        return error
+
+
+def shared_among(
+    runners: Sequence[int], n_envs: int, seats: Mapping[int, dict[str, Any]], bars: int
+) -> dict[int, dict[str, Any]]:
+    """Counters of runners for others in their place: those given, where the same runners with as many environments ask.
+
+    Else every environment of the new runners goes on with episodes that none of the old ones has begun, and every new
+    runner with noise that none has drawn; episodes that were in progress are given up. bars: sampled so far by all.
+    """
+    same = set(seats) == set(runners) and all(len(own["environments"]) == n_envs for own in seats.values())
+    if same:
+        return dict(seats)
+    latest = _largest([counters for own in seats.values() for counters in own["environments"]])
+    return {index: {"runner": index, "bars": bars, "environments": [latest] * n_envs} for index in runners}
+
+
+def _largest(counters: Sequence[Any]) -> Any:
+    """The largest of every counter in equally nested ones."""
+    first = counters[0]
+    if isinstance(first, Mapping):
+        return {key: _largest([own[key] for own in counters]) for key in first}
+    if isinstance(first, list):
+        return [_largest(list(parts)) for parts in zip(*counters)]
+    return max(counters)
