@@ -38,9 +38,9 @@ def main() -> None:
 
     from mtquant_rllib.evaluation.controls import judge, print_control
     from mtquant_rllib.policies.fresh import fresh_states
-    from mtquant_rllib.training import states
     from mtquant_rllib.training.curriculum import resume, train
-    from mtquant_rllib.training.manifest import FILE, Manifest
+    from mtquant_rllib.training.records import states
+    from mtquant_rllib.training.records.manifest import FILE, Manifest
 
     for market in ("planted", "null") if args.market == "both" else (args.market,):
         trained = []

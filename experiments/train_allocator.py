@@ -45,7 +45,7 @@ def main() -> None:
     reexec_with_hash_seed()
 
     from mtquant_rllib.training.curriculum import resume, train
-    from mtquant_rllib.training.manifest import FILE
+    from mtquant_rllib.training.records.manifest import FILE
 
     overrides = [f"allocator.{key}={getattr(args, key)}" for key in ("algorithm", "network") if getattr(args, key)]
     if args.control:
@@ -76,7 +76,7 @@ def _compare(runs: list[Path]) -> None:
     from mtquant_rllib.evaluation.report_output import print_report
     from mtquant_rllib.evaluation.reward_terms import print_terms
     from mtquant_rllib.training.assessment import evaluate_run
-    from mtquant_rllib.training.manifest import Manifest
+    from mtquant_rllib.training.records.manifest import Manifest
 
     seeds = []
     for run in runs:
@@ -95,8 +95,8 @@ def _judge(runs: list[Path], out: Path) -> None:
 
     from mtquant_rllib.evaluation.controls import judge, passes_null, print_control
     from mtquant_rllib.policies.fresh import fresh_states
-    from mtquant_rllib.training import states
-    from mtquant_rllib.training.manifest import Manifest
+    from mtquant_rllib.training.records import states
+    from mtquant_rllib.training.records.manifest import Manifest
 
     manifests = [Manifest.read(run) for run in runs]
     settings = manifests[0].load_settings()

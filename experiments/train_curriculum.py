@@ -38,7 +38,7 @@ def main() -> None:
     reexec_with_hash_seed()
 
     from mtquant_rllib.training.curriculum import resume, train
-    from mtquant_rllib.training.manifest import FILE
+    from mtquant_rllib.training.records.manifest import FILE
 
     if (args.run / FILE).exists():
         resume(args.run, address=args.address)

@@ -40,7 +40,7 @@ class HierarchicalTradingSystem:
     """
 
     def __init__(self, settings: Settings | None = None, run: str | Path | None = None) -> None:
-        from mtquant_rllib.training.run_names import run_path
+        from mtquant_rllib.training.records.run_names import run_path
 
         self.run = None if run is None else run_path(run)
         if settings is None:
@@ -111,8 +111,8 @@ class HierarchicalTradingSystem:
 
     def _policies(self) -> PolicyPlayer | AllocatorPlayer:
         if self._player is None:
-            from mtquant_rllib.training import states
             from mtquant_rllib.training.assessment import last_done
+            from mtquant_rllib.training.records import states
 
             manifest, run = self._manifest(), self._known_run()
             phase = last_done(manifest, run)
@@ -129,6 +129,6 @@ class HierarchicalTradingSystem:
         return self.run
 
     def _manifest(self) -> Any:
-        from mtquant_rllib.training.manifest import Manifest
+        from mtquant_rllib.training.records.manifest import Manifest
 
         return Manifest.read(self._known_run())

@@ -29,8 +29,8 @@ from mtquant_rllib.bench.stage import endless_run, ray_session
 from mtquant_rllib.bench.turns import in_turns, rate
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.training.algorithm import DeskPPO
-from mtquant_rllib.training.manifest import MarketRecord
 from mtquant_rllib.training.phases import JOINT, Share, build_config, plan_named
+from mtquant_rllib.training.records.manifest import MarketRecord
 
 MINIBATCH, EPOCHS = 256, 10
 OBJECT_STORE_MB = 1000

@@ -27,8 +27,8 @@ from mtquant_rllib.bench.turns import in_turns, rate
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.multi_agent import desk_env
 from mtquant_rllib.policies.registry import ATTENTION
-from mtquant_rllib.training.manifest import Manifest, MarketRecord
 from mtquant_rllib.training.phases import JOINT, PolicyMapping, Share, build_config, plan_named
+from mtquant_rllib.training.records.manifest import Manifest, MarketRecord
 
 HIDDEN, BATCH = 64, 256
 META_NETWORK = "meta"

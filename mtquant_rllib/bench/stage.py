@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import ray
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.training.manifest import Manifest, MarketRecord, TrialRecord
 from mtquant_rllib.training.phases import JOINT
+from mtquant_rllib.training.records.manifest import Manifest, MarketRecord, TrialRecord
 from mtquant_rllib.training.seeding import PINNED
 
 BUDGET = 10**9

@@ -24,7 +24,7 @@ from mtquant_rllib.universe import META
 
 if TYPE_CHECKING:
     from mtquant_rllib.config import Settings
-    from mtquant_rllib.training.manifest import MarketRecord
+    from mtquant_rllib.training.records.manifest import MarketRecord
 
 Figures = Mapping[str, Any]
 

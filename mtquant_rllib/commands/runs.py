@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtquant_rllib.commands.command import DEFAULT_CONFIG, add_command, check_files, reproducible, settings_of
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.training.run_names import existing_run, run_path
+from mtquant_rllib.training.records.run_names import existing_run, run_path
 
 if TYPE_CHECKING:
     from mtquant_rllib.training.assessment import Assessment
@@ -123,8 +123,8 @@ def _resume(args: argparse.Namespace) -> None:
 def _compare(run: Path) -> None:
     """Once the whole curriculum is done, say what came of it: the test bars, beside the baselines."""
     from mtquant_rllib.training.assessment import evaluate_run, last_done
-    from mtquant_rllib.training.learning_curves import plot_learning_curves
-    from mtquant_rllib.training.manifest import Manifest, phases_of
+    from mtquant_rllib.training.records.manifest import Manifest, phases_of
+    from mtquant_rllib.training.reporting.learning_curves import plot_learning_curves
 
     manifest = Manifest.read(run)
     plot_learning_curves(run, manifest.load_settings().evaluation.plot)

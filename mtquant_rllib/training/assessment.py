@@ -21,11 +21,11 @@ from mtquant_rllib.evaluation.report import EvaluationReport, build_report
 from mtquant_rllib.evaluation.report_output import write_report
 from mtquant_rllib.evaluation.reward_terms import TermLog, Terms, write_terms
 from mtquant_rllib.policies.fallbacks import Counts
-from mtquant_rllib.training import states
-from mtquant_rllib.training.manifest import Manifest
-from mtquant_rllib.training.ownership import within
 from mtquant_rllib.training.preparation import prepare, restored
-from mtquant_rllib.training.run_names import existing_run
+from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.training.records.ownership import within
+from mtquant_rllib.training.records.run_names import existing_run
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mtquant_rllib.training.states import ModuleState
+from mtquant_rllib.training.records.states import ModuleState
 
 
 class WeightAverage:

@@ -24,11 +24,8 @@ from typing import Any
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import apply_overrides, validate
 from mtquant_rllib.errors import ConfigError, MtquantError, RunError
-from mtquant_rllib.training import ownership, phase_experiment, run_lock, run_names, states
+from mtquant_rllib.training import phase_experiment
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE
-from mtquant_rllib.training.interruption import Interruption
-from mtquant_rllib.training.manifest import FrozenRecord, Manifest, PhaseRecord, TrialRecord, phases_of
-from mtquant_rllib.training.manifest_file import is_run
 from mtquant_rllib.training.phase_experiment import Stretch
 from mtquant_rllib.training.phases import (
     LAST,
@@ -40,8 +37,12 @@ from mtquant_rllib.training.phases import (
     plan_phase,
 )
 from mtquant_rllib.training.preparation import centred, prepare, restored
-from mtquant_rllib.training.progress import clock
-from mtquant_rllib.training.ray_session import session
+from mtquant_rllib.training.records import ownership, run_lock, run_names, states
+from mtquant_rllib.training.records.manifest import FrozenRecord, Manifest, PhaseRecord, TrialRecord, phases_of
+from mtquant_rllib.training.records.manifest_file import is_run
+from mtquant_rllib.training.reporting.progress import clock
+from mtquant_rllib.training.session.interruption import Interruption
+from mtquant_rllib.training.session.ray_session import session
 
 logger = logging.getLogger("mtquant_rllib.training")
 

@@ -28,11 +28,11 @@ from mtquant_rllib.engine.divergence import told
 from mtquant_rllib.engine.randomness import pin_torch
 from mtquant_rllib.engine.seats import SEATS, STANDING, Sampled
 from mtquant_rllib.errors import DivergedPolicyError, EnvironmentFailed
-from mtquant_rllib.training import states
 from mtquant_rllib.training.averaging import WeightAverage
 from mtquant_rllib.training.desk_config import DeskConfig
-from mtquant_rllib.training.patience import patiently
 from mtquant_rllib.training.phases import LAST, at_bars
+from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records.patience import patiently
 from mtquant_rllib.training.remote_sampling import sampled_remotely, shared_among
 
 __all__ = ["DeskAlgorithm", "DeskConfig", "Validator", "at_bars", "summary"]

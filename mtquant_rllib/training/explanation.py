@@ -12,7 +12,7 @@ from mtquant_rllib.evaluation.explain.collect import collect
 from mtquant_rllib.evaluation.explain.influence import verdicts
 from mtquant_rllib.evaluation.explain.write import write_explanation
 from mtquant_rllib.training.assessment import open_run
-from mtquant_rllib.training.ownership import within
+from mtquant_rllib.training.records.ownership import within
 from mtquant_rllib.universe import META
 
 

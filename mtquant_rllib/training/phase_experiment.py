@@ -19,19 +19,19 @@ from ray import tune
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError, TrainingFailed
-from mtquant_rllib.training import checkpoints, ownership, patience, trust
-from mtquant_rllib.training.checkpoint_survey import surveyed
-from mtquant_rllib.training.checkpoints import Checkpoint
 from mtquant_rllib.training.desk_algorithm import FAILURE
-from mtquant_rllib.training.fallback_lines import FallbackLines
-from mtquant_rllib.training.interruption import Interruption
-from mtquant_rllib.training.manifest import Manifest
+from mtquant_rllib.training.inspection.checkpoint_survey import surveyed
 from mtquant_rllib.training.phases import TRIAL, TrialPlan, build_config, plan_phase
-from mtquant_rllib.training.progress import Progress
-from mtquant_rllib.training.ray_session import Machines
-from mtquant_rllib.training.result_files import Curves, ProgressCSV, ResultJson, TensorBoard
+from mtquant_rllib.training.records import checkpoints, ownership, patience, trust
+from mtquant_rllib.training.records.checkpoints import Checkpoint
+from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.training.reporting.fallback_lines import FallbackLines
+from mtquant_rllib.training.reporting.progress import Progress
+from mtquant_rllib.training.reporting.result_files import Curves, ProgressCSV, ResultJson, TensorBoard
+from mtquant_rllib.training.reporting.wandb_tracker import WandB
+from mtquant_rllib.training.session.interruption import Interruption
+from mtquant_rllib.training.session.ray_session import Machines
 from mtquant_rllib.training.trial import PHASE, RESUMABLE, RUN, PhaseTrial, share_of
-from mtquant_rllib.training.wandb_tracker import WandB
 
 logger = logging.getLogger("mtquant_rllib.training")
 

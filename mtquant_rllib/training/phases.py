@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.training.manifest import Manifest
+from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.universe import ALLOCATOR, META, Sharing, Universe
 
 if TYPE_CHECKING:

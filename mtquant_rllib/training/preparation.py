@@ -15,7 +15,7 @@ from mtquant_rllib.env.market_source import MarketSource, find_prepared
 from mtquant_rllib.env.prepared_files import ARRAYS_HASH
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.features.centres import measured
-from mtquant_rllib.training.manifest import MarketRecord
+from mtquant_rllib.training.records.manifest import MarketRecord
 
 
 def prepare(settings: Settings, market: Path | None, macro: Path | None) -> MarketRecord:

@@ -20,12 +20,12 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.trainable.trainable import _TrainingResult
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import checkpoints, states, trust
-from mtquant_rllib.training.checkpoints import Checkpoint, DamagedCheckpoint
 from mtquant_rllib.training.desk_algorithm import DeskAlgorithm, summary
-from mtquant_rllib.training.manifest import Manifest, versions
-from mtquant_rllib.training.patience import patiently
 from mtquant_rllib.training.phases import TRIAL, Share, TrialPlan, build_config, plan_named, plan_phase
+from mtquant_rllib.training.records import checkpoints, states, trust
+from mtquant_rllib.training.records.checkpoints import Checkpoint, DamagedCheckpoint
+from mtquant_rllib.training.records.manifest import Manifest, versions
+from mtquant_rllib.training.records.patience import patiently
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class PhaseTrial(tune.Trainable):
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def save(self, checkpoint_dir: str | None = None) -> _TrainingResult:
-        """Write a checkpoint into the trial's folder, whole and synced; see `training.checkpoints`.
+        """Write a checkpoint into the trial's folder, whole and synced; see `training.records.checkpoints`.
 
         Tune's own way copies file by file into the final folder, where a kill leaves half of one.
         """

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mtquant_rllib.training.desk_algorithm import SHARPE, Validator
-from mtquant_rllib.training.states import ModuleState
+from mtquant_rllib.training.records.states import ModuleState
 
 
 def make_validator(context: Mapping[str, Any], domain: str | None) -> Validator:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.training.manifest import Manifest, TrialRecord
 from mtquant_rllib.training.phases import Share, build_config, plan_named
 from mtquant_rllib.training.preparation import prepare
+from mtquant_rllib.training.records.manifest import Manifest, TrialRecord
 
 SMALL = [
     "embedded.train={paths: 2, years: 3}",

@@ -23,9 +23,9 @@ from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.policies.critics import target_entropy
 from mtquant_rllib.policies.executed import EXECUTIONS
 from mtquant_rllib.training.curriculum import train
-from mtquant_rllib.training.manifest import Manifest, TrialRecord
 from mtquant_rllib.training.phases import Share, build_config, plan_named, plan_phase
 from mtquant_rllib.training.preparation import prepare
+from mtquant_rllib.training.records.manifest import Manifest, TrialRecord
 from mtquant_rllib.universe import ALLOCATOR
 
 SMALL = [
@@ -90,7 +90,7 @@ def test_one_phase_one_trial_one_module() -> None:
 
 
 def _market() -> Any:
-    from mtquant_rllib.training.manifest import MarketRecord
+    from mtquant_rllib.training.records.manifest import MarketRecord
 
     return MarketRecord(kind="synthetic", data="nowhere")
 

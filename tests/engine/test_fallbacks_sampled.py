@@ -12,7 +12,7 @@ import pytest
 from mtquant_rllib.engine.runner import BatchedEnvRunner
 from mtquant_rllib.engine.seats import FALLBACKS
 from mtquant_rllib.engine.stock import StockEnvRunner
-from mtquant_rllib.training.fallback_lines import FallbackLines
+from mtquant_rllib.training.reporting.fallback_lines import FallbackLines
 
 ATTENDS = (
     "networks.names.meta=attention",

@@ -16,7 +16,7 @@ from mtquant_rllib.engine.runner import BatchedEnvRunner
 from mtquant_rllib.engine.sac_learner import REPLAY_STATE, SACLearner
 from mtquant_rllib.engine.seats import SEATS, STANDING
 from mtquant_rllib.features.regimes import Regime
-from mtquant_rllib.training.states import as_arrays, carried_over
+from mtquant_rllib.training.records.states import as_arrays, carried_over
 from mtquant_rllib.universe import META
 
 SMALL = (

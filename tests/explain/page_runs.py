@@ -9,10 +9,10 @@ import torch
 from mtquant_rllib.config import Settings
 from mtquant_rllib.evaluation.explain.collect import Material, collect
 from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
-from mtquant_rllib.training import states
 from mtquant_rllib.training.assessment import OpenRun
-from mtquant_rllib.training.manifest import PHASES, Manifest, phases_of
 from mtquant_rllib.training.preparation import prepare
+from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records.manifest import PHASES, Manifest, phases_of
 
 SMALL = (
     "embedded.train={paths: 1, years: 2}",

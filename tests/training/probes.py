@@ -24,8 +24,8 @@ from mtquant_rllib.training.seeding import reexec_with_hash_seed
 reexec_with_hash_seed()
 import numpy as np, ray
 from mtquant_rllib.config import Settings
-from mtquant_rllib.training import states
-from mtquant_rllib.training.manifest import Manifest, TrialRecord
+from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records.manifest import Manifest, TrialRecord
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.seeding import PINNED
 from mtquant_rllib.training.trial import PhaseTrial

@@ -14,7 +14,7 @@ from pathlib import Path
 import ray
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import MtquantError
-from mtquant_rllib.training.ray_session import session
+from mtquant_rllib.training.session.ray_session import session
 
 run = Path(sys.argv[1])
 overrides = ["resources.cpus=2", "resources.object_store_mb=100"]

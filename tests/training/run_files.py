@@ -10,7 +10,7 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.manifest import Manifest, MarketRecord
+from mtquant_rllib.training.records.manifest import Manifest, MarketRecord
 
 Snapshot = dict[str, tuple[bytes, int]]
 

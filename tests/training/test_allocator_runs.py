@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mtquant_rllib.env.regime_rewards import TERMS
-from mtquant_rllib.training.manifest import Manifest
+from mtquant_rllib.training.records.manifest import Manifest
 
 SMALL = """
 extends: allocator.yaml

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import checkpoints, ownership, trust
-from mtquant_rllib.training.checkpoints import Checkpoint, DamagedCheckpoint
+from mtquant_rllib.training.records import checkpoints, ownership, trust
+from mtquant_rllib.training.records.checkpoints import Checkpoint, DamagedCheckpoint
 
 FILES = {"algorithm_state.pkl": b"state" * 100, "learner_group/learner/state.pkl": bytes(range(256)) * 8}
 

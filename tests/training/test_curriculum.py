@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mtquant_rllib.training.manifest import Manifest
+from mtquant_rllib.training.records.manifest import Manifest
 
 SETTINGS = [
     "embedded.train={paths: 2, years: 3}",

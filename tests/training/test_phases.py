@@ -6,7 +6,6 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.training.curriculum import never_learning
-from mtquant_rllib.training.manifest import PhaseRecord, TrialRecord
 from mtquant_rllib.training.phases import (
     Numbers,
     Share,
@@ -16,6 +15,7 @@ from mtquant_rllib.training.phases import (
     learning_starts_bars,
     plan_phase,
 )
+from mtquant_rllib.training.records.manifest import PhaseRecord, TrialRecord
 from mtquant_rllib.universe import META
 
 SETTINGS = Settings.load()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from ray_drivers import alive, descendants, driver, gone, words_of
 
-from mtquant_rllib.training import processes, ray_leftovers
-from mtquant_rllib.training.ray_leftovers import FILE, end_leftovers
+from mtquant_rllib.training.session import processes, ray_leftovers
+from mtquant_rllib.training.session.ray_leftovers import FILE, end_leftovers
 
 
 @pytest.mark.ray

@@ -18,10 +18,10 @@ from ray._private.log import PlainRayHandler
 from ray_drivers import LOOPBACK, descendants, driver, listening, words_of
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import processes, ray_start
-from mtquant_rllib.training.ray_leftovers import FILE, end_leftovers
-from mtquant_rllib.training.ray_seams import secrets_unsent
-from mtquant_rllib.training.ray_warnings import ray_warnings
+from mtquant_rllib.training.session import processes, ray_start
+from mtquant_rllib.training.session.ray_leftovers import FILE, end_leftovers
+from mtquant_rllib.training.session.ray_seams import secrets_unsent
+from mtquant_rllib.training.session.ray_warnings import ray_warnings
 
 ray_session = pytest.mark.ray
 slow = pytest.mark.slow

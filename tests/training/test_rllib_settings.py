@@ -10,8 +10,8 @@ from ray.rllib.algorithms.algorithm_config import DEPRECATED_VALUE, AlgorithmCon
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.training.manifest import Manifest, MarketRecord, TrialRecord
 from mtquant_rllib.training.phases import Share, build_config, plan_named
+from mtquant_rllib.training.records.manifest import Manifest, MarketRecord, TrialRecord
 from mtquant_rllib.training.rllib_settings import READ, READ_BY, attribute, refused
 
 SETTERS = [

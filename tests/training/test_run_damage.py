@@ -19,9 +19,9 @@ from run_files import begun, modules, refused, snapshot
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import damage, manifest_file, ownership, states
-from mtquant_rllib.training.learning_curves import plot_learning_curves
-from mtquant_rllib.training.manifest import Manifest
+from mtquant_rllib.training.records import damage, manifest_file, ownership, states
+from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.training.reporting.learning_curves import plot_learning_curves
 
 FLIPS = 400
 KILLS = 6
@@ -183,8 +183,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from run_files import begun, modules
-from mtquant_rllib.training import states
-from mtquant_rllib.training.manifest import Manifest
+from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records.manifest import Manifest
 run = Path(sys.argv[1])
 manifest = Manifest.read(run)
 print("ready", flush=True)
@@ -279,8 +279,8 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from run_files import modules
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import states
-from mtquant_rllib.training.manifest import Manifest
+from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records.manifest import Manifest
 run = Path(sys.argv[1])
 manifest = Manifest.read(run)
 manifest.budget_scale = 7.0

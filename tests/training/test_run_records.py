@@ -12,10 +12,11 @@ import pytest
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.market.splits import NAMES
-from mtquant_rllib.training import preparation, states
-from mtquant_rllib.training.manifest import Manifest, MarketRecord
-from mtquant_rllib.training.progress import clock
-from mtquant_rllib.training.result_files import append_row, truncated_csv, truncated_jsonl
+from mtquant_rllib.training import preparation
+from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records.manifest import Manifest, MarketRecord
+from mtquant_rllib.training.reporting.progress import clock
+from mtquant_rllib.training.reporting.result_files import append_row, truncated_csv, truncated_jsonl
 
 
 def two_modules() -> dict[str, dict[str, np.ndarray]]:

@@ -19,11 +19,11 @@ from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.evaluation.regime_figures import regime_figures
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
-from mtquant_rllib.training import states
 from mtquant_rllib.training.preparation import prepare
+from mtquant_rllib.training.records import states
+from mtquant_rllib.training.reporting.wandb_tracker import WandB
 from mtquant_rllib.training.tracked import attending
 from mtquant_rllib.training.validation import make_validator
-from mtquant_rllib.training.wandb_tracker import WandB
 
 SMALL = (
     "embedded.train={paths: 1, years: 3}",

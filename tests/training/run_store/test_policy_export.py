@@ -17,8 +17,8 @@ from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.evaluation.rollout import PolicyPlayer, new_desk, whole
 from mtquant_rllib.policies.exported import load_exported
 from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
-from mtquant_rllib.training import states
-from mtquant_rllib.training.manifest import Manifest
+from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records.manifest import Manifest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

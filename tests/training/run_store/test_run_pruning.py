@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from broken_runs import BEFORE, NEWEST, cut, flip, said, tree_of, unfinish
 
-from mtquant_rllib.training import checkpoints, states
+from mtquant_rllib.training.records import checkpoints, states
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from broken_runs import BEFORE, NEWEST, cut, flip, mtquant, said, tree_of, unfinish
 
-from mtquant_rllib.training import checkpoints
-from mtquant_rllib.training.manifest import Manifest
-from mtquant_rllib.training.trust import KEY_VARIABLE
+from mtquant_rllib.training.records import checkpoints
+from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.training.records.trust import KEY_VARIABLE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

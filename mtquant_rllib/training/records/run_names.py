@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.manifest_file import is_run
-from mtquant_rllib.training.ownership import claim
-from mtquant_rllib.training.path_names import hidden_character, name_fault, shown
+from mtquant_rllib.training.records.manifest_file import is_run
+from mtquant_rllib.training.records.ownership import claim
+from mtquant_rllib.training.records.path_names import hidden_character, name_fault, shown
 
 RUNS = Path("runs")
 _EXAMPLE = "name it with letters, digits, - and _, such as runs/first"

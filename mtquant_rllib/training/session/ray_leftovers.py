@@ -24,8 +24,8 @@ from typing import Any
 import ray
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import processes
-from mtquant_rllib.training.processes import Process
+from mtquant_rllib.training.session import processes
+from mtquant_rllib.training.session.processes import Process
 
 logger = logging.getLogger("mtquant_rllib.training")
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import durable
-from mtquant_rllib.training.manifest_file import BACKUP, FILE
-from mtquant_rllib.training.path_names import name_fault
+from mtquant_rllib.training.records import durable
+from mtquant_rllib.training.records.manifest_file import BACKUP, FILE
+from mtquant_rllib.training.records.path_names import name_fault
 
 MARKER = ".mtquant-run"
 STATES_INDEX = "index.json"

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from mtquant_rllib.env.prepared_files import verify_prepared
 from mtquant_rllib.errors import MtquantError
-from mtquant_rllib.training import states
-from mtquant_rllib.training.checkpoint_survey import Surveyed, surveyed, trial_folder
-from mtquant_rllib.training.manifest import Manifest
-from mtquant_rllib.training.manifest_file import BACKUP, FILE
-from mtquant_rllib.training.opened_run import opened
+from mtquant_rllib.training.inspection.checkpoint_survey import Surveyed, surveyed, trial_folder
+from mtquant_rllib.training.inspection.opened_run import opened
 from mtquant_rllib.training.phases import LAST, at_bars, plan_phase
+from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.training.records.manifest_file import BACKUP, FILE
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile)
 """What numpy, zipfile and json say of files that are not what they should be."""

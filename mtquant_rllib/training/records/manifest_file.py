@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import damage, durable
-from mtquant_rllib.training.path_names import shown
+from mtquant_rllib.training.records import damage, durable
+from mtquant_rllib.training.records.path_names import shown
 
 FILE = "manifest.json"
 BACKUP = "manifest.backup.json"

@@ -13,9 +13,9 @@ from typing import Any
 import ray
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import processes
-from mtquant_rllib.training.ray_leftovers import END_SECONDS, ray_processes
-from mtquant_rllib.training.ray_seams import loopback
+from mtquant_rllib.training.session import processes
+from mtquant_rllib.training.session.ray_leftovers import END_SECONDS, ray_processes
+from mtquant_rllib.training.session.ray_seams import loopback
 
 ANSWER_SECONDS = 10
 """How long a cluster may take to answer. `ray.init` itself would try an address where nothing listens for a quarter of

@@ -20,8 +20,8 @@ import secrets
 from pathlib import Path
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import durable
-from mtquant_rllib.training.checkpoints import INDEX, SIGNATURE
+from mtquant_rllib.training.records import durable
+from mtquant_rllib.training.records.checkpoints import INDEX, SIGNATURE
 
 KEY_VARIABLE = "MTQUANT_KEY_FILE"
 """Environment variable that names the key's file, where the home folder does not outlive the machine."""

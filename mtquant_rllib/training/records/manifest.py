@@ -29,9 +29,9 @@ import mtquant_rllib
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import merged, read_tree, validate
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import manifest_file, ownership
-from mtquant_rllib.training.manifest_file import BACKUP, FILE, is_run
-from mtquant_rllib.training.path_names import FileName, InnerPath, Sha256, hidden_character, shown
+from mtquant_rllib.training.records import manifest_file, ownership
+from mtquant_rllib.training.records.manifest_file import BACKUP, FILE, is_run
+from mtquant_rllib.training.records.path_names import FileName, InnerPath, Sha256, hidden_character, shown
 
 __all__ = ["BACKUP", "FILE", "PHASES", "FrozenRecord", "Manifest", "MarketRecord", "PhaseRecord", "TrialRecord"]
 __all__ += ["is_run", "phases_of", "versions"]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import checkpoints, trust
-from mtquant_rllib.training.checkpoints import Checkpoint, DamagedCheckpoint
-from mtquant_rllib.training.manifest import Manifest
+from mtquant_rllib.training.records import checkpoints, trust
+from mtquant_rllib.training.records.checkpoints import Checkpoint, DamagedCheckpoint
+from mtquant_rllib.training.records.manifest import Manifest
 
 
 @dataclass(frozen=True)

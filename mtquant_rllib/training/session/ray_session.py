@@ -24,11 +24,11 @@ import ray
 import torch
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.training.ray_leftovers import end_leftovers, forget_session, record_session
-from mtquant_rllib.training.ray_seams import secrets_unsent
-from mtquant_rllib.training.ray_start import join_cluster, start_local
-from mtquant_rllib.training.ray_warnings import ray_warnings
 from mtquant_rllib.training.seeding import PINNED
+from mtquant_rllib.training.session.ray_leftovers import end_leftovers, forget_session, record_session
+from mtquant_rllib.training.session.ray_seams import secrets_unsent
+from mtquant_rllib.training.session.ray_start import join_cluster, start_local
+from mtquant_rllib.training.session.ray_warnings import ray_warnings
 
 ON_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 """What keeps several learners' sums on this machine: gloo binds to whatever the host's name stands for otherwise."""

@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from mtquant_rllib.config.evaluation import PlotConfig
-from mtquant_rllib.training import damage, durable
+from mtquant_rllib.training.records import damage, durable
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73")
 PICTURE = "learning_curves.png"

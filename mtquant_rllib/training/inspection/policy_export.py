@@ -12,10 +12,10 @@ from typing import Any
 import mtquant_rllib
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.policies.exported import PolicyDocument, write_exported
-from mtquant_rllib.training import states
-from mtquant_rllib.training.manifest import Manifest, versions
-from mtquant_rllib.training.opened_run import opened
-from mtquant_rllib.training.run_verification import UNREADABLE
+from mtquant_rllib.training.inspection.opened_run import opened
+from mtquant_rllib.training.inspection.run_verification import UNREADABLE
+from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records.manifest import Manifest, versions
 
 
 def export_policies(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import MtquantError, RunError
-from mtquant_rllib.training.manifest import FILE, Manifest
 from mtquant_rllib.training.phases import budget_bars, plan_phase
+from mtquant_rllib.training.records.manifest import FILE, Manifest
 
 MALFORMED = (OSError, ValueError, ArithmeticError, AttributeError, KeyError, TypeError, RecursionError)
 """What Python says of a tree of JSON that is not of the expected form, and of paths in it that are none."""

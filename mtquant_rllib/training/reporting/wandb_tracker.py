@@ -8,9 +8,9 @@ from typing import Any
 
 from ray.tune import Callback
 
-from mtquant_rllib.training.curve_columns import curve_row
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME
 from mtquant_rllib.training.phases import TRIAL
+from mtquant_rllib.training.reporting.curve_columns import curve_row
 
 
 class WandB(Callback):

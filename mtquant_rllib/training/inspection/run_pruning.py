@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mtquant_rllib.errors import ConfigError, MtquantError, RunError
-from mtquant_rllib.training import checkpoints, durable, ownership, run_lock, states
-from mtquant_rllib.training.checkpoint_survey import Surveyed, surveyed, trial_folder
-from mtquant_rllib.training.manifest import Manifest
-from mtquant_rllib.training.opened_run import opened
+from mtquant_rllib.training.inspection.checkpoint_survey import Surveyed, surveyed, trial_folder
+from mtquant_rllib.training.inspection.opened_run import opened
+from mtquant_rllib.training.inspection.run_overview import size_of
+from mtquant_rllib.training.inspection.run_verification import verify_states
 from mtquant_rllib.training.phases import LAST, TrialPlan, at_bars, plan_phase
-from mtquant_rllib.training.run_overview import size_of
-from mtquant_rllib.training.run_verification import verify_states
+from mtquant_rllib.training.records import checkpoints, durable, ownership, run_lock, states
+from mtquant_rllib.training.records.manifest import Manifest
 
 _BARS = re.compile(r"bars_\d{9}")
 _TUNE = ("experiment_state-*.json", "basic-variant-state-*.json")

@@ -8,7 +8,7 @@ from typing import Any
 from ray.tune.result import TRAINING_ITERATION
 
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE, VALIDATION
-from mtquant_rllib.training.fallback_lines import sampled_fallbacks
+from mtquant_rllib.training.reporting.fallback_lines import sampled_fallbacks
 
 ITERATION = "iteration"
 

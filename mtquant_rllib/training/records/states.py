@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import damage, durable, ownership
-from mtquant_rllib.training.path_names import name_fault, shown
+from mtquant_rllib.training.records import damage, durable, ownership
+from mtquant_rllib.training.records.path_names import name_fault, shown
 
 INDEX = ownership.STATES_INDEX
 FORMAT = ownership.FORMAT

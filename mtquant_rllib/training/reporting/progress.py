@@ -12,8 +12,8 @@ from typing import Any
 from ray.tune import Callback
 
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE, VALIDATION
-from mtquant_rllib.training.patience import TELL_EVERY_S, reason
 from mtquant_rllib.training.phases import TRIAL
+from mtquant_rllib.training.records.patience import TELL_EVERY_S, reason
 
 logger = logging.getLogger("mtquant_rllib.training")
 

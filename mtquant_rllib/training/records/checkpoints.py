@@ -26,11 +26,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training import durable, ownership
+from mtquant_rllib.training.records import durable, ownership
 
 INDEX = ownership.CHECKPOINT_INDEX
 SIGNATURE = "signature.json"
-"""Written beside the index (`training.trust`)."""
+"""Written beside the index (`training.records.trust`)."""
 FORMAT = 1
 _NAME = "checkpoint_"
 _THREADS = 16

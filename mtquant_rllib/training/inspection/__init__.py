@@ -1,0 +1,1 @@
+"""Looking at runs without training them: overview, verification, pruning, export."""

@@ -1,0 +1,1 @@
+"""The Ray session that a run trains in, and the signals that end it."""
