@@ -14,7 +14,7 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.policies.exported import PolicyDocument, write_exported
 from mtquant_rllib.training.inspection.opened_run import opened
 from mtquant_rllib.training.inspection.run_verification import UNREADABLE
-from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records import durable, states
 from mtquant_rllib.training.records.manifest import Manifest, versions
 
 
@@ -53,8 +53,7 @@ def export_policies(
     wanted = [agent for agent in there if agents is None or agent in agents]
     modules = {name: _read(result, name) for name in {universe.policy_of(agent, sharing): None for agent in wanted}}
     source = _source(manifest, phase)
-    half = out.with_name(f".{out.name}.{os.getpid()}")
-    shutil.rmtree(half, ignore_errors=True)
+    half = durable.half_of(out)
     try:
         half.mkdir(parents=True)
         document = write_exported(half, settings, modules, hashes, source, wanted)
