@@ -179,7 +179,8 @@ def _checkpoint_lines(figures: Figures) -> Iterator[str]:
         own = figures[algorithm]
         yield (
             f"{algorithm}: {own['mb']:.1f} MB in {own['files']:.0f} files, written in {own['write_ms']:.0f} ms (RLlib "
-            f"alone {own['plain_ms']:.0f} ms), verified in {own['verify_ms']:.0f} ms, loaded in {own['restore_ms']:.0f} ms; "
+            f"alone {own['plain_ms']:.0f} ms), verified in {own['verify_ms']:.0f} ms, loaded in "
+            f"{own['restore_ms']:.0f} ms; "
             f"the update before it took {own['update_ms']:.0f} ms"
         )
 
