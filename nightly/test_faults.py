@@ -3,7 +3,6 @@ turned. Each says what survives means: the run ends as an undisturbed one does, 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import runs
+from processes import below, kill
 from runs import Command, command
 from table import TABLE, Row
 
@@ -50,26 +50,11 @@ def note(folder: Path, fault: str, whole: Path, last: Command, code: int, seen: 
 WORDS = re.compile(r"goes on from|damaged|starts again|no result for|waiting|not used")
 
 
-def of_the_session(root: int) -> list[tuple[int, str]]:
-    """Processes below this one, however deep, and what they are called."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
-    children: dict[int, list[tuple[int, str]]] = {}
-    for pid, parent, args in rows:
-        children.setdefault(int(parent), []).append((int(pid), args))
-    found, waiting = [], [root]
-    while waiting:
-        for pid, args in children.get(waiting.pop(), []):
-            found.append((pid, args))
-            waiting.append(pid)
-    return found
-
-
 def kill_one(driver: Command, name: str, rng: random.Random, timeout_s: float = 60.0) -> bool:
     """SIGKILL one process of this name below the driver; False when there was none in time."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        there = [pid for pid, args in of_the_session(driver.process.pid) if name in args]
+        there = [pid for pid, args in below(driver.process.pid) if name in args]
         if there:
             os.kill(rng.choice(there), signal.SIGKILL)
             return True
@@ -112,8 +97,8 @@ def test_the_driver_is_killed_while_a_checkpoint_is_written(tmp_path: Path, refe
         while time.monotonic() < deadline and running.process.poll() is None:
             if list((tmp_path / "runs" / "x").glob("phase_*/*/.mtquant-half.checkpoint_*")):
                 # All of the session at once, as a power cut would.
-                for pid, _ in [*of_the_session(running.process.pid), (running.process.pid, "")]:
-                    end_at_once(pid)
+                for pid, _ in [*below(running.process.pid), (running.process.pid, "")]:
+                    kill(pid, signal.SIGKILL)
                 hits += 1
                 break
             time.sleep(0.002)
@@ -121,11 +106,6 @@ def test_the_driver_is_killed_while_a_checkpoint_is_written(tmp_path: Path, refe
         words = ["resume", "x"]
     assert hits, "no write was seen"
     finish(tmp_path, "kill during a checkpoint's write", whole)
-
-
-def end_at_once(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
 
 
 def stopped_in(folder: Path, phase: str, *overrides: str) -> Path:
@@ -256,7 +236,7 @@ def test_a_signal_stops_after_a_checkpoint_and_a_second_at_once(
     os.kill(again.process.pid, which)
     time.sleep(0.2)
     began = time.monotonic()
-    send(again.process.pid, which)
+    kill(again.process.pid, which)
     second = again.end()
     at_once = time.monotonic() - began
     assert code == second == 128 + which, (code, second, again.text[-2000:])
@@ -265,11 +245,6 @@ def test_a_signal_stops_after_a_checkpoint_and_a_second_at_once(
     last = command(tmp_path, "resume", "x")
     end = last.end()
     note(tmp_path, f"{name}, then twice (exit {code}, {took:.0f} s, {at_once:.1f} s)", whole, last, end, stopped)
-
-
-def send(pid: int, which: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, which)
 
 
 @pytest.mark.parametrize("number", TRIES)

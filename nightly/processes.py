@@ -1,0 +1,46 @@
+"""Processes below another, what they are called and what they hold."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+
+
+def below(root: int) -> list[tuple[int, str]]:
+    """Processes below this one, however deep, and their command lines."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    children: dict[int, list[tuple[int, str]]] = {}
+    for pid, parent, args in (line.split(None, 2) for line in listed.splitlines()[1:]):
+        children.setdefault(int(parent), []).append((int(pid), args))
+    found, waiting = [], [root]
+    while waiting:
+        for pid, args in children.get(waiting.pop(), []):
+            found.append((pid, args))
+            waiting.append(pid)
+    return found
+
+
+def kill(pid: int, number: int) -> None:
+    """Send a signal, to nobody where the process is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def memory_mb(pid: int) -> float:
+    """Proportional set size; 0 for a process that is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return 0.0
+
+
+def open_files(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0
