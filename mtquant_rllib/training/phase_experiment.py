@@ -27,7 +27,14 @@ from mtquant_rllib.training.records.checkpoints import Checkpoint
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.reporting.fallback_lines import FallbackLines
 from mtquant_rllib.training.reporting.progress import Progress
-from mtquant_rllib.training.reporting.result_files import Curves, ProgressCSV, ResultJson, TensorBoard
+from mtquant_rllib.training.reporting.result_files import (
+    Curves,
+    ProgressCSV,
+    ResultJson,
+    TensorBoard,
+    curve_of,
+    mend,
+)
 from mtquant_rllib.training.reporting.wandb_tracker import WandB
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_session import Machines
@@ -124,8 +131,12 @@ def resumable(stretch: Stretch, plan: TrialPlan) -> Found:
             f"{damaged[0].fault}); bring a copy back, or remove {_folder(stretch, plan)} to begin this trial again at "
             "bar 0"
         )
-    curve = stretch.run / "curves" / f"phase_{plan.phase}_{plan.name}.csv"
-    if newest is None and curve.exists():
+    curve = curve_of(stretch.run, plan.phase, plan.name)
+    if newest is not None:
+        known = {one.index.iteration: one.index.row for one in loadable if one.index is not None}
+        if said := mend(curve, known, newest.iteration):
+            stretch.tell(said)
+    elif curve.exists():
         stretch.tell(f"phase {plan.phase} {plan.name}: no checkpoint is left of it; it begins again at bar 0")
     return Found([one.path.name for one in loadable], newest)
 

@@ -26,6 +26,7 @@ from mtquant_rllib.training.records import checkpoints, states, trust
 from mtquant_rllib.training.records.checkpoints import Checkpoint, DamagedCheckpoint
 from mtquant_rllib.training.records.manifest import Manifest, versions
 from mtquant_rllib.training.records.patience import patiently
+from mtquant_rllib.training.reporting.curve_columns import curve_row
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class PhaseTrial(tune.Trainable):
             bars=self.algorithm.bars_sampled,
             finished=self.algorithm.finished,
             result=summary(self.algorithm, result),
+            row={name: str(value) for name, value in curve_row(result).items()} if result else {},
             seconds=self._time_total,
             versions=versions(),
         )

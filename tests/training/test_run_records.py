@@ -16,7 +16,7 @@ from mtquant_rllib.training import preparation
 from mtquant_rllib.training.records import states
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord
 from mtquant_rllib.training.reporting.progress import clock
-from mtquant_rllib.training.reporting.result_files import append_row, truncated_csv, truncated_jsonl
+from mtquant_rllib.training.reporting.result_files import append_row, mend, truncated_csv, truncated_jsonl
 
 
 def two_modules() -> dict[str, dict[str, np.ndarray]]:
@@ -193,3 +193,29 @@ def test_a_column_that_comes_later_is_added_to_a_curve_and_empty_before(tmp_path
         "2,20,0.5,",
         "3,,,1.5",
     ]
+
+
+def test_a_curve_is_mended_from_checkpoints_and_says_what_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "curves" / "phase_1_forex.csv"
+    path.parent.mkdir()
+    rows = {n: {"iteration": str(n), "bars": str(100 * n), "kl": str(0.1 * n)} for n in range(1, 6)}
+    for row in rows.values():
+        append_row(path, row)
+    whole = path.read_text()
+    assert mend(path, {}, 5) is None
+    assert mend(path, {4: rows[4], 5: rows[5]}, 4) is None, "what comes after the checkpoint is made again anyway"
+    path.write_text(whole[: whole.index("5,500") + 7])
+    told = mend(path, {4: rows[4], 5: rows[5]}, 5)
+    assert told is not None
+    assert "1 of 5 rows were damaged or missing; 1 are put back" in told
+    assert path.read_text() == whole
+    path.write_text(whole[:-2])
+    assert mend(path, {5: rows[5]}, 5) is not None, "half of the last number is a number too"
+    assert path.read_text() == whole
+    path.write_text(whole.replace("2,200,0.2", "2\x00,2"))
+    told = mend(path, {5: rows[5]}, 5)
+    assert told is not None
+    assert "0 are put back, 1 are lost" in told
+    path.unlink()
+    assert mend(path, rows, 5) is not None
+    assert path.read_text() == whole

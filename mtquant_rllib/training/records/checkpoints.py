@@ -63,6 +63,8 @@ class Checkpoint(BaseModel):
         The trial was done: its budget was used, or validation no longer improved.
     result
         What the curriculum needs of the last iteration's result (`desk_algorithm.summary`).
+    row
+        The iteration's row of the run's curve, as its file has it: what a curve is mended with.
     seconds
         Training time so far, over all stretches.
     versions
@@ -81,6 +83,7 @@ class Checkpoint(BaseModel):
     bars: int
     finished: bool
     result: dict[str, Any]
+    row: dict[str, str] = Field(default_factory=dict)
     seconds: float
     versions: dict[str, str]
     files: dict[str, FileRecord] = Field(default_factory=dict)

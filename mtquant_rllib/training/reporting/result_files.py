@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,7 @@ class Curves(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        path = ownership.within(self.run, self.run / "curves") / f"phase_{self.phase}_{trial.config[TRIAL]}.csv"
+        path = curve_of(self.run, self.phase, trial.config[TRIAL])
         turns_back = self._timeline.turns_back(trial, result)
         _written_patiently(lambda back: self._write(path, result, back), turns_back, path, self.patience_s)
 
@@ -199,6 +199,11 @@ class Curves(Callback):
         if turns_back:
             _rewrite(path, lambda text: truncated_csv(text, ITERATION, result[TRAINING_ITERATION]))
         append_row(path, curve_row(result))
+
+
+def curve_of(run: Path, phase: int, trial: str) -> Path:
+    """The file of a trial's curve."""
+    return ownership.within(run, run / "curves" / f"phase_{phase}_{trial}.csv")
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
@@ -219,7 +224,40 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
         writer.writerow(row)
 
 
-def _written(header: list[str], rows: Any) -> str:
+def mend(path: Path, known: Mapping[int, Mapping[str, str]], upto: int) -> str | None:
+    """Put rows back into a curve that lacks them or has them broken, from the checkpoints that followed them.
+
+    Parameters
+    ----------
+    known
+        Iteration -> row, of the checkpoints that are there.
+    upto
+        The iteration that the trial goes on from: later rows are made again anyway.
+
+    Returns
+    -------
+    What was wrong and what became of it; None where nothing was.
+    """
+    text = path.read_text(errors="replace") if path.exists() else ""
+    rows = {int(row[ITERATION]): row for row in csv.DictReader(io.StringIO(truncated_csv(text, ITERATION, upto + 1)))}
+    there = {number for number, row in rows.items() if None not in row.values()}
+    # A write that was cut short may end inside the last number, which then is one still.
+    last = max(there, default=0)
+    if text and not text.endswith("\n") and known.get(last, rows.get(last)) != rows.get(last):
+        there.discard(last)
+    missing = [number for number in range(1, upto + 1) if number not in there]
+    if not missing:
+        return None
+    back = [number for number in missing if known.get(number)]
+    whole = {**{number: rows[number] for number in there}, **{number: known[number] for number in back}}
+    header = list(dict.fromkeys(name for number in sorted(whole) for name in whole[number]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.replace_file(path, _written(header, [whole[number] for number in sorted(whole)]).encode())
+    lost = f", {len(missing) - len(back)} are lost" if len(back) < len(missing) else ""
+    return f"{path}: {len(missing)} of {upto} rows were damaged or missing; {len(back)} are put back{lost}"
+
+
+def _written(header: list[str], rows: Iterable[Mapping[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, header, restval="", lineterminator="\n")
     writer.writeheader()
