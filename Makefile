@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help train test check audit nightly clean
+.PHONY: help train test check nightly clean
 
 help:
 	@echo "make train   install, then train the three phases on the embedded market and compare with the baselines"
 	@echo "             (make train ARGS='--market bars.parquet --macro macro.parquet' trains on your own bars)"
 	@echo "make test    install, then run every test (MTQUANT_BARS=folder adds those on real bars)"
-	@echo "make check   format, lint, types and the fast tests"
+	@echo "make check   format, lint, types, an audit of the dependencies and the fast tests"
 	@echo "make nightly what takes hours: kills, damage, full disks, an hour's soak"
 	@echo "make clean   remove .venv and caches; runs/ stays"
 
@@ -33,6 +33,7 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy mtquant_rllib
+	$(BIN)/python .ci/audit.py
 	$(BIN)/python -m pytest -m "not slow and not ray" $(ARGS)
 
 nightly: $(VENV)/dev.stamp

@@ -111,6 +111,7 @@ MOVABLE = (
     "resources.learners",
     "resources.runners",
     "resources.runner_restart_seconds",
+    "resources.env_retries",
     "resources.object_store_mb",
     "tracking.",
     "checkpoints.",
