@@ -211,7 +211,7 @@ def test_without_a_key_on_this_machine_nothing_is_signed_and_none_is_made(run: P
 
 
 def test_two_processes_that_need_a_key_at_once_get_the_same(key: Path) -> None:
-    script = "from mtquant_rllib.training import trust; print(trust.user_key().hex())"
+    script = "from mtquant_rllib.training.records import trust; print(trust.user_key().hex())"
     env = {**os.environ, trust.KEY_VARIABLE: str(key)}
     words = [sys.executable, "-c", script]
     started = [subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.errors import MtquantError, RunError
+from mtquant_rllib.errors import ConfigError, MtquantError, RunError
 from mtquant_rllib.training.phases import budget_bars, plan_phase
 from mtquant_rllib.training.records.manifest import FILE, Manifest
 
@@ -29,6 +29,8 @@ def opened(run: Path) -> tuple[Manifest, Settings]:
             (run / record.experiment).exists()
             for plan in plan_phase(settings, int(phase)):
                 budget_bars(settings, plan, manifest.budget_scale)
+    except ConfigError as error:
+        raise RunError(f"{run / FILE}: not readable as a manifest of this version: {error}") from error
     except MtquantError:
         raise
     except MALFORMED as error:

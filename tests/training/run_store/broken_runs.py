@@ -7,11 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mtquant_rllib.cli import main
+from mtquant_rllib.training.records import manifest_file
 
 NEWEST, BEFORE = "checkpoint_000004", "checkpoint_000003"
 """Names of the last two checkpoints of the run's trials."""
@@ -29,14 +32,27 @@ def mtquant(*words: str) -> subprocess.CompletedProcess[str]:
 
 def unfinish(run: Path) -> None:
     """As a kill leaves it between the last checkpoints and the manifest, its forex trial an update short."""
-    path = run / "manifest.json"
-    tree = json.loads(path.read_text())
-    tree["phases"]["1"] |= {"status": "running", "result": None}
-    for trial in tree["phases"]["1"]["trials"].values():
-        trial |= {"bars": 0, "best": None, "best_sharpe": None, "best_bars": None, "last": None, "hashes": {}}
-    path.write_text(json.dumps(tree))
+
+    def changed(tree: dict[str, Any]) -> dict[str, Any]:
+        tree["phases"]["1"] |= {"status": "running", "result": None}
+        for trial in tree["phases"]["1"]["trials"].values():
+            trial |= {"bars": 0, "best": None, "best_sharpe": None, "best_bars": None, "last": None, "hashes": {}}
+        return tree
+
+    rewrite(run, changed)
     shutil.rmtree(run / "policies")
     shutil.rmtree(run / "phase_1" / "forex" / NEWEST)
+
+
+def rewrite(run: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change a run's manifest as this project itself would, with its checksum and its second copy."""
+    tree = json.loads((run / manifest_file.FILE).read_text())
+    tree.pop(manifest_file.CHECKSUM)
+    manifest_file.write(run, change(tree))
+
+
+def both_copies(run: Path) -> list[Path]:
+    return [run / manifest_file.FILE, run / manifest_file.BACKUP]
 
 
 def flip(path: Path) -> None:

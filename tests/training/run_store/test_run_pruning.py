@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from broken_runs import BEFORE, NEWEST, cut, flip, said, tree_of, unfinish
 
-from mtquant_rllib.training.records import checkpoints, states
+from mtquant_rllib.training.records import checkpoints, durable, states
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -63,7 +63,8 @@ def test_pruning_leaves_alone_what_is_not_the_run_s_own(
     (mine / "notes.txt").write_text("kept by hand")
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    dead, living = (run / f"phase_1/forex/.writing-checkpoint_000005-{pid}" for pid in (gone.pid, os.getpid()))
+    names = (f"{durable.HALF}checkpoint_000005.{pid}-0123abcd" for pid in (gone.pid, os.getpid()))
+    dead, living = (run / "phase_1/forex" / name for name in names)
     for folder in (dead, living):
         folder.mkdir()
         (folder / "algorithm_state.pkl").write_bytes(b"half")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from broken_runs import BEFORE, NEWEST, cut, flip, mtquant, said, tree_of, unfinish
+from broken_runs import BEFORE, NEWEST, both_copies, cut, flip, mtquant, rewrite, said, tree_of, unfinish
 
 from mtquant_rllib.training.records import checkpoints
 from mtquant_rllib.training.records.manifest import Manifest
@@ -24,9 +23,13 @@ def test_a_list_has_whole_runs_beside_damaged_ones_and_nothing_else(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = run.parent
-    cut(Path(shutil.copytree(run, runs / "half")) / "manifest.json")
-    (Path(shutil.copytree(run, runs / "lost")) / "manifest.json").unlink()
-    (Path(shutil.copytree(run, runs / "noise")) / "manifest.json").write_bytes(os.urandom(500))
+    for name, damage in {
+        "half": cut,
+        "lost": Path.unlink,
+        "noise": lambda path: path.write_bytes(b"\xff" * 500),
+    }.items():
+        for path in both_copies(Path(shutil.copytree(run, runs / name))):
+            damage(path)
     (runs / "notes").mkdir()
     lines = {line.split()[0]: line for line in said(capsys, "list", str(runs)).splitlines()}
     assert list(lines) == ["run", "half", "lost", "mine", "noise"]
@@ -36,7 +39,7 @@ def test_a_list_has_whole_runs_beside_damaged_ones_and_nothing_else(
     assert f"{best:.2f} (phase 1 " in lines["mine"]
     assert lines["mine"].endswith("done")
     assert all("damaged: " in lines[name] for name in ("half", "lost", "noise"))
-    assert "no manifest.json there" in lines["lost"]
+    assert "lost both manifest.json and manifest.backup.json" in lines["lost"]
 
 
 MALFORMED = {
@@ -52,20 +55,23 @@ MALFORMED = {
 def test_a_manifest_of_another_form_gets_one_clear_error_from_every_command(
     what: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, changes = run / "manifest.json", MALFORMED[what]
-    tree = json.loads(path.read_text())
-    path.write_text(json.dumps({**tree, **changes}) if isinstance(changes, dict) else changes)
+    changes = MALFORMED[what]
+    if isinstance(changes, dict):
+        rewrite(run, lambda tree: {**tree, **changes})
+    else:
+        for path in both_copies(run):
+            path.write_text(changes)
     assert "damaged: " in said(capsys, "list", str(run.parent))
     assert said(capsys, "verify", str(run), code=1).startswith("DAMAGED  manifest.json: ")
     for words in (["show"], ["prune", "--yes"], ["export-policy", "--out", str(tmp_path / "out")]):
-        assert str(path) in said(capsys, words[0], str(run), *words[1:], code=2)
+        assert str(run) in said(capsys, words[0], str(run), *words[1:], code=2)
 
 
 def test_a_run_is_told_to_be_running_while_the_process_that_holds_its_lock_lives(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hold = (
-        "import sys, time; from pathlib import Path; from mtquant_rllib.training import run_lock\n"
+        "import sys, time; from pathlib import Path; from mtquant_rllib.training.records import run_lock\n"
         "with run_lock.held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", hold, str(run)], stdout=subprocess.PIPE, text=True) as holder:
@@ -133,11 +139,10 @@ def test_a_whole_run_is_whole_also_for_another_user_who_did_not_sign_it(
 
 def other_market(run: Path) -> None:
     """Change one number of a copy of the prepared market."""
-    path = run / "manifest.json"
-    tree = json.loads(path.read_text())
-    copy = Path(shutil.copytree(tree["market"]["data"], run.parent.parent / "cache" / "embedded-copy"))
+    market = Manifest.read(run).market.data
+    copy = Path(shutil.copytree(market, run.parent.parent / "cache" / "embedded-copy"))
     flip(next(copy.glob("train/*.npy")))
-    path.write_text(json.dumps({**tree, "market": {**tree["market"], "data": str(copy)}}))
+    rewrite(run, lambda tree: {**tree, "market": {**tree["market"], "data": str(copy)}})
 
 
 def half_a_row(run: Path) -> None:
@@ -172,8 +177,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "cannot hand its best policies on",
     ),
     "half a row of a curve": (half_a_row, "curves/phase_1_forex.csv: 1 of 4 rows", "training does not need it"),
-    "a number of the market": (other_market, "market embedded-copy: ", "is prepared again"),
-    "the manifest": (lambda run: cut(run / "manifest.json"), "manifest.json: ", "nothing else of this run"),
+    "a number of the market": (other_market, "market embedded-copy: ", "prepares it again"),
+    "the manifest's second copy": (lambda run: cut(run / "manifest.backup.json"), "manifest.backup.json: ", "again"),
 }
 
 
