@@ -93,6 +93,11 @@ def command(folder: Path, *arguments: str, env: dict[str, str] | None = None) ->
         text=True,
         start_new_session=True,
     )
+    return listening(process)
+
+
+def listening(process: subprocess.Popen[str]) -> Command:
+    """A process whose words are kept as they come."""
     running = Command(process)
 
     def listen() -> None:

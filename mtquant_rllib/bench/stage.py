@@ -11,6 +11,7 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.training.phases import JOINT
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord, TrialRecord
 from mtquant_rllib.training.seeding import PINNED
+from mtquant_rllib.training.session.ray_start import start_local
 
 BUDGET = 10**9
 """Bars. Never reached, so that learning rates stand still."""
@@ -19,11 +20,8 @@ BUDGET = 10**9
 @contextmanager
 def ray_session(settings: Settings, cpus: int, object_store_mb: int | None = None) -> Iterator[None]:
     """Ray with so many CPUs to hand out, an object store of that size or the settings'."""
-    ray.init(
-        address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
-        runtime_env={"env_vars": {**PINNED}},
-        object_store_memory=(object_store_mb or settings.resources.object_store_mb) * 2**20,
-    )  # fmt: skip
+    memory = object_store_mb or settings.resources.object_store_mb
+    start_local(cpus, memory, log_to_driver=False, runtime_env={"env_vars": {**PINNED}})
     try:
         yield
     finally:
