@@ -11,7 +11,7 @@ from ray.util.debug import log_once
 from mtquant_rllib.engine.bar_schedule import BASE_RATES, RATES
 from mtquant_rllib.engine.seats import BarRunner
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.training.environments import ENV
+from mtquant_rllib.training.environments import ENV, register
 from mtquant_rllib.training.rllib_settings import refuse_unread
 
 SHARED_KEYS = frozenset(
@@ -99,6 +99,7 @@ class DeskConfig(AlgorithmConfig):
         if self._validate_config and not self.in_evaluation:
             refuse_unread(self, self.algorithm, self._engine)
             self._check()
+        register()
         super().validate()
 
     def _check(self) -> None:

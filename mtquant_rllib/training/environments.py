@@ -79,7 +79,13 @@ def _turn_by_turn(config: EnvContext) -> MultiAgentEnv:
     return desk_env(config)
 
 
-register_env(ENV, make_env)
+def register() -> None:
+    """Give the environment its name. Tune forgets names with the session in which they were given, so this is done
+    whenever one is about to be used, and on import for whoever uses RLlib's own algorithms."""
+    register_env(ENV, make_env)
+
+
+register()
 
 
 def env_config(
@@ -116,6 +122,7 @@ def env_config(
     from mtquant_rllib.market.splits import NAMES
     from mtquant_rllib.training.preparation import centred, prepare
 
+    register()
     if isinstance(settings, Settings):
         if overrides:
             raise ConfigError("overrides with settings that are loaded already: pass them to Settings.load")

@@ -201,9 +201,10 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
         not go with another.
     """
     from mtquant_rllib.engine.autograd import asked_for
-    from mtquant_rllib.training.environments import ENV
+    from mtquant_rllib.training.environments import ENV, register
     from mtquant_rllib.training.validation import make_validator
 
+    register()
     settings = manifest.load_settings()
     recipe, runners, algorithm = settings.recipe, settings.resources.runners, algorithm_of(settings, plan.phase)
     if settings.resources.engine == "stock" and (asked := asked_for(settings.learner)):
