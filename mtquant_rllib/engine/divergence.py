@@ -125,5 +125,6 @@ def told(learners: Mapping[str, Any]) -> dict[str, str]:
     return {
         module: _SAID[Divergence(int(figures[REASON]))]
         for module, figures in learners.items()
-        if isinstance(figures, Mapping) and figures.get(DIVERGED)
+        # A module that no longer learns has averages of nothing, which are no numbers.
+        if isinstance(figures, Mapping) and figures.get(DIVERGED) == 1
     }

@@ -26,6 +26,7 @@ import numpy as np, ray
 from mtquant_rllib.config import Settings
 from mtquant_rllib.training.records import states
 from mtquant_rllib.training.records.manifest import Manifest, TrialRecord
+from mtquant_rllib.training.records.manifest_file import is_run
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.seeding import PINNED
 from mtquant_rllib.training.trial import PhaseTrial
@@ -36,7 +37,10 @@ ray.init(address="local", num_cpus=settings.resources.cpus, include_dashboard=Fa
          object_store_memory=100 * 2**20, runtime_env={"env_vars": PINNED})
 
 def begin(phase, name, budget, start=None):
-    manifest = Manifest.begin("probe", settings, prepare(settings, None, None), 1.0, [phase])
+    if is_run(run):
+        manifest = Manifest.read(run)
+    else:
+        manifest = Manifest.begin("probe", settings, prepare(settings, None, None), 1.0, [phase])
     manifest.phase(phase).trials[name] = TrialRecord(budget_bars=budget)
     manifest.phase(phase).start = start
     manifest.write(run)
