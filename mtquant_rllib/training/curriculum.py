@@ -39,7 +39,8 @@ from mtquant_rllib.training.phases import (
 from mtquant_rllib.training.preparation import centred, prepare, restored
 from mtquant_rllib.training.records import ownership, run_lock, run_names, states
 from mtquant_rllib.training.records.manifest import FrozenRecord, Manifest, PhaseRecord, TrialRecord, phases_of
-from mtquant_rllib.training.records.manifest_file import is_run
+from mtquant_rllib.training.records.manifest_file import FILE, is_run
+from mtquant_rllib.training.records.patience import patiently
 from mtquant_rllib.training.reporting.progress import clock
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_session import session
@@ -206,15 +207,13 @@ def _run_phase(stretch: Stretch, phase: int) -> None:
         )
     began = time.monotonic()
     results = phase_experiment.fit(stretch, phase, plans)
-    for plan in plans:
-        _record_trial(run, record.trials[plan.name], plan, results[plan.name])
-    record.result = f"policies/phase_{phase}"
-    _hand_on(run, record, plans)
-    if phase == 2:
-        record.frozen = _prove_frozen(run, record, plans[0])
+    patience_s = settings.checkpoints.storage_patience_seconds
+    patiently(
+        lambda: _hand_on(run, phase, record, plans, results), f"what phase {phase} hands on", patience_s, run / FILE
+    )
     record.seconds += time.monotonic() - began
     record.status = "done"
-    manifest.write(run)
+    patiently(lambda: manifest.write(run), str(run / FILE), patience_s)
     best = ", ".join(
         f"{name} {trial.best_sharpe:.2f} at {trial.best_bars:,} bars"
         for name, trial in record.trials.items()
@@ -253,7 +252,17 @@ def _record_trial(run: Path, trial: TrialRecord, plan: TrialPlan, metrics: dict[
     trial.hashes = states.index(run / trial.best)["modules"]
 
 
-def _hand_on(run: Path, record: PhaseRecord, plans: list[TrialPlan]) -> None:
+def _hand_on(run: Path, phase: int, record: PhaseRecord, plans: list[TrialPlan], results: dict[str, Any]) -> None:
+    """Record what the trials came to, copy their best states and prove what was frozen. May be done again."""
+    for plan in plans:
+        _record_trial(run, record.trials[plan.name], plan, results[plan.name])
+    record.result = f"policies/phase_{phase}"
+    _copy_best(run, record, plans)
+    if phase == 2:
+        record.frozen = _prove_frozen(run, record, plans[0])
+
+
+def _copy_best(run: Path, record: PhaseRecord, plans: list[TrialPlan]) -> None:
     """Copy the best states of all trials into one folder that does not depend on theirs.
 
     A module that did not learn is handed on as it was handed over: with the value network or the critics of the phase

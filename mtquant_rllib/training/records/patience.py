@@ -6,6 +6,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from mtquant_rllib.errors import RunError, TrainingFailed
@@ -25,8 +26,10 @@ class StorageError(TrainingFailed):
     """Something that had to be written could not be, for longer than the run waits."""
 
 
-def patiently(write: Callable[[], T], what: str, patience_s: float) -> T:
+def patiently(write: Callable[[], T], what: str, patience_s: float, witness: Path | None = None) -> T:
     """Do `write`, and where the storage does not take it, again and again for up to `patience_s` seconds.
+
+    witness: a file that is there whenever the storage is; while it is, a file that is missing is missing for good.
 
     Raises
     ------
@@ -41,6 +44,8 @@ def patiently(write: Callable[[], T], what: str, patience_s: float) -> T:
         except (OSError, RunError) as refused:
             error = refused if isinstance(refused, OSError) else refused.__cause__
             if not isinstance(error, OSError):
+                raise
+            if isinstance(error, FileNotFoundError) and witness is not None and witness.exists():
                 raise
             waited = time.monotonic() - began
             if waited >= patience_s or error.errno in _NEVER:
