@@ -37,6 +37,7 @@ check: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m "not slow and not ray" $(ARGS)
 
 nightly: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest tests -m nightly $(ARGS)
 	$(BIN)/python -m pytest nightly $(ARGS)
 
 clean:

@@ -86,7 +86,10 @@ def test_two_fresh_processes_with_one_seed_agree_to_the_bit(tmp_path: Path, runn
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("runners", "learners"), [(0, 0), (2, 0), (0, 2)])
+@pytest.mark.parametrize(
+    ("runners", "learners"),
+    [(0, 0), pytest.param(2, 0, marks=pytest.mark.nightly), pytest.param(0, 2, marks=pytest.mark.nightly)],
+)
 def test_a_restored_trial_goes_on_in_the_middle_of_its_episodes(tmp_path: Path, runners: int, learners: int) -> None:
     result_of(probe(tmp_path / "a", runners, "restore", learners))
 

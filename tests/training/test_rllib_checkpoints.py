@@ -242,6 +242,7 @@ def test_a_copied_checkpoint_trains_on_as_the_run_did(trained: Path, tmp_path: P
     assert {name: files(folder / name) for name in checkpoints} == checkpoints
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("trial", ["phase_1/forex", "phase_3/desk"])

@@ -107,7 +107,10 @@ print("RESULT done")
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("runners", "learners"), [(0, 0), (2, 0), (0, 2)])
+@pytest.mark.parametrize(
+    ("runners", "learners"),
+    [(0, 0), pytest.param(2, 0, marks=pytest.mark.nightly), pytest.param(0, 2, marks=pytest.mark.nightly)],
+)
 def test_killed_and_resumed_is_never_having_been_killed(tmp_path: Path, runners: int, learners: int) -> None:
     """1,000 gradient steps of twelve modules after the checkpoint, in another process: the same to the bit. Several
     learners meet three times in every step of every stack, and make 200."""
