@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import runs
@@ -25,11 +26,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     return make
 
 
-@pytest.fixture(scope="session", autouse=True)
-def printed_table(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None and TABLE.rows:
-        reporter.write_line("")
-        for line in TABLE.lines():
-            reporter.write_line(line)
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for line in TABLE.lines() if TABLE.rows else ():
+        terminalreporter.write_line(line)
