@@ -253,8 +253,10 @@ def test_a_second_driver_is_refused(tmp_path: Path, reference: Reference, number
     whole = reference()
     running = begin(tmp_path)
     assert running.says("phase 1 forex")
-    second = command(tmp_path, "resume", "x")
+    manifest = (tmp_path / "runs" / "x" / "manifest.json").read_bytes()
+    second = command(tmp_path, "resume", "x", "--set", "checkpoints.keep=9")
     assert second.end() == 2
+    assert b'"keep": 9' not in (tmp_path / "runs" / "x" / "manifest.json").read_bytes(), manifest
     assert f"process {running.process.pid}" in second.text, second.text
     code = running.end()
     note(tmp_path, "two drivers on one run", whole, running, code, second.text.strip())
@@ -361,6 +363,29 @@ def test_a_run_of_somebody_else_is_resumed_with_trust_alone(tmp_path: Path, refe
     code = last.end()
     assert not marker.exists(), "its checksum was wrong as well"
     note(tmp_path, "a stranger's run, then --trust", whole, last, code, refused.text.strip())
+
+
+@pytest.mark.parametrize(
+    "change", ["resources.runners=2", "resources.learners=2", "checkpoints.keep=1", "resources.cpus=4"]
+)
+def test_a_run_goes_on_with_other_resources(tmp_path: Path, reference: Reference, change: str) -> None:
+    """To the same counts; bit for bit too, where neither runners nor learners are others."""
+    whole = reference()
+    run = stopped_in(tmp_path, "phase_3")
+    last = command(tmp_path, "resume", "x", "--set", change, "--set", "resources.learner_cpus=1")
+    code = last.end()
+    assert code == 0, last.text[-3000:]
+    counts = [[row.split(",")[:2] for row in lines(one / "curves" / "phase_3_desk.csv")] for one in (whole, run)]
+    assert counts[0] == counts[1], "iterations and bars"
+    differing = runs.differences(whole, run)
+    TABLE.add(Row(f"resume --set {change}", True, code, "", len(differing)))
+    assert ("runners" in change or "learners" in change) or not differing, differing[:20]
+    if change == "checkpoints.keep=1":
+        assert len(list(run.glob("phase_3/desk/checkpoint_*"))) == 1
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()[1:]
 
 
 def test_exit_codes_and_last_words_are_in_the_log(tmp_path: Path) -> None:

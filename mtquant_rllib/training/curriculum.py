@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,16 @@ def train(
         raise RunError(f"phase {phase}: this experiment has phase {', '.join(map(str, phases))}")
     wanted = list(phases) if phase is None else [phase]
     run = run_names.claim_free() if run is None else run_names.run_path(run).resolve()
+    change: Callable[[Manifest], None] | None = None
     if is_run(run):
         manifest = Manifest.read(run)
         if phase is None or manifest.phase(phase).status != "pending":
             done = ", ".join(f"phase {number} {record.status}" for number, record in manifest.phases.items())
             raise RunError(f"{run}: this run exists ({done}); carry it on with `mtquant resume {run}` or name another")
-        manifest.wanted = sorted({*manifest.wanted, phase})
-        manifest.write(run)
+
+        def change(manifest: Manifest) -> None:
+            manifest.wanted = sorted({*manifest.wanted, phase})
+
     else:
         if phase not in (None, 1):
             raise RunError(
@@ -101,7 +104,7 @@ def train(
         ownership.claim(run)
         record = prepare(settings, market, macro)
         Manifest.begin(run.name, centred(settings, record), record, budget_scale, wanted).write(run)
-    carry_on(run, address)
+    carry_on(run, address, change=change)
     return run
 
 
@@ -135,27 +138,35 @@ def resume(run: Path, address: str | None = None, overrides: Sequence[str] = (),
     run = run_names.existing_run(run).resolve()
     if is_run(run):
         _log_to(run)
-    manifest = Manifest.read(run, trust=trust)
-    if overrides:
-        for override in overrides:
-            if not override.startswith(MOVABLE):
-                raise ConfigError(
-                    f"--set {override}: a run goes on with the settings it began with; only "
-                    f"{', '.join(part.rstrip('.') for part in MOVABLE)} can be changed"
-                )
+    Manifest.read(run, trust=trust)
+    for override in overrides:
+        if not override.startswith(MOVABLE):
+            raise ConfigError(
+                f"--set {override}: a run goes on with the settings it began with; only "
+                f"{', '.join(part.rstrip('.') for part in MOVABLE)} can be changed"
+            )
+
+    def change(manifest: Manifest) -> None:
         changed = validate(Settings, apply_overrides(manifest.settings, overrides), str(run))
         manifest.settings = changed.model_dump(mode="json")
-        manifest.write(run)
-    carry_on(run, address, trust=trust)
+
+    carry_on(run, address, trust=trust, change=change if overrides else None)
     return run
 
 
-def carry_on(run: Path, address: str | None = None, *, trust: bool = False) -> None:
-    """Train the phases that were asked for and are not done yet, in order."""
+def carry_on(
+    run: Path,
+    address: str | None = None,
+    *,
+    trust: bool = False,
+    change: Callable[[Manifest], None] | None = None,
+) -> None:
+    """Train the phases that were asked for and are not done yet, in order. change: made to the manifest first, once
+    nobody else trains the run."""
     _log_to(run)
     try:
         with run_lock.held(run):
-            _carry_on(run, address, trust)
+            _carry_on(run, address, trust, change)
     except Exception as error:
         # The way on is said by whoever prints it; here it has to be found later.
         if isinstance(error, MtquantError):
@@ -165,8 +176,10 @@ def carry_on(run: Path, address: str | None = None, *, trust: bool = False) -> N
         raise
 
 
-def _carry_on(run: Path, address: str | None, trust: bool) -> None:
+def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Manifest], None] | None) -> None:
     manifest = Manifest.read(run, trust=trust)
+    if change is not None:
+        change(manifest)
     # A copy that was damaged is made whole again.
     manifest.write(run)
     todo = [phase for phase in manifest.wanted if manifest.phase(phase).status != "done"]

@@ -131,6 +131,9 @@ def resumable(stretch: Stretch, plan: TrialPlan) -> Found:
             f"{damaged[0].fault}); bring a copy back, or remove {_folder(stretch, plan)} to begin this trial again at "
             "bar 0"
         )
+    for one in found:
+        if one.index is not None and one not in loadable:
+            stretch.tell(f"checkpoint not used: {one.path} was not signed by you, or is another trial's")
     curve = curve_of(stretch.run, plan.phase, plan.name)
     if newest is not None:
         known = {one.index.iteration: one.index.row for one in loadable if one.index is not None}

@@ -68,7 +68,7 @@ def test_a_run_that_is_killed_twice_ends_where_an_undisturbed_one_does(tmp_path:
     kill_at(start(tmp_path, "train", "--run", str(run), "--budget-scale", SCALE, *overrides), "phase 1: forex 250")
     kill_at(start(tmp_path, "resume", str(run)), "phase 2 desk")
     shutil.move(run / "phase_1", tmp_path / "elsewhere")
-    out, _ = start(tmp_path, "resume", str(run)).communicate(timeout=400)
+    out, _ = start(tmp_path, "resume", str(run), "--set", "checkpoints.keep=1").communicate(timeout=400)
 
     manifest = Manifest.read(run)
     assert [record.status for record in manifest.phases.values()] == ["done"] * 3, out[-3000:]
@@ -81,6 +81,7 @@ def test_a_run_that_is_killed_twice_ends_where_an_undisturbed_one_does(tmp_path:
             if phase != "1":
                 iterations = column(run / f"phase_{phase}" / name / "progress.csv", "training_iteration")
                 assert len(set(iterations)) == len(iterations)
+    assert [path.name for path in (run / "phase_3" / "desk").glob("checkpoint_*")] == ["checkpoint_000008"]
     frozen = manifest.phase(2).frozen
     assert frozen is not None
     assert len(frozen.before) == 11
