@@ -8,7 +8,7 @@ import pytest
 
 from mtquant_rllib.bench.attention import BEYOND, Sizes, Sweep, bench_attention
 from mtquant_rllib.bench.growth import Growth
-from mtquant_rllib.commands.bench import _attention_lines
+from mtquant_rllib.commands.bench_networks import attention_lines
 from mtquant_rllib.config import Settings
 
 
@@ -50,7 +50,7 @@ def test_counts_stand_beside_timings_and_no_bound_is_below_what_is_counted() -> 
     for sweep in sweeps.values():
         if sweep["stated"] is not None and sweep["counted"] is not None:
             assert sweep["counted"] <= sweep["stated"] + 1e-9, sweep["name"]
-    lines = list(_attention_lines(figures))
+    lines = list(attention_lines(figures))
     assert len(lines) == len(sweeps) + 6
     beyond = [sweep for sweep in sweeps.values() if sweep["verdict"] == BEYOND]
     assert (lines[-4] == "every stated bound holds") == (not beyond)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtquant_rllib.bench.inference import Sizes, bench_inference
-from mtquant_rllib.commands.bench import _inference_lines
+from mtquant_rllib.commands.bench_networks import inference_lines
 from mtquant_rllib.config import Settings
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.inference import Bfloat16Linear, Int8Linear, RememberingPolicy
@@ -59,7 +59,7 @@ def test_asking_side_by_side_and_remembering_pay(figures: Any) -> None:
     attention = figures["networks"]["attention"]["decisions_per_s"]
     assert attention["float32"]["32"] > 2 * attention["float32"]["1"]
     assert attention["remembered"]["32"] > attention["float32"]["32"]
-    lines = list(_inference_lines(figures))
+    lines = list(inference_lines(figures))
     assert sum("networks: decisions of all its agents" in line for line in lines) == 2
 
 
