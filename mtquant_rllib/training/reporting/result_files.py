@@ -88,8 +88,8 @@ def _written_patiently(write: Callable[[bool], None], turns_back: bool, path: An
     patiently(attempt, str(path), patience_s)
 
 
-class ProgressCSV(CSVLoggerCallback):
-    """Tune's progress.csv with every iteration once, and columns that keep their place over a restore."""
+class _Keyed:
+    """A logger of Tune's that writes every iteration once and waits for storage; subclasses say how in `_log`."""
 
     def __init__(self, patience_s: float) -> None:
         super().__init__()
@@ -103,6 +103,14 @@ class ProgressCSV(CSVLoggerCallback):
             trial.local_path,
             self.patience_s,
         )
+
+    def _log(self, iteration: int, trial: Any, result: dict[str, Any], turns_back: bool) -> None:
+        """turns_back: what stands written may hold this iteration and later ones already."""
+        raise NotImplementedError
+
+
+class ProgressCSV(_Keyed, CSVLoggerCallback):
+    """Tune's progress.csv with every iteration once, and columns that keep their place over a restore."""
 
     def _log(self, iteration: int, trial: Any, result: dict[str, Any], turns_back: bool) -> None:
         if turns_back:
@@ -116,24 +124,11 @@ class ProgressCSV(CSVLoggerCallback):
             self._trial_continue[trial] = bool(header)
             writers: dict[Any, Any] = self._trial_csv
             writers[trial] = csv.DictWriter(self._trial_files[trial], next(csv.reader([header]))) if header else None
-        super().log_trial_result(iteration, trial, result)
+        CSVLoggerCallback.log_trial_result(self, iteration, trial, result)
 
 
-class ResultJson(JsonLoggerCallback):
+class ResultJson(_Keyed, JsonLoggerCallback):
     """Tune's result.json with every iteration once."""
-
-    def __init__(self, patience_s: float) -> None:
-        super().__init__()
-        self.patience_s = patience_s
-        self._timeline = _Timeline()
-
-    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
-        _written_patiently(
-            lambda back: self._log(iteration, trial, result, back),
-            self._timeline.turns_back(trial, result),
-            trial.local_path,
-            self.patience_s,
-        )
 
     def _log(self, iteration: int, trial: Any, result: dict[str, Any], turns_back: bool) -> None:
         if turns_back:
@@ -143,24 +138,11 @@ class ResultJson(JsonLoggerCallback):
             path = Path(trial.local_path, EXPR_RESULT_FILE)
             _rewrite(path, lambda text: truncated_jsonl(text, TRAINING_ITERATION, result[TRAINING_ITERATION]))
             self._trial_files[trial] = path.open("at")
-        super().log_trial_result(iteration, trial, result)
+        JsonLoggerCallback.log_trial_result(self, iteration, trial, result)
 
 
-class TensorBoard(TBXLoggerCallback):
+class TensorBoard(_Keyed, TBXLoggerCallback):
     """TensorBoard over bars; after a restore, points of the lost part are purged."""
-
-    def __init__(self, patience_s: float) -> None:
-        super().__init__()
-        self.patience_s = patience_s
-        self._timeline = _Timeline()
-
-    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
-        _written_patiently(
-            lambda back: self._log(iteration, trial, result, back),
-            self._timeline.turns_back(trial, result),
-            trial.local_path,
-            self.patience_s,
-        )
 
     def _log(self, iteration: int, trial: Any, result: dict[str, Any], turns_back: bool) -> None:
         if turns_back and result[TRAINING_ITERATION] > 1:
@@ -171,7 +153,7 @@ class TensorBoard(TBXLoggerCallback):
                 trial.local_path, flush_secs=30, purge_step=result[BARS_LIFETIME]
             )
             self._trial_result[trial] = {}
-        super().log_trial_result(iteration, trial, result)
+        TBXLoggerCallback.log_trial_result(self, iteration, trial, result)
 
     def _try_log_hparams(self, trial: Any, result: dict[str, Any]) -> None:
         """Left out: the run's settings stand in its manifest."""
