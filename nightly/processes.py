@@ -29,10 +29,10 @@ def kill(pid: int, number: int) -> None:
 
 
 def memory_mb(pid: int) -> float:
-    """Proportional set size; 0 for a process that is gone."""
+    """Memory of its own, not that of files it shares with others; 0 for a process that is gone."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith("Anonymous:"):
                 return int(line.split()[1]) / 1024
     except OSError:
         pass

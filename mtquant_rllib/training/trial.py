@@ -20,7 +20,7 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.trainable.trainable import _TrainingResult
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.desk_algorithm import DeskAlgorithm, summary
+from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, DeskAlgorithm, summary
 from mtquant_rllib.training.phases import TRIAL, Share, TrialPlan, build_config, plan_named, plan_phase
 from mtquant_rllib.training.records import checkpoints, states, trust
 from mtquant_rllib.training.records.checkpoints import Checkpoint, DamagedCheckpoint
@@ -80,7 +80,7 @@ class PhaseTrial(tune.Trainable):
         if self.algorithm.failure is not None:
             # Tune takes this for "no checkpoint": the one before stays the newest.
             nothing: Any = None
-            return _TrainingResult(checkpoint=nothing, metrics=dict(result))
+            return _TrainingResult(checkpoint=nothing, metrics=_brief(result))
         index = Checkpoint(
             run=self.manifest.id or "",
             phase=self.plan.phase,
@@ -102,7 +102,7 @@ class PhaseTrial(tune.Trainable):
         )
         self._resumable.insert(0, path)
         checkpoints.prune(self.run, self.folder, self.keeping.keep)
-        return _TrainingResult(checkpoint=tune.Checkpoint.from_directory(str(path)), metrics=dict(result))
+        return _TrainingResult(checkpoint=tune.Checkpoint.from_directory(str(path)), metrics=_brief(result))
 
     def restore(self, checkpoint_path: Any) -> None:
         """Go on from the checkpoint that Tune names, or where it is damaged, from the one before. Tune calls this when
@@ -141,6 +141,12 @@ class PhaseTrial(tune.Trainable):
         runners = [{"CPU": share.runner_cpus}] * resources.runners
         learners = [{"CPU": share.learner_cpus, **gpus}] * resources.learners
         return PlacementGroupFactory([{"CPU": share.cpus, **({} if learners else gpus)}, *runners, *learners])
+
+
+def _brief(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What Tune remembers of a checkpoint. It remembers all of them: with whole results, of 80 kB each, the driver
+    would grow by as much with every update."""
+    return {key: result[key] for key in ("training_iteration", "time_total_s", BARS_LIFETIME, TRIAL) if key in result}
 
 
 def share_of(manifest: Manifest, config: Mapping[str, Any]) -> Share:
