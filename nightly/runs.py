@@ -7,6 +7,7 @@ import hashlib
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -41,8 +42,8 @@ SMALL_SAC = (
 SCALE = "0.001"
 """500 bars a domain, 300 and 1,000 in the phases after."""
 
-TIMED = ("bars_per_s", "learning_s", "validation_s")
-"""Ends of the columns of a curve that hold times."""
+TIMED = ("bars_per_s", "learning_s", "validation_s", "env_retries")
+"""Ends of the columns of a curve that hold times, and how often something was done again."""
 
 
 @dataclass
@@ -74,6 +75,10 @@ class Command:
         return code
 
 
+COMMANDS: dict[Path, list[Command]] = {}
+"""What was started in a folder, in turn."""
+
+
 def command(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> Command:
     """Start `mtquant ARGUMENTS` with a cache, a home for its key and a working directory under `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +98,9 @@ def command(folder: Path, *arguments: str, env: dict[str, str] | None = None) ->
         text=True,
         start_new_session=True,
     )
-    return listening(process)
+    running = listening(process)
+    COMMANDS.setdefault(folder, []).append(running)
+    return running
 
 
 def listening(process: subprocess.Popen[str]) -> Command:
@@ -205,5 +212,21 @@ def rows_of(curve: Path) -> Iterator[tuple[str, str]]:
                     yield f"{row['iteration']}:{name}", str(value)
 
 
-def bars_lost(said: Sequence[str]) -> list[str]:
-    return [line for line in said if "goes on from" in line]
+RESULT = re.compile(r"^phase (\d) (\w+) +([\d,]+) of [\d,]+ bars")
+
+
+def bars_lost(folder: Path) -> int:
+    """Bars that the trials of the folder's run had told of and played again."""
+    return played_again([line for one in COMMANDS.get(folder, []) for line in one.lines])
+
+
+def played_again(lines: Sequence[str]) -> int:
+    """The same of these lines of a console."""
+    told, lost = dict[tuple[str, str], list[int]](), 0
+    for found in filter(None, map(RESULT.match, lines)):
+        phase, trial, bars = found[1], found[2], int(found[3].replace(",", ""))
+        before = told.setdefault((phase, trial), [0])
+        if bars in before:
+            lost += bars - max(earlier for earlier in before if earlier < bars)
+        before.append(bars)
+    return lost

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 @dataclass
 class Row:
     """One fault, tried once. differing: arrays and figures that differ from the undisturbed run's; None where there is
-    nothing to compare. bars_lost: played again after the newest checkpoint, None where it cannot be known."""
+    nothing to compare. bars_lost: those of all trials that had been told of and were played again, over all
+    kills of the try; None where nothing is resumed."""
 
     fault: str
     survived: bool

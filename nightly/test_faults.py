@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +45,8 @@ def note(folder: Path, fault: str, whole: Path, last: Command, code: int, seen: 
     run = folder / "runs" / "x"
     differing = runs.differences(whole, run) if code == 0 else None
     said = seen or next((line.strip() for line in last.lines if WORDS.search(line)), "")
-    TABLE.add(Row(fault, code == 0, code, said, None if differing is None else len(differing)))
+    count = None if differing is None else len(differing)
+    TABLE.add(Row(fault, code == 0, code, said, count, runs.bars_lost(folder)))
     assert code == 0, last.text[-4000:]
     assert not differing, differing[:20]
 
@@ -306,29 +308,54 @@ def test_the_disk_is_full(tmp_path: Path, reference: Reference, number: int) -> 
         subprocess.run(["umount", disk], capture_output=True, check=True)
 
 
-JUMPS = """
-import random, time
-_time, _random, _shift = time.time, random.Random(), [0.0]
-
-def jumping():
-    if _random.random() < 0.01:
-        _shift[0] = _random.choice([-86400.0, 0.0, 3600.0, 86400.0])
-    return _time() + _shift[0]
-
-time.time = jumping
-"""
+def patched(name: str, **variables: str) -> dict[str, str]:
+    """Variables with which every process that is started runs this module of `patches` first."""
+    paths = [str(Path(__file__).parent / "patches"), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PATCH": name, **variables}
 
 
 @pytest.mark.parametrize("number", TRIES)
 def test_the_clock_jumps(tmp_path: Path, reference: Reference, number: int) -> None:
     """In every process of the session, by a day back and forth."""
-    whole, patch = reference(), tmp_path / "patch"
-    patch.mkdir()
-    (patch / "sitecustomize.py").write_text(JUMPS)
-    paths = [str(patch), os.environ.get("PYTHONPATH", "")]
-    running = begin(tmp_path, env={"PYTHONPATH": os.pathsep.join(filter(None, paths))})
+    whole = reference()
+    running = begin(tmp_path, env=patched("jumping_clock"))
     code = running.end()
     note(tmp_path, "clock jumps by a day", whole, running, code, "nothing")
+
+
+@pytest.mark.parametrize("number", TRIES)
+@pytest.mark.parametrize("how", ["raises", "reward", "equity"])
+def test_an_environment_fails_every_so_many_steps(tmp_path: Path, reference: Reference, how: str, number: int) -> None:
+    whole = reference()
+    running = begin(tmp_path, env=patched("failing_environments", FAULTY_HOW=how, FAULTY_EVERY=str(31 + 12 * number)))
+    code = running.end()
+    said = next((line.strip() for line in running.lines if "were sampled again" in line), "")
+    assert said, running.text[-3000:]
+    note(tmp_path, f"an environment's {how} fails now and then", whole, running, code, said)
+
+
+@pytest.mark.parametrize("number", TRIES)
+def test_all_evaluation_runners_are_killed(tmp_path: Path, reference: Reference, number: int) -> None:
+    """Of stock RLlib's evaluation, on a checkpoint: they come back, and what is learned is the same."""
+    script = Path(__file__).parent / "lost_evaluation_runners.py"
+    checkpoint = sorted(reference().glob("phase_3/desk/checkpoint_*"))[-3 + number]
+    ended = {}
+    for kills in (0, 2 - number):
+        done = subprocess.run([sys.executable, script, checkpoint, str(kills)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+        ended[kills] = next(line for line in done.stdout.splitlines() if line.startswith("STATES"))
+    undisturbed, disturbed = ended.values()
+    differing = int(undisturbed != disturbed)
+    TABLE.add(
+        Row(
+            "all evaluation runners are killed",
+            True,
+            0,
+            "one evaluate() without figures, then they are back",
+            differing,
+        )
+    )
+    assert not differing
 
 
 @pytest.mark.parametrize("number", TRIES)
@@ -380,7 +407,7 @@ def test_a_run_goes_on_with_other_resources(tmp_path: Path, reference: Reference
     counts = [[row.split(",")[:2] for row in lines(one / "curves" / "phase_3_desk.csv")] for one in (whole, run)]
     assert counts[0] == counts[1], "iterations and bars"
     differing = runs.differences(whole, run)
-    TABLE.add(Row(f"resume --set {change}", True, code, "", len(differing)))
+    TABLE.add(Row(f"resume --set {change}", True, code, "", len(differing), runs.bars_lost(tmp_path)))
     assert ("runners" in change or "learners" in change) or not differing, differing[:20]
     if change == "checkpoints.keep=1":
         assert len(list(run.glob("phase_3/desk/checkpoint_*"))) == 1

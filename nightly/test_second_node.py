@@ -49,7 +49,8 @@ def test_a_node_is_lost(
         code = driver.end()
         differing = runs.differences(whole, tmp_path / "runs" / "x") if code == 0 else None
         seen = next((line.strip() for line in driver.lines if "starts again" in line), "its trials were elsewhere")
-        TABLE.add(Row("a second node's raylet is killed", code == 0, code, seen, differing and len(differing)))
+        count, lost = None if differing is None else len(differing), runs.played_again(driver.lines)
+        TABLE.add(Row("a second node's raylet is killed", code == 0, code, seen, count, lost))
         assert code == 0, driver.text[-4000:]
         assert not differing, differing[:20]
     finally:

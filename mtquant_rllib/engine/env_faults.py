@@ -38,8 +38,8 @@ class EnvFault(MtquantError):
     """An environment whose answer is not a finite number."""
 
 
-def retried(runner: Any, attempt: Callable[[], T], retries: int) -> tuple[T, int]:
-    """What `attempt` returns, a call of sampling of a `BatchedEnvRunner`, and how often it was made again.
+def retried(runner: Any, attempt: Callable[[], T], retries: int) -> tuple[T, list[str]]:
+    """What `attempt` returns, a call of sampling of a `BatchedEnvRunner`, and why it was made again, each time.
 
     Raises
     ------
@@ -48,10 +48,10 @@ def retried(runner: Any, attempt: Callable[[], T], retries: int) -> tuple[T, int
     DivergedPolicyError
         At once, where a policy is to blame. Other errors of policies as they are.
     """
-    before = Before.of(runner)
+    before, told = Before.of(runner), list[str]()
     for failures in count():
         try:
-            return attempt(), failures
+            return attempt(), told
         except Exception as error:
             fault = _blamed(runner, error)
             if fault is None:
@@ -63,6 +63,7 @@ def retried(runner: Any, attempt: Callable[[], T], retries: int) -> tuple[T, int
                     f"{retries}): the fault is in the environment or its market, not a passing one"
                 ) from error
             logger.warning("%s; the bars of this call are sampled again (%d of %d)", said, failures + 1, retries)
+            told.append(said)
             before.put_back(runner)
     raise AssertionError("unreachable")
 

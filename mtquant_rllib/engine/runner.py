@@ -128,8 +128,8 @@ class BatchedEnvRunner(BarRunner):
     def sample_surely(self, bars: int) -> list[Fragment]:
         """Sample, and where an environment fails sample the same bars again (`env_faults`)."""
         most = self.config.env_config["settings"]["resources"]["env_retries"]
-        fragments, retries = retried(self, lambda: self.sample(num_timesteps=bars), most)
-        self.metrics.log_value(ENV_RETRIES, retries, reduce="sum")
+        fragments, self.env_faults = retried(self, lambda: self.sample(num_timesteps=bars), most)
+        self.metrics.log_value(ENV_RETRIES, len(self.env_faults), reduce="sum")
         return fragments
 
     def sample(  # type: ignore[override]

@@ -7,7 +7,8 @@ them by runner index.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
@@ -24,13 +25,17 @@ FALLBACKS = "fallbacks"
 @dataclass
 class Sampled:
     """One call's harvest: samples for the learner, the bars in them, reduced metrics, the runner's counters, and
-    where it stands after them: `{**seats, STANDING: standing}` is what a replacement goes on from to the bit."""
+    where it stands after them: `{**seats, STANDING: standing}` is what a replacement goes on from to the bit.
+
+    env_faults: why environments failed on the way, where the bars were then sampled again.
+    """
 
     samples: list[Any]
     bars: int
     metrics: dict[str, Any]
     seats: dict[str, Any]
     standing: dict[str, Any] | None = None
+    env_faults: list[str] = field(default_factory=list)
 
 
 class BarRunner(MultiAgentEnvRunner):
@@ -41,6 +46,8 @@ class BarRunner(MultiAgentEnvRunner):
     env: Any
     module: Any
     bars_sampled: int = 0
+    env_faults: Sequence[str] = ()
+    """Of the last call."""
     fallbacks: FallbackWatch
 
     def make_module(self) -> None:
@@ -58,7 +65,10 @@ class BarRunner(MultiAgentEnvRunner):
         for name, counts in self.fallbacks.take().items():
             for reason, count in counts.items():
                 self.metrics.log_value((FALLBACKS, name, reason), count, reduce="sum")
-        return Sampled(samples, self.bars_sampled - before, self.get_metrics(), self.seats(), self.standing())
+        sampled = self.bars_sampled - before
+        return Sampled(
+            samples, sampled, self.get_metrics(), self.seats(), self.standing(), list(self.env_faults if bars else ())
+        )
 
     def sample_surely(self, bars: int) -> list[Any]:
         """Sample; runners that can take a call back outlive environments that fail now and then."""

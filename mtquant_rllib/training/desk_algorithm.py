@@ -48,6 +48,9 @@ GAVE_UP = "gave_up"
 FAILURE = "failure"
 """Key of a result: why the trial ended and must not be started again; absent where it did not."""
 
+ENV_FAULTS = "env_faults"
+"""Key of a result: why environments failed in this iteration, whose bars were then sampled again; absent where none."""
+
 Validator = Callable[[Mapping[str, states.ModuleState]], Mapping[str, float]]
 """Module states in, unshaped figures of a deterministic rollout out; `sharpe`, net and annualised, decides."""
 
@@ -70,6 +73,7 @@ class DeskAlgorithm(Algorithm):
         self.best: dict[str, Any] = {}
         self._seats: dict[int, dict[str, Any]] = {}
         self._report: dict[str, float] = {}
+        self._env_faults: list[str] = []
         self._validation_s = 0.0
         self._fruitless = 0
         super().setup(config)
@@ -153,6 +157,7 @@ class DeskAlgorithm(Algorithm):
             harvest = sampled_remotely(self, asked)
         self.metrics.aggregate([part.metrics for part in harvest], key=ENV_RUNNER_RESULTS)
         for part in harvest:
+            self._env_faults += part.env_faults
             self._seats[part.seats["runner"]] = {**part.seats, STANDING: part.standing}
         return harvest
 
@@ -186,6 +191,7 @@ class DeskAlgorithm(Algorithm):
 
     def step(self) -> dict[str, Any]:
         self._validation_s = 0.0
+        self._env_faults = []
         if not self._started:
             self._started = True
             if self.bars_sampled == 0:
@@ -234,6 +240,8 @@ class DeskAlgorithm(Algorithm):
         results["validation_s"] = self._validation_s
         results["seconds_left"] = self.bars_left / max(bars, 1) * (seconds + self._validation_s)
         results[VALIDATION] = dict(self._report)
+        if self._env_faults:
+            results[ENV_FAULTS] = "; ".join(self._env_faults)
         results["best"] = {key: self.best.get(key, math.nan) for key in (SHARPE, "bars")}
         return results
 

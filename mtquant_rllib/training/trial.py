@@ -8,10 +8,13 @@ algorithm is an attribute, not a base class, so that a checkpoint is one of `Des
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune import PlacementGroupFactory
 
@@ -39,26 +42,34 @@ class PhaseTrial(tune.Trainable):
     """config: {"run": folder, "phase": 1 | 2 | 3, "trial": name, "checkpoints": {name: [...]}, and the session's "cpus"
     and "gpus"}."""
 
-    algorithm: DeskAlgorithm
-
     def setup(self, config: dict[str, Any]) -> None:
+        """Read what the trial is. Its algorithm, with processes of its own, is built by the first call that needs it:
+        an actor that fails in its constructor, while processes that it started are not up, never ends (Ray waits for
+        their answers), and Tune with it."""
         self.run = Path(config[RUN])
         self.manifest = Manifest.read(self.run)
         settings = self.manifest.load_settings()
         self.plan: TrialPlan = plan_named(settings, config[PHASE], config[TRIAL])
         self.keeping = settings.checkpoints
-        record = self.manifest.phase(self.plan.phase)
-        self.folder = self.run / record.experiment / self.plan.name
-        algorithm_config: Any = build_config(self.plan, self.manifest, share_of(self.manifest, config))
-        self.algorithm = algorithm_config.algo_class(config=algorithm_config, storage=self._storage)
-        self.algorithm.module_folder = self.run / self.plan.folder
-        self.algorithm.storage_patience_s = self.keeping.storage_patience_seconds
+        self.record = self.manifest.phase(self.plan.phase)
+        self.folder = self.run / self.record.experiment / self.plan.name
         self._resumable = [self.folder / name for name in config.get(RESUMABLE, {}).get(self.plan.name, [])]
-        newest = self._newest(self._resumable)
-        if newest is not None:
-            self._load(*newest)
-        elif record.start is not None:
-            self.algorithm.load_modules(states.read(self.run / record.start))
+        self._built: DeskAlgorithm | None = None
+
+    @property
+    def algorithm(self) -> DeskAlgorithm:
+        """The trial's algorithm, where its newest whole checkpoint left it."""
+        if self._built is None:
+            algorithm_config: Any = build_config(self.plan, self.manifest, share_of(self.manifest, self.config))
+            self._built = algorithm_config.algo_class(config=algorithm_config, storage=self._storage)
+            self._built.module_folder = self.run / self.plan.folder
+            self._built.storage_patience_s = self.keeping.storage_patience_seconds
+            newest = self._newest(self._resumable)
+            if newest is not None:
+                self._load(*newest)
+            elif self.record.start is not None:
+                self._built.load_modules(states.read(self.run / self.record.start))
+        return self._built
 
     def step(self) -> dict[str, Any]:
         result = dict(self.algorithm.train())
@@ -67,7 +78,13 @@ class PhaseTrial(tune.Trainable):
         return {**result, TRIAL: self.plan.name}
 
     def cleanup(self) -> None:
-        self.algorithm.stop()
+        if ray.get_runtime_context().get_actor_id() is not None:
+            # A learner that waits for one that died would keep this process, and its share of the machine, for as long.
+            end = threading.Timer(self.keeping.stop_grace_seconds, os._exit, (0,))
+            end.daemon = True
+            end.start()
+        if self._built is not None:
+            self._built.stop()
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -112,6 +129,7 @@ class PhaseTrial(tune.Trainable):
         newest = self._newest([named, *(path for path in self._resumable if path != named)])
         if newest is None:
             raise RunError(f"{named}: this checkpoint is damaged or gone, and so is every one before it")
+        self._built = self.algorithm
         if newest[1].iteration != self.iteration:
             self._load(*newest)
 

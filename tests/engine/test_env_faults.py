@@ -153,9 +153,12 @@ def test_retries_are_counted_and_told(make_config: Callable[..., Any], caplog: p
     runner, faulty = BatchedEnvRunner(make_config(3, "desk")), Faulty(every=30)
     faulty.raises(runner.env.tables[0].desk)
     with caplog.at_level(logging.WARNING):
-        counts = [runner.sample_bars(40).metrics[ENV_RETRIES].peek(compile=True) for _ in range(4)]
+        calls = [runner.sample_bars(40) for _ in range(4)]
+    counts = [call.metrics[ENV_RETRIES].peek(compile=True) for call in calls]
+    assert counts == [len(call.env_faults) for call in calls]
     assert sum(counts) == faulty.faults > 0
     assert 0 in counts
+    assert "OSError: the feed is gone" in next(fault for call in calls for fault in call.env_faults)
     assert "OSError: the feed is gone (playing: all domains at rows" in caplog.text
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray.tune.result import TRAINING_ITERATION
 
+from mtquant_rllib.engine.env_faults import ENV_RETRIES
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE, VALIDATION
 from mtquant_rllib.training.reporting.fallback_lines import sampled_fallbacks
 
@@ -53,6 +54,7 @@ def curve_row(result: dict[str, Any]) -> dict[str, Any]:
         "validation_sharpe": result[VALIDATION].get(SHARPE, math.nan),
         "validation_bars": result[VALIDATION].get("bars", math.nan),
         "best_sharpe": result["best"][SHARPE],
+        ENV_RETRIES: result.get("env_runners", {}).get(ENV_RETRIES, 0),
         "episode_return": result.get("env_runners", {}).get("episode_return_mean", math.nan),
     }
     for module in sorted(name for name, figures in learners.items() if "policy_loss" in figures):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE, VALIDATION
+from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, ENV_FAULTS, SHARPE, VALIDATION
 from mtquant_rllib.training.phases import TRIAL
 from mtquant_rllib.training.records.patience import TELL_EVERY_S, reason
 
@@ -42,8 +42,8 @@ def progress_line(phase: int, name: str, result: dict[str, Any]) -> str:
 class Progress(Callback):
     """Progress on the console and in the run's log: a live table on a terminal, plain lines elsewhere.
 
-    A trial that gives no result for much longer than its iterations take is told of every 30 seconds, with the reason
-    where it is known.
+    An environment that failed is told of, at most every 30 seconds a trial. So is a trial that gives no result for much
+    longer than its iterations take, with the reason where it is known.
     """
 
     def __init__(self, run: Path, phase: int, every_s: float) -> None:
@@ -53,6 +53,7 @@ class Progress(Callback):
         self._seen: dict[str, float] = {}
         self._longest: dict[str, float] = {}
         self._waiting: dict[str, float] = {}
+        self._failing: dict[str, float] = {}
         self._live: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -73,6 +74,9 @@ class Progress(Callback):
             self._longest[name] = max(self._longest.get(name, 0.0), now - self._seen[name])
         self._seen[name] = now
         self._waiting.pop(name, None)
+        if ENV_FAULTS in result and now - self._failing.get(name, -math.inf) > TELL_EVERY_S:
+            self._failing[name] = now
+            self._tell(f"phase {self.phase} {name}: {result[ENV_FAULTS]}; the bars of that call were sampled again")
         line = progress_line(self.phase, name, result)
         logger.info(line)
         self._lines[name] = line
