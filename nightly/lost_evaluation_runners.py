@@ -6,12 +6,12 @@ python lost_evaluation_runners.py CHECKPOINT KILLS
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -38,18 +38,15 @@ def main(checkpoint: Path, kills: int) -> None:
         assert len(pids) == RUNNERS, pids
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
+        assert algorithm.evaluate()["env_runners"]["num_episodes"] >= EPISODES
         deadline = time.monotonic() + PATIENCE_S
-        while not episodes_of(algorithm) or group.num_healthy_remote_workers() < RUNNERS:
-            assert time.monotonic() < deadline, "the evaluation runners did not come back"
-            time.sleep(1.0)
+        while group.num_healthy_remote_workers() < RUNNERS:
+            assert time.monotonic() < deadline, "one of the evaluation runners did not come back"
+            algorithm.evaluate()
     algorithm.train()
-    print("STATES", digest(str([(path, digest(value)) for path, value in leaves(algorithm.module_states(), "")])))
+    states = [(path, digest(value)) for path, value in leaves(algorithm.module_states(), "")]
+    print("STATES", hashlib.sha256(repr(states).encode()).hexdigest())
     algorithm.stop()
-
-
-def episodes_of(algorithm: Any) -> int:
-    """Of one evaluation. RLlib leaves the figures out where no runner was there to play."""
-    return int(algorithm.evaluate().get("env_runners", {}).get("num_episodes", 0))
 
 
 if __name__ == "__main__":

@@ -351,7 +351,7 @@ def test_all_evaluation_runners_are_killed(tmp_path: Path, reference: Reference,
             "all evaluation runners are killed",
             True,
             0,
-            "one evaluate() without figures, then they are back",
+            "evaluate() waits until they are back",
             differing,
         )
     )

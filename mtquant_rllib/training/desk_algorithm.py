@@ -33,7 +33,7 @@ from mtquant_rllib.training.desk_config import DeskConfig
 from mtquant_rllib.training.phases import LAST, at_bars
 from mtquant_rllib.training.records import states
 from mtquant_rllib.training.records.patience import patiently
-from mtquant_rllib.training.remote_sampling import sampled_remotely, shared_among
+from mtquant_rllib.training.remote_sampling import PROBE_S, sampled_remotely, shared_among
 
 __all__ = ["DeskAlgorithm", "DeskConfig", "Validator", "at_bars", "summary"]
 
@@ -167,6 +167,20 @@ class DeskAlgorithm(Algorithm):
         if restored and env_runner_group is self.env_runner_group:
             self._seat_runners(restored)
         return restored
+
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        """RLlib's, which never asks whether evaluation runners that it lost are back, and gives no figures where all
+        are gone: they are restored before, and where none was there to play the evaluation is made again, for
+        `config.env_runner_restore_timeout_s` at most."""
+        group, began = self.eval_env_runner_group, time.monotonic()
+        while True:
+            if group is not None:
+                self.restore_env_runners(group)
+            results: dict[str, Any] = super().evaluate(parallel_train_future)
+            late = time.monotonic() - began > self.config.env_runner_restore_timeout_s
+            if ENV_RUNNER_RESULTS in results or group is None or late:
+                return results
+            time.sleep(PROBE_S)
 
     def _seat_runners(self, only: list[int] | None = None) -> None:
         group = self.env_runner_group

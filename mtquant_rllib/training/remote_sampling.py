@@ -14,7 +14,7 @@ from typing import Any
 from mtquant_rllib.engine.seats import Sampled
 from mtquant_rllib.errors import RunError
 
-_PROBE_S = 0.2
+PROBE_S = 0.2
 """Between two looks at whether a lost runner is back, in seconds."""
 
 
@@ -55,7 +55,7 @@ def sampled_remotely(algorithm: Any, asked: Mapping[int, int]) -> list[Sampled]:
                 f"{patience_s:.0f} seconds"
             )
         if not algorithm.restore_env_runners(group):
-            time.sleep(_PROBE_S)
+            time.sleep(PROBE_S)
     return [found[index] for index in asked]
 
 
