@@ -113,18 +113,22 @@ def test_the_driver_is_killed_while_a_checkpoint_is_written(tmp_path: Path, refe
     finish(tmp_path, "kill during a checkpoint's write", whole)
 
 
-def stopped_in(folder: Path, phase: str, *overrides: str) -> Path:
-    """A run whose driver was killed in this phase with at least two checkpoints there; its folder."""
-    running = begin(folder, *overrides)
-    run = folder / "runs" / "x"
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        if len(list(run.glob(f"{phase}/desk/checkpoint_*/signature.json"))) >= 2:
-            break
-        time.sleep(0.02)
-    running.process.send_signal(signal.SIGKILL)
-    running.end()
-    return run
+def stopped_in(folder: Path, phase: str, number: int) -> Path:
+    """A run whose driver was killed in this phase with at least two checkpoints there; its folder. One is made for each
+    phase and number, and copied with what it needs."""
+    made = folder.parent / f"stopped_in_{phase}_{number}"
+    if not made.exists():
+        running = begin(made)
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline:
+            if len(list(made.glob(f"runs/x/{phase}/desk/checkpoint_*/signature.json"))) >= 2 + number:
+                break
+            time.sleep(0.02)
+        running.process.send_signal(signal.SIGKILL)
+        running.end()
+    shutil.copytree(made, folder, symlinks=True, dirs_exist_ok=True)
+    runs.COMMANDS[folder] = list(runs.COMMANDS[made])
+    return folder / "runs" / "x"
 
 
 def newest(run: Path, phase: str) -> Path:
@@ -144,7 +148,7 @@ def flip(path: Path, rng: random.Random) -> None:
 )
 def test_the_newest_checkpoint_is_damaged(tmp_path: Path, reference: Reference, damage: str, number: int) -> None:
     whole, rng = reference(), random.Random(number)
-    run = stopped_in(tmp_path, "phase_3")
+    run = stopped_in(tmp_path, "phase_3", number)
     checkpoint = newest(run, "phase_3")
     target = checkpoint / "learner_group" / "learner" / "state.pkl"
     if damage == "eight bytes flipped":
@@ -169,7 +173,7 @@ def test_the_newest_checkpoint_is_damaged(tmp_path: Path, reference: Reference, 
 @pytest.mark.parametrize("damage", ["cut short", "empty", "gone"])
 def test_tunes_own_records_are_damaged(tmp_path: Path, reference: Reference, damage: str, number: int) -> None:
     whole, rng = reference(), random.Random(number)
-    run = stopped_in(tmp_path, "phase_2")
+    run = stopped_in(tmp_path, "phase_2", number)
     for record in [*run.glob("phase_*/experiment_state*"), *run.glob("phase_*/*.pkl"), *run.glob("phase_*/basic-*")]:
         if damage == "gone":
             record.unlink()
@@ -183,7 +187,7 @@ def test_tunes_own_records_are_damaged(tmp_path: Path, reference: Reference, dam
 @pytest.mark.parametrize("damage", ["cut short", "eight bytes flipped", "gone"])
 def test_the_manifest_is_damaged(tmp_path: Path, reference: Reference, damage: str, number: int) -> None:
     whole, rng = reference(), random.Random(number)
-    manifest = stopped_in(tmp_path, "phase_2") / "manifest.json"
+    manifest = stopped_in(tmp_path, "phase_2", number) / "manifest.json"
     if damage == "gone":
         manifest.unlink()
     elif damage == "cut short":
@@ -199,7 +203,7 @@ def test_the_manifest_is_damaged(tmp_path: Path, reference: Reference, damage: s
 @pytest.mark.parametrize("number", TRIES)
 def test_curves_are_cut_short(tmp_path: Path, reference: Reference, number: int) -> None:
     whole, rng = reference(), random.Random(number)
-    run = stopped_in(tmp_path, "phase_3")
+    run = stopped_in(tmp_path, "phase_3", number)
     curve = run / "curves" / "phase_3_desk.csv"
     text = curve.read_bytes()
     curve.write_bytes(text[: len(text) - rng.randrange(1, 40)])
@@ -377,7 +381,7 @@ def test_learning_that_diverges_stops_with_a_report(tmp_path: Path, algorithm: s
 @pytest.mark.parametrize("number", TRIES)
 def test_a_run_of_somebody_else_is_resumed_with_trust_alone(tmp_path: Path, reference: Reference, number: int) -> None:
     whole = reference()
-    run = stopped_in(tmp_path, "phase_3")
+    run = stopped_in(tmp_path, "phase_3", number)
     stranger = {"XDG_CONFIG_HOME": str(tmp_path / "stranger")}
     refused = command(tmp_path, "resume", "x", env=stranger)
     assert refused.end() == 2
@@ -400,7 +404,7 @@ def test_a_run_of_somebody_else_is_resumed_with_trust_alone(tmp_path: Path, refe
 def test_a_run_goes_on_with_other_resources(tmp_path: Path, reference: Reference, change: str) -> None:
     """To the same counts; bit for bit too, where neither runners nor learners are others."""
     whole = reference()
-    run = stopped_in(tmp_path, "phase_3")
+    run = stopped_in(tmp_path, "phase_3", 0)
     last = command(tmp_path, "resume", "x", "--set", change, "--set", "resources.learner_cpus=1")
     code = last.end()
     assert code == 0, last.text[-3000:]
