@@ -22,7 +22,8 @@ from typing import Any
 
 from mtquant_rllib.bench.stage import endless_run, ray_session
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.training.phases import JOINT, Share, build_config, plan_named
+from mtquant_rllib.training.phases import JOINT, build_config, plan_named
+from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.records import checkpoints, ownership, trust
 from mtquant_rllib.training.records.checkpoints import Checkpoint
 from mtquant_rllib.training.records.manifest import MarketRecord, versions
@@ -59,7 +60,7 @@ def _algorithm(settings: Settings, market: MarketRecord, name: str, sizes: Sizes
             "learning_starts_frac": 1.0,
         }
     manifest = endless_run(Settings.model_validate(tree), market)
-    config: Any = build_config(plan_named(manifest.load_settings(), 3, JOINT), manifest, Share(1.0, 1.0, 0.0))
+    config: Any = build_config(plan_named(manifest.load_settings(), 3, JOINT), manifest, TrialResources(1.0, 1.0, 0.0))
     config.desk["make_validator"] = None
     return config.build_algo()
 

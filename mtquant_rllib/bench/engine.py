@@ -29,7 +29,8 @@ from mtquant_rllib.bench.stage import endless_run, ray_session
 from mtquant_rllib.bench.turns import in_turns, rate
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.training.algorithm import DeskPPO
-from mtquant_rllib.training.phases import JOINT, Share, build_config, plan_named
+from mtquant_rllib.training.phases import JOINT, build_config, plan_named
+from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.records.manifest import MarketRecord
 
 MINIBATCH, EPOCHS = 256, 10
@@ -96,7 +97,9 @@ class _Stage:
             tree["desk"] |= {"decision": decision}
         settings = Settings.model_validate(tree)
         manifest = endless_run(settings, self._market, phase)
-        config = build_config(plan_named(settings, phase, JOINT), manifest, Share(float(self._sizes.threads), 1.0, 0.0))
+        config = build_config(
+            plan_named(settings, phase, JOINT), manifest, TrialResources(float(self._sizes.threads), 1.0, 0.0)
+        )
         config.desk["make_validator"] = None
         algorithm = config.build_algo()
         assert isinstance(algorithm, DeskPPO)

@@ -27,7 +27,8 @@ from mtquant_rllib.bench.turns import in_turns, rate
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.multi_agent import desk_env
 from mtquant_rllib.policies.registry import ATTENTION
-from mtquant_rllib.training.phases import JOINT, PolicyMapping, Share, build_config, plan_named
+from mtquant_rllib.training.phases import JOINT, PolicyMapping, build_config, plan_named
+from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord
 
 HIDDEN, BATCH = 64, 256
@@ -96,7 +97,7 @@ def _manifest(settings: Settings, market: MarketRecord, sizes: Sizes, meta: str 
 
 
 def _batched(manifest: Manifest, sizes: Sizes) -> Callable[[], float]:
-    config = build_config(plan_named(manifest.load_settings(), 3, JOINT), manifest, Share(1.0, 1.0, 0.0))
+    config = build_config(plan_named(manifest.load_settings(), 3, JOINT), manifest, TrialResources(1.0, 1.0, 0.0))
     config.desk["make_validator"] = None
     algorithm: Any = config.build_algo()
     while algorithm.bars_sampled < sizes.warm_bars:

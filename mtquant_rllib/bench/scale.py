@@ -86,11 +86,12 @@ def bench_memory(settings: Settings, market: Any, *, minutes: float = 10.0, samp
     """
     from mtquant_rllib.bench.stage import endless_run
     from mtquant_rllib.engine.runner import BatchedEnvRunner
-    from mtquant_rllib.training.phases import JOINT, Share, build_config, plan_named
+    from mtquant_rllib.training.phases import JOINT, build_config, plan_named
+    from mtquant_rllib.training.placement.planner import TrialResources
 
     manifest = endless_run(settings, market)
     runner = BatchedEnvRunner(
-        config=build_config(plan_named(settings, 3, JOINT), manifest, Share(1.0, 1.0, 0.0)), worker_index=0
+        config=build_config(plan_named(settings, 3, JOINT), manifest, TrialResources(1.0, 1.0, 0.0)), worker_index=0
     )
     bars, readings = 0, []
     began = time.monotonic()

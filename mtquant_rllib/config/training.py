@@ -91,10 +91,13 @@ class ResourcesConfig(Section):
         `batched`: environments stepped as arrays, equally built modules learned as one stack. `stock`: RLlib's own
         runner, connectors and PPO learner, as a reference. The same seed gives the same result within one of them.
     cpus
-        CPUs of a session that this run starts itself; null takes what the machine has. Ignored with a cluster.
+        CPUs that the run may use, of its own session or of a cluster; null takes what there is.
     learner_cpus
-        The most that a trial's own process takes, where there are so many for it: its stacks of modules learn side by
+        The most that a process that learns takes, where a node has so many for it: its stacks of modules learn side by
         side, with the same result.
+    min_process_cpus
+        The least that a process gets. Where the trials of a phase would get less, fewer of them run at a time; where
+        one alone would, the run is refused.
     runners
         Remote environment runners of each trial; 0 samples in the trial's own process.
     learners
@@ -102,7 +105,9 @@ class ResourcesConfig(Section):
         process. Their number changes the speed; what is learned differs by rounding and dropout alone. Under SAC each
         keeps the whole replay.
     gpus
-        `auto` shares the GPUs there are among the trials side by side; `none` leaves them alone.
+        `auto` shares the GPUs there are among the processes that learn; `none` leaves them alone.
+    processes_per_gpu
+        The most processes that share one GPU; where more would, fewer trials run at a time.
     object_store_mb
         Shared memory of a session that this run starts itself.
     runner_restart_seconds
@@ -116,9 +121,11 @@ class ResourcesConfig(Section):
     engine: Literal["batched", "stock"]
     cpus: Count | None
     learner_cpus: Count
+    min_process_cpus: float = Field(ge=0.01, le=1)
     runners: int = Field(ge=0)
     learners: int = Field(ge=0)
     gpus: Literal["auto", "none"]
+    processes_per_gpu: Count
     object_store_mb: Count
     runner_restart_seconds: Positive
     env_retries: int = Field(ge=0)

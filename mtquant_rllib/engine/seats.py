@@ -48,6 +48,8 @@ class BarRunner(MultiAgentEnvRunner):
     bars_sampled: int = 0
     env_faults: Sequence[str] = ()
     """Of the last call."""
+    prepared_by: str | None = None
+    """Who has put this process where it stands; a process that took another's place was put nowhere."""
     fallbacks: FallbackWatch
 
     def make_module(self) -> None:

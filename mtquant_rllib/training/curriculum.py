@@ -112,6 +112,8 @@ MOVABLE = (
     "resources.cpus",
     "resources.gpus",
     "resources.learner_cpus",
+    "resources.min_process_cpus",
+    "resources.processes_per_gpu",
     "resources.learners",
     "resources.runners",
     "resources.runner_restart_seconds",
@@ -190,9 +192,7 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
     manifest.market = restored(settings, manifest.market)
     manifest.write(run)
     interruption = Interruption(settings.checkpoints.stop_grace_seconds)
-    with session(settings, run, address, manifest.cpus) as machines, interruption.handled(_tell):
-        manifest.cpus = max(manifest.cpus, machines.cpus)
-        manifest.write(run)
+    with session(settings, run, address) as machines, interruption.handled(_tell):
         stretch = Stretch(run, manifest, machines, interruption, trust, _tell)
         for phase in todo:
             _run_phase(stretch, phase)

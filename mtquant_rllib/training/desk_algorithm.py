@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP, COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
@@ -72,6 +74,7 @@ class DeskAlgorithm(Algorithm):
         self.bars_sampled = 0
         self.best: dict[str, Any] = {}
         self._seats: dict[int, dict[str, Any]] = {}
+        self.runners_prepared_by = uuid.uuid4().hex
         self._report: dict[str, float] = {}
         self._env_faults: list[str] = []
         self._validation_s = 0.0
@@ -161,13 +164,6 @@ class DeskAlgorithm(Algorithm):
             self._seats[part.seats["runner"]] = {**part.seats, STANDING: part.standing}
         return harvest
 
-    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """A restarted runner goes on where the lost one stood, instead of replaying its episodes."""
-        restored = super().restore_env_runners(env_runner_group)
-        if restored and env_runner_group is self.env_runner_group:
-            self._seat_runners(restored)
-        return restored
-
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
         """RLlib's, which never asks whether evaluation runners that it lost are back, and gives no figures where all
         are gone: they are restored before, and where none was there to play the evaluation is made again, for
@@ -182,24 +178,29 @@ class DeskAlgorithm(Algorithm):
                 return results
             time.sleep(PROBE_S)
 
-    def _seat_runners(self, only: list[int] | None = None) -> None:
+    def _seat_runners(self) -> None:
+        """Let the runners go on where `self._seats` says, as many as there are: the local one now, remote ones before
+        they sample."""
         group = self.env_runner_group
         n_remote = group.num_remote_env_runners()
         if self._seats:
             indices = list(range(1, n_remote + 1)) or [self.env_runner.worker_index]
             self._seats = shared_among(indices, self.config.num_envs_per_env_runner, self._seats, self.bars_sampled)
-        seats = self._seats
-        if not n_remote:
-            if (own := seats.get(self.env_runner.worker_index)) is not None:
-                self.env_runner.set_state({SEATS: own})
-            return
-        group.foreach_env_runner(
-            lambda runner: runner.set_state(
-                {SEATS: seats[runner.worker_index]} if runner.worker_index in seats else {}
-            ),
-            local_env_runner=False,
-            remote_worker_ids=only,
-        )
+        self.runners_prepared_by = uuid.uuid4().hex
+        if not n_remote and (own := self._seats.get(self.env_runner.worker_index)) is not None:
+            self.env_runner.set_state({SEATS: own})
+
+    def prepare_runners(self, indices: list[int]) -> None:
+        """Give remote runners the present weights and put them where they stood after their last call."""
+        state, seats, name = ray.put(self.env_runner.get_state()), self._seats, self.runners_prepared_by
+
+        def prepare(runner: Any) -> None:
+            runner.set_state(ray.get(state))
+            if runner.worker_index in seats:
+                runner.set_state({SEATS: seats[runner.worker_index]})
+            runner.prepared_by = name
+
+        self.env_runner_group.foreach_env_runner(prepare, local_env_runner=False, remote_worker_ids=indices)
 
     # one iteration
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError, TrainingFailed
 from mtquant_rllib.training.desk_algorithm import FAILURE
 from mtquant_rllib.training.inspection.checkpoint_survey import surveyed
-from mtquant_rllib.training.phases import TRIAL, TrialPlan, build_config, plan_phase
+from mtquant_rllib.training.phases import TRIAL, TrialPlan, build_config
+from mtquant_rllib.training.placement.planner import Placement, placed
 from mtquant_rllib.training.records import checkpoints, ownership, patience, trust
 from mtquant_rllib.training.records.checkpoints import Checkpoint
 from mtquant_rllib.training.records.manifest import Manifest
@@ -38,11 +40,14 @@ from mtquant_rllib.training.reporting.result_files import (
 from mtquant_rllib.training.reporting.wandb_tracker import WandB
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_session import Machines
-from mtquant_rllib.training.trial import PHASE, RESUMABLE, RUN, PhaseTrial, share_of
+from mtquant_rllib.training.trial import NODES, PHASE, RESOURCES, RESUMABLE, RUN, PhaseTrial
 
 logger = logging.getLogger("mtquant_rllib.training")
 
 Tell = Callable[[str], None]
+
+LOOK_EVERY_S = 2.0
+"""Between two looks at which nodes are there."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,10 @@ class Found:
     names: list[str]
     newest: Checkpoint | None
 
+    @property
+    def finished(self) -> bool:
+        return self.newest is not None and self.newest.finished
+
 
 def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[str, Any]]:
     """Train the phase's trials to their end; `desk_algorithm.summary` of each.
@@ -82,24 +91,29 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
     """
     manifest = stretch.manifest
     settings, record = manifest.load_settings(), manifest.phase(phase)
-    found = {plan.name: resumable(stretch, plan) for plan in plans}
-    for name, trial in found.items():
-        if trial.newest is not None and not trial.newest.finished:
-            stretch.tell(f"phase {phase} {name}: goes on from {trial.names[0]}, {trial.newest.bars:,} bars")
-    begun = {name: trial.newest for name, trial in found.items() if trial.newest is not None}
-    left = [plan for plan in plans if plan.name not in begun or not begun[plan.name].finished]
-    if left:
+    while True:
+        found = {plan.name: resumable(stretch, plan) for plan in plans}
+        for name, trial in found.items():
+            if trial.newest is not None and not trial.newest.finished:
+                stretch.tell(f"phase {phase} {name}: goes on from {trial.names[0]}, {trial.newest.bars:,} bars")
+        left = [plan for plan in plans if not found[plan.name].finished]
+        if not left:
+            break
         trust.user_key()  # made, or refused, before anything starts
+        placement = placed(settings.resources, phase, [plan.name for plan in left], stretch.machines.nodes())
+        for plan in left:
+            build_config(plan, manifest, placement.resources)
+        for line in placement.table():
+            stretch.tell(f"phase {phase} on {line}")
         config = {
             RUN: str(stretch.run),
             PHASE: phase,
             RESUMABLE: {plan.name: found[plan.name].names for plan in left},
-            "cpus": stretch.machines.cpus,
-            "gpus": stretch.machines.gpus,
+            RESOURCES: asdict(placement.resources),
+            NODES: {plan.name: placement.nodes_of(plan.name) for plan in left},
         }
-        for plan in left:
-            build_config(plan, manifest, share_of(manifest, config))
-        _fit(stretch, settings, record.experiment, config, [plan.name for plan in left])
+        if _fit(stretch, settings, record.experiment, config, placement):
+            break
     return {plan.name: _end_of(stretch, plan) for plan in plans}
 
 
@@ -148,43 +162,45 @@ def _folder(stretch: Stretch, plan: TrialPlan) -> Path:
     return ownership.within(stretch.run, stretch.run / stretch.manifest.phase(plan.phase).experiment / plan.name)
 
 
-def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str, Any], names: list[str]) -> None:
-    """Run the experiment; storage that goes away under Tune itself is waited for, and the trials go on."""
+def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str, Any], placement: Placement) -> bool:
+    """Run the experiment. False when it has to begin anew: storage went away under Tune itself, and is back, or a node
+    that trials were bound to is gone."""
     # The signals are answered here (`interruption`).
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     keep = settings.checkpoints
-    while True:
-        tuner = tune.Tuner(
-            PhaseTrial,
-            param_space={**config, TRIAL: tune.grid_search(names)},
-            tune_config=tune.TuneConfig(trial_name_creator=_name_of, trial_dirname_creator=_name_of),
-            run_config=tune.RunConfig(
-                name=experiment,
-                storage_path=str(stretch.run),
-                stop=stretch.interruption,
-                failure_config=tune.FailureConfig(max_failures=keep.max_failures),
-                # How many are kept is the trial's own business: Tune knows those of this stretch alone.
-                checkpoint_config=tune.CheckpointConfig(
-                    num_to_keep=None, checkpoint_frequency=keep.every_updates, checkpoint_at_end=True
-                ),
-                callbacks=_callbacks(stretch, settings, config[PHASE]),
-                verbose=0,
+    stretch.interruption.begin_anew()
+    tuner = tune.Tuner(
+        PhaseTrial,
+        param_space={**config, TRIAL: tune.grid_search(list(config[NODES]))},
+        tune_config=tune.TuneConfig(
+            trial_name_creator=_name_of,
+            trial_dirname_creator=_name_of,
+            max_concurrent_trials=placement.side_by_side,
+        ),
+        run_config=tune.RunConfig(
+            name=experiment,
+            storage_path=str(stretch.run),
+            stop=stretch.interruption,
+            failure_config=tune.FailureConfig(max_failures=keep.max_failures),
+            # How many are kept is the trial's own business: Tune knows those of this stretch alone.
+            checkpoint_config=tune.CheckpointConfig(
+                num_to_keep=None, checkpoint_frequency=keep.every_updates, checkpoint_at_end=True
             ),
+            callbacks=_callbacks(stretch, settings, config[PHASE], config[NODES]),
+            verbose=0,
+        ),
+    )
+    try:
+        grid = tuner.fit()
+    except Exception as error:
+        trouble = _storage_error(error)
+        if trouble is None:
+            raise
+        stretch.tell(f"storage: {patience.reason(trouble)}; waiting for it")
+        patience.patiently(
+            lambda: _probe(stretch.run), f"the run's folder {stretch.run}", keep.storage_patience_seconds
         )
-        try:
-            grid = tuner.fit()
-        except Exception as error:
-            trouble = _storage_error(error)
-            if trouble is None:
-                raise
-            stretch.tell(f"storage: {patience.reason(trouble)}; waiting for it")
-            patience.patiently(
-                lambda: _probe(stretch.run), f"the run's folder {stretch.run}", keep.storage_patience_seconds
-            )
-            plans = {plan.name: plan for plan in plan_phase(settings, config[PHASE])}
-            config = {**config, RESUMABLE: {name: resumable(stretch, plans[name]).names for name in names}}
-            continue
-        break
+        return False
     results = [grid[number] for number in range(len(grid))]
     for result in results:
         if result.metrics and FAILURE in result.metrics:
@@ -199,6 +215,7 @@ def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str
             f"phase {config[PHASE]} {name} failed: {_last_line(failed[0].error)}\n  its folder: {failed[0].path}\n"
             f"  once the cause is gone: mtquant resume {stretch.run}"
         )
+    return not stretch.interruption.node_lost
 
 
 def _probe(run: Path) -> None:
@@ -216,11 +233,14 @@ def _storage_error(error: BaseException | None) -> OSError | None:
     return None
 
 
-def _callbacks(stretch: Stretch, settings: Settings, phase: int) -> list[tune.Callback]:
+def _callbacks(
+    stretch: Stretch, settings: Settings, phase: int, nodes: Mapping[str, list[str | None]]
+) -> list[tune.Callback]:
     run, tracking, waits = stretch.run, settings.tracking, settings.checkpoints.storage_patience_seconds
     watchers: list[tune.Callback] = [
         Signing(),
         Ends(stretch.interruption),
+        NodeWatch(stretch, phase, nodes),
         Curves(run, phase, waits),
         Progress(run, phase, tracking.progress_seconds),
         FallbackLines(phase, tracking.fallback_seconds),
@@ -252,7 +272,29 @@ class Ends(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._interruption.ended(trial.trial_id)
 
-    on_trial_error = on_trial_complete
+    on_trial_error = on_trial_recover = on_trial_complete
+
+
+class NodeWatch(tune.Callback):
+    """Looks whether the nodes that trials are bound to are there: Ray would wait for a lost one without an end."""
+
+    def __init__(self, stretch: Stretch, phase: int, nodes: Mapping[str, list[str | None]]) -> None:
+        self._stretch, self._phase = stretch, phase
+        self._bound = {trial: {node for node in own if node is not None} for trial, own in nodes.items()}
+        self._looked = time.monotonic()
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() - self._looked < LOOK_EVERY_S:
+            return
+        self._looked = time.monotonic()
+        there = {node.id for node in self._stretch.machines.nodes()}
+        lost = [trial for trial, own in self._bound.items() if not own <= there]
+        if lost and not self._stretch.interruption.node_lost:
+            self._stretch.tell(
+                f"phase {self._phase} {', '.join(lost)}: a node is lost; every trial finishes its update and is placed "
+                "anew"
+            )
+            self._stretch.interruption.lose_node()
 
 
 def _end_of(stretch: Stretch, plan: TrialPlan) -> dict[str, Any]:

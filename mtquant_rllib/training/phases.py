@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.universe import ALLOCATOR, META, Sharing, Universe
 
@@ -140,40 +141,6 @@ def bars_per_update(settings: Settings, budget: int) -> int:
     return max(1, min(recipe.bars_per_update, max(recipe.environments, math.ceil(budget / recipe.min_updates))))
 
 
-@dataclass(frozen=True)
-class Share:
-    """A trial's part of the machines: CPUs of its own process, of each of its runners and of each of its learners, and
-    GPUs of each process that learns. Without learners its own process does."""
-
-    cpus: float
-    runner_cpus: float
-    gpus: float
-    learner_cpus: float = 0.0
-
-    @classmethod
-    def of(cls, settings: Settings, trials: int, cpus: float, gpus: float) -> Share:
-        """Equal parts of what there is, in hundredths, never more than a process can use."""
-        resources = settings.resources
-        cpus_each = cpus / (trials * (1 + resources.runners + resources.learners))
-        gpus_each = gpus / (trials * max(resources.learners, 1)) if resources.gpus == "auto" else 0.0
-        learning = _hundredths(cpus_each, resources.learner_cpus)
-        one = _hundredths(cpus_each, 1.0)
-        return cls(
-            cpus=one if resources.learners else learning,
-            runner_cpus=one,
-            gpus=math.floor(100 * min(1.0, gpus_each)) / 100,
-            learner_cpus=learning if resources.learners else 0.0,
-        )
-
-    @property
-    def learner_threads(self) -> int:
-        return max(1, math.floor(self.learner_cpus or self.cpus))
-
-
-def _hundredths(part: float, most: float) -> float:
-    return max(math.floor(100 * min(most, part)) / 100, 0.01)
-
-
 class PolicyMapping:
     """Agent id -> module id; an object, so that it travels to actors by value of its table."""
 
@@ -191,7 +158,7 @@ def algorithm_of(settings: Settings, phase: int) -> str:
     return settings.recipe.algorithms[phase - 1]
 
 
-def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOConfig | DeskSACConfig:
+def build_config(plan: TrialPlan, manifest: Manifest, resources: TrialResources) -> DeskPPOConfig | DeskSACConfig:
     """The RLlib configuration of one trial of a run.
 
     Raises
@@ -255,7 +222,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
         .env_runners(
             num_env_runners=runners,
             num_envs_per_env_runner=recipe.environments // max(runners, 1),
-            num_cpus_per_env_runner=share.runner_cpus,
+            num_cpus_per_env_runner=resources.runner_cpus,
         )
         .fault_tolerance(
             restart_failed_env_runners=True, env_runner_restore_timeout_s=settings.resources.runner_restart_seconds
@@ -267,10 +234,10 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
         )
         .learners(
             num_learners=learners,
-            num_cpus_per_learner=share.learner_cpus or "auto",
-            num_gpus_per_learner=share.gpus,
+            num_cpus_per_learner=resources.learner_cpus or "auto",
+            num_gpus_per_learner=resources.gpus,
         )
-        .resources(num_cpus_for_main_process=share.cpus)
+        .resources(num_cpus_for_main_process=resources.cpus)
         .debugging(seed=manifest.seed, log_level="ERROR")
     )
     config.desk |= {
@@ -287,7 +254,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, share: Share) -> DeskPPOCo
         "best_from_start": record.start is not None,
     }
     if algorithm == "ppo":
-        config.desk["learner_threads"] = share.learner_threads
+        config.desk["learner_threads"] = resources.learner_threads
     return config
 
 

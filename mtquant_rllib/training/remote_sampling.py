@@ -1,14 +1,16 @@
 """Sampling by remote runners of which any may be lost: the same bars come out as if none had been.
 
 Each sample brings along where its runner stood after it (`engine.seats`). A runner that is lost is started again there
-and samples what it was asked for; a run that goes on with another number of runners gives them counters that none of
-the old ones has used.
+and samples what it was asked for. Ray starts lost ones again by itself, unseen between two calls: so a runner samples
+only for the algorithm that has put it where it stands, and asks to be put there otherwise. A run that goes on with
+another number of runners gives them counters that none of the old ones has used.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mtquant_rllib.engine.seats import Sampled
@@ -26,7 +28,7 @@ def sampled_remotely(algorithm: Any, asked: Mapping[int, int]) -> list[Sampled]:
     RunError
         When a lost runner does not come back within `config.env_runner_restore_timeout_s`.
     """
-    group, found = algorithm.env_runner_group, dict[int, Sampled]()
+    group, found, algorithm_id = algorithm.env_runner_group, dict[int, Sampled](), algorithm.runners_prepared_by
     patience_s = algorithm.config.env_runner_restore_timeout_s
     lost_since: float | None = None
     while missing := [index for index in asked if index not in found]:
@@ -34,16 +36,22 @@ def sampled_remotely(algorithm: Any, asked: Mapping[int, int]) -> list[Sampled]:
         there = [index for index in missing if index in healthy]
         if there:
             parts = group.foreach_env_runner(
-                lambda runner: _sampled(runner, asked[runner.worker_index]),
+                lambda runner: _sampled(runner, asked[runner.worker_index], algorithm_id),
                 local_env_runner=False,
                 remote_worker_ids=there,
                 # A call that was given up would still be played, and the next one go on behind it.
                 timeout_seconds=None,
             )
+            unprepared = []
             for part in parts:
                 if isinstance(part, Exception):
                     raise part
-                found[part.seats["runner"]] = part
+                if isinstance(part, Unprepared):
+                    unprepared.append(part.runner)
+                else:
+                    found[part.seats["runner"]] = part
+            if unprepared:
+                algorithm.prepare_runners(unprepared)
         missing = [index for index in asked if index not in found]
         if not missing:
             break
@@ -59,9 +67,18 @@ def sampled_remotely(algorithm: Any, asked: Mapping[int, int]) -> list[Sampled]:
     return [found[index] for index in asked]
 
 
-def _sampled(runner: Any, bars: int) -> Sampled | Exception:
+@dataclass(frozen=True)
+class Unprepared:
+    """The answer of a runner that nobody has put where it should stand: its process is new."""
+
+    runner: int
+
+
+def _sampled(runner: Any, bars: int, algorithm_id: str) -> Sampled | Unprepared | Exception:
     """What a remote runner samples, or what it raised: RLlib drops an exception of a remote call as it does a lost
     process, where it is to be answered by the algorithm."""
+    if runner.prepared_by != algorithm_id:
+        return Unprepared(runner.worker_index)
     try:
         sampled: Sampled = runner.sample_bars(bars)
         return sampled

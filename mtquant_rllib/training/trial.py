@@ -24,7 +24,8 @@ from ray.tune.trainable.trainable import _TrainingResult
 
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, DeskAlgorithm, summary
-from mtquant_rllib.training.phases import TRIAL, Share, TrialPlan, build_config, plan_named, plan_phase
+from mtquant_rllib.training.phases import TRIAL, TrialPlan, build_config, plan_named
+from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.records import checkpoints, states, trust
 from mtquant_rllib.training.records.checkpoints import Checkpoint, DamagedCheckpoint
 from mtquant_rllib.training.records.manifest import Manifest, versions
@@ -33,14 +34,19 @@ from mtquant_rllib.training.reporting.curve_columns import curve_row
 
 logger = logging.getLogger(__name__)
 
+NODE_ID = "ray.io/node-id"
+"""Ray's label of every node, with its id."""
+
 RUN, PHASE = "run", "phase"
 RESUMABLE = "checkpoints"
 """Key of the names of the checkpoints, by trial and newest first, that the trial may go on from."""
+RESOURCES, NODES = "resources", "nodes"
+"""Keys of what a trial asks for, and of the nodes of its processes by trial; None for any node."""
 
 
 class PhaseTrial(tune.Trainable):
-    """config: {"run": folder, "phase": 1 | 2 | 3, "trial": name, "checkpoints": {name: [...]}, and the session's "cpus"
-    and "gpus"}."""
+    """config: {"run": folder, "phase": 1 | 2 | 3, "trial": name, "checkpoints": {name: [...]},
+    "resources": a TrialResources as a dictionary, "nodes": {name: [id, ...]}}."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Read what the trial is. Its algorithm, with processes of its own, is built by the first call that needs it:
@@ -60,7 +66,7 @@ class PhaseTrial(tune.Trainable):
     def algorithm(self) -> DeskAlgorithm:
         """The trial's algorithm, where its newest whole checkpoint left it."""
         if self._built is None:
-            algorithm_config: Any = build_config(self.plan, self.manifest, share_of(self.manifest, self.config))
+            algorithm_config: Any = build_config(self.plan, self.manifest, TrialResources(**self.config[RESOURCES]))
             self._built = algorithm_config.algo_class(config=algorithm_config, storage=self._storage)
             self._built.module_folder = self.run / self.plan.folder
             self._built.storage_patience_s = self.keeping.storage_patience_seconds
@@ -152,22 +158,20 @@ class PhaseTrial(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
-        manifest = Manifest.read(Path(config[RUN]))
-        share = share_of(manifest, config)
-        resources = manifest.load_settings().resources
-        gpus = {"GPU": share.gpus} if share.gpus else {}
-        runners = [{"CPU": share.runner_cpus}] * resources.runners
-        learners = [{"CPU": share.learner_cpus, **gpus}] * resources.learners
-        return PlacementGroupFactory([{"CPU": share.cpus, **({} if learners else gpus)}, *runners, *learners])
+        asked = TrialResources(**config[RESOURCES])
+        resources = Manifest.read(Path(config[RUN])).load_settings().resources
+        gpus = {"GPU": asked.gpus} if asked.gpus else {}
+        runners = [{"CPU": asked.runner_cpus}] * resources.runners
+        learners = [{"CPU": asked.learner_cpus, **gpus}] * resources.learners
+        bundles = [{"CPU": asked.cpus, **({} if learners else gpus)}, *runners, *learners]
+        nodes = config[NODES].get(config[TRIAL], [])
+        if not any(nodes):
+            return PlacementGroupFactory(bundles)
+        selectors = [{} if node is None else {NODE_ID: node} for node in nodes]
+        return PlacementGroupFactory(bundles, bundle_label_selector=selectors)
 
 
 def _brief(result: Mapping[str, Any]) -> dict[str, Any]:
     """What Tune remembers of a checkpoint. It remembers all of them: with whole results, of 80 kB each, the driver
     would grow by as much with every update."""
     return {key: result[key] for key in ("training_iteration", "time_total_s", BARS_LIFETIME, TRIAL) if key in result}
-
-
-def share_of(manifest: Manifest, config: Mapping[str, Any]) -> Share:
-    """A trial's part of the session's machines."""
-    settings = manifest.load_settings()
-    return Share.of(settings, len(plan_phase(settings, config[PHASE])), config["cpus"], config["gpus"])

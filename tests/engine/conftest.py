@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.training.phases import Share, build_config, plan_named
+from mtquant_rllib.training.phases import build_config, plan_named
+from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.records.manifest import Manifest, TrialRecord
 
@@ -36,7 +37,7 @@ def make_config(tmp_path_factory: pytest.TempPathFactory) -> MakeConfig:
             settings = Settings.load(overrides=[*SMALL, *overrides])
             manifest = Manifest.begin("engine", settings, prepare(settings, None, None), 1.0, [phase])
         manifest.phase(phase).trials[name] = TrialRecord(budget_bars=1000)
-        return build_config(plan_named(settings, phase, name), manifest, Share(1.0, 1.0, 0.0))
+        return build_config(plan_named(settings, phase, name), manifest, TrialResources(1.0, 1.0, 0.0))
 
     return make
 

@@ -23,7 +23,8 @@ from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.policies.critics import target_entropy
 from mtquant_rllib.policies.executed import EXECUTIONS
 from mtquant_rllib.training.curriculum import train
-from mtquant_rllib.training.phases import Share, build_config, plan_named, plan_phase
+from mtquant_rllib.training.phases import build_config, plan_named, plan_phase
+from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.records.manifest import Manifest, TrialRecord
 from mtquant_rllib.universe import ALLOCATOR
@@ -57,7 +58,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
             settings = Settings.load("allocator.yaml", chosen)
             manifest = Manifest.begin("allocator", settings, prepare(settings, None, None), 1.0, [1])
         manifest.phase(1).trials[ALLOCATOR] = TrialRecord(budget_bars=1000)
-        return build_config(plan_named(settings, 1, ALLOCATOR), manifest, Share.of(settings, 1, 1.0, 0.0))
+        return build_config(plan_named(settings, 1, ALLOCATOR), manifest, TrialResources(1.0, 1.0, 0.0))
 
     return of
 

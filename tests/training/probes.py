@@ -46,7 +46,8 @@ def begin(phase, name, budget, start=None):
     manifest.write(run)
 
 def trial(phase, name, cpus):
-    return PhaseTrial({"run": str(run), "phase": phase, "trial": name, "cpus": cpus, "gpus": 0.0}).algorithm
+    return PhaseTrial({"run": str(run), "phase": phase, "trial": name, "nodes": {},
+                       "resources": {"cpus": cpus, "runner_cpus": cpus / 3, "gpus": 0.0, "learner_cpus": cpus / 3}}).algorithm
 """
 
 

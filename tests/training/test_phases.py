@@ -8,7 +8,6 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.training.curriculum import never_learning
 from mtquant_rllib.training.phases import (
     Numbers,
-    Share,
     bars_per_update,
     budget_bars,
     learning_rates,
@@ -73,24 +72,6 @@ def test_a_small_budget_is_spent_in_several_updates(budget: int, bars: int) -> N
         overrides=["recipe.bars_per_update=8192", "recipe.min_updates=8", "recipe.environments=16"]
     )
     assert bars_per_update(settings, budget) == bars
-
-
-def test_three_trials_fit_on_two_cores_and_share_one_gpu() -> None:
-    share = Share.of(SETTINGS, trials=3, cpus=2.0, gpus=1.0)
-    assert 3 * share.cpus <= 2.0
-    assert 3 * share.gpus <= 1.0
-    two_runners = Settings.load(overrides=["resources.runners=2"])
-    share = Share.of(two_runners, trials=3, cpus=2.0, gpus=0.0)
-    assert 3 * (share.cpus + 2 * share.runner_cpus) <= 2.0
-    assert Share.of(Settings.load(overrides=["resources.gpus=none"]), 1, 2.0, 1.0).gpus == 0.0
-
-
-def test_learners_of_their_own_take_the_gpus_and_the_threads() -> None:
-    share = Share.of(Settings.load(overrides=["resources.learners=4"]), trials=1, cpus=20.0, gpus=4.0)
-    assert (share.cpus, share.learner_cpus, share.learner_threads, share.gpus) == (1.0, 3.0, 3, 1.0)
-    three = Share.of(Settings.load(overrides=["resources.learners=2"]), trials=3, cpus=9.0, gpus=3.0)
-    assert 3 * (three.cpus + 2 * three.learner_cpus) <= 9.0
-    assert three.gpus == 0.5
 
 
 @pytest.mark.parametrize(("algorithm", "bars", "named"), [("sac", 99, True), ("sac", 100, False), ("ppo", 10, False)])

@@ -23,7 +23,21 @@ begin(3, "desk", 203)
 def hashes(algorithm):
     return {name: states.sha256(state) for name, state in algorithm.module_states().items()}
 
+def replaced():
+    # Another process takes its place, which nobody has told anything.
+    actor = algorithm.env_runner_group._worker_manager.actors()[1]
+    pid = ray.get(actor.__ray_call__.remote(lambda runner: os.getpid()))
+    os.kill(pid, signal.SIGKILL)
+    while True:
+        try:
+            if ray.get(actor.__ray_call__.remote(lambda runner: os.getpid())) != pid:
+                return
+        except ray.exceptions.RayActorError:
+            time.sleep(0.2)
+
 algorithm = trial(3, "desk", 2.0)
+if what == "replaced":
+    replaced()
 assert algorithm.train()["bars_sampled_lifetime"] == 100
 if what == "restore":
     # Saved in the middle of episodes; two algorithms that are restored go on exactly as the one that was not.
@@ -42,6 +56,8 @@ if what == "restore":
         assert hashes(algorithm) == undisturbed, "it goes on as if it had never stopped"
         rate = result["learners"]["EURUSD"]["default_optimizer_learning_rate"]
         assert abs(rate - 1e-3 * (1 - 100 / 203)) < 1e-9, rate
+if what == "replaced":
+    replaced()
 if what in ("killed", "lost"):
     # The process of a runner dies, between two calls or in the middle of one. Its replacement stands where it stood.
     actors = algorithm.env_runner_group._worker_manager.actors()
@@ -97,6 +113,8 @@ def test_a_restored_trial_goes_on_in_the_middle_of_its_episodes(tmp_path: Path, 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_runner_that_is_lost_changes_nothing(tmp_path: Path) -> None:
-    """Killed between two calls and in the middle of one: the same states as where nobody was."""
-    undisturbed, lost, killed = (result_of(probe(tmp_path / what, 2, what)) for what in ("run", "lost", "killed"))
-    assert undisturbed == lost == killed
+    """Killed between two calls, in the middle of one, and replaced by Ray before the next, the first one too: the same
+    states as where nobody was."""
+    whats = ("run", "lost", "killed", "replaced")
+    undisturbed, *disturbed = (result_of(probe(tmp_path / what, 2, what)) for what in whats)
+    assert disturbed == [undisturbed] * 3

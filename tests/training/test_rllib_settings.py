@@ -10,7 +10,8 @@ from ray.rllib.algorithms.algorithm_config import DEPRECATED_VALUE, AlgorithmCon
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.training.phases import Share, build_config, plan_named
+from mtquant_rllib.training.phases import build_config, plan_named
+from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord, TrialRecord
 from mtquant_rllib.training.rllib_settings import READ, READ_BY, attribute, refused
 
@@ -27,7 +28,7 @@ def config_of(algorithm: str, *overrides: str, phase: int = 3) -> Any:
     settings = Settings.load("laptop.yaml", overrides=[f"recipe.algorithms={[algorithm] * 3}", *overrides])
     manifest = Manifest.begin("settings", settings, MarketRecord(kind="synthetic", data="/nowhere"), 1.0, [phase])
     manifest.phase(phase).trials["desk"] = TrialRecord(budget_bars=1000)
-    return build_config(plan_named(settings, phase, "desk"), manifest, Share(1.0, 1.0, 0.0))
+    return build_config(plan_named(settings, phase, "desk"), manifest, TrialResources(1.0, 1.0, 0.0))
 
 
 @pytest.fixture(scope="module")

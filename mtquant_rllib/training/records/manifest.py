@@ -129,8 +129,6 @@ class Manifest(_Record):
     budget_scale: float
     wanted: list[int]
     versions: dict[str, str]
-    cpus: float = 0.0
-    """CPUs of the largest session so far: what its trials asked for, a resume on a smaller machine must offer."""
     market: MarketRecord
     phases: dict[PhaseKey, PhaseRecord]
     settings: dict[str, Any]
@@ -247,7 +245,7 @@ _WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
 }
 """Settings that came after the first runs, at the values with which they change nothing."""
 _SAFEGUARDS: dict[str, tuple[str, ...]] = {
-    "resources": ("env_retries",),
+    "resources": ("env_retries", "min_process_cpus", "processes_per_gpu"),
     "learner": ("max_skipped_updates", "max_parameter_abs"),
 }
 """Settings that came later and shape no result, but say when a trial gives up: an older run gets today's."""
@@ -269,7 +267,7 @@ def _completed(tree: Any) -> Any:
     except (KeyError, TypeError, AttributeError):
         # No manifest at all, which the validation says better.
         return tree
-    return {**tree, "settings": {**settings, **known}}
+    return {**{key: value for key, value in tree.items() if key != "cpus"}, "settings": {**settings, **known}}
 
 
 def _with_own_line(settings: Any) -> Any:

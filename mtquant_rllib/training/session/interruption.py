@@ -1,8 +1,11 @@
-"""SIGINT and SIGTERM while trials run: the first lets every trial finish its present update and write a checkpoint, the
+"""What ends an experiment early: a signal, or nodes that were lost.
+
+SIGINT and SIGTERM while trials run: the first lets every trial finish its present update and write a checkpoint, the
 second ends the process at once.
 
 Tune asks a `Stopper` after every result whether a trial should stop, and writes a checkpoint of one that does. So the
-signal handler only takes a note, and this stopper hands it on.
+signal handler only takes a note, and this stopper hands it on. Where a node is lost that a trial was bound to, the
+trials that run end the same way, and the phase goes on once it has been placed anew.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ class Interruption(tune.Stopper):
     def __init__(self, grace_s: float) -> None:
         self.grace_s = grace_s
         self.number: int | None = None
+        self.node_lost = False
         self._since = 0.0
         self._running: set[str] = set()
 
@@ -51,7 +55,11 @@ class Interruption(tune.Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         self._running.add(trial_id)
-        return self.number is not None
+        return self._asked
+
+    @property
+    def _asked(self) -> bool:
+        return self.number is not None or self.node_lost
 
     def ended(self, trial_id: str) -> None:
         """Take note that a trial runs no more."""
@@ -59,12 +67,22 @@ class Interruption(tune.Stopper):
 
     def stop_all(self) -> bool:
         """Stop what is left: trials that have not begun, or that did not come to an end of their update in time."""
-        if self.number is None:
+        if not self._asked:
             return False
         return not self._running or time.monotonic() - self._since > self.grace_s
 
     def ask(self, number: int) -> None:
         self.number, self._since = number, time.monotonic()
+
+    def lose_node(self) -> None:
+        """Ask for an end because trials wait for a node that is gone."""
+        if not self._asked:
+            self.node_lost, self._since = True, time.monotonic()
+
+    def begin_anew(self) -> None:
+        """Forget lost nodes and trials: another experiment starts."""
+        self.node_lost = False
+        self._running.clear()
 
     def raise_if_asked(self, how_to_go_on: str) -> None:
         """Raises Interrupted when a signal has come."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import ray
 import torch
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.seeding import PINNED
 from mtquant_rllib.training.session.ray_leftovers import end_leftovers, forget_session, record_session
 from mtquant_rllib.training.session.ray_seams import secrets_unsent
@@ -36,15 +36,29 @@ ON_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 
 @dataclass(frozen=True)
 class Machines:
-    """What the session has."""
+    """What the session has, asked for anew each time: nodes come and go. gpus: whether theirs can be used."""
 
-    cpus: float
-    gpus: float
+    gpus: bool
+
+    def nodes(self) -> list[Node]:
+        """Those that are alive, the head first."""
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        alive.sort(key=lambda node: ("node:__internal_head__" not in node["Resources"], node["NodeID"]))
+        addresses = [node["NodeManagerAddress"] for node in alive]
+        return [
+            Node(
+                name=address if addresses.count(address) == 1 else f"{address}#{node['NodeID'][:4]}",
+                cpus=node["Resources"].get("CPU", 0.0),
+                gpus=node["Resources"].get("GPU", 0.0) if self.gpus else 0.0,
+                id=node["NodeID"],
+            )
+            for node, address in zip(alive, addresses)
+        ]
 
 
 @contextlib.contextmanager
-def session(settings: Settings, run: Path, address: str | None, cpus: float) -> Iterator[Machines]:
-    """A Ray session whose processes compute reproducibly, with at least `cpus`.
+def session(settings: Settings, run: Path, address: str | None) -> Iterator[Machines]:
+    """A Ray session whose processes compute reproducibly.
 
     Raises
     ------
@@ -65,15 +79,13 @@ def session(settings: Settings, run: Path, address: str | None, cpus: float) -> 
         warnings.beginning = True
         if address is None:
             wanted = settings.resources.cpus or os.cpu_count() or 1
-            folder = start_local(max(wanted, math.ceil(cpus)), settings.resources.object_store_mb, **common)
+            folder = start_local(wanted, settings.resources.object_store_mb, **common)
             record_session(run, folder)
         else:
             join_cluster(address, **common)
         warnings.beginning = False
         try:
-            there = ray.cluster_resources()
-            usable = address is not None or torch.cuda.is_available()
-            yield Machines(float(there.get("CPU", 1.0)), float(there.get("GPU", 0.0)) if usable else 0.0)
+            yield Machines(gpus=address is not None or torch.cuda.is_available())
         finally:
             ray.shutdown()
             if address is None:
