@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP, COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
@@ -36,6 +37,7 @@ from mtquant_rllib.training.phases import LAST, at_bars
 from mtquant_rllib.training.records import states
 from mtquant_rllib.training.records.patience import patiently
 from mtquant_rllib.training.remote_sampling import PROBE_S, sampled_remotely, shared_among
+from mtquant_rllib.training.session.ray_seams import learners_summing_by
 
 __all__ = ["DeskAlgorithm", "DeskConfig", "Validator", "at_bars", "summary"]
 
@@ -79,7 +81,8 @@ class DeskAlgorithm(Algorithm):
         self._env_faults: list[str] = []
         self._validation_s = 0.0
         self._fruitless = 0
-        super().setup(config)
+        with learners_summing_by(summing_backend(config.num_gpus_per_learner)):
+            super().setup(config)
         desk = self.config.desk
         self._average = WeightAverage(desk["average_updates"])
         make = desk["make_validator"]
@@ -317,6 +320,11 @@ class DeskAlgorithm(Algorithm):
             self._seats = state[DESK]["seats"]
             self._average.set_state(state[DESK]["average"])
             self._seat_runners()
+
+
+def summing_backend(gpus_per_learner: float) -> str:
+    """By what several learners add up their gradients: NCCL where each has a GPU of its own."""
+    return "nccl" if gpus_per_learner >= 1 and torch.distributed.is_nccl_available() else "gloo"
 
 
 def summary(algorithm: DeskAlgorithm, result: Mapping[str, Any]) -> dict[str, Any]:

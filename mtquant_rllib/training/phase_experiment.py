@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray import tune
 
 from mtquant_rllib.config import Settings
@@ -105,6 +106,11 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
             build_config(plan, manifest, placement.resources)
         for line in placement.table():
             stretch.tell(f"phase {phase} on {line}")
+        if placement.resources.gpus and not torch.backends.cuda.is_built():
+            stretch.tell(
+                f"phase {phase}: torch {torch.__version__} is built without CUDA and learns on CPUs; on every node: "
+                "pip install torch for its CUDA (https://pytorch.org/get-started/locally)"
+            )
         config = {
             RUN: str(stretch.run),
             PHASE: phase,

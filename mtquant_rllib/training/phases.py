@@ -167,6 +167,8 @@ def build_config(plan: TrialPlan, manifest: Manifest, resources: TrialResources)
         When the environments cannot be shared evenly among the runners, or at all among the learners, or a setting does
         not go with another.
     """
+    import torch
+
     from mtquant_rllib.engine.autograd import asked_for
     from mtquant_rllib.training.environments import ENV, register
     from mtquant_rllib.training.validation import make_validator
@@ -235,7 +237,8 @@ def build_config(plan: TrialPlan, manifest: Manifest, resources: TrialResources)
         .learners(
             num_learners=learners,
             num_cpus_per_learner=resources.learner_cpus or "auto",
-            num_gpus_per_learner=resources.gpus,
+            # A torch without CUDA learns beside a GPU that it was given.
+            num_gpus_per_learner=resources.gpus if torch.backends.cuda.is_built() else 0.0,
         )
         .resources(num_cpus_for_main_process=resources.cpus)
         .debugging(seed=manifest.seed, log_level="ERROR")

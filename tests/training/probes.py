@@ -46,8 +46,9 @@ def begin(phase, name, budget, start=None):
     manifest.write(run)
 
 def trial(phase, name, cpus):
-    return PhaseTrial({"run": str(run), "phase": phase, "trial": name, "nodes": {},
-                       "resources": {"cpus": cpus, "runner_cpus": cpus / 3, "gpus": 0.0, "learner_cpus": cpus / 3}}).algorithm
+    resources = {"cpus": cpus, "runner_cpus": cpus / 3, "gpus": 0.0, "learner_cpus": cpus / 3}
+    config = {"run": str(run), "phase": phase, "trial": name, "nodes": {}, "resources": resources}
+    return PhaseTrial(config).algorithm
 """
 
 

@@ -64,6 +64,7 @@ def test_runners_keep_off_the_gpu_nodes() -> None:
 
 def test_on_one_node_nothing_is_bound() -> None:
     assert place(nodes(4), runners=1).nodes_of("forex") == [None, None]
+    assert place(nodes(1, 8), ("desk",)).nodes_of("desk") == ["1"], "the other may be lost, and this one"
 
 
 def test_an_autoscaler_is_asked_for_what_it_may_start() -> None:

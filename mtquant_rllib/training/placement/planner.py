@@ -55,17 +55,17 @@ Seat = tuple[Process, Node]
 @dataclass(frozen=True)
 class Placement:
     """resources: of every trial. side_by_side: how many trials run at a time. seats: (process, node) of the first so
-    many, trial by trial."""
+    many, trial by trial. bound: whether processes are bound to their nodes; with one node there is no need."""
 
     resources: TrialResources
     side_by_side: int
     seats: tuple[Seat, ...]
+    bound: bool
 
     def nodes_of(self, trial: str) -> list[str | None]:
         """Ray's ids of the nodes of a trial's processes: its own, runners, learners. None stands for any node: of one
         that is not started yet, and of trials that wait for others to end."""
-        own = [node.id for process, node in self.seats if process.trial == trial]
-        return own if len({node.id for _, node in self.seats}) > 1 else [None] * len(own)
+        return [node.id if self.bound else None for process, node in self.seats if process.trial == trial]
 
     def table(self) -> list[str]:
         """A line a node: what runs there, and how much of it is used."""
@@ -136,7 +136,7 @@ def _side_by_side(asked: ResourcesConfig, trials: Sequence[str], nodes: Sequence
         gpus=gpus / _WHOLE,
         learner_cpus=learning / _WHOLE if remote else 0.0,
     )
-    return Placement(resources, len(trials), tuple(seats))
+    return Placement(resources, len(trials), tuple(seats), bound=len(nodes) > 1)
 
 
 def _gpu_part(asked: ResourcesConfig, trials: int, nodes: Sequence[Node]) -> int | None:

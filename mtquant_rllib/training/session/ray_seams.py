@@ -1,4 +1,4 @@
-"""Where this project reaches past Ray's settings: two names that no setting moves once Ray is imported.
+"""Where this project reaches past Ray's settings: three names that no setting moves once Ray is imported.
 
 tests/training/test_ray_session.py would notice if either were gone or did no more what it does here.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import ray._private.ray_constants as ray_constants
+from ray.rllib.core.learner import learner_group
 from ray.tune.execution import class_cache
 
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
@@ -52,3 +54,24 @@ def secrets_unsent() -> Iterator[None]:
         yield
     finally:
         names |= secret
+
+
+@contextlib.contextmanager
+def learners_summing_by(backend: str) -> Iterator[None]:
+    """Let several learners that are built meanwhile add up their gradients by `nccl` or `gloo`.
+
+    RLlib takes NCCL wherever a learner asks for a GPU, if only for a part of one: NCCL refuses two processes on one
+    GPU, and a torch without CUDA has none. It has no setting for it.
+    """
+    before: Any = learner_group._get_backend_config
+
+    def chosen(learner_class: type) -> Any:
+        config = before(learner_class)
+        config.backend = backend
+        return config
+
+    learner_group._get_backend_config = chosen
+    try:
+        yield
+    finally:
+        learner_group._get_backend_config = before
