@@ -31,6 +31,8 @@ SMALL = (
     "resources.cpus=2",
     "tracking.progress_seconds=0",
 )
+ON_CLUSTER = tuple(override for override in SMALL if not override.startswith("resources.cpus"))
+"""All CPUs of the cluster."""
 SMALL_SAC = (
     "recipe.algorithms=[sac, sac, sac]",
     "sac.critic.hidden=[16, 16]",
@@ -116,9 +118,9 @@ def listening(process: subprocess.Popen[str]) -> Command:
     return running
 
 
-def settings(*overrides: str) -> list[str]:
+def settings(*overrides: str, small: Sequence[str] = SMALL) -> list[str]:
     """Overrides as words of a command line."""
-    return [word for override in (*SMALL, *overrides) for word in ("--set", override)]
+    return [word for override in (*small, *overrides) for word in ("--set", override)]
 
 
 def undisturbed(folder: Path, run: str, *overrides: str) -> Path:

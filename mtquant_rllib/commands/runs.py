@@ -36,6 +36,8 @@ def add_training(commands: Any) -> None:
     )
     train.add_argument("--run", metavar="NAME", help="the run's folder; a bare name stands under runs/")
 
+    _add_address(train)
+
     carry = add_command(
         commands, "resume", _resume, "carry on a run that was stopped, from its manifest", "mtquant resume runs/real"
     )
@@ -44,6 +46,15 @@ def add_training(commands: Any) -> None:
         "--trust",
         action="store_true",
         help="load checkpoints that this user did not write; loading them runs whatever code they name",
+    )
+    _add_address(carry)
+
+
+def _add_address(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="train on this Ray cluster, `auto` for the one of this machine (default: a session of its own here)",
     )
 
 
@@ -103,6 +114,7 @@ def _train(args: argparse.Namespace) -> None:
         macro=args.macro,
         budget_scale=args.budget_scale,
         phase=args.phase,
+        address=args.address,
     )
     _compare(run)
     print(f"run: {run}\nnext: mtquant evaluate {run}")
@@ -115,7 +127,7 @@ def _resume(args: argparse.Namespace) -> None:
     reproducible()
     from mtquant_rllib.training.curriculum import resume
 
-    run = resume(run, overrides=args.overrides, trust=args.trust)
+    run = resume(run, args.address, args.overrides, trust=args.trust)
     _compare(run)
     print(f"run: {run}\nnext: mtquant evaluate {run}")
 
