@@ -34,7 +34,7 @@ logging.getLogger("mtquant_rllib").addHandler(logging.FileHandler(run / "run.log
 """
 _SESSION = """
 try:
-    with session(Settings.load(overrides=overrides), run, at, 2):
+    with session(Settings.load(overrides=overrides), run, at):
         folder = ray._private.worker.global_worker.node.get_session_dir_path()
         worker = Worker.remote()
         number = ray.get(worker.number.remote())
