@@ -40,6 +40,7 @@ from mtquant_rllib.training.reporting.result_files import (
 )
 from mtquant_rllib.training.reporting.wandb_tracker import WandB
 from mtquant_rllib.training.session.interruption import Interruption
+from mtquant_rllib.training.session.ray_seams import results_forgotten
 from mtquant_rllib.training.session.ray_session import Machines
 from mtquant_rllib.training.trial import NODES, PHASE, RESOURCES, RESUMABLE, RUN, PhaseTrial
 
@@ -197,7 +198,8 @@ def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str
         ),
     )
     try:
-        grid = tuner.fit()
+        with results_forgotten():
+            grid = tuner.fit()
     except Exception as error:
         trouble = _storage_error(error)
         if trouble is None:

@@ -19,7 +19,7 @@ from ray import tune
 from ray.tune import PlacementGroupFactory
 
 # Tune's class trainables return this from `save` and get it handed back in `restore`; there is no public name for it.
-# tests/training/test_trial_checkpoints.py would notice a change.
+# tests/training/test_ray_seams.py would notice a change.
 from ray.tune.trainable.trainable import _TrainingResult
 
 from mtquant_rllib.errors import RunError
@@ -123,8 +123,8 @@ class PhaseTrial(tune.Trainable):
             f"the checkpoint {self.folder / index.name}",
             self.keeping.storage_patience_seconds,
         )
-        self._resumable.insert(0, path)
         checkpoints.prune(self.run, self.folder, self.keeping.keep)
+        self._resumable = [path, *(one for one in self._resumable if one != path)][: self.keeping.keep]
         return _TrainingResult(checkpoint=tune.Checkpoint.from_directory(str(path)), metrics=_brief(result))
 
     def restore(self, checkpoint_path: Any) -> None:

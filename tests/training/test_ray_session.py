@@ -20,7 +20,6 @@ from ray_drivers import LOOPBACK, descendants, driver, listening, words_of
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.session import processes, ray_start
 from mtquant_rllib.training.session.ray_leftovers import FILE, end_leftovers
-from mtquant_rllib.training.session.ray_seams import secrets_unsent
 from mtquant_rllib.training.session.ray_warnings import ray_warnings
 
 ray_session = pytest.mark.ray
@@ -78,26 +77,6 @@ def test_no_secret_of_the_environment_stands_in_the_sessions_logs_or_in_the_run(
     assert b"PYTHONHASHSEED" in agent[0], "Ray does log the runtime environments of trials"
     assert any(path.suffix == ".wandb" for path in files)
     assert [str(path) for path, text in texts.items() if b"x9planted" in text] == []
-
-
-def test_tune_sends_no_secret_and_what_it_sends_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.tune.execution.class_cache import _ActorClassCache
-
-    for name, value in SECRETS.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
-
-    class Trainable:
-        pass
-
-    def sent() -> dict[str, str]:
-        return dict(_ActorClassCache().get(Trainable)._default_options["runtime_env"]["env_vars"])
-
-    assert "AWS_SECRET_ACCESS_KEY" in sent(), "Tune no longer sends them by itself: ray_seams may go"
-    with secrets_unsent():
-        assert set(sent()) & set(SECRETS) == set()
-        assert sent()["RAY_CHDIR_TO_TRIAL_DIR"] == "0"
-    assert "AWS_SECRET_ACCESS_KEY" in sent()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""Where this project reaches past Ray's settings: three names that no setting moves once Ray is imported.
+"""Where this project reaches past Ray's settings: names that no setting moves once Ray is imported.
 
-tests/training/test_ray_session.py would notice if either were gone or did no more what it does here.
+tests/training/test_ray_seams.py would notice if one were gone or did no more what it does here; of the first,
+test_ray_session.py.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray._private.ray_constants as ray_constants
+from ray.air.execution._internal import RayActorManager
 from ray.rllib.core.learner import learner_group
+from ray.train._internal.checkpoint_manager import _CheckpointManager
 from ray.tune.execution import class_cache
 
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
@@ -75,3 +78,33 @@ def learners_summing_by(backend: str) -> Iterator[None]:
         yield
     finally:
         learner_group._get_backend_config = before
+
+
+@contextlib.contextmanager
+def results_forgotten() -> Iterator[None]:
+    """Let Tune forget meanwhile what a trial has answered, and every checkpoint but a trial's newest.
+
+    Tune's manager of actors notes the future of every call in a set that it empties only when the actor ends, and a
+    future keeps its result: some 40 kB with every update. Its manager of checkpoints remembers them all unless it is
+    the one that removes them.
+    """
+    actors: Any = RayActorManager
+    checkpoints: Any = _CheckpointManager
+    handle, register = actors.next, checkpoints.register_checkpoint
+
+    def handled(manager: Any, timeout: Any = None) -> bool:
+        happened: bool = handle(manager, timeout)
+        open_calls = manager._actor_task_events.get_futures()
+        for calls in manager._tracked_actors_to_task_futures.values():
+            calls &= open_calls
+        return happened
+
+    def registered(manager: Any, checkpoint_result: Any) -> None:
+        register(manager, checkpoint_result)
+        del manager._checkpoint_results[:-1]
+
+    actors.next, checkpoints.register_checkpoint = handled, registered
+    try:
+        yield
+    finally:
+        actors.next, checkpoints.register_checkpoint = handle, register
