@@ -84,6 +84,17 @@ class RecipeConfig(Section):
     explore_frozen: bool
 
 
+class WorkerType(Section):
+    """Nodes of one kind that a cluster's autoscaler may start, as `available_node_types` of a cluster file has them.
+
+    cpus, gpus: of one such node. max_workers: the most of them at a time.
+    """
+
+    cpus: Positive
+    gpus: NonNegative = 0.0
+    max_workers: Count
+
+
 class ResourcesConfig(Section):
     """Machines for one run, and what runs on them.
 
@@ -106,6 +117,12 @@ class ResourcesConfig(Section):
         keeps the whole replay.
     gpus
         `auto` shares the GPUs there are among the processes that learn; `none` leaves them alone.
+    worker_types
+        What a cluster's autoscaler may start, beside the nodes there are. null is what `ray up` left on the head, in
+        `~/ray_bootstrap_config.yaml`, and nothing where there is no such file; [] starts none.
+    worker_start_seconds
+        How long nodes that were asked for may take. After it a phase begins on what there is, or where no trial fits on
+        that, the run ends.
     processes_per_gpu
         The most processes that share one GPU; where more would, fewer trials run at a time.
     object_store_mb
@@ -126,6 +143,8 @@ class ResourcesConfig(Section):
     learners: int = Field(ge=0)
     gpus: Literal["auto", "none"]
     processes_per_gpu: Count
+    worker_types: tuple[WorkerType, ...] | None
+    worker_start_seconds: Positive
     object_store_mb: Count
     runner_restart_seconds: Positive
     env_retries: int = Field(ge=0)

@@ -114,6 +114,8 @@ MOVABLE = (
     "resources.learner_cpus",
     "resources.min_process_cpus",
     "resources.processes_per_gpu",
+    "resources.worker_types",
+    "resources.worker_start_seconds",
     "resources.learners",
     "resources.runners",
     "resources.runner_restart_seconds",

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError, TrainingFailed
 from mtquant_rllib.training.desk_algorithm import FAILURE
 from mtquant_rllib.training.inspection.checkpoint_survey import surveyed
+from mtquant_rllib.training.node_watch import LostNodes, SessionLost, Waiting
 from mtquant_rllib.training.phases import TRIAL, TrialPlan, build_config
 from mtquant_rllib.training.placement.planner import Placement, placed
 from mtquant_rllib.training.records import checkpoints, ownership, patience, trust
@@ -39,6 +39,7 @@ from mtquant_rllib.training.reporting.result_files import (
     mend,
 )
 from mtquant_rllib.training.reporting.wandb_tracker import WandB
+from mtquant_rllib.training.session.autoscaling import wait_for_nodes
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_seams import results_forgotten
 from mtquant_rllib.training.session.ray_session import Machines
@@ -47,9 +48,6 @@ from mtquant_rllib.training.trial import NODES, PHASE, RESOURCES, RESUMABLE, RUN
 logger = logging.getLogger("mtquant_rllib.training")
 
 Tell = Callable[[str], None]
-
-LOOK_EVERY_S = 2.0
-"""Between two looks at which nodes are there."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
         if not left:
             break
         trust.user_key()  # made, or refused, before anything starts
-        placement = placed(settings.resources, phase, [plan.name for plan in left], stretch.machines.nodes())
+        placement = _placed(stretch, settings, phase, [plan.name for plan in left])
         for plan in left:
             build_config(plan, manifest, placement.resources)
         for line in placement.table():
@@ -122,6 +120,32 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
         if _fit(stretch, settings, record.experiment, config, placement):
             break
     return {plan.name: _end_of(stretch, plan) for plan in plans}
+
+
+def _placed(stretch: Stretch, settings: Settings, phase: int, trials: list[str]) -> Placement:
+    """The trials on the nodes there are, and on those that the autoscaler has started for them."""
+    resources, nodes = settings.resources, stretch.machines.nodes()
+    wanted = placed(resources, phase, trials, [*nodes, *stretch.machines.startable()])
+    missing = wanted.to_be_started()
+    if not missing:
+        return wanted
+
+    def stop() -> None:
+        stretch.interruption.raise_if_asked(f"carry it on with `mtquant resume {stretch.run}`")
+
+    started = wait_for_nodes(
+        stretch.machines.nodes,
+        [*nodes, *missing],
+        resources.worker_start_seconds,
+        lambda text: stretch.tell(f"phase {phase} {text}"),
+        stop,
+    )
+    if not started:
+        stretch.tell(
+            f"phase {phase} begins on what there is: not all nodes were started within resources.worker_start_seconds "
+            f"= {resources.worker_start_seconds:g}"
+        )
+    return placed(resources, phase, trials, stretch.machines.nodes())
 
 
 def resumable(stretch: Stretch, plan: TrialPlan) -> Found:
@@ -193,13 +217,17 @@ def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str
             checkpoint_config=tune.CheckpointConfig(
                 num_to_keep=None, checkpoint_frequency=keep.every_updates, checkpoint_at_end=True
             ),
-            callbacks=_callbacks(stretch, settings, config[PHASE], config[NODES]),
+            callbacks=_callbacks(stretch, settings, config[PHASE], placement),
             verbose=0,
         ),
     )
     try:
         with results_forgotten():
             grid = tuner.fit()
+    except SessionLost as error:
+        raise TrainingFailed(
+            f"phase {config[PHASE]}: {error}; carry it on with `mtquant resume {stretch.run}`"
+        ) from error
     except Exception as error:
         trouble = _storage_error(error)
         if trouble is None:
@@ -241,14 +269,13 @@ def _storage_error(error: BaseException | None) -> OSError | None:
     return None
 
 
-def _callbacks(
-    stretch: Stretch, settings: Settings, phase: int, nodes: Mapping[str, list[str | None]]
-) -> list[tune.Callback]:
+def _callbacks(stretch: Stretch, settings: Settings, phase: int, placement: Placement) -> list[tune.Callback]:
     run, tracking, waits = stretch.run, settings.tracking, settings.checkpoints.storage_patience_seconds
     watchers: list[tune.Callback] = [
         Signing(),
         Ends(stretch.interruption),
-        NodeWatch(stretch, phase, nodes),
+        LostNodes(phase, placement, stretch.machines, stretch.interruption, stretch.tell),
+        Waiting(phase, placement, stretch.machines, stretch.tell),
         Curves(run, phase, waits),
         Progress(run, phase, tracking.progress_seconds),
         FallbackLines(phase, tracking.fallback_seconds),
@@ -281,28 +308,6 @@ class Ends(tune.Callback):
         self._interruption.ended(trial.trial_id)
 
     on_trial_error = on_trial_recover = on_trial_complete
-
-
-class NodeWatch(tune.Callback):
-    """Looks whether the nodes that trials are bound to are there: Ray would wait for a lost one without an end."""
-
-    def __init__(self, stretch: Stretch, phase: int, nodes: Mapping[str, list[str | None]]) -> None:
-        self._stretch, self._phase = stretch, phase
-        self._bound = {trial: {node for node in own if node is not None} for trial, own in nodes.items()}
-        self._looked = time.monotonic()
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if time.monotonic() - self._looked < LOOK_EVERY_S:
-            return
-        self._looked = time.monotonic()
-        there = {node.id for node in self._stretch.machines.nodes()}
-        lost = [trial for trial, own in self._bound.items() if not own <= there]
-        if lost and not self._stretch.interruption.node_lost:
-            self._stretch.tell(
-                f"phase {self._phase} {', '.join(lost)}: a node is lost; every trial finishes its update and is placed "
-                "anew"
-            )
-            self._stretch.interruption.lose_node()
 
 
 def _end_of(stretch: Stretch, plan: TrialPlan) -> dict[str, Any]:

@@ -107,13 +107,16 @@ def test_a_cluster_of_another_version_is_told_with_the_cure(monkeypatch: pytest.
         ray_start.join_cluster("10.0.0.1:6379")
 
 
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A cluster of this machine that asks for a token, which this process has; its address."""
     temporary = Path("/tmp") / f"mtqc{os.getpid()}"
     for name, value in {"RAY_TMPDIR": temporary, "HOME": tmp_path, "RAY_AUTH_MODE": "token"}.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef0123456789abcdef")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     words = "start --head --port=0 --num-cpus=2 --include-dashboard=false --object-store-memory=100000000"
     subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *words.split()], check=True, capture_output=True)
     try:
@@ -146,6 +149,8 @@ def test_a_cluster_is_joined_with_its_token_and_named_with_the_cure_without(
     assert "RAY_AUTH_MODE=token is set here, and no token; " + wanted in without
     monkeypatch.delenv("RAY_AUTH_MODE")
     assert wanted in " ".join(words_of(driver(run, at=cluster), "REFUSED"))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    assert words_of(driver(run, at=cluster), "READY"), "as after `ray start` on this machine, with nothing set"
 
 
 @ray_session

@@ -67,6 +67,21 @@ class Placement:
         that is not started yet, and of trials that wait for others to end."""
         return [node.id if self.bound else None for process, node in self.seats if process.trial == trial]
 
+    @property
+    def trials(self) -> list[str]:
+        """Those that run at a time."""
+        return list(dict.fromkeys(process.trial for process, _ in self.seats))
+
+    def shares(self, trial: str) -> Iterator[tuple[Node, float, float]]:
+        """(node, CPUs, GPUs) that a trial takes, node by node."""
+        for node in dict.fromkeys(node for process, node in self.seats if process.trial == trial):
+            own = [process for process, seat in self.seats if (process.trial, seat) == (trial, node)]
+            yield node, sum(one.cpus for one in own) / _WHOLE, sum(one.gpus for one in own) / _WHOLE
+
+    def to_be_started(self) -> list[Node]:
+        """The nodes that are needed and not there yet."""
+        return [node for node in dict.fromkeys(node for _, node in self.seats) if node.id is None]
+
     def table(self) -> list[str]:
         """A line a node: what runs there, and how much of it is used."""
         lines = []

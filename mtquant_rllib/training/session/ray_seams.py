@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray._private.ray_constants as ray_constants
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.state import available_resources_per_node
 from ray.air.execution._internal import RayActorManager
 from ray.rllib.core.learner import learner_group
 from ray.train._internal.checkpoint_manager import _CheckpointManager
@@ -108,3 +110,16 @@ def results_forgotten() -> Iterator[None]:
         yield
     finally:
         actors.next, checkpoints.register_checkpoint = handle, register
+
+
+def free_by_node() -> dict[str, dict[str, float]]:
+    """By a node's id: what Ray has not handed out of its resources. Ray's public sum over all nodes does not say where
+    something is free, and its state API asks a dashboard, which a session need not have."""
+    free: dict[str, dict[str, float]] = available_resources_per_node()
+    return free
+
+
+def use_own_token() -> None:
+    """Send this user's token to the cluster that is joined next. Ray does so by itself for the address `auto` alone;
+    for any other it wants RAY_AUTH_MODE in the environment before it is imported."""
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)

@@ -23,10 +23,12 @@ import ray
 import torch
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.config.training import WorkerType
 from mtquant_rllib.training.placement.nodes import Node
+from mtquant_rllib.training.placement.worker_types import startable, worker_types
 from mtquant_rllib.training.seeding import PINNED
 from mtquant_rllib.training.session.ray_leftovers import end_leftovers, forget_session, record_session
-from mtquant_rllib.training.session.ray_seams import secrets_unsent
+from mtquant_rllib.training.session.ray_seams import free_by_node, secrets_unsent
 from mtquant_rllib.training.session.ray_start import join_cluster, start_local
 from mtquant_rllib.training.session.ray_warnings import ray_warnings
 
@@ -36,9 +38,21 @@ ON_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 
 @dataclass(frozen=True)
 class Machines:
-    """What the session has, asked for anew each time: nodes come and go. gpus: whether theirs can be used."""
+    """What the session has, asked for anew each time: nodes come and go.
+
+    gpus: whether theirs can be used. kinds: what an autoscaler may start.
+    """
 
     gpus: bool
+    kinds: tuple[WorkerType, ...] = ()
+
+    def startable(self) -> list[Node]:
+        """Nodes that the autoscaler may start now."""
+        return startable(self.kinds, self.nodes())
+
+    def free(self) -> dict[str, dict[str, float]]:
+        """By node: what of its CPUs and GPUs is not handed out."""
+        return free_by_node()
 
     def nodes(self) -> list[Node]:
         """Those that are alive, the head first."""
@@ -47,7 +61,7 @@ class Machines:
         addresses = [node["NodeManagerAddress"] for node in alive]
         return [
             Node(
-                name=address if addresses.count(address) == 1 else f"{address}#{node['NodeID'][:4]}",
+                name=address if addresses.count(address) == 1 else f"{address}#{node['NodeID'][-4:]}",
                 cpus=node["Resources"].get("CPU", 0.0),
                 gpus=node["Resources"].get("GPU", 0.0) if self.gpus else 0.0,
                 id=node["NodeID"],
@@ -65,6 +79,7 @@ def session(settings: Settings, run: Path, address: str | None) -> Iterator[Mach
     RunError
         When another process is training this run, Ray does not start, or no cluster answers at `address`.
     """
+    kinds = () if address is None else worker_types(settings.resources.worker_types)
     end_leftovers(run)
     # Tune's own table and banners would stand between our lines.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
@@ -85,7 +100,7 @@ def session(settings: Settings, run: Path, address: str | None) -> Iterator[Mach
             join_cluster(address, **common)
         warnings.beginning = False
         try:
-            yield Machines(gpus=address is not None or torch.cuda.is_available())
+            yield Machines(gpus=address is not None or torch.cuda.is_available(), kinds=kinds)
         finally:
             ray.shutdown()
             if address is None:

@@ -15,12 +15,13 @@ import ray
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.session import processes
 from mtquant_rllib.training.session.ray_leftovers import END_SECONDS, ray_processes
-from mtquant_rllib.training.session.ray_seams import loopback
+from mtquant_rllib.training.session.ray_seams import loopback, use_own_token
 
 ANSWER_SECONDS = 10
 """How long a cluster may take to answer. `ray.init` itself would try an address where nothing listens for a quarter of
 an hour: 20 times 40 seconds."""
 CLIENT = "ray://"
+AUTH_MODE = "RAY_AUTH_MODE"
 
 
 def start_local(cpus: int, object_store_mb: int, **common: Any) -> Path:
@@ -62,23 +63,38 @@ def join_cluster(address: str, **common: Any) -> None:
         When nothing answers at the address within `ANSWER_SECONDS`, or what answers is no cluster that this process
         can join: another version of Ray, another token.
     """
-    if not address.startswith(CLIENT):
-        _expect_cluster(address)
+    if not address.startswith(CLIENT) and _expect_cluster(address):
+        use_own_token()
     try:
         ray.init(address=address, **common)
     except Exception as error:
         raise _no_cluster(address, str(error) or type(error).__name__) from error
 
 
-def _expect_cluster(address: str) -> None:
-    """Let Ray's own health check ask, in a process of its own, which can be given up on: `ray.init` cannot."""
+def _expect_cluster(address: str) -> bool:
+    """Let Ray's own health check ask, in a process of its own, which can be given up on: `ray.init` cannot.
+
+    Returns whether the cluster takes this user's token alone, though nothing here says to send it: `ray start` makes a
+    cluster that wants one wherever the user has one.
+    """
+    said = _asked(address, {})
+    if said is None:
+        return False
+    if "uthentication" in said and AUTH_MODE not in os.environ and _asked(address, {AUTH_MODE: "token"}) is None:
+        return True
+    raise _no_cluster(address, said)
+
+
+def _asked(address: str, env: dict[str, str]) -> str | None:
+    """What the health check complains of; None where all is well."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+        asked = subprocess.run(
+            command, capture_output=True, text=True, timeout=ANSWER_SECONDS, env={**os.environ, **env}
+        )
     except subprocess.TimeoutExpired:
-        raise _no_cluster(address, f"nothing answers within {ANSWER_SECONDS} seconds") from None
-    if asked.returncode:
-        raise _no_cluster(address, asked.stderr)
+        return f"nothing answers within {ANSWER_SECONDS} seconds"
+    return asked.stderr if asked.returncode else None
 
 
 def _no_cluster(address: str, said: str) -> RunError:
