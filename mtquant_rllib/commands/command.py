@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.paths import on_disk
 
 if TYPE_CHECKING:
     from mtquant_rllib.config import Settings
@@ -56,9 +57,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def check_files(*paths: Path | None) -> None:
-    """Raises RunError for a path that is given and not there."""
+    """Raises RunError for a path that is given and not there, or is none."""
     for path in paths:
-        if path is not None and not path.exists():
+        if path is not None and not on_disk(path, "a market file").exists():
             raise RunError(f"{path}: no such file or folder")
 
 

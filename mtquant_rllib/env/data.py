@@ -38,6 +38,7 @@ from mtquant_rllib.features.building import build_features
 from mtquant_rllib.features.table import FeatureTable, open_table
 from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.market.splits import NAMES, time_splits
+from mtquant_rllib.paths import on_disk
 from mtquant_rllib.portfolio.tape import Tape
 
 CACHE_VARIABLE = "MTQUANT_CACHE"
@@ -45,7 +46,8 @@ CACHE_VARIABLE = "MTQUANT_CACHE"
 
 def cache_folder() -> Path:
     """Where prepared markets are kept: $MTQUANT_CACHE, else `.cache/mtquant` under the working directory."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.cwd() / ".cache" / "mtquant")
+    named = os.environ.get(CACHE_VARIABLE)
+    return on_disk(named, f"the prepared market ({CACHE_VARIABLE})") if named else Path.cwd() / ".cache" / "mtquant"
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def train(
     phase
         Only this one.
     address
-        A Ray cluster; without it a session of this process.
+        A Ray cluster; without it the session that is open in this process, or one that begins and ends here.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
     manifest.market = restored(settings, manifest.market)
     manifest.write(run)
     interruption = Interruption(settings.checkpoints.stop_grace_seconds)
-    with session(settings, run, address) as machines, interruption.handled(_tell):
+    with session(settings, run, address, _tell) as machines, interruption.handled(_tell):
         stretch = Stretch(run, manifest, machines, interruption, trust, _tell)
         for phase in todo:
             _run_phase(stretch, phase)

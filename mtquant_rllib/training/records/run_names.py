@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.paths import on_disk
 from mtquant_rllib.training.records.manifest_file import is_run
 from mtquant_rllib.training.records.ownership import claim
 from mtquant_rllib.training.records.path_names import hidden_character, name_fault, shown
@@ -38,7 +39,7 @@ def run_path(name: str | Path) -> Path:
     parts = text.rstrip("/").split("/")
     if ".." in parts:
         raise RunError(f"run {shown(text)}: a run is not named through ..; write the path out")
-    path = Path(text)
+    path = on_disk(text, "a run")
     if (fault := name_fault(path.name or text)) is not None:
         raise RunError(f"run {shown(text)}: the run's name {fault}; {_EXAMPLE}")
     if len(parts) == 1:

@@ -7,8 +7,9 @@ test_ray_session.py.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray._private.ray_constants as ray_constants
@@ -59,6 +60,25 @@ def secrets_unsent() -> Iterator[None]:
         yield
     finally:
         names |= secret
+
+
+@contextlib.contextmanager
+def sent_to_trials(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables in the processes of trials, and in those that these start, of a session that began
+    without them. Tune hands on variables of its driver by a fixed list of names."""
+    names, before = class_cache.ENV_VARS_TO_PROPAGATE, {name: os.environ.get(name) for name in variables}
+    new = set(variables) - names
+    names |= new
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        names -= new
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

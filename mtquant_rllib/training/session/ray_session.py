@@ -1,4 +1,5 @@
-"""The Ray session that a run trains in: its own on this machine, or a cluster's.
+"""The Ray session that a run trains in: its own on this machine, a cluster's, or the one that is open in this process
+already (a notebook's, a Tune function's), which it leaves open.
 
 Its own listens on the loopback interface alone, and is on record in the run's folder while it lasts, so that what a
 killed driver leaves of it is ended by the run's next start (`ray_leftovers`).
@@ -14,7 +15,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ import torch
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.training import WorkerType
+from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.placement.worker_types import startable, worker_types
 from mtquant_rllib.training.seeding import PINNED
 from mtquant_rllib.training.session.ray_leftovers import end_leftovers, forget_session, record_session
-from mtquant_rllib.training.session.ray_seams import free_by_node, secrets_unsent
+from mtquant_rllib.training.session.ray_seams import free_by_node, secrets_unsent, sent_to_trials
 from mtquant_rllib.training.session.ray_start import join_cluster, start_local
 from mtquant_rllib.training.session.ray_warnings import ray_warnings
 
@@ -55,14 +57,17 @@ class Machines:
         return free_by_node()
 
     def nodes(self) -> list[Node]:
-        """Those that are alive, the head first."""
+        """Those that are alive, the head first, without what a Tune function that trains in them holds itself."""
+        context = ray.get_runtime_context()
+        held = context.get_assigned_resources() if context.get_actor_id() is not None else {}
+        home = context.get_node_id()
         alive = [node for node in ray.nodes() if node["Alive"]]
         alive.sort(key=lambda node: ("node:__internal_head__" not in node["Resources"], node["NodeID"]))
         addresses = [node["NodeManagerAddress"] for node in alive]
         return [
             Node(
                 name=address if addresses.count(address) == 1 else f"{address}#{node['NodeID'][-4:]}",
-                cpus=node["Resources"].get("CPU", 0.0),
+                cpus=node["Resources"].get("CPU", 0.0) - (held.get("CPU", 0.0) if node["NodeID"] == home else 0.0),
                 gpus=node["Resources"].get("GPU", 0.0) if self.gpus else 0.0,
                 id=node["NodeID"],
             )
@@ -71,28 +76,40 @@ class Machines:
 
 
 @contextlib.contextmanager
-def session(settings: Settings, run: Path, address: str | None) -> Iterator[Machines]:
+def session(
+    settings: Settings, run: Path, address: str | None, tell: Callable[[str], None] = print
+) -> Iterator[Machines]:
     """A Ray session whose processes compute reproducibly.
 
     Raises
     ------
     RunError
-        When another process is training this run, Ray does not start, or no cluster answers at `address`.
+        When another process is training this run, Ray does not start, no cluster answers at `address`, or there is an
+        address and a session is open already.
     """
-    kinds = () if address is None else worker_types(settings.resources.worker_types)
+    opened = ray.is_initialized()
+    if opened and address is not None:
+        raise RunError(
+            f"--address {address}: a Ray session is open in this process; leave the address out to train in it, or end "
+            "it with ray.shutdown()"
+        )
+    own = address is None and not opened
+    kinds = () if own else worker_types(settings.resources.worker_types)
     end_leftovers(run)
     # Tune's own table and banners would stand between our lines.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-    actors = {**PINNED, **(ON_LOOPBACK if address is None else {})}
+    actors = {**PINNED, **(ON_LOOPBACK if own else {})}
     common: dict[str, Any] = {
         "runtime_env": {"env_vars": actors},
         "log_to_driver": False,
         "logging_level": logging.WARNING,
     }
-    with ray_warnings() as warnings, secrets_unsent():
+    with ray_warnings() as warnings, secrets_unsent(), sent_to_trials(PINNED if opened else {}):
         warnings.beginning = True
-        if address is None:
+        if opened:
+            tell("trains in the Ray session that is open in this process")
+        elif address is None:
             wanted = settings.resources.cpus or os.cpu_count() or 1
             folder = start_local(wanted, settings.resources.object_store_mb, **common)
             record_session(run, folder)
@@ -100,8 +117,9 @@ def session(settings: Settings, run: Path, address: str | None) -> Iterator[Mach
             join_cluster(address, **common)
         warnings.beginning = False
         try:
-            yield Machines(gpus=address is not None or torch.cuda.is_available(), kinds=kinds)
+            yield Machines(gpus=not own or torch.cuda.is_available(), kinds=kinds)
         finally:
-            ray.shutdown()
-            if address is None:
+            if not opened:
+                ray.shutdown()
+            if own:
                 forget_session(run)

@@ -30,10 +30,8 @@ def start_local(cpus: int, object_store_mb: int, **common: Any) -> Path:
     Raises
     ------
     RunError
-        When a session is open in this process already, or Ray does not start.
+        When Ray does not start.
     """
-    if ray.is_initialized():
-        raise RunError("a Ray session is open in this process; end it with ray.shutdown() before training")
     before = ray_processes()
     try:
         with loopback():
