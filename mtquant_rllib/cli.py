@@ -12,6 +12,7 @@ from typing import NoReturn
 from mtquant_rllib import __version__
 from mtquant_rllib.commands.bench import add_benches
 from mtquant_rllib.commands.data import add_data
+from mtquant_rllib.commands.doctor import add_doctor
 from mtquant_rllib.commands.run_store import add_run_store
 from mtquant_rllib.commands.runs import add_judging, add_training
 from mtquant_rllib.errors import MtquantError
@@ -64,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_data(commands)
     add_training(commands)
+    add_doctor(commands)
     add_run_store(commands)
     add_benches(commands)
     add_judging(commands)

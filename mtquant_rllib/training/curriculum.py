@@ -21,6 +21,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import apply_overrides, validate
 from mtquant_rllib.errors import ConfigError, MtquantError, RunError
@@ -36,6 +38,7 @@ from mtquant_rllib.training.phases import (
     learning_starts_bars,
     plan_phase,
 )
+from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.preparation import centred, prepare, restored
 from mtquant_rllib.training.records import ownership, run_lock, run_names, states
 from mtquant_rllib.training.records.manifest import FrozenRecord, Manifest, PhaseRecord, TrialRecord, phases_of
@@ -43,7 +46,7 @@ from mtquant_rllib.training.records.manifest_file import FILE, is_run
 from mtquant_rllib.training.records.patience import patiently
 from mtquant_rllib.training.reporting.progress import clock
 from mtquant_rllib.training.session.interruption import Interruption
-from mtquant_rllib.training.session.ray_session import session
+from mtquant_rllib.training.session.ray_session import local_node, session
 
 logger = logging.getLogger("mtquant_rllib.training")
 
@@ -87,7 +90,18 @@ def train(
     wanted = list(phases) if phase is None else [phase]
     run = run_names.claim_free() if run is None else run_names.run_path(run).resolve()
     change: Callable[[Manifest], None] | None = None
-    if is_run(run):
+    if is_run(run) and phase in (None, 1) and nothing_trained(run):
+        if address is None:
+            _refuse_unplaceable(settings, wanted)
+        record = prepare(settings, market, macro)
+        fresh = Manifest.begin(run.name, centred(settings, record), record, budget_scale, wanted)
+
+        def change(manifest: Manifest) -> None:
+            if not nothing_trained(run):
+                raise RunError(f"{run}: another process trained this run meanwhile; `mtquant resume {run}`")
+            manifest.begin_again(fresh)
+
+    elif is_run(run):
         manifest = Manifest.read(run)
         if phase is None or manifest.phase(phase).status != "pending":
             done = ", ".join(f"phase {number} {record.status}" for number, record in manifest.phases.items())
@@ -101,11 +115,31 @@ def train(
             raise RunError(
                 f"phase {phase} begins with the policies of phase {phase - 1}; name a run that has them, with --run"
             )
+        if address is None:
+            _refuse_unplaceable(settings, wanted)
         ownership.claim(run)
         record = prepare(settings, market, macro)
         Manifest.begin(run.name, centred(settings, record), record, budget_scale, wanted).write(run)
     carry_on(run, address, change=change)
     return run
+
+
+def nothing_trained(run: Path) -> bool:
+    """Whether a run was refused before its first result, so that its name may be used again."""
+    return (
+        not any(run.glob("phase_*/*/checkpoint_*"))
+        and not any(run.glob("curves/*"))
+        and not any(run.glob("policies/*"))
+    )
+
+
+def _refuse_unplaceable(settings: Settings, phases: Sequence[int]) -> None:
+    """Raises ConfigError when a phase does not fit onto this machine, before anything is made for it. What a cluster
+    has is asked once it is joined."""
+    if not ray.is_initialized():
+        for phase in phases:
+            trials = [plan.name for plan in plan_phase(settings, phase)]
+            placed(settings.resources, phase, trials, [local_node(settings)])
 
 
 MOVABLE = (

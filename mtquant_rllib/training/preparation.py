@@ -15,6 +15,7 @@ from mtquant_rllib.env.market_source import MarketSource, find_prepared
 from mtquant_rllib.env.prepared_files import ARRAYS_HASH
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.features.centres import measured
+from mtquant_rllib.paths import on_disk
 from mtquant_rllib.training.records.manifest import MarketRecord
 
 
@@ -25,12 +26,15 @@ def prepare(settings: Settings, market: Path | None, macro: Path | None) -> Mark
     ------
     MarketDataError
         When the bars cannot be used, or macro series come without bars.
+    RunError
+        When an address of an object store is named.
     """
     if market is None:
         if macro is not None:
             raise MarketDataError(f"--macro {macro} without --market: the embedded market brings its own macro series")
         return _record(prepare_embedded(settings), kind="synthetic")
-    bars, known = market.resolve(), None if macro is None else macro.resolve()
+    bars = on_disk(market, "a market file").resolve()
+    known = None if macro is None else on_disk(macro, "a macro file").resolve()
     return _record(prepare_files(settings, bars, known), kind="file", bars=str(bars), macro=known and str(known))
 
 

@@ -164,6 +164,12 @@ class Manifest(_Record):
         manifest._begun = True
         return manifest
 
+    def begin_again(self, fresh: Manifest) -> None:
+        """Become what another run would begin as, in this one's folder."""
+        for field in type(self).model_fields:
+            if field not in ("id", "created"):
+                setattr(self, field, getattr(fresh, field))
+
     def phase(self, number: int) -> PhaseRecord:
         return self.phases[str(number)]
 

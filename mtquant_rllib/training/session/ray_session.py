@@ -75,6 +75,30 @@ class Machines:
         ]
 
 
+def local_node(settings: Settings) -> Node:
+    """The one node of a session that would begin here."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return Node("127.0.0.1", settings.resources.cpus or os.cpu_count() or 1, gpus, id="local")
+
+
+@contextlib.contextmanager
+def joined(settings: Settings, address: str) -> Iterator[Machines]:
+    """A cluster, to look at it.
+
+    Raises
+    ------
+    RunError
+        When none answers there.
+    """
+    kinds = worker_types(settings.resources.worker_types)
+    with ray_warnings():
+        join_cluster(address, log_to_driver=False, logging_level=logging.WARNING)
+        try:
+            yield Machines(gpus=True, kinds=kinds)
+        finally:
+            ray.shutdown()
+
+
 @contextlib.contextmanager
 def session(
     settings: Settings, run: Path, address: str | None, tell: Callable[[str], None] = print
@@ -110,8 +134,7 @@ def session(
         if opened:
             tell("trains in the Ray session that is open in this process")
         elif address is None:
-            wanted = settings.resources.cpus or os.cpu_count() or 1
-            folder = start_local(wanted, settings.resources.object_store_mb, **common)
+            folder = start_local(int(local_node(settings).cpus), settings.resources.object_store_mb, **common)
             record_session(run, folder)
         else:
             join_cluster(address, **common)

@@ -1,0 +1,32 @@
+"""What a check found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mtquant_rllib.errors import MtquantError
+
+Level = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's. cure: what to do about it; empty where all is well."""
+
+    check: str
+    level: Level
+    said: str
+    cure: str = ""
+
+    def line(self) -> str:
+        return f"{self.level:<8} {self.check:<10} {self.said}" + (f"\n{'':<20}cure: {self.cure}" if self.cure else "")
+
+
+def refused(check: str, attempt: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of an attempt; an error of this project's becomes a failed one, which names its own cure."""
+    try:
+        yield from attempt()
+    except MtquantError as error:
+        yield Finding(check, "failed", str(error))

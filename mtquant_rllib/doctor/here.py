@@ -1,0 +1,154 @@
+"""Checks of this machine: packages, market, storage, shared memory, GPUs, tracker."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.doctor.findings import Finding
+
+LEAST_FREE_MB = 1024
+"""Of a disk that holds runs or a prepared market: three checkpoints of a phase's three trials take up to 200 MB, a
+prepared market of six years 30 MB."""
+TRACKER_SECONDS = 5.0
+TRACKER = ("api.wandb.ai", 443)
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def packages() -> Iterator[Finding]:
+    """Every package that this project names, in a version that it takes."""
+    wrong = []
+    for text in importlib.metadata.requires("mtquant_rllib") or ():
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{wanted.name} is missing")
+            continue
+        if not wanted.specifier.contains(found, prereleases=True):
+            wrong.append(f"{wanted.name} {found} is not {wanted.specifier}")
+    if wrong:
+        yield Finding("packages", "failed", "; ".join(wrong), "pip install --upgrade mtquant_rllib, or `make train`")
+        return
+    known = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ray", "torch", "numpy"))
+    yield Finding("packages", "ok", known)
+
+
+def market(settings: Settings, bars: Path | None, macro: Path | None) -> Iterator[Finding]:
+    """The bars can be read, and every split has something to trade."""
+    from mtquant_rllib.env.data import describe
+    from mtquant_rllib.training.preparation import prepare
+
+    folder = Path(prepare(settings, bars, macro).data)
+    splits = describe(folder)["splits"]
+    yield Finding("market", "ok", f"{bars or 'embedded'}: {', '.join(splits)}; prepared in {folder}")
+
+
+def storage(what: str, folder: Path) -> Iterator[Finding]:
+    """A folder can be written to, with what runs need of a file system, and has room."""
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    probe = there / f".mtquant-doctor-{os.getpid()}"
+    try:
+        probe.mkdir()
+        try:
+            written = probe / "a"
+            with open(written, "wb") as file:
+                file.write(b"x" * 4096)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(written, probe / "b")
+        finally:
+            shutil.rmtree(probe, ignore_errors=True)
+        free = shutil.disk_usage(there).free // 2**20
+    except OSError as error:
+        yield Finding(what, "failed", f"{there} cannot be written: {error.strerror}", _storage_cure(what))
+        return
+    if free < LEAST_FREE_MB:
+        yield Finding(what, "failed", f"{there} has {free} MB free, of {LEAST_FREE_MB} that are wanted", "make room")
+        return
+    yield Finding(what, "ok", f"{folder}: written, synced and renamed; {free / 1024:.0f} GB free")
+
+
+def _storage_cure(what: str) -> str:
+    return "let $MTQUANT_CACHE name a folder of yours" if what == "cache" else "name another folder with --run"
+
+
+def shared_memory(settings: Settings) -> Iterator[Finding]:
+    """What a session of this machine takes of /dev/shm is there."""
+    wanted = settings.resources.object_store_mb
+    if not SHARED_MEMORY.exists():
+        return
+    free = shutil.disk_usage(SHARED_MEMORY).free // 2**20
+    if free < wanted:
+        yield Finding(
+            "memory",
+            "failed",
+            f"{SHARED_MEMORY} has {free} MB free, of {wanted} that Ray's object store takes",
+            f"docker run --shm-size={2 * wanted}m, or --set resources.object_store_mb={max(free // 2, 80)}",
+        )
+        return
+    yield Finding("memory", "ok", f"{free} MB of shared memory, {wanted} for Ray's object store")
+
+
+def gpus(settings: Settings) -> Iterator[Finding]:
+    """GPUs that are there can be used by torch."""
+    import torch
+
+    if settings.resources.gpus == "none":
+        yield Finding("gpus", "ok", "not asked for (resources.gpus = none)")
+        return
+    there = _listed_gpus()
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+        yield Finding("gpus", "ok", f"{names}; torch {torch.__version__} for CUDA {torch.version.cuda}")
+    elif there:
+        why = "built without CUDA" if not torch.backends.cuda.is_built() else f"for CUDA {torch.version.cuda}"
+        yield Finding(
+            "gpus",
+            "failed",
+            f"{'; '.join(there)}: torch {torch.__version__} ({why}) cannot use it",
+            "pip install torch for the driver's CUDA (https://pytorch.org/get-started/locally), or "
+            "--set resources.gpus=none",
+        )
+    else:
+        yield Finding("gpus", "ok", "none here; everything is computed on CPUs")
+
+
+def _listed_gpus() -> list[str]:
+    """GPUs by the driver's own tool; nothing where there is none."""
+    try:
+        asked = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.split(" (UUID")[0] for line in asked.stdout.splitlines() if line.startswith("GPU")]
+
+
+def tracker(settings: Settings) -> Iterator[Finding]:
+    """Weights & Biases can be reached, where it is to be."""
+    if not settings.tracking.wandb:
+        yield Finding("wandb", "ok", "off (tracking.wandb = false)")
+        return
+    if not os.environ.get("WANDB_API_KEY"):
+        yield Finding("wandb", "ok", "offline, in the run's folder: WANDB_API_KEY is not set")
+        return
+    try:
+        socket.create_connection(TRACKER, timeout=TRACKER_SECONDS).close()
+    except OSError as error:
+        yield Finding(
+            "wandb",
+            "failed",
+            f"{TRACKER[0]} cannot be reached: {error}",
+            "unset WANDB_API_KEY: runs are kept offline then, and `wandb sync` sends them later",
+        )
+        return
+    yield Finding("wandb", "ok", f"{TRACKER[0]} answers")

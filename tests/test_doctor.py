@@ -1,0 +1,128 @@
+"""`mtquant doctor`: what is wrong is found, named with its cure, and told by the exit code; nothing is left behind."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mtquant_rllib.cli import main
+from mtquant_rllib.config import Settings
+from mtquant_rllib.doctor import here, machines
+from mtquant_rllib.doctor.findings import Finding
+from mtquant_rllib.training.placement.nodes import Node
+
+SMALL = ["embedded.train={paths: 1, years: 3}", "embedded.validation={paths: 1, years: 3}"]
+SMALL += ["embedded.test={paths: 1, years: 3}"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MTQUANT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+def doctor(*words: str) -> int:
+    return main(["doctor", *(word for override in SMALL for word in ("--set", override)), *words])
+
+
+def only(findings: Iterator[Finding]) -> Finding:
+    (finding,) = findings
+    return finding
+
+
+def settings(*overrides: str) -> Settings:
+    return Settings.load(overrides=[*SMALL, *overrides])
+
+
+def test_a_sound_machine_passes_and_keeps_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor("--set", "resources.cpus=2") == 0
+    said = capsys.readouterr().out
+    checks = ("config", "packages", "runs", "cache", "gpus", "wandb", "memory", "plan", "market")
+    assert all(any(line.startswith(f"ok       {check}") for line in said.splitlines()) for check in checks), said
+    assert "phase 1 on 127.0.0.1: 1.98 of 2 CPU: forex (trial 0.66 CPU)" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--set", "resources.runners=50", "--set", "resources.cpus=2"],
+            "resources.cpus = 2 may be used: set resources.runners=19",
+        ),
+        (["--set", "resources.cpus=1", "--set", "resources.learners=12"], "set resources.learners=9 or fewer"),
+        (["--set", "resources.runers=1"], "resources.runers"),
+        (["--config", "nowhere.yaml"], "no config file 'nowhere.yaml'"),
+        (["--market", "nowhere.parquet"], "nowhere.parquet"),
+        (["--market", "s3://bucket/x.parquet"], "has to lie on a disk"),
+        (["--run", "s3://bucket/x"], "has to lie on a disk"),
+        (["--address", "127.0.0.1:9"], "nothing answers"),
+        (["--set", "resources.object_store_mb=99999999"], "--shm-size"),
+        (["--run", "taken/x"], "cannot be written"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_set_ups_that_cannot_train_are_found(
+    tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("a file where a folder should be")
+    assert doctor(*words) != 0
+    told = capsys.readouterr()
+    assert said in told.out + told.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_package_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        importlib.metadata, "requires", lambda name: ["numpy<1", "no-such-package>=1", "x; extra == 'd'"]
+    )
+    found = only(here.packages())
+    assert found.level == "failed"
+    assert f"numpy {importlib.metadata.version('numpy')} is not <1; no-such-package is missing" in found.said
+
+
+def test_a_gpu_that_torch_cannot_use_is_named_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("torch can use the GPUs here")
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: GPU-1)'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    found = only(here.gpus(settings()))
+    assert found.level == "failed"
+    assert "GPU 0: NVIDIA H100: torch" in found.said
+    assert "pip install torch" in found.cure
+    assert only(here.gpus(settings("resources.gpus=none"))).level == "ok"
+
+
+def test_a_tracker_out_of_reach_is_told_of_where_it_is_to_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        monkeypatch.setattr(here, "TRACKER", closed.getsockname())
+    asked = settings("tracking.wandb=true")
+    assert "offline" in only(here.tracker(asked)).said
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert only(here.tracker(asked)).level == "failed"
+
+
+def test_a_node_is_judged_by_what_it_says() -> None:
+    node, same = Node("10.0.0.2", 4, id="n"), machines.versions()
+    sound = {"time": 100.0, "folders": {}, "versions": same}
+    assert only(machines._judged(node, sound, 99.0, 101.0)).level == "ok"
+    other = {**same, "ray": "2.1"}
+    found = list(machines._judged(node, {**sound, "time": 200.0, "versions": other}, 99.0, 101.0))
+    assert [finding.level for finding in found] == ["failed", "warning"]
+    assert f"ray 2.1 (here {same['ray']})" in found[0].said
+    assert "99 s off" in found[1].said
+    lost = list(
+        machines._judged(node, {"time": 100.0, "folders": {"/runs": "No such file"}, "missing": "no x"}, 99, 101)
+    )
+    assert [finding.level for finding in lost] == ["failed", "failed"]
+    assert "mount one shared folder" in lost[1].cure

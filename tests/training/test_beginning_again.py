@@ -1,0 +1,45 @@
+"""A run that was refused before its first result leaves a name that can be used again; one with a result does not."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import ConfigError, RunError
+from mtquant_rllib.training import curriculum
+from mtquant_rllib.training.records.manifest import Manifest
+
+SMALL = ["embedded.train={paths: 1, years: 3}", "embedded.validation={paths: 1, years: 3}"]
+SMALL += ["embedded.test={paths: 1, years: 3}"]
+
+
+@contextlib.contextmanager
+def unreachable(*words: Any, **named: Any) -> Iterator[None]:
+    raise RunError("no Ray cluster can be joined")
+    yield
+
+
+def test_a_name_can_be_used_again_until_something_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MTQUANT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(curriculum, "session", unreachable)
+    run = tmp_path / "runs" / "x"
+    with pytest.raises(ConfigError, match=r"resources\.runners="):
+        curriculum.train(Settings.load(overrides=[*SMALL, "resources.cpus=2", "resources.runners=50"]), run=run)
+    assert not run.exists(), "what cannot be placed is refused before anything is made"
+    with pytest.raises(RunError, match="no Ray cluster"):
+        curriculum.train(Settings.load(overrides=SMALL), run=run, address="nowhere:1")
+    first = Manifest.read(run)
+    with pytest.raises(RunError, match="no Ray cluster"):
+        curriculum.train(Settings.load(overrides=[*SMALL, "seed=7"]), run=run, budget_scale=0.5)
+    again = Manifest.read(run)
+    assert (again.id, again.created) == (first.id, first.created), "the same folder"
+    assert (again.seed, again.load_settings().seed, again.budget_scale) == (7, 7, 0.5)
+    (run / "curves").mkdir()
+    (run / "curves" / "phase_1_forex.csv").write_text("iteration\n1\n")
+    with pytest.raises(RunError, match="this run exists"):
+        curriculum.train(Settings.load(overrides=SMALL), run=run)
