@@ -295,6 +295,23 @@ class DeskAlgorithm(Algorithm):
 
     # checkpoints
 
+    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
+        """RLlib's, which believes that all is written although a learner was lost meanwhile.
+
+        Raises
+        ------
+        RuntimeError
+            When a learner has died or could not write its part. It serves no more then, nor does this algorithm.
+        """
+        saved: str = super().save_to_path(path, **kwargs)
+        learners = self.config.num_learners
+        if learners:
+            there = sum(result.ok for result in self.learner_group.foreach_learner(lambda learner: None))
+            if there < learners:
+                lost = f"{learners - there} of {learners} learners were lost"
+                raise RuntimeError(f"{lost} while a checkpoint was written: it is not whole")
+        return saved
+
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> StateDict:
         state = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(DESK, components, not_components):

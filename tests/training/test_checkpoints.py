@@ -120,6 +120,33 @@ def test_a_file_that_was_slipped_in_is_noticed(run: Path) -> None:
         checkpoints.verify(path)
 
 
+@pytest.mark.parametrize(("left_out", "named"), [("state.pkl", "learner/state"), ("how.pkl", "learner/how.pkl")])
+def test_what_rllib_left_out_makes_no_checkpoint(run: Path, left_out: str, named: str) -> None:
+    """As where a learner dies in the middle of writing, which RLlib does not mind."""
+    folder = written(run, 1)
+    description = {"state_file": "state", "class_and_ctor_args_file": "how.pkl"}
+    files = {"metadata.json": json.dumps(description).encode(), "state.pkl": b"x", "how.pkl": b"x", left_out: b""}
+
+    def cut_short(path: str) -> None:
+        learner = Path(path, "learner")
+        learner.mkdir()
+        for name, content in files.items():
+            (learner / name).write_bytes(content)
+
+    with pytest.raises(RunError, match=f"left {named} out of this checkpoint"):
+        checkpoints.write(run, folder, index(2), cut_short)
+    assert [path.name for path in checkpoints.listed(folder)] == ["checkpoint_000001"]
+    files[left_out] = b"x"
+    path = checkpoints.write(run, folder, index(2), cut_short)
+    assert checkpoints.verify(path).iteration == 2
+    entry = json.loads((path / "checkpoint.json").read_text())
+    del entry["files"]["learner/state.pkl"]
+    (path / "learner" / "state.pkl").unlink()
+    (path / "checkpoint.json").write_text(json.dumps(entry))
+    with pytest.raises(DamagedCheckpoint, match="learner/state: was never written"):
+        checkpoints.verify(path)
+
+
 def test_a_failed_write_leaves_what_was_there(run: Path) -> None:
     trial = written(run, 1)
 

@@ -39,6 +39,16 @@ algorithm = trial(3, "desk", 2.0)
 if what == "replaced":
     replaced()
 assert algorithm.train()["bars_sampled_lifetime"] == 100
+if what == "a learner lost":
+    def die(learner):
+        # In the middle of writing its part.
+        type(learner).save_to_path = lambda *words, **named: os.kill(os.getpid(), signal.SIGKILL)
+    algorithm.learner_group.foreach_learner(die)
+    try:
+        algorithm.save_to_path(str(run / "half"))
+    except RuntimeError as error:
+        print("RESULT", error, flush=True)
+    os._exit(0)
 if what == "restore":
     # Saved in the middle of episodes; two algorithms that are restored go on exactly as the one that was not.
     folder = str(run / "checkpoint")
@@ -108,6 +118,13 @@ def test_two_fresh_processes_with_one_seed_agree_to_the_bit(tmp_path: Path, runn
 )
 def test_a_restored_trial_goes_on_in_the_middle_of_its_episodes(tmp_path: Path, runners: int, learners: int) -> None:
     result_of(probe(tmp_path / "a", runners, "restore", learners))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_learner_that_is_lost_leaves_no_checkpoint_that_looks_whole(tmp_path: Path) -> None:
+    said = result_of(probe(tmp_path / "a", 0, "a learner lost", learners=2))
+    assert said == "RESULT 1 of 2 learners were lost while a checkpoint was written: it is not whole"
 
 
 @pytest.mark.ray

@@ -33,6 +33,8 @@ SIGNATURE = "signature.json"
 """Written beside the index (`training.records.trust`)."""
 FORMAT = 1
 _NAME = "checkpoint_"
+_DESCRIPTIONS = ("metadata.json", "rllib_checkpoint.json")
+"""RLlib's, in each folder of a checkpoint."""
 _THREADS = 16
 """Files synced at a time: a journalling file system commits them together."""
 
@@ -117,6 +119,8 @@ def write(
     ------
     OSError
         When the storage is full or away. Nothing that was there before is touched.
+    RunError
+        When RLlib did not write all of its files.
     """
     final = ownership.within(run, folder / checkpoint.name)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -124,6 +128,8 @@ def write(
     try:
         aside.mkdir()
         save(str(aside))
+        if (missing := unfinished(aside)) is not None:
+            raise RunError(f"{final}: RLlib has left {missing} out of this checkpoint")
         paths = [path for path in sorted(aside.rglob("*")) if path.is_file()]
         with ThreadPoolExecutor(_THREADS) as pool:
             records = list(pool.map(_synced, paths))
@@ -193,7 +199,30 @@ def verify(path: Path) -> Checkpoint:
         for fault in pool.map(lambda item: _fault(path, *item), sorted(checkpoint.files.items())):
             if fault is not None:
                 raise DamagedCheckpoint(f"{path / fault[0]}: {fault[1]}")
+    if (missing := unfinished(path)) is not None:
+        raise DamagedCheckpoint(f"{path / missing}: was never written")
     return checkpoint
+
+
+def unfinished(path: Path) -> str | None:
+    """A file that RLlib says a checkpoint has, in one of its folders, and that is missing or empty; None where all are
+    there.
+
+    Each folder's description is written first, then how to build what is in it, then its state. A learner that dies in
+    between leaves the rest out, and RLlib goes on.
+    """
+    for described in sorted(path.rglob("*.json")):
+        if described.name not in _DESCRIPTIONS:
+            continue
+        told = json.loads(described.read_text())
+        folder = described.parent
+        states = [one for one in folder.glob(f"{told['state_file']}.*") if one.stat().st_size]
+        how = folder / told["class_and_ctor_args_file"]
+        if not (how.is_file() and how.stat().st_size):
+            return str(how.relative_to(path))
+        if not states:
+            return str((folder / told["state_file"]).relative_to(path))
+    return None
 
 
 def _fault(path: Path, name: str, record: FileRecord) -> tuple[str, str] | None:
