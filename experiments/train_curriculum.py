@@ -37,12 +37,8 @@ def main() -> None:
     args = parser.parse_args()
     reexec_with_hash_seed()
 
-    from mtquant_rllib.training.curriculum import resume, train
-    from mtquant_rllib.training.records.manifest import FILE
+    from mtquant_rllib.training.curriculum import train
 
-    if (args.run / FILE).exists():
-        resume(args.run, address=args.address)
-        return
     train(
         Settings.load(args.config, args.overrides),
         run=args.run,
@@ -50,6 +46,7 @@ def main() -> None:
         macro=args.macro,
         budget_scale=args.budget_scale,
         address=args.address,
+        resume_existing=True,
     )
 
 

@@ -35,6 +35,12 @@ def add_training(commands: Any) -> None:
         "--budget-scale", type=float, default=1.0, metavar="X", help="factor on the budgets (default: 1)"
     )
     train.add_argument("--run", metavar="NAME", help="the run's folder; a bare name stands under runs/")
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        dest="resume_existing",
+        help="carry the run on where it exists: for jobs that a scheduler starts again",
+    )
 
     _add_address(train)
 
@@ -115,6 +121,7 @@ def _train(args: argparse.Namespace) -> None:
         budget_scale=args.budget_scale,
         phase=args.phase,
         address=args.address,
+        resume_existing=args.resume_existing,
     )
     _compare(run)
     print(f"run: {run}\nnext: mtquant evaluate {run}")

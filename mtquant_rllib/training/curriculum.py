@@ -18,16 +18,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.loader import apply_overrides, validate
-from mtquant_rllib.errors import ConfigError, MtquantError, RunError
+from mtquant_rllib.errors import MtquantError, RunError
 from mtquant_rllib.training import phase_experiment
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE
+from mtquant_rllib.training.movable_settings import move, moved_settings, refuse_fixed
 from mtquant_rllib.training.phase_experiment import Stretch
 from mtquant_rllib.training.phases import (
     LAST,
@@ -62,6 +63,7 @@ def train(
     budget_scale: float = 1.0,
     phase: int | None = None,
     address: str | None = None,
+    resume_existing: bool = False,
 ) -> Path:
     """Train the desk and return the run's folder.
 
@@ -78,11 +80,15 @@ def train(
         Only this one.
     address
         A Ray cluster; without it the session that is open in this process, or one that begins and ends here.
+    resume_existing
+        Carry the run on where it exists, as a job that its scheduler starts again should.
 
     Raises
     ------
+    ConfigError
+        When a run is to be carried on with settings that would change what it is.
     RunError
-        When the run exists already, or a phase is asked for whose predecessor is not there.
+        When the run exists already and is not to be carried on, or a phase is asked for whose predecessor is not there.
     """
     phases = phases_of(settings)
     if phase not in (None, *phases):
@@ -90,6 +96,10 @@ def train(
     wanted = list(phases) if phase is None else [phase]
     run = run_names.claim_free() if run is None else run_names.run_path(run).resolve()
     change: Callable[[Manifest], None] | None = None
+    if resume_existing and is_run(run) and not nothing_trained(run):
+        moved = moved_settings(Manifest.read(run), settings)
+        carry_on(run, address, change=lambda manifest: move(manifest, moved, run) if moved else None)
+        return run
     if is_run(run) and phase in (None, 1) and nothing_trained(run):
         if address is None:
             _refuse_unplaceable(settings, wanted)
@@ -142,26 +152,6 @@ def _refuse_unplaceable(settings: Settings, phases: Sequence[int]) -> None:
             placed(settings.resources, phase, trials, [local_node(settings)])
 
 
-MOVABLE = (
-    "resources.cpus",
-    "resources.gpus",
-    "resources.learner_cpus",
-    "resources.min_process_cpus",
-    "resources.processes_per_gpu",
-    "resources.worker_types",
-    "resources.worker_start_seconds",
-    "resources.learners",
-    "resources.runners",
-    "resources.runner_restart_seconds",
-    "resources.env_retries",
-    "resources.object_store_mb",
-    "tracking.",
-    "checkpoints.",
-)
-"""Settings that may change between two stretches of one run: they have no part in its result, but for the number of
-learners (rounding and dropout differ) and of runners (episodes in progress begin afresh)."""
-
-
 def resume(run: Path, address: str | None = None, overrides: Sequence[str] = (), *, trust: bool = False) -> Path:
     """Carry on an unfinished run from its manifest. trust: load checkpoints that this user did not sign, which may run
     whatever code they name.
@@ -177,17 +167,9 @@ def resume(run: Path, address: str | None = None, overrides: Sequence[str] = (),
     if is_run(run):
         _log_to(run)
     Manifest.read(run, trust=trust)
-    for override in overrides:
-        if not override.startswith(MOVABLE):
-            raise ConfigError(
-                f"--set {override}: a run goes on with the settings it began with; only "
-                f"{', '.join(part.rstrip('.') for part in MOVABLE)} can be changed"
-            )
+    refuse_fixed(overrides)
 
-    def change(manifest: Manifest) -> None:
-        changed = validate(Settings, apply_overrides(manifest.settings, overrides), str(run))
-        manifest.settings = changed.model_dump(mode="json")
-
+    change = partial(move, overrides=overrides, run=run)
     carry_on(run, address, trust=trust, change=change if overrides else None)
     return run
 

@@ -1,4 +1,4 @@
-"""A run that was refused before its first result leaves a name that can be used again; one with a result does not."""
+"""Names of runs that are there: free where the run was refused before its first result, and carried on where asked."""
 
 from __future__ import annotations
 
@@ -43,3 +43,27 @@ def test_a_name_can_be_used_again_until_something_was_trained(tmp_path: Path, mo
     (run / "curves" / "phase_1_forex.csv").write_text("iteration\n1\n")
     with pytest.raises(RunError, match="this run exists"):
         curriculum.train(Settings.load(overrides=SMALL), run=run)
+
+
+def test_a_job_that_is_started_again_carries_its_run_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mtquant train --resume`: the same words begin a run and carry it on."""
+    monkeypatch.setenv("MTQUANT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(curriculum, "session", unreachable)
+    run = tmp_path / "runs" / "x"
+
+    def again(*overrides: str) -> None:
+        with pytest.raises(RunError, match="no Ray cluster"):
+            curriculum.train(Settings.load(overrides=[*SMALL, *overrides]), run=run, resume_existing=True)
+
+    again()
+    (run / "curves").mkdir()
+    (run / "curves" / "phase_1_forex.csv").write_text("iteration\n1\n")
+    first = Manifest.read(run)
+    again()
+    assert Manifest.read(run).settings == first.settings
+    again("resources.runners=2", "checkpoints.keep=5")
+    moved = Manifest.read(run).load_settings()
+    assert (moved.resources.runners, moved.checkpoints.keep) == (2, 5)
+    assert moved.desk == first.load_settings().desk, "the features' centres of its training bars too"
+    with pytest.raises(ConfigError, match=r"leave out seed=9, or name another"):
+        curriculum.train(Settings.load(overrides=[*SMALL, "seed=9"]), run=run, resume_existing=True)

@@ -1,0 +1,79 @@
+"""Settings that may change between two stretches of one run, and those that may not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.config.loader import apply_overrides, validate
+from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.training.records.manifest import Manifest
+
+MOVABLE = (
+    "resources.cpus",
+    "resources.gpus",
+    "resources.learner_cpus",
+    "resources.min_process_cpus",
+    "resources.processes_per_gpu",
+    "resources.worker_types",
+    "resources.worker_start_seconds",
+    "resources.learners",
+    "resources.runners",
+    "resources.runner_restart_seconds",
+    "resources.env_retries",
+    "resources.object_store_mb",
+    "tracking.",
+    "checkpoints.",
+)
+"""Settings that may change between two stretches of one run: they have no part in its result, but for the number of
+learners (rounding and dropout differ) and of runners (episodes in progress begin afresh)."""
+
+
+def refuse_fixed(overrides: Sequence[str]) -> None:
+    """Raises ConfigError for an override that would change what a run is."""
+    for override in overrides:
+        if not override.startswith(MOVABLE):
+            raise ConfigError(
+                f"--set {override}: a run goes on with the settings it began with; only "
+                f"{', '.join(part.rstrip('.') for part in MOVABLE)} can be changed"
+            )
+
+
+def move(manifest: Manifest, overrides: Sequence[str], run: Path) -> None:
+    """Change a run's settings."""
+    changed = validate(Settings, apply_overrides(manifest.settings, overrides), str(run))
+    manifest.settings = changed.model_dump(mode="json")
+
+
+def moved_settings(manifest: Manifest, settings: Settings) -> list[str]:
+    """How these settings differ from a run's, as overrides.
+
+    Raises
+    ------
+    ConfigError
+        When a setting differs that may not change between two stretches of a run.
+    """
+    begun, asked = manifest.load_settings().model_dump(mode="json"), settings.model_dump(mode="json")
+    if asked["desk"]["observation"]["centres"] is None:
+        # The run has those of its training bars.
+        asked["desk"]["observation"]["centres"] = begun["desk"]["observation"]["centres"]
+    before = dict(_leaves(begun))
+    differing = [f"{key}={json.dumps(value)}" for key, value in _leaves(asked) if value != before.get(key)]
+    fixed = [override for override in differing if not override.startswith(MOVABLE)]
+    if fixed:
+        raise ConfigError(
+            f"run {manifest.name} was begun with other settings, and goes on with those that it began with: leave out "
+            f"{', '.join(fixed[:5])}{' and more' if len(fixed) > 5 else ''}, or name another run"
+        )
+    return differing
+
+
+def _leaves(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
