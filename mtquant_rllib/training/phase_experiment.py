@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ from mtquant_rllib.training.session.autoscaling import wait_for_nodes
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_seams import results_forgotten
 from mtquant_rllib.training.session.ray_session import Machines
-from mtquant_rllib.training.trial import NODES, PHASE, RESOURCES, RESUMABLE, RUN, PhaseTrial
+from mtquant_rllib.training.trial import NODES, PHASE, RESOURCES, RESUMABLE, RUN, STRETCH, PhaseTrial
 
 logger = logging.getLogger("mtquant_rllib.training")
 
@@ -113,6 +114,7 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
         config = {
             RUN: str(stretch.run),
             PHASE: phase,
+            STRETCH: secrets.token_hex(8),
             RESUMABLE: {plan.name: found[plan.name].names for plan in left},
             RESOURCES: asdict(placement.resources),
             NODES: {plan.name: placement.nodes_of(plan.name) for plan in left},

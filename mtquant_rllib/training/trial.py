@@ -40,6 +40,8 @@ NODE_ID = "ray.io/node-id"
 RUN, PHASE = "run", "phase"
 RESUMABLE = "checkpoints"
 """Key of the names of the checkpoints, by trial and newest first, that the trial may go on from."""
+STRETCH = "stretch"
+"""Key of the random word of this stretch of the run: checkpoints that bear it may be gone on from too."""
 RESOURCES, NODES = "resources", "nodes"
 """Keys of what a trial asks for, and of the nodes of its processes by trial; None for any node."""
 
@@ -59,7 +61,10 @@ class PhaseTrial(tune.Trainable):
         self.keeping = settings.checkpoints
         self.record = self.manifest.phase(self.plan.phase)
         self.folder = self.run / self.record.experiment / self.plan.name
-        self._resumable = [self.folder / name for name in config.get(RESUMABLE, {}).get(self.plan.name, [])]
+        self._stretch = config.get(STRETCH, "")
+        named = config.get(RESUMABLE, {}).get(self.plan.name, [])
+        self._whole = [path for path in checkpoints.listed(self.folder) if path.name in named or self._wrote(path)]
+        """Checkpoints to go on from, newest first; `keep` of them stay."""
         self._built: DeskAlgorithm | None = None
 
     @property
@@ -70,12 +75,27 @@ class PhaseTrial(tune.Trainable):
             self._built = algorithm_config.algo_class(config=algorithm_config, storage=self._storage)
             self._built.module_folder = self.run / self.plan.folder
             self._built.storage_patience_s = self.keeping.storage_patience_seconds
-            newest = self._newest(self._resumable)
+            candidates = list(self._whole)
+            newest = self._newest(candidates)
             if newest is not None:
                 self._load(*newest)
+            elif candidates:
+                raise RunError(
+                    f"phase {self.plan.phase} {self.plan.name}: none of the checkpoints that it was to go on from is "
+                    "whole any more; bring a copy back and resume"
+                )
             elif self.record.start is not None:
                 self._built.load_modules(states.read(self.run / self.record.start))
         return self._built
+
+    def _wrote(self, path: Path) -> bool:
+        """Whether this stretch of the run wrote a checkpoint of this trial."""
+        try:
+            index = checkpoints.read_index(path)
+        except DamagedCheckpoint:
+            return False
+        own = (index.run, index.phase, index.trial) == (self.manifest.id, self.plan.phase, self.plan.name)
+        return own and bool(self._stretch) and index.stretch == self._stretch
 
     def step(self) -> dict[str, Any]:
         result = dict(self.algorithm.train())
@@ -110,6 +130,7 @@ class PhaseTrial(tune.Trainable):
             trial=self.plan.name,
             iteration=self.iteration,
             bars=self.algorithm.bars_sampled,
+            stretch=self._stretch,
             finished=self.algorithm.finished,
             result=summary(self.algorithm, result),
             row={name: str(value) for name, value in curve_row(result).items()} if result else {},
@@ -123,8 +144,9 @@ class PhaseTrial(tune.Trainable):
             f"the checkpoint {self.folder / index.name}",
             self.keeping.storage_patience_seconds,
         )
-        checkpoints.prune(self.run, self.folder, self.keeping.keep)
-        self._resumable = [path, *(one for one in self._resumable if one != path)][: self.keeping.keep]
+        self._whole = [path, *(one for one in self._whole if one != path)]
+        checkpoints.prune(self.run, self.folder, self._whole, self.keeping.keep)
+        self._whole = self._whole[: self.keeping.keep]
         return _TrainingResult(checkpoint=tune.Checkpoint.from_directory(str(path)), metrics=_brief(result))
 
     def restore(self, checkpoint_path: Any) -> None:
@@ -132,7 +154,7 @@ class PhaseTrial(tune.Trainable):
         it starts a trial again."""
         checkpoint = getattr(checkpoint_path, "checkpoint", checkpoint_path)
         named = Path(getattr(checkpoint, "path", checkpoint))
-        newest = self._newest([named, *(path for path in self._resumable if path != named)])
+        newest = self._newest([named, *(path for path in self._whole if path != named)])
         if newest is None:
             raise RunError(f"{named}: this checkpoint is damaged or gone, and so is every one before it")
         self._built = self.algorithm
@@ -148,6 +170,7 @@ class PhaseTrial(tune.Trainable):
                 return path, checkpoints.verify(path)
             except DamagedCheckpoint as damage:
                 logger.warning("%s; the checkpoint before is used", damage)
+                self._whole = [one for one in self._whole if one != path]
         return None
 
     def _load(self, path: Path, index: Checkpoint) -> None:

@@ -164,9 +164,37 @@ def test_pruning_keeps_the_newest_and_touches_nothing_that_is_not_ours(run: Path
     users = trial / "checkpoint_000000"
     users.mkdir()
     (users / "thesis.txt").write_text("mine")
-    gone = checkpoints.prune(run, trial, keep=2)
+    gone = checkpoints.prune(run, trial, checkpoints.listed(trial), keep=2)
     assert sorted(path.name for path in gone) == ["checkpoint_000001", "checkpoint_000002"]
     assert (users / "thesis.txt").read_text() == "mine"
+
+
+def test_pruning_counts_what_is_known_to_be_whole_alone(run: Path) -> None:
+    """A copy of an old checkpoint was brought back, and gone on from: the newer ones are damaged."""
+    trial = written(run, 2, 10, 45, 46, 47)
+    for number in (45, 46, 47):
+        (trial / f"checkpoint_{number:06d}" / "algorithm_state.pkl").write_bytes(b"")
+    whole = [trial / "checkpoint_000010"]
+    for number in (11, 12):
+        whole.insert(0, checkpoints.write(run, trial, index(number), save))
+        checkpoints.prune(run, trial, whole, keep=3)
+    there = {int(path.name[-6:]) for path in checkpoints.listed(trial)}
+    assert there == {10, 11, 12, 45, 46, 47}, "2 is older than three whole ones"
+    whole.insert(0, checkpoints.write(run, trial, index(13), save))
+    assert [path.name[-2:] for path in checkpoints.prune(run, trial, whole, keep=3)] == ["10"]
+
+
+def test_what_stands_in_a_checkpoints_place_and_is_not_its_own_is_kept(run: Path) -> None:
+    trial = written(run, 1)
+    other = index(2).model_copy(update={"run": "another"})
+    checkpoints.write(run, trial, other, save)
+    checkpoints.write(run, trial, index(2), save)
+    (trial / "checkpoint_000003" / "learner_group").mkdir(parents=True)
+    (trial / "checkpoint_000003" / "rllib_checkpoint.json").write_text("{}")
+    checkpoints.write(run, trial, index(3), save)
+    kept = sorted(path.name for path in trial.iterdir() if path.name.startswith("not_whole"))
+    assert kept == ["not_whole.checkpoint_000002", "not_whole.checkpoint_000003"]
+    assert [checkpoints.verify(path).run for path in checkpoints.listed(trial)] == ["0123"] * 3
 
 
 WRITER = """
@@ -180,7 +208,8 @@ iteration = 0
 while True:
     iteration += 1
     t.written(run, iteration)
-    t.checkpoints.prune(run, run / "phase_1" / "forex", keep=3)
+    trial = run / "phase_1" / "forex"
+    t.checkpoints.prune(run, trial, t.checkpoints.listed(trial), keep=3)
 """
 
 
@@ -197,7 +226,7 @@ def test_a_writer_that_is_killed_leaves_whole_checkpoints_alone(run: Path) -> No
         for path in checkpoints.listed(run / "phase_1" / "forex"):
             assert checkpoints.verify(path).name == path.name
     trial = written(run, 999_999)
-    checkpoints.prune(run, trial, keep=1)
+    checkpoints.prune(run, trial, [trial / "checkpoint_999999"], keep=1)
     assert [path.name for path in trial.iterdir()] == ["checkpoint_999999"], "nothing half-written is left"
 
 

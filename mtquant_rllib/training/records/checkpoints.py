@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.records import durable, ownership
+from mtquant_rllib.training.records import damage, durable, ownership
 
 INDEX = ownership.CHECKPOINT_INDEX
 SIGNATURE = "signature.json"
 """Written beside the index (`training.records.trust`)."""
 FORMAT = 1
 _NAME = "checkpoint_"
+_ASIDE = "not_whole."
 _DESCRIPTIONS = ("metadata.json", "rllib_checkpoint.json")
 """RLlib's, in each folder of a checkpoint."""
 _THREADS = 16
@@ -61,6 +62,8 @@ class Checkpoint(BaseModel):
         Identity of the run that wrote it; a checkpoint of another run is never resumed from.
     phase, trial, iteration, bars
         Whose it is, and how far it was.
+    stretch
+        Random word of the stretch of the run that wrote it: what a trial that starts again may go on from.
     finished
         The trial was done: its budget was used, or validation no longer improved.
     result
@@ -83,6 +86,7 @@ class Checkpoint(BaseModel):
     trial: str
     iteration: int
     bars: int
+    stretch: str = ""
     finished: bool
     result: dict[str, Any]
     row: dict[str, str] = Field(default_factory=dict)
@@ -139,8 +143,7 @@ def write(
         sign(aside)
         for below in {path.parent for path in paths} | {aside}:
             durable.sync_folder(below)
-        # A stretch of the run that was lost may have come this far; what it wrote is made again.
-        ownership.remove_own(final, run, ownership.is_checkpoint_or_empty)
+        _make_way(run, final, (index.run, index.phase, index.trial))
         os.rename(aside, final)
         durable.sync_folder(final.parent)
     except BaseException:
@@ -148,6 +151,17 @@ def write(
             ownership.remove_own(aside, run, lambda path: path == aside)
         raise
     return final
+
+
+def _make_way(run: Path, final: Path, own: tuple[str, int, str]) -> None:
+    """Clear the place of a checkpoint. A stretch of the run that was lost may have come this far: what it wrote is made
+    again. What has no index any more, is another run's or was never this project's is kept under another name."""
+    there = final.is_symlink() or final.exists()
+    if there and (not ownership.is_checkpoint_or_empty(final) or _whose(final) not in (None, own)):
+        kept = durable.unused(final.with_name(f"{_ASIDE}{final.name}"))
+        os.rename(final, kept)
+        damage.warn(f"{final}: this was no whole checkpoint of this project; it is kept as {kept.name}")
+    ownership.remove_own(final, run, ownership.is_checkpoint_or_empty)
 
 
 def _synced(path: Path) -> FileRecord:
@@ -256,14 +270,40 @@ def whole(folder: Path, tell: Callable[[str], None]) -> Iterator[tuple[Path, Che
             tell(f"damaged checkpoint: {damage}; the one before is used")
 
 
-def prune(run: Path, folder: Path, keep: int) -> list[Path]:
-    """Remove all but the newest `keep` checkpoints of a trial, and what processes that are gone left half-written;
-    returns what was removed. Folders without this project's index are not touched."""
-    old = [path for path in listed(folder) if ownership.is_checkpoint(path)][keep:]
+def prune(run: Path, folder: Path, whole: Sequence[Path], keep: int) -> list[Path]:
+    """Remove a trial's checkpoints but the newest `keep`, and what processes that are gone left half-written; returns
+    what was removed.
+
+    Parameters
+    ----------
+    whole
+        Those that are known to be whole, because this process wrote them or went on from them; newest first. Only once
+        there are `keep` of them does anything go: of the same run and trial, what is older than all of these. What is
+        newer than they are, another run's or without a readable index is left alone.
+    """
+    old: list[Path] = []
+    if len(whole) >= keep:
+        kept = whole[:keep]
+        oldest = min(_number(path) for path in kept)
+        own = _whose(kept[0])
+        old = [path for path in listed(folder) if _number(path) < oldest and own is not None and _whose(path) == own]
     left = [path for path in folder.glob(f"{durable.HALF}*") if durable.left_behind(path)]
     for path in (*old, *left):
         ownership.remove_own(path, run)
     return old
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix(_NAME))
+
+
+def _whose(path: Path) -> tuple[str, int, str] | None:
+    """Run, phase and trial of a checkpoint; None where its index cannot be read."""
+    try:
+        index = read_index(path)
+    except DamagedCheckpoint:
+        return None
+    return index.run, index.phase, index.trial
 
 
 def _short(error: Exception) -> str:

@@ -23,7 +23,6 @@ from mtquant_rllib.training.records.path_names import name_fault
 MARKER = ".mtquant-run"
 STATES_INDEX = "index.json"
 CHECKPOINT_INDEX = "checkpoint.json"
-RLLIB_CHECKPOINT = "rllib_checkpoint.json"
 OLD = f"{durable.PREFIX}old."
 """Prefix of a folder of module states that is being replaced."""
 FORMAT = 1
@@ -148,8 +147,10 @@ def is_checkpoint(folder: Path) -> bool:
 
 def is_checkpoint_or_empty(folder: Path) -> bool:
     """Whether this is a checkpoint of this project's, one whose index is damaged, or an empty folder."""
+    if not folder.is_dir():
+        return False
     names = {path.name for path in folder.iterdir()}
-    return not names or CHECKPOINT_INDEX in names or RLLIB_CHECKPOINT in names
+    return not names or CHECKPOINT_INDEX in names
 
 
 def is_own(folder: Path) -> bool:
