@@ -117,5 +117,9 @@ def test_exit_codes_and_last_words_are_in_the_log(tmp_path: Path) -> None:
     running = command(tmp_path, "train", "--run", "x", *runs.settings("resources.runners=50"))
     assert running.end() == 2
     assert "resources.runners" in running.text
-    assert json.loads((tmp_path / "runs" / "x" / "manifest.json").read_text())
-    assert "resources.runners" in (tmp_path / "runs" / "x" / "run.log").read_text()
+    assert not (tmp_path / "runs" / "x").exists(), "the name is free still"
+    begun = stopped_in(tmp_path, "phase_2", 0)
+    refused = command(tmp_path, "resume", "x", "--set", "resources.runners=3")
+    assert refused.end() == 2
+    assert "resources.runners" in (begun / "run.log").read_text()
+    assert json.loads((begun / "manifest.json").read_text())["settings"]["resources"]["runners"] == 0

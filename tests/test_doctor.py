@@ -53,10 +53,11 @@ def test_a_sound_machine_passes_and_keeps_no_trace(tmp_path: Path, capsys: pytes
     ("words", "said"),
     [
         (
-            ["--set", "resources.runners=50", "--set", "resources.cpus=2"],
+            ["--set", "resources.runners=50", "--set", "resources.cpus=2", "--set", "recipe.environments=50"],
             "resources.cpus = 2 may be used: set resources.runners=19",
         ),
         (["--set", "resources.cpus=1", "--set", "resources.learners=12"], "set resources.learners=9 or fewer"),
+        (["--set", "resources.runners=3"], "recipe.environments = 16: expected a multiple of resources.runners = 3"),
         (["--set", "resources.runers=1"], "resources.runers"),
         (["--config", "nowhere.yaml"], "no config file 'nowhere.yaml'"),
         (["--market", "nowhere.parquet"], "nowhere.parquet"),

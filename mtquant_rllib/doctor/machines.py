@@ -9,7 +9,7 @@ from typing import Any
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.doctor.findings import Finding, refused
-from mtquant_rllib.training.phases import plan_phase
+from mtquant_rllib.training.phases import expect_trainable, plan_phase
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.records.manifest import phases_of, versions
@@ -26,6 +26,7 @@ def plan(settings: Settings, nodes: Sequence[Node]) -> Iterator[Finding]:
         trials = [trial.name for trial in plan_phase(settings, phase)]
 
         def attempt(phase: int = phase, trials: Sequence[str] = tuple(trials)) -> Iterator[Finding]:
+            expect_trainable(settings, phase)
             for line in placed(settings.resources, phase, trials, nodes).table():
                 yield Finding("plan", "ok", f"phase {phase} on {line}")
 

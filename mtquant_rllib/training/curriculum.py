@@ -15,9 +15,11 @@ cut off goes on from its last checkpoint, or from its beginning if there was non
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,25 +31,26 @@ from mtquant_rllib.errors import MtquantError, RunError
 from mtquant_rllib.training import phase_experiment
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE
 from mtquant_rllib.training.movable_settings import move, moved_settings, refuse_fixed
-from mtquant_rllib.training.phase_experiment import Stretch
 from mtquant_rllib.training.phases import (
     LAST,
     TrialPlan,
     algorithm_of,
     at_bars,
     budget_bars,
+    expect_trainable,
     learning_starts_bars,
     plan_phase,
 )
 from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.preparation import centred, prepare, restored
-from mtquant_rllib.training.records import ownership, run_lock, run_names, states
+from mtquant_rllib.training.records import durable, ownership, run_lock, run_names, states
 from mtquant_rllib.training.records.manifest import FrozenRecord, Manifest, PhaseRecord, TrialRecord, phases_of
 from mtquant_rllib.training.records.manifest_file import FILE, is_run
 from mtquant_rllib.training.records.patience import patiently
 from mtquant_rllib.training.reporting.progress import clock
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_session import local_node, session
+from mtquant_rllib.training.stretch import Stretch
 
 logger = logging.getLogger("mtquant_rllib.training")
 
@@ -101,8 +104,7 @@ def train(
         carry_on(run, address, change=lambda manifest: move(manifest, moved, run) if moved else None)
         return run
     if is_run(run) and phase in (None, 1) and nothing_trained(run):
-        if address is None:
-            _refuse_unplaceable(settings, wanted)
+        _refuse_untrainable(settings, wanted, address)
         record = prepare(settings, market, macro)
         fresh = Manifest.begin(run.name, centred(settings, record), record, budget_scale, wanted)
 
@@ -117,6 +119,9 @@ def train(
             done = ", ".join(f"phase {number} {record.status}" for number, record in manifest.phases.items())
             raise RunError(f"{run}: this run exists ({done}); carry it on with `mtquant resume {run}` or name another")
 
+        if phase > 1:
+            _predecessor(manifest, phase)
+
         def change(manifest: Manifest) -> None:
             manifest.wanted = sorted({*manifest.wanted, phase})
 
@@ -125,8 +130,7 @@ def train(
             raise RunError(
                 f"phase {phase} begins with the policies of phase {phase - 1}; name a run that has them, with --run"
             )
-        if address is None:
-            _refuse_unplaceable(settings, wanted)
+        _refuse_untrainable(settings, wanted, address)
         ownership.claim(run)
         record = prepare(settings, market, macro)
         Manifest.begin(run.name, centred(settings, record), record, budget_scale, wanted).write(run)
@@ -143,11 +147,12 @@ def nothing_trained(run: Path) -> bool:
     )
 
 
-def _refuse_unplaceable(settings: Settings, phases: Sequence[int]) -> None:
-    """Raises ConfigError when a phase does not fit onto this machine, before anything is made for it. What a cluster
-    has is asked once it is joined."""
-    if not ray.is_initialized():
-        for phase in phases:
+def _refuse_untrainable(settings: Settings, phases: Sequence[int], address: str | None) -> None:
+    """Raises ConfigError when a phase cannot be trained as the settings want it, or does not fit onto this machine,
+    before anything is made for it. What a cluster has is asked once it is joined."""
+    for phase in phases:
+        expect_trainable(settings, phase)
+        if address is None and not ray.is_initialized():
             trials = [plan.name for plan in plan_phase(settings, phase)]
             placed(settings.resources, phase, trials, [local_node(settings)])
 
@@ -164,7 +169,7 @@ def resume(run: Path, address: str | None = None, overrides: Sequence[str] = (),
         When an override would change what the run is.
     """
     run = run_names.existing_run(run).resolve()
-    if is_run(run):
+    if ownership.identity(run) is not None:
         _log_to(run)
     Manifest.read(run, trust=trust)
     refuse_fixed(overrides)
@@ -198,24 +203,45 @@ def carry_on(
 
 def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Manifest], None] | None) -> None:
     manifest = Manifest.read(run, trust=trust)
-    if change is not None:
-        change(manifest)
     # A copy that was damaged is made whole again.
     manifest.write(run)
+    if change is not None:
+        # Written once it is certain that the run can go on with it.
+        change(manifest)
     todo = [phase for phase in manifest.wanted if manifest.phase(phase).status != "done"]
     if not todo:
+        manifest.write(run)
         _tell(f"{run}: nothing left to do; phases {', '.join(map(str, manifest.wanted))} are done")
         return
     settings = manifest.load_settings()
     manifest.market = restored(settings, manifest.market)
-    manifest.write(run)
     interruption = Interruption(settings.checkpoints.stop_grace_seconds)
-    with session(settings, run, address, _tell) as machines, interruption.handled(_tell):
+    go_on = f"carry on with `mtquant resume {run}`"
+    with (
+        interruption.handled(_tell),
+        _terminated(interruption, go_on),
+        session(settings, run, address, _tell) as machines,
+        # Ray has put handlers of its own in the place of the first.
+        interruption.handled(_tell),
+    ):
         stretch = Stretch(run, manifest, machines, interruption, trust, _tell)
+        phase_experiment.check(stretch, todo[0], plan_phase(settings, todo[0]))
+        manifest.write(run)
         for phase in todo:
+            interruption.raise_if_asked(f"phase {phase} is not done; {go_on}")
             _run_phase(stretch, phase)
-            if phase != todo[-1]:
-                interruption.raise_if_asked(f"phase {phase} is done; carry on with `mtquant resume {run}`")
+
+
+@contextlib.contextmanager
+def _terminated(interruption: Interruption, go_on: str) -> Iterator[None]:
+    """Turn the end that Ray's own handler of SIGTERM makes, while its session begins, into ours."""
+    try:
+        yield
+    except SystemExit as end:
+        if end.code == signal.SIGTERM:
+            interruption.ask(signal.SIGTERM)
+            interruption.raise_if_asked(f"nothing had begun; {go_on}")
+        raise
 
 
 def _run_phase(stretch: Stretch, phase: int) -> None:
@@ -334,6 +360,9 @@ def _prove_frozen(run: Path, record: PhaseRecord, plan: TrialPlan) -> FrozenReco
 
 
 def _log_to(run: Path) -> None:
+    path = ownership.within(run, run / LOG)
+    with durable.named_errors(path):
+        file = logging.FileHandler(path)
     root = logging.getLogger("mtquant_rllib")
     root.setLevel(logging.INFO)
     root.propagate = False
@@ -341,9 +370,8 @@ def _log_to(run: Path) -> None:
         if isinstance(handler, logging.FileHandler):
             root.removeHandler(handler)
             handler.close()
-    handler = logging.FileHandler(ownership.within(run, run / LOG))
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-    root.addHandler(handler)
+    file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    root.addHandler(file)
 
 
 def _tell(text: str) -> None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,11 @@ from ray import tune
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError, TrainingFailed
 from mtquant_rllib.training.desk_algorithm import FAILURE
-from mtquant_rllib.training.inspection.checkpoint_survey import surveyed
+from mtquant_rllib.training.inspection.checkpoint_survey import newest_whole
 from mtquant_rllib.training.node_watch import LostNodes, SessionLost, Waiting
-from mtquant_rllib.training.phases import TRIAL, TrialPlan, build_config
+from mtquant_rllib.training.phases import TRIAL, TrialPlan, build_config, expect_trainable
 from mtquant_rllib.training.placement.planner import Placement, placed
-from mtquant_rllib.training.records import checkpoints, ownership, patience, trust
-from mtquant_rllib.training.records.checkpoints import Checkpoint
-from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.training.records import ownership, patience, trust
 from mtquant_rllib.training.reporting.fallback_lines import FallbackLines
 from mtquant_rllib.training.reporting.progress import Progress
 from mtquant_rllib.training.reporting.result_files import (
@@ -36,44 +35,28 @@ from mtquant_rllib.training.reporting.result_files import (
     ProgressCSV,
     ResultJson,
     TensorBoard,
-    curve_of,
-    mend,
 )
 from mtquant_rllib.training.reporting.wandb_tracker import WandB
+from mtquant_rllib.training.resumption import resumable
 from mtquant_rllib.training.session.autoscaling import wait_for_nodes
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_seams import results_forgotten
-from mtquant_rllib.training.session.ray_session import Machines
+from mtquant_rllib.training.stretch import Stretch
 from mtquant_rllib.training.trial import NODES, PHASE, RESOURCES, RESUMABLE, RUN, STRETCH, PhaseTrial
 
 logger = logging.getLogger("mtquant_rllib.training")
 
-Tell = Callable[[str], None]
+AGAIN_S = 2.0
+"""Before an experiment begins anew on storage that was away."""
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """What one stretch of a run is started with, for all its phases."""
+class StorageAway(Exception):
+    """What the operating system said of it."""
 
-    run: Path
-    manifest: Manifest
-    machines: Machines
-    interruption: Interruption
-    trusted: bool
-    """Load checkpoints that do not bear this user's signature."""
-    tell: Tell
-
-
-@dataclass(frozen=True)
-class Found:
-    """A trial's checkpoints that may be gone on from: names, newest first, and the index of the newest."""
-
-    names: list[str]
-    newest: Checkpoint | None
-
-    @property
-    def finished(self) -> bool:
-        return self.newest is not None and self.newest.finished
+    def __init__(self, error: OSError) -> None:
+        super().__init__(patience.reason(error))
+        named = Path(str(error.filename)).parent if error.filename else None
+        self.folders = {named} if named is not None and named.is_dir() else set[Path]()
 
 
 def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[str, Any]]:
@@ -92,7 +75,10 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
     """
     manifest = stretch.manifest
     settings, record = manifest.load_settings(), manifest.phase(phase)
+    patience_s = settings.checkpoints.storage_patience_seconds
+    reached, stalled_since = 0, None
     while True:
+        ownership.refuse_links(stretch.run, record.experiment)
         found = {plan.name: resumable(stretch, plan) for plan in plans}
         for name, trial in found.items():
             if trial.newest is not None and not trial.newest.finished:
@@ -100,6 +86,9 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
         left = [plan for plan in plans if not found[plan.name].finished]
         if not left:
             break
+        bars = sum(trial.newest.bars for trial in found.values() if trial.newest is not None)
+        if bars > reached:
+            reached, stalled_since = bars, None
         trust.user_key()  # made, or refused, before anything starts
         placement = _placed(stretch, settings, phase, [plan.name for plan in left])
         for plan in left:
@@ -119,9 +108,30 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
             RESOURCES: asdict(placement.resources),
             NODES: {plan.name: placement.nodes_of(plan.name) for plan in left},
         }
-        if _fit(stretch, settings, record.experiment, config, placement):
-            break
+        try:
+            if _fit(stretch, settings, record.experiment, config, placement):
+                break
+        except StorageAway as away:
+            stalled_since = stalled_since or time.monotonic()
+            if time.monotonic() - stalled_since > patience_s:
+                raise TrainingFailed(
+                    f"phase {phase} got no further for {patience_s:g} seconds: {away}; carry it on with "
+                    f"`mtquant resume {stretch.run}`"
+                ) from away
+            stretch.tell(f"storage: {away}; waiting for it")
+            for folder in {stretch.run, *away.folders}:
+                patience.patiently(partial(patience.probe, folder), str(folder), patience_s)
+            time.sleep(AGAIN_S)
     return {plan.name: _end_of(stretch, plan) for plan in plans}
+
+
+def check(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> None:
+    """Raises ConfigError when the phase's trials cannot be placed or trained as the settings want it: before the
+    manifest has these settings."""
+    settings = stretch.manifest.load_settings()
+    expect_trainable(settings, phase)
+    nodes = [*stretch.machines.nodes(), *stretch.machines.startable()]
+    placed(settings.resources, phase, [plan.name for plan in plans], nodes)
 
 
 def _placed(stretch: Stretch, settings: Settings, phase: int, trials: list[str]) -> Placement:
@@ -150,54 +160,14 @@ def _placed(stretch: Stretch, settings: Settings, phase: int, trials: list[str])
     return placed(resources, phase, trials, stretch.machines.nodes())
 
 
-def resumable(stretch: Stretch, plan: TrialPlan) -> Found:
-    """The trial's checkpoints of this run, newest first; damaged ones are told of.
+def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str, Any], placement: Placement) -> bool:
+    """Run the experiment. False when it has to begin anew: a node that trials were bound to is gone.
 
     Raises
     ------
-    RunError
-        When there are some, and none that is whole and may be loaded: beginning again would throw the work away, which
-        is the person's to decide.
+    StorageAway
+        When storage went away under Tune itself: the run's, or that of Ray's sessions.
     """
-    found = list(surveyed(stretch.run, stretch.manifest, plan.phase, plan.name))
-    damaged = [one for one in found if one.index is None]
-    for one in damaged:
-        stretch.tell(f"damaged checkpoint, not used: {one.path}: {one.fault}")
-    loadable = [one for one in found if one.own and (one.signed or stretch.trusted)]
-    newest = loadable[0].index if loadable else None
-    if newest is None and len(damaged) < len(found):
-        strange = next(one.path for one in found if one.index is not None)
-        raise RunError(
-            f"{strange}: this checkpoint was not signed by you (its run was begun by somebody else, or on another "
-            "machine, or the file was changed). Checkpoints hold pickles, which run code when they are loaded. If you "
-            "trust whoever wrote it, resume with --trust"
-        )
-    if newest is None and damaged:
-        raise RunError(
-            f"phase {plan.phase} {plan.name}: none of its {len(damaged)} checkpoints is whole ({damaged[0].path}: "
-            f"{damaged[0].fault}); bring a copy back, or remove {_folder(stretch, plan)} to begin this trial again at "
-            "bar 0"
-        )
-    for one in found:
-        if one.index is not None and one not in loadable:
-            stretch.tell(f"checkpoint not used: {one.path} was not signed by you, or is another trial's")
-    curve = curve_of(stretch.run, plan.phase, plan.name)
-    if newest is not None:
-        known = {one.index.iteration: one.index.row for one in loadable if one.index is not None}
-        if said := mend(curve, known, newest.iteration):
-            stretch.tell(said)
-    elif curve.exists():
-        stretch.tell(f"phase {plan.phase} {plan.name}: no checkpoint is left of it; it begins again at bar 0")
-    return Found([one.path.name for one in loadable], newest)
-
-
-def _folder(stretch: Stretch, plan: TrialPlan) -> Path:
-    return ownership.within(stretch.run, stretch.run / stretch.manifest.phase(plan.phase).experiment / plan.name)
-
-
-def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str, Any], placement: Placement) -> bool:
-    """Run the experiment. False when it has to begin anew: storage went away under Tune itself, and is back, or a node
-    that trials were bound to is gone."""
     # The signals are answered here (`interruption`).
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     keep = settings.checkpoints
@@ -234,11 +204,7 @@ def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str
         trouble = _storage_error(error)
         if trouble is None:
             raise
-        stretch.tell(f"storage: {patience.reason(trouble)}; waiting for it")
-        patience.patiently(
-            lambda: _probe(stretch.run), f"the run's folder {stretch.run}", keep.storage_patience_seconds
-        )
-        return False
+        raise StorageAway(trouble) from error
     results = [grid[number] for number in range(len(grid))]
     for result in results:
         if result.metrics and FAILURE in result.metrics:
@@ -254,12 +220,6 @@ def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str
             f"  once the cause is gone: mtquant resume {stretch.run}"
         )
     return not stretch.interruption.node_lost
-
-
-def _probe(run: Path) -> None:
-    probe = run / ".probe"
-    probe.write_bytes(b"x" * 4096)
-    probe.unlink()
 
 
 def _storage_error(error: BaseException | None) -> OSError | None:
@@ -320,9 +280,9 @@ def _end_of(stretch: Stretch, plan: TrialPlan) -> dict[str, Any]:
     Interrupted, RunError
         When it is not.
     """
-    folder, resume = _folder(stretch, plan), f"carry it on with `mtquant resume {stretch.run}`"
-    there = checkpoints.listed(folder)
-    newest = checkpoints.read_index(there[0]) if there else None
+    resume = f"carry it on with `mtquant resume {stretch.run}`"
+    found = newest_whole(stretch.run, stretch.manifest, plan.phase, plan.name, indexes_alone=True)
+    newest = found.index if found is not None else None
     if newest is not None and newest.finished:
         return newest.result
     bars = newest.bars if newest is not None else 0

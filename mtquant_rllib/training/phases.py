@@ -158,24 +158,12 @@ def algorithm_of(settings: Settings, phase: int) -> str:
     return settings.recipe.algorithms[phase - 1]
 
 
-def build_config(plan: TrialPlan, manifest: Manifest, resources: TrialResources) -> DeskPPOConfig | DeskSACConfig:
-    """The RLlib configuration of one trial of a run.
-
-    Raises
-    ------
-    ConfigError
-        When the environments cannot be shared evenly among the runners, or at all among the learners, or a setting does
-        not go with another.
-    """
-    import torch
-
+def expect_trainable(settings: Settings, phase: int) -> None:
+    """Raises ConfigError when the environments cannot be shared evenly among the runners, or at all among the learners,
+    or a setting does not go with another."""
     from mtquant_rllib.engine.autograd import asked_for
-    from mtquant_rllib.training.environments import ENV, register
-    from mtquant_rllib.training.validation import make_validator
 
-    register()
-    settings = manifest.load_settings()
-    recipe, runners, algorithm = settings.recipe, settings.resources.runners, algorithm_of(settings, plan.phase)
+    recipe, runners = settings.recipe, settings.resources.runners
     if settings.resources.engine == "stock" and (asked := asked_for(settings.learner)):
         raise ConfigError(
             f"learner.{asked[0]} = {getattr(settings.learner, asked[0])} with resources.engine = 'stock': section "
@@ -190,7 +178,7 @@ def build_config(plan: TrialPlan, manifest: Manifest, resources: TrialResources)
         "ppo": ("recipe.environments", recipe.environments),
         "sac": ("sac.batch_size", settings.sac.batch_size),
     }
-    name, parts = shared[algorithm]
+    name, parts = shared[algorithm_of(settings, phase)]
     if learners > parts:
         raise ConfigError(
             f"resources.learners = {learners}: expected at most {name} = {parts}, which are shared among them"
@@ -204,6 +192,26 @@ def build_config(plan: TrialPlan, manifest: Manifest, resources: TrialResources)
         raise ConfigError(
             f"resources.engine = {settings.resources.engine!r}: an allocator runs on the batched engine alone"
         )
+
+
+def build_config(plan: TrialPlan, manifest: Manifest, resources: TrialResources) -> DeskPPOConfig | DeskSACConfig:
+    """The RLlib configuration of one trial of a run.
+
+    Raises
+    ------
+    ConfigError
+        As `expect_trainable`.
+    """
+    import torch
+
+    from mtquant_rllib.training.environments import ENV, register
+    from mtquant_rllib.training.validation import make_validator
+
+    register()
+    settings = manifest.load_settings()
+    recipe, runners, algorithm = settings.recipe, settings.resources.runners, algorithm_of(settings, plan.phase)
+    expect_trainable(settings, plan.phase)
+    learners = settings.resources.learners
     record = manifest.phase(plan.phase)
     budget = record.trials[plan.name].budget_bars
     data = manifest.market.data

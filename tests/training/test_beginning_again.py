@@ -12,10 +12,19 @@ import pytest
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.training import curriculum
+from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.records.manifest import Manifest
 
 SMALL = ["embedded.train={paths: 1, years: 3}", "embedded.validation={paths: 1, years: 3}"]
 SMALL += ["embedded.test={paths: 1, years: 3}"]
+
+
+class OneNode:
+    def nodes(self) -> list[Node]:
+        return [Node("here", 2, id="here")]
+
+    def startable(self) -> list[Node]:
+        return []
 
 
 @contextlib.contextmanager
@@ -24,17 +33,34 @@ def unreachable(*words: Any, **named: Any) -> Iterator[None]:
     yield
 
 
-def test_a_name_can_be_used_again_until_something_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextlib.contextmanager
+def reached(*words: Any, **named: Any) -> Iterator[OneNode]:
+    yield OneNode()
+
+
+def stopped(*words: Any) -> None:
+    raise RunError("stopped before the first result")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MTQUANT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(curriculum, "session", unreachable)
-    run = tmp_path / "runs" / "x"
+    monkeypatch.setattr(curriculum, "session", reached)
+    monkeypatch.setattr(curriculum, "_run_phase", stopped)
+    return tmp_path / "runs" / "x"
+
+
+def test_a_name_can_be_used_again_until_something_was_trained(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowded = [*SMALL, "resources.cpus=2", "resources.runners=50", "recipe.environments=50"]
     with pytest.raises(ConfigError, match=r"resources\.runners="):
-        curriculum.train(Settings.load(overrides=[*SMALL, "resources.cpus=2", "resources.runners=50"]), run=run)
+        curriculum.train(Settings.load(overrides=crowded), run=run)
     assert not run.exists(), "what cannot be placed is refused before anything is made"
-    with pytest.raises(RunError, match="no Ray cluster"):
-        curriculum.train(Settings.load(overrides=SMALL), run=run, address="nowhere:1")
+    with monkeypatch.context() as away:
+        away.setattr(curriculum, "session", unreachable)
+        with pytest.raises(RunError, match="no Ray cluster"):
+            curriculum.train(Settings.load(overrides=SMALL), run=run, address="nowhere:1")
     first = Manifest.read(run)
-    with pytest.raises(RunError, match="no Ray cluster"):
+    with pytest.raises(RunError, match="stopped before"):
         curriculum.train(Settings.load(overrides=[*SMALL, "seed=7"]), run=run, budget_scale=0.5)
     again = Manifest.read(run)
     assert (again.id, again.created) == (first.id, first.created), "the same folder"
@@ -45,14 +71,28 @@ def test_a_name_can_be_used_again_until_something_was_trained(tmp_path: Path, mo
         curriculum.train(Settings.load(overrides=SMALL), run=run)
 
 
-def test_a_job_that_is_started_again_carries_its_run_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_refused_leaves_the_manifest_as_it_was(run: Path) -> None:
+    with pytest.raises(RunError, match="stopped before"):
+        curriculum.train(Settings.load(overrides=SMALL), run=run)
+    for override, said in (
+        ("resources.runners=3", "recipe.environments = 16: expected a multiple"),
+        ("resources.min_process_cpus=1 resources.cpus=1 resources.runners=2", "set resources.runners=0 or fewer"),
+        ("resources.learners=99", "expected at most recipe.environments = 16"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            curriculum.resume(run, overrides=override.split())
+        manifest = Manifest.read(run)
+        assert (manifest.load_settings().resources.runners, manifest.load_settings().resources.learners) == (0, 0)
+    with pytest.raises(RunError, match="phase 3 begins with the policies of phase 2"):
+        curriculum.train(Settings.load(overrides=SMALL), run=run, phase=3)
+    assert Manifest.read(run).wanted == [1, 2, 3]
+
+
+def test_a_job_that_is_started_again_carries_its_run_on(run: Path) -> None:
     """`mtquant train --resume`: the same words begin a run and carry it on."""
-    monkeypatch.setenv("MTQUANT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(curriculum, "session", unreachable)
-    run = tmp_path / "runs" / "x"
 
     def again(*overrides: str) -> None:
-        with pytest.raises(RunError, match="no Ray cluster"):
+        with pytest.raises(RunError, match="stopped before"):
             curriculum.train(Settings.load(overrides=[*SMALL, *overrides]), run=run, resume_existing=True)
 
     again()

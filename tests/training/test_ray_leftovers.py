@@ -49,7 +49,7 @@ def record(run: Path, one: processes.Process, folder: Path, **changed: object) -
     dead = {"pid": 2**22 + 1, "start": 1}
     own = {"pid": one.pid, "start": one.start}
     tree = {"here": processes.here(), "driver": dead, "folder": str(folder), "processes": [own]}
-    (run / FILE).write_text(json.dumps({**tree, **changed}))
+    ray_leftovers.write_record(run, {**tree, **changed})
 
 
 @pytest.fixture
@@ -62,6 +62,23 @@ def like_ray() -> Iterator[processes.Process]:
     yield found
     process.kill()
     process.wait()
+
+
+def test_a_record_that_somebody_else_wrote_ends_nothing(
+    tmp_path: Path, like_ray: processes.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that came from elsewhere names a process of this user's."""
+    with monkeypatch.context() as stranger:
+        stranger.setenv("MTQUANT_KEY_FILE", str(tmp_path / "strangers key"))
+        record(tmp_path, like_ray, tmp_path)
+    assert end_leftovers(tmp_path) == []
+    tree = json.loads((tmp_path / FILE).read_text())
+    (tmp_path / FILE).unlink()
+    record(tmp_path, like_ray, tmp_path / "another")
+    ours = json.loads((tmp_path / FILE).read_text())
+    (tmp_path / FILE).write_text(json.dumps({**ours, "folder": tree["folder"]}))
+    assert end_leftovers(tmp_path) == [], "one that was changed neither"
+    assert processes.alive(like_ray)
 
 
 def test_a_number_that_another_process_has_by_now_is_left_alone(tmp_path: Path, like_ray: processes.Process) -> None:

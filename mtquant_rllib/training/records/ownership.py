@@ -121,6 +121,15 @@ def within(inside: Path, path: Path) -> Path:
     return here
 
 
+def refuse_links(run: Path, folder: str) -> None:
+    """Raises RunError for a symbolic link in a folder of the run or in the folders inside it: Tune would write through
+    it, into whatever it leads to."""
+    top = within(run, run / folder)
+    for path in (*top.glob("*"), *top.glob("*/*")):
+        if path.is_symlink():
+            within(run, path)
+
+
 def stays_inside(run: Path, relative: str) -> bool:
     """Whether a path of a record, links followed, lies in the run's folder."""
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mtquant_rllib.errors import RunError, TrainingFailed
+from mtquant_rllib.training.records import durable
 
 logger = logging.getLogger("mtquant_rllib.training")
 
@@ -57,6 +58,15 @@ def patiently(write: Callable[[], T], what: str, patience_s: float, witness: Pat
                 told = time.monotonic()
                 logger.warning("waiting for storage: %s cannot be written: %s", what, reason(error))
             time.sleep(min(_EVERY_S, max(patience_s - waited, 0.05)))
+
+
+def probe(folder: Path) -> None:
+    """Write a block into a folder and remove it. Raises OSError where the storage does not take it."""
+    path = durable.half_of(folder / "probe")
+    try:
+        durable.write_new(path, lambda file: file.write(b"x" * 4096))
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def reason(error: OSError) -> str:

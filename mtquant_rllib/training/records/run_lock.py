@@ -11,8 +11,10 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.training.records import durable, ownership
 
 FILE = ".lock"
 
@@ -24,26 +26,34 @@ def held(run: Path) -> Iterator[None]:
     Raises
     ------
     RunError
-        When another process holds it, which is named.
+        When another process holds it, which is named; when the file system takes no locks, or the file cannot be
+        written or is a symbolic link.
     """
-    with open(run / FILE, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise RunError(
-                f"{run}: {_holder(file.read())} trains this run at this moment; wait until it is done, or stop it"
-            ) from None
-        file.seek(0)
-        file.truncate()
-        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": now}, file)
-        file.flush()
+    path = ownership.within(run, run / FILE)
+    with contextlib.ExitStack() as stack:
+        with durable.named_errors(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            file = stack.enter_context(open(descriptor, "r+"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"{run}: {_holder(file.read())} trains this run at this moment; wait until it is done, or stop it"
+                ) from None
+            now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+            _replace(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}))
         try:
             yield
         finally:
-            file.seek(0)
-            file.truncate()
+            with contextlib.suppress(OSError):
+                _replace(file, "")
+
+
+def _replace(file: IO[str], text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
 
 
 def holder(run: Path) -> str | None:

@@ -69,6 +69,11 @@ def user_key() -> bytes:
     return key
 
 
+def code_of(content: bytes, key: bytes) -> str:
+    """The keyed signature of some bytes (HMAC-SHA-256)."""
+    return hmac.new(key, content, hashlib.sha256).hexdigest()
+
+
 def sign(checkpoint: Path, key: bytes) -> None:
     """Sign a checkpoint's index."""
     durable.replace_file(checkpoint / SIGNATURE, json.dumps({"hmac_sha256": _code(checkpoint, key)}).encode())
@@ -92,4 +97,4 @@ def is_ours(checkpoint: Path, key: bytes) -> bool:
 
 
 def _code(checkpoint: Path, key: bytes) -> str:
-    return hmac.new(key, (checkpoint / INDEX).read_bytes(), hashlib.sha256).hexdigest()
+    return code_of((checkpoint / INDEX).read_bytes(), key)

@@ -13,7 +13,7 @@ from ray.tune import Callback
 
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, ENV_FAULTS, SHARPE, VALIDATION
 from mtquant_rllib.training.phases import TRIAL
-from mtquant_rllib.training.records.patience import TELL_EVERY_S, reason
+from mtquant_rllib.training.records.patience import TELL_EVERY_S, probe, reason
 
 logger = logging.getLogger("mtquant_rllib.training")
 
@@ -140,10 +140,8 @@ def last_line(trial: Any) -> str:
 
 def storage_trouble(run: Path) -> str:
     """`; RUN cannot be written: why`, or nothing where it can."""
-    probe = run / ".probe"
     try:
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
+        probe(run)
     except OSError as error:
         return f"; {run} cannot be written: {reason(error)}"
     return ""

@@ -12,6 +12,7 @@ is written. Anything else is left alone, also all of a record that was written o
 
 from __future__ import annotations
 
+import hmac
 import json
 import logging
 import os
@@ -24,12 +25,15 @@ from typing import Any
 import ray
 
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.training.records import durable, trust
 from mtquant_rllib.training.session import processes
 from mtquant_rllib.training.session.processes import Process
 
 logger = logging.getLogger("mtquant_rllib.training")
 
 FILE = ".ray_session.json"
+SIGNATURE = "hmac_sha256"
+"""Key of the record's signature: a run that came from elsewhere must not name processes that are to be ended."""
 END_SECONDS = 10.0
 """How long a start waits until what it killed is gone."""
 _SESSION = r"session_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d{6}_{pid}"
@@ -48,13 +52,18 @@ def record_session(run: Path, folder: Path) -> None:
         "folder": str(folder),
         "processes": [asdict(one) for one in sorted(ray_processes(), key=lambda one: one.pid)],
     }
+    write_record(run, tree)
+
+
+def write_record(run: Path, tree: dict[str, Any]) -> None:
+    """Write a record, with this user's signature."""
     run.mkdir(parents=True, exist_ok=True)
-    half = run / f"{FILE}.{os.getpid()}"
-    with open(half, "w") as file:
-        json.dump(tree, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(half, run / FILE)
+    signed = {**tree, SIGNATURE: _signature(tree, trust.user_key())}
+    durable.replace_file(run / FILE, json.dumps(signed, indent=1).encode())
+
+
+def _signature(tree: dict[str, Any], key: bytes) -> str:
+    return trust.code_of(json.dumps(tree, sort_keys=True).encode(), key)
 
 
 def forget_session(run: Path) -> None:
@@ -123,12 +132,16 @@ def _session_folder(folder: Path, driver: Process) -> Path | None:
 def _read(path: Path) -> tuple[str, Process, Path, set[Process]] | None:
     """A record; None where there is none, or none that can be read: it only ever serves to clean up."""
     try:
+        if path.is_symlink():
+            raise ValueError("it is a symbolic link")
         tree: Any = json.loads(path.read_text())
+        if not hmac.compare_digest(str(tree.pop(SIGNATURE, "")), _signature(tree, trust.user_key())):
+            raise ValueError("it was not written by you")
         recorded = {Process(int(one["pid"]), int(one["start"])) for one in tree["processes"]}
         driver = Process(int(tree["driver"]["pid"]), int(tree["driver"]["start"]))
         return str(tree["here"]), driver, Path(tree["folder"]), recorded
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (RunError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning("%s cannot be read, so nothing is known of the run's last session: %s", path, error)
         return None

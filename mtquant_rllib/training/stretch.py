@@ -1,0 +1,26 @@
+"""What one stretch of a run is started with: from `train` or `resume` to its end or interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.training.session.interruption import Interruption
+from mtquant_rllib.training.session.ray_session import Machines
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What one stretch of a run is started with, for all its phases."""
+
+    run: Path
+    manifest: Manifest
+    machines: Machines
+    interruption: Interruption
+    trusted: bool
+    """Load checkpoints that do not bear this user's signature."""
+    tell: Tell
