@@ -3,6 +3,7 @@ goes on."""
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import runs
 from attempts import TRIES, Reference, begin, finish, kill_one, note, patched
+from processes import below
 from runs import command
 from table import TABLE, Row
 
@@ -123,7 +125,9 @@ def test_a_process_of_the_ray_session_is_killed(
     whole = reference()
     running = begin(tmp_path)
     assert running.says(f"phase {1 + 2 * number} {'desk' if number else 'forex'}  ")
-    assert kill_one(running, process, random.Random(number))
+    # By its program: others name it among their arguments.
+    (daemon,) = [pid for pid, args in below(running.process.pid) if args.split()[0].endswith(process)]
+    os.kill(daemon, signal.SIGKILL)
     began = time.monotonic()
     code = running.end()
     took = time.monotonic() - began
@@ -131,3 +135,20 @@ def test_a_process_of_the_ray_session_is_killed(
     assert took < 120, took
     assert "mtquant resume" in running.text or "GCS" in running.text, running.text[-3000:]
     finish(tmp_path, f"SIGKILL of Ray's {process.split('/')[0]} (exit {code} after {took:.0f} s)", whole)
+
+
+@pytest.mark.parametrize("number", TRIES)
+def test_a_signal_comes_while_ray_starts(tmp_path: Path, reference: Reference, number: int) -> None:
+    """When it has no handlers of ours yet, or Ray's in their place."""
+    whole, which = reference(), (signal.SIGTERM, signal.SIGINT)[number]
+    running = begin(tmp_path)
+    deadline = time.monotonic() + 60
+    while not any("gcs_server" in args for _, args in below(running.process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    os.kill(running.process.pid, which)
+    code = running.end()
+    assert code == 128 + which, (code, running.text[-2000:])
+    said = next(line.strip() for line in running.lines if line.startswith("mtquant: stopped"))
+    last = command(tmp_path, "resume", "x")
+    note(tmp_path, f"{which.name} while Ray starts (exit {code})", whole, last, last.end(), said)

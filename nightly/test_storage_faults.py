@@ -155,3 +155,25 @@ def test_the_disk_is_full(tmp_path: Path, reference: Reference, number: int) -> 
         note(tmp_path, "disk full (exit 1), then room again", whole, last, end, seen)
     finally:
         subprocess.run(["umount", disk], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("number", TRIES)
+def test_rays_own_folder_is_full(tmp_path: Path, reference: Reference, number: int) -> None:
+    """The run's is not: waiting helps as long as something may change, and ends with the reason."""
+    whole, disk = reference(), Path(f"/tmp/mtqfull{os.getpid()}")
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", disk], capture_output=True).returncode:
+        disk.rmdir()
+        pytest.skip("a file system of its own, to be filled, can be mounted by root alone")
+    try:
+        running = begin(tmp_path, "checkpoints.storage_patience_seconds=10", env={"RAY_TMPDIR": str(disk)})
+        assert running.says(f"phase {2 + number} desk")
+        subprocess.run(["dd", "if=/dev/zero", f"of={disk / 'filler'}", "bs=64k"], capture_output=True)
+        code = running.end()
+        assert code in (0, 1), (code, running.text[-3000:])
+    finally:
+        subprocess.run(["umount", "-l", disk], capture_output=True, check=True)
+        disk.rmdir()
+    said = next((line.strip() for line in running.lines if line.startswith("mtquant:")), "it went on without")
+    last = command(tmp_path, "resume", "x")
+    note(tmp_path, f"Ray's folder full (exit {code})", whole, last, last.end(), said)

@@ -10,7 +10,7 @@ from mtquant_rllib.training.inspection.checkpoint_survey import surveyed
 from mtquant_rllib.training.phases import TrialPlan, at_bars
 from mtquant_rllib.training.records import ownership, states
 from mtquant_rllib.training.records.checkpoints import Checkpoint
-from mtquant_rllib.training.reporting.result_files import curve_of, mend
+from mtquant_rllib.training.reporting.result_files import curve_of, mend, rows_of_results
 from mtquant_rllib.training.stretch import Stretch
 
 
@@ -65,7 +65,8 @@ def resumable(stretch: Stretch, plan: TrialPlan) -> Found:
         _expect_best(stretch, plan, newest)
     curve = curve_of(stretch.run, plan.phase, plan.name)
     if newest is not None:
-        known = {one.index.iteration: one.index.row for one in loadable if one.index is not None}
+        known = rows_of_results(trial_folder_of(stretch, plan) / "result.json")
+        known |= {one.index.iteration: one.index.row for one in loadable if one.index is not None and one.index.row}
         if said := mend(curve, known, newest.iteration):
             stretch.tell(said)
     elif curve.exists():

@@ -8,6 +8,7 @@ A disk that is full or away for a while is waited for (`patience`), so that no r
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -29,7 +30,7 @@ from mtquant_rllib.training.reporting.curve_columns import ITERATION, curve_row
 
 def truncated_csv(text: str, key: str, first_lost: int) -> str:
     """The CSV without the rows whose `key` is at or after `first_lost`, and without a half-written last row."""
-    rows = list(csv.reader(io.StringIO(text)))
+    rows = _lines(text)
     if not rows or key not in rows[0]:
         return ""
     column, width = rows[0].index(key), len(rows[0])
@@ -42,6 +43,15 @@ def truncated_csv(text: str, key: str, first_lost: int) -> str:
             seen = int(row[column])
             writer.writerow(row)
     return out.getvalue()
+
+
+def _lines(text: str) -> list[list[str]]:
+    """The rows of a CSV whose fields hold no line breaks: a damaged line costs itself alone."""
+    rows: list[list[str]] = []
+    for line in text.splitlines():
+        with contextlib.suppress(csv.Error):
+            rows += csv.reader([line])
+    return rows
 
 
 def truncated_jsonl(text: str, key: str, first_lost: int) -> str:
@@ -206,13 +216,24 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
         writer.writerow(row)
 
 
+def rows_of_results(path: Path) -> dict[int, dict[str, str]]:
+    """The rows that a curve had, by iteration, from Tune's result.json of its trial; lines that cannot be read are left
+    out."""
+    rows = {}
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() and not path.is_symlink() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            row = {name: str(value) for name, value in curve_row(json.loads(line)).items()}
+            rows[int(row[ITERATION])] = row
+    return rows
+
+
 def mend(path: Path, known: Mapping[int, Mapping[str, str]], upto: int) -> str | None:
-    """Put rows back into a curve that lacks them or has them broken, from the checkpoints that followed them.
+    """Put rows back into a curve that lacks them or has them broken.
 
     Parameters
     ----------
     known
-        Iteration -> row, of the checkpoints that are there.
+        Iteration -> row, of the checkpoints that are there and of Tune's results.
     upto
         The iteration that the trial goes on from: later rows are made again anyway.
 
@@ -222,7 +243,11 @@ def mend(path: Path, known: Mapping[int, Mapping[str, str]], upto: int) -> str |
     """
     text = path.read_text(errors="replace") if path.exists() else ""
     rows = {int(row[ITERATION]): row for row in csv.DictReader(io.StringIO(truncated_csv(text, ITERATION, upto + 1)))}
-    there = {number for number, row in rows.items() if None not in row.values()}
+    there = {
+        number
+        for number, row in rows.items()
+        if None not in row.values() and all(row.get(name) == value for name, value in known.get(number, {}).items())
+    }
     # A write that was cut short may end inside the last number, which then is one still.
     last = max(there, default=0)
     if text and not text.endswith("\n") and known.get(last, rows.get(last)) != rows.get(last):
