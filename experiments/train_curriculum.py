@@ -3,8 +3,8 @@
 *Run it*
 
     python experiments/train_curriculum.py --budget-scale 0.02
-    ray up cluster.yaml
-    ray submit cluster.yaml experiments/train_curriculum.py --address auto --run /mnt/shared/runs/first
+    ray up configs/cluster/aws.yaml
+    ray submit configs/cluster/aws.yaml experiments/train_curriculum.py --address auto --run /mnt/shared/runs/first
 
 *What to expect.* Phase 1 trains three specialists side by side, each with its own instruments; phase 2 the
 meta-controller over eleven frozen policies, whose hashes before and after are compared; phase 3 all twelve. Every phase
