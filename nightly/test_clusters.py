@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +18,9 @@ from typing import Any
 import pytest
 import ray
 import runs
+from processes import below, kill
 from ray._private import state
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from table import TABLE, Row
 
 from mtquant_rllib.config import Settings
@@ -113,4 +121,109 @@ def test_the_curriculum_finishes(
     lost = runs.bars_lost(tmp_path)
     TABLE.add(Row(f"cluster {name}", code == 0, code, seen if loses else "", differing, lost if loses else None))
     assert code == 0, driver.text[-4000:]
+    assert not differing
+
+
+@ray.remote(num_cpus=2)
+class Other:
+    """Somebody else's work."""
+
+    def begun(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("machines", [CPUS], indirect=True, ids=["2+2"])
+def test_a_trial_that_waits_for_its_place_says_what_for(tmp_path: Path, machines: Machines) -> None:
+    taken = machines.nodes()[1]
+    other = Other.options(scheduling_strategy=NodeAffinitySchedulingStrategy(str(taken.id), soft=False)).remote()
+    assert ray.get(other.begun.remote())
+    words = runs.settings(small=runs.ON_CLUSTER)
+    where = ("--address", machines.cluster.address, "--phase", "1")
+    driver = runs.command(tmp_path, "train", "--run", "x", "--budget-scale", runs.SCALE, *where, *words)
+    assert driver.says("where 0 of 2 are free (something else uses the cluster: `ray status`)", 120), driver.text
+    said = driver.lines[-1].strip()
+    ray.kill(other)
+    code = driver.end()
+    TABLE.add(Row("a node that somebody else uses", code == 0, code, said))
+    assert code == 0, driver.text[-3000:]
+
+
+WORKER_CPUS, WORKERS = 4, 2
+PORT = 6391
+
+
+def fake_cloud(address: str) -> dict[str, Any]:
+    """A cluster file whose provider starts nodes as processes of this machine; Ray's wheel lacks its own example."""
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    worker = {"CPU": WORKER_CPUS, "object_store_memory": STORE_MB * 2**20}
+    return {
+        "cluster_name": "fake",
+        "max_workers": WORKERS,
+        "idle_timeout_minutes": 1,
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": address,
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        # The provider's own name of its head.
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
+            "worker": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": WORKERS},
+        },
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        **{f"{kind}_commands": [] for kind in commands},
+    }
+
+
+@pytest.fixture
+def autoscaled(tmp_path: Path) -> Iterator[str]:
+    """A head of two CPUs whose autoscaler may start workers; its address."""
+    address = f"{ray.util.get_node_ip_address()}:{PORT}"
+    (tmp_path / "cloud.json").write_text(json.dumps(fake_cloud(address)))
+    temporary = Path(f"/tmp/mtqa{os.getpid()}")
+    words = ["start", "--head", f"--port={PORT}", "--num-cpus=2", f"--object-store-memory={STORE_MB * 2**20}"]
+    words += ["--include-dashboard=false", "--block", f"--autoscaling-config={tmp_path / 'cloud.json'}"]
+    head = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", *words],
+        env={**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    said = runs.listening(head)
+    assert said.says("command will now block"), said.text
+    yield address
+    for pid, _ in [*below(head.pid), (head.pid, "")]:
+        kill(pid, signal.SIGKILL)
+    head.wait()
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def test_an_autoscaler_starts_the_nodes_that_the_phase_was_placed_on(
+    tmp_path: Path, reference: Callable[..., Path], autoscaled: str
+) -> None:
+    """Nine processes would share the head's two CPUs; they get one CPU each on workers that come."""
+    kinds = f"resources.worker_types=[{{cpus: {WORKER_CPUS}, max_workers: {WORKERS}}}]"
+    words = runs.settings("resources.runners=2", kinds, small=runs.ON_CLUSTER)
+    driver = runs.command(
+        tmp_path, "train", "--run", "x", "--budget-scale", runs.SCALE, "--address", autoscaled, *words
+    )
+    assert driver.says("waits for 2 nodes with 4 CPU to be started"), driver.text
+    code = driver.end()
+    assert code == 0, driver.text[-4000:]
+    placed = [line.strip() for line in driver.lines if line.startswith("phase 1 on")]
+    differing = len(runs.differences(reference("resources.runners=2"), tmp_path / "runs" / "x"))
+    TABLE.add(Row("cluster of a head of 2 CPUs that grows", code == 0, code, " | ".join(placed), differing))
+    assert len(placed) == 1 + WORKERS, placed
+    assert sum("2 runners of 1 CPU" in line for line in placed) == 2, placed
     assert not differing
