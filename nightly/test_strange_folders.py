@@ -76,7 +76,7 @@ def test_a_stray_checkpoint_lies_among_the_trials(tmp_path: Path, reference: Ref
 def test_the_best_states_are_gone(tmp_path: Path, reference: Reference, number: int) -> None:
     whole, run = reference(), stopped_in(tmp_path, "phase_3", number)
     index = json.loads((newest(run, "phase_3") / "checkpoint.json").read_text())
-    best = run / "phase_3" / "modules" / "desk" / f"bars_{index['result']['best']['bars']:09d}"
+    best = run / "phase_3" / "modules" / "desk" / f"bars_{int(index['result']['best']['bars']):09d}"
     away = tmp_path / "away"
     shutil.move(best, away)
     refused = command(tmp_path, "resume", "x")
