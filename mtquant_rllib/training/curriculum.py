@@ -230,6 +230,7 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
         for phase in todo:
             interruption.raise_if_asked(f"phase {phase} is not done; {go_on}")
             _run_phase(stretch, phase)
+        interruption.raise_if_asked(f"every phase is done; see what came of it with `mtquant evaluate {run}`")
 
 
 @contextlib.contextmanager

@@ -78,6 +78,7 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
     patience_s = settings.checkpoints.storage_patience_seconds
     reached, stalled_since = 0, None
     while True:
+        trust.user_key()  # made, or refused, before anything starts
         ownership.refuse_links(stretch.run, record.experiment)
         found = {plan.name: resumable(stretch, plan) for plan in plans}
         for name, trial in found.items():
@@ -89,7 +90,6 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
         bars = sum(trial.newest.bars for trial in found.values() if trial.newest is not None)
         if bars > reached:
             reached, stalled_since = bars, None
-        trust.user_key()  # made, or refused, before anything starts
         placement = _placed(stretch, settings, phase, [plan.name for plan in left])
         for plan in left:
             build_config(plan, manifest, placement.resources)

@@ -147,6 +147,13 @@ def test_what_rllib_left_out_makes_no_checkpoint(run: Path, left_out: str, named
         checkpoints.verify(path)
 
 
+def test_what_desktops_and_file_servers_leave_is_no_damage(run: Path) -> None:
+    path = written(run, 1) / "checkpoint_000001"
+    for name in (".DS_Store", "._state.pkl", ".nfs000000000012"):
+        (path / "learner_group" / name).write_text("x")
+    assert checkpoints.verify(path).iteration == 1
+
+
 def test_a_failed_write_leaves_what_was_there(run: Path) -> None:
     trial = written(run, 1)
 

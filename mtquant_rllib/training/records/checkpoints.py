@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,8 @@ _NAME = "checkpoint_"
 _ASIDE = "not_whole."
 _DESCRIPTIONS = ("metadata.json", "rllib_checkpoint.json")
 """RLlib's, in each folder of a checkpoint."""
+_LITTER = re.compile(r"\.DS_Store$|\._|\.nfs|Thumbs\.db$")
+"""Files that desktops and network file systems leave; RLlib reads none of such a name."""
 _THREADS = 16
 """Files synced at a time: a journalling file system commits them together."""
 
@@ -207,7 +210,7 @@ def verify(path: Path) -> Checkpoint:
     known = {*checkpoint.files, INDEX, SIGNATURE}
     for file in sorted(path.rglob("*")):
         name = str(file.relative_to(path))
-        if name not in known and not (file.is_dir() and not file.is_symlink()):
+        if name not in known and not (file.is_dir() and not file.is_symlink()) and not _LITTER.match(file.name):
             raise DamagedCheckpoint(f"{file}: was not written with this checkpoint")
     with ThreadPoolExecutor(_THREADS) as pool:
         for fault in pool.map(lambda item: _fault(path, *item), sorted(checkpoint.files.items())):
