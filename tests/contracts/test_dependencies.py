@@ -13,25 +13,38 @@ PACKAGE = Path(__file__).resolve().parents[2] / "mtquant_rllib"
 ALLOWED = {
     "universe": set(),
     "errors": set(),
+    "paths": {"errors"},
     "config": {"universe", "errors"},
     "market": {"universe", "errors", "config"},
     "features": {"universe", "errors", "config", "market"},
     "risk": {"universe", "errors", "config", "features"},
     "portfolio": {"universe", "errors", "config", "market", "features", "risk"},
-    "env": {"universe", "errors", "config", "market", "features", "risk", "portfolio"},
+    "env": {"universe", "errors", "paths", "config", "market", "features", "risk", "portfolio"},
     "policies": {"universe", "errors", "config", "features"},
     "evaluation": {"universe", "errors", "config", "market", "features", "risk", "portfolio", "env", "policies"},
     "engine": {"universe", "errors", "config", "features", "portfolio", "env", "policies"},
-    "training": {"universe", "errors", "config", "market", "features", "env", "policies", "evaluation", "engine"},
+    "training": {
+        "universe",
+        "errors",
+        "paths",
+        "config",
+        "market",
+        "features",
+        "env",
+        "policies",
+        "evaluation",
+        "engine",
+    },
     "bench": {"universe", "errors", "config", "features", "env", "policies", "evaluation", "engine", "training"},
+    "doctor": {"errors", "config", "env", "training"},
     "system": {"config", "env", "errors", "evaluation", "training"},
 }
 """What each part may import of the package."""
 COMMAND_LINE = {"cli", "commands"}
 """They may import everything, and nothing imports them."""
 
-TORCH = {"policies", "engine", "training", "bench"}
-RAY = {"engine", "training", "bench"}
+TORCH = {"policies", "engine", "training", "bench", "doctor"}
+RAY = {"engine", "training", "bench", "doctor"}
 RAY_FILES = {"env/multi_agent.py", "policies/modules.py"}
 """Adapters: one file each."""
 PANDAS = {"market"}
