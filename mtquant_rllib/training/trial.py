@@ -63,30 +63,43 @@ class PhaseTrial(tune.Trainable):
         self.folder = self.run / self.record.experiment / self.plan.name
         self._stretch = config.get(STRETCH, "")
         named = config.get(RESUMABLE, {}).get(self.plan.name, [])
+        self._begin_from = [self.folder / name for name in named]
+        """What the stretch began with, newest first. What it wrote since is gone on from where Tune names it: of a
+        checkpoint that Tune has not heard of, the curves lack the result."""
         self._whole = [path for path in checkpoints.listed(self.folder) if path.name in named or self._wrote(path)]
-        """Checkpoints to go on from, newest first; `keep` of them stay."""
+        """Checkpoints that are taken to be whole, newest first; `keep` of them stay."""
         self._built: DeskAlgorithm | None = None
 
     @property
     def algorithm(self) -> DeskAlgorithm:
-        """The trial's algorithm, where its newest whole checkpoint left it."""
-        if self._built is None:
-            algorithm_config: Any = build_config(self.plan, self.manifest, TrialResources(**self.config[RESOURCES]))
-            self._built = algorithm_config.algo_class(config=algorithm_config, storage=self._storage)
-            self._built.module_folder = self.run / self.plan.folder
-            self._built.storage_patience_s = self.keeping.storage_patience_seconds
-            candidates = list(self._whole)
-            newest = self._newest(candidates)
-            if newest is not None:
-                self._load(*newest)
-            elif candidates:
-                raise RunError(
-                    f"phase {self.plan.phase} {self.plan.name}: none of the checkpoints that it was to go on from is "
-                    "whole any more; bring a copy back and resume"
-                )
-            elif self.record.start is not None:
-                self._built.load_modules(states.read(self.run / self.record.start))
-        return self._built
+        """The trial's algorithm, where the newest whole checkpoint left it that the stretch began with, or the one that
+        Tune named (`restore`)."""
+        return self._built or self._build(self._begin_from)
+
+    def _build(self, candidates: list[Path]) -> DeskAlgorithm:
+        """An algorithm that goes on from the first of these checkpoints that is whole, or without any from the phase's
+        beginning.
+
+        Raises
+        ------
+        RunError
+            When there are candidates and none is whole: a trial never begins again unasked.
+        """
+        algorithm_config: Any = build_config(self.plan, self.manifest, TrialResources(**self.config[RESOURCES]))
+        self._built = built = algorithm_config.algo_class(config=algorithm_config, storage=self._storage)
+        built.module_folder = self.run / self.plan.folder
+        built.storage_patience_s = self.keeping.storage_patience_seconds
+        newest = self._newest(candidates)
+        if newest is not None:
+            self._load(*newest)
+        elif candidates:
+            raise RunError(
+                f"phase {self.plan.phase} {self.plan.name}: none of the checkpoints that it was to go on from is "
+                "whole any more; bring a copy back and resume"
+            )
+        elif self.record.start is not None:
+            built.load_modules(states.read(self.run / self.record.start))
+        return built
 
     def _wrote(self, path: Path) -> bool:
         """Whether this stretch of the run wrote a checkpoint of this trial."""
@@ -154,10 +167,13 @@ class PhaseTrial(tune.Trainable):
         it starts a trial again."""
         checkpoint = getattr(checkpoint_path, "checkpoint", checkpoint_path)
         named = Path(getattr(checkpoint, "path", checkpoint))
-        newest = self._newest([named, *(path for path in self._whole if path != named)])
+        candidates = [named, *(path for path in self._whole if path != named)]
+        if self._built is None:
+            self._build(candidates)
+            return
+        newest = self._newest(candidates)
         if newest is None:
             raise RunError(f"{named}: this checkpoint is damaged or gone, and so is every one before it")
-        self._built = self.algorithm
         if newest[1].iteration != self.iteration:
             self._load(*newest)
 
