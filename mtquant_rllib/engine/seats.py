@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.utils.typing import StateDict
 
@@ -101,7 +102,12 @@ class BarRunner(MultiAgentEnvRunner):
 
     def set_state(self, state: StateDict) -> None:
         """Besides RLlib's: take over the counters of the *same* runner. Another runner's are left alone, because
-        RLlib hands the local runner's state to a restarted remote one, which would replay the local one's episodes."""
+        RLlib hands the local runner's state to a restarted remote one, which would replay the local one's episodes.
+
+        And take the weights that are given. RLlib's takes those alone that are newer than the runner's, and one whose
+        algorithm goes back to an earlier checkpoint would go on with those that it came from."""
+        if COMPONENT_RL_MODULE in state:
+            self._weights_seq_no = 0
         super().set_state(state)
         seats = state.get(SEATS)
         if seats is None or seats["runner"] != self.worker_index or self.env is None:

@@ -56,9 +56,11 @@ if what == "restore":
     at_save = hashes(algorithm)
     algorithm.train()
     undisturbed = hashes(algorithm)
-    for _ in range(2):
-        algorithm.stop()
-        algorithm = trial(3, "desk", 2.0)
+    for used in (False, False, True):
+        if not used:
+            algorithm.stop()
+            algorithm = trial(3, "desk", 2.0)
+        # One that has gone on goes back, too: its weights are newer than those that it gets.
         algorithm.load_checkpoint(folder)
         assert hashes(algorithm) == at_save, "the restored modules are the saved ones"
         result = algorithm.train()
