@@ -14,6 +14,7 @@ from ray import tune
 from ray.air.execution._internal import RayActorManager
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.tune.trainable.trainable import _TrainingResult
+from ray.util import debug
 
 from mtquant_rllib.training.session.ray_seams import learners_summing_by, results_forgotten, secrets_unsent
 
@@ -106,13 +107,18 @@ def held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Held:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_tune_forgets_results_and_checkpoints(two_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: set[str] = set()
+    monkeypatch.setattr(debug, "_logged", noted)
     stock = held(tmp_path / "stock", monkeypatch)
     assert stock.futures >= 20, "Tune forgets results by itself: this half of `results_forgotten` may go"
     assert stock.checkpoints == 20
+    assert any(text.startswith("tune_func_encode") for text in noted), "Tune notes them no more"
+    noted.clear()
     with results_forgotten():
         watch = held(tmp_path / "forgotten", monkeypatch)
     assert watch.futures <= 2
     assert watch.checkpoints == 1
+    assert not any(text.startswith("tune_func_encode") for text in noted)
 
 
 @pytest.mark.ray

@@ -19,6 +19,7 @@ from ray.air.execution._internal import RayActorManager
 from ray.rllib.core.learner import learner_group
 from ray.train._internal.checkpoint_manager import _CheckpointManager
 from ray.tune.execution import class_cache
+from ray.tune.utils import serialization
 
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
 """Names of environment variables whose values are nobody's business."""
@@ -107,8 +108,9 @@ def results_forgotten() -> Iterator[None]:
     """Let Tune forget meanwhile what a trial has answered, and every checkpoint but a trial's newest.
 
     Tune's manager of actors notes the future of every call in a set that it empties only when the actor ends, and a
-    future keeps its result: some 40 kB with every update. Its manager of checkpoints remembers them all unless it is
-    the one that removes them.
+    future keeps its result. Its manager of checkpoints remembers them all unless it is the one that removes them. And
+    each time it writes its records it notes the text of every object that JSON does not know, so as to log it once:
+    together some 40 kB with every update.
     """
     actors: Any = RayActorManager
     checkpoints: Any = _CheckpointManager
@@ -125,11 +127,13 @@ def results_forgotten() -> Iterator[None]:
         register(manager, checkpoint_result)
         del manager._checkpoint_results[:-1]
 
-    actors.next, checkpoints.register_checkpoint = handled, registered
+    encoder: Any = serialization
+    log_once = encoder.log_once
+    actors.next, checkpoints.register_checkpoint, encoder.log_once = handled, registered, lambda text: False
     try:
         yield
     finally:
-        actors.next, checkpoints.register_checkpoint = handle, register
+        actors.next, checkpoints.register_checkpoint, encoder.log_once = handle, register, log_once
 
 
 def free_by_node() -> dict[str, dict[str, float]]:
