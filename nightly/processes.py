@@ -10,7 +10,7 @@ from pathlib import Path
 
 def below(root: int) -> list[tuple[int, str]]:
     """Processes below this one, however deep, and their command lines."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     children: dict[int, list[tuple[int, str]]] = {}
     for pid, parent, args in (line.split(None, 2) for line in listed.splitlines()[1:]):
         children.setdefault(int(parent), []).append((int(pid), args))

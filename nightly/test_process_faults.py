@@ -127,8 +127,10 @@ def test_a_process_of_the_ray_session_is_killed(
     running = begin(tmp_path)
     assert running.says(f"phase {1 + 2 * number} {'desk' if number else 'forex'}  ")
     # By its program: others name it among their arguments.
-    (daemon,) = [pid for pid, args in below(running.process.pid) if args.split()[0].endswith(process)]
-    os.kill(daemon, signal.SIGKILL)
+    there = below(running.process.pid)
+    daemons = [pid for pid, args in there if args.split()[0].endswith(process)]
+    assert len(daemons) == 1, (there, running.text[-500:])
+    os.kill(daemons[0], signal.SIGKILL)
     began = time.monotonic()
     code = running.end()
     took = time.monotonic() - began
