@@ -42,7 +42,7 @@ from mtquant_rllib.training.session.autoscaling import wait_for_nodes
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_seams import results_forgotten
 from mtquant_rllib.training.stretch import Stretch
-from mtquant_rllib.training.trial import NODES, PHASE, RESOURCES, RESUMABLE, RUN, STRETCH, PhaseTrial
+from mtquant_rllib.training.trial import NODES, PATIENCE, PHASE, RESOURCES, RESUMABLE, RUN, STRETCH, PhaseTrial
 
 logger = logging.getLogger("mtquant_rllib.training")
 
@@ -107,6 +107,7 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
             RESUMABLE: {plan.name: found[plan.name].names for plan in left},
             RESOURCES: asdict(placement.resources),
             NODES: {plan.name: placement.nodes_of(plan.name) for plan in left},
+            PATIENCE: patience_s,
         }
         try:
             if _fit(stretch, settings, record.experiment, config, placement):

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +43,22 @@ RESUMABLE = "checkpoints"
 """Key of the names of the checkpoints, by trial and newest first, that the trial may go on from."""
 STRETCH = "stretch"
 """Key of the random word of this stretch of the run: checkpoints that bear it may be gone on from too."""
+PATIENCE = "storage_patience_seconds"
+"""Key of how long a trial waits, when it starts, for the run's folder to be there."""
 RESOURCES, NODES = "resources", "nodes"
 """Keys of what a trial asks for, and of the nodes of its processes by trial; None for any node."""
 
 
 class PhaseTrial(tune.Trainable):
     """config: {"run": folder, "phase": 1 | 2 | 3, "trial": name, "checkpoints": {name: [...]},
-    "resources": a TrialResources as a dictionary, "nodes": {name: [id, ...]}}."""
+    "resources": a TrialResources as a dictionary, "nodes": {name: [id, ...]}, "storage_patience_seconds": seconds}."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Read what the trial is. Its algorithm, with processes of its own, is built by the first call that needs it:
         an actor that fails in its constructor, while processes that it started are not up, never ends (Ray waits for
         their answers), and Tune with it."""
         self.run = Path(config[RUN])
+        _await_folder(self.run, config.get(PATIENCE, 0.0))
         self.manifest = Manifest.read(self.run)
         settings = self.manifest.load_settings()
         self.plan: TrialPlan = plan_named(settings, config[PHASE], config[TRIAL])
@@ -214,3 +218,10 @@ def _brief(result: Mapping[str, Any]) -> dict[str, Any]:
     """What Tune remembers of a checkpoint. It remembers all of them: with whole results, of 80 kB each, the driver
     would grow by as much with every update."""
     return {key: result[key] for key in ("training_iteration", "time_total_s", BARS_LIFETIME, TRIAL) if key in result}
+
+
+def _await_folder(run: Path, patience_s: float) -> None:
+    """Wait for a run's folder that is away, as when a trial is started again while its storage is. A node on which not
+    even the folder of runs is there does not share it, and no waiting would help."""
+    if run.parent.is_dir():
+        patiently(partial(os.stat, run), str(run), patience_s, action="found")

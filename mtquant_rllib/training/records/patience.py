@@ -27,8 +27,12 @@ class StorageError(TrainingFailed):
     """Something that had to be written could not be, for longer than the run waits."""
 
 
-def patiently(write: Callable[[], T], what: str, patience_s: float, witness: Path | None = None) -> T:
+def patiently(
+    write: Callable[[], T], what: str, patience_s: float, witness: Path | None = None, action: str = "written"
+) -> T:
     """Do `write`, and where the storage does not take it, again and again for up to `patience_s` seconds.
+
+    action: what is done with `what`, for the sentence that says what could not be.
 
     witness: a file that is there whenever the storage is; while it is, a file that is missing is missing for good.
 
@@ -51,12 +55,12 @@ def patiently(write: Callable[[], T], what: str, patience_s: float, witness: Pat
             waited = time.monotonic() - began
             if waited >= patience_s or error.errno in _NEVER:
                 raise StorageError(
-                    f"{what} could not be written for {waited:.0f} seconds: {reason(error)}; once there is room, "
+                    f"{what} could not be {action} for {waited:.0f} seconds: {reason(error)}; once there is room, "
                     "or the storage is back, carry the run on with `mtquant resume`"
                 ) from error
             if time.monotonic() - told >= TELL_EVERY_S:
                 told = time.monotonic()
-                logger.warning("waiting for storage: %s cannot be written: %s", what, reason(error))
+                logger.warning("waiting for storage: %s cannot be %s: %s", what, action, reason(error))
             time.sleep(min(_EVERY_S, max(patience_s - waited, 0.05)))
 
 

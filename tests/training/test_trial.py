@@ -1,0 +1,57 @@
+"""A trial that is started, or started again, while its run's folder is away."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from probes import TINY
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.training.preparation import prepare
+from mtquant_rllib.training.records.manifest import Manifest, TrialRecord
+from mtquant_rllib.training.records.patience import StorageError
+from mtquant_rllib.training.trial import PATIENCE, PHASE, RUN, TRIAL, PhaseTrial
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    settings, folder = Settings.load(overrides=TINY), tmp_path / "runs" / "x"
+    folder.mkdir(parents=True)
+    manifest = Manifest.begin("x", settings, prepare(settings, None, None), 1.0, [1])
+    manifest.phase(1).trials["forex"] = TrialRecord(budget_bars=100)
+    manifest.write(folder)
+    return folder
+
+
+def started(run: Path, patience_s: float) -> PhaseTrial:
+    return PhaseTrial({RUN: str(run), PHASE: 1, TRIAL: "forex", PATIENCE: patience_s})
+
+
+def test_a_trial_waits_for_its_runs_folder(run: Path) -> None:
+    away = run.with_name("away")
+    os.rename(run, away)
+    back = threading.Timer(1.0, os.rename, (away, run))
+    back.start()
+    began = time.monotonic()
+    trial = started(run, 60.0)
+    assert 0.9 < time.monotonic() - began < 30
+    assert trial.plan.name == "forex"
+
+
+def test_it_waits_no_longer_than_the_run_does(run: Path) -> None:
+    os.rename(run, run.with_name("away"))
+    with pytest.raises(StorageError, match=r"x could not be found for \d+ seconds: No such file .*mtquant resume"):
+        started(run, 0.2)
+
+
+def test_it_does_not_wait_where_not_even_the_folder_of_runs_is(run: Path) -> None:
+    os.rename(run.parent, run.parent.with_name("elsewhere"))
+    began = time.monotonic()
+    with pytest.raises(RunError, match="no such run folder"):
+        started(run, 60.0)
+    assert time.monotonic() - began < 5
