@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,8 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.doctor import here, machines
 from mtquant_rllib.doctor.findings import Finding
 from mtquant_rllib.training.placement.nodes import Node
+from mtquant_rllib.training.records.manifest import versions
+from mtquant_rllib.training.session.node_look import judged
 
 SMALL = ["embedded.train={paths: 1, years: 3}", "embedded.validation={paths: 1, years: 3}"]
 SMALL += ["embedded.test={paths: 1, years: 3}"]
@@ -25,13 +28,15 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MTQUANT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    # Nothing answers there.
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
 
 
 def doctor(*words: str) -> int:
     return main(["doctor", *(word for override in SMALL for word in ("--set", override)), *words])
 
 
-def only(findings: Iterator[Finding]) -> Finding:
+def only(findings: Iterable[Finding]) -> Finding:
     (finding,) = findings
     return finding
 
@@ -61,8 +66,10 @@ def test_a_sound_machine_passes_and_keeps_no_trace(tmp_path: Path, capsys: pytes
         (["--set", "resources.runers=1"], "resources.runers"),
         (["--config", "nowhere.yaml"], "no config file 'nowhere.yaml'"),
         (["--market", "nowhere.parquet"], "nowhere.parquet"),
-        (["--market", "s3://bucket/x.parquet"], "has to lie on a disk"),
-        (["--run", "s3://bucket/x"], "has to lie on a disk"),
+        (["--market", "https://bucket/x.parquet"], "has to lie on a disk"),
+        (["--run", "hdfs://bucket/x"], "name a folder, or an address of s3, gs"),
+        (["--market", "s3://bucket/x.parquet"], "s3://bucket/x.parquet: "),
+        (["--run", "s3://bucket/x"], "see to the bucket, its credentials and the way there"),
         (["--address", "127.0.0.1:9"], "nothing answers"),
         (["--set", "resources.object_store_mb=99999999"], "--shm-size"),
         (["--run", "taken/x"], "cannot be written"),
@@ -114,16 +121,16 @@ def test_a_tracker_out_of_reach_is_told_of_where_it_is_to_be_reached(monkeypatch
 
 
 def test_a_node_is_judged_by_what_it_says() -> None:
-    node, same = Node("10.0.0.2", 4, id="n"), machines.versions()
-    sound = {"time": 100.0, "folders": {}, "versions": same}
-    assert only(machines._judged(node, sound, 99.0, 101.0)).level == "ok"
-    other = {**same, "ray": "2.1"}
-    found = list(machines._judged(node, {**sound, "time": 200.0, "versions": other}, 99.0, 101.0))
+    node, same = Node("10.0.0.2", 4, id="n"), versions()
+
+    def findings(**said: Any) -> list[Finding]:
+        return list(machines.told(node, judged({"time": 100.0, "folders": {}, **said}, 99.0, 101.0)))
+
+    assert only(findings(versions=same)).level == "ok"
+    found = findings(time=200.0, versions={**same, "ray": "2.1"})
     assert [finding.level for finding in found] == ["failed", "warning"]
     assert f"ray 2.1 (here {same['ray']})" in found[0].said
     assert "99 s off" in found[1].said
-    lost = list(
-        machines._judged(node, {"time": 100.0, "folders": {"/runs": "No such file"}, "missing": "no x"}, 99, 101)
-    )
+    lost = findings(folders={"/runs": "No such file"}, missing="no x")
     assert [finding.level for finding in lost] == ["failed", "failed"]
     assert "mount one shared folder" in lost[1].cure

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.paths import on_disk
+from mtquant_rllib.paths import is_address, on_disk
 
 if TYPE_CHECKING:
     from mtquant_rllib.config import Settings
@@ -57,9 +57,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def check_files(*paths: Path | None) -> None:
-    """Raises RunError for a path that is given and not there, or is none."""
+    """Raises RunError for a path that is given and not there, or is none. What an address names is asked for later."""
     for path in paths:
-        if path is not None and not on_disk(path, "a market file").exists():
+        if path is not None and not is_address(path) and not on_disk(path, "a market file").exists():
             raise RunError(f"{path}: no such file or folder")
 
 

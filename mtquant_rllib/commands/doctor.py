@@ -8,6 +8,7 @@ from typing import Any
 
 from mtquant_rllib.commands.command import add_command
 from mtquant_rllib.errors import MtquantError
+from mtquant_rllib.paths import is_address
 from mtquant_rllib.training.records.run_names import RUNS, run_path
 
 
@@ -30,12 +31,12 @@ def add_doctor(commands: Any) -> None:
         "--market", type=Path, metavar="FILE", help="bars, file or folder (default: the embedded market)"
     )
     doctor.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
-    doctor.add_argument("--run", metavar="NAME", help="the run's folder; a bare name stands under runs/")
+    doctor.add_argument("--run", metavar="NAME", help="the run's folder, or its address in an object store")
     doctor.add_argument("--address", metavar="HOST:PORT", help="a Ray cluster, `auto` for the one of this machine")
 
 
 def _doctor(args: argparse.Namespace) -> None:
-    run = RUNS if args.run is None else run_path(args.run)
+    run = RUNS if args.run is None else args.run if is_address(args.run) else run_path(args.run)
     from mtquant_rllib.doctor.examination import examine
 
     failed = 0

@@ -124,7 +124,7 @@ def _train(args: argparse.Namespace) -> None:
         resume_existing=args.resume_existing,
     )
     _compare(run)
-    print(f"run: {run}\nnext: mtquant evaluate {run}")
+    _tell_what_next(run)
 
 
 def _resume(args: argparse.Namespace) -> None:
@@ -136,20 +136,28 @@ def _resume(args: argparse.Namespace) -> None:
 
     run = resume(run, args.address, args.overrides, trust=args.trust)
     _compare(run)
-    print(f"run: {run}\nnext: mtquant evaluate {run}")
+    _tell_what_next(run)
+
+
+def _tell_what_next(run: Path) -> None:
+    from mtquant_rllib.training.records.mirror import named
+
+    print(f"run: {named(run)}\nnext: mtquant evaluate {named(run)}")
 
 
 def _compare(run: Path) -> None:
     """Once the whole curriculum is done, say what came of it: the test bars, beside the baselines."""
     from mtquant_rllib.training.assessment import evaluate_run, last_done
     from mtquant_rllib.training.records.manifest import Manifest, phases_of
+    from mtquant_rllib.training.records.mirror import sending_changes
     from mtquant_rllib.training.reporting.learning_curves import plot_learning_curves
 
     manifest = Manifest.read(run)
-    plot_learning_curves(run, manifest.load_settings().evaluation.plot)
-    if last_done(manifest, run) != phases_of(manifest.load_settings())[-1]:
-        return
-    done = evaluate_run(run)
+    with sending_changes(run):
+        plot_learning_curves(run, manifest.load_settings().evaluation.plot)
+        if last_done(manifest, run) != phases_of(manifest.load_settings())[-1]:
+            return
+        done = evaluate_run(run)
     _tell(done)
     print(f"pictures: {done.files['picture']}, {run / 'learning_curves.png'}")
 
@@ -177,15 +185,17 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     from mtquant_rllib.policies.fallbacks import summary
     from mtquant_rllib.training.assessment import evaluate_run
+    from mtquant_rllib.training.records.mirror import sending_changes
 
-    done = evaluate_run(
-        run,
-        split=args.split,
-        episodes=args.episodes,
-        phase=args.phase,
-        settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
-        overrides=args.overrides,
-    )
+    with sending_changes(run):
+        done = evaluate_run(
+            run,
+            split=args.split,
+            episodes=args.episodes,
+            phase=args.phase,
+            settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
+            overrides=args.overrides,
+        )
     _tell(done)
     for line in summary(done.fallbacks):
         print(line)
@@ -199,16 +209,18 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _explain(args: argparse.Namespace) -> None:
     run = run_folder(args.run_folder)
     from mtquant_rllib.training.explanation import explain_run
+    from mtquant_rllib.training.records.mirror import sending_changes
 
-    done = explain_run(
-        run,
-        split=args.split,
-        agent=args.agent,
-        phase=args.phase,
-        out=args.out,
-        settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
-        overrides=args.overrides,
-    )
+    with sending_changes(run):
+        done = explain_run(
+            run,
+            split=args.split,
+            agent=args.agent,
+            phase=args.phase,
+            out=args.out,
+            settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
+            overrides=args.overrides,
+        )
     for line in done.lines:
         print(line)
     for kind, path in done.files.items():

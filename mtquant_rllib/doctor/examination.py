@@ -16,10 +16,10 @@ def examine(
     *,
     bars: Path | None,
     macro: Path | None,
-    run: Path,
+    run: Path | str,
     address: str | None,
 ) -> Iterator[Finding]:
-    """Findings as they come. run: the folder that runs would lie in, or a run's own.
+    """Findings as they come. run: the folder that runs would lie in, or a run's own; or an address in an object store.
 
     Parameters are those of `training.curriculum.train`.
     """
@@ -39,7 +39,7 @@ def examine(
     cache: list[Path] = []
 
     def folders() -> Iterator[Finding]:
-        yield from here.storage("runs", run)
+        yield from here.object_store(run) if isinstance(run, str) else here.storage("runs", run)
         cache.append(cache_folder())
         yield from here.storage("cache", cache[0])
 
@@ -52,16 +52,16 @@ def examine(
         yield from here.shared_memory(settings)
         yield from machines.plan(settings, [local_node(settings)])
     elif cache:
-        yield from refused("cluster", lambda: _cluster(settings, address, run, cache[0]))
+        yield from refused("cluster", lambda: _cluster(settings, address, run))
     if cache:
         yield from refused("market", lambda: here.market(settings, bars, macro))
 
 
-def _cluster(settings: Settings, address: str, run: Path, cache: Path) -> Iterator[Finding]:
+def _cluster(settings: Settings, address: str, run: Path | str) -> Iterator[Finding]:
     from mtquant_rllib.training.session.ray_session import joined
 
     with joined(settings, address) as there:
         nodes = there.nodes()
         yield Finding("cluster", "ok", f"{address}: {len(nodes)} node{'s' if len(nodes) > 1 else ''}")
         yield from machines.plan(settings, [*nodes, *there.startable()])
-        yield from machines.nodes(nodes, run, cache)
+        yield from machines.nodes(nodes, run)

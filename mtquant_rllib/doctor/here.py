@@ -79,6 +79,19 @@ def storage(what: str, folder: Path) -> Iterator[Finding]:
     yield Finding(what, "ok", f"{folder}: written, synced and renamed; {free / 1024:.0f} GB free")
 
 
+def object_store(address: str) -> Iterator[Finding]:
+    """A file can be written to an object store, read back and removed."""
+    from mtquant_rllib.object_store import Store
+
+    try:
+        Store.at(address).probe()
+    except OSError as error:
+        cure = "see to the bucket, its credentials and the way there (AWS_*, gcloud auth, AZURE_STORAGE_*)"
+        yield Finding("runs", "failed", f"{address}: {error.strerror or error}", cure)
+        return
+    yield Finding("runs", "ok", f"{address}: written, read and removed")
+
+
 def _storage_cure(what: str) -> str:
     return "let $MTQUANT_CACHE name a folder of yours" if what == "cache" else "name another folder with --run"
 

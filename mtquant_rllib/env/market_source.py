@@ -12,16 +12,25 @@ hashes: an environment plays on the arrays that its run began with, or not at al
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
+import os
+import secrets
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.data import DeskData, cache_folder, prepare_embedded, prepare_files
 from mtquant_rllib.env.prepared_files import ARRAYS_HASH, INDEX, read_index, set_aside, verify_prepared
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.object_store import downloaded
+from mtquant_rllib.paths import address_of, is_address
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +108,58 @@ def find_prepared(settings: Settings, data: Path, source: MarketSource | None, *
     return folder
 
 
+def local_copy(name: str | Path) -> Path:
+    """Market files on a disk: those named, or of an address in an object store a copy in the cache.
+
+    Raises
+    ------
+    RunError
+        When an address names nothing, or its store does not answer.
+    """
+    if not is_address(name):
+        return Path(name)
+    address = address_of(name)
+    try:
+        return downloaded(address, cache_folder() / "files" / hashlib.sha256(address.encode()).hexdigest()[:16])
+    except OSError as error:
+        raise RunError(f"{address}: {error.strerror or error}") from error
+
+
+def lies_here(data: str | Path) -> bool:
+    """Whether this machine has the prepared market that another has in `data`: there, or by its name in the cache."""
+    return any(_is_there(folder) for folder in (Path(data), cache_folder() / Path(data).name))
+
+
+def packed(folder: Path) -> dict[str, np.ndarray]:
+    """A prepared market as arrays of bytes by path, memory-mapped, to be sent to a machine that does not have it."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
+    return {path.relative_to(folder).as_posix(): np.memmap(path, np.uint8, mode="r") for path in paths}
+
+
+def unpacked(name: str, files: Mapping[str, np.ndarray]) -> Path:
+    """Put a prepared market that was `packed` elsewhere into the cache of this machine, under its name.
+
+    Raises
+    ------
+    RunError
+        When it did not arrive as it was sent.
+    """
+    final = cache_folder() / name
+    aside = final.with_name(f"{name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        for path, content in files.items():
+            (aside / path).parent.mkdir(parents=True, exist_ok=True)
+            content.tofile(aside / path)
+        verify_prepared(aside)
+        if not _is_there(final):
+            # Another process may be first: what it has put there is the same.
+            with contextlib.suppress(OSError):
+                aside.rename(final)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return final
+
+
 def _is_there(folder: Path) -> bool:
     return (folder / INDEX).is_file()
 
@@ -140,13 +201,15 @@ def _prepared_again(settings: Settings, data: Path, source: MarketSource) -> Pat
     else:
         if source.bars is None:
             raise RunError(f"{data} is gone, and the record of its market names no bars; begin a new run")
-        for path in (source.bars, source.macro):
+        bars, macro = (None if path is None else local_copy(path) for path in (source.bars, source.macro))
+        for path in (bars, macro):
             if path is not None and not path.exists():
                 raise RunError(
                     f"{data} is gone, and so is {path}, from which it was prepared; put the file back there, or the "
                     f"prepared folder into {cache_folder()}"
                 )
-        folder = prepare_files(settings, source.bars, source.macro)
+        assert bars is not None
+        folder = prepare_files(settings, bars, macro)
     then = source.content or data.name
     same = folder.name == then if source.arrays is None else read_index(folder).get(ARRAYS_HASH) == source.arrays
     if not same:

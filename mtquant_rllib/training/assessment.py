@@ -22,7 +22,7 @@ from mtquant_rllib.evaluation.report_output import write_report
 from mtquant_rllib.evaluation.reward_terms import TermLog, Terms, write_terms
 from mtquant_rllib.policies.fallbacks import Counts
 from mtquant_rllib.training.preparation import prepare, restored
-from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records import mirror, states
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.records.ownership import within
 from mtquant_rllib.training.records.run_names import existing_run
@@ -95,6 +95,7 @@ def open_run(
     folder = manifest.phase(phase).result
     if folder is None:
         raise RunError(f"{run}: phase {phase} is not done; the last that is done is phase {last_done(manifest, run)}")
+    mirror.market_brought(run, manifest.market.data)
     market = restored(settings, manifest.market) if own else prepare(settings, *manifest.market.files)
     facts = {
         "run": run.name,

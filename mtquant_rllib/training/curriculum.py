@@ -31,6 +31,7 @@ from mtquant_rllib.errors import MtquantError, RunError
 from mtquant_rllib.training import phase_experiment
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE
 from mtquant_rllib.training.movable_settings import move, moved_settings, refuse_fixed
+from mtquant_rllib.training.node_readiness import Readiness
 from mtquant_rllib.training.phases import (
     LAST,
     TrialPlan,
@@ -43,7 +44,7 @@ from mtquant_rllib.training.phases import (
 )
 from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.preparation import centred, prepare, restored
-from mtquant_rllib.training.records import durable, ownership, run_lock, run_names, states
+from mtquant_rllib.training.records import durable, lease, mirror, ownership, run_lock, run_names, states
 from mtquant_rllib.training.records.manifest import FrozenRecord, Manifest, PhaseRecord, TrialRecord, phases_of
 from mtquant_rllib.training.records.manifest_file import FILE, is_run
 from mtquant_rllib.training.records.patience import patiently
@@ -190,7 +191,7 @@ def carry_on(
     nobody else trains the run."""
     _log_to(run)
     try:
-        with run_lock.held(run):
+        with run_lock.held(run), _held_in_the_store(run):
             _carry_on(run, address, trust, change)
     except Exception as error:
         # The way on is said by whoever prints it; here it has to be found later.
@@ -199,6 +200,22 @@ def carry_on(
         else:
             logger.exception("ended by an error that was not foreseen; carry it on with `mtquant resume %s`", run)
         raise
+
+
+@contextlib.contextmanager
+def _held_in_the_store(run: Path) -> Iterator[None]:
+    """Nobody else trains a run in an object store meanwhile, on whatever machine; on a disk the lock is enough."""
+    remote = mirror.mirror_of(run)
+    if remote is None:
+        yield
+        return
+    _tell(f"run {remote.address}; its working copy on this machine: {run}")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lease.held(remote, _tell))
+        except OSError as error:
+            raise RunError(f"{remote.address}: {error.strerror or error}; try again once it answers") from error
+        yield
 
 
 def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Manifest], None] | None) -> None:
@@ -214,9 +231,11 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
         _tell(f"{run}: nothing left to do; phases {', '.join(map(str, manifest.wanted))} are done")
         return
     settings = manifest.load_settings()
+    mirror.market_brought(run, manifest.market.data)
     manifest.market = restored(settings, manifest.market)
+    mirror.market_sent(run, Path(manifest.market.data))
     interruption = Interruption(settings.checkpoints.stop_grace_seconds)
-    go_on = f"carry on with `mtquant resume {run}`"
+    go_on = f"carry on with `mtquant resume {mirror.named(run)}`"
     with (
         interruption.handled(_tell),
         _terminated(interruption, go_on),
@@ -224,7 +243,8 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
         # Ray has put handlers of its own in the place of the first.
         interruption.handled(_tell),
     ):
-        stretch = Stretch(run, manifest, machines, interruption, trust, _tell)
+        readiness = Readiness(run, Path(manifest.market.data), _tell)
+        stretch = Stretch(run, manifest, machines, readiness, interruption, trust, _tell)
         phase_experiment.check(stretch, todo[0], plan_phase(settings, todo[0]))
         manifest.write(run)
         for phase in todo:

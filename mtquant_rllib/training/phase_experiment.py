@@ -27,7 +27,8 @@ from mtquant_rllib.training.inspection.checkpoint_survey import newest_whole
 from mtquant_rllib.training.node_watch import LostNodes, SessionLost, Waiting
 from mtquant_rllib.training.phases import TRIAL, TrialPlan, build_config, expect_trainable
 from mtquant_rllib.training.placement.planner import Placement, placed
-from mtquant_rllib.training.records import ownership, patience, trust
+from mtquant_rllib.training.records import mirror, ownership, patience, trust
+from mtquant_rllib.training.records.checkpoints import SIGNATURE
 from mtquant_rllib.training.reporting.fallback_lines import FallbackLines
 from mtquant_rllib.training.reporting.progress import Progress
 from mtquant_rllib.training.reporting.result_files import (
@@ -42,7 +43,18 @@ from mtquant_rllib.training.session.autoscaling import wait_for_nodes
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_seams import results_forgotten
 from mtquant_rllib.training.stretch import Stretch
-from mtquant_rllib.training.trial import NODES, PATIENCE, PHASE, RESOURCES, RESUMABLE, RUN, STRETCH, PhaseTrial
+from mtquant_rllib.training.trial import (
+    ADDRESS,
+    LEFT_OUT,
+    NODES,
+    PATIENCE,
+    PHASE,
+    RESOURCES,
+    RESUMABLE,
+    RUN,
+    STRETCH,
+    PhaseTrial,
+)
 
 logger = logging.getLogger("mtquant_rllib.training")
 
@@ -80,6 +92,7 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
     while True:
         trust.user_key()  # made, or refused, before anything starts
         ownership.refuse_links(stretch.run, record.experiment)
+        mirror.fetched(stretch.run / record.experiment)
         found = {plan.name: resumable(stretch, plan) for plan in plans}
         for name, trial in found.items():
             if trial.newest is not None and not trial.newest.finished:
@@ -100,15 +113,18 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
                 f"phase {phase}: torch {torch.__version__} is built without CUDA and learns on CPUs; on every node: "
                 "pip install torch for its CUDA (https://pytorch.org/get-started/locally)"
             )
-        config = {
+        config: dict[str, Any] = {
             RUN: str(stretch.run),
+            ADDRESS: mirror.address_of_run(stretch.run),
             PHASE: phase,
             STRETCH: secrets.token_hex(8),
             RESUMABLE: {plan.name: found[plan.name].names for plan in left},
             RESOURCES: asdict(placement.resources),
             NODES: {plan.name: placement.nodes_of(plan.name) for plan in left},
+            LEFT_OUT: stretch.readiness.left_out(),
             PATIENCE: patience_s,
         }
+        mirror.begin_stretch(stretch.run, config[STRETCH])
         try:
             if _fit(stretch, settings, record.experiment, config, placement):
                 break
@@ -123,6 +139,7 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
             for folder in {stretch.run, *away.folders}:
                 patience.patiently(partial(patience.probe, folder), str(folder), patience_s)
             time.sleep(AGAIN_S)
+    mirror.fetched(stretch.run / record.experiment)
     return {plan.name: _end_of(stretch, plan) for plan in plans}
 
 
@@ -131,13 +148,13 @@ def check(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> None:
     manifest has these settings."""
     settings = stretch.manifest.load_settings()
     expect_trainable(settings, phase)
-    nodes = [*stretch.machines.nodes(), *stretch.machines.startable()]
+    nodes = [*stretch.nodes(), *stretch.machines.startable()]
     placed(settings.resources, phase, [plan.name for plan in plans], nodes)
 
 
 def _placed(stretch: Stretch, settings: Settings, phase: int, trials: list[str]) -> Placement:
     """The trials on the nodes there are, and on those that the autoscaler has started for them."""
-    resources, nodes = settings.resources, stretch.machines.nodes()
+    resources, nodes = settings.resources, stretch.nodes()
     wanted = placed(resources, phase, trials, [*nodes, *stretch.machines.startable()])
     missing = wanted.to_be_started()
     if not missing:
@@ -158,7 +175,7 @@ def _placed(stretch: Stretch, settings: Settings, phase: int, trials: list[str])
             f"phase {phase} begins on what there is: not all nodes were started within resources.worker_start_seconds "
             f"= {resources.worker_start_seconds:g}"
         )
-    return placed(resources, phase, trials, stretch.machines.nodes())
+    return placed(resources, phase, trials, stretch.nodes())
 
 
 def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str, Any], placement: Placement) -> bool:
@@ -235,7 +252,7 @@ def _storage_error(error: BaseException | None) -> OSError | None:
 def _callbacks(stretch: Stretch, settings: Settings, phase: int, placement: Placement) -> list[tune.Callback]:
     run, tracking, waits = stretch.run, settings.tracking, settings.checkpoints.storage_patience_seconds
     watchers: list[tune.Callback] = [
-        Signing(),
+        Signing(run / stretch.manifest.phase(phase).experiment),
         Ends(stretch.interruption),
         LostNodes(phase, placement, stretch.machines, stretch.interruption, stretch.tell),
         Waiting(phase, placement, stretch.machines, stretch.tell),
@@ -254,11 +271,16 @@ def _callbacks(stretch: Stretch, settings: Settings, phase: int, placement: Plac
 class Signing(tune.Callback):
     """Signs every checkpoint that a trial of this stretch reports and could not sign where it ran."""
 
+    def __init__(self, experiment: Path) -> None:
+        self._experiment = experiment
+
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
         # The key is read each time: an attribute would be pickled into Tune's records.
-        path, key = Path(checkpoint.path), trust.user_key()
+        path, key = self._experiment / trial.config[TRIAL] / Path(checkpoint.path).name, trust.user_key()
+        mirror.fetched(path)
         if not trust.is_ours(path, key):
             trust.sign(path, key)
+            mirror.sent(path / SIGNATURE)
 
 
 class Ends(tune.Callback):

@@ -11,11 +11,11 @@ from typing import Any
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.data import DeskData, describe, prepare_embedded, prepare_files
-from mtquant_rllib.env.market_source import MarketSource, find_prepared
+from mtquant_rllib.env.market_source import MarketSource, find_prepared, local_copy
 from mtquant_rllib.env.prepared_files import ARRAYS_HASH
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.features.centres import measured
-from mtquant_rllib.paths import on_disk
+from mtquant_rllib.paths import address_of, is_address, on_disk
 from mtquant_rllib.training.records.manifest import MarketRecord
 
 
@@ -27,15 +27,20 @@ def prepare(settings: Settings, market: Path | None, macro: Path | None) -> Mark
     MarketDataError
         When the bars cannot be used, or macro series come without bars.
     RunError
-        When an address of an object store is named.
+        When an address names nothing, or its object store does not answer.
     """
     if market is None:
         if macro is not None:
             raise MarketDataError(f"--macro {macro} without --market: the embedded market brings its own macro series")
         return _record(prepare_embedded(settings), kind="synthetic")
-    bars = on_disk(market, "a market file").resolve()
-    known = None if macro is None else on_disk(macro, "a macro file").resolve()
-    return _record(prepare_files(settings, bars, known), kind="file", bars=str(bars), macro=known and str(known))
+    bars, known = _named(market), None if macro is None else _named(macro)
+    folder = prepare_files(settings, local_copy(bars), None if known is None else local_copy(known))
+    return _record(folder, kind="file", bars=bars, macro=known)
+
+
+def _named(path: Path) -> str:
+    """How the record names a market file: its full path, or its address in an object store."""
+    return address_of(path) if is_address(path) else str(on_disk(path, "a market file").resolve())
 
 
 def _record(folder: Path, **source: Any) -> MarketRecord:

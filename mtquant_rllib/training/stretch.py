@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtquant_rllib.training.node_readiness import Readiness
+from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_session import Machines
@@ -20,7 +22,12 @@ class Stretch:
     run: Path
     manifest: Manifest
     machines: Machines
+    readiness: Readiness
     interruption: Interruption
     trusted: bool
     """Load checkpoints that do not bear this user's signature."""
     tell: Tell
+
+    def nodes(self) -> list[Node]:
+        """The nodes that are there and can train this run."""
+        return self.readiness.usable(self.machines.nodes())

@@ -27,7 +27,7 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, DeskAlgorithm, summary
 from mtquant_rllib.training.phases import TRIAL, TrialPlan, build_config, plan_named
 from mtquant_rllib.training.placement.planner import TrialResources
-from mtquant_rllib.training.records import checkpoints, states, trust
+from mtquant_rllib.training.records import checkpoints, mirror, states, trust
 from mtquant_rllib.training.records.checkpoints import Checkpoint, DamagedCheckpoint
 from mtquant_rllib.training.records.manifest import Manifest, versions
 from mtquant_rllib.training.records.patience import patiently
@@ -38,34 +38,44 @@ logger = logging.getLogger(__name__)
 NODE_ID = "ray.io/node-id"
 """Ray's label of every node, with its id."""
 
-RUN, PHASE = "run", "phase"
+RUN, PHASE, ADDRESS = "run", "phase", "address"
+"""Keys of the run's folder, of the phase, and of the run's address where it lies in an object store."""
 RESUMABLE = "checkpoints"
 """Key of the names of the checkpoints, by trial and newest first, that the trial may go on from."""
 STRETCH = "stretch"
 """Key of the random word of this stretch of the run: checkpoints that bear it may be gone on from too."""
 PATIENCE = "storage_patience_seconds"
 """Key of how long a trial waits, when it starts, for the run's folder to be there."""
-RESOURCES, NODES = "resources", "nodes"
-"""Keys of what a trial asks for, and of the nodes of its processes by trial; None for any node."""
+RESOURCES, NODES, LEFT_OUT = "resources", "nodes", "left_out"
+"""Keys of what a trial asks for, of the nodes of its processes by trial, None for any node, and of those that no
+process may run on."""
 
 
 class PhaseTrial(tune.Trainable):
     """config: {"run": folder, "phase": 1 | 2 | 3, "trial": name, "checkpoints": {name: [...]},
-    "resources": a TrialResources as a dictionary, "nodes": {name: [id, ...]}, "storage_patience_seconds": seconds}."""
+    "resources": a TrialResources as a dictionary, "nodes": {name: [id, ...]}, "left_out": [id, ...],
+    "storage_patience_seconds": seconds}."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Read what the trial is. Its algorithm, with processes of its own, is built by the first call that needs it:
         an actor that fails in its constructor, while processes that it started are not up, never ends (Ray waits for
         their answers), and Tune with it."""
-        self.run = Path(config[RUN])
-        _await_folder(self.run, config.get(PATIENCE, 0.0))
+        patience_s = config.get(PATIENCE, 0.0)
+        address, stretch = config.get(ADDRESS), config.get(STRETCH, "")
+        if address is None:
+            self.run = Path(config[RUN])
+            _await_folder(self.run, patience_s)
+        else:
+            self.run = patiently(partial(mirror.joined, address, stretch), address, patience_s, action="read")
         self.manifest = Manifest.read(self.run)
         settings = self.manifest.load_settings()
         self.plan: TrialPlan = plan_named(settings, config[PHASE], config[TRIAL])
         self.keeping = settings.checkpoints
         self.record = self.manifest.phase(self.plan.phase)
         self.folder = self.run / self.record.experiment / self.plan.name
-        self._stretch = config.get(STRETCH, "")
+        self._stretch = stretch
+        for place in (self.folder, self.run / self.plan.folder, self.run / (self.record.start or self.plan.folder)):
+            patiently(partial(mirror.fetched, place), str(place), patience_s, action="read")
         named = config.get(RESUMABLE, {}).get(self.plan.name, [])
         self._begin_from = [self.folder / name for name in named]
         """What the stretch began with, newest first. What it wrote since is gone on from where Tune names it: of a
@@ -170,7 +180,8 @@ class PhaseTrial(tune.Trainable):
         """Go on from the checkpoint that Tune names, or where it is damaged, from the one before. Tune calls this when
         it starts a trial again."""
         checkpoint = getattr(checkpoint_path, "checkpoint", checkpoint_path)
-        named = Path(getattr(checkpoint, "path", checkpoint))
+        # By its name: on another node the run's working copy may lie elsewhere.
+        named = self.folder / Path(getattr(checkpoint, "path", checkpoint)).name
         candidates = [named, *(path for path in self._whole if path != named)]
         if self._built is None:
             self._build(candidates)
@@ -207,10 +218,12 @@ class PhaseTrial(tune.Trainable):
         runners = [{"CPU": asked.runner_cpus}] * resources.runners
         learners = [{"CPU": asked.learner_cpus, **gpus}] * resources.learners
         bundles = [{"CPU": asked.cpus, **({} if learners else gpus)}, *runners, *learners]
-        nodes = config[NODES].get(config[TRIAL], [])
-        if not any(nodes):
+        nodes = config[NODES].get(config[TRIAL]) or [None] * len(bundles)
+        left_out = config.get(LEFT_OUT, [])
+        if not any(nodes) and not left_out:
             return PlacementGroupFactory(bundles)
-        selectors = [{} if node is None else {NODE_ID: node} for node in nodes]
+        elsewhere = {NODE_ID: f"!in({','.join(left_out)})"} if left_out else {}
+        selectors = [elsewhere if node is None else {NODE_ID: node} for node in nodes]
         return PlacementGroupFactory(bundles, bundle_label_selector=selectors)
 
 

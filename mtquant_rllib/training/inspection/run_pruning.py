@@ -19,7 +19,7 @@ from mtquant_rllib.training.inspection.opened_run import opened
 from mtquant_rllib.training.inspection.run_overview import size_of
 from mtquant_rllib.training.inspection.run_verification import verify_states
 from mtquant_rllib.training.phases import LAST, TrialPlan, at_bars, plan_phase
-from mtquant_rllib.training.records import checkpoints, durable, ownership, run_lock, states
+from mtquant_rllib.training.records import checkpoints, durable, mirror, ownership, run_lock, states
 from mtquant_rllib.training.records.manifest import Manifest
 
 _BARS = re.compile(r"bars_\d{9}")
@@ -183,6 +183,8 @@ def _add(plan: PruningPlan, run: Path, path: Path, why: str) -> None:
 def _remove(run: Path, item: Removable) -> None:
     if item.path.is_dir():
         ownership.remove_own(item.path, run)
+        mirror.removed(item.path)
         return
     with durable.named_errors(item.path):
         ownership.within(run, item.path).unlink(missing_ok=True)
+        mirror.removed(item.path)

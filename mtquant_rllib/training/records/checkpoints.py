@@ -27,7 +27,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.records import damage, durable, ownership
+from mtquant_rllib.training.records import damage, durable, mirror, ownership
 
 INDEX = ownership.CHECKPOINT_INDEX
 SIGNATURE = "signature.json"
@@ -149,6 +149,7 @@ def write(
         _make_way(run, final, (index.run, index.phase, index.trial))
         os.rename(aside, final)
         durable.sync_folder(final.parent)
+        mirror.sent(final)
     except BaseException:
         if aside.exists():
             ownership.remove_own(aside, run, lambda path: path == aside)
@@ -293,6 +294,8 @@ def prune(run: Path, folder: Path, whole: Sequence[Path], keep: int) -> list[Pat
     left = [path for path in folder.glob(f"{durable.HALF}*") if durable.left_behind(path)]
     for path in (*old, *left):
         ownership.remove_own(path, run)
+    for path in old:
+        mirror.removed(path)
     return old
 
 

@@ -29,7 +29,7 @@ import mtquant_rllib
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import merged, read_tree, validate
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.records import manifest_file, ownership
+from mtquant_rllib.training.records import durable, manifest_file, mirror, ownership
 from mtquant_rllib.training.records.manifest_file import BACKUP, FILE, is_run
 from mtquant_rllib.training.records.path_names import FileName, InnerPath, Sha256, hidden_character, shown
 
@@ -189,6 +189,9 @@ class Manifest(_Record):
         self.id = ownership.mark(run, self.id)
         self.updated = _now()
         manifest_file.write(run, json.loads(self.model_dump_json()))
+        for name in (FILE, BACKUP):
+            with durable.named_errors(run / name):
+                mirror.sent(run / name)
         self._begun = False
         for name in (FILE, BACKUP):
             ownership.sweep(run, run, name)

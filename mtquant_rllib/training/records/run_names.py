@@ -10,24 +10,27 @@ import os
 from pathlib import Path
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.paths import on_disk
+from mtquant_rllib.paths import is_address, on_disk
 from mtquant_rllib.training.records.manifest_file import is_run
 from mtquant_rllib.training.records.ownership import claim
 from mtquant_rllib.training.records.path_names import hidden_character, name_fault, shown
 
 RUNS = Path("runs")
+REMOTE = "remote.json"
+"""Beside the working copy of a run in an object store (`records.mirror`)."""
 _EXAMPLE = "name it with letters, digits, - and _, such as runs/first"
 
 
 def run_path(name: str | Path) -> Path:
     """The folder of a run of this name, whether it is there or not.
 
-    A `Path` does not remember a leading `./`; a text that has one is a path.
+    A `Path` does not remember a leading `./`; a text that has one is a path. Of a run in an object store it is the
+    working copy on this machine (`records.mirror`), brought to the state of the store.
 
     Raises
     ------
     RunError
-        When it is no name for a run. Nothing has been written then.
+        When it is no name for a run, or the store does not answer. Nothing has been written then.
     """
     text = os.fspath(name)
     if not text.strip():
@@ -39,9 +42,18 @@ def run_path(name: str | Path) -> Path:
     parts = text.rstrip("/").split("/")
     if ".." in parts:
         raise RunError(f"run {shown(text)}: a run is not named through ..; write the path out")
+    if is_address(text):
+        from mtquant_rllib.training.records import mirror
+
+        return mirror.taken(text)
     path = on_disk(text, "a run")
     if (fault := name_fault(path.name or text)) is not None:
         raise RunError(f"run {shown(text)}: the run's name {fault}; {_EXAMPLE}")
+    if path.is_absolute() and (path.parent / REMOTE).is_file():
+        from mtquant_rllib.training.records import mirror
+
+        if (address := mirror.address_of_run(path)) is not None:
+            return mirror.taken(address)
     if len(parts) == 1:
         return _under_runs(text, path)
     for folder in path.parents:
@@ -80,6 +92,8 @@ def existing_run(name: str | Path) -> Path:
         When it is no name for a run, or none of `runs/` while a run of that name lies in the current folder.
     """
     run = run_path(name)
+    if is_address(name):
+        return run
     here = Path(name)
     if len(here.parts) == 1 and run != here and not run.exists() and is_run(here):
         raise RunError(f"run {here}: there is no run of this name under {RUNS}/; the one here is {here.absolute()}")

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.records import damage, durable, ownership
+from mtquant_rllib.training.records import damage, durable, mirror, ownership
 from mtquant_rllib.training.records.path_names import name_fault, shown
 
 INDEX = ownership.STATES_INDEX
@@ -132,6 +132,7 @@ def _swap(half: Path, place: Path, run: Path) -> None:
         raise
     durable.sync_folder(place.parent)
     ownership.remove_own(old, run)
+    mirror.sent(place)
 
 
 def exists(folder: Path) -> bool:

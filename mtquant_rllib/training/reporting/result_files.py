@@ -23,7 +23,7 @@ from ray.tune.result import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE, TRAINING_ITERA
 
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME
 from mtquant_rllib.training.phases import TRIAL
-from mtquant_rllib.training.records import durable, ownership
+from mtquant_rllib.training.records import durable, mirror, ownership
 from mtquant_rllib.training.records.patience import patiently
 from mtquant_rllib.training.reporting.curve_columns import ITERATION, curve_row
 
@@ -191,6 +191,7 @@ class Curves(Callback):
         if turns_back:
             _rewrite(path, lambda text: truncated_csv(text, ITERATION, result[TRAINING_ITERATION]))
         append_row(path, curve_row(result))
+        mirror.sent(path)
 
 
 def curve_of(run: Path, phase: int, trial: str) -> Path:

@@ -1,0 +1,149 @@
+"""One driver at a time trains a run in an object store, where no lock of an operating system reaches.
+
+Its driver leaves a note there and writes it anew every few seconds. Whoever comes sees who trains the run, and waits
+to see whether that driver still writes. Only changes count: clocks of two machines differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.training.records.mirror import LEASE, Mirror
+
+logger = logging.getLogger("mtquant_rllib.training")
+
+RENEW_EVERY_S = 10.0
+"""Also how often what grows line by line is sent."""
+LASTS_S = 60.0
+"""How long a note that nobody writes anew is believed: longer than a store is usually away."""
+SETTLES_S = 1.0
+"""Two drivers that come at the same time both write; the second to have written stays."""
+
+
+@contextlib.contextmanager
+def held(mirror: Mirror, tell: Callable[[str], None]) -> Iterator[None]:
+    """Hold the run, and send what is changed every few seconds and at the end.
+
+    Raises
+    ------
+    RunError
+        When another driver holds it, or another took it meanwhile because this one was not heard of.
+    OSError
+        When the store does not answer at the beginning.
+    """
+    word = secrets.token_hex(8)
+    _expect_free(mirror, tell)
+    _write(mirror, word)
+    time.sleep(SETTLES_S)
+    _expect_own(mirror, word)
+    stop, lost = threading.Event(), list[str]()
+    renewing = threading.Thread(target=_renew, args=(mirror, word, stop, lost), daemon=True, name="lease")
+    renewing.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        renewing.join()
+        if not lost:
+            try:
+                mirror.send_changed()
+                mirror.store.remove_file(LEASE)
+            except OSError as error:
+                logger.warning("%s: what was written last could not be sent: %s", mirror.address, error.strerror)
+    if lost:
+        raise RunError(lost[0])
+
+
+def holder(mirror: Mirror) -> str | None:
+    """Who holds the run, or held it last and did not give it back."""
+    note = _read(mirror)
+    return None if note is None else f"process {note.get('pid')} on {note.get('host')}"
+
+
+def _expect_free(mirror: Mirror, tell: Callable[[str], None]) -> None:
+    before = _read(mirror)
+    if before is None or _has_ended(before):
+        return
+    who = f"process {before.get('pid')} on {before.get('host')}"
+    tell(f"{mirror.address}: {who} trained this run last; waiting up to {LASTS_S:.0f} seconds to see whether it does")
+    end = time.monotonic() + LASTS_S
+    while time.monotonic() < end:
+        time.sleep(RENEW_EVERY_S / 4)
+        now = _read(mirror)
+        if now is None:
+            return
+        if now != before:
+            raise RunError(f"{mirror.address}: {who} trains this run at this moment; wait until it is done, or stop it")
+
+
+def _has_ended(note: dict[str, Any]) -> bool:
+    """Whether its process was one of this machine and is gone."""
+    if note.get("host") != socket.gethostname() or note.get("boot") != _boot() or not isinstance(note.get("pid"), int):
+        return False
+    try:
+        os.kill(note["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _expect_own(mirror: Mirror, word: str) -> None:
+    found = _read(mirror)
+    if found is None or found.get("word") != word:
+        who = f"process {found.get('pid')} on {found.get('host')}" if found else "somebody"
+        raise RunError(f"{mirror.address}: {who} began to train this run at the same moment; one of both may")
+
+
+def _renew(mirror: Mirror, word: str, stop: threading.Event, lost: list[str]) -> None:
+    told = False
+    while not stop.wait(RENEW_EVERY_S):
+        try:
+            found = _read(mirror)
+            if found is not None and found.get("word") != word:
+                who = f"process {found.get('pid')} on {found.get('host')}"
+                lost.append(f"{mirror.address}: {who} has taken this run over, because this process was not heard of")
+                logger.warning("%s; it stops", lost[0])
+                os.kill(os.getpid(), 15)
+                return
+            _write(mirror, word)
+            mirror.send_changed()
+            told = False
+        except OSError as error:
+            if not told:
+                logger.warning("waiting for storage: %s: %s", mirror.address, error.strerror or error)
+            told = True
+
+
+def _read(mirror: Mirror) -> dict[str, Any] | None:
+    content = mirror.store.read(LEASE)
+    try:
+        tree = json.loads(content) if content is not None else None
+    except ValueError:
+        return None
+    return tree if isinstance(tree, dict) else None
+
+
+def _write(mirror: Mirror, word: str) -> None:
+    note = {"word": word, "pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "at": time.time()}
+    mirror.store.write(LEASE, json.dumps(note).encode())
+
+
+def _boot() -> str | None:
+    """Which boot of a machine this is, where the system says: process ids begin anew with it."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return None

@@ -1,0 +1,152 @@
+"""A look at every node from a process there: whether it has this project in the same versions, sees the same folders,
+has the prepared market and tells the same time."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mtquant_rllib.training.placement.nodes import Node
+from mtquant_rllib.training.records.manifest import versions
+
+ANSWER_SECONDS = 60.0
+"""How long a process on a node may take to start and answer."""
+CURES = {
+    "silent": "`ray logs` on the node says why; restart it",
+    "package": "install this project in its Ray's environment",
+    "versions": "install the versions of constraints.txt on every node",
+    "store": "give the node an identity (an instance role), or credentials in the environment of its `ray start`",
+    "folder": "mount one shared folder on every node (NFS, EFS, Filestore, Azure Files)",
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that keeps a node from training. kind: a key of CURES."""
+
+    kind: str
+    said: str
+
+    @property
+    def cure(self) -> str:
+        return CURES[self.kind]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a node is like. clock_off_s: by how much its clock differs from this machine's, at least; data: whether the
+    prepared market is there, None where it was not asked for."""
+
+    faults: list[Fault] = field(default_factory=list)
+    clock_off_s: float = 0.0
+    data: bool | None = None
+
+
+def _looker() -> Callable[[list[str], str, str | None, str | None], dict[str, Any]]:
+    """The function that a process on a node runs. Defined here, it travels by value: a node may lack this package."""
+
+    def look(folders: list[str], word: str, data: str | None, address: str | None) -> dict[str, Any]:
+        import os
+        import time
+
+        seen: dict[str, Any] = {"time": time.time(), "folders": {}}
+        for folder in folders:
+            own = os.path.join(folder, f"{word}.{os.getpid()}")
+            try:
+                with open(os.path.join(folder, word)) as file:
+                    found = file.read()
+                with open(own, "w") as file:
+                    file.write(found)
+                os.remove(own)
+            except OSError as error:
+                seen["folders"][folder] = error.strerror
+        try:
+            from mtquant_rllib.training.records.manifest import versions
+
+            seen["versions"] = versions()
+            if data is not None:
+                from mtquant_rllib.env.market_source import lies_here
+
+                seen["data"] = lies_here(data)
+            if address is not None:
+                from mtquant_rllib.object_store import Store
+
+                try:
+                    Store.at(address).probe()
+                except Exception as error:
+                    seen["store"] = getattr(error, "strerror", None) or str(error)
+        except ImportError as error:
+            seen["missing"] = str(error)
+        return seen
+
+    return look
+
+
+def looked_at(
+    nodes: Sequence[Node], folders: Sequence[Path], *, data: Path | None = None, address: str | None = None
+) -> dict[str, Seen]:
+    """By id: what each of these nodes is like, all asked at once.
+
+    Parameters
+    ----------
+    folders
+        Which every node should see as this machine does; a file is written there meanwhile.
+    data
+        The folder of the prepared market.
+    address
+        The folder in an object store that every node should reach.
+    """
+    remote = ray.remote(num_cpus=0, max_retries=0)(_looker())
+    word, found = f".mtquant-probe-{time.time_ns()}", dict[str, Seen]()
+    with _probes(folders, word):
+        began, asked = time.time(), {}
+        for node in nodes:
+            there = NodeAffinitySchedulingStrategy(str(node.id), soft=False)
+            asked[str(node.id)] = remote.options(scheduling_strategy=there).remote(
+                [str(folder) for folder in folders], word, None if data is None else str(data), address
+            )
+        for node_id, answer in asked.items():
+            try:
+                left = max(began + ANSWER_SECONDS - time.time(), 0.0)
+                found[node_id] = judged(ray.get(answer, timeout=left), began, time.time())
+            except Exception as error:
+                found[node_id] = Seen([Fault("silent", f"no process answers there ({type(error).__name__})")])
+    return found
+
+
+@contextlib.contextmanager
+def _probes(folders: Sequence[Path], word: str) -> Iterator[None]:
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / word).write_text(word)
+    try:
+        yield
+    finally:
+        for folder in folders:
+            (folder / word).unlink(missing_ok=True)
+
+
+def judged(seen: dict[str, Any], began: float, ended: float) -> Seen:
+    """What a process on a node found, held against this machine. began, ended: times here between which it was asked
+    and had answered."""
+    faults = []
+    if "missing" in seen:
+        faults.append(Fault("package", str(seen["missing"])))
+    else:
+        here, theirs = versions(), seen["versions"]
+        others = [f"{name} {theirs.get(name)} (here {own})" for name, own in here.items() if theirs.get(name) != own]
+        if others:
+            faults.append(Fault("versions", ", ".join(others)))
+    for folder, why in seen["folders"].items():
+        faults.append(Fault("folder", f"{folder} is not the folder of that name here ({why})"))
+    if "store" in seen:
+        faults.append(Fault("store", f"the object store does not answer there ({seen['store']})"))
+    behind = max(began - seen["time"], seen["time"] - ended, 0.0)
+    return Seen(faults, behind, seen.get("data"))
