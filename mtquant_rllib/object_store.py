@@ -40,6 +40,7 @@ _FINAL = {
     "NO_SUCH_BUCKET": errno.EPERM,
 }
 """What no waiting heals, as the error of an operating system."""
+_GONE = ("RESOURCE_NOT_FOUND", "NO_SUCH_KEY")
 
 
 class Stamp(NamedTuple):
@@ -76,6 +77,8 @@ def _answered(address: str) -> Iterator[None]:
         text = " ".join(str(error).split())
         found = _REASON.search(text)
         reason = next(filter(None, found.groups()), "") if found else ""
+        if reason in _GONE:
+            raise FileNotFoundError(errno.ENOENT, "no such file", address) from error
         said = text.split("Detail:")[0].strip()[:300]
         raise OSError(_FINAL.get(reason, errno.EIO), said, address) from error
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -20,6 +23,33 @@ def below(root: int) -> list[tuple[int, str]]:
             found.append((pid, args))
             waiting.append(pid)
     return found
+
+
+class Node:
+    """A node of a Ray cluster, started as on another machine: `ray start`, with folders that it does not see."""
+
+    def __init__(self, address: str, *, cpus: int, hidden: Sequence[Path], env: Mapping[str, str]) -> None:
+        start = f"{sys.executable} -m ray.scripts.scripts start --address={address} --num-cpus={cpus} --block"
+        start += f" --object-store-memory={100 * 2**20}"
+        mounts = " && ".join(["true", *(f"mount -t tmpfs tmpfs {folder}" for folder in hidden)])
+        self.process = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", f"{mounts} && exec {start}"],
+            env={**os.environ, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def stop(self) -> None:
+        for pid, _ in [*below(self.process.pid), (self.process.pid, "")]:
+            kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def may_hide() -> bool:
+    """Whether this user may start processes that do not see a folder: root alone."""
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
 
 
 def kill(pid: int, number: int) -> None:

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 import ray
 import runs
-from processes import below, kill
+from attempts import patched
+from processes import Node as OtherNode
+from processes import below, kill, may_hide
 from ray._private import state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from table import TABLE, Row
@@ -146,6 +148,36 @@ def test_a_trial_that_waits_for_its_place_says_what_for(tmp_path: Path, machines
     code = driver.end()
     TABLE.add(Row("a node that somebody else uses", code == 0, code, said))
     assert code == 0, driver.text[-3000:]
+
+
+@pytest.mark.parametrize("lacks", ["the run's folder", "this package"])
+@pytest.mark.parametrize("machines", [((2, 0),)], indirect=True, ids=["2"])
+def test_a_node_that_cannot_train_is_named_and_left_out(
+    tmp_path: Path, reference: Callable[..., Path], machines: Machines, lacks: str
+) -> None:
+    if not may_hide():
+        pytest.skip("a node that does not see a folder can be started by root alone")
+    hides = lacks == "the run's folder"
+    (tmp_path / "runs").mkdir()
+    env = {} if hides else patched("no_package")
+    other = OtherNode(machines.cluster.address, cpus=8, hidden=[tmp_path / "runs"] if hides else [], env=env)
+    try:
+        deadline = time.monotonic() + 60
+        while len(machines.nodes()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert len(machines.nodes()) == 2
+        where = ("--address", machines.cluster.address)
+        words = runs.settings(small=runs.ON_CLUSTER)
+        driver = runs.command(tmp_path, "train", "--run", "x", "--budget-scale", runs.SCALE, *where, *words)
+        code = driver.end()
+    finally:
+        other.stop()
+    (said,) = {line.strip() for line in driver.lines if "is not used" in line}
+    differing = len(runs.differences(reference(), tmp_path / "runs" / "x")) if code == 0 else None
+    TABLE.add(Row(f"a node without {lacks}", code == 0, code, said, differing))
+    assert code == 0, driver.text[-3000:]
+    assert not differing
+    assert ("mount one shared folder" if hides else "install this project") in said
 
 
 WORKER_CPUS, WORKERS = 4, 2

@@ -24,7 +24,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -154,9 +154,32 @@ class Mirror:
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(self.folder.parent / REMOTE, {"address": self.address})
         new = [path for path, stamp in there.items() if before.get(path) != [*stamp, *self._here(path)]]
-        in_parallel(lambda path: self.store.download(path, self.folder / path), new)
+        for gone in self._download(new, lambda path: self.folder / path):
+            # Whoever trains the run removes checkpoints meanwhile; without a part they are none.
+            unit = self._unit_of(gone)
+            if unit is not None:
+                shutil.rmtree(self.folder / unit, ignore_errors=True)
+        there = {path: stamp for path, stamp in there.items() if (self.folder / path).is_file()}
         self._sent = {path: self._here(path) for path in there}
         _write(record, {path: [*stamp, *self._here(path)] for path, stamp in there.items()})
+
+    def _download(self, paths: Iterable[str], place: Callable[[str], Path]) -> list[str]:
+        """Bring files here; returns those that were gone when their turn came."""
+        gone = []
+
+        def bring(path: str) -> None:
+            try:
+                self.store.download(path, place(path))
+            except FileNotFoundError:
+                gone.append(path)
+
+        in_parallel(bring, paths)
+        return gone
+
+    def _unit_of(self, path: str) -> PurePosixPath | None:
+        """The checkpoint or the folder of states that a file is part of."""
+        above = PurePosixPath(path).parents
+        return next((one for one in above if any((self.folder / one / index).is_file() for index in _INDEXES)), None)
 
     def _here(self, path: str) -> tuple[int, int]:
         try:
@@ -210,7 +233,8 @@ class Mirror:
         place = self.folder / unit
         aside = durable.half_of(place)
         try:
-            in_parallel(lambda path: self.store.download(path, aside / path[len(unit) + 1 :]), paths)
+            if self._download(paths, lambda path: aside / path[len(unit) + 1 :]):
+                return  # removed by whoever wrote it, while it was on its way
             ownership.remove_own(place, self.folder, _is_a_unit)
             os.rename(aside, place)
         finally:
