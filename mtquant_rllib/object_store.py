@@ -16,21 +16,26 @@ import errno
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from pyarrow import ArrowInvalid, fs
 
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.paths import address_of
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _THREADS = 8
+_PAUSES_S = (0.5, 2.0)
 _BLOCK = 1 << 20
 _REASON = re.compile(r"AWS Error (\w+)|(PERMISSION_DENIED|UNAUTHENTICATED)")
+_CLUTTER = re.compile(r" ?\(Request ID:[^)]*\)| ?Detail:.*")
 _FINAL = {
     "ACCESS_DENIED": errno.EACCES,
     "INVALID_ACCESS_KEY_ID": errno.EACCES,
@@ -79,8 +84,25 @@ def _answered(address: str) -> Iterator[None]:
         reason = next(filter(None, found.groups()), "") if found else ""
         if reason in _GONE:
             raise FileNotFoundError(errno.ENOENT, "no such file", address) from error
-        said = text.split("Detail:")[0].strip()[:300]
+        said = _CLUTTER.sub("", text).strip()[:300]
         raise OSError(_FINAL.get(reason, errno.EIO), said, address) from error
+
+
+def _tried_again(transfer: Callable[P, T]) -> Callable[P, T]:
+    """Once more, and once again, where the store failed for a moment."""
+
+    @wraps(transfer)
+    def attempts(*words: P.args, **named: P.kwargs) -> T:
+        for wait in _PAUSES_S:
+            try:
+                return transfer(*words, **named)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                time.sleep(wait)
+        return transfer(*words, **named)
+
+    return attempts
 
 
 @dataclass(frozen=True)
@@ -117,6 +139,7 @@ class Store:
     def _place(self, path: str) -> str:
         return f"{self.base}/{path}" if path else self.base
 
+    @_tried_again
     def files(self, below: str = "") -> dict[str, Stamp]:
         """Every file below a folder, by its path; empty where there is nothing."""
         with _answered(self.address):
@@ -130,12 +153,14 @@ class Store:
             if info.type is fs.FileType.File and not info.path.endswith("/")
         }
 
+    @_tried_again
     def stamp(self, path: str = "") -> Stamp | None:
         """Of one file; None where there is none."""
         with _answered(self.address):
             (info,) = self.filesystem.get_file_info([self._place(path)])
         return Stamp(info.size, info.mtime_ns or 0) if info.type is fs.FileType.File else None
 
+    @_tried_again
     def read(self, path: str) -> bytes | None:
         """A file's content; None where it is not there."""
         try:
@@ -144,11 +169,13 @@ class Store:
         except FileNotFoundError:
             return None
 
+    @_tried_again
     def write(self, path: str, content: bytes) -> None:
         """Put a file there, as a whole or not at all."""
         with _answered(self.address), self.filesystem.open_output_stream(self._place(path)) as file:
             file.write(content)
 
+    @_tried_again
     def upload(self, source: Path, path: str) -> None:
         """Put a file of this machine there."""
         with (
@@ -159,6 +186,7 @@ class Store:
             while block := own.read(_BLOCK):
                 file.write(block)
 
+    @_tried_again
     def download(self, path: str, target: Path) -> None:
         """Bring a file here: beside its place, then renamed, so that nobody sees a part of it."""
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -28,8 +28,8 @@ KILLS = 5
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Server]:
-    with running(tmp_path / "kept") as server:
+def store() -> Iterator[Server]:
+    with running() as server:
         yield server
 
 
@@ -79,9 +79,8 @@ def test_the_store_is_away_for_a_minute(tmp_path: Path, reference: Reference, st
     whole = reference()
     driver = runs.command(tmp_path, *TRAIN, *runs.settings(), env=machine(tmp_path, 0, store))
     assert driver.says(f"phase {2 + number} desk"), driver.text
-    store.stop()
-    time.sleep(60)
-    store.start()
+    with store.away():
+        time.sleep(60)
     code = driver.end()
     differing = runs.differences(whole, copy_of(tmp_path, 0)) if code == 0 else None
     said = next((line.strip() for line in driver.lines if "waiting for storage" in line), "")

@@ -356,7 +356,7 @@ def _copy_best(run: Path, record: PhaseRecord, plans: list[TrialPlan]) -> None:
     if frozen:
         assert record.start is not None
         modules |= states.read(run / record.start, frozen)
-    states.write(run / record.result, modules, phase=plans[0].phase)
+    states.write(run / record.result, modules, run=run, phase=plans[0].phase)
 
 
 def _prove_frozen(run: Path, record: PhaseRecord, plan: TrialPlan) -> FrozenRecord:

@@ -5,7 +5,7 @@ has patience, it ends once so many validations in a row have brought no new best
 
 What it needs to know stands in its configuration (see `DeskConfig`), which names no place but the market's: a
 checkpoint that was copied elsewhere is trained on where it lies, and what it writes lands in the algorithm's own
-`logdir`. A trial of a run sets `module_folder` to the run's instead.
+`logdir`. A trial of a run sets `module_folder` and `run_folder` to the run's instead.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ class DeskAlgorithm(Algorithm):
         make = desk["make_validator"]
         self._validate: Validator | None = make(**desk["validator_args"]) if make else None
         self.module_folder = Path(self.logdir) / "modules"
+        self.run_folder: Path | None = None
         self.storage_patience_s = 0.0
         self.finished = self.gave_up = False
         self.failure: str | None = None
@@ -291,7 +293,8 @@ class DeskAlgorithm(Algorithm):
     def _keep(self, name: str, modules: Mapping[str, states.ModuleState], **notes: Any) -> None:
         """Write module states into the module folder."""
         folder = self.module_folder / name
-        patiently(lambda: states.write(folder, modules, **notes), f"{folder}", self.storage_patience_s)
+        write = partial(states.write, folder, modules, run=self.run_folder, **notes)
+        patiently(write, f"{folder}", self.storage_patience_s)
 
     # checkpoints
 

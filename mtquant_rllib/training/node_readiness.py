@@ -42,6 +42,9 @@ class Readiness:
         ConfigError
             When none can, with what is wrong with the first.
         """
+        if len(nodes) == 1:
+            # The driver's own: it runs on a node of the cluster.
+            return list(nodes)
         home = ray.get_runtime_context().get_node_id()
         new = [node for node in nodes if node.id not in self._seen and node.id != home and node.cpus]
         if new:

@@ -101,7 +101,7 @@ class PhaseTrial(tune.Trainable):
         """
         algorithm_config: Any = build_config(self.plan, self.manifest, TrialResources(**self.config[RESOURCES]))
         self._built = built = algorithm_config.algo_class(config=algorithm_config, storage=self._storage)
-        built.module_folder = self.run / self.plan.folder
+        built.module_folder, built.run_folder = self.run / self.plan.folder, self.run
         built.storage_patience_s = self.keeping.storage_patience_seconds
         newest = self._newest(candidates)
         if newest is not None:

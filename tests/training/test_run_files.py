@@ -305,8 +305,9 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(run: Path) -> None:
 
 
 def test_only_one_place_removes_folders() -> None:
-    """Folders of runs are removed through `remove_own` alone. The other two are the folder that an export has just
-    made, and that of a Ray session which has ended, in Ray's own place."""
+    """Folders of runs are removed through `remove_own` alone. The others are the folder that an export has just made,
+    that of a Ray session which has ended, in Ray's own place, and copies in the cache of what lies in an object store
+    (`test_object_store`)."""
     folder = Path(ownership.__file__).parents[1]
     found = {path.name for path in folder.rglob("*.py") if "rmtree" in path.read_text()}
-    assert found == {"ownership.py", "policy_export.py", "ray_leftovers.py"}
+    assert found == {"mirror.py", "ownership.py", "policy_export.py", "ray_leftovers.py"}

@@ -129,6 +129,7 @@ def write(
     RunError
         When RLlib did not write all of its files.
     """
+    ownership.expect_there(run)
     final = ownership.within(run, folder / checkpoint.name)
     final.parent.mkdir(parents=True, exist_ok=True)
     aside = durable.half_of(final)

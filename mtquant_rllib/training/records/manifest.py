@@ -186,12 +186,20 @@ class Manifest(_Record):
         """
         if self._begun:
             ownership.claim(run)
+        elif not is_run(run):
+            with durable.named_errors(run):
+                ownership.expect_there(run)
         self.id = ownership.mark(run, self.id)
         self.updated = _now()
         manifest_file.write(run, json.loads(self.model_dump_json()))
         for name in (FILE, BACKUP):
-            with durable.named_errors(run / name):
+            try:
                 mirror.sent(run / name)
+            except OSError as error:
+                raise RunError(
+                    f"{mirror.named(run)}/{name}: cannot be written ({error.strerror or error}); see to the bucket and "
+                    "its credentials and try again"
+                ) from error
         self._begun = False
         for name in (FILE, BACKUP):
             ownership.sweep(run, run, name)

@@ -7,6 +7,7 @@ symbolic link on the way, and bear the marks of what this project writes.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -90,6 +91,19 @@ def mark(run: Path, known: str | None) -> str:
     if there != wanted:
         durable.replace_file(run / MARKER, json.dumps({"format": FORMAT, "id": wanted}).encode())
     return wanted
+
+
+def expect_there(run: Path) -> None:
+    """See to it that the run's folder is there before anything is made in it: where its storage is away, a folder made
+    at its place would be out of sight, with all that is in it, once the storage is back.
+
+    Raises
+    ------
+    FileNotFoundError
+        When no run bears its marker there.
+    """
+    if not (run / MARKER).is_file():
+        raise FileNotFoundError(errno.ENOENT, "the run's folder is away", str(run))
 
 
 def run_of(path: Path) -> Path:

@@ -44,13 +44,15 @@ def patiently(
     began = time.monotonic()
     told = began - TELL_EVERY_S
     while True:
+        # Storage that comes back while an attempt fails is there when it has failed: the next attempt tells.
+        was_there = witness is not None and witness.exists()
         try:
             return write()
         except (OSError, RunError) as refused:
             error = refused if isinstance(refused, OSError) else refused.__cause__
             if not isinstance(error, OSError):
                 raise
-            if isinstance(error, FileNotFoundError) and witness is not None and witness.exists():
+            if isinstance(error, FileNotFoundError) and was_there and witness is not None and witness.exists():
                 raise
             waited = time.monotonic() - began
             if waited >= patience_s or error.errno in _NEVER:

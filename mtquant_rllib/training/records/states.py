@@ -48,7 +48,7 @@ def sha256(state: ModuleState) -> str:
 def write(folder: Path, states: Mapping[str, ModuleState], *, run: Path | None = None, **notes: Any) -> dict[str, str]:
     """Write modules into `folder`, replacing the module states that were there; returns module -> hash.
 
-    run: the folder that `folder` must lie in; by default the run around it.
+    run: the folder that `folder` must lie in, which must be there; by default the run around it.
 
     Raises
     ------
@@ -59,7 +59,11 @@ def write(folder: Path, states: Mapping[str, ModuleState], *, run: Path | None =
     for module in states:
         if (fault := name_fault(module)) is not None:
             raise RunError(f"{folder}: no state is written for the module {shown(module)}, whose name {fault}")
-    run = ownership.run_of(folder) if run is None else run
+    if run is None:
+        run = ownership.run_of(folder)
+    else:
+        with durable.named_errors(folder):
+            ownership.expect_there(run)
     place = ownership.within(run, folder)
     hashes = {module: sha256(state) for module, state in states.items()}
     index = {**notes, "format": FORMAT, "modules": hashes}

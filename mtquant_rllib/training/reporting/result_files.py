@@ -187,6 +187,7 @@ class Curves(Callback):
         _written_patiently(lambda back: self._write(path, result, back), turns_back, path, self.patience_s)
 
     def _write(self, path: Path, result: dict[str, Any], turns_back: bool) -> None:
+        ownership.expect_there(self.run)
         path.parent.mkdir(exist_ok=True)
         if turns_back:
             _rewrite(path, lambda text: truncated_csv(text, ITERATION, result[TRAINING_ITERATION]))

@@ -1,0 +1,261 @@
+"""Runs and bars in an object store: a server of its protocol answers on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from object_store_server import Server, running
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.env.market_source import local_copy
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.object_store import Store
+from mtquant_rllib.paths import address_of, is_address
+from mtquant_rllib.training.preparation import prepare, restored
+from mtquant_rllib.training.records import lease, mirror, states
+from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.training.records.mirror import Mirror, working_folder
+from mtquant_rllib.training.records.run_names import run_path
+
+ADDRESS = "s3://desk/runs/x"
+SMALL = [f"embedded.{split}={{paths: 1, years: 3}}" for split in ("train", "validation", "test")]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running() as there:
+        yield there
+
+
+@pytest.fixture
+def store(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    for name, value in server.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    machine(monkeypatch, tmp_path, 1)
+    there = Store.at("s3://desk")
+    for path in there.files():
+        there.remove_file(path)
+    yield Store.at(ADDRESS)
+    mirror._mirror.cache_clear()
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, folder: Path, number: int) -> None:
+    """From here on, another machine: another disk."""
+    monkeypatch.setenv("MTQUANT_CACHE", str(folder / f"machine_{number}"))
+
+
+def test_addresses_are_told_from_paths() -> None:
+    assert is_address("s3://bucket/x")
+    assert is_address(Path("gs://bucket/x")), "of which Path keeps one slash"
+    assert address_of(Path("s3://bucket/x/")) == "s3://bucket/x"
+    assert not is_address("runs/x")
+    assert not is_address("c:/x")
+    for wrong in ("s3://", "https://bucket/x", "s3:x"):
+        with pytest.raises(RunError, match="expected an address"):
+            address_of(wrong)
+    for wrong in ("s3://bucket", "s3://bucket/a/../b", "s3://bucket//b", "s3://bucket/a\nb"):
+        with pytest.raises(RunError):
+            working_folder(wrong)
+
+
+def test_files_go_there_and_back(store: Store, tmp_path: Path) -> None:
+    content = np.random.default_rng(0).bytes(3 << 20)
+    (tmp_path / "a").write_bytes(content)
+    store.upload(tmp_path / "a", "one/two/a")
+    store.write("one/empty", b"")
+    assert {path: stamp.bytes for path, stamp in store.files().items()} == {"one/two/a": len(content), "one/empty": 0}
+    store.download("one/two/a", tmp_path / "new" / "b")
+    assert (tmp_path / "new" / "b").read_bytes() == content
+    assert store.read("nothing") is None
+    assert store.stamp("one") is None, "a folder is no file"
+    with pytest.raises(FileNotFoundError):
+        store.download("nothing", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+    store.remove_folder("one/two")
+    store.remove_folder("nothing")
+    assert list(store.files()) == ["one/empty"]
+
+
+def test_a_bucket_that_is_not_there_is_refused_before_anything_is_trained(store: Store) -> None:
+    words = [word for override in (*SMALL, "resources.cpus=2") for word in ("--set", override)]
+    command = [sys.executable, "-m", "mtquant_rllib.cli", "train", "--run", "s3://nobody/runs/x", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "s3://nobody/runs/x" in done.stderr
+    assert "bucket does not exist" in done.stderr
+    assert "phase 1" not in done.stdout
+
+
+def checkpoint(run: Path, number: int, content: bytes = b"x") -> Path:
+    place = run / "phase_1" / "forex" / f"checkpoint_{number:06d}"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "state.pkl").write_bytes(content)
+    (place / "checkpoint.json").write_text(json.dumps({"format": 1, "content": content.hex()}))
+    return place
+
+
+@pytest.fixture
+def run(store: Store) -> Path:
+    """A run that was begun on one machine."""
+    folder = run_path(ADDRESS)
+    settings = Settings.load(overrides=SMALL)
+    Manifest.begin("x", settings, prepare(settings, None, None), 1.0, [1]).write(folder)
+    mirror.mirror_of(folder).send_changed()
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_another_machine_gets_what_was_sent(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror.sent(checkpoint(run, 1))
+    checkpoint(run, 2)  # never sent
+    (run / "run.log").write_text("one\n")
+    with mirror.sending_changes(run):
+        (run / "run.log").write_text("one\ntwo\n")
+    here = contents(run)
+    machine(monkeypatch, tmp_path, 2)
+    there = contents(run_path(ADDRESS))
+    assert there == {path: content for path, content in here.items() if "checkpoint_000002" not in path}
+    machine(monkeypatch, tmp_path, 1)
+    assert contents(run_path(str(run))) == there, "the store is the truth, by whichever name"
+
+
+def test_a_checkpoint_without_its_index_is_none(run: Path, store: Store) -> None:
+    """As its sender, or whoever removed it, was killed half way."""
+    mirror.sent(checkpoint(run, 1))
+    mirror.sent(checkpoint(run, 2))
+    store.remove_file("phase_1/forex/checkpoint_000002/checkpoint.json")
+    run_path(ADDRESS)
+    assert [path.name for path in (run / "phase_1" / "forex").iterdir()] == ["checkpoint_000001"]
+
+
+def test_the_index_is_sent_last_and_removed_first(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, str]] = []
+    upload, remove = Store.upload, Store.remove_folder
+    monkeypatch.setattr(
+        Store, "upload", lambda self, source, path: (done.append(("put", path)), upload(self, source, path))
+    )
+    monkeypatch.setattr(Store, "remove_folder", lambda self, path: (done.append(("gone", path)), remove(self, path)))
+    place = checkpoint(run, 1)
+    mirror.sent(place)
+    assert done[-1] == ("put", "phase_1/forex/checkpoint_000001/checkpoint.json")
+    there = mirror.mirror_of(run)
+    monkeypatch.setattr(Store, "remove_folder", lambda self, path: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):
+        mirror.removed(place)
+    assert there.store.stamp("phase_1/forex/checkpoint_000001/checkpoint.json") is None
+    assert there.store.stamp("phase_1/forex/checkpoint_000001/state.pkl") is not None
+
+
+def test_what_another_node_wrote_replaces_what_is_here(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror.sent(checkpoint(run, 1, b"here"))
+    machine(monkeypatch, tmp_path, 2)
+    other = mirror.joined(ADDRESS, "stretch")
+    assert not (other / "phase_1").exists()
+    assert Manifest.read(other).name == "x", "what makes it a run is there at once"
+    mirror.fetched(other / "phase_1" / "forex")
+    assert (other / "phase_1/forex/checkpoint_000001/state.pkl").read_bytes() == b"here"
+    mirror.sent(checkpoint(other, 1, b"there"))
+    mirror.sent(checkpoint(other, 2, b"more"))
+    machine(monkeypatch, tmp_path, 1)
+    mirror.fetched(run / "phase_1")
+    assert (run / "phase_1/forex/checkpoint_000001/state.pkl").read_bytes() == b"there"
+    assert (run / "phase_1/forex/checkpoint_000002/state.pkl").read_bytes() == b"more"
+
+
+def test_the_drivers_own_machine_joins_in_the_drivers_copy(run: Path) -> None:
+    (run / "run.log").write_text("not sent yet\n")
+    mirror.begin_stretch(run, "stretch")
+    assert mirror.joined(ADDRESS, "stretch") == run
+    assert (run / "run.log").exists()
+    mirror.joined(ADDRESS, "another stretch")
+    assert not (run / "run.log").exists(), "of an earlier stretch, and not what the store has"
+
+
+def test_states_and_manifests_are_sent_as_they_are_written(run: Path, store: Store) -> None:
+    states.write(run / "policies" / "phase_1", {"EURUSD": {"w": np.ones(2)}}, phase=1)
+    assert "policies/phase_1/index.json" in store.files()
+    states.write(run / "policies" / "phase_1", {"GBPUSD": {"w": np.ones(2)}}, phase=1)
+    assert sorted(store.files("policies")) == ["policies/phase_1/GBPUSD.npz", "policies/phase_1/index.json"]
+    manifest = Manifest.read(run)
+    manifest.phase(1).status = "running"
+    manifest.write(run)
+    assert json.loads(store.read("manifest.json"))["phases"]["1"]["status"] == "running"
+
+
+def test_the_prepared_market_goes_with_the_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = Manifest.read(run)
+    mirror.market_sent(run, Path(manifest.market.data))
+    shutil.rmtree(manifest.market.data)
+    machine(monkeypatch, tmp_path, 2)
+    run = run_path(ADDRESS)
+    assert not (run / "market").exists(), "in the store alone"
+    mirror.market_brought(run, manifest.market.data)
+    monkeypatch.setattr("mtquant_rllib.env.market_source.prepare_embedded", lambda *_: pytest.fail("made again"))
+    found = restored(manifest.load_settings(), manifest.market)
+    assert Path(found.data).parent == tmp_path / "machine_2"
+    assert found.arrays == manifest.market.arrays
+
+
+def test_bars_are_read_from_their_address(store: Store, tmp_path: Path) -> None:
+    bars = Store.at("s3://desk/bars")
+    bars.write("a.csv", b"one")
+    copy = local_copy("s3://desk/bars/a.csv")
+    assert copy.read_bytes() == b"one"
+    before = copy.stat().st_ino
+    assert local_copy("s3://desk/bars/a.csv").stat().st_ino == before, "brought once"
+    bars.write("a.csv", b"three")
+    assert local_copy("s3://desk/bars/a.csv").read_bytes() == b"three"
+    bars.write("b.csv", b"two")
+    folder = local_copy("s3://desk/bars")
+    assert sorted(path.name for path in folder.iterdir()) == ["a.csv", "b.csv"]
+    bars.remove_file("b.csv")
+    assert [path.name for path in local_copy("s3://desk/bars").iterdir()] == ["a.csv"]
+    with pytest.raises(RunError, match="no such file or folder"):
+        local_copy("s3://desk/nowhere.csv")
+
+
+def test_one_driver_at_a_time(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_EVERY_S", 0.2)
+    monkeypatch.setattr(lease, "LASTS_S", 5.0)
+    monkeypatch.setattr(lease, "SETTLES_S", 0.0)
+    here, lines = Mirror(run, Store.at(ADDRESS)), list[str]()
+    with lease.held(here, lines.append), monkeypatch.context() as elsewhere:
+        elsewhere.setattr(lease, "_boot", lambda: "another boot")
+        with pytest.raises(RunError, match=rf"process {os.getpid()} on .* trains this run at this moment"):
+            lease.held(here, lines.append).__enter__()
+    assert here.store.read(mirror.LEASE) is None, "given back"
+
+
+def test_a_driver_that_is_not_heard_of_is_taken_over_and_stops(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_EVERY_S", 0.2)
+    monkeypatch.setattr(lease, "LASTS_S", 0.6)
+    monkeypatch.setattr(lease, "SETTLES_S", 0.0)
+    ended = threading.Event()
+    monkeypatch.setattr(lease.os, "kill", lambda pid, number: ended.set() if number == 15 else None)
+    here, lines = Mirror(run, Store.at(ADDRESS)), list[str]()
+    lease._write(here, "somebody's word")
+    note = lease._read(here)
+    here.store.write(mirror.LEASE, json.dumps({**note, "host": "elsewhere"}).encode())
+    first = lease.held(here, lines.append)
+    first.__enter__()
+    assert "on elsewhere trained this run last" in lines[0], "waited for, then taken over"
+    lease._write(here, "yet another's")
+    assert ended.wait(10), "it asks its own process to stop"
+    with pytest.raises(RunError, match="has taken this run over"):
+        first.__exit__(None, None, None)
+    assert here.store.read(mirror.LEASE) is not None, "the other's note stays"
