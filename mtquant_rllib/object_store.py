@@ -141,17 +141,27 @@ class Store:
 
     @_tried_again
     def files(self, below: str = "") -> dict[str, Stamp]:
-        """Every file below a folder, by its path; empty where there is nothing."""
+        """Every file below a folder, by its path; empty where there is nothing.
+
+        Raises
+        ------
+        RunError
+            When a name would lead out of a folder on a disk: anybody may have written it.
+        """
         with _answered(self.address):
             found = self.filesystem.get_file_info(
                 fs.FileSelector(self._place(below), recursive=True, allow_not_found=True)
             )
         start = len(self.base) + 1
-        return {
+        files = {
             info.path[start:]: Stamp(info.size, info.mtime_ns or 0)
             for info in found
             if info.type is fs.FileType.File and not info.path.endswith("/")
         }
+        for path in files:
+            if any(part in ("", ".", "..") for part in path.split("/")) or "\0" in path:
+                raise RunError(f"{self.address}: {path!a} is no name for a file, and nothing is brought here")
+        return files
 
     @_tried_again
     def stamp(self, path: str = "") -> Stamp | None:

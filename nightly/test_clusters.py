@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import ray
 import runs
-from attempts import patched
+from attempts import TRIES, patched
 from processes import Node as OtherNode
 from processes import below, kill, may_hide
 from ray._private import state
@@ -30,6 +30,7 @@ from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.placement.planner import placed
 
 STORE_MB = 100
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
 PROCESSES = {"PhaseTrial": "trial", "BatchedEnvRunner": "runner", "_WrappedExecutable": "learner"}
 """Ray's names of the processes of a trial, and the planner's."""
 TRIALS = {1: ("forex", "commodities", "equity"), 2: ("desk",), 3: ("desk",)}
@@ -123,6 +124,93 @@ def test_the_curriculum_finishes(
     lost = runs.bars_lost(tmp_path)
     TABLE.add(Row(f"cluster {name}", code == 0, code, seen if loses else "", differing, lost if loses else None))
     assert code == 0, driver.text[-4000:]
+    assert not differing
+
+
+@pytest.mark.parametrize("number", TRIES)
+def test_a_run_goes_on_on_other_shapes_of_machine(tmp_path: Path, reference: Callable[..., Path], number: int) -> None:
+    """Begun here, carried on on two nodes and then on three, evaluated from one of them; bit for bit."""
+    whole, words = reference(), ["train", "--run", "x", "--budget-scale", runs.SCALE]
+    begun = runs.command(tmp_path, *words, *runs.settings(small=runs.ON_CLUSTER))
+    assert begun.says("phase 1 equity  "), begun.text
+    time.sleep(2.0 * number)
+    begun.process.send_signal(signal.SIGKILL)
+    begun.end()
+    told = []
+    for sizes, until in ((((2, 0), (2, 0)), "phase 2 desk  "), (((1, 0), (4, 0), (2, 0)), None)):
+        there = Machines(sizes)
+        try:
+            driver = runs.command(tmp_path, "resume", "x", "--address", there.cluster.address)
+            if until is not None:
+                assert driver.says(until), driver.text
+                driver.process.send_signal(signal.SIGKILL)
+                driver.end()
+            else:
+                assert driver.end() == 0, driver.text[-3000:]
+                judged = runs.command(tmp_path, "evaluate", "x", "--address", there.cluster.address)
+                assert judged.end() == 0, judged.text[-3000:]
+                assert "of the cluster at" in judged.text
+            told += [line.strip() for line in driver.lines if line.startswith("joins")]
+        finally:
+            ray.shutdown()
+            there.cluster.shutdown()
+    differing = runs.differences(whole, tmp_path / "runs" / "x")
+    seen = f"here, then {'; '.join(told)}"
+    TABLE.add(Row("a run on three shapes of machine", True, 0, seen, len(differing), runs.bars_lost(tmp_path)))
+    assert not differing
+
+
+@pytest.fixture
+def head_with_a_dashboard(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A head that takes jobs; the variables of whoever submits one."""
+    temporary, port, jobs = Path(f"/tmp/mtqj{os.getpid()}"), 6392, 8392
+    words = ["start", "--head", f"--port={port}", "--num-cpus=2", f"--object-store-memory={STORE_MB * 2**20}"]
+    words += [f"--dashboard-port={jobs}", "--block"]
+    env = {**os.environ, "RAY_TMPDIR": str(temporary), "MTQUANT_CACHE": str(tmp_path / "cache")}
+    head = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", *words],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    said = runs.listening(head)
+    assert said.says("command will now block"), said.text
+    # Where this user has a token the head wants it.
+    token = {"RAY_AUTH_MODE": "token"} if "uthentication" in said.text else {}
+    yield {**env, **token, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{jobs}"}
+    for pid, _ in [*below(head.pid), (head.pid, "")]:
+        kill(pid, signal.SIGKILL)
+    head.wait()
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def test_a_job_is_submitted_and_submitted_again(
+    tmp_path: Path, reference: Callable[..., Path], head_with_a_dashboard: dict[str, str]
+) -> None:
+    """`ray job submit`, as in docs/cluster.md; stopped half way, the same command carries the run on."""
+    whole, run = reference(), tmp_path / "runs" / "x"
+    program = str(Path(sys.executable).with_name("mtquant"))
+    train = [program, "train", "--resume", "--address", "auto", "--run", str(run), "--budget-scale", runs.SCALE]
+    words = [*train, *runs.settings(small=runs.ON_CLUSTER)]
+
+    def job(*command: str) -> subprocess.CompletedProcess[str]:
+        call = [sys.executable, "-m", "ray.scripts.scripts", "job", *command]
+        return subprocess.run(call, env=head_with_a_dashboard, capture_output=True, text=True, timeout=400)
+
+    first = job("submit", "--no-wait", "--submission-id", "first", "--", *words)
+    assert first.returncode == 0, first.stdout + first.stderr
+    deadline = time.monotonic() + 200
+    while not list(run.glob("phase_2/desk/checkpoint_*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert job("stop", "first").returncode == 0
+    second = job("submit", "--submission-id", "second", "--", *words)
+    assert second.returncode == 0, second.stdout[-3000:] + second.stderr[-2000:]
+    assert "goes on from" in second.stdout
+    differing = runs.differences(whole, run)
+    seen = next(line.strip() for line in second.stdout.splitlines() if "goes on from" in line)
+    TABLE.add(Row("ray job submit, stopped, submitted again", True, 0, seen, len(differing)))
     assert not differing
 
 

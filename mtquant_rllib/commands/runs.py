@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mtquant_rllib.commands.command import DEFAULT_CONFIG, add_command, check_files, reproducible, settings_of
 from mtquant_rllib.errors import ConfigError
@@ -13,6 +14,8 @@ from mtquant_rllib.training.records.run_names import existing_run, run_path
 
 if TYPE_CHECKING:
     from mtquant_rllib.training.assessment import Assessment
+
+T = TypeVar("T")
 
 
 def add_training(commands: Any) -> None:
@@ -82,6 +85,7 @@ def add_judging(commands: Any) -> None:
         "--phase", type=int, choices=(1, 2, 3), help="policies after this phase (default: the last done)"
     )
     judge.add_argument("--json", type=Path, metavar="FILE", help="write the report here as well")
+    _add_place(judge)
 
     why = add_command(
         commands,
@@ -97,6 +101,26 @@ def add_judging(commands: Any) -> None:
     )
     why.add_argument("--phase", type=int, choices=(1, 2, 3), help="policies after this phase (default: the last done)")
     why.add_argument("--out", type=Path, metavar="FOLDER", help="default: RUN/explain/SPLIT/AGENT")
+    _add_place(why)
+
+
+def _add_place(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="do it on a node of this Ray cluster, `auto` for the one of this machine (default: here)",
+    )
+
+
+def _looked(run: Path, address: str | None, look: Callable[..., T], **named: Any) -> T:
+    """What a look at a run comes to, here or on a cluster; what it writes belongs to the run, wherever that lies."""
+    from mtquant_rllib.training.elsewhere import on_cluster
+    from mtquant_rllib.training.records.mirror import sending_changes
+
+    if address is not None:
+        return on_cluster(address, run, look, print, **named)
+    with sending_changes(run):
+        return look(run, **named)
 
 
 def run_folder(name: str | Path) -> Path:
@@ -185,17 +209,17 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     from mtquant_rllib.policies.fallbacks import summary
     from mtquant_rllib.training.assessment import evaluate_run
-    from mtquant_rllib.training.records.mirror import sending_changes
 
-    with sending_changes(run):
-        done = evaluate_run(
-            run,
-            split=args.split,
-            episodes=args.episodes,
-            phase=args.phase,
-            settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
-            overrides=args.overrides,
-        )
+    done = _looked(
+        run,
+        args.address,
+        evaluate_run,
+        split=args.split,
+        episodes=args.episodes,
+        phase=args.phase,
+        settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
+        overrides=args.overrides,
+    )
     _tell(done)
     for line in summary(done.fallbacks):
         print(line)
@@ -209,18 +233,20 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _explain(args: argparse.Namespace) -> None:
     run = run_folder(args.run_folder)
     from mtquant_rllib.training.explanation import explain_run
-    from mtquant_rllib.training.records.mirror import sending_changes
 
-    with sending_changes(run):
-        done = explain_run(
-            run,
-            split=args.split,
-            agent=args.agent,
-            phase=args.phase,
-            out=args.out,
-            settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
-            overrides=args.overrides,
-        )
+    if args.address is not None and args.out is not None:
+        raise ConfigError(f"--out {args.out}: with --address the page is written into the run; leave one of them out")
+    done = _looked(
+        run,
+        args.address,
+        explain_run,
+        split=args.split,
+        agent=args.agent,
+        phase=args.phase,
+        out=args.out,
+        settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
+        overrides=args.overrides,
+    )
     for line in done.lines:
         print(line)
     for kind, path in done.files.items():

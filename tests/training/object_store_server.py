@@ -59,6 +59,13 @@ class Server:
         finally:
             self._process.send_signal(signal.SIGCONT)
 
+    def put(self, key: str, content: bytes) -> None:
+        """An object under any key, as a stranger may write it."""
+        _client(self.port).put_object(Bucket=BUCKET, Key=key, Body=content)
+
+    def remove(self, key: str) -> None:
+        _client(self.port).delete_object(Bucket=BUCKET, Key=key)
+
     def end(self) -> None:
         self._process.kill()
         self._process.wait()

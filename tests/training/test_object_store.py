@@ -96,6 +96,17 @@ def test_a_bucket_that_is_not_there_is_refused_before_anything_is_trained(store:
     assert "phase 1" not in done.stdout
 
 
+@pytest.mark.parametrize("key", ["../../evil", "a/../../../evil", "./evil"])
+def test_a_strangers_keys_do_not_lead_out_of_the_copy(store: Store, server: Server, tmp_path: Path, key: str) -> None:
+    server.put(f"runs/x/{key}", b"evil")
+    try:
+        with pytest.raises(RunError, match="nothing is brought here"):
+            run_path(ADDRESS)
+    finally:
+        server.remove(f"runs/x/{key}")
+    assert not list(tmp_path.rglob("evil"))
+
+
 def checkpoint(run: Path, number: int, content: bytes = b"x") -> Path:
     place = run / "phase_1" / "forex" / f"checkpoint_{number:06d}"
     place.mkdir(parents=True, exist_ok=True)

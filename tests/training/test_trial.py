@@ -1,10 +1,11 @@
-"""A trial that is started, or started again, while its run's folder is away."""
+"""What a trial does, and what is done for it, while its run's folder is away."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,11 @@ from probes import TINY
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.preparation import prepare
+from mtquant_rllib.training.records import checkpoints, states
+from mtquant_rllib.training.records.checkpoints import Checkpoint
 from mtquant_rllib.training.records.manifest import Manifest, TrialRecord
 from mtquant_rllib.training.records.patience import StorageError
+from mtquant_rllib.training.reporting.result_files import Curves
 from mtquant_rllib.training.trial import PATIENCE, PHASE, RUN, TRIAL, PhaseTrial
 
 
@@ -55,3 +59,29 @@ def test_it_does_not_wait_where_not_even_the_folder_of_runs_is(run: Path) -> Non
     with pytest.raises(RunError, match="no such run folder"):
         started(run, 60.0)
     assert time.monotonic() - began < 5
+
+
+def test_nothing_is_made_at_the_place_of_a_run_that_is_away(run: Path) -> None:
+    """It would be out of sight, with what is in it, once the storage is back: so all of it waits."""
+    manifest, place = Manifest.read(run), run / "phase_1" / "forex"
+    os.rename(run, run.with_name("away"))
+    index = Checkpoint(
+        run="x", phase=1, trial="forex", iteration=1, bars=1, finished=False, result={}, seconds=0.0, versions={}
+    )
+    row = {"training_iteration": 1, TRIAL: "forex"}
+    attempts: list[Callable[[], object]] = [
+        lambda: checkpoints.write(run, place, index, lambda aside: pytest.fail("was written")),
+        lambda: states.write(run / "phase_1" / "modules" / "forex" / "last", {}, run=run),
+        lambda: manifest.write(run),
+        lambda: Curves(run, 1, 0.0)._write(run / "curves" / "phase_1_forex.csv", row, False),
+    ]
+    for attempt in attempts:
+        with pytest.raises((OSError, RunError), match="the run's folder is away"):
+            attempt()
+        assert not run.exists()
+    # Tune makes its own folders anew.
+    place.mkdir(parents=True)
+    for attempt in attempts:
+        with pytest.raises((OSError, RunError), match="the run's folder is away"):
+            attempt()
+    assert [path for path in run.rglob("*") if path.is_file()] == []

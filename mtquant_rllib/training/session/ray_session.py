@@ -26,7 +26,7 @@ import torch
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.training import WorkerType
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.placement.nodes import Node
+from mtquant_rllib.training.placement.nodes import Node, listed
 from mtquant_rllib.training.placement.worker_types import startable, worker_types
 from mtquant_rllib.training.seeding import PINNED
 from mtquant_rllib.training.session.ray_leftovers import end_leftovers, forget_session, record_session
@@ -139,8 +139,11 @@ def session(
         else:
             join_cluster(address, **common)
         warnings.beginning = False
+        machines = Machines(gpus=not own or torch.cuda.is_available(), kinds=kinds)
+        if address is not None:
+            tell(f"joins the Ray cluster at {ray.get_runtime_context().gcs_address}: {listed(machines.nodes())}")
         try:
-            yield Machines(gpus=not own or torch.cuda.is_available(), kinds=kinds)
+            yield machines
         finally:
             if not opened:
                 ray.shutdown()
