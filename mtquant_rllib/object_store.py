@@ -213,10 +213,12 @@ class Store:
         finally:
             aside.unlink(missing_ok=True)
 
+    @_tried_again
     def remove_file(self, path: str) -> None:
         with _answered(self.address), contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self._place(path))
 
+    @_tried_again
     def remove_folder(self, path: str) -> None:
         with _answered(self.address), contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_dir(self._place(path))

@@ -47,7 +47,9 @@ CACHE_VARIABLE = "MTQUANT_CACHE"
 def cache_folder() -> Path:
     """Where prepared markets are kept: $MTQUANT_CACHE, else `.cache/mtquant` under the working directory."""
     named = os.environ.get(CACHE_VARIABLE)
-    return on_disk(named, f"the prepared market ({CACHE_VARIABLE})") if named else Path.cwd() / ".cache" / "mtquant"
+    # Ray moves the processes of trials into folders of its own, and says where they were.
+    here = Path(os.environ.get("TUNE_ORIG_WORKING_DIR") or Path.cwd())
+    return here / on_disk(named or Path(".cache") / "mtquant", f"the prepared market ({CACHE_VARIABLE})")
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from mtquant_rllib.training.phases import (
 )
 from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.preparation import centred, prepare, restored
-from mtquant_rllib.training.records import durable, lease, mirror, ownership, run_lock, run_names, states
+from mtquant_rllib.training.records import durable, holding, mirror, ownership, run_names, states
 from mtquant_rllib.training.records.manifest import FrozenRecord, Manifest, PhaseRecord, TrialRecord, phases_of
 from mtquant_rllib.training.records.manifest_file import FILE, is_run
 from mtquant_rllib.training.records.patience import patiently
@@ -111,14 +111,18 @@ def train(
 
         def change(manifest: Manifest) -> None:
             if not nothing_trained(run):
-                raise RunError(f"{run}: another process trained this run meanwhile; `mtquant resume {run}`")
+                name = mirror.named(run)
+                raise RunError(f"{name}: another process trained this run meanwhile; `mtquant resume {name}`")
             manifest.begin_again(fresh)
 
     elif is_run(run):
         manifest = Manifest.read(run)
         if phase is None or manifest.phase(phase).status != "pending":
             done = ", ".join(f"phase {number} {record.status}" for number, record in manifest.phases.items())
-            raise RunError(f"{run}: this run exists ({done}); carry it on with `mtquant resume {run}` or name another")
+            name = mirror.named(run)
+            raise RunError(
+                f"{name}: this run exists ({done}); carry it on with `mtquant resume {name}` or name another"
+            )
 
         if phase > 1:
             _predecessor(manifest, phase)
@@ -190,32 +194,31 @@ def carry_on(
     """Train the phases that were asked for and are not done yet, in order. change: made to the manifest first, once
     nobody else trains the run."""
     _log_to(run)
-    try:
-        with run_lock.held(run), _held_in_the_store(run):
-            _carry_on(run, address, trust, change)
-    except Exception as error:
-        # The way on is said by whoever prints it; here it has to be found later.
-        if isinstance(error, MtquantError):
-            logger.error("ended: %s", error)
-        else:
-            logger.exception("ended by an error that was not foreseen; carry it on with `mtquant resume %s`", run)
-        raise
+    with _ends_in_the_log(run), holding.held(run, _tell), _ends_in_the_log(run):
+        # It may be another file now, where the run lies in an object store.
+        _log_to(run)
+        if (copied := mirror.mirror_of(run)) is not None:
+            _tell(f"run {copied.address}; its working copy on this machine: {run}")
+        _carry_on(run, address, trust, change)
 
 
 @contextlib.contextmanager
-def _held_in_the_store(run: Path) -> Iterator[None]:
-    """Nobody else trains a run in an object store meanwhile, on whatever machine; on a disk the lock is enough."""
-    remote = mirror.mirror_of(run)
-    if remote is None:
+def _ends_in_the_log(run: Path) -> Iterator[None]:
+    """Write an error into the log, once, where the way on has to be found later; whoever prints it says it too."""
+    try:
         yield
-        return
-    _tell(f"run {remote.address}; its working copy on this machine: {run}")
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(lease.held(remote, _tell))
-        except OSError as error:
-            raise RunError(f"{remote.address}: {error.strerror or error}; try again once it answers") from error
-        yield
+    except Exception as error:
+        if not getattr(error, "logged", False):
+            if isinstance(error, MtquantError):
+                logger.error("ended: %s", error)
+            else:
+                way_on = mirror.named(run)
+                logger.exception(
+                    "ended by an error that was not foreseen; carry it on with `mtquant resume %s`", way_on
+                )
+            with contextlib.suppress(AttributeError):
+                error.logged = True  # type: ignore[attr-defined]
+        raise
 
 
 def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Manifest], None] | None) -> None:
@@ -231,9 +234,11 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
         _tell(f"{run}: nothing left to do; phases {', '.join(map(str, manifest.wanted))} are done")
         return
     settings = manifest.load_settings()
-    mirror.market_brought(run, manifest.market.data)
+    patience_s = settings.checkpoints.storage_patience_seconds
+    bring = partial(mirror.market_brought, run, manifest.market.data)
+    patiently(bring, "the prepared market", patience_s, action="read")
     manifest.market = restored(settings, manifest.market)
-    mirror.market_sent(run, Path(manifest.market.data))
+    patiently(partial(mirror.market_sent, run, Path(manifest.market.data)), "the prepared market", patience_s)
     interruption = Interruption(settings.checkpoints.stop_grace_seconds)
     go_on = f"carry on with `mtquant resume {mirror.named(run)}`"
     with (
@@ -250,7 +255,9 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
         for phase in todo:
             interruption.raise_if_asked(f"phase {phase} is not done; {go_on}")
             _run_phase(stretch, phase)
-        interruption.raise_if_asked(f"every phase is done; see what came of it with `mtquant evaluate {run}`")
+        interruption.raise_if_asked(
+            f"every phase is done; see what came of it with `mtquant evaluate {mirror.named(run)}`"
+        )
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from mtquant_rllib.training.node_watch import LostNodes, SessionLost, Waiting
 from mtquant_rllib.training.phases import TRIAL, TrialPlan, build_config, expect_trainable
 from mtquant_rllib.training.placement.planner import Placement, placed
 from mtquant_rllib.training.records import mirror, ownership, patience, trust
-from mtquant_rllib.training.records.checkpoints import SIGNATURE
+from mtquant_rllib.training.records.checkpoints import INDEX, SIGNATURE
 from mtquant_rllib.training.reporting.fallback_lines import FallbackLines
 from mtquant_rllib.training.reporting.progress import Progress
 from mtquant_rllib.training.reporting.result_files import (
@@ -92,7 +92,7 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
     while True:
         trust.user_key()  # made, or refused, before anything starts
         ownership.refuse_links(stretch.run, record.experiment)
-        mirror.fetched(stretch.run / record.experiment)
+        _fetched(stretch, record.experiment, patience_s)
         found = {plan.name: resumable(stretch, plan) for plan in plans}
         for name, trial in found.items():
             if trial.newest is not None and not trial.newest.finished:
@@ -133,14 +133,21 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
             if time.monotonic() - stalled_since > patience_s:
                 raise TrainingFailed(
                     f"phase {phase} got no further for {patience_s:g} seconds: {away}; carry it on with "
-                    f"`mtquant resume {stretch.run}`"
+                    f"`mtquant resume {stretch.name}`"
                 ) from away
             stretch.tell(f"storage: {away}; waiting for it")
             for folder in {stretch.run, *away.folders}:
                 patience.patiently(partial(patience.probe, folder), str(folder), patience_s)
+            patience.patiently(partial(mirror.probed, stretch.run), stretch.name, patience_s)
             time.sleep(AGAIN_S)
-    mirror.fetched(stretch.run / record.experiment)
+    _fetched(stretch, record.experiment, patience_s)
     return {plan.name: _end_of(stretch, plan) for plan in plans}
+
+
+def _fetched(stretch: Stretch, experiment: str, patience_s: float) -> None:
+    """Bring what trials on nodes with another copy of the run wrote."""
+    fetch = partial(mirror.fetched, stretch.run / experiment)
+    patience.patiently(fetch, f"{stretch.name}/{experiment}", patience_s, action="read")
 
 
 def check(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> None:
@@ -161,7 +168,7 @@ def _placed(stretch: Stretch, settings: Settings, phase: int, trials: list[str])
         return wanted
 
     def stop() -> None:
-        stretch.interruption.raise_if_asked(f"carry it on with `mtquant resume {stretch.run}`")
+        stretch.interruption.raise_if_asked(f"carry it on with `mtquant resume {stretch.name}`")
 
     started = wait_for_nodes(
         stretch.machines.nodes,
@@ -216,7 +223,7 @@ def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str
             grid = tuner.fit()
     except SessionLost as error:
         raise TrainingFailed(
-            f"phase {config[PHASE]}: {error}; carry it on with `mtquant resume {stretch.run}`"
+            f"phase {config[PHASE]}: {error}; carry it on with `mtquant resume {stretch.name}`"
         ) from error
     except Exception as error:
         trouble = _storage_error(error)
@@ -235,7 +242,7 @@ def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str
         name = Path(failed[0].path).name
         raise TrainingFailed(
             f"phase {config[PHASE]} {name} failed: {_last_line(failed[0].error)}\n  its folder: {failed[0].path}\n"
-            f"  once the cause is gone: mtquant resume {stretch.run}"
+            f"  once the cause is gone: mtquant resume {stretch.name}"
         )
     return not stretch.interruption.node_lost
 
@@ -277,10 +284,13 @@ class Signing(tune.Callback):
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
         # The key is read each time: an attribute would be pickled into Tune's records.
         path, key = self._experiment / trial.config[TRIAL] / Path(checkpoint.path).name, trust.user_key()
-        mirror.fetched(path)
-        if not trust.is_ours(path, key):
-            trust.sign(path, key)
-            mirror.sent(path / SIGNATURE)
+        if path.exists():
+            if not trust.is_ours(path, key):
+                trust.sign(path, key)
+                mirror.sent(path / SIGNATURE)
+        elif (index := mirror.read(path / INDEX)) is not None:
+            # It lies in the object store alone, and on the node that wrote it.
+            mirror.write(path / SIGNATURE, trust.signature_of(index, key))
 
 
 class Ends(tune.Callback):
@@ -303,7 +313,7 @@ def _end_of(stretch: Stretch, plan: TrialPlan) -> dict[str, Any]:
     Interrupted, RunError
         When it is not.
     """
-    resume = f"carry it on with `mtquant resume {stretch.run}`"
+    resume = f"carry it on with `mtquant resume {stretch.name}`"
     found = newest_whole(stretch.run, stretch.manifest, plan.phase, plan.name, indexes_alone=True)
     newest = found.index if found is not None else None
     if newest is not None and newest.finished:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mtquant_rllib.training.node_readiness import Readiness
 from mtquant_rllib.training.placement.nodes import Node
+from mtquant_rllib.training.records import mirror
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_session import Machines
@@ -27,6 +28,11 @@ class Stretch:
     trusted: bool
     """Load checkpoints that do not bear this user's signature."""
     tell: Tell
+
+    @property
+    def name(self) -> str:
+        """How a person names the run: by its folder, or its address in an object store."""
+        return mirror.named(self.run)
 
     def nodes(self) -> list[Node]:
         """The nodes that are there and can train this run."""

@@ -172,7 +172,10 @@ class PhaseTrial(tune.Trainable):
             self.keeping.storage_patience_seconds,
         )
         self._whole = [path, *(one for one in self._whole if one != path)]
-        checkpoints.prune(self.run, self.folder, self._whole, self.keeping.keep)
+        try:
+            checkpoints.prune(self.run, self.folder, self._whole, self.keeping.keep)
+        except OSError as error:
+            logger.warning("an old checkpoint was not removed: %s", error)
         self._whole = self._whole[: self.keeping.keep]
         return _TrainingResult(checkpoint=tune.Checkpoint.from_directory(str(path)), metrics=_brief(result))
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +17,13 @@ import pytest
 from object_store_server import Server, running
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.env.data import cache_folder
 from mtquant_rllib.env.market_source import local_copy
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.object_store import Store
 from mtquant_rllib.paths import address_of, is_address
 from mtquant_rllib.training.preparation import prepare, restored
-from mtquant_rllib.training.records import lease, mirror, states
+from mtquant_rllib.training.records import holding, lease, mirror, states
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.records.mirror import Mirror, working_folder
 from mtquant_rllib.training.records.run_names import run_path
@@ -270,3 +272,85 @@ def test_a_driver_that_is_not_heard_of_is_taken_over_and_stops(run: Path, monkey
     with pytest.raises(RunError, match="has taken this run over"):
         first.__exit__(None, None, None)
     assert here.store.read(mirror.LEASE) is not None, "the other's note stays"
+
+
+def test_a_run_that_is_named_by_its_copy_is_the_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = Manifest.read(run)
+    machine(monkeypatch, tmp_path, 2)
+    other = run_path(ADDRESS)
+    manifest.phase(1).status = "running"
+    manifest.write(other)
+    machine(monkeypatch, tmp_path, 1)
+    monkeypatch.chdir(run.parent)
+    for name in ("./x", str(run)):
+        assert Manifest.read(run_path(name)).phase(1).status == "running", "the store is newer than the copy"
+    (tmp_path / "link").symlink_to(run)
+    assert run_path(str(tmp_path / "link")) == run
+    machine(monkeypatch, tmp_path, 3)
+    with pytest.raises(RunError, match=rf"working copy of {ADDRESS}, of another MTQUANT_CACHE"):
+        run_path(str(run))
+
+
+def test_what_is_no_run_is_not_brought_and_the_last_copy_stays(run: Path, store: Store) -> None:
+    Store.at("s3://desk/bars").write("a.csv", b"one")
+    with pytest.raises(RunError, match=r"a\.csv and 0 more files lie there and no run"):
+        run_path("s3://desk/bars")
+    checkpoint(run, 1)
+    for path in store.files():
+        store.remove_file(path)
+    with pytest.raises(RunError, match="may be the last copy"):
+        run_path(ADDRESS)
+    assert (run / "phase_1/forex/checkpoint_000001/state.pkl").exists()
+
+
+def test_who_holds_a_run_has_its_newest_state_and_keeps_it(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "SETTLES_S", 0.0)
+    manifest = Manifest.read(run)
+    machine(monkeypatch, tmp_path, 2)
+    other = run_path(ADDRESS)
+    machine(monkeypatch, tmp_path, 1)
+    manifest.phase(1).status = "running"
+    manifest.write(run)
+    machine(monkeypatch, tmp_path, 2)
+    with holding.held(other, print):
+        assert Manifest.read(other).phase(1).status == "running", "it was taken before that"
+        (other / "run.log").write_text("not sent yet\n")
+        assert run_path(ADDRESS) == other
+        assert (other / "run.log").read_text() == "not sent yet\n", "whoever looks meanwhile changes nothing"
+        with mirror.sending_changes(other):
+            Path(other / "evaluation").mkdir()
+            (other / "evaluation" / "a").write_text("new")
+        assert Store.at(ADDRESS).read("run.log") is None, "a looker sends its own files alone"
+        assert Store.at(ADDRESS).read("evaluation/a") == b"new"
+    assert Store.at(ADDRESS).read("run.log") == b"not sent yet\n"
+
+
+def test_a_slow_sender_does_not_lose_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_EVERY_S", 0.1)
+    monkeypatch.setattr(lease, "SETTLES_S", 0.0)
+    sending, done = threading.Event(), threading.Event()
+    monkeypatch.setattr(Mirror, "send_changed", lambda self: (sending.set(), done.wait(20)))
+    here = mirror.mirror_of(run)
+    with lease.held(here, print):
+        assert sending.wait(10)
+        first = lease._read(here)
+        for _ in range(100):
+            if lease._read(here) != first:
+                break
+            time.sleep(0.1)
+        assert lease._read(here) != first, "the note is written anew while files are on their way"
+        done.set()
+
+
+def test_trials_find_the_drivers_cache_wherever_ray_puts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MTQUANT_CACHE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    here = cache_folder()
+    (tmp_path / "trial").mkdir()
+    monkeypatch.setenv("TUNE_ORIG_WORKING_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "trial")
+    assert cache_folder() == here == tmp_path / ".cache" / "mtquant"
+    monkeypatch.setenv("MTQUANT_CACHE", "mine")
+    assert cache_folder() == tmp_path / "mine"

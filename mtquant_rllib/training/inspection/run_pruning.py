@@ -19,7 +19,7 @@ from mtquant_rllib.training.inspection.opened_run import opened
 from mtquant_rllib.training.inspection.run_overview import size_of
 from mtquant_rllib.training.inspection.run_verification import verify_states
 from mtquant_rllib.training.phases import LAST, TrialPlan, at_bars, plan_phase
-from mtquant_rllib.training.records import checkpoints, durable, mirror, ownership, run_lock, states
+from mtquant_rllib.training.records import checkpoints, durable, holding, mirror, ownership, run_lock, states
 from mtquant_rllib.training.records.manifest import Manifest
 
 _BARS = re.compile(r"bars_\d{9}")
@@ -69,7 +69,7 @@ def prune_run(run: Path, *, keep: int | None = None, remove: bool = False) -> Pr
         raise RunError(f"{run}: {holder} trains this run at this moment, and removes old checkpoints itself")
     if not remove:
         return _plan(run, manifest, keep)
-    with run_lock.held(run):
+    with holding.held(run, print):
         plan = _plan(run, opened(run)[0], keep)
         for item in plan.removable:
             _remove(run, item)

@@ -23,7 +23,7 @@ from mtquant_rllib.training.records.mirror import LEASE, Mirror
 logger = logging.getLogger("mtquant_rllib.training")
 
 RENEW_EVERY_S = 10.0
-"""Also how often what grows line by line is sent."""
+"""Also the least time between two sendings of what grows line by line."""
 LASTS_S = 60.0
 """How long a note that nobody writes anew is believed: longer than a store is usually away."""
 SETTLES_S = 1.0
@@ -48,12 +48,15 @@ def held(mirror: Mirror, tell: Callable[[str], None]) -> Iterator[None]:
     _expect_own(mirror, word)
     stop, lost = threading.Event(), list[str]()
     renewing = threading.Thread(target=_renew, args=(mirror, word, stop, lost), daemon=True, name="lease")
+    sending = threading.Thread(target=_send, args=(mirror, stop), daemon=True, name="sending")
     renewing.start()
+    sending.start()
     try:
         yield
     finally:
         stop.set()
         renewing.join()
+        sending.join()
         if not lost:
             try:
                 mirror.send_changed()
@@ -62,12 +65,6 @@ def held(mirror: Mirror, tell: Callable[[str], None]) -> Iterator[None]:
                 logger.warning("%s: what was written last could not be sent: %s", mirror.address, error.strerror)
     if lost:
         raise RunError(lost[0])
-
-
-def holder(mirror: Mirror) -> str | None:
-    """Who holds the run, or held it last and did not give it back."""
-    note = _read(mirror)
-    return None if note is None else f"process {note.get('pid')} on {note.get('host')}"
 
 
 def _expect_free(mirror: Mirror, tell: Callable[[str], None]) -> None:
@@ -106,8 +103,23 @@ def _expect_own(mirror: Mirror, word: str) -> None:
         raise RunError(f"{mirror.address}: {who} began to train this run at the same moment; one of both may")
 
 
+def _send(mirror: Mirror, stop: threading.Event) -> None:
+    """Send what is changed, and rest nine times as long as that took: files that grow are sent whole."""
+    told, rest = False, RENEW_EVERY_S
+    while not stop.wait(rest):
+        began = time.monotonic()
+        try:
+            mirror.send_changed()
+            told = False
+        except OSError as error:
+            if not told:
+                logger.warning("waiting for storage: %s: %s", mirror.address, error.strerror or error)
+            told = True
+        rest = max(RENEW_EVERY_S, 9 * (time.monotonic() - began))
+
+
 def _renew(mirror: Mirror, word: str, stop: threading.Event, lost: list[str]) -> None:
-    told = False
+    """Write the note anew; by itself, so that nothing that takes long keeps it from that."""
     while not stop.wait(RENEW_EVERY_S):
         try:
             found = _read(mirror)
@@ -118,12 +130,9 @@ def _renew(mirror: Mirror, word: str, stop: threading.Event, lost: list[str]) ->
                 os.kill(os.getpid(), 15)
                 return
             _write(mirror, word)
-            mirror.send_changed()
-            told = False
-        except OSError as error:
-            if not told:
-                logger.warning("waiting for storage: %s: %s", mirror.address, error.strerror or error)
-            told = True
+        except OSError:
+            # Whoever sends files says so.
+            continue
 
 
 def _read(mirror: Mirror) -> dict[str, Any] | None:

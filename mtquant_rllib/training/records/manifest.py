@@ -192,7 +192,7 @@ class Manifest(_Record):
         self.id = ownership.mark(run, self.id)
         self.updated = _now()
         manifest_file.write(run, json.loads(self.model_dump_json()))
-        for name in (FILE, BACKUP):
+        for name in (ownership.MARKER, FILE, BACKUP):
             try:
                 mirror.sent(run / name)
             except OSError as error:

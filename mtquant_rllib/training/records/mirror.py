@@ -24,6 +24,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -34,14 +35,16 @@ from mtquant_rllib.env.market_source import lies_here
 from mtquant_rllib.env.prepared_files import INDEX as MARKET_INDEX
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.object_store import Stamp, Store, in_parallel
-from mtquant_rllib.paths import address_of
+from mtquant_rllib.paths import address_of, is_address
 from mtquant_rllib.training.records import durable, manifest_file, ownership, run_lock
 from mtquant_rllib.training.records.path_names import name_fault, shown
 from mtquant_rllib.training.records.run_names import REMOTE
 
 logger = logging.getLogger("mtquant_rllib.training")
 
-_TAKEN, _STRETCH = "taken.json", "stretch"
+_TAKEN, _STRETCH, _IN_USE = "taken.json", "stretch", "in_use.lock"
+_SETTLED_NS = 300 * 10**9
+"""How old a file has to be for its stamp to tell it from another; more than two clocks differ by."""
 LEASE = ".mtquant-lease.json"
 """In the store alone: who trains the run."""
 _INDEXES = (ownership.CHECKPOINT_INDEX, ownership.STATES_INDEX)
@@ -113,6 +116,13 @@ class Mirror:
 
         in_parallel(upload, [self._path(path) for path in paths])
 
+    def known(self) -> None:
+        """Take every file as it is here for sent."""
+        for path in self.folder.rglob("*"):
+            if path.is_file():
+                name = self._path(path)
+                self._sent[name] = self._here(name)
+
     def send_changed(self) -> None:
         """Every file of the run's that was changed here since it was sent; not what trials write, who send it
         themselves."""
@@ -133,14 +143,22 @@ class Mirror:
         for name in (path, *(f"{path}/{index}" for index in _INDEXES)):
             self.store.remove_file(name)
         self.store.remove_folder(path)
-        for name in [name for name in self._sent if name == path or name.startswith(f"{path}/")]:
-            del self._sent[name]
+        for name in [name for name in list(self._sent) if name == path or name.startswith(f"{path}/")]:
+            self._sent.pop(name, None)
 
     # -- from the store -----------------------------------------------------------------------------------------------
 
     def take(self) -> None:
         """Bring the working copy to the state of the store: what is new or changed there comes, what is gone there
-        goes."""
+        goes.
+
+        Raises
+        ------
+        RunError
+            When what lies there is no run, or nothing does while the copy holds work. Nothing is touched then.
+        """
+        if all(self.store.stamp(name) is None for name in _IDENTITY):
+            self._expect_nothing()
         there = _whole({path: stamp for path, stamp in self.store.files().items() if _is_the_runs(path)})
         record = self.folder.parent / _TAKEN
         before = _read_record(record)
@@ -149,7 +167,7 @@ class Mirror:
             if path.is_dir() and not path.is_symlink():
                 with contextlib.suppress(OSError):
                     path.rmdir()  # only where it is empty
-            elif name not in there and name.split("/")[0] not in _HERE_ALONE:
+            elif name not in there and not _is_kept_here(name):
                 path.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(self.folder.parent / REMOTE, {"address": self.address})
@@ -161,7 +179,24 @@ class Mirror:
                 shutil.rmtree(self.folder / unit, ignore_errors=True)
         there = {path: stamp for path, stamp in there.items() if (self.folder / path).is_file()}
         self._sent = {path: self._here(path) for path in there}
-        _write(record, {path: [*stamp, *self._here(path)] for path, stamp in there.items()})
+        # A file that is written twice within one tick of the store's clock may bear one stamp.
+        settled = time.time_ns() - _SETTLED_NS
+        known = {path: stamp for path, stamp in there.items() if stamp.modified_ns < settled}
+        _write(record, {path: [*stamp, *self._here(path)] for path, stamp in known.items()})
+
+    def _expect_nothing(self) -> None:
+        """At an address where no run lies nothing else may lie, and no work here that may be the last copy."""
+        others = [path for path in self.store.files() if path != LEASE]
+        if others:
+            raise RunError(
+                f"{self.address}: {others[0]} and {len(others) - 1} more files lie there and no run; name a new one"
+            )
+        work = [*self.folder.glob("phase_*/*/checkpoint_*"), *self.folder.glob("policies/*")]
+        if work:
+            raise RunError(
+                f"{self.address}: nothing lies there, and its working copy {self.folder} holds a run, which may be the "
+                "last copy of it: see to the address and to the store (AWS_ENDPOINT_URL), or move the copy away"
+            )
 
     def _download(self, paths: Iterable[str], place: Callable[[str], Path]) -> list[str]:
         """Bring files here; returns those that were gone when their turn came."""
@@ -324,17 +359,41 @@ def taken(name: str | os.PathLike[str]) -> Path:
         When the address is none of a run, or the store does not answer.
     """
     folder = working_folder(name)
-    if run_lock.holder(folder) is None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / _IN_USE, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return folder
         try:
             Mirror(folder, Store.at(name)).take()
         except OSError as error:
             raise RunError(f"{address_of(name)}: {error.strerror or error}") from error
-        _mirror.cache_clear()
-        known = _read_record(folder.parent / _TAKEN)
-        mirror = mirror_of(folder)
-        assert mirror is not None
-        mirror._sent = {path: (stamps[2], stamps[3]) for path, stamps in known.items()}
     return folder
+
+
+def taken_by_its_copy(folder: Path) -> Path:
+    """The same, of a run that is named by its working copy.
+
+    Raises
+    ------
+    RunError
+        When it is the copy of another cache than today's: what is changed there would reach nobody.
+    """
+    address = _read_record(folder.parent / REMOTE).get("address")
+    if not isinstance(address, str) or not is_address(address):
+        raise RunError(f"{folder.parent / REMOTE}: this file marks a working copy and names no address; move it away")
+    if working_folder(address) != folder:
+        raise RunError(f"{folder}: this is a working copy of {address}, of another MTQUANT_CACHE; name the address")
+    return taken(address)
+
+
+@contextlib.contextmanager
+def in_use(run: Path) -> Iterator[None]:
+    """Keep others on this machine from bringing the working copy to the state of the store meanwhile."""
+    with open(run.parent / _IN_USE, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
 
 
 def sent(place: Path) -> None:
@@ -373,6 +432,24 @@ def address_of_run(run: Path) -> str | None:
     return None if mirror is None else mirror.address
 
 
+def read(place: Path) -> bytes | None:
+    """What the store has at a place of a working copy; None where there is nothing, or the run lies on a disk."""
+    mirror = mirror_of(place)
+    return None if mirror is None else mirror.store.read(mirror._path(place))
+
+
+def write(place: Path, content: bytes) -> None:
+    """Put a file into the store alone."""
+    if (mirror := mirror_of(place)) is not None:
+        mirror.store.write(mirror._path(place), content)
+
+
+def probed(run: Path) -> None:
+    """See whether the store of a run takes files. Raises OSError where it does not."""
+    if (mirror := mirror_of(run)) is not None:
+        mirror.store.probe()
+
+
 def named(run: Path) -> str:
     """How a person names a run: its address in a store, or its folder."""
     mirror = mirror_of(run)
@@ -382,10 +459,14 @@ def named(run: Path) -> str:
 @contextlib.contextmanager
 def sending_changes(run: Path) -> Iterator[None]:
     """Send what is changed meanwhile, at the end."""
+    mirror = mirror_of(run)
+    if mirror is not None:
+        mirror = Mirror(mirror.folder, mirror.store)
+        mirror.known()
     try:
         yield
     finally:
-        if (mirror := mirror_of(run)) is not None:
+        if mirror is not None:
             mirror.send_changed()
 
 
@@ -409,10 +490,18 @@ def joined(address: str, stretch: str) -> Path:
     with open(folder.parent / "joining.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _content(folder.parent / _STRETCH) != stretch.encode():
+            if run_lock.holder(folder) is not None:
+                raise RunError(f"{folder}: another stretch of this run is driven from this machine")
             # Made here, of what the store has; an earlier stretch's copy may hold what was since replaced there.
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             _write(folder.parent / REMOTE, {"address": address})
             Mirror(folder, Store.at(address)).refresh(_IDENTITY)
             durable.replace_file(folder.parent / _STRETCH, stretch.encode())
+    # As long as this process lives.
+    _USED.append(in_use(folder))
+    _USED[-1].__enter__()
     return folder
+
+
+_USED: list[contextlib.AbstractContextManager[None]] = []

@@ -49,11 +49,10 @@ def run_path(name: str | Path) -> Path:
     path = on_disk(text, "a run")
     if (fault := name_fault(path.name or text)) is not None:
         raise RunError(f"run {shown(text)}: the run's name {fault}; {_EXAMPLE}")
-    if path.is_absolute() and (path.parent / REMOTE).is_file():
+    if (path.resolve().parent / REMOTE).is_file():
         from mtquant_rllib.training.records import mirror
 
-        if (address := mirror.address_of_run(path)) is not None:
-            return mirror.taken(address)
+        return mirror.taken_by_its_copy(path.resolve())
     if len(parts) == 1:
         return _under_runs(text, path)
     for folder in path.parents:

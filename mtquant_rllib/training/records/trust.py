@@ -76,7 +76,12 @@ def code_of(content: bytes, key: bytes) -> str:
 
 def sign(checkpoint: Path, key: bytes) -> None:
     """Sign a checkpoint's index."""
-    durable.replace_file(checkpoint / SIGNATURE, json.dumps({"hmac_sha256": _code(checkpoint, key)}).encode())
+    durable.replace_file(checkpoint / SIGNATURE, signature_of((checkpoint / INDEX).read_bytes(), key))
+
+
+def signature_of(index: bytes, key: bytes) -> bytes:
+    """What stands in the signature of a checkpoint with this index."""
+    return json.dumps({"hmac_sha256": code_of(index, key)}).encode()
 
 
 def sign_where_keyed(checkpoint: Path) -> None:

@@ -25,6 +25,7 @@ import torch
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.training import WorkerType
+from mtquant_rllib.env.data import CACHE_VARIABLE, cache_folder
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.placement.nodes import Node, listed
 from mtquant_rllib.training.placement.worker_types import startable, worker_types
@@ -123,7 +124,8 @@ def session(
     # Tune's own table and banners would stand between our lines.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-    actors = {**PINNED, **(ON_LOOPBACK if own else {})}
+    # Processes of a session on this machine share its cache, wherever Ray starts them; other nodes have their own.
+    actors = {**PINNED, **({**ON_LOOPBACK, CACHE_VARIABLE: str(cache_folder().resolve())} if own else {})}
     common: dict[str, Any] = {
         "runtime_env": {"env_vars": actors},
         "log_to_driver": False,
