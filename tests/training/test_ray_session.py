@@ -139,7 +139,9 @@ def test_a_cluster_is_joined_with_its_token_and_named_with_the_cure_without(
 ) -> None:
     run = tmp_path / "run"
     joined, said = driver(run, at=cluster).communicate(timeout=60)
-    assert joined.startswith("READY"), said
+    named, ready, *_ = joined.splitlines()
+    assert named == f"joins the Ray cluster at {cluster}: 2 CPUs"
+    assert ready.startswith("READY"), said
     assert not (run / FILE).exists()
     wanted = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what"
     monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 32)
