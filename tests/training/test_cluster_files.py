@@ -69,7 +69,7 @@ def test_the_clouds_do_the_same() -> None:
         assert sorted(one["available_node_types"]) == ["gpu_on_demand", "gpu_spot", "head"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_amazon_starts_what_the_file_describes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's own bootstrap and node provider, on a mocked cloud."""
     from moto import mock_aws
