@@ -25,9 +25,9 @@ class Growth:
     sizes, seconds
         And the median time of a call at each.
     exponent, low, high
-        Least squares on logarithms of the medians, and the least and largest of the fits to each repeat.
+        The median, the least and the largest of the fits to each repeat, which are least squares on logarithms.
     largest
-        The fit to the largest sizes alone.
+        The fit to the medians at the largest sizes alone.
     """
 
     sizes: tuple[int, ...]
@@ -55,7 +55,7 @@ def measure_growth(works: Mapping[int, Callable[[], Any]], repeats: int) -> Grow
     return Growth(
         sizes=sizes,
         seconds=medians,
-        exponent=exponent_of(sizes, medians),
+        exponent=statistics.median(fits),
         low=min(fits),
         high=max(fits),
         largest=exponent_of(sizes[-_LARGEST:], medians[-_LARGEST:]),

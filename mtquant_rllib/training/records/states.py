@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from mtquant_rllib.training.records.path_names import name_fault, shown
 INDEX = ownership.STATES_INDEX
 FORMAT = ownership.FORMAT
 _HASH = re.compile("[0-9a-f]{64}")
+_LOOKS, _BETWEEN_LOOKS_S = 5, 0.01
 T = TypeVar("T")
 ModuleState = Mapping[str, np.ndarray]
 
@@ -168,15 +170,21 @@ def read(folder: Path, only: Iterable[str] | None = None) -> dict[str, dict[str,
 
 
 def _steadily(folder: Path, look: Callable[[Path], T]) -> T:
-    """What `look` finds, looked for again while another process replaces the folder."""
+    """What `look` finds, looked for again while another process replaces the folder.
+
+    A fault is believed when it has been found `_LOOKS` times in a row in the same folder: one look may fall into a
+    replacement and find afterwards the inode and the time of before (both are used again within a clock tick).
+    """
+    faults, stamp = 0, _stamp(_standing(folder))
     while True:
-        place = _standing(folder)
-        stamp = _stamp(place)
         try:
-            return look(place)
+            return look(_standing(folder))
         except RunError:
-            if _stamp(_standing(folder)) == stamp:
+            before, stamp = stamp, _stamp(_standing(folder))
+            faults = faults + 1 if stamp == before else 1
+            if faults >= _LOOKS:
                 raise
+            time.sleep(_BETWEEN_LOOKS_S)
 
 
 def _stamp(place: Path) -> tuple[int, int] | None:
