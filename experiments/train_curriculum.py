@@ -20,7 +20,7 @@ import argparse
 from pathlib import Path
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.training.seeding import reexec_with_hash_seed
+from mtquant_rllib.training.process_variables import reexec_with_variables
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--config", default="default.yaml")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     args = parser.parse_args()
-    reexec_with_hash_seed()
+    reexec_with_variables()
 
     from mtquant_rllib.training.curriculum import train
 

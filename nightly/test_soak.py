@@ -28,9 +28,12 @@ def test_an_hour_of_training_grows_nothing(tmp_path: Path) -> None:
         tmp_path, "train", "--run", "x", "--phase", "1", "--budget-scale", "1000", *runs.settings(*overrides)
     )
     assert running.says("bars/s")
-    began, seen = time.monotonic(), list[dict[str, float]]()
+    began, seen, each = time.monotonic(), list[dict[str, float]](), list[dict[str, float]]()
     while time.monotonic() - began < 60 * MINUTES:
-        family = [running.process.pid, *(pid for pid, name in below(running.process.pid) if "ray::" in name)]
+        names = {running.process.pid: "driver"}
+        names |= {pid: name for pid, name in below(running.process.pid) if "ray::" in name}
+        family = list(names)
+        each.append({f"{name} {pid}": memory_mb(pid) for pid, name in names.items()})
         seen.append(
             {
                 "minutes": (time.monotonic() - began) / 60,
@@ -46,13 +49,16 @@ def test_an_hour_of_training_grows_nothing(tmp_path: Path) -> None:
         time.sleep(15)
     os.kill(running.process.pid, signal.SIGINT)
     assert running.end() == 130
-    (tmp_path / "soak.json").write_text(json.dumps(seen))
+    (tmp_path / "soak.json").write_text(json.dumps([{**row, "each": own} for row, own in zip(seen, each)]))
     warm = seen[int(WARM_SHARE * len(seen)) :]
     hours = np.array([row["minutes"] for row in warm]) / 60
     slopes = {key: float(np.polyfit(hours, [row[key] for row in warm], 1)[0]) for key in warm[0] if key != "minutes"}
     first, last = warm[: len(warm) // 4], warm[-len(warm) // 4 :]
     growth = {key: statistics.median(r[key] for r in last) - statistics.median(r[key] for r in first) for key in slopes}
     print(f"slopes per hour: {slopes}\nlast quarter less first: {growth}\nat the end: {warm[-1]}")
+    for name in each[-1]:
+        own = [row.get(name, 0.0) for row in each[-len(warm) :]]
+        print(f"{np.polyfit(hours, own, 1)[0]:+.1f} MB an hour of {own[-1]:.0f}: {name}")
     assert abs(growth["files"]) <= FILES, growth
     assert growth["shared_mb"] < 1.0, growth
     assert slopes["all_mb"] < SLOPE_MB_PER_HOUR, slopes

@@ -9,8 +9,8 @@ import ray
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.training.phases import JOINT
+from mtquant_rllib.training.process_variables import PROCESS_VARIABLES
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord, TrialRecord
-from mtquant_rllib.training.seeding import PINNED
 from mtquant_rllib.training.session.ray_start import start_local
 
 BUDGET = 10**9
@@ -21,7 +21,7 @@ BUDGET = 10**9
 def ray_session(settings: Settings, cpus: int, object_store_mb: int | None = None) -> Iterator[None]:
     """Ray with so many CPUs to hand out, an object store of that size or the settings'."""
     memory = object_store_mb or settings.resources.object_store_mb
-    start_local(cpus, memory, log_to_driver=False, runtime_env={"env_vars": {**PINNED}})
+    start_local(cpus, memory, log_to_driver=False, runtime_env={"env_vars": {**PROCESS_VARIABLES}})
     try:
         yield
     finally:

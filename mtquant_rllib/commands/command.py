@@ -65,10 +65,10 @@ def check_files(*paths: Path | None) -> None:
 
 def reproducible() -> None:
     """Go on in a process whose hashes are the same every time; returns where they are already."""
-    from mtquant_rllib.training.seeding import reexec_with_hash_seed
+    from mtquant_rllib.training.process_variables import reexec_with_variables
 
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    reexec_with_hash_seed()
+    reexec_with_variables()
 
 
 def write_json(path: Path, tree: Any) -> None:

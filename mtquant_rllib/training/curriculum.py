@@ -197,7 +197,7 @@ def carry_on(
     with _ends_in_the_log(run), holding.held(run, _tell), _ends_in_the_log(run):
         # It may be another file now, where the run lies in an object store.
         _log_to(run)
-        if (copied := mirror.mirror_of(run)) is not None:
+        if (copied := mirror.copy_of(run)) is not None:
             _tell(f"run {copied.address}; its working copy on this machine: {run}")
         _carry_on(run, address, trust, change)
 

@@ -19,7 +19,7 @@ from mtquant_rllib.engine.dealing import Copies, Harvest, dealt
 from mtquant_rllib.engine.learner import BatchedLearner
 from mtquant_rllib.engine.runner import BatchedEnvRunner
 from mtquant_rllib.engine.sac_learner import REPLAY_STATE, SACLearner
-from mtquant_rllib.training.seeding import PINNED
+from mtquant_rllib.training.process_variables import PROCESS_VARIABLES
 from mtquant_rllib.universe import META
 
 LESSONS = ("regime_classifier", "attention_diversity", "regime_consistency")
@@ -29,7 +29,7 @@ LESSONS = ("regime_classifier", "attention_diversity", "regime_consistency")
 def ray_session() -> Iterator[None]:
     ray.init(
         address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-        object_store_memory=100 * 2**20, runtime_env={"env_vars": PINNED},
+        object_store_memory=100 * 2**20, runtime_env={"env_vars": PROCESS_VARIABLES},
     )  # fmt: skip
     yield
     ray.shutdown()

@@ -20,21 +20,21 @@ TINY = [
 _OPENING = """
 import hashlib, os, pickle, signal, sys, threading, time
 from pathlib import Path
-from mtquant_rllib.training.seeding import reexec_with_hash_seed
-reexec_with_hash_seed()
+from mtquant_rllib.training.process_variables import reexec_with_variables
+reexec_with_variables()
 import numpy as np, ray
 from mtquant_rllib.config import Settings
 from mtquant_rllib.training.records import states
 from mtquant_rllib.training.records.manifest import Manifest, TrialRecord
 from mtquant_rllib.training.records.manifest_file import is_run
 from mtquant_rllib.training.preparation import prepare
-from mtquant_rllib.training.seeding import PINNED
+from mtquant_rllib.training.process_variables import PROCESS_VARIABLES
 from mtquant_rllib.training.trial import PhaseTrial
 
 run, what, overrides = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 settings = Settings.load(overrides=overrides)
 ray.init(address="local", num_cpus=settings.resources.cpus, include_dashboard=False, log_to_driver=False,
-         object_store_memory=100 * 2**20, runtime_env={"env_vars": PINNED})
+         object_store_memory=100 * 2**20, runtime_env={"env_vars": PROCESS_VARIABLES})
 
 def begin(phase, name, budget, start=None):
     if is_run(run):

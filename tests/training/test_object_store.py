@@ -25,8 +25,9 @@ from mtquant_rllib.paths import address_of, is_address
 from mtquant_rllib.training.preparation import prepare, restored
 from mtquant_rllib.training.records import holding, lease, mirror, states
 from mtquant_rllib.training.records.manifest import Manifest
-from mtquant_rllib.training.records.mirror import Mirror, working_folder
+from mtquant_rllib.training.records.mirror import working_folder
 from mtquant_rllib.training.records.run_names import run_path
+from mtquant_rllib.training.records.working_copy import LEASE, WorkingCopy
 
 ADDRESS = "s3://desk/runs/x"
 SMALL = [f"embedded.{split}={{paths: 1, years: 3}}" for split in ("train", "validation", "test")]
@@ -48,7 +49,7 @@ def store(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     for path in there.files():
         there.remove_file(path)
     yield Store.at(ADDRESS)
-    mirror._mirror.cache_clear()
+    mirror._copy.cache_clear()
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, folder: Path, number: int) -> None:
@@ -123,7 +124,7 @@ def run(store: Store) -> Path:
     folder = run_path(ADDRESS)
     settings = Settings.load(overrides=SMALL)
     Manifest.begin("x", settings, prepare(settings, None, None), 1.0, [1]).write(folder)
-    mirror.mirror_of(folder).send_changed()
+    mirror.copy_of(folder).send_changed()
     return folder
 
 
@@ -164,7 +165,7 @@ def test_the_index_is_sent_last_and_removed_first(run: Path, monkeypatch: pytest
     place = checkpoint(run, 1)
     mirror.sent(place)
     assert done[-1] == ("put", "phase_1/forex/checkpoint_000001/checkpoint.json")
-    there = mirror.mirror_of(run)
+    there = mirror.copy_of(run)
     monkeypatch.setattr(Store, "remove_folder", lambda self, path: pytest.fail("killed"))
     with pytest.raises(pytest.fail.Exception):
         mirror.removed(place)
@@ -246,12 +247,12 @@ def test_one_driver_at_a_time(run: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(lease, "RENEW_EVERY_S", 0.2)
     monkeypatch.setattr(lease, "LASTS_S", 5.0)
     monkeypatch.setattr(lease, "SETTLES_S", 0.0)
-    here, lines = Mirror(run, Store.at(ADDRESS)), list[str]()
+    here, lines = WorkingCopy(run, Store.at(ADDRESS)), list[str]()
     with lease.held(here, lines.append), monkeypatch.context() as elsewhere:
         elsewhere.setattr(lease, "_boot", lambda: "another boot")
         with pytest.raises(RunError, match=rf"process {os.getpid()} on .* trains this run at this moment"):
             lease.held(here, lines.append).__enter__()
-    assert here.store.read(mirror.LEASE) is None, "given back"
+    assert here.store.read(LEASE) is None, "given back"
 
 
 def test_a_driver_that_is_not_heard_of_is_taken_over_and_stops(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,10 +261,10 @@ def test_a_driver_that_is_not_heard_of_is_taken_over_and_stops(run: Path, monkey
     monkeypatch.setattr(lease, "SETTLES_S", 0.0)
     ended = threading.Event()
     monkeypatch.setattr(lease.os, "kill", lambda pid, number: ended.set() if number == 15 else None)
-    here, lines = Mirror(run, Store.at(ADDRESS)), list[str]()
+    here, lines = WorkingCopy(run, Store.at(ADDRESS)), list[str]()
     lease._write(here, "somebody's word")
     note = lease._read(here)
-    here.store.write(mirror.LEASE, json.dumps({**note, "host": "elsewhere"}).encode())
+    here.store.write(LEASE, json.dumps({**note, "host": "elsewhere"}).encode())
     first = lease.held(here, lines.append)
     first.__enter__()
     assert "on elsewhere trained this run last" in lines[0], "waited for, then taken over"
@@ -271,7 +272,7 @@ def test_a_driver_that_is_not_heard_of_is_taken_over_and_stops(run: Path, monkey
     assert ended.wait(10), "it asks its own process to stop"
     with pytest.raises(RunError, match="has taken this run over"):
         first.__exit__(None, None, None)
-    assert here.store.read(mirror.LEASE) is not None, "the other's note stays"
+    assert here.store.read(LEASE) is not None, "the other's note stays"
 
 
 def test_a_run_that_is_named_by_its_copy_is_the_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,8 +332,8 @@ def test_a_slow_sender_does_not_lose_the_run(run: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(lease, "RENEW_EVERY_S", 0.1)
     monkeypatch.setattr(lease, "SETTLES_S", 0.0)
     sending, done = threading.Event(), threading.Event()
-    monkeypatch.setattr(Mirror, "send_changed", lambda self: (sending.set(), done.wait(20)))
-    here = mirror.mirror_of(run)
+    monkeypatch.setattr(WorkingCopy, "send_changed", lambda self: (sending.set(), done.wait(20)))
+    here = mirror.copy_of(run)
     with lease.held(here, print):
         assert sending.wait(10)
         first = lease._read(here)

@@ -310,4 +310,5 @@ def test_only_one_place_removes_folders() -> None:
     (`test_object_store`)."""
     folder = Path(ownership.__file__).parents[1]
     found = {path.name for path in folder.rglob("*.py") if "rmtree" in path.read_text()}
-    assert found == {"mirror.py", "ownership.py", "policy_export.py", "ray_leftovers.py"}
+    copies = {"mirror.py", "working_copy.py", "stored_market.py"}
+    assert found == {"ownership.py", "policy_export.py", "ray_leftovers.py", *copies}

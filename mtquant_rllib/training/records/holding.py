@@ -23,7 +23,7 @@ def held(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_lock.held(run))
-        remote = mirror.mirror_of(run)
+        remote = mirror.copy_of(run)
         if remote is not None:
             try:
                 stack.enter_context(lease.held(remote, tell))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.records.mirror import LEASE, Mirror
+from mtquant_rllib.training.records.working_copy import LEASE, WorkingCopy
 
 logger = logging.getLogger("mtquant_rllib.training")
 
@@ -31,7 +31,7 @@ SETTLES_S = 1.0
 
 
 @contextlib.contextmanager
-def held(mirror: Mirror, tell: Callable[[str], None]) -> Iterator[None]:
+def held(copy: WorkingCopy, tell: Callable[[str], None]) -> Iterator[None]:
     """Hold the run, and send what is changed every few seconds and at the end.
 
     Raises
@@ -42,13 +42,13 @@ def held(mirror: Mirror, tell: Callable[[str], None]) -> Iterator[None]:
         When the store does not answer at the beginning.
     """
     word = secrets.token_hex(8)
-    _expect_free(mirror, tell)
-    _write(mirror, word)
+    _expect_free(copy, tell)
+    _write(copy, word)
     time.sleep(SETTLES_S)
-    _expect_own(mirror, word)
+    _expect_own(copy, word)
     stop, lost = threading.Event(), list[str]()
-    renewing = threading.Thread(target=_renew, args=(mirror, word, stop, lost), daemon=True, name="lease")
-    sending = threading.Thread(target=_send, args=(mirror, stop), daemon=True, name="sending")
+    renewing = threading.Thread(target=_renew, args=(copy, word, stop, lost), daemon=True, name="lease")
+    sending = threading.Thread(target=_send, args=(copy, stop), daemon=True, name="sending")
     renewing.start()
     sending.start()
     try:
@@ -59,28 +59,28 @@ def held(mirror: Mirror, tell: Callable[[str], None]) -> Iterator[None]:
         sending.join()
         if not lost:
             try:
-                mirror.send_changed()
-                mirror.store.remove_file(LEASE)
+                copy.send_changed()
+                copy.store.remove_file(LEASE)
             except OSError as error:
-                logger.warning("%s: what was written last could not be sent: %s", mirror.address, error.strerror)
+                logger.warning("%s: what was written last could not be sent: %s", copy.address, error.strerror)
     if lost:
         raise RunError(lost[0])
 
 
-def _expect_free(mirror: Mirror, tell: Callable[[str], None]) -> None:
-    before = _read(mirror)
+def _expect_free(copy: WorkingCopy, tell: Callable[[str], None]) -> None:
+    before = _read(copy)
     if before is None or _has_ended(before):
         return
     who = f"process {before.get('pid')} on {before.get('host')}"
-    tell(f"{mirror.address}: {who} trained this run last; waiting up to {LASTS_S:.0f} seconds to see whether it does")
+    tell(f"{copy.address}: {who} trained this run last; waiting up to {LASTS_S:.0f} seconds to see whether it does")
     end = time.monotonic() + LASTS_S
     while time.monotonic() < end:
         time.sleep(RENEW_EVERY_S / 4)
-        now = _read(mirror)
+        now = _read(copy)
         if now is None:
             return
         if now != before:
-            raise RunError(f"{mirror.address}: {who} trains this run at this moment; wait until it is done, or stop it")
+            raise RunError(f"{copy.address}: {who} trains this run at this moment; wait until it is done, or stop it")
 
 
 def _has_ended(note: dict[str, Any]) -> bool:
@@ -96,47 +96,47 @@ def _has_ended(note: dict[str, Any]) -> bool:
     return False
 
 
-def _expect_own(mirror: Mirror, word: str) -> None:
-    found = _read(mirror)
+def _expect_own(copy: WorkingCopy, word: str) -> None:
+    found = _read(copy)
     if found is None or found.get("word") != word:
         who = f"process {found.get('pid')} on {found.get('host')}" if found else "somebody"
-        raise RunError(f"{mirror.address}: {who} began to train this run at the same moment; one of both may")
+        raise RunError(f"{copy.address}: {who} began to train this run at the same moment; one of both may")
 
 
-def _send(mirror: Mirror, stop: threading.Event) -> None:
+def _send(copy: WorkingCopy, stop: threading.Event) -> None:
     """Send what is changed, and rest nine times as long as that took: files that grow are sent whole."""
     told, rest = False, RENEW_EVERY_S
     while not stop.wait(rest):
         began = time.monotonic()
         try:
-            mirror.send_changed()
+            copy.send_changed()
             told = False
         except OSError as error:
             if not told:
-                logger.warning("waiting for storage: %s: %s", mirror.address, error.strerror or error)
+                logger.warning("waiting for storage: %s: %s", copy.address, error.strerror or error)
             told = True
         rest = max(RENEW_EVERY_S, 9 * (time.monotonic() - began))
 
 
-def _renew(mirror: Mirror, word: str, stop: threading.Event, lost: list[str]) -> None:
+def _renew(copy: WorkingCopy, word: str, stop: threading.Event, lost: list[str]) -> None:
     """Write the note anew; by itself, so that nothing that takes long keeps it from that."""
     while not stop.wait(RENEW_EVERY_S):
         try:
-            found = _read(mirror)
+            found = _read(copy)
             if found is not None and found.get("word") != word:
                 who = f"process {found.get('pid')} on {found.get('host')}"
-                lost.append(f"{mirror.address}: {who} has taken this run over, because this process was not heard of")
+                lost.append(f"{copy.address}: {who} has taken this run over, because this process was not heard of")
                 logger.warning("%s; it stops", lost[0])
                 os.kill(os.getpid(), 15)
                 return
-            _write(mirror, word)
+            _write(copy, word)
         except OSError:
             # Whoever sends files says so.
             continue
 
 
-def _read(mirror: Mirror) -> dict[str, Any] | None:
-    content = mirror.store.read(LEASE)
+def _read(copy: WorkingCopy) -> dict[str, Any] | None:
+    content = copy.store.read(LEASE)
     try:
         tree = json.loads(content) if content is not None else None
     except ValueError:
@@ -144,9 +144,9 @@ def _read(mirror: Mirror) -> dict[str, Any] | None:
     return tree if isinstance(tree, dict) else None
 
 
-def _write(mirror: Mirror, word: str) -> None:
+def _write(copy: WorkingCopy, word: str) -> None:
     note = {"word": word, "pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "at": time.time()}
-    mirror.store.write(LEASE, json.dumps(note).encode())
+    copy.store.write(LEASE, json.dumps(note).encode())
 
 
 def _boot() -> str | None:

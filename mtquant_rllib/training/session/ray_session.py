@@ -29,7 +29,7 @@ from mtquant_rllib.env.data import CACHE_VARIABLE, cache_folder
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.placement.nodes import Node, listed
 from mtquant_rllib.training.placement.worker_types import startable, worker_types
-from mtquant_rllib.training.seeding import PINNED
+from mtquant_rllib.training.process_variables import PROCESS_VARIABLES
 from mtquant_rllib.training.session.ray_leftovers import end_leftovers, forget_session, record_session
 from mtquant_rllib.training.session.ray_seams import free_by_node, secrets_unsent, sent_to_trials
 from mtquant_rllib.training.session.ray_start import join_cluster, start_local
@@ -125,13 +125,13 @@ def session(
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     # Processes of a session on this machine share its cache, wherever Ray starts them; other nodes have their own.
-    actors = {**PINNED, **({**ON_LOOPBACK, CACHE_VARIABLE: str(cache_folder().resolve())} if own else {})}
+    actors = {**PROCESS_VARIABLES, **({**ON_LOOPBACK, CACHE_VARIABLE: str(cache_folder().resolve())} if own else {})}
     common: dict[str, Any] = {
         "runtime_env": {"env_vars": actors},
         "log_to_driver": False,
         "logging_level": logging.WARNING,
     }
-    with ray_warnings() as warnings, secrets_unsent(), sent_to_trials(PINNED if opened else {}):
+    with ray_warnings() as warnings, secrets_unsent(), sent_to_trials(PROCESS_VARIABLES if opened else {}):
         warnings.beginning = True
         if opened:
             tell("trains in the Ray session that is open in this process")
