@@ -44,8 +44,9 @@ SMALL_SAC = (
 SCALE = "0.001"
 """500 bars a domain, 300 and 1,000 in the phases after."""
 
-TIMED = ("bars_per_s", "learning_s", "validation_s", "env_retries")
-"""Ends of the columns of a curve that hold times, and how often something was done again."""
+TIMED = ("bars_per_s", "sampling_s", "learning_s", "validation_s", "env_retries", "_percent", "memory_gb")
+"""Ends of the columns of a curve that hold times, what was used of the machine, and how often something was done
+again."""
 
 
 @dataclass

@@ -213,6 +213,8 @@ class TrackingConfig(Section):
         Least seconds between two lines on the fall-backs of one agent for one reason (`policies.fallbacks`).
     attention_rows
         Decisions of each attention network that a validation looks into, in whole stretches; 0 for none.
+    gpu_percent_wanted
+        A phase whose GPUs run kernels for less of the time is told at its end what they waited for.
     """
 
     wandb: bool
@@ -220,3 +222,4 @@ class TrackingConfig(Section):
     progress_seconds: NonNegative
     fallback_seconds: NonNegative
     attention_rows: int = Field(ge=0)
+    gpu_percent_wanted: float = Field(ge=0, le=100)

@@ -15,6 +15,7 @@ from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.utils.typing import StateDict
 
+from mtquant_rllib.engine.process_use import ProcessUse, process_use
 from mtquant_rllib.policies.fallbacks import FallbackWatch
 
 SEATS = "seats"
@@ -28,7 +29,8 @@ class Sampled:
     """One call's harvest: samples for the learner, the bars in them, reduced metrics, the runner's counters, and
     where it stands after them: `{**seats, STANDING: standing}` is what a replacement goes on from to the bit.
 
-    env_faults: why environments failed on the way, where the bars were then sampled again.
+    env_faults: why environments failed on the way, where the bars were then sampled again. use: what the runner's
+    process has used so far.
     """
 
     samples: list[Any]
@@ -37,6 +39,7 @@ class Sampled:
     seats: dict[str, Any]
     standing: dict[str, Any] | None = None
     env_faults: list[str] = field(default_factory=list)
+    use: ProcessUse | None = None
 
 
 class BarRunner(MultiAgentEnvRunner):
@@ -70,7 +73,13 @@ class BarRunner(MultiAgentEnvRunner):
                 self.metrics.log_value((FALLBACKS, name, reason), count, reduce="sum")
         sampled = self.bars_sampled - before
         return Sampled(
-            samples, sampled, self.get_metrics(), self.seats(), self.standing(), list(self.env_faults if bars else ())
+            samples,
+            sampled,
+            self.get_metrics(),
+            self.seats(),
+            self.standing(),
+            list(self.env_faults if bars else ()),
+            process_use(),
         )
 
     def sample_surely(self, bars: int) -> list[Any]:

@@ -29,6 +29,7 @@ from ray.rllib.utils.typing import StateDict
 from mtquant_rllib.engine.bar_schedule import BARS
 from mtquant_rllib.engine.dealing import Harvest
 from mtquant_rllib.engine.divergence import told
+from mtquant_rllib.engine.process_use import ProcessUse, process_use
 from mtquant_rllib.engine.randomness import pin_torch
 from mtquant_rllib.engine.seats import SEATS, STANDING, Sampled
 from mtquant_rllib.errors import DivergedPolicyError, EnvironmentFailed
@@ -39,6 +40,7 @@ from mtquant_rllib.training.records import states
 from mtquant_rllib.training.records.patience import patiently
 from mtquant_rllib.training.remote_sampling import PROBE_S, sampled_remotely, shared_among
 from mtquant_rllib.training.session.ray_seams import learners_summing_by
+from mtquant_rllib.training.utilization import SYSTEM, Utilization, cpus_held, learner_use
 
 __all__ = ["DeskAlgorithm", "DeskConfig", "Validator", "at_bars", "summary"]
 
@@ -94,6 +96,8 @@ class DeskAlgorithm(Algorithm):
         self.finished = self.gave_up = False
         self.failure: str | None = None
         self._started = False
+        self._runner_use: dict[str, ProcessUse] = {}
+        self._utilization = Utilization(cpus_held(self.config), self._uses())
 
     def __repr__(self) -> str:
         """RLlib's reads the configuration, which is not there yet when building it fails, and hides why."""
@@ -167,7 +171,32 @@ class DeskAlgorithm(Algorithm):
         for part in harvest:
             self._env_faults += part.env_faults
             self._seats[part.seats["runner"]] = {**part.seats, STANDING: part.standing}
+            if part.use is not None and group.num_remote_env_runners():
+                self._runner_use[f"runner {part.seats['runner']}"] = part.use
         return harvest
+
+    def _uses(self) -> dict[str, ProcessUse]:
+        """What the trial's processes have used so far: its own, runners as they said it last, learners."""
+        learners = self._of_learners(learner_use)
+        if not self.config.num_learners:
+            return {"trial": learners[0], **self._runner_use}
+        of_learners = {f"learner {number}": use for number, use in enumerate(learners)}
+        return {"trial": process_use(), **self._runner_use, **of_learners}
+
+    def _of_learners(self, function: Callable[[Any], Any]) -> list[Any]:
+        """What a function says of every learner.
+
+        Raises
+        ------
+        RuntimeError
+            When one was lost: RLlib would go on without it.
+        """
+        answers = list(self.learner_group.foreach_learner(function))
+        there = [answer.get() for answer in answers if answer.ok]
+        learners = max(self.config.num_learners, 1)
+        if len(there) < learners:
+            raise RuntimeError(f"{learners - len(there)} of {learners} learners were lost")
+        return there
 
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
         """RLlib's, which never asks whether evaluation runners that it lost are back, and gives no figures where all
@@ -256,9 +285,11 @@ class DeskAlgorithm(Algorithm):
         results["bars_budget"] = desk["budget_bars"]
         results["bars_per_s"] = bars / seconds
         results["sampling_bars_per_s"] = bars / max(self._speed["sample_s"], 1e-9)
+        results["sampling_s"] = self._speed["sample_s"]
         results["learning_s"] = self._speed["learn_s"]
         results["validation_s"] = self._validation_s
         results["seconds_left"] = self.bars_left / max(bars, 1) * (seconds + self._validation_s)
+        results[SYSTEM] = self._utilization.take(self._uses())
         results[VALIDATION] = dict(self._report)
         if self._env_faults:
             results[ENV_FAULTS] = "; ".join(self._env_faults)
@@ -307,12 +338,10 @@ class DeskAlgorithm(Algorithm):
             When a learner has died or could not write its part. It serves no more then, nor does this algorithm.
         """
         saved: str = super().save_to_path(path, **kwargs)
-        learners = self.config.num_learners
-        if learners:
-            there = sum(result.ok for result in self.learner_group.foreach_learner(lambda learner: None))
-            if there < learners:
-                lost = f"{learners - there} of {learners} learners were lost"
-                raise RuntimeError(f"{lost} while a checkpoint was written: it is not whole")
+        try:
+            self._of_learners(_nothing_of)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error} while a checkpoint was written: it is not whole") from error
         return saved
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> StateDict:
@@ -340,6 +369,10 @@ class DeskAlgorithm(Algorithm):
             self._seats = state[DESK]["seats"]
             self._average.set_state(state[DESK]["average"])
             self._seat_runners()
+
+
+def _nothing_of(learner: Any) -> None:
+    """Answered by a learner that lives."""
 
 
 def summing_backend(gpus_per_learner: float) -> str:

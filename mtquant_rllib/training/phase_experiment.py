@@ -37,6 +37,7 @@ from mtquant_rllib.training.reporting.result_files import (
     ResultJson,
     TensorBoard,
 )
+from mtquant_rllib.training.reporting.utilization_line import UtilizationLine
 from mtquant_rllib.training.reporting.wandb_tracker import WandB
 from mtquant_rllib.training.resumption import resumable
 from mtquant_rllib.training.session.autoscaling import wait_for_nodes
@@ -266,6 +267,7 @@ def _callbacks(stretch: Stretch, settings: Settings, phase: int, placement: Plac
         Curves(run, phase, waits),
         Progress(run, phase, tracking.progress_seconds),
         FallbackLines(phase, tracking.fallback_seconds),
+        UtilizationLine(phase, placement, tracking.gpu_percent_wanted, stretch.tell),
         ProgressCSV(waits),
         ResultJson(waits),
         TensorBoard(waits),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -82,6 +83,10 @@ def test_a_run_that_is_killed_twice_ends_where_an_undisturbed_one_does(tmp_path:
                 iterations = column(run / f"phase_{phase}" / name / "progress.csv", "training_iteration")
                 assert len(set(iterations)) == len(iterations)
     assert [path.name for path in (run / "phase_3" / "desk").glob("checkpoint_*")] == ["checkpoint_000008"]
+    log = (run / "run.log").read_text()
+    for phase in (2, 3):
+        (busy,) = re.findall(rf"phase {phase} kept [0-9.]+ of [0-9.]+ CPUs busy \((\d+)%\): of the time sampling", log)
+        assert 0 < int(busy) <= 120
     frozen = manifest.phase(2).frozen
     assert frozen is not None
     assert len(frozen.before) == 11

@@ -151,7 +151,7 @@ def test_weights_and_biases_get_the_same_row_over_bars(monkeypatch: pytest.Monke
     result = {
         "training_iteration": 1,
         "bars_sampled_lifetime": 640,
-        **dict.fromkeys(("bars_per_s", "sampling_bars_per_s", "learning_s", "validation_s"), 1.0),
+        **dict.fromkeys(("bars_per_s", "sampling_bars_per_s", "sampling_s", "learning_s", "validation_s"), 1.0),
         "validation": {"sharpe": 0.5, "meta_controller/attention_entropy": 0.9, "regime_share_bull": 0.25},
         "best": {"sharpe": 0.5},
     }

@@ -78,6 +78,11 @@ class Placement:
             own = [process for process, seat in self.seats if (process.trial, seat) == (trial, node)]
             yield node, sum(one.cpus for one in own) / _WHOLE, sum(one.gpus for one in own) / _WHOLE
 
+    def held_by(self, trial: str) -> tuple[float, float]:
+        """(CPUs, GPUs) that a trial takes, of all nodes."""
+        own = [process for process, _ in self.seats if process.trial == trial]
+        return sum(one.cpus for one in own) / _WHOLE, sum(one.gpus for one in own) / _WHOLE
+
     def to_be_started(self) -> list[Node]:
         """The nodes that are needed and not there yet."""
         return [node for node in dict.fromkeys(node for _, node in self.seats) if node.id is None]

@@ -261,22 +261,18 @@ _WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
     "sac": {"learning_starts_frac": 1.0},
 }
 """Settings that came after the first runs, at the values with which they change nothing."""
-_SAFEGUARDS: dict[str, tuple[str, ...]] = {
-    "resources": ("env_retries", "min_process_cpus", "processes_per_gpu"),
-    "learner": ("max_skipped_updates", "max_parameter_abs"),
-}
+_WITHOUT_PART = ("evaluation", "tracking", "checkpoints", "resources")
+"""Sections that shape no result. (Of `resources`, numbers of runners and learners do; every manifest has them.)"""
+_SAFEGUARDS: dict[str, tuple[str, ...]] = {"learner": ("max_skipped_updates", "max_parameter_abs")}
 """Settings that came later and shape no result, but say when a trial gives up: an older run gets today's."""
 
 
 def _completed(tree: Any) -> Any:
-    """The manifest of an older version with today's defaults for the ways to look at a run that it did not know.
-
-    Of `evaluation` and `tracking`, and of what guards a trial: what shapes a run's result is filled in only where it
-    goes on shaping nothing.
-    """
+    """The manifest of an older version with today's defaults for settings that it did not know and that have no part
+    in a run's result; what shapes it is filled in only where it goes on shaping nothing."""
     try:
         settings, today = tree["settings"], read_tree("default.yaml")
-        known = {section: merged(today[section], settings[section]) for section in ("evaluation", "tracking")}
+        known = {section: merged(today[section], settings.get(section, {})) for section in _WITHOUT_PART}
         known |= {section: {**idle, **settings[section]} for section, idle in _WITHOUT_EFFECT.items()}
         for section, names in _SAFEGUARDS.items():
             known[section] = {**{name: today[section][name] for name in names}, **settings[section]}

@@ -10,6 +10,7 @@ from ray.tune.result import TRAINING_ITERATION
 from mtquant_rllib.engine.env_faults import ENV_RETRIES
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE, VALIDATION
 from mtquant_rllib.training.reporting.fallback_lines import sampled_fallbacks
+from mtquant_rllib.training.utilization import columns as system_columns
 
 ITERATION = "iteration"
 
@@ -49,6 +50,7 @@ def curve_row(result: dict[str, Any]) -> dict[str, Any]:
         "bars": result[BARS_LIFETIME],
         "bars_per_s": result["bars_per_s"],
         "sampling_bars_per_s": result["sampling_bars_per_s"],
+        "sampling_s": result["sampling_s"],
         "learning_s": result["learning_s"],
         "validation_s": result["validation_s"],
         "validation_sharpe": result[VALIDATION].get(SHARPE, math.nan),
@@ -69,6 +71,7 @@ def curve_row(result: dict[str, Any]) -> dict[str, Any]:
         for name, value in result[VALIDATION].items()
         if "/" in name or name.startswith("regime_")
     }
+    row |= system_columns(result)
     for module, counts in sampled_fallbacks(result).items():
         row |= {f"{module}/sampled_{reason}": count for reason, count in counts.items()}
     return row
