@@ -256,6 +256,8 @@ def test_a_node_that_cannot_train_is_named_and_left_out(
         assert len(machines.nodes()) == 2
         where = ("--address", machines.cluster.address)
         words = runs.settings(small=runs.ON_CLUSTER)
+        doctor = runs.command(tmp_path, "doctor", *where, *words)
+        assert doctor.end() == 1, doctor.text
         driver = runs.command(tmp_path, "train", "--run", "x", "--budget-scale", runs.SCALE, *where, *words)
         code = driver.end()
     finally:
@@ -265,7 +267,11 @@ def test_a_node_that_cannot_train_is_named_and_left_out(
     TABLE.add(Row(f"a node without {lacks}", code == 0, code, said, differing))
     assert code == 0, driver.text[-3000:]
     assert not differing
-    assert ("mount one shared folder" if hides else "install this project") in said
+    cure = "mount one shared folder" if hides else "install this project"
+    assert cure in said
+    assert sum(line.startswith("ok       node") for line in doctor.lines) == 1, "the head"
+    (found,) = [line for line in doctor.lines if line.startswith("failed")]
+    assert cure in doctor.text[doctor.text.index(found) :]
 
 
 WORKER_CPUS, WORKERS = 4, 2
