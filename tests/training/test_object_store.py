@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +24,9 @@ from mtquant_rllib.env.market_source import local_copy
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.object_store import Store
 from mtquant_rllib.paths import address_of, is_address
+from mtquant_rllib.training.inspection.run_pruning import prune_run
 from mtquant_rllib.training.preparation import prepare, restored
-from mtquant_rllib.training.records import holding, lease, mirror, states
+from mtquant_rllib.training.records import holding, lease, mirror, patience, states
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.records.mirror import working_folder
 from mtquant_rllib.training.records.run_names import run_path
@@ -355,3 +358,59 @@ def test_trials_find_the_drivers_cache_wherever_ray_puts_them(tmp_path: Path, mo
     assert cache_folder() == here == tmp_path / ".cache" / "mtquant"
     monkeypatch.setenv("MTQUANT_CACHE", "mine")
     assert cache_folder() == tmp_path / "mine"
+
+
+def test_a_run_that_another_machine_trains_is_not_pruned(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_EVERY_S", 0.2)
+    monkeypatch.setattr(lease, "SETTLES_S", 0.0)
+    half = run / "phase_1" / "forex" / ".mtquant-new.checkpoint_000009.1.x"
+    with lease.held(mirror.copy_of(run), print):
+        machine(monkeypatch, tmp_path, 2)
+        other = run_path(ADDRESS)
+        half = other / half.relative_to(run)
+        half.mkdir(parents=True)
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(lease, "_boot", lambda: "another boot")
+            with pytest.raises(RunError, match="trains this run at this moment"):
+                prune_run(other, remove=True)
+        assert half.exists(), "nothing is removed"
+    prune_run(other, remove=True)
+
+
+def test_what_other_nodes_wrote_is_waited_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that fails for a moment costs a moment."""
+    place = checkpoint(run, 1)
+    mirror.sent(place)
+    shutil.rmtree(place)
+    files, tries = Store.files, list[str]()
+
+    def failing(self: Store, below: str = "") -> Any:
+        tries.append(below)
+        if len(tries) < 3:
+            raise OSError("no answer")
+        return files(self, below)
+
+    monkeypatch.setattr(Store, "files", failing)
+    monkeypatch.setattr(patience, "_EVERY_S", 0.01)
+    patience.patiently(partial(mirror.fetched, run / "phase_1"), "the store", 20.0, action="read")
+    assert (place / "state.pkl").read_bytes() == b"x"
+    assert len(tries) == 3
+
+
+def test_a_note_that_a_store_hides_while_it_is_replaced_is_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_EVERY_S", 0.2)
+    monkeypatch.setattr(lease, "SETTLES_S", 0.0)
+    monkeypatch.setattr(lease, "BETWEEN_LOOKS_S", 0.01)
+    here, read, reads = mirror.copy_of(run), Store.read, list[str]()
+
+    def hiding(self: Store, path: str) -> bytes | None:
+        reads.append(path)
+        return [None, b"", b'{"word": "cut o', read(self, path)][len(reads) % 4] if len(reads) > 2 else read(self, path)
+
+    with lease.held(here, print), monkeypatch.context() as elsewhere:
+        elsewhere.setattr(lease, "_boot", lambda: "another boot")
+        elsewhere.setattr(Store, "read", hiding)
+        with pytest.raises(RunError, match="trains this run at this moment"):
+            lease.held(here, print).__enter__()

@@ -28,6 +28,8 @@ LASTS_S = 60.0
 """How long a note that nobody writes anew is believed: longer than a store is usually away."""
 SETTLES_S = 1.0
 """Two drivers that come at the same time both write; the second to have written stays."""
+LOOKS, BETWEEN_LOOKS_S = 3, 0.3
+"""How often a note is looked for before it is not there: some stores show nothing while they replace one."""
 
 
 @contextlib.contextmanager
@@ -68,7 +70,7 @@ def held(copy: WorkingCopy, tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def _expect_free(copy: WorkingCopy, tell: Callable[[str], None]) -> None:
-    before = _read(copy)
+    before = _looked_for(copy)
     if before is None or _has_ended(before):
         return
     who = f"process {before.get('pid')} on {before.get('host')}"
@@ -76,7 +78,7 @@ def _expect_free(copy: WorkingCopy, tell: Callable[[str], None]) -> None:
     end = time.monotonic() + LASTS_S
     while time.monotonic() < end:
         time.sleep(RENEW_EVERY_S / 4)
-        now = _read(copy)
+        now = _looked_for(copy)
         if now is None:
             return
         if now != before:
@@ -97,7 +99,7 @@ def _has_ended(note: dict[str, Any]) -> bool:
 
 
 def _expect_own(copy: WorkingCopy, word: str) -> None:
-    found = _read(copy)
+    found = _looked_for(copy)
     if found is None or found.get("word") != word:
         who = f"process {found.get('pid')} on {found.get('host')}" if found else "somebody"
         raise RunError(f"{copy.address}: {who} began to train this run at the same moment; one of both may")
@@ -123,6 +125,8 @@ def _renew(copy: WorkingCopy, word: str, stop: threading.Event, lost: list[str])
     while not stop.wait(RENEW_EVERY_S):
         try:
             found = _read(copy)
+            if found == {}:
+                continue  # somebody is writing it at this moment
             if found is not None and found.get("word") != word:
                 who = f"process {found.get('pid')} on {found.get('host')}"
                 lost.append(f"{copy.address}: {who} has taken this run over, because this process was not heard of")
@@ -135,13 +139,27 @@ def _renew(copy: WorkingCopy, word: str, stop: threading.Event, lost: list[str])
             continue
 
 
+def _looked_for(copy: WorkingCopy) -> dict[str, Any] | None:
+    """The note; None where it is not there however often it is looked for."""
+    for look in range(LOOKS):
+        if look:
+            time.sleep(BETWEEN_LOOKS_S)
+        found = _read(copy)
+        if found is not None:
+            return found
+    return None
+
+
 def _read(copy: WorkingCopy) -> dict[str, Any] | None:
+    """The note; None where there is none. One that cannot be read is nobody's, and tells that somebody writes."""
     content = copy.store.read(LEASE)
-    try:
-        tree = json.loads(content) if content is not None else None
-    except ValueError:
+    if not content:
         return None
-    return tree if isinstance(tree, dict) else None
+    try:
+        tree = json.loads(content)
+    except ValueError:
+        return {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def _write(copy: WorkingCopy, word: str) -> None:
