@@ -51,7 +51,11 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-class _Loader(yaml.SafeLoader):
+# libyaml's, where PyYAML was built with it: eight times as fast.
+_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Safe):
     """Safe YAML that refuses a key written twice, which plain YAML lets the last one win silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -61,7 +65,8 @@ class _Loader(yaml.SafeLoader):
             if key in seen:
                 raise ConfigError(f"{key_node.start_mark}: the key {key!r} stands twice")
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 def read_tree(name: str | Path, beside: Path | None = None, _chain: tuple[Path, ...] = ()) -> dict[str, Any]:
