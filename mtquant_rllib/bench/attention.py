@@ -29,8 +29,8 @@ from mtquant_rllib.bench.heads import measure_heads
 from mtquant_rllib.config.features import RegimesConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import LearnerConfig
-from mtquant_rllib.engine.replay import Batch
-from mtquant_rllib.engine.sac_stack import ACTOR, ALPHA, CRITICS, SACStack
+from mtquant_rllib.engine.learning.sac_stack import ACTOR, ALPHA, CRITICS, SACStack
+from mtquant_rllib.engine.replay.replay import Batch
 from mtquant_rllib.features.regimes import detect
 from mtquant_rllib.policies.attention import SelfAttention
 from mtquant_rllib.policies.attention_cost import attention_cost

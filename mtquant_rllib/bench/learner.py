@@ -29,11 +29,11 @@ import torch
 from mtquant_rllib.bench.turns import in_turns
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import LearnerConfig
-from mtquant_rllib.engine.autograd import compiler_complaint
-from mtquant_rllib.engine.passes import AutogradPass
-from mtquant_rllib.engine.peers import Peers
-from mtquant_rllib.engine.stack_learner import StackLearner, passes
-from mtquant_rllib.engine.stacks import Stack, stacked
+from mtquant_rllib.engine.learning.autograd import compiler_complaint
+from mtquant_rllib.engine.learning.distributed import Peers
+from mtquant_rllib.engine.learning.passes import AutogradPass
+from mtquant_rllib.engine.learning.ppo_stack import StackLearner, passes
+from mtquant_rllib.engine.learning.stacks import Stack, stacked
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.modules import module_specs

@@ -52,7 +52,7 @@ def plain_runners(config: Any, number: int) -> Iterator[PlainRunners]:
 
 
 def _serve(packed: bytes, index: int, end: Connection) -> None:
-    from mtquant_rllib.engine.runner import BatchedEnvRunner
+    from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 
     runner = BatchedEnvRunner(config=cloudpickle.loads(packed), worker_index=index)
     while True:

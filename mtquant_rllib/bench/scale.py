@@ -85,7 +85,7 @@ def bench_memory(settings: Settings, market: Any, *, minutes: float = 10.0, samp
     Growth is the median of the last quarter of the samples less that of the second: the first is warm-up.
     """
     from mtquant_rllib.bench.stage import endless_run
-    from mtquant_rllib.engine.runner import BatchedEnvRunner
+    from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
     from mtquant_rllib.training.phases import JOINT, build_config, plan_named
     from mtquant_rllib.training.placement.planner import TrialResources
 

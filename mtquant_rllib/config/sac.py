@@ -23,8 +23,8 @@ class CriticConfig(Section):
     slope: bool
     """Whether they begin with a product of action and observation, beside the trunk; see `policies.critics.Critic`."""
     slope_penalty: NonNegative
-    """lambda of `engine.sac_loss`, a ridge over all decisions kept: where the square of a feature times its action sums
-    to so much, the coefficient is believed half. 0 is the paper."""
+    """lambda of `engine.learning.sac_loss`, a ridge over all decisions kept: where the square of a feature times its
+    action sums to so much, the coefficient is believed half. 0 is the paper."""
     last_layer_scale: Positive
     """Gain of the last layer: first values lie near 0."""
 
@@ -84,8 +84,8 @@ class SACConfig(Section):
     initial_alpha
         Weight of entropy at the start. Its target is -ln n, n the width of the agent's action.
     action_penalty
-        kappa of `engine.sac_loss`: what a raw mean costs, half of it times its square; a slope of as much moves the
-        mean by one. 0 is the paper.
+        kappa of `engine.learning.sac_loss`: what a raw mean costs, half of it times its square; a slope of as much
+        moves the mean by one. 0 is the paper.
     initial_std, std_floor
         As in `networks`, for policies that learn here: the target entropy asks for deviations of about .17.
     grad_clip

@@ -168,7 +168,7 @@ class LearnerConfig(Section):
         Needs a compiler, and dropout draws otherwise than without.
     max_skipped_updates
         Updates in a row in which an optimiser of a module took none of its steps, because no gradient was finite, after
-        which the module counts as diverged (`engine.divergence`).
+        which the module counts as diverged (`engine.learning.divergence`).
     max_parameter_abs
         Largest absolute value of a parameter; beyond it the module counts as diverged, and keeps what it had before.
     """

@@ -49,7 +49,7 @@ class LevelColumns:
         on turn in a single-domain episode (0 elsewhere); row 0 of a held decision.
     final, final_seats
         float32 (E, n, p), int8 (E, n): what was seen where an episode was cut off, and by whom.
-    tail, tail_seats, tail_due, tail_rows, tail_turns
+    bootstrap, bootstrap_seats, bootstrap_due, bootstrap_rows, bootstrap_turns
         float32 (B, n, p), int8 (B, n), bool (B,), int64 (B,), int8 (B,): what is seen after the last bar, where a
         decision is due then.
     regimes
@@ -73,11 +73,11 @@ class LevelColumns:
     turns: np.ndarray
     final: np.ndarray
     final_seats: np.ndarray
-    tail: np.ndarray
-    tail_seats: np.ndarray
-    tail_due: np.ndarray
-    tail_rows: np.ndarray
-    tail_turns: np.ndarray
+    bootstrap: np.ndarray
+    bootstrap_seats: np.ndarray
+    bootstrap_due: np.ndarray
+    bootstrap_rows: np.ndarray
+    bootstrap_turns: np.ndarray
     regimes: np.ndarray | None = None
 
     def agents_at(self, turns: np.ndarray) -> np.ndarray:
@@ -98,13 +98,13 @@ class LevelColumns:
         decided, ended = theirs(self.due), theirs(self.truncated)
         over_bars = ("due", "rewards", "bars", "terminated", "truncated", "market_rows", "turns")
         over_decisions = ("seats", "private", "actions", "inputs", "log_probs")
-        tails = ("tail", "tail_seats", "tail_due", "tail_rows", "tail_turns")
+        bootstraps = ("bootstrap", "bootstrap_seats", "bootstrap_due", "bootstrap_rows", "bootstrap_turns")
         parts = {name: getattr(self, name)[:, chosen] for name in over_bars}
         if self.regimes is not None:
             parts["regimes"] = self.regimes[:, chosen]
         parts |= {name: getattr(self, name)[decided] for name in over_decisions}
         parts |= {name: getattr(self, name)[ended] for name in ("final", "final_seats")}
-        parts |= {name: getattr(self, name)[chosen] for name in tails}
+        parts |= {name: getattr(self, name)[chosen] for name in bootstraps}
         return replace(self, **parts)
 
 
@@ -186,7 +186,7 @@ def closed_decisions(level: LevelColumns) -> Closed:
         env=env,
         until=until,
         ends=ends,
-        known=ends | (until < nowhere) | level.tail_due[env],
+        known=ends | (until < nowhere) | level.bootstrap_due[env],
         rewards=earned[until, env] - earned[t, env],
         bars=passed[until, env] - passed[t, env],
     )
@@ -207,7 +207,7 @@ def observed(level: LevelColumns, recall: Recall) -> tuple[np.ndarray, np.ndarra
         whole(level.private, level.market_rows[level.due], level.turns[level.due]),
         # An episode is cut off on the row after its last bar's.
         whole(level.final, level.market_rows[cut] + 1, level.turns[cut]),
-        whole(level.tail, level.tail_rows, level.tail_turns),
+        whole(level.bootstrap, level.bootstrap_rows, level.bootstrap_turns),
     )
 
 
@@ -239,7 +239,7 @@ def advantages(
 
     after = np.zeros((n_rows + 1, n_envs, n_seats))
     after[t, env] = values
-    after[nowhere] = np.where(level.tail_due[:, None], tail_values, 0.0)
+    after[nowhere] = np.where(level.bootstrap_due[:, None], tail_values, 0.0)
     at_end = np.zeros((n_rows, n_envs, n_seats))
     at_end[np.nonzero(level.truncated)] = final_values
     following = np.where(ends[:, None], at_end[until - 1, env], after[until, env])
@@ -248,10 +248,10 @@ def advantages(
     decay = np.ones((n_rows, n_envs, 1))
     delta[t, env] = np.where(known[:, None], reward + gamma**held * following - values, 0.0)
     decay[t, env] = np.where((known & ~ends)[:, None], (gamma * lambda_) ** held, 0.0)
-    tail = np.zeros((n_envs, n_seats))
+    running = np.zeros((n_envs, n_seats))
     for now in range(n_rows - 1, -1, -1):
-        tail = delta[now] + decay[now] * tail
-        delta[now] = tail
+        running = delta[now] + decay[now] * running
+        delta[now] = running
     advantage = delta[t, env]
     return advantage.astype(np.float32), (advantage + values).astype(np.float32), known
 

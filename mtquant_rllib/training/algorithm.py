@@ -8,9 +8,9 @@ from typing import Any
 
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 
-from mtquant_rllib.engine.learner import BatchedLearner
-from mtquant_rllib.engine.runner import BatchedEnvRunner
-from mtquant_rllib.engine.stock import StockEnvRunner, StockLearner
+from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
+from mtquant_rllib.engine.rllib_reference import StockEnvRunner, StockLearner
+from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.training.desk_algorithm import DeskAlgorithm
 from mtquant_rllib.training.desk_config import DeskConfig, used_up
@@ -73,13 +73,13 @@ class DeskPPO(DeskAlgorithm, PPO):
             raise RunError(used_up(self))
         wanted = min(self.config.train_batch_size_per_learner, self.bars_left)
         began = time.perf_counter()
-        harvest = self._sample(wanted)
+        samples = self._sample(wanted)
         sampled = time.perf_counter()
-        bars = sum(part.bars for part in harvest)
+        bars = sum(part.bars for part in samples)
         if not bars:
             return
         self.learn_from(
-            harvest,
+            samples,
             num_epochs=self.config.num_epochs,
             minibatch_size=self.config.minibatch_size,
             shuffle_batch_per_epoch=self.config.shuffle_batch_per_epoch,

@@ -26,12 +26,12 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP, COMPONENT
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.typing import StateDict
 
-from mtquant_rllib.engine.bar_schedule import BARS
-from mtquant_rllib.engine.dealing import Harvest
-from mtquant_rllib.engine.divergence import told
+from mtquant_rllib.engine.learning.bar_schedule import BARS
+from mtquant_rllib.engine.learning.divergence import told
+from mtquant_rllib.engine.learning.sharding import ShardedBatch
 from mtquant_rllib.engine.process_use import ProcessUse, process_use
 from mtquant_rllib.engine.randomness import pin_torch
-from mtquant_rllib.engine.seats import SEATS, STANDING, Sampled
+from mtquant_rllib.engine.sampling.runner_base import SEATS, STANDING, Sampled
 from mtquant_rllib.errors import DivergedPolicyError, EnvironmentFailed
 from mtquant_rllib.training.averaging import WeightAverage
 from mtquant_rllib.training.desk_config import DeskConfig
@@ -65,7 +65,7 @@ Validator = Callable[[Mapping[str, states.ModuleState]], Mapping[str, float]]
 class DeskAlgorithm(Algorithm):
     """See the module's docstring. Subclasses say what an iteration is."""
 
-    harvest: type[Harvest] = Harvest
+    batch_class: type[ShardedBatch] = ShardedBatch
     """How several learners get what was sampled."""
 
     # Always there once `setup` has run; RLlib declares them optional.
@@ -123,11 +123,11 @@ class DeskAlgorithm(Algorithm):
         part = {COMPONENT_LEARNER: {COMPONENT_RL_MODULE: dict(modules)}}
         self.set_state({COMPONENT_LEARNER_GROUP: part})
 
-    def learn_from(self, harvest: list[Sampled], **how: Any) -> None:
+    def learn_from(self, sampled: list[Sampled], **how: Any) -> None:
         """Let the learner learn from what was sampled, and the runners know."""
-        bars = sum(part.bars for part in harvest)
+        bars = sum(part.bars for part in sampled)
         results = self.learner_group.update(
-            training_data=self.harvest(episodes=[sample for part in harvest for sample in part.samples]),
+            training_data=self.batch_class(episodes=[sample for part in sampled for sample in part.samples]),
             timesteps={BARS: self.bars_sampled, NUM_ENV_STEPS_SAMPLED_LIFETIME: self.bars_sampled + bars},
             **how,
         )
@@ -159,21 +159,21 @@ class DeskAlgorithm(Algorithm):
         """
         group = self.env_runner_group
         if not group.num_remote_env_runners():
-            harvest = [group.local_env_runner.sample_bars(wanted)]
+            sampled = [group.local_env_runner.sample_bars(wanted)]
         else:
             runners = list(range(1, group.num_remote_env_runners() + 1))
             share, rest = divmod(wanted, len(runners))
             # What is left over goes round.
             turns = {index: (position - self.bars_sampled) % len(runners) for position, index in enumerate(runners)}
             asked = {index: share + (turn < rest) for index, turn in turns.items()}
-            harvest = sampled_remotely(self, asked)
-        self.metrics.aggregate([part.metrics for part in harvest], key=ENV_RUNNER_RESULTS)
-        for part in harvest:
+            sampled = sampled_remotely(self, asked)
+        self.metrics.aggregate([part.metrics for part in sampled], key=ENV_RUNNER_RESULTS)
+        for part in sampled:
             self._env_faults += part.env_faults
             self._seats[part.seats["runner"]] = {**part.seats, STANDING: part.standing}
             if part.use is not None and group.num_remote_env_runners():
                 self._runner_use[f"runner {part.seats['runner']}"] = part.use
-        return harvest
+        return sampled
 
     def _uses(self) -> dict[str, ProcessUse]:
         """What the trial's processes have used so far: its own, runners as they said it last, learners."""

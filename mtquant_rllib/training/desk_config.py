@@ -8,8 +8,8 @@ from typing import Any
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.util.debug import log_once
 
-from mtquant_rllib.engine.bar_schedule import BASE_RATES, RATES
-from mtquant_rllib.engine.seats import BarRunner
+from mtquant_rllib.engine.learning.bar_schedule import BASE_RATES, RATES
+from mtquant_rllib.engine.sampling.runner_base import BarRunner
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.environments import ENV, register
 from mtquant_rllib.training.rllib_settings import refuse_unread

@@ -15,7 +15,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.tune.registry import register_env
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.engine.stock import Paced
+from mtquant_rllib.engine.rllib_reference import Paced
 from mtquant_rllib.env.multi_agent import desk_env
 from mtquant_rllib.errors import ConfigError
 

@@ -161,7 +161,7 @@ def algorithm_of(settings: Settings, phase: int) -> str:
 def expect_trainable(settings: Settings, phase: int) -> None:
     """Raises ConfigError when the environments cannot be shared evenly among the runners, or at all among the learners,
     or a setting does not go with another."""
-    from mtquant_rllib.engine.autograd import asked_for
+    from mtquant_rllib.engine.learning.autograd import asked_for
 
     recipe, runners = settings.recipe, settings.resources.runners
     if settings.resources.engine == "stock" and (asked := asked_for(settings.learner)):

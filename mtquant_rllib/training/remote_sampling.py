@@ -1,9 +1,9 @@
 """Sampling by remote runners of which any may be lost: the same bars come out as if none had been.
 
-Each sample brings along where its runner stood after it (`engine.seats`). A runner that is lost is started again there
-and samples what it was asked for. Ray starts lost ones again by itself, unseen between two calls: so a runner samples
-only for the algorithm that has put it where it stands, and asks to be put there otherwise. A run that goes on with
-another number of runners gives them counters that none of the old ones has used.
+Each sample brings along where its runner stood after it (`engine.sampling.runner_base`). A runner that is lost is
+started again there and samples what it was asked for. Ray starts lost ones again by itself, unseen between two calls:
+so a runner samples only for the algorithm that has put it where it stands, and asks to be put there otherwise. A run
+that goes on with another number of runners gives them counters that none of the old ones has used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mtquant_rllib.engine.seats import Sampled
+from mtquant_rllib.engine.sampling.runner_base import Sampled
 from mtquant_rllib.errors import RunError
 
 PROBE_S = 0.2

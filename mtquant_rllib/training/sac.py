@@ -16,9 +16,9 @@ from ray.rllib.algorithms.sac import SAC, SACConfig
 
 from mtquant_rllib.config.loader import validate
 from mtquant_rllib.config.sac import SACConfig as Numbers
-from mtquant_rllib.engine.dealing import Copies
-from mtquant_rllib.engine.runner import BatchedEnvRunner
-from mtquant_rllib.engine.sac_learner import SACLearner
+from mtquant_rllib.engine.learning.sac_learner import SACLearner
+from mtquant_rllib.engine.learning.sharding import CopiedBatch
+from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.training.desk_algorithm import DeskAlgorithm
 from mtquant_rllib.training.desk_config import DeskConfig, used_up
@@ -93,7 +93,7 @@ class DeskSACConfig(DeskConfig, SACConfig):
 class DeskSAC(DeskAlgorithm, SAC):
     """See the module's docstring."""
 
-    harvest = Copies
+    batch_class = CopiedBatch
 
     def __init__(self, config: Any = None, **kwargs: Any) -> None:
         # RLlib's names no argument, and `from_checkpoint(path, config=...)` goes by names: it would ignore the config.
@@ -112,12 +112,12 @@ class DeskSAC(DeskAlgorithm, SAC):
         bars = 0
         while self.bars_sampled < until:
             began, before = time.perf_counter(), self.bars_sampled
-            harvest = self._sample(min(sac["bars_per_round"], until - before))
+            samples = self._sample(min(sac["bars_per_round"], until - before))
             sampled = time.perf_counter()
-            fresh = sum(part.bars for part in harvest)
+            fresh = sum(part.bars for part in samples)
             if not fresh:
                 break
-            self.learn_from(harvest, n_steps=self.steps_due(before + fresh) - self.steps_due(before))
+            self.learn_from(samples, n_steps=self.steps_due(before + fresh) - self.steps_due(before))
             sample_s, learn_s = sample_s + sampled - began, learn_s + time.perf_counter() - sampled
             bars += fresh
         self._speed = {"sample_s": sample_s, "learn_s": learn_s, "bars": bars}

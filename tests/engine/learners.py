@@ -11,7 +11,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.engine.columns import LevelColumns, observed
-from mtquant_rllib.engine.runner import BatchedEnvRunner
+from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.recall import Recall
 

@@ -8,9 +8,9 @@ import pytest
 from learners import built
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from mtquant_rllib.engine import learner as ppo
-from mtquant_rllib.engine.runner import BatchedEnvRunner
-from mtquant_rllib.engine.sac_learner import SACLearner
+from mtquant_rllib.engine.learning import ppo_learner as ppo
+from mtquant_rllib.engine.learning.sac_learner import SACLearner
+from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.errors import ConfigError
 
 GROWING = "recipe.batch_size_final_factor=3"

@@ -10,14 +10,14 @@ import pytest
 from learners import built, parameters
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from mtquant_rllib.engine.dealing import Harvest
-from mtquant_rllib.engine.learner import BatchedLearner
-from mtquant_rllib.engine.runner import BatchedEnvRunner
+from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
+from mtquant_rllib.engine.learning.sharding import ShardedBatch
+from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 
 
 def one_update(learner: Any, fragments: list[Any], bars: int) -> None:
     learner.update(
-        training_data=Harvest(episodes=fragments),
+        training_data=ShardedBatch(episodes=fragments),
         timesteps={"bars": bars, NUM_ENV_STEPS_SAMPLED_LIFETIME: bars + 200},
         num_epochs=2,
         minibatch_size=32,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
 from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages
-from mtquant_rllib.engine.learner import passes
+from mtquant_rllib.engine.learning.ppo_learner import passes
 
 
 def level(
@@ -17,7 +17,7 @@ def level(
     due: np.ndarray | None = None,
     terminated: np.ndarray | None = None,
     truncated: np.ndarray | None = None,
-    tail_due: bool = True,
+    bootstrap_due: bool = True,
 ) -> LevelColumns:
     """One seat in B environments; rewards (T, B). Nothing is held from before."""
 
@@ -46,19 +46,24 @@ def level(
         turns=np.zeros(due.shape, np.int8),
         final=np.zeros((n_ends, 1, 2), np.float32),
         final_seats=np.zeros((n_ends, 1), np.int8),
-        tail=np.zeros((n_envs, 1, 2), np.float32),
-        tail_seats=np.zeros((n_envs, 1), np.int8),
-        tail_due=np.full(n_envs, tail_due),
-        tail_rows=np.zeros(n_envs, np.int64),
-        tail_turns=np.zeros(n_envs, np.int8),
+        bootstrap=np.zeros((n_envs, 1, 2), np.float32),
+        bootstrap_seats=np.zeros((n_envs, 1), np.int8),
+        bootstrap_due=np.full(n_envs, bootstrap_due),
+        bootstrap_rows=np.zeros(n_envs, np.int64),
+        bootstrap_turns=np.zeros(n_envs, np.int8),
     )
 
 
 def estimate(
-    columns: LevelColumns, values: list[float], tail: float, gamma: float, lambda_: float, final: tuple[float, ...] = ()
+    columns: LevelColumns,
+    values: list[float],
+    bootstrap: float,
+    gamma: float,
+    lambda_: float,
+    final: tuple[float, ...] = (),
 ) -> np.ndarray:
     """Advantages of one environment."""
-    given = (np.array(values)[:, None], np.array(final).reshape(-1, 1), np.array([[tail]]))
+    given = (np.array(values)[:, None], np.array(final).reshape(-1, 1), np.array([[bootstrap]]))
     advantage, target, known = advantages(columns, *given, gamma, lambda_)
     np.testing.assert_allclose(target - advantage, given[0], atol=1e-6)
     return advantage[known, 0]
@@ -84,7 +89,7 @@ def test_a_decision_that_held_five_bars_discounts_the_future_by_five_and_earns_a
 
 def test_a_decision_still_held_at_the_cut_is_left_to_the_next_fragment_with_what_it_earned() -> None:
     due = np.array([[True], [False], [True], [False]])
-    now = level(np.array([[1.0], [2.0], [3.0], [4.0]]), due=due, tail_due=False)
+    now = level(np.array([[1.0], [2.0], [3.0], [4.0]]), due=due, bootstrap_due=False)
     assert estimate(now, [0.5, 5.0], 0.0, 0.9, 1.0) == pytest.approx([1.0 + 2.0 + 0.9**2 * 5.0 - 0.5])
     later = level(np.array([[5.0], [6.0]]), due=np.array([[False], [True]]))
     later.due[0], later.rewards[0], later.bars[0] = True, 3.0 + 4.0, 2
@@ -101,9 +106,9 @@ def test_gae_equals_rllibs_where_everybody_decides_every_bar(seed: int, gamma: f
     rewards, values = rng.normal(size=(2, n_bars, n_envs))
     ending = rng.choice(3, size=(n_bars, n_envs), p=[0.7, 0.15, 0.15])
     terminated, truncated = ending == 1, ending == 2
-    final, tail = rng.normal(size=(int(truncated.sum()), 1)), rng.normal(size=(n_envs, 1))
+    final, bootstrap = rng.normal(size=(int(truncated.sum()), 1)), rng.normal(size=(n_envs, 1))
     columns = level(rewards, terminated=terminated, truncated=truncated)
-    mine, _, known = advantages(columns, values.reshape(-1, 1), final, tail, gamma, lambda_)
+    mine, _, known = advantages(columns, values.reshape(-1, 1), final, bootstrap, gamma, lambda_)
     assert known.all()
     for env in range(n_envs):
         at_end = np.zeros((n_bars, n_envs))
@@ -112,7 +117,7 @@ def test_gae_equals_rllibs_where_everybody_decides_every_bar(seed: int, gamma: f
         for start, stop in zip([0, *stops], [*stops, n_bars]):
             if start == stop:
                 continue
-            last = at_end[stop - 1, env] if ending[stop - 1, env] else tail[env, 0]
+            last = at_end[stop - 1, env] if ending[stop - 1, env] else bootstrap[env, 0]
             # RLlib values one row more, the last one seen, and masks it out later.
             ended = np.zeros((2, stop - start + 1))
             ended[0, -2], ended[1, -2] = terminated[stop - 1, env], not terminated[stop - 1, env]

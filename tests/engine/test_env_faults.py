@@ -18,9 +18,9 @@ from ray.rllib.utils.metrics import (
 )
 
 from mtquant_rllib.engine.columns import Fragment
-from mtquant_rllib.engine.env_faults import ENV_RETRIES
-from mtquant_rllib.engine.runner import REWARD_TERMS, BatchedEnvRunner
-from mtquant_rllib.engine.seats import SEATS, STANDING, Sampled
+from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES
+from mtquant_rllib.engine.sampling.runner import REWARD_TERMS, BatchedEnvRunner
+from mtquant_rllib.engine.sampling.runner_base import SEATS, STANDING, Sampled
 from mtquant_rllib.errors import DivergedPolicyError, RunError
 
 CALLS = (48, 22, 48, 48, 6, 48)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtquant_rllib.engine.runner import BatchedEnvRunner
-from mtquant_rllib.engine.seats import FALLBACKS
-from mtquant_rllib.engine.stock import StockEnvRunner
+from mtquant_rllib.engine.rllib_reference import StockEnvRunner
+from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
+from mtquant_rllib.engine.sampling.runner_base import FALLBACKS
 from mtquant_rllib.training.reporting.fallback_lines import FallbackLines
 
 ATTENDS = (

@@ -15,9 +15,9 @@ from learners import AS_THEY_STAND
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.training import LearnerConfig
-from mtquant_rllib.engine.autograd import compiler_complaint, recomputing
-from mtquant_rllib.engine.passes import AutogradPass, AutogradPolicy, Outputs, PlainPass, pass_for
-from mtquant_rllib.engine.stacks import Rows, Stack
+from mtquant_rllib.engine.learning.autograd import compiler_complaint, recomputing
+from mtquant_rllib.engine.learning.passes import AutogradPass, AutogradPolicy, Outputs, PlainPass, pass_for
+from mtquant_rllib.engine.learning.stacks import Rows, Stack
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.policies.attention import AttentionLayer
 from mtquant_rllib.policies.modules import module_specs
@@ -153,7 +153,7 @@ def test_compiled_networks_are_the_same_networks(names: tuple[str, ...], overrid
 @pytest.mark.slow
 def test_without_a_compiler_the_setting_is_refused() -> None:
     check = (
-        "import torch; from mtquant_rllib.engine.autograd import Prepared;"
+        "import torch; from mtquant_rllib.engine.learning.autograd import Prepared;"
         "from mtquant_rllib.config import Settings;"
         "options = Settings.load(overrides=['learner.compile=true']).learner;"
         "Prepared(options, torch.device('cpu'), torch.nn.Linear(1, 1))"

@@ -13,11 +13,11 @@ from learners import AS_THEY_STAND, TIMES, built
 from ray.rllib.core import ALL_MODULES
 
 from mtquant_rllib.engine.columns import Fragment
-from mtquant_rllib.engine.learner import BatchedLearner
-from mtquant_rllib.engine.loss import ppo_gradients
-from mtquant_rllib.engine.passes import AutogradPass
-from mtquant_rllib.engine.runner import BatchedEnvRunner
-from mtquant_rllib.engine.stock import StockLearner
+from mtquant_rllib.engine.learning.passes import AutogradPass
+from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
+from mtquant_rllib.engine.learning.ppo_loss import ppo_gradients
+from mtquant_rllib.engine.rllib_reference import StockLearner
+from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.attention_losses import NO_LABEL
 from mtquant_rllib.universe import META

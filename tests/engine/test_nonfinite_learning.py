@@ -10,7 +10,7 @@ from learners import built, parameters
 from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from mtquant_rllib.engine.divergence import (
+from mtquant_rllib.engine.learning.divergence import (
     DIVERGED,
     REASON,
     SKIPPED_STEPS,
@@ -18,9 +18,9 @@ from mtquant_rllib.engine.divergence import (
     Divergence,
     told,
 )
-from mtquant_rllib.engine.learner import BatchedLearner
-from mtquant_rllib.engine.runner import BatchedEnvRunner
-from mtquant_rllib.engine.sac_learner import SACLearner
+from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
+from mtquant_rllib.engine.learning.sac_learner import SACLearner
+from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 
 SAC = ("recipe.algorithms=[sac, sac, sac]", "sac.critic.hidden=[16, 16]", "sac.batch_size=16", "sac.replay_bars=400")
 PRIORITISED = "sac.priorities={power: 0.6, weight_power_start: 0.4, weight_power_final: 1.0, epsilon: 0.001}"

@@ -9,11 +9,11 @@ import pytest
 import torch
 from learners import AS_THEY_STAND, TIMES, built, parameters
 
-from mtquant_rllib.engine.learner import BatchedLearner
-from mtquant_rllib.engine.loss import ppo_gradients
-from mtquant_rllib.engine.passes import AutogradPass, PlainPass, pass_for
-from mtquant_rllib.engine.runner import BatchedEnvRunner
-from mtquant_rllib.engine.stacks import Stack, stacked
+from mtquant_rllib.engine.learning.passes import AutogradPass, PlainPass, pass_for
+from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
+from mtquant_rllib.engine.learning.ppo_loss import ppo_gradients
+from mtquant_rllib.engine.learning.stacks import Stack, stacked
+from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 
 
 @pytest.fixture

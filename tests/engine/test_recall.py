@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from learners import seen_in
 
-from mtquant_rllib.engine.recorder import Post
-from mtquant_rllib.engine.runner import BatchedEnvRunner
-from mtquant_rllib.engine.seats import SEATS, STANDING
+from mtquant_rllib.engine.sampling.rollout_buffer import Post
+from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
+from mtquant_rllib.engine.sampling.runner_base import SEATS, STANDING
 
 PHASES = [
     (3, "desk", ("desk.observation.centres={cmf: 0.6, breadth: 0.2}",)),
@@ -67,7 +67,7 @@ def test_observations_put_together_again_are_what_was_seen(
         held = {id(post): post.held for post in runner.posts()}
         (fragment,) = runner.sample(num_timesteps=bars)
         for post, level in zip(runner.posts(), fragment.levels, strict=True):
-            decisions, final, tail = seen_in(runner, level)
+            decisions, final, bootstrap = seen_in(runner, level)
             for (bar, env), again in zip(np.argwhere(level.due), decisions, strict=True):
                 if bar:
                     seen = runner.decisions[id(post), bar][env]
@@ -77,8 +77,8 @@ def test_observations_put_together_again_are_what_was_seen(
             shown = runner.cut.get(id(post), [np.zeros((0, *final.shape[1:]), np.float32)])
             assert final.tobytes() == np.concatenate(shown).tobytes()
             cut_off += len(final)
-            due = level.tail_due
-            assert tail[due].tobytes() == runner.last[id(post)][due].tobytes()
+            due = level.bootstrap_due
+            assert bootstrap[due].tobytes() == runner.last[id(post)][due].tobytes()
             assert level.private.shape[2] < decisions.shape[2] / 1.5
     assert cut_off > 0
 

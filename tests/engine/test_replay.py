@@ -13,11 +13,11 @@ from scipy.stats import chisquare
 
 from mtquant_rllib.config.sac import PrioritiesConfig
 from mtquant_rllib.engine.columns import closed_decisions
-from mtquant_rllib.engine.replay import Replay
-from mtquant_rllib.engine.runner import BatchedEnvRunner
-from mtquant_rllib.engine.seats import SEATS
-from mtquant_rllib.engine.shelf import DECISION, LAST, STATE
-from mtquant_rllib.engine.sum_tree import SumTree
+from mtquant_rllib.engine.replay.replay import Replay
+from mtquant_rllib.engine.replay.storage import DECISION, LAST, STATE
+from mtquant_rllib.engine.replay.sum_tree import SumTree
+from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
+from mtquant_rllib.engine.sampling.runner_base import SEATS
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.universe import META
@@ -94,8 +94,8 @@ def by_hand(
     last = fragments[-1]
     for number, env, seat in list(chains):
         level = last.levels[number]
-        seen, _, tail = seen_in(runner, level)
-        waiting = tail[env, seat].tobytes() if level.tail_due[env] else None
+        seen, _, bootstrap = seen_in(runner, level)
+        waiting = bootstrap[env, seat].tobytes() if level.bootstrap_due[env] else None
         if waiting is None:
             r = max(r for r, own in enumerate(np.argwhere(level.due)) if own[1] == env)
             waiting = seen[r, seat].tobytes()
@@ -149,10 +149,10 @@ def test_the_oldest_make_room_and_every_successor_stays_true(desk: Any) -> None:
     for bars in (100, 100, 36, 164):
         fragments += pickle.loads(pickle.dumps(runner.sample(num_timesteps=bars)))
         replay.add(fragments[-1:])
-    shelf = replay._shelves[runner.env.settings.universe.symbols]
-    assert shelf.n_slots == 31
-    assert (shelf.stored == (shelf.kind.reshape(-1, 31) >= DECISION).sum(axis=1)).all()
-    assert (shelf.stored >= 27).all(), "an episode of 20 bars costs one slot for where it was cut off"
+    storage = replay._storages[runner.env.settings.universe.symbols]
+    assert storage.n_slots == 31
+    assert (storage.stored == (storage.kind.reshape(-1, 31) >= DECISION).sum(axis=1)).all()
+    assert (storage.stored >= 27).all(), "an episode of 20 bars costs one slot for where it was cut off"
     expected = by_hand(runner, fragments, "EURUSD", 0.9, 1)
     after_of = {(seen, did): after for seen, did, _, _, after in expected}
     batch = drawn_of(replay, "EURUSD", 600)
@@ -168,14 +168,14 @@ def test_the_oldest_make_room_and_every_successor_stays_true(desk: Any) -> None:
 def test_a_runner_that_begins_elsewhere_leaves_what_waited_as_a_state(desk: Any) -> None:
     runner, replay = desk(3, "desk")
     replay.add(runner.sample(num_timesteps=20))
-    shelf = replay._shelves[runner.env.settings.universe.symbols]
-    waiting = shelf.head.copy()
+    storage = replay._storages[runner.env.settings.universe.symbols]
+    waiting = storage.head.copy()
     runner.set_state({SEATS: runner.seats()})
     replay.add(runner.sample(num_timesteps=20))
-    slots = np.arange(len(waiting)) * shelf.n_slots + waiting
-    assert (shelf.kind[slots] == STATE).all()
-    assert (shelf.kind[slots - 1] == DECISION).all()
-    assert (shelf.successors(slots - 1) == slots).all()
+    slots = np.arange(len(waiting)) * storage.n_slots + waiting
+    assert (storage.kind[slots] == STATE).all()
+    assert (storage.kind[slots - 1] == DECISION).all()
+    assert (storage.successors(slots - 1) == slots).all()
 
 
 def test_uniform_draws_are_uniform(desk: Any) -> None:
@@ -183,8 +183,8 @@ def test_uniform_draws_are_uniform(desk: Any) -> None:
     replay.add(runner.sample(num_timesteps=203))
     counts = np.bincount(np.concatenate([drawn_of(replay, "EURUSD", 500).leaves for _ in range(100)]))
     drawn = counts[counts > 0]
-    shelf = replay._shelves[runner.env.settings.universe.symbols]
-    assert len(drawn) == shelf.stored[:N_ENVS].sum() >= 195
+    storage = replay._storages[runner.env.settings.universe.symbols]
+    assert len(drawn) == storage.stored[:N_ENVS].sum() >= 195
     assert chisquare(drawn).pvalue > 1e-3
 
 
@@ -269,7 +269,7 @@ def test_a_hundred_thousand_bars_of_twelve_agents_fit_into_150_mb(desk: Any) -> 
         bars += 1000
     per_bar = len(pickle.dumps(replay.get_state())) / bars
     assert per_bar * 100_000 < 110e6
-    names = {name for shelf in replay.get_state()["shelves"] for name in shelf}
+    names = {name for storage in replay.get_state()["storages"] for name in storage}
     assert not any("block" in name or "observation" in name for name in names)
 
 
@@ -282,7 +282,7 @@ def test_endings_are_told_apart(desk: Any) -> None:
     number = np.argwhere(level.truncated | level.terminated).tolist().index([t, env])
     level.final = np.delete(level.final, number, axis=0)
     replay.add([fragment])
-    shelf = replay._shelves[level.agents]
-    assert (shelf.kind == LAST).sum() == len(level.agents)
-    last = np.flatnonzero(shelf.kind == LAST)
-    assert (shelf.returns(last, 1, 0.9).discount == 0).all()
+    storage = replay._storages[level.agents]
+    assert (storage.kind == LAST).sum() == len(level.agents)
+    last = np.flatnonzero(storage.kind == LAST)
+    assert (storage.returns(last, 1, 0.9).discount == 0).all()

@@ -9,7 +9,7 @@ import pytest
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils.metrics import EPISODE_RETURN_MAX, EPISODE_RETURN_MEAN, EPISODE_RETURN_MIN, NUM_EPISODES
 
-from mtquant_rllib.engine.runner import REGIMES, BatchedEnvRunner
+from mtquant_rllib.engine.sampling.runner import REGIMES, BatchedEnvRunner
 from mtquant_rllib.features.regimes import Regime
 
 SEEN: list[tuple[Any, ...]] = []

@@ -14,9 +14,9 @@ from learners import AS_THEY_STAND
 from torch.distributions import Normal
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.engine import sac_loss
-from mtquant_rllib.engine.replay import Batch
-from mtquant_rllib.engine.sac_stack import ACTOR, ALPHA, CRITICS, SACStack
+from mtquant_rllib.engine.learning import sac_loss
+from mtquant_rllib.engine.learning.sac_stack import ACTOR, ALPHA, CRITICS, SACStack
+from mtquant_rllib.engine.replay.replay import Batch
 from mtquant_rllib.policies.executed import EXECUTIONS
 from mtquant_rllib.policies.modules import module_specs
 from mtquant_rllib.policies.networks import GaussianPolicy

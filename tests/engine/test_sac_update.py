@@ -11,10 +11,10 @@ import torch
 from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from mtquant_rllib.engine.learner import BatchedLearner
-from mtquant_rllib.engine.runner import BatchedEnvRunner
-from mtquant_rllib.engine.sac_learner import REPLAY_STATE, SACLearner
-from mtquant_rllib.engine.seats import SEATS, STANDING
+from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
+from mtquant_rllib.engine.learning.sac_learner import REPLAY_STATE, SACLearner
+from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
+from mtquant_rllib.engine.sampling.runner_base import SEATS, STANDING
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.training.records.states import as_arrays, carried_over
 from mtquant_rllib.universe import META
@@ -131,7 +131,7 @@ def test_frozen_modules_have_no_critics_are_not_remembered_and_do_not_change(mak
     changed = {module for module in after if unlike(after[module], before[module])}
     assert changed == {META}
     assert not any(key.startswith("critics.") for key in after["EURUSD"])
-    assert [shelf["agents"] for shelf in state[REPLAY_STATE]["shelves"]] == [(META,)]
+    assert [storage["agents"] for storage in state[REPLAY_STATE]["storages"]] == [(META,)]
 
 
 def test_nothing_is_learned_before_it_is_asked_for(make_config: Any) -> None:

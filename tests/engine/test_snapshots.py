@@ -1,7 +1,7 @@
 """A desk that is put back where it stood goes on as if nothing had happened, and nothing that it holds was forgotten.
 
-What belongs to an environment is found by looking (`engine.standing`), which a new array can slip through. These tests
-look at everything else that can be reached from a desk, by no rule of theirs.
+What belongs to an environment is found by looking (`engine.sampling.desk_snapshot`), which a new array can slip
+through. These tests look at everything else that can be reached from a desk, by no rule of theirs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.engine.rest import resting
-from mtquant_rllib.engine.standing import capture, put_back
+from mtquant_rllib.engine.sampling.desk_snapshot import capture, put_back
+from mtquant_rllib.engine.sampling.masked_step import resting
 from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.data import DeskData, prepare_embedded
 from mtquant_rllib.env.episodes import EpisodeDraw

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from learners import seen_in
 
-from mtquant_rllib.engine.runner import BatchedEnvRunner
-from mtquant_rllib.engine.stock import StockEnvRunner
+from mtquant_rllib.engine.rllib_reference import StockEnvRunner
+from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.universe import META
 
 N_ENVS = 4
@@ -44,7 +44,7 @@ def rows_of(level: Any, seen: np.ndarray, module: str) -> list[tuple[np.ndarray,
                 if ended[later, env]:
                     closed = True
                     break
-            if closed or level.tail_due[env]:
+            if closed or level.bootstrap_due[env]:
                 for seat in np.flatnonzero(level.seats[row] == number):
                     rows.append((seen[row, seat], level.actions[row, seat].copy(), earned[seat]))
     return rows

@@ -13,9 +13,9 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
-from mtquant_rllib.engine.learner import BatchedLearner
-from mtquant_rllib.engine.runner import BatchedEnvRunner
-from mtquant_rllib.engine.stock import StockLearner
+from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
+from mtquant_rllib.engine.rllib_reference import StockLearner
+from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.universe import META
 
 STEADY = ("meta_controller.dropout=0.0",)
@@ -99,7 +99,7 @@ def test_frozen_modules_are_neither_stored_nor_stepped_and_act_without_noise(mak
     (fragment,) = runner.sample(num_timesteps=200)
     assert [level.modules for level in fragment.levels] == [(META,)]
     first = runner._posts[0][-1]
-    assert first.recorder is None
+    assert first.rollout is None
     assert not first.exploring.any()
     before = parameters(learner)
     learner.update(episodes=[fragment], timesteps=TIMES, num_epochs=2, minibatch_size=16)

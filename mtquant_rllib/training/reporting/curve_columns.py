@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.tune.result import TRAINING_ITERATION
 
-from mtquant_rllib.engine.env_faults import ENV_RETRIES
+from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE, VALIDATION
 from mtquant_rllib.training.reporting.fallback_lines import sampled_fallbacks
 from mtquant_rllib.training.utilization import columns as system_columns

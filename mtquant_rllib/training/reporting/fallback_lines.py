@@ -1,8 +1,8 @@
 """What a run's log says of networks that fell back while they sampled.
 
-Trials count in processes of their own (`engine.seats`), whose lines end in Ray's logs; their results carry the counts
-to the process that trains, and this is where a person reads of them. At most one line of a trial, a module and a
-reason in some seconds, with everything since the line before.
+Trials count in processes of their own (`engine.sampling.runner_base`), whose lines end in Ray's logs; their results
+carry the counts to the process that trains, and this is where a person reads of them. At most one line of a trial, a
+module and a reason in some seconds, with everything since the line before.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from mtquant_rllib.engine.seats import FALLBACKS
+from mtquant_rllib.engine.sampling.runner_base import FALLBACKS
 from mtquant_rllib.policies.fallbacks import told
 from mtquant_rllib.policies.regime_network import Fallback
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME

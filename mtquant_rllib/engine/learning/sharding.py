@@ -1,6 +1,6 @@
-"""One harvest for several learners: each is dealt the decisions of some environments, or all of them.
+"""What was sampled, cut up for several learners: each gets the decisions of some environments, or all of them.
 
-RLlib cuts a harvest where its episodes end; columns are cut between environments, so that advantages, which run along
+RLlib cuts a batch where its episodes end; columns are cut between environments, so that advantages, which run along
 time, come out as they would in one place.
 """
 
@@ -16,7 +16,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from mtquant_rllib.engine.columns import Fragment
 
 
-class Harvest(TrainingData):
+class ShardedBatch(TrainingData):
     """What runners sampled, columns or RLlib's episodes, as `LearnerGroup.update` takes it."""
 
     def shard(
@@ -26,26 +26,26 @@ class Harvest(TrainingData):
         samples: list[Any] = self.episodes or []
         if not all(isinstance(sample, Fragment) for sample in samples):
             return super().shard(num_shards, len_lookback_buffer, **how)
-        hands: list[list[Any]] = [*dealt(samples, num_shards)]
-        return [(Harvest(episodes=hand), {}) for hand in hands]
+        shards: list[list[Any]] = [*sharded(samples, num_shards)]
+        return [(ShardedBatch(episodes=shard), {}) for shard in shards]
 
 
-class Copies(Harvest):
+class CopiedBatch(ShardedBatch):
     """What every learner is to remember whole."""
 
     def shard(
         self, num_shards: int, len_lookback_buffer: int | None = None, **how: Any
     ) -> Sequence[tuple[TrainingData, dict[str, Any]]]:
-        return [(Copies(episodes=self.episodes), {})] * num_shards
+        return [(CopiedBatch(episodes=self.episodes), {})] * num_shards
 
 
-def dealt(fragments: Sequence[Fragment], n: int) -> list[list[Fragment]]:
-    """Fragments in n hands: the environments of all of them in their order, cut into n runs of about equal length."""
+def sharded(fragments: Sequence[Fragment], n: int) -> list[list[Fragment]]:
+    """Fragments as n shards: the environments of all of them in their order, cut into n runs of about equal length."""
     starts = np.cumsum([0, *(fragment.environments for fragment in fragments)])
     cuts = [round(number * int(starts[-1]) / n) for number in range(n + 1)]
-    hands: list[list[Fragment]] = []
+    shards: list[list[Fragment]] = []
     for first, last in pairwise(cuts):
         ranges = [slice(max(first - start, 0), max(last - start, 0)) for start in starts]
         parts = [(fragment, own.indices(fragment.environments)) for fragment, own in zip(fragments, ranges)]
-        hands.append([fragment.of_environments(slice(*own)) for fragment, own in parts if own[1] > own[0]])
-    return hands
+        shards.append([fragment.of_environments(slice(*own)) for fragment, own in parts if own[1] > own[0]])
+    return shards

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tree
 
-from mtquant_rllib.engine.recorder import Held
-from mtquant_rllib.engine.standing import capture, put_back
+from mtquant_rllib.engine.sampling.desk_snapshot import capture, put_back
+from mtquant_rllib.engine.sampling.rollout_buffer import PendingDecisions
 
 
 def standing(runner: Any) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def set_standing(runner: Any, state: dict[str, Any]) -> None:
         table.playing[:] = playing
     for posts, held in zip(runner._posts, state["held"]):
         for post, own in zip(posts, held):
-            post.held = own and Held(**own)
+            post.held = own and PendingDecisions(**own)
     runner._returns[:], runner._lengths[:] = state["returns"], state["lengths"]
     runner._began[:] = time.perf_counter()
 

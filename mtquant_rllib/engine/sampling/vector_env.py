@@ -154,7 +154,7 @@ class Table:
         return [specialist(desk.scene.domain), single]
 
 
-class Floor:
+class VectorEnv:
     """All environments of a runner. `config` is the plain dictionary that `env.multi_agent.desk_env` takes; phase 1
     without a domain plays the domains in turn.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mtquant_rllib.engine.rest import RING, SHARED, is_frozen
+from mtquant_rllib.engine.sampling.masked_step import RING, SHARED, is_frozen
 from mtquant_rllib.env.trading import Trading
 
 State = dict[str, dict[str, Any]]

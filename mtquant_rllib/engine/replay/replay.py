@@ -1,6 +1,6 @@
 """The replay of every module that learns off policy, and its own generator.
 
-Levels are kept as `Shelf`s; a module owns the streams of the agents that it serves. Drawing is uniform, or prioritised
+Levels are kept as `StreamStorage`s; a module owns the streams of the agents that it serves. Drawing is uniform, or prioritised
 (Schaul et al. 2016, arXiv 1511.05952): with priority p_i = (|error| + eps)^a a decision is drawn with probability
 P_i = p_i / sum p, and its loss weighs (N P_i)^-b over the largest such weight of the batch. What is new has the largest
 priority so far.
@@ -21,8 +21,8 @@ from mtquant_rllib.config.sac import PrioritiesConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.engine.columns import Fragment, LevelColumns
 from mtquant_rllib.engine.randomness import REPLAY, generator
-from mtquant_rllib.engine.shelf import Shelf
-from mtquant_rllib.engine.sum_tree import SumTree
+from mtquant_rllib.engine.replay.storage import StreamStorage
+from mtquant_rllib.engine.replay.sum_tree import SumTree
 from mtquant_rllib.env.recall import Recall
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.features.table import FeatureTable
@@ -66,57 +66,57 @@ class _Drawn(NamedTuple):
 
 
 class _Owner:
-    """A module's streams, shelf by shelf: which shelf and which of its streams each is, and where prioritised the tree
-    over all their slots."""
+    """A module's streams, storage by storage: which storage and which of its streams each is, and where prioritised the
+    tree over all their slots."""
 
     def __init__(self) -> None:
-        self.shelves: list[Shelf] = []
-        self.shelf = np.zeros(0, dtype=np.int64)
+        self.storages: list[StreamStorage] = []
+        self.storage = np.zeros(0, dtype=np.int64)
         self.stream = np.zeros(0, dtype=np.int64)
         self.tree: SumTree | None = None
         self.largest = 1.0
 
-    def take(self, shelf: Shelf, agents: Iterable[int]) -> None:
-        streams = np.concatenate([shelf.streams_of(agent) for agent in agents])
-        self.shelf = np.concatenate((self.shelf, np.full(len(streams), len(self.shelves))))
+    def take(self, storage: StreamStorage, agents: Iterable[int]) -> None:
+        streams = np.concatenate([storage.streams_of(agent) for agent in agents])
+        self.storage = np.concatenate((self.storage, np.full(len(streams), len(self.storages))))
         self.stream = np.concatenate((self.stream, streams))
-        self.shelves.append(shelf)
+        self.storages.append(storage)
 
-    def by_shelf(self) -> list[tuple[Shelf, np.ndarray]]:
-        return [(shelf, self.stream[self.shelf == number]) for number, shelf in enumerate(self.shelves)]
+    def by_storage(self) -> list[tuple[StreamStorage, np.ndarray]]:
+        return [(storage, self.stream[self.storage == number]) for number, storage in enumerate(self.storages)]
 
     def remembered(self) -> int:
         """Decisions that are kept."""
-        return int(sum(shelf.stored[streams].sum() for shelf, streams in self.by_shelf()))
+        return int(sum(storage.stored[streams].sum() for storage, streams in self.by_storage()))
 
     def used(self) -> np.ndarray:
         """Positions passed of each stream."""
-        return np.concatenate([shelf.used[streams] for shelf, streams in self.by_shelf()])
+        return np.concatenate([storage.used[streams] for storage, streams in self.by_storage()])
 
-    def slots(self, leaves: np.ndarray) -> list[tuple[Shelf, np.ndarray, np.ndarray | slice]]:
-        """Shelf, slots and places among `leaves` (own stream * C + position) of each shelf's part."""
-        n_slots = self.shelves[0].n_slots
+    def slots(self, leaves: np.ndarray) -> list[tuple[StreamStorage, np.ndarray, np.ndarray | slice]]:
+        """StreamStorage, slots and places among `leaves` (own stream * C + position) of each storage's part."""
+        n_slots = self.storages[0].n_slots
         own, position = leaves // n_slots, leaves % n_slots
         slots = self.stream[own] * n_slots + position
-        if len(self.shelves) == 1:
-            return [(self.shelves[0], slots, slice(None))]
-        places = [np.flatnonzero(self.shelf[own] == number) for number in range(len(self.shelves))]
-        return [(shelf, slots[place], place) for shelf, place in zip(self.shelves, places) if len(place)]
+        if len(self.storages) == 1:
+            return [(self.storages[0], slots, slice(None))]
+        places = [np.flatnonzero(self.storage[own] == number) for number in range(len(self.storages))]
+        return [(storage, slots[place], place) for storage, place in zip(self.storages, places) if len(place)]
 
     def is_decision(self, leaves: np.ndarray) -> np.ndarray:
         out = np.zeros(len(leaves), dtype=bool)
-        for shelf, slots, place in self.slots(leaves):
-            out[place] = shelf.is_decision(slots)
+        for storage, slots, place in self.slots(leaves):
+            out[place] = storage.is_decision(slots)
         return out
 
-    def leaves_of(self, shelf: Shelf, slots: np.ndarray) -> np.ndarray:
+    def leaves_of(self, storage: StreamStorage, slots: np.ndarray) -> np.ndarray:
         """Those of `slots` that are this owner's, as leaves."""
-        number = self.shelves.index(shelf)
-        places = np.full(len(shelf.head), -1)
-        mine = np.flatnonzero(self.shelf == number)
+        number = self.storages.index(storage)
+        places = np.full(len(storage.head), -1)
+        mine = np.flatnonzero(self.storage == number)
         places[self.stream[mine]] = mine
-        own = places[slots // shelf.n_slots]
-        return (own * shelf.n_slots + slots % shelf.n_slots)[own >= 0]
+        own = places[slots // storage.n_slots]
+        return (own * storage.n_slots + slots % storage.n_slots)[own >= 0]
 
 
 class Replay:
@@ -162,7 +162,7 @@ class Replay:
         self._n_slots = -(-capacity_bars // n_envs) + 1
         self._n_steps, self._gamma, self._priorities = n_steps, gamma, priorities
         self._rng = generator(seed, REPLAY)
-        self._shelves: dict[tuple[str, ...], Shelf] = {}
+        self._storages: dict[tuple[str, ...], StreamStorage] = {}
         self._domains: dict[tuple[str, ...], int | None] = {}
         self._owners: dict[str, _Owner] = {}
 
@@ -172,36 +172,36 @@ class Replay:
         """Take in what was sampled."""
         for fragment in fragments:
             for level in fragment.levels:
-                shelf = self._shelf(level)
+                storage = self._storage_of(level)
                 # Remote runners count from 1; where there are any, the local one does not sample.
-                written = shelf.add(level, max(fragment.runner - 1, 0) * self._envs_per_runner)
+                written = storage.add(level, max(fragment.runner - 1, 0) * self._envs_per_runner)
                 if self._priorities is not None:
-                    self._prioritise(shelf, np.unique(written))
+                    self._prioritise(storage, np.unique(written))
 
-    def _shelf(self, level: LevelColumns) -> Shelf:
-        if level.agents not in self._shelves:
-            self._make_shelf(level.agents, level.domain, level.actions.shape[-1])
-        return self._shelves[level.agents]
+    def _storage_of(self, level: LevelColumns) -> StreamStorage:
+        if level.agents not in self._storages:
+            self._make_storage(level.agents, level.domain, level.actions.shape[-1])
+        return self._storages[level.agents]
 
-    def _make_shelf(self, agents: tuple[str, ...], domain: int | None, actions: int) -> Shelf:
+    def _make_storage(self, agents: tuple[str, ...], domain: int | None, actions: int) -> StreamStorage:
         recall = Recall(self._settings, self._features, agents, domain)
-        shelf = self._shelves[agents] = Shelf(recall, actions, self._n_envs, self._n_slots)
+        storage = self._storages[agents] = StreamStorage(recall, actions, self._n_envs, self._n_slots)
         self._domains[agents] = domain
         for module in dict.fromkeys(map(self._module_of, agents)):
             if module in self._learning:
                 owner = self._owners.setdefault(module, _Owner())
-                owner.take(shelf, [number for number, agent in enumerate(agents) if self._module_of(agent) == module])
+                owner.take(storage, [number for number, agent in enumerate(agents) if self._module_of(agent) == module])
                 if self._priorities is not None:
                     grown = SumTree(len(owner.stream) * self._n_slots)
                     if owner.tree is not None:
                         grown.set(np.arange(len(owner.tree.leaves)), owner.tree.leaves)
                     owner.tree = grown
-        return shelf
+        return storage
 
-    def _prioritise(self, shelf: Shelf, slots: np.ndarray) -> None:
+    def _prioritise(self, storage: StreamStorage, slots: np.ndarray) -> None:
         for owner in self._owners.values():
-            if shelf in owner.shelves:
-                leaves = owner.leaves_of(shelf, slots)
+            if storage in owner.storages:
+                leaves = owner.leaves_of(storage, slots)
                 assert owner.tree is not None
                 owner.tree.set(leaves, np.where(owner.is_decision(leaves), owner.largest, 0.0))
 
@@ -220,7 +220,7 @@ class Replay:
         groups: dict[int, list[str]] = {}
         drawn = {module: self._draw(self._owners[module], size, weight_power, rows) for module in modules}
         for module in modules:
-            groups.setdefault(id(self._owners[module].shelves[0]), []).append(module)
+            groups.setdefault(id(self._owners[module].storages[0]), []).append(module)
         return {module: batch for group in groups.values() for module, batch in self._gathered(group, drawn).items()}
 
     def _draw(self, owner: _Owner, size: int, weight_power: float, rows: slice) -> _Drawn:
@@ -246,12 +246,12 @@ class Replay:
 
     def _gathered(self, modules: Sequence[str], drawn: dict[str, _Drawn]) -> dict[str, Batch]:
         """What was drawn of modules that share a level: gathered at once, and handed out as views."""
-        first = self._owners[modules[0]].shelves[0]
+        first = self._owners[modules[0]].storages[0]
         size = len(drawn[modules[0]].leaves)
-        parts: dict[int, tuple[Shelf, list[np.ndarray], list[np.ndarray]]] = {}
+        parts: dict[int, tuple[StreamStorage, list[np.ndarray], list[np.ndarray]]] = {}
         for number, module in enumerate(modules):
-            for shelf, slots, place in self._owners[module].slots(drawn[module].leaves):
-                _, all_slots, all_places = parts.setdefault(id(shelf), (shelf, [], []))
+            for storage, slots, place in self._owners[module].slots(drawn[module].leaves):
+                _, all_slots, all_places = parts.setdefault(id(storage), (storage, [], []))
                 all_slots.append(slots)
                 all_places.append(np.arange(size)[place] + number * size)
         n_rows, width = len(modules) * size, first.recall.width
@@ -259,12 +259,12 @@ class Replay:
         action = np.empty((n_rows, first.actions), np.float32)
         reward, discount = np.empty(n_rows, np.float32), np.empty(n_rows, np.float32)
         regime = np.empty(n_rows, np.int64)
-        for shelf, all_slots, all_places in parts.values():
+        for storage, all_slots, all_places in parts.values():
             slots, place = np.concatenate(all_slots), np.concatenate(all_places)
             rows = slice(None) if len(parts) == 1 else place
-            returns = shelf.returns(slots, self._n_steps, self._gamma)
-            observation[rows], after[rows] = shelf.observe(slots), shelf.observe(returns.after)
-            action[rows], regime[rows] = shelf.action[slots], shelf.recall.regimes(shelf.row[slots])
+            returns = storage.returns(slots, self._n_steps, self._gamma)
+            observation[rows], after[rows] = storage.observe(slots), storage.observe(returns.after)
+            action[rows], regime[rows] = storage.action[slots], storage.recall.regimes(storage.row[slots])
             reward[rows], discount[rows] = returns.reward, returns.discount
         own = [slice(number * size, (number + 1) * size) for number in range(len(modules))]
         return {
@@ -300,7 +300,9 @@ class Replay:
     def get_state(self) -> dict[str, Any]:
         return {
             "generator": self._rng.bit_generator.state,
-            "shelves": [{"domain": self._domains[key], **shelf.get_state()} for key, shelf in self._shelves.items()],
+            "storages": [
+                {"domain": self._domains[key], **storage.get_state()} for key, storage in self._storages.items()
+            ],
             "largest": {module: owner.largest for module, owner in self._owners.items()},
             "priorities": {
                 module: owner.tree.leaves.copy() for module, owner in self._owners.items() if owner.tree is not None
@@ -310,15 +312,15 @@ class Replay:
     def set_state(self, state: dict[str, Any]) -> None:
         """Raises RunError when the state is of a replay of other size: positions would mean other things."""
         self._rng.bit_generator.state = state["generator"]
-        self._shelves, self._owners, self._domains = {}, {}, {}
-        for kept in state["shelves"]:
+        self._storages, self._owners, self._domains = {}, {}, {}
+        for kept in state["storages"]:
             there = (kept["n_envs"], kept["n_slots"])
             if there != (self._n_envs, self._n_slots):
                 raise RunError(
                     f"the replay of this checkpoint has {there[0]} environments of {there[1]} slots; this run has "
                     f"{self._n_envs} of {self._n_slots} (recipe.environments, sac.replay_bars)"
                 )
-            self._make_shelf(tuple(kept["agents"]), kept["domain"], kept["actions"]).set_state(kept)
+            self._make_storage(tuple(kept["agents"]), kept["domain"], kept["actions"]).set_state(kept)
         for module, owner in self._owners.items():
             owner.largest = state["largest"][module]
             if owner.tree is not None:

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from mtquant_rllib.config.training import LearnerConfig
-from mtquant_rllib.engine.bar_schedule import DEFAULT
-from mtquant_rllib.engine.divergence import Divergence, Steps, measured
-from mtquant_rllib.engine.loss import TALLIED, ppo_gradients
-from mtquant_rllib.engine.passes import pass_for
-from mtquant_rllib.engine.peers import Channel
-from mtquant_rllib.engine.stacks import RowOptimizer, Stack
+from mtquant_rllib.engine.learning.bar_schedule import DEFAULT
+from mtquant_rllib.engine.learning.distributed import Channel
+from mtquant_rllib.engine.learning.divergence import Divergence, Steps, measured
+from mtquant_rllib.engine.learning.passes import pass_for
+from mtquant_rllib.engine.learning.ppo_loss import TALLIED, ppo_gradients
+from mtquant_rllib.engine.learning.stacks import RowOptimizer, Stack
 from mtquant_rllib.policies.attention_losses import NO_LABEL
 
 Columns = Sequence[np.ndarray]

@@ -1,7 +1,7 @@
 """Environments that fail while they are sampled: what counts as a failure, and sampling the same bars again.
 
 An environment fails when it raises, or when a reward, an equity or an observation is not a finite number. The call of
-sampling is then taken back as a whole (`snapshots.Before`) and made again with the same noise: where the fault was a
+sampling is then taken back as a whole (`runner_snapshot.Before`) and made again with the same noise: where the fault was a
 passing one, what comes out is what would have come out without it, bit for bit. A policy that fails or answers with
 something that is no number is not the environments' fault, and is not tried again.
 
@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mtquant_rllib.engine import panel
 from mtquant_rllib.engine.columns import Fragment
-from mtquant_rllib.engine.snapshots import Before
+from mtquant_rllib.engine.sampling import policy_batch
+from mtquant_rllib.engine.sampling.runner_snapshot import Before
 from mtquant_rllib.errors import DivergedPolicyError, EnvironmentFailed, MtquantError
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def _blamed(runner: Any, error: Exception) -> str | None:
         return str(error)
     if isinstance(error, DivergedPolicyError):
         return _first_to_blame([post for posts in runner._posts for post in posts])
-    if any(frame.filename == panel.__file__ for frame in traceback.extract_tb(error.__traceback__)):
+    if any(frame.filename == policy_batch.__file__ for frame in traceback.extract_tb(error.__traceback__)):
         return None
     places = "; ".join(
         f"{_whose(table)} at rows {table.desk.row[table.playing].min()} to {table.desk.row[table.playing].max()}"
@@ -139,13 +139,13 @@ def check_fragment(fragment: Fragment) -> None:
         Where only an action or its distribution is not.
     """
     for level in fragment.levels:
-        for name in ("private", "final", "tail"):
+        for name in ("private", "final", "bootstrap"):
             seen = getattr(level, name)
             if not _is_finite(seen):
                 look, seat, column = np.argwhere(~np.isfinite(seen))[0].tolist()
                 at = {"private": level.due, "final": level.truncated}.get(name)
                 env = look if at is None else int(np.nonzero(at)[1][look])
-                row = level.tail_rows[look] if at is None else level.market_rows[at][look]
+                row = level.bootstrap_rows[look] if at is None else level.market_rows[at][look]
                 raise EnvFault(
                     f"environment {env}, row {row}: private column {column} of the observation of seat {seat} of "
                     f"{', '.join(level.agents)} is {seen[look, seat, column]}"

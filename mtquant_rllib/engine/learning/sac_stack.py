@@ -20,15 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from mtquant_rllib.config.training import LearnerConfig
-from mtquant_rllib.engine import sac_loss
-from mtquant_rllib.engine.chain_rule import Tables
-from mtquant_rllib.engine.critic_pass import CriticPass
-from mtquant_rllib.engine.divergence import Divergence, Steps, measured
-from mtquant_rllib.engine.passes import AutogradPolicy, PlainPolicy, is_plain, warn_of_idle_options
-from mtquant_rllib.engine.peers import Part, Peers
+from mtquant_rllib.engine.learning import sac_loss
+from mtquant_rllib.engine.learning.critic_pass import CriticPass
+from mtquant_rllib.engine.learning.distributed import Part, Peers
+from mtquant_rllib.engine.learning.divergence import Divergence, Steps, measured
+from mtquant_rllib.engine.learning.manual_backward import Tables
+from mtquant_rllib.engine.learning.passes import AutogradPolicy, PlainPolicy, is_plain, warn_of_idle_options
+from mtquant_rllib.engine.learning.stacks import Alike, RowOptimizer, Rows
 from mtquant_rllib.engine.randomness import mixed
-from mtquant_rllib.engine.replay import Batch
-from mtquant_rllib.engine.stacks import Alike, RowOptimizer, Rows
+from mtquant_rllib.engine.replay.replay import Batch
 from mtquant_rllib.policies.critics import TWINS, Entropy, build_critic, critic_columns, target_entropy
 from mtquant_rllib.policies.executed import EXECUTIONS
 from mtquant_rllib.policies.networks import GaussianPolicy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtquant_rllib.engine.loss import HALF_LOG_TWO_PI
+from mtquant_rllib.engine.learning.ppo_loss import HALF_LOG_TWO_PI
 
 
 class Draw:

@@ -38,7 +38,7 @@ class Returns(NamedTuple):
     after: np.ndarray
 
 
-class Shelf:
+class StreamStorage:
     """Streams of A agents in E environments, C slots each; slot = (agent * E + environment) * C + position.
 
     head, used, waiting, stored
@@ -100,11 +100,11 @@ class Shelf:
                 row_then = level.market_rows[until[cut], env[cut]] + 1
                 written.append(self._state(streams[cut], row_then, turn[cut], level.final[number]).ravel())
                 self._pass(streams[cut])
-        due = np.flatnonzero(level.tail_due)
+        due = np.flatnonzero(level.bootstrap_due)
         if len(due):
-            turn = level.tail_turns[due]
+            turn = level.bootstrap_turns[due]
             streams = self._streams(level, due + first_env, turn)
-            slots = self._state(streams, level.tail_rows[due], turn, level.tail[due])
+            slots = self._state(streams, level.bootstrap_rows[due], turn, level.bootstrap[due])
             self.waiting[streams] = True
             written.append(slots.ravel())
         return np.concatenate(written) if written else np.zeros(0, dtype=np.int64)

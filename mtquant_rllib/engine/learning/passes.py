@@ -3,7 +3,7 @@
 Two ways with one face: `forward` gives `[mean | log deviation]` in two parts and values, `backward` takes the gradients
 of a loss by them and fills the stack's gradient rows.
 
-- `PlainPass` is the chain rule of the plain networks, written out (`chain_rule`). On small networks autograd's own
+- `PlainPass` is the chain rule of the plain networks, written out (`manual_backward`). On small networks autograd's own
   work, one node and a few allocations for each of some hundred operations, is as long as theirs.
 - `AutogradPass` runs any network.
 
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from mtquant_rllib.config.training import LearnerConfig
-from mtquant_rllib.engine.autograd import Prepared, asked_for, recomputing
-from mtquant_rllib.engine.chain_rule import FlatMean, Layer, SpecialistMean, Tables, Trunk
-from mtquant_rllib.engine.stacks import Rows, Stack
+from mtquant_rllib.engine.learning.autograd import Prepared, asked_for, recomputing
+from mtquant_rllib.engine.learning.manual_backward import FlatMean, Layer, SpecialistMean, Tables, Trunk
+from mtquant_rllib.engine.learning.stacks import Rows, Stack
 from mtquant_rllib.policies.elementwise import Tanh
 from mtquant_rllib.policies.networks import Dense, FlatPolicy, GaussianPolicy, SpecialistNetwork, ValueNetwork
 

@@ -40,18 +40,18 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from mtquant_rllib.engine import snapshots
 from mtquant_rllib.engine.columns import Fragment
-from mtquant_rllib.engine.env_faults import ENV_RETRIES, check_bar, check_fragment, retried
-from mtquant_rllib.engine.episode_callbacks import EpisodeCallbacks
-from mtquant_rllib.engine.exploration import Draw
-from mtquant_rllib.engine.floor import Floor, Level, Table
-from mtquant_rllib.engine.panel import Panel
 from mtquant_rllib.engine.randomness import NOISE, generator
-from mtquant_rllib.engine.recorder import Marks, Post, Tail, columns_of
-from mtquant_rllib.engine.regime_metrics import regimes_sampled
-from mtquant_rllib.engine.rest import resting
-from mtquant_rllib.engine.seats import BarRunner
+from mtquant_rllib.engine.sampling import runner_snapshot as snapshots
+from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES, check_bar, check_fragment, retried
+from mtquant_rllib.engine.sampling.episode_callbacks import EpisodeCallbacks
+from mtquant_rllib.engine.sampling.exploration import Draw
+from mtquant_rllib.engine.sampling.masked_step import resting
+from mtquant_rllib.engine.sampling.policy_batch import PolicyBatch
+from mtquant_rllib.engine.sampling.regime_metrics import regimes_sampled
+from mtquant_rllib.engine.sampling.rollout_buffer import BootstrapObservations, EpisodeFlags, Post, columns_of
+from mtquant_rllib.engine.sampling.runner_base import BarRunner
+from mtquant_rllib.engine.sampling.vector_env import Level, Table, VectorEnv
 from mtquant_rllib.env.trading import Trading
 
 REWARD_TERMS = "reward_terms"
@@ -89,7 +89,7 @@ class BatchedEnvRunner(BarRunner):
         if self.config.in_evaluation:
             seed += EVALUATION_SEED_OFFSET
         self.num_envs = self.config.num_envs_per_env_runner
-        self.env = Floor(context, self.num_envs, self.worker_index or 0, seed)
+        self.env = VectorEnv(context, self.num_envs, self.worker_index or 0, seed)
         self._needs_initial_reset = True
         self._call_back("on_environment_created", env=self.env, env_context=EnvContext(context, 0))
 
@@ -152,7 +152,7 @@ class BatchedEnvRunner(BarRunner):
                 self._start_over()
             for posts in self._posts:
                 for post in posts:
-                    post.panel = Panel([self.module[name] for name in post.modules], post.members)
+                    post.policies = PolicyBatch([self.module[name] for name in post.modules], post.members)
             noise = generator(self.config.seed or 0, self.worker_index or 0, self.bars_sampled, NOISE)
             draw = Draw(noise, explore, random_actions)
             if num_timesteps is not None:
@@ -179,19 +179,19 @@ class BatchedEnvRunner(BarRunner):
         for posts in self._posts:
             for post in posts:
                 post.prepare(self.num_envs, n_bars)
-        marks = [Marks(self.num_envs, n_bars) for _ in self._posts]
+        flags = [EpisodeFlags(self.num_envs, n_bars) for _ in self._posts]
         everyone = np.ones(self.num_envs, dtype=bool)
         # What is left over goes round: rounds of fewer bars than environments reach all of them in turn.
         some = (np.arange(self.num_envs) - self.bars_sampled) % self.num_envs < rest
         for bar in range(n_bars):
-            self._play(bar + 1, everyone if bar < share else some, draw, marks)
-        sampled = regimes_sampled((own, table.desk.features) for own, table in zip(marks, self.env.tables))
+            self._play(bar + 1, everyone if bar < share else some, draw, flags)
+        sampled = regimes_sampled((own, table.desk.features) for own, table in zip(flags, self.env.tables))
         for name, figure in sampled.items():
             self.metrics.log_value((REGIMES, name), figure, window=1)
         levels = [
-            columns_of(post, own, tail)
-            for posts, table, own in zip(self._posts, self.env.tables, marks)
-            for post, tail in self._rehearse(posts, table, draw)
+            columns_of(post, own, bootstrap)
+            for posts, table, own in zip(self._posts, self.env.tables, flags)
+            for post, bootstrap in self._rehearse(posts, table, draw)
         ]
         return Fragment(bars, levels, runner=self.worker_index or 0)
 
@@ -199,7 +199,7 @@ class BatchedEnvRunner(BarRunner):
         """Play until so many have ended; the environments then start over with the next call."""
         for posts in self._posts:
             for post in posts:
-                post.recorder = post.held = None
+                post.rollout = post.held = None
         everyone = np.ones(self.num_envs, dtype=bool)
         bars = ended = 0
         while ended < episodes:
@@ -208,7 +208,7 @@ class BatchedEnvRunner(BarRunner):
         self._needs_initial_reset = True
         return Fragment(bars)
 
-    def _play(self, row: int, asked: np.ndarray, draw: Draw, marks: list[Marks] | None) -> int:
+    def _play(self, row: int, asked: np.ndarray, draw: Draw, flags: list[EpisodeFlags] | None) -> int:
         """One bar of the environments `asked`. Returns how many episodes ended."""
         over = np.zeros(self.num_envs, dtype=bool)
         failed = np.zeros(self.num_envs, dtype=bool)
@@ -218,8 +218,8 @@ class BatchedEnvRunner(BarRunner):
                 continue
             aside = table.playing & ~asked
             with resting(table.desk, np.flatnonzero(aside)) if aside.any() else contextlib.nullcontext():
-                if marks is not None:
-                    marks[number].market_rows[row], marks[number].turns[row] = table.desk.row, table.turns()
+                if flags is not None:
+                    flags[number].market_rows[row], flags[number].turns[row] = table.desk.row, table.turns()
                 for post in posts:
                     self._decide(post, row, acting, draw)
                 result = table.desk.advance()
@@ -229,8 +229,8 @@ class BatchedEnvRunner(BarRunner):
                 terminated, truncated = result.terminated & acting, result.truncated & acting
             check_bar(table.desk, acting, rewards)
             self._returns += rewards
-            if marks is not None:
-                own = marks[number]
+            if flags is not None:
+                own = flags[number]
                 own.bars[row], own.terminated[row], own.truncated[row] = acting, terminated, truncated
                 self._reward(posts, row, rewards, truncated)
             over |= terminated | truncated
@@ -253,36 +253,36 @@ class BatchedEnvRunner(BarRunner):
             return None
         observations = post.seen = level.observe()
         seats = None if level.seats is None else level.seats()
-        assert post.panel is not None
+        assert post.policies is not None
         if due.all():
-            inputs = post.panel(observations, seats)
+            inputs = post.policies(observations, seats)
         else:
             inputs = np.zeros((self.num_envs, level.n_seats, 2 * level.actions), dtype=np.float32)
-            inputs[due] = post.panel(observations[due], None if seats is None else seats[due])
+            inputs[due] = post.policies(observations[due], None if seats is None else seats[due])
         post.answered = inputs
         floor = self._sigma_floor
         least = None if floor is None else floor[post.desk.features.regime[post.desk.row]]
         raw = draw(inputs, post.explores(), least)
         level.decide(raw)
-        recorder = post.recorder
-        if recorder is not None and row:
-            recorder.due[row] = due
-            recorder.private[row] = observations[..., level.private]
-            recorder.actions[row] = raw
-            recorder.inputs[row] = inputs
-            recorder.seats[row] = post.seated()
+        rollout = post.rollout
+        if rollout is not None and row:
+            rollout.due[row] = due
+            rollout.private[row] = observations[..., level.private]
+            rollout.actions[row] = raw
+            rollout.inputs[row] = inputs
+            rollout.seats[row] = post.seated()
         return observations
 
     def _reward(self, posts: list[Post], row: int, rewards: np.ndarray, truncated: np.ndarray) -> None:
         for post in posts:
-            recorder = post.recorder
-            if recorder is None:
+            rollout = post.rollout
+            if rollout is None:
                 continue
             streams = post.streams()
-            recorder.rewards[row] = np.take_along_axis(rewards, streams, axis=1)
+            rollout.rewards[row] = np.take_along_axis(rewards, streams, axis=1)
             if truncated.any():
-                recorder.final.append(post.level.observe()[truncated][..., post.level.private])
-                recorder.final_seats.append(post.seated()[truncated])
+                rollout.final.append(post.level.observe()[truncated][..., post.level.private])
+                rollout.final_seats.append(post.seated()[truncated])
 
     def _returns_of(self, env: int) -> dict[str, float]:
         """Sum of rewards of each agent that plays in an environment."""
@@ -352,10 +352,10 @@ class BatchedEnvRunner(BarRunner):
         members = np.array([modules.index(name) for name in mapped])
         return Post(level, desk, modules, members, learning, exploring, taught)
 
-    def _rehearse(self, posts: list[Post], table: Table, draw: Draw) -> list[tuple[Post, Tail]]:
+    def _rehearse(self, posts: list[Post], table: Table, draw: Draw) -> list[tuple[Post, BootstrapObservations]]:
         """What each learning level would see next, after the decisions above it."""
         last = max((number for number, post in enumerate(posts) if post.learns), default=-1)
-        tails = []
+        bootstraps = []
         # Decisions leave traces in what is observed (an allocation in its own utilisation): they are taken back.
         with resting(table.desk, np.arange(self.num_envs)), self.fallbacks.muted():
             for number, post in enumerate(posts[: last + 1]):
@@ -366,8 +366,10 @@ class BatchedEnvRunner(BarRunner):
                         shape = (self.num_envs, post.level.n_seats, post.level.observation)
                         seen = post.level.observe() if due.any() else np.zeros(shape, np.float32)
                     private = seen[..., post.level.private]
-                    tails.append((post, Tail(private, post.seated(), due, table.desk.row.copy(), table.turns())))
-        return tails
+                    bootstraps.append(
+                        (post, BootstrapObservations(private, post.seated(), due, table.desk.row.copy(), table.turns()))
+                    )
+        return bootstraps
 
     def _count(self, bars: int) -> None:
         """RLlib's counters, in bars."""
@@ -382,9 +384,9 @@ class BatchedEnvRunner(BarRunner):
         self._term_sums = {}
         for posts in self._posts:
             for post in posts:
-                if post.recorder is None:
+                if post.rollout is None:
                     continue
-                seats = post.recorder.seats[1:][post.recorder.due[1:]]
+                seats = post.rollout.seats[1:][post.rollout.due[1:]]
                 for number, module in enumerate(post.modules):
                     steps = int((seats == number).sum())
                     metrics.log_value((NUM_MODULE_STEPS_SAMPLED, module), steps, reduce="sum")

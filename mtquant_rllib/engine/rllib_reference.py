@@ -18,9 +18,9 @@ import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from mtquant_rllib.engine.learner import BarSchedule
+from mtquant_rllib.engine.learning.ppo_learner import BarSchedule
 from mtquant_rllib.engine.randomness import NOISE, seed_torch
-from mtquant_rllib.engine.seats import BarRunner
+from mtquant_rllib.engine.sampling.runner_base import BarRunner
 
 logger = logging.getLogger(__name__)
 

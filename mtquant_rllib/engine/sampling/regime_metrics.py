@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from mtquant_rllib.engine.recorder import Marks
+from mtquant_rllib.engine.sampling.rollout_buffer import EpisodeFlags
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.features.table import FeatureTable
 
 
-def regimes_sampled(parts: Iterable[tuple[Marks, FeatureTable]]) -> dict[str, float]:
+def regimes_sampled(parts: Iterable[tuple[EpisodeFlags, FeatureTable]]) -> dict[str, float]:
     """Of all bars of a call: the share of each regime, changes of regime a bar, and the detector's mean confidence.
 
     Two bars after each other are compared where both are of one episode.
@@ -19,12 +19,12 @@ def regimes_sampled(parts: Iterable[tuple[Marks, FeatureTable]]) -> dict[str, fl
     counts = np.zeros(len(Regime), dtype=np.int64)
     changes = pairs = 0
     confidence = 0.0
-    for marks, features in parts:
-        played, rows = marks.bars[1:], marks.market_rows[1:]
+    for flags, features in parts:
+        played, rows = flags.bars[1:], flags.market_rows[1:]
         labels = features.regime[rows]
         counts += np.bincount(labels[played], minlength=len(Regime))
         confidence += float(features.regime_confidence[rows[played]].sum(dtype=np.float64))
-        together = played[1:] & played[:-1] & ~(marks.terminated | marks.truncated)[1:-1]
+        together = played[1:] & played[:-1] & ~(flags.terminated | flags.truncated)[1:-1]
         pairs += int(together.sum())
         changes += int((together & (labels[1:] != labels[:-1])).sum())
     bars = max(int(counts.sum()), 1)

@@ -1,4 +1,4 @@
-"""Critics of a stack run forward and backward by the chain rule, as `chain_rule` does policies.
+"""Critics of a stack run forward and backward by the chain rule, as `manual_backward` does policies.
 
 An off-policy step asks three things of critics, and none needs all of the derivatives: values of what comes after, with
 no gradient; the gradient by their parameters; and that by the executed action alone, the observation being given.
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtquant_rllib.engine.chain_rule import Layer, OwnLinePass, Tables
-from mtquant_rllib.engine.stacks import Rows
+from mtquant_rllib.engine.learning.manual_backward import Layer, OwnLinePass, Tables
+from mtquant_rllib.engine.learning.stacks import Rows
 from mtquant_rllib.policies.critics import Critic, OwnSlope, SharedSlope
 
 

@@ -9,14 +9,14 @@ from functools import cached_property
 import numpy as np
 
 from mtquant_rllib.engine.columns import LevelColumns
-from mtquant_rllib.engine.exploration import log_probs
-from mtquant_rllib.engine.floor import Level
-from mtquant_rllib.engine.panel import Panel
+from mtquant_rllib.engine.sampling.exploration import log_probs
+from mtquant_rllib.engine.sampling.policy_batch import PolicyBatch
+from mtquant_rllib.engine.sampling.vector_env import Level
 from mtquant_rllib.env.trading import Trading
 
 
 @dataclass
-class Held:
+class PendingDecisions:
     """Decisions that the last fragment left open, per environment: what they saw (private columns), did and have
     earned."""
 
@@ -31,7 +31,7 @@ class Held:
     turns: np.ndarray
 
 
-class Recorder:
+class RolloutBuffer:
     """Preallocated columns of one learning level."""
 
     def __init__(self, level: Level, n_envs: int, n_bars: int) -> None:
@@ -66,9 +66,9 @@ class Post:
     learning: np.ndarray
     exploring: np.ndarray
     taught_regimes: bool
-    panel: Panel | None = None
-    recorder: Recorder | None = None
-    held: Held | None = None
+    policies: PolicyBatch | None = None
+    rollout: RolloutBuffer | None = None
+    held: PendingDecisions | None = None
     seen: np.ndarray | None = None
     answered: np.ndarray | None = None
 
@@ -106,17 +106,17 @@ class Post:
         """Clear the columns, put in what is held on, and allocate anew only for another number of bars."""
         if not self.learns:
             return
-        if self.recorder is None or self.recorder.n_bars != n_bars:
-            self.recorder = Recorder(self.level, n_envs, n_bars)
-        recorder, held = self.recorder, self.held
-        recorder.clear()
+        if self.rollout is None or self.rollout.n_bars != n_bars:
+            self.rollout = RolloutBuffer(self.level, n_envs, n_bars)
+        rollout, held = self.rollout, self.held
+        rollout.clear()
         if held is not None and held.open.any():
-            recorder.due[0] = held.open
+            rollout.due[0] = held.open
             for name in ("seats", "private", "actions", "inputs", "rewards"):
-                getattr(recorder, name)[0] = getattr(held, name)
+                getattr(rollout, name)[0] = getattr(held, name)
 
 
-class Marks:
+class EpisodeFlags:
     """What happened to the environments of a table, row by row; row 0 stands for the fragment before."""
 
     def __init__(self, n_envs: int, n_bars: int) -> None:
@@ -126,7 +126,7 @@ class Marks:
 
 
 @dataclass
-class Tail:
+class BootstrapObservations:
     """What is seen after the last bar (private columns), and where a decision is due then."""
 
     private: np.ndarray
@@ -136,68 +136,68 @@ class Tail:
     turns: np.ndarray
 
 
-def columns_of(post: Post, marks: Marks, tail: Tail) -> LevelColumns:
+def columns_of(post: Post, flags: EpisodeFlags, bootstrap: BootstrapObservations) -> LevelColumns:
     """What a fragment holds of one level; what is still held on stays with the post."""
-    recorder = post.recorder
-    assert recorder is not None
-    bars, market_rows, turns = marks.bars.astype(np.int64), marks.market_rows.copy(), marks.turns.copy()
+    rollout = post.rollout
+    assert rollout is not None
+    bars, market_rows, turns = flags.bars.astype(np.int64), flags.market_rows.copy(), flags.turns.copy()
     if post.held is not None:
         bars[0] = np.where(post.held.open, post.held.bars, 0)
         market_rows[0], turns[0] = post.held.market_rows, post.held.turns
-    due = recorder.due
+    due = rollout.due
     rows = _rows(due)
-    columns = {name: rows(getattr(recorder, name)) for name in ("seats", "private", "actions", "inputs")}
+    columns = {name: rows(getattr(rollout, name)) for name in ("seats", "private", "actions", "inputs")}
     width, n_seats = len(post.level.private), post.level.n_seats
-    post.held = _still_held(recorder, bars, market_rows, turns, marks, tail)
+    post.held = _still_held(rollout, bars, market_rows, turns, flags, bootstrap)
     return LevelColumns(
         agents=post.level.agents,
         domain=post.desk.scene.domain,
         modules=post.modules,
         due=due,
         log_probs=log_probs(columns["actions"], columns["inputs"]),
-        rewards=recorder.rewards,
+        rewards=rollout.rewards,
         bars=bars,
-        terminated=marks.terminated,
-        truncated=marks.truncated,
+        terminated=flags.terminated,
+        truncated=flags.truncated,
         market_rows=market_rows,
         turns=turns,
-        final=np.concatenate([np.zeros((0, n_seats, width), np.float32), *recorder.final]),
-        final_seats=np.concatenate([np.zeros((0, n_seats), np.int8), *recorder.final_seats]),
-        tail=tail.private,
-        tail_seats=tail.seats,
-        tail_due=tail.due,
-        tail_rows=tail.market_rows,
-        tail_turns=tail.turns,
+        final=np.concatenate([np.zeros((0, n_seats, width), np.float32), *rollout.final]),
+        final_seats=np.concatenate([np.zeros((0, n_seats), np.int8), *rollout.final_seats]),
+        bootstrap=bootstrap.private,
+        bootstrap_seats=bootstrap.seats,
+        bootstrap_due=bootstrap.due,
+        bootstrap_rows=bootstrap.market_rows,
+        bootstrap_turns=bootstrap.turns,
         regimes=post.desk.features.regime[market_rows] if post.taught_regimes else None,
         **columns,
     )
 
 
 def _still_held(
-    recorder: Recorder,
+    rollout: RolloutBuffer,
     bars: np.ndarray,
     market_rows: np.ndarray,
     turns: np.ndarray,
-    marks: Marks,
-    tail: Tail,
-) -> Held | None:
+    flags: EpisodeFlags,
+    bootstrap: BootstrapObservations,
+) -> PendingDecisions | None:
     """The decisions that no later one and no ending has closed."""
     row = np.arange(len(bars))[:, None]
-    decided = np.where(recorder.due, row, -1).max(axis=0)
-    ended = np.where(marks.terminated | marks.truncated, row, -1).max(axis=0)
-    still = (decided >= 0) & (ended < decided) & ~tail.due
+    decided = np.where(rollout.due, row, -1).max(axis=0)
+    ended = np.where(flags.terminated | flags.truncated, row, -1).max(axis=0)
+    still = (decided >= 0) & (ended < decided) & ~bootstrap.due
     if not still.any():
         return None
     envs = np.arange(len(still))
     since = row >= decided
     at = (np.maximum(decided, 0), envs)
-    return Held(
+    return PendingDecisions(
         open=still,
-        seats=recorder.seats[at],
-        private=recorder.private[at],
-        actions=recorder.actions[at],
-        inputs=recorder.inputs[at],
-        rewards=np.where(since[:, :, None], recorder.rewards, 0.0).sum(axis=0),
+        seats=rollout.seats[at],
+        private=rollout.private[at],
+        actions=rollout.actions[at],
+        inputs=rollout.inputs[at],
+        rewards=np.where(since[:, :, None], rollout.rewards, 0.0).sum(axis=0),
         bars=np.where(since, bars, 0).sum(axis=0),
         market_rows=market_rows[at],
         turns=turns[at],

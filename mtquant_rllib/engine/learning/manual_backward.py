@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtquant_rllib.engine.stacks import Rows
+from mtquant_rllib.engine.learning.stacks import Rows
 from mtquant_rllib.policies.elementwise import dropout_mask, tanh_of_double, through_tanh
 from mtquant_rllib.policies.networks import Dense, GaussianPolicy, OwnLine, SpecialistNetwork, SpecialistShape
 

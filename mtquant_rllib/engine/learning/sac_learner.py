@@ -5,8 +5,8 @@ learner and to its state, with its generator and the number of steps made: what 
 alone. Modules that do not learn are neither remembered nor computed.
 
 Several learners remember the same and draw the same; each gathers its part of a minibatch's rows, and they add up
-gradients and errors (`peers`). So any one's state is the state of all, and what is learned does not depend on their
-number, but for rounding and dropout. A bar is .3 to 1.1 kB in each one's memory.
+gradients and errors (`distributed`). So any one's state is the state of all, and what is learned does not depend on
+their number, but for rounding and dropout. A bar is .3 to 1.1 kB in each one's memory.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch import Tensor
 from mtquant_rllib.config.sac import SACConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import LearnerConfig
-from mtquant_rllib.engine.bar_schedule import FollowsBars
 from mtquant_rllib.engine.columns import Fragment
-from mtquant_rllib.engine.divergence import DivergenceWatch
-from mtquant_rllib.engine.peers import JoinedLearner
+from mtquant_rllib.engine.learning.bar_schedule import FollowsBars
+from mtquant_rllib.engine.learning.distributed import JoinedLearner
+from mtquant_rllib.engine.learning.divergence import DivergenceWatch
+from mtquant_rllib.engine.learning.sac_stack import ACTOR, ALPHA, CRITICS, OPTIMIZERS, SACStack
+from mtquant_rllib.engine.learning.stacks import grouped
 from mtquant_rllib.engine.randomness import LOSS, mixed
-from mtquant_rllib.engine.replay import Replay
-from mtquant_rllib.engine.sac_stack import ACTOR, ALPHA, CRITICS, OPTIMIZERS, SACStack
-from mtquant_rllib.engine.stacks import grouped
+from mtquant_rllib.engine.replay.replay import Replay
 from mtquant_rllib.env.market_source import open_market
 
 REPLAY_STATE = "replay"

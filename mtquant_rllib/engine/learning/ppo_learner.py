@@ -6,11 +6,11 @@ What differs from RLlib's, and why:
 - an epoch is one pass over *each module's own* rows. RLlib's iterator goes on until the module with the most rows is
   through, and a controller that decides every five bars is then trained five times as often as asked for;
 - modules of one kind are one stack: one forward and backward pass, one norm and one optimiser step for all;
-- modules share nothing, so a stack goes through its whole update without waiting for another (`stack_learner`), and
+- modules share nothing, so a stack goes through its whole update without waiting for another (`ppo_stack`), and
   several do so at a time where there are CPUs for it, with the same result;
 - modules that do not learn are not computed;
-- several learners cut the minibatches that one would and add up their gradients (`peers`): what is learned does not
-  depend on their number, but for rounding and dropout;
+- several learners cut the minibatches that one would and add up their gradients (`distributed`): what is learned does
+  not depend on their number, but for rounding and dropout;
 - a module whose gradient is not finite skips that step and says so; one that diverges keeps what it had (`divergence`).
 """
 
@@ -41,14 +41,14 @@ from torch import Tensor
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import LearnerConfig
-from mtquant_rllib.engine.bar_schedule import DEFAULT, FollowsBars
-from mtquant_rllib.engine.coefficients import KeepsCoefficients
 from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages, observed
-from mtquant_rllib.engine.divergence import DivergenceWatch
-from mtquant_rllib.engine.peers import JoinedLearner
+from mtquant_rllib.engine.learning.bar_schedule import DEFAULT, FollowsBars
+from mtquant_rllib.engine.learning.coefficients import KeepsCoefficients
+from mtquant_rllib.engine.learning.distributed import JoinedLearner
+from mtquant_rllib.engine.learning.divergence import DivergenceWatch
+from mtquant_rllib.engine.learning.ppo_stack import Figures, StackLearner, passes
+from mtquant_rllib.engine.learning.stacks import Stack, stacked
 from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, generator, mixed
-from mtquant_rllib.engine.stack_learner import Figures, StackLearner, passes
-from mtquant_rllib.engine.stacks import Stack, stacked
 from mtquant_rllib.env.market_source import open_market
 from mtquant_rllib.env.recall import Recall
 
@@ -123,7 +123,7 @@ class BatchedLearner(JoinedLearner, BarSchedule):
         return iter([update])
 
     def _gathered(self, fragments: Sequence[Fragment]) -> _Update:
-        """Columns of every module that has rows (`stack_learner.Columns`), with advantages and value targets.
+        """Columns of every module that has rows (`ppo_stack.Columns`), with advantages and value targets.
 
         Rows stand environment after environment, so that those of several learners are one's cut into pieces.
         """
@@ -183,7 +183,7 @@ class BatchedLearner(JoinedLearner, BarSchedule):
     def _valued(
         self, level: LevelColumns, seen: Sequence[np.ndarray], learning: Container[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        all_seats = (level.seats, level.final_seats, level.tail_seats)
+        all_seats = (level.seats, level.final_seats, level.bootstrap_seats)
         values = [np.zeros(seats.shape, dtype=np.float32) for seats in all_seats]
         for number, name in enumerate(level.modules):
             if name not in learning:
@@ -195,8 +195,8 @@ class BatchedLearner(JoinedLearner, BarSchedule):
                     chosen = torch.from_numpy(observations[mine]).to(self._device)
                     with torch.no_grad():
                         out[mine] = module.compute_values({Columns.OBS: chosen}).cpu().numpy()
-        rows, final, tail = values
-        return advantages(level, rows, final, tail, self.config.gamma, self.config.lambda_)
+        rows, final, bootstrap = values
+        return advantages(level, rows, final, bootstrap, self.config.gamma, self.config.lambda_)
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
@@ -303,4 +303,4 @@ class BatchedLearner(JoinedLearner, BarSchedule):
 
 
 _ADVANTAGE = 4
-"""Of `stack_learner.Columns`."""
+"""Of `ppo_stack.Columns`."""

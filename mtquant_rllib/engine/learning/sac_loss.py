@@ -28,7 +28,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtquant_rllib.engine.loss import HALF_LOG_TWO_PI
+from mtquant_rllib.engine.learning.ppo_loss import HALF_LOG_TWO_PI
 
 
 def drawn(mean_SBA: Tensor, log_std_SBA: Tensor, noise_SBA: Tensor, real_S1A: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ def can_stack(modules: Sequence[Any]) -> bool:
     return kind_of(first).stackable and all(module.model_config == first for module in modules)
 
 
-class Panel:
+class PolicyBatch:
     """Policies of a level's modules, with the weights of the moment.
 
     members

@@ -26,7 +26,7 @@ FALLBACKS = "fallbacks"
 
 @dataclass
 class Sampled:
-    """One call's harvest: samples for the learner, the bars in them, reduced metrics, the runner's counters, and
+    """One call's result: samples for the learner, the bars in them, reduced metrics, the runner's counters, and
     where it stands after them: `{**seats, STANDING: standing}` is what a replacement goes on from to the bit.
 
     env_faults: why environments failed on the way, where the bars were then sampled again. use: what the runner's

@@ -1,0 +1,1 @@
+"""Learners on columns: modules of one shape side by side, their losses and their gradients."""

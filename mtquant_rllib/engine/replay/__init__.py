@@ -1,0 +1,1 @@
+"""Replay of what was sampled, for learning off policy."""
