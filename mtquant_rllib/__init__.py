@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mtquant_rllib.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from mtquant_rllib.config import Settings
     from mtquant_rllib.system import HierarchicalTradingSystem
     from mtquant_rllib.training.environments import env_config
 
-__version__ = "0.1.0"
 __all__ = ["HierarchicalTradingSystem", "Settings", "__version__", "env_config"]
 
 

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from mtquant_rllib import __version__
 from mtquant_rllib.commands.bench import add_benches
 from mtquant_rllib.commands.data import add_data
 from mtquant_rllib.commands.doctor import add_doctor
 from mtquant_rllib.commands.run_store import add_run_store
 from mtquant_rllib.commands.runs import add_judging, add_training
 from mtquant_rllib.errors import MtquantError
+from mtquant_rllib.version import VERSION
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=VERSION)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
     add_data(commands)

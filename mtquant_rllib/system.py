@@ -20,7 +20,7 @@ from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.messages import CommunicationHub
-from mtquant_rllib.env.scene import StepResult
+from mtquant_rllib.env.trading import StepResult
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.rollout import AllocatorPlayer, PolicyPlayer, new_desk, policy_player, whole
 

@@ -22,7 +22,8 @@ from typing import Any
 
 from mtquant_rllib.bench.stage import endless_run, ray_session
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.training.phases import JOINT, build_config, plan_named
+from mtquant_rllib.training.algorithm_config import build_config
+from mtquant_rllib.training.phases import JOINT, plan_named
 from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.records import checkpoints, ownership, trust
 from mtquant_rllib.training.records.checkpoints import Checkpoint

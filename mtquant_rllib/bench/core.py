@@ -18,9 +18,9 @@ import numpy as np
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import draw_episode
-from mtquant_rllib.env.overseer import Overseer
-from mtquant_rllib.env.scene import Scene
+from mtquant_rllib.env.risk_layer import RiskLayer
 
 _ACTION_SETS = 8
 _WARM_UP_STEPS = 5
@@ -31,8 +31,8 @@ class RandomDrive:
 
     def __init__(self, settings: Settings, data: DeskData, n_envs: int, seed: int) -> None:
         self._settings, self._data, self._seed = settings, data, seed
-        scene = Scene(phase=3)
-        self.desk = Desk(settings, data.tape, data.features, n_envs, scene, Overseer(settings, n_envs, scene))
+        setup = EpisodeSetup(phase=3)
+        self.desk = Desk(settings, data.tape, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
         self._episodes = np.zeros(n_envs, dtype=np.int64)
         self._begin(np.arange(n_envs))
         rng = np.random.default_rng(seed)

@@ -29,7 +29,8 @@ from mtquant_rllib.bench.stage import endless_run, ray_session
 from mtquant_rllib.bench.turns import in_turns, rate
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.training.algorithm import DeskPPO
-from mtquant_rllib.training.phases import JOINT, build_config, plan_named
+from mtquant_rllib.training.algorithm_config import build_config
+from mtquant_rllib.training.phases import JOINT, plan_named
 from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.records.manifest import MarketRecord
 

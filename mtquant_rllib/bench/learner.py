@@ -38,7 +38,7 @@ from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.modules import module_specs
 from mtquant_rllib.policies.registry import DeskWidths
-from mtquant_rllib.training.phases import Numbers
+from mtquant_rllib.training.hyperparameters import Hyperparameters
 
 FASTER, SMALLER = 1.05, 0.9
 """Rows a second and peak memory over float32's from which, or up to which, an option pays."""
@@ -183,7 +183,7 @@ def _update_of(
 def _knobs(settings: Settings, stack: Stack) -> dict[str, torch.Tensor]:
     recipe = settings.recipe
     numbers = {
-        "clip_param": Numbers.of(settings).clip_range,
+        "clip_param": Hyperparameters.of(settings).clip_range,
         "vf_clip_param": recipe.vf_clip,
         "vf_loss_coeff": 1.0,
         "entropy_coeff": recipe.entropy_coeff,

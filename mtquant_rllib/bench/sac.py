@@ -27,7 +27,8 @@ from mtquant_rllib.bench.turns import in_turns, rate
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.multi_agent import desk_env
 from mtquant_rllib.policies.registry import ATTENTION
-from mtquant_rllib.training.phases import JOINT, PolicyMapping, build_config, plan_named
+from mtquant_rllib.training.algorithm_config import PolicyMapping, build_config
+from mtquant_rllib.training.phases import JOINT, plan_named
 from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord
 

@@ -86,7 +86,8 @@ def bench_memory(settings: Settings, market: Any, *, minutes: float = 10.0, samp
     """
     from mtquant_rllib.bench.stage import endless_run
     from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
-    from mtquant_rllib.training.phases import JOINT, build_config, plan_named
+    from mtquant_rllib.training.algorithm_config import build_config
+    from mtquant_rllib.training.phases import JOINT, plan_named
     from mtquant_rllib.training.placement.planner import TrialResources
 
     manifest = endless_run(settings, market)

@@ -9,15 +9,20 @@ sets no stops. What it sees is a function of the row alone, group by group (`lay
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env import decisions
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.market_rows import MarketRow
 from mtquant_rllib.env.regime_rewards import BarView, RegimeAwareReward
 from mtquant_rllib.env.rewards import DifferentialSharpe
-from mtquant_rllib.env.scene import Oversight, Scene
+from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.env.trading import NO_STOP_ATR, Trading
+from mtquant_rllib.env.trading_state import TradingState
 from mtquant_rllib.features.centres import Centres
 from mtquant_rllib.features.layout import BLOCK, allocator_columns
 from mtquant_rllib.features.table import FeatureTable
@@ -29,16 +34,41 @@ _MOVE = "ret20"
 """Column of the block that the reward reads as the recent move."""
 
 
+@dataclass(init=False, eq=False)
+class AllocatorState(TradingState):
+    """What an allocator goes on from.
+
+    target
+        Weights decided last, (B, n); equal weights before any decision.
+    sharpe
+        What the differential Sharpe ratio remembers of the portfolio's returns.
+    """
+
+    target: np.ndarray
+    sharpe: DifferentialSharpe
+
+    def __init__(self, settings: Settings, n_envs: int) -> None:
+        super().__init__(settings, n_envs)
+        n = settings.universe.n_instruments
+        self.target = np.full((n_envs, n), 1.0 / n)
+        self.sharpe = DifferentialSharpe(n_envs, 1, settings.rewards.differential_sharpe)
+
+    def begin(self, envs: np.ndarray, draws: list[EpisodeDraw]) -> None:
+        super().begin(envs, draws)
+        self.target[envs] = 1.0 / self.target.shape[1]
+        self.sharpe.reset(np.asarray(envs, dtype=np.int64))
+
+
 class Allocator(Trading):
     """See the module's docstring.
 
     Attributes
     ----------
-    target
-        Weights decided last, (B, n); equal weights before any decision.
     terms
         Reward terms of the last bar by name, (B,) each: fractions of equity, or for `differential_sharpe` its own unit.
     """
+
+    state: AllocatorState
 
     def __init__(
         self,
@@ -46,59 +76,48 @@ class Allocator(Trading):
         tape: Tape,
         features: FeatureTable,
         n_envs: int,
-        scene: Scene,
-        oversight: Oversight | None = None,
+        setup: EpisodeSetup,
+        risk: RiskLayer | None = None,
     ) -> None:
-        super().__init__(settings, tape, features, n_envs, scene, oversight)
+        super().__init__(settings, tape, features, n_envs, setup, risk)
         assert settings.allocator is not None
         self._allocator = own = settings.allocator
         n = self.universe.n_instruments
         self._seen = np.array(allocator_columns(self.universe.symbols))
-        self._market = self._block.reshape(len(self._block), -1)
+        self._blocks = self._rows.block.reshape(len(self._rows.block), -1)
         self._centres = Centres.of(settings)
         self._move_columns = np.arange(n) * BLOCK.width + BLOCK.column(_MOVE)
         self._index = self.universe.symbols.index(settings.features.roles.index)
         self._packed = PackedIndex(n)
         self._sigma = own.reference_vol_ann / np.sqrt(tape.bars_per_year)
         self._regime_aware = RegimeAwareReward(own.regime_aware)
-        self._sharpe = DifferentialSharpe(n_envs, 1, settings.rewards.differential_sharpe)
-        self.target = np.full((n_envs, n), 1.0 / n)
-        self._equity_before = np.ones(n_envs)
+        self._last_bar: tuple[MarketRow, np.ndarray, np.ndarray] | None = None
 
-    def reset(self, envs: np.ndarray, draws: list[EpisodeDraw]) -> None:
-        super().reset(envs, draws)
-        self.target[envs] = 1.0 / self.target.shape[1]
-        self._sharpe.reset(np.asarray(envs, dtype=np.int64))
+    def _new_state(self) -> AllocatorState:
+        return AllocatorState(self.settings, self.n_envs)
 
     def observe(self) -> np.ndarray:
         """float32 (B, 10 n): the columns of `layout.allocator_layout`."""
-        return self._centres.off_columns(self._market[self.row[:, None], self._seen], self._seen)
+        return self._centres.off_columns(self._blocks[self.state.row[:, None], self._seen], self._seen)
 
     def decide(self, raw: np.ndarray) -> None:
         """Take raw actions (B, n) in [-1, 1]."""
-        self.target = decisions.allocator_weights(raw, self._allocator.logit_scale)
+        self.state.target[:] = decisions.allocator_weights(raw, self._allocator.logit_scale)
 
     def propose(self) -> np.ndarray:
         """Weights (B, n) as decided."""
-        self._fetch()
-        self.stop_atr[:] = NO_STOP_ATR
-        return self.target
+        self.state.stop_atr[:] = NO_STOP_ATR
+        return self.state.target
 
-    def _fetch(self) -> None:
-        if self._fetched:
-            return
-        super()._fetch()
-        # A reward belongs to the regime in which its bar was decided on.
-        self.decided_on = self.row.copy()
-
-    def _reward(self, equity_before: np.ndarray, new_day: np.ndarray) -> np.ndarray:
+    def _reward(self, before: MarketRow, equity_before: np.ndarray, new_day: np.ndarray) -> np.ndarray:
         """(B, 1), in bars of the reference volatility."""
         self.portfolio_return = row_sums(self.instrument_return)
-        self._equity_before = equity_before
+        # A reward belongs to the regime in which its bar was decided on.
+        self._last_bar = before, self.state.row - ~self.state.parked, equity_before
         clip = self._allocator.reward_clip
         if self._allocator.reward == "differential_sharpe":
             z = np.clip(self.portfolio_return / self._sigma, -clip, clip)
-            reward = self._sharpe.step(z[:, None])
+            reward = self.state.sharpe.step(z[:, None])
             self.terms = {"differential_sharpe": reward[:, 0]}
             return reward
         self.terms = self.regime_aware_terms()
@@ -110,9 +129,10 @@ class Allocator(Trading):
 
     def bar_view(self) -> BarView:
         """The bar just closed, as rewards see it."""
-        book, rows, equity_before = self.book, self.decided_on, self._equity_before
-        held = book.units * self.unit_value / equity_before[:, None]
-        matrix = self._packed.matrices(self.covariance)
+        assert self._last_bar is not None, "no bar has been played"
+        book, (before, rows, equity_before) = self.book, self._last_bar
+        held = book.units * before.unit_value / equity_before[:, None]
+        matrix = self._packed.matrices(before.covariance)
         with_assets = np.matvec(matrix, held)
         variance = np.einsum("bi,bi->b", with_assets, held)
         index_variance = matrix[:, self._index, self._index]
@@ -121,7 +141,7 @@ class Allocator(Trading):
             cost=row_sums(book.cost_ccy) / equity_before,
             traded=row_sums(book.traded_ccy) / equity_before,
             weights=held,
-            moves=self._market[rows[:, None], self._move_columns],
+            moves=self._blocks[rows[:, None], self._move_columns],
             volatility_ann=np.sqrt(np.maximum(variance, 0.0) * self.tape.days_per_year),
             index_beta=with_assets[:, self._index] / np.where(index_variance > 0, index_variance, 1.0),
             regime=self.features.regime[rows].astype(np.int64),

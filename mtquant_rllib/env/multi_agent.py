@@ -25,10 +25,10 @@ from ray.rllib.utils.typing import MultiAgentDict
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.core import Desk
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import draw_episode
 from mtquant_rllib.env.market_source import open_market
-from mtquant_rllib.env.overseer import Overseer, RiskEdit
-from mtquant_rllib.env.scene import Scene
+from mtquant_rllib.env.risk_layer import RiskEdit, RiskLayer
 from mtquant_rllib.env.spaces import spaces
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.universe import META
@@ -66,7 +66,7 @@ class DeskEnv(MultiAgentEnv):
                 f"phase {phase} with domain {domain_name!r}: phase 1 plays one domain, phases 2 and 3 play all"
             )
         domain = None if domain_name is None else universe.domains.index(universe.domain_named(domain_name))
-        self.desk = Desk(self.settings, data.tape, data.features, 1, Scene(phase, domain))
+        self.desk = Desk(self.settings, data.tape, data.features, 1, EpisodeSetup(phase, domain))
         self.stretches = data.stretches
         self.seed_of_run = int(config.get("seed", self.settings.seed))
         self.seat(getattr(config, "worker_index", 0), getattr(config, "vector_index", 0) or 0)
@@ -106,7 +106,7 @@ class DeskEnv(MultiAgentEnv):
         episode."""
         if seed is not None:
             self.seed_of_run, self._episodes_begun = int(seed), 0
-        universe, scene = self.settings.universe, self.desk.scene
+        universe, setup = self.settings.universe, self.desk.setup
         rewards = self.settings.rewards
         draw = draw_episode(
             self.seed_of_run,
@@ -116,17 +116,17 @@ class DeskEnv(MultiAgentEnv):
             self.stretches,
             self.settings.desk.episode.bars,
             (rewards.phase_1_allocation_low, rewards.phase_1_allocation_high),
-            1 if scene.domain is None else len(universe.domains[scene.domain].symbols),
+            1 if setup.domain is None else len(universe.domains[setup.domain].symbols),
         )
         self._episodes_begun += 1
         self.desk.reset(np.array([0]), [draw])
-        if scene.domain is None:
+        if setup.domain is None:
             self._instruments = list(enumerate(universe.symbols))
         else:
-            on_turn = universe.domain_slices[scene.domain].start + draw.turn
+            on_turn = universe.domain_slices[setup.domain].start + draw.turn
             self._instruments = [(on_turn, universe.symbols[on_turn])]
         self.agents = [
-            *([META] if scene.domain is None else []),
+            *([META] if setup.domain is None else []),
             *(name for _, name in self._specialists),
             *(symbol for _, symbol in self._instruments),
         ]
@@ -191,7 +191,7 @@ class RiskWrapper(MultiAgentEnv):
     def __init__(self, env: DeskEnv) -> None:
         super().__init__()
         self.env = env
-        env.desk.oversight = self.overseer = Overseer(env.settings, env.desk.n_envs, env.desk.scene)
+        env.desk.risk = self.risk = RiskLayer(env.settings, env.desk.n_envs, env.desk.setup)
         self.possible_agents = env.possible_agents
         self.agents = env.agents
         self.observation_spaces, self.action_spaces = env.observation_spaces, env.action_spaces
@@ -206,7 +206,7 @@ class RiskWrapper(MultiAgentEnv):
 
     def edits(self) -> list[RiskEdit]:
         """What risk changed in the last bar: proposed, executed, binding rule, measure and limit of each."""
-        return self.overseer.edits(0)
+        return self.risk.edits(0)
 
     def seat(self, runner: int, environment: int) -> None:
         self.env.seat(runner, environment)

@@ -5,12 +5,16 @@ Every reward is in units of the bar volatility that the position was sized for: 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from mtquant_rllib.config.desk import DifferentialSharpeConfig
+from mtquant_rllib.vector_state import VectorState
 
 
-class DifferentialSharpe:
+@dataclass(init=False, eq=False)
+class DifferentialSharpe(VectorState):
     """The differential Sharpe ratio of K return streams in B environments (Moody & Saffell 2001, "Learning to trade via
     direct reinforcement").
 
@@ -24,6 +28,9 @@ class DifferentialSharpe:
     mean, square
         A and B, (B, K): observed by the agents they reward, without which the reward is no function of the state.
     """
+
+    mean: np.ndarray
+    square: np.ndarray
 
     def __init__(self, n_envs: int, n_streams: int, config: DifferentialSharpeConfig) -> None:
         self.mean = np.zeros((n_envs, n_streams))
@@ -48,7 +55,8 @@ class DifferentialSharpe:
         return np.clip(reward, -self._clip, self._clip)
 
 
-class MaximumDrawdown:
+@dataclass(init=False, eq=False)
+class MaximumDrawdown(VectorState):
     """The episode's maximum drawdown of K value streams, and its increment at each bar. Penalising only new maxima
     charges a loss once; penalising every drawdown increment would make cash optimal.
 
@@ -59,6 +67,10 @@ class MaximumDrawdown:
     maximum
         Largest drawdown so far, a fraction of the peak, (B, K).
     """
+
+    value: np.ndarray
+    peak: np.ndarray
+    maximum: np.ndarray
 
     def __init__(self, n_envs: int, n_streams: int) -> None:
         self.value = np.ones((n_envs, n_streams))

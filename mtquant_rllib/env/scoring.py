@@ -6,7 +6,7 @@ import numpy as np
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env import rewards
-from mtquant_rllib.env.scene import Scene
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.portfolio.book import row_sums
 from mtquant_rllib.portfolio.tape import Tape
 
@@ -20,32 +20,21 @@ class Scorer:
 
     Attributes
     ----------
-    sharpe
-        Differential Sharpe ratio of each stream; its moments are observed.
-    drawdown
-        Maximum drawdown of each stream.
     sigma_target
         Bar volatility of a desk at its target: the unit of the joint phase's reward.
     """
 
-    def __init__(self, settings: Settings, tape: Tape, n_envs: int, scene: Scene) -> None:
+    def __init__(self, settings: Settings, tape: Tape, setup: EpisodeSetup) -> None:
         universe = settings.universe
-        n_streams = 1 + universe.n_domains + universe.n_instruments
         self._weights = settings.rewards
         self._snap = max(settings.desk.decision.snap_below, _LEAST_SHARE)
-        self._scene = scene
+        self._setup = setup
         self._slices = universe.domain_slices
         self._domain_of = np.array(universe.domain_of)
         self._per_domain = np.array([len(universe.domains[d].symbols) for d in universe.domain_of], dtype=np.float64)
         target = settings.desk.decision.vol_target_ann
         self.sigma_target = target / np.sqrt(tape.bars_per_year)
         self._sigma_target_of = target / np.sqrt(tape.bars_per_year_of)
-        self.sharpe = rewards.DifferentialSharpe(n_envs, n_streams, settings.rewards.differential_sharpe)
-        self.drawdown = rewards.MaximumDrawdown(n_envs, n_streams)
-
-    def reset(self, envs: np.ndarray) -> None:
-        self.sharpe.reset(envs)
-        self.drawdown.reset(envs)
 
     def by_domain(self, of_instruments: np.ndarray) -> np.ndarray:
         """Sums over each domain's instruments, (B, n) -> (B, D)."""
@@ -53,6 +42,8 @@ class Scorer:
 
     def score(
         self,
+        sharpe: rewards.DifferentialSharpe,
+        drawdown: rewards.MaximumDrawdown,
         streams: np.ndarray,
         allocation: np.ndarray,
         appetite: np.ndarray,
@@ -63,6 +54,8 @@ class Scorer:
 
         Parameters
         ----------
+        sharpe, drawdown
+            What is remembered of each stream; the bar is added to it.
         streams
             Net returns as fractions of the whole equity, (B, K).
         allocation, appetite
@@ -72,9 +65,9 @@ class Scorer:
         var_forecast
             VaR that the rule used, fraction of equity, (B,).
         """
-        drawdown_increment = self.drawdown.step(streams)
-        differential_sharpe = self.sharpe.step(self._standardised(streams, allocation, appetite))
-        if self._scene.phase != 3:
+        drawdown_increment = drawdown.step(streams)
+        differential_sharpe = sharpe.step(self._standardised(streams, allocation, appetite))
+        if self._setup.phase != 3:
             return differential_sharpe
         return self._joint(streams, drawdown_increment, edited, var_forecast)
 
@@ -87,9 +80,9 @@ class Scorer:
         scale[:, 0] = self.sigma_target
         scale[:, 1 : 1 + d] = share * self.sigma_target
         scale[:, 1 + d :] = share[:, self._domain_of] / self._per_domain * self._sigma_target_of
-        if self._scene.domain is not None:
-            own = self._slices[self._scene.domain]
-            scale[:, 1 + self._scene.domain] /= own.stop - own.start
+        if self._setup.domain is not None:
+            own = self._slices[self._setup.domain]
+            scale[:, 1 + self._setup.domain] /= own.stop - own.start
         clip = self._weights.differential_sharpe.clip
         return np.clip(streams / scale, -clip, clip)
 

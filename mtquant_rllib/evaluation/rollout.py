@@ -18,9 +18,9 @@ from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.decisions import allocator_actions
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw, Stretch
-from mtquant_rllib.env.overseer import Overseer
-from mtquant_rllib.env.scene import Scene
+from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.env.trading import NO_STOP_ATR, Trading
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.baselines import MarketView, WeightRule
@@ -115,9 +115,9 @@ class PolicyPlayer:
         domains = range(desk.universe.n_domains) if self._domain is None else (self._domain,)
         if self._equal:
             share = min(1.0 / desk.universe.n_domains, desk.config.decision.allocation_cap)
-            desk.allocation[:] = 0.0
-            desk.allocation[:, list(domains)] = share
-            desk.appetite[:] = 1.0
+            desk.state.allocation[:] = 0.0
+            desk.state.allocation[:, list(domains)] = share
+            desk.state.appetite[:] = 1.0
         elif desk.meta_is_due.any():
             obs = desk.observe_meta()
             self._tell(META, desk, obs, desk.meta_is_due)
@@ -135,7 +135,7 @@ class PolicyPlayer:
 
     def _tell(self, agent: str, desk: Desk, obs: np.ndarray, due: np.ndarray) -> None:
         watch = self._actor.fallbacks
-        watch.bars, watch.rows = int(desk.bars_done.max()), due & ~desk.parked
+        watch.bars, watch.rows = int(desk.state.bars_done.max()), due & ~desk.state.parked
         if self._on_decision is not None:
             self._on_decision(agent, desk, obs, watch.rows)
 
@@ -154,7 +154,7 @@ class AllocatorPlayer:
 
     def __call__(self, desk: Any) -> np.ndarray:
         obs, watch = desk.observe(), self._actor.fallbacks
-        watch.bars, watch.rows = int(desk.bars_done.max()), ~desk.parked
+        watch.bars, watch.rows = int(desk.state.bars_done.max()), ~desk.state.parked
         if self._on_decision is not None:
             self._on_decision(ALLOCATOR, desk, obs, watch.rows)
         desk.decide(self._actor.act_allocator(obs))
@@ -186,9 +186,8 @@ class RulePlayer:
         self._closes = closes
 
     def __call__(self, desk: Trading) -> np.ndarray:
-        desk.observe_row()
         # A rule of weights owns no stops: those are an instrument agent's decision.
-        desk.stop_atr[:] = NO_STOP_ATR
+        desk.state.stop_atr[:] = NO_STOP_ATR
         view = MarketView(
             closes=self._closes,
             vol_ann=desk.features.vol_ann,
@@ -196,7 +195,7 @@ class RulePlayer:
             weights=desk.weight,
             n_rows_per_path=desk.tape.rows_per_path,
         )
-        return self._rule(desk.row, view)
+        return self._rule(desk.state.row, view)
 
 
 class OraclePlayer:
@@ -207,7 +206,7 @@ class OraclePlayer:
         self._targets = oracle_targets(mu, sigma, self._config.slope)
 
     def __call__(self, desk: Desk) -> np.ndarray:
-        actions = oracle_actions(self._targets[desk.row], desk.universe, self._config)
+        actions = oracle_actions(self._targets[desk.state.row], desk.universe, self._config)
         everywhere = np.ones(desk.n_envs, dtype=bool)
         desk.decide_meta(actions.meta, everywhere)
         for domain, raw in enumerate(actions.specialists):
@@ -232,9 +231,8 @@ class AllocatorOraclePlayer:
         )
 
     def __call__(self, desk: Allocator) -> np.ndarray:
-        desk.observe_row()
         held = np.maximum(desk.weight, 0.0)
-        wanted = held + self._config.oracle.urgency * (self._targets[desk.row] - held)
+        wanted = held + self._config.oracle.urgency * (self._targets[desk.state.row] - held)
         desk.decide(allocator_actions(wanted, self._config.logit_scale))
         return desk.propose()
 
@@ -274,8 +272,8 @@ def random_starts(stretches: Sequence[Stretch], bars: int, episodes: int, seed: 
 
 def new_desk(settings: Settings, data: DeskData, draws: Sequence[EpisodeDraw], *, limited: bool = True) -> Any:
     """A core with one environment a draw, under evaluation's rules: a trading halt is lifted the next day."""
-    scene = Scene(EVALUATION_PHASE, ends_on_halt=False)
-    desk = core_for(settings, data, len(draws), scene, limited=limited)
+    setup = EpisodeSetup(EVALUATION_PHASE, ends_on_halt=False)
+    desk = core_for(settings, data, len(draws), setup, limited=limited)
     desk.reset(np.arange(len(draws)), list(draws))
     return desk
 
@@ -296,8 +294,8 @@ def play(
         Called after each bar, for whoever wants to look at more than the record holds.
     """
     desk = new_desk(settings, data, draws)
-    overseer = desk.oversight
-    assert isinstance(overseer, Overseer)
+    risk = desk.risk
+    assert isinstance(risk, RiskLayer)
     n_envs, n = len(draws), settings.universe.n_instruments
     n_bars = max(draw.stop - draw.start for draw in draws)
     money = {
@@ -307,7 +305,7 @@ def play(
     equity, forecast = np.full((n_envs, n_bars), np.nan), np.zeros((n_envs, n_bars))
     start_equity = desk.book.equity.copy()
     for t in range(n_bars):
-        playing = ~desk.parked
+        playing = ~desk.state.parked
         if not playing.any():
             break
         before = np.where(desk.book.equity > 0, desk.book.equity, 1.0)
@@ -319,8 +317,8 @@ def play(
         money["proposed"][:, t] = desk.proposed
         money["weights"][:, t] = desk.weights_now()
         # An instrument without a bar is nobody's edit.
-        rules[:, t] = np.where(playing[:, None] & (overseer.rule != RuleId.UNTRADABLE), overseer.rule, 0)
-        forecast[:, t] = overseer.var_forecast()
+        rules[:, t] = np.where(playing[:, None] & (risk.rule != RuleId.UNTRADABLE), risk.rule, 0)
+        forecast[:, t] = risk.var_forecast()
         if on_bar is not None:
             on_bar(desk)
         desk.park(np.flatnonzero(result.terminated | result.truncated))
@@ -341,18 +339,18 @@ def play(
         proposed=money["proposed"],
         traded_frac=money["traded"],
         rule_ids=rules,
-        rule_names=_rule_names(overseer),
+        rule_names=_rule_names(risk),
         var_forecast_frac=forecast,
-        breaker_trips=overseer.breakers.n_triggers.reshape(n_envs, N_LEVELS).copy(),
+        breaker_trips=risk.breakers.n_triggers.reshape(n_envs, N_LEVELS).copy(),
         facts=dict(facts or {}),
     )
 
 
-def _rule_names(overseer: Overseer) -> dict[int, str]:
+def _rule_names(risk: RiskLayer) -> dict[int, str]:
     """Names of the rules that can bind, custom ones included."""
     built_in = [int(rule) for rule in RuleId if rule not in (RuleId.NONE, RuleId.CUSTOM)]
-    custom = [RuleId.CUSTOM + number for number in range(len(overseer.manager.rules))]
-    return {number: overseer.manager.rule_name(number) for number in (*built_in, *custom)}
+    custom = [RuleId.CUSTOM + number for number in range(len(risk.manager.rules))]
+    return {number: risk.manager.rule_name(number) for number in (*built_in, *custom)}
 
 
 def _stamps(data: DeskData, draw: EpisodeDraw, n_bars: int) -> np.ndarray:

@@ -7,7 +7,11 @@ may be zero or negative: it is then a loss or a gain like any other.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+
+from mtquant_rllib.vector_state import VectorState
 
 # Added to a quotient before it is cut to whole lots: a held position must survive its own round trip through weights.
 _LOT_SLACK = 1e-7
@@ -19,7 +23,8 @@ def row_sums(array: np.ndarray) -> np.ndarray:
     return np.einsum("bi->b", array)
 
 
-class Book:
+@dataclass(init=False, eq=False)
+class Book(VectorState):
     """Arrays of B accounts by n instruments.
 
     Attributes
@@ -34,9 +39,18 @@ class Book:
         Bars since the position was opened, (B, n).
     equity
         Account currency, (B,). Negative equity is a debt.
-    pnl_ccy, cost_ccy, financing_ccy
-        Of the bar in progress, (B, n). Costs and financing are positive when paid.
+    pnl_ccy, cost_ccy, financing_ccy, traded_ccy
+        Of the bar in progress, (B, n), and no state: a bar begins with zeros. Costs and financing are positive when
+        paid; traded_ccy is the absolute notional.
+    lot_units
+        Units in the smallest step of a position, (n,).
     """
+
+    units: np.ndarray
+    entry: np.ndarray
+    stop: np.ndarray
+    bars_held: np.ndarray
+    equity: np.ndarray
 
     def __init__(self, n_accounts: int, lot_units: np.ndarray, start_equity_ccy: float) -> None:
         shape = (n_accounts, len(lot_units))
@@ -70,14 +84,41 @@ class Book:
         lots = units / self.lot_units
         return np.trunc(lots + np.copysign(_LOT_SLACK, lots)) * self.lot_units
 
+    def units_for(
+        self, weight: np.ndarray, unit_value_ccy: np.ndarray, accounts: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Whole lots of target weights (R, n) at values per unit (B, n), for all accounts or those with these indices.
+
+        Where a value or the equity is not positive there are no weights to aim at: such a target is read as the share
+        of the position that stays.
+        """
+        rows = slice(None) if accounts is None else accounts
+        unit_value, equity = unit_value_ccy[rows], self.equity[rows]
+        priced = (unit_value > 0) & (equity > 0)[:, None]
+        units = weight * equity[:, None] / np.where(priced, unit_value, 1.0)
+        if not priced.all():
+            held = self.weights_of(self.units[rows], unit_value_ccy, accounts)
+            share = np.where(held != 0, weight / np.where(held != 0, held, 1.0), 0.0)
+            units = np.where(priced, units, self.units[rows] * np.clip(share, 0.0, 1.0))
+        return self.whole_lots(units)
+
+    def weights_of(
+        self, units: np.ndarray, unit_value_ccy: np.ndarray, accounts: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Signed weights of units (R, n) at values per unit (B, n), for all accounts or those with these indices; of
+        one unit of equity where none is left."""
+        rows = slice(None) if accounts is None else accounts
+        solvent = np.where(self.equity[rows] > 0, self.equity[rows], 1.0)
+        return units * unit_value_ccy[rows] / solvent[:, None]
+
     @property
     def is_flat(self) -> np.ndarray:
         """Accounts without a position, bool (B,)."""
         return np.logical_not(self.units.any(axis=1))
 
     def weights(self, unit_value_ccy: np.ndarray) -> np.ndarray:
-        """Signed weights (B, n) at values per unit in account currency; of one unit of equity where none is left."""
-        return self.units * unit_value_ccy / np.where(self.equity > 0, self.equity, 1.0)[:, None]
+        """Signed weights (B, n) of what is held, at values per unit in account currency."""
+        return self.weights_of(self.units, unit_value_ccy)
 
     def finance(self, amount_ccy: np.ndarray) -> None:
         self.financing_ccy += amount_ccy
@@ -114,3 +155,8 @@ class Book:
         self.bars_held[fresh | gone] = 0.0
         self.entry[gone] = 0.0
         self.units = target_units.copy()
+
+
+def closing_leg(wanted: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """What is left of an order when nothing may be opened: the way toward zero. Units of any one shape."""
+    return np.where(wanted * held > 0, np.sign(held) * np.minimum(np.abs(wanted), np.abs(held)), 0.0)

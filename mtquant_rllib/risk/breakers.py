@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtquant_rllib.config.risk import BreakersConfig
+from mtquant_rllib.vector_state import VectorState
 
 N_LEVELS = 4
 _ROUNDING = 1e-12
@@ -49,7 +50,8 @@ class BreakerLimits:
     var_limit_scale: np.ndarray | None
 
 
-class Breakers:
+@dataclass(init=False, eq=False)
+class Breakers(VectorState):
     """Breaker state of B environments.
 
     Attributes
@@ -64,7 +66,20 @@ class Breakers:
         How often each level has fired since the start, int64 (B, 4).
     n_releases
         How often a latch was lifted by a new day, int64 (B,).
+    halved_bars, closing_bars
+        Bars left of the cooldowns of levels 1 and 2, int64 (B,).
+    cap_abs
+        Largest |weight| that level 1 leaves, float (B, n); inf where free.
     """
+
+    day_start_ccy: np.ndarray
+    level: np.ndarray
+    latched: np.ndarray
+    n_triggers: np.ndarray
+    n_releases: np.ndarray
+    halved_bars: np.ndarray
+    closing_bars: np.ndarray
+    cap_abs: np.ndarray
 
     def __init__(self, config: BreakersConfig, equity_ccy: np.ndarray, n_instruments: int) -> None:
         n_envs = len(equity_ccy)
@@ -75,9 +90,9 @@ class Breakers:
         self.latched = np.zeros(n_envs, dtype=np.int8)
         self.n_triggers = np.zeros((n_envs, N_LEVELS), dtype=np.int64)
         self.n_releases = np.zeros(n_envs, dtype=np.int64)
-        self._halved_bars = np.zeros(n_envs, dtype=np.int64)
-        self._closing_bars = np.zeros(n_envs, dtype=np.int64)
-        self._cap_abs = np.full((n_envs, n_instruments), np.inf)
+        self.halved_bars = np.zeros(n_envs, dtype=np.int64)
+        self.closing_bars = np.zeros(n_envs, dtype=np.int64)
+        self.cap_abs = np.full((n_envs, n_instruments), np.inf)
         self._capped = False
 
     def restart(self, mask: np.ndarray, equity_ccy: np.ndarray) -> None:
@@ -87,10 +102,13 @@ class Breakers:
         self.latched[mask] = 0
         self.n_triggers[mask] = 0
         self.n_releases[mask] = 0
-        self._halved_bars[mask] = 0
-        self._closing_bars[mask] = 0
-        self._cap_abs[mask] = np.inf
-        self._capped = bool(np.isfinite(self._cap_abs).any())
+        self.halved_bars[mask] = 0
+        self.closing_bars[mask] = 0
+        self.cap_abs[mask] = np.inf
+        self.derive()
+
+    def derive(self) -> None:
+        self._capped = bool(np.isfinite(self.cap_abs).any())
 
     def reset_by_hand(self, mask: np.ndarray) -> None:
         """Lift the latch of level 3 where `mask`, bool (B,). Level 4 stays: it needs `restart`."""
@@ -147,8 +165,8 @@ class Breakers:
             self.level[rows, None] < np.arange(1, N_LEVELS + 1)
         )
         latched = self.latched[rows]
-        crossed[:, 0] &= self._halved_bars[rows] == 0
-        crossed[:, 1] &= self._closing_bars[rows] == 0
+        crossed[:, 0] &= self.halved_bars[rows] == 0
+        crossed[:, 1] &= self.closing_bars[rows] == 0
         crossed[:, 2] &= latched < 3
         crossed[:, 3] &= latched < 4
         highest = (crossed * np.arange(1, N_LEVELS + 1)).max(axis=1).astype(np.int8)
@@ -158,19 +176,19 @@ class Breakers:
         halve, close = rows[crossed[:, 0]], rows[crossed[:, 1]]
         if len(halve):
             half = self._config.level_1_position_frac * np.abs(weights[halve])
-            self._cap_abs[halve] = np.minimum(self._cap_abs[halve], half)
-            self._halved_bars[halve] = self._config.level_1.cooldown_bars
+            self.cap_abs[halve] = np.minimum(self.cap_abs[halve], half)
+            self.halved_bars[halve] = self._config.level_1.cooldown_bars
             self._capped = True
-        self._closing_bars[close] = self._config.level_2.cooldown_bars
+        self.closing_bars[close] = self._config.level_2.cooldown_bars
         self.latched[rows] = np.maximum(latched, np.where(highest >= 3, highest, 0))
         return fired
 
     def limits(self) -> BreakerLimits:
         """What binds the next fills. Arrays are the state itself or fresh; do not write to them."""
-        closing = self._closing_bars > 0
+        closing = self.closing_bars > 0
         any_closing = bool(closing.any())
         return BreakerLimits(
-            cap_abs=self._cap_abs if self._capped else None,
+            cap_abs=self.cap_abs if self._capped else None,
             no_increase=closing if any_closing else None,
             flatten=self.latched > 0 if self.latched.any() else None,
             var_limit_scale=np.where(closing, self._config.level_2_var_frac, 1.0) if any_closing else None,
@@ -183,9 +201,9 @@ class Breakers:
         bar keeps its cap until it has one. mask: bool (B,), environments that had this bar; None for all.
         """
         ran = np.ones(len(self.level), dtype=bool) if mask is None else mask
-        self._closing_bars -= (self._closing_bars > 0) & ran
+        self.closing_bars -= (self.closing_bars > 0) & ran
         if self._capped:
-            self._halved_bars -= (self._halved_bars > 0) & ran
-            lifted = tradable & ((self._halved_bars == 0) & ran)[:, None]
-            self._cap_abs[lifted] = np.inf
-            self._capped = bool(np.isfinite(self._cap_abs).any())
+            self.halved_bars -= (self.halved_bars > 0) & ran
+            lifted = tradable & ((self.halved_bars == 0) & ran)[:, None]
+            self.cap_abs[lifted] = np.inf
+            self.derive()

@@ -30,6 +30,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import MtquantError, RunError
 from mtquant_rllib.training import phase_experiment
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE
+from mtquant_rllib.training.hyperparameters import learning_starts_bars
 from mtquant_rllib.training.movable_settings import move, moved_settings, refuse_fixed
 from mtquant_rllib.training.node_readiness import Readiness
 from mtquant_rllib.training.phases import (
@@ -39,7 +40,6 @@ from mtquant_rllib.training.phases import (
     at_bars,
     budget_bars,
     expect_trainable,
-    learning_starts_bars,
     plan_phase,
 )
 from mtquant_rllib.training.placement.planner import placed

@@ -22,10 +22,11 @@ from ray import tune
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError, TrainingFailed
+from mtquant_rllib.training.algorithm_config import build_config
 from mtquant_rllib.training.desk_algorithm import FAILURE
 from mtquant_rllib.training.inspection.checkpoint_survey import newest_whole
 from mtquant_rllib.training.node_watch import LostNodes, SessionLost, Waiting
-from mtquant_rllib.training.phases import TRIAL, TrialPlan, build_config, expect_trainable
+from mtquant_rllib.training.phases import TRIAL, TrialPlan, expect_trainable
 from mtquant_rllib.training.placement.planner import Placement, placed
 from mtquant_rllib.training.records import mirror, ownership, patience, trust
 from mtquant_rllib.training.records.checkpoints import INDEX, SIGNATURE

@@ -24,8 +24,9 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.trainable.trainable import _TrainingResult
 
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.training.algorithm_config import build_config
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, DeskAlgorithm, summary
-from mtquant_rllib.training.phases import TRIAL, TrialPlan, build_config, plan_named
+from mtquant_rllib.training.phases import TRIAL, TrialPlan, plan_named
 from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.records import checkpoints, mirror, states, trust
 from mtquant_rllib.training.records.checkpoints import Checkpoint, DamagedCheckpoint

@@ -14,7 +14,7 @@ from typing import Any
 
 HOW, EVERY = os.environ["FAULTY_HOW"], int(os.environ["FAULTY_EVERY"])
 DESK = "mtquant_rllib.env.trading"
-SAMPLER = os.path.join("engine", "runner.py")
+SAMPLER = os.path.join("engine", "sampling", "runner.py")
 
 _steps = [0]
 

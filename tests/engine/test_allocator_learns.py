@@ -22,8 +22,9 @@ from mtquant_rllib.env.regime_rewards import TERMS
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.policies.critics import target_entropy
 from mtquant_rllib.policies.executed import EXECUTIONS
+from mtquant_rllib.training.algorithm_config import build_config
 from mtquant_rllib.training.curriculum import train
-from mtquant_rllib.training.phases import build_config, plan_named, plan_phase
+from mtquant_rllib.training.phases import plan_named, plan_phase
 from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.records.manifest import Manifest, TrialRecord

@@ -112,8 +112,8 @@ class Faulty:
     def observation(self, desk: Any) -> None:
         observe = desk._observer.instruments
 
-        def faulty(_: Any) -> np.ndarray:
-            seen = observe(desk)
+        def faulty(close: Any) -> np.ndarray:
+            seen = observe(close)
             if self.is_next():
                 seen[2] = np.nan
             return seen

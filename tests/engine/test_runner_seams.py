@@ -125,7 +125,7 @@ def test_regimes_of_the_bars_sampled_are_metrics(make_config: Any, phase: int, n
 
     def watched(row: int, asked: np.ndarray, draw: Any, marks: Any) -> int:
         nonlocal changes, pairs
-        before = [(table.playing & asked, table.desk.row.copy()) for table in runner.env.tables]
+        before = [(table.playing & asked, table.desk.state.row.copy()) for table in runner.env.tables]
         begun = runner.env.episodes_begun.copy()
         ended = play(row, asked, draw, marks)
         for (playing, rows), own in zip(before, features):

@@ -1,13 +1,12 @@
 """A desk that is put back where it stood goes on as if nothing had happened, and nothing that it holds was forgotten.
 
-What belongs to an environment is found by looking (`engine.sampling.desk_snapshot`), which a new array can slip
-through. These tests look at everything else that can be reached from a desk, by no rule of theirs.
+What belongs to an environment is declared (`VectorState`), and a new array can be forgotten there. These tests look at
+everything that can be reached from a desk, by no rule of theirs.
 """
 
 from __future__ import annotations
 
 import functools
-import pickle
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +16,12 @@ import numpy as np
 import pytest
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.engine.sampling.desk_snapshot import capture, put_back
-from mtquant_rllib.engine.sampling.masked_step import resting
 from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.data import DeskData, prepare_embedded
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.env.trading import Trading
+from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio.tape import Tape
 
@@ -32,12 +30,12 @@ N_ENVS = 7
 EPISODE = 23
 
 DESKS = {
-    "phase 3": ("default.yaml", Scene(3, None), True),
-    "phase 3 without limits": ("default.yaml", Scene(3, None), False),
-    "phase 2": ("default.yaml", Scene(2, None), True),
-    "phase 1, forex": ("default.yaml", Scene(1, 0), True),
-    "phase 1, equity": ("default.yaml", Scene(1, 2), True),
-    "allocator": ("allocator.yaml", Scene(1, None), True),
+    "phase 3": ("default.yaml", EpisodeSetup(3, None), True),
+    "phase 3 without limits": ("default.yaml", EpisodeSetup(3, None), False),
+    "phase 2": ("default.yaml", EpisodeSetup(2, None), True),
+    "phase 1, forex": ("default.yaml", EpisodeSetup(1, 0), True),
+    "phase 1, equity": ("default.yaml", EpisodeSetup(1, 2), True),
+    "allocator": ("allocator.yaml", EpisodeSetup(1, None), True),
 }
 
 
@@ -54,9 +52,9 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def new_desk(stage: tuple[str, Path]) -> Trading:
-    config, scene, limited = DESKS[stage[0]]
+    config, setup, limited = DESKS[stage[0]]
     settings, data = market(config, stage[1])
-    return core_for(settings, data, N_ENVS, scene, limited=limited)
+    return core_for(settings, data, N_ENVS, setup, limited=limited)
 
 
 class Play:
@@ -82,10 +80,10 @@ class Play:
                 seen.append(desk.observe())
                 desk.decide(rng.normal(0.0, 2.0, (N_ENVS, universe.n_instruments)))
             else:
-                if desk.scene.domain is None:
+                if desk.setup.domain is None:
                     seen.append(desk.observe_meta())
                     desk.decide_meta(rng.normal(0.0, 1.0, (N_ENVS, universe.n_domains + 1)))
-                domains = range(universe.n_domains) if desk.scene.domain is None else [desk.scene.domain]
+                domains = range(universe.n_domains) if desk.setup.domain is None else [desk.setup.domain]
                 for number in domains:
                     seen.append(desk.observe_specialist(number))
                     width = 3 * len(universe.domains[number].symbols) + 1
@@ -140,21 +138,21 @@ def reachable(root: Any) -> Iterator[tuple[str, np.ndarray]]:
 def test_three_hundred_bars_after_being_put_back_are_the_same(stage: tuple[str, Path]) -> None:
     play = begun(stage)
     play.go_on(37)
-    at, state = play.bar, capture(play.desk)
+    at, state = play.bar, play.desk.snapshot()
     expected = play.go_on(300)
     play.reset(np.arange(N_ENVS))
     play.go_on(101)
-    put_back(play.desk, state)
+    play.desk.restore(state)
     play.bar = at
     assert play.go_on(300) == expected, "the same desk"
     assert len(set(expected)) > 900, "something happened in those bars"
 
     replacement = play_on(stage, new_desk(stage))
-    put_back(replacement.desk, state)
+    replacement.desk.restore(state)
     replacement.bar = at
     assert replacement.go_on(300) == expected, "a desk that was never played"
 
-    put_back(play.desk, state)
+    play.desk.restore(state)
     play.bar = at
     assert play.go_on(300) == expected, "a state may be put back as often as one likes"
 
@@ -163,25 +161,34 @@ def test_a_desk_is_put_back_from_half_of_a_bar(stage: tuple[str, Path], monkeypa
     """Where an environment failed between its fills and its rewards."""
     play = begun(stage)
     play.go_on(37)
-    at, state = play.bar, capture(play.desk)
+    at, state = play.bar, play.desk.snapshot()
     expected = play.go_on(60)
-    put_back(play.desk, state)
+    play.desk.restore(state)
     play.bar = at
     play.go_on(9)
     with monkeypatch.context() as patch:
         patch.setattr(play.desk, "_account", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             play.go_on(1)
-    put_back(play.desk, state)
+    play.desk.restore(state)
     play.bar = at
     assert play.go_on(60) == expected
 
 
 OF_THE_BAR = (
-    "._known[",
+    "._close",
+    "._last_bar",
     ".terms[",
-    ".oversight.decision",
-    ".oversight._at_open",
+    ".proposed",
+    ".ordered",
+    ".stopped",
+    ".instrument_return",
+    ".portfolio_return",
+    "_ccy",
+    ".risk.decision",
+    ".risk.rule",
+    ".risk.unrepairable",
+    ".risk._at_open",
     ".meter.",
 )
 """Made anew in every bar before anybody reads it: a row's quantities, named rewards, risk's record of edits and its
@@ -191,11 +198,11 @@ scratch memory. A path that holds one of these need not come back."""
 def left_behind(play: Play) -> set[str]:
     """Arrays that 150 bars have changed and that being put back does not bring back."""
     before = {path: array.copy() for path, array in reachable(play.desk)}
-    state = capture(play.desk)
+    state = play.desk.snapshot()
     play.go_on(150)
     moved = {path for path, array in reachable(play.desk) if path in before and not same(array, before[path])}
     assert len(moved) > 20, "the desk has moved on"
-    put_back(play.desk, state)
+    play.desk.restore(state)
     after = dict(reachable(play.desk))
     return {
         path
@@ -230,36 +237,29 @@ def test_an_array_in_a_shape_that_nobody_thought_of_would_be_noticed(stage: tupl
     assert left_behind(play) == {"desk.by_lag", "desk.by_name['one']"}
 
 
-def test_one_array_under_two_names_and_two_arrays_are_told_apart(tmp_path: Path) -> None:
-    """Without limits what is ordered is what was proposed, one array; when an episode begins they are two."""
-
-    def together(desk: Any) -> bool:
-        return desk.proposed is desk.ordered
-
-    stage = ("phase 3 without limits", tmp_path)
+def test_a_snapshot_of_other_settings_or_another_version_is_refused(stage: tuple[str, Path]) -> None:
+    """And nothing has changed then."""
     play = begun(stage)
-    apart = capture(play.desk)
-    apart[""]["proposed"][:] = 0.25
-    play.go_on(3)
-    assert together(play.desk)
-    joined, weights = capture(play.desk), play.desk.ordered.copy()
-    put_back(play.desk, apart)
-    assert not together(play.desk)
-    assert (play.desk.proposed == 0.25).all()
-    assert not play.desk.ordered.any()
-    put_back(play.desk, pickle.loads(pickle.dumps(joined)))
-    assert together(play.desk)
-    assert np.array_equal(play.desk.proposed, weights)
+    play.go_on(5)
+    snapshot = play.desk.snapshot()
+    before = {path: array.copy() for path, array in reachable(play.desk)}
+    lacks = {**snapshot, "state": {name: a for name, a in snapshot["state"].items() if name != "book.stop"}}
+    knows = {**snapshot, "state": {**snapshot["state"], "book.swaps": np.zeros(N_ENVS)}}
+    fewer = {**snapshot, "state": {name: array[:3] for name, array in snapshot["state"].items()}}
+    for odd, words in ((lacks, "it lacks book.stop"), (knows, "book.swaps"), (fewer, "does not fit"), ({}, "expected")):
+        with pytest.raises(MtquantError, match=words):
+            play.desk.restore(odd)
+    assert all(same(array, before[path]) for path, array in reachable(play.desk))
 
 
 def test_who_rests_for_a_bar_does_not_notice(stage: tuple[str, Path]) -> None:
     play = begun(stage)
     play.go_on(37)
-    at, state = play.bar, capture(play.desk)
+    at, state = play.bar, play.desk.snapshot()
     expected = play.go_on(40)
-    put_back(play.desk, state)
+    play.desk.restore(state)
     play.bar = at
-    with resting(play.desk, np.arange(N_ENVS)):
+    with play.desk.resting(np.arange(N_ENVS)):
         play.go_on(1)
     play.bar = at
     assert play.go_on(40) == expected

@@ -100,7 +100,7 @@ def test_both_engines_see_do_and_earn_the_same(
         for attribute in ("units", "stop", "entry", "equity"):
             mine = getattr(table.desk.book, attribute)[env]
             np.testing.assert_allclose(mine, getattr(theirs.book, attribute)[0], rtol=1e-6, err_msg=attribute)
-        np.testing.assert_allclose(table.desk.record._sum[env], theirs.record._sum[0], atol=1e-7)
+        np.testing.assert_allclose(table.desk.state.record.total[env], theirs.state.record.total[0], atol=1e-7)
     assert batched.env.settings.desk.decision.meta_every_bars > 1, "decisions are held over cuts"
     for module in modules:
         mine, theirs = as_set(columns[module]), as_set(episodes[module])

@@ -13,9 +13,9 @@ from mtquant_rllib.env.allocator import Allocator
 from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.decisions import allocator_actions, allocator_weights
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.recall import Recall
-from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.features.layout import ALLOCATOR_ASSET, BLOCK, allocator_layout
 from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.universe import ALLOCATOR
@@ -39,7 +39,7 @@ def data(allocation: Settings, market: MarketData) -> DeskData:
 
 
 def begun(settings: Settings, data: DeskData, n_envs: int = 1, offset: int = 0) -> Allocator:
-    core = core_for(settings, data, n_envs, Scene(1))
+    core = core_for(settings, data, n_envs, EpisodeSetup(1))
     assert isinstance(core, Allocator)
     start = data.stretches[0].start + offset
     core.reset(np.arange(n_envs), [EpisodeDraw(start + env, start + env + BARS, 0.0, 0) for env in range(n_envs)])
@@ -57,7 +57,7 @@ def test_its_fifty_features_are_those_of_the_blocks_group_by_group(allocation: S
     layout = allocator_layout(allocation.universe.symbols)
     assert layout.widths == {"price": 15, "volume": 10, "technical": 15, "momentum": 10}
     core = begun(allocation, data, n_envs=3)
-    seen, block = core.observe(), data.features.block[core.row]
+    seen, block = core.observe(), data.features.block[core.state.row]
     assert seen.shape == (3, 50)
     assert seen.dtype == np.float32
     for place, name in enumerate(layout.names):
@@ -71,7 +71,7 @@ def test_replay_recalls_the_same_bytes_from_the_row_alone(allocation: Settings, 
     core = begun(allocation, data, n_envs=4)
     recall = Recall(allocation, data.features, [ALLOCATOR], None)
     nothing = np.zeros((4, 0), dtype=np.float32)
-    again = recall(np.zeros(4, dtype=np.int64), core.row, np.zeros(4, dtype=np.int64), nothing)
+    again = recall(np.zeros(4, dtype=np.int64), core.state.row, np.zeros(4, dtype=np.int64), nothing)
     assert recall.width == 50
     assert not len(recall.private)
     assert np.array_equal(core.observe(), again)
@@ -97,14 +97,14 @@ def test_what_it_decides_is_held_in_whole_lots_after_the_next_open(allocation: S
     wanted = allocator_weights(raw, 3.0)
     core.decide(raw)
     assert core.propose() == pytest.approx(wanted)
-    close, equity = core.unit_value.copy(), core.book.equity.copy()
+    close, equity = core.market.unit_value.copy(), core.book.equity.copy()
     core.advance()
     held = core.book.units * close / equity[:, None]
     lot = core.book.lot_units * close / equity[:, None]
     assert (held <= wanted + 1e-12).all()
     assert (wanted - held < lot + 1e-9).all()
     costs = core.book.cost_ccy[0]
-    rate = data.tape.money[core.row[0], 9]
+    rate = data.tape.money[core.state.row[0], 9]
     assert (costs >= rate * core.book.traded_ccy[0] - 1e-9).all()
     assert costs.sum() > 0
 
@@ -141,7 +141,6 @@ def test_where_a_market_is_closed_no_more_than_the_account_is_invested(market: M
         for _ in range(BARS - 1):
             core.decide(draws.uniform(-1, 1, (4, 5)))
             core.advance()
-            core.observe_row()
             invested.append(core.weight.sum(axis=1))
         return float(np.max(invested))
 
@@ -192,7 +191,7 @@ def test_the_regime_aware_reward_is_the_sum_of_its_terms_in_reference_bars(
     sigma = 0.10 / np.sqrt(data.tape.bars_per_year)
     assert result.rewards[:, 0] == pytest.approx(sum(result.terms.values()) / sigma)
     assert result.terms["regime_return"] / result.portfolio_return == pytest.approx(
-        [[1.2, 0.8, 0.6, 1.0][label] for label in data.features.regime[core.row - 1]]
+        [[1.2, 0.8, 0.6, 1.0][label] for label in data.features.regime[core.state.row - 1]]
     )
 
 
@@ -219,7 +218,7 @@ def test_bars_after_a_row_change_nothing_up_to_it(allocation: Settings, market: 
     for data in (first, second):
         core = begun(allocation, replace(data, stretches=first.stretches))
         rng, trace = np.random.default_rng(5), b""
-        while core.row[0] < cut:
+        while core.state.row[0] < cut:
             seen = core.observe()
             core.decide(rng.uniform(-1, 1, (1, 5)) + seen[:, :5])
             result = core.advance()

@@ -10,10 +10,10 @@ import pytest
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData, prepare_embedded
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw, draw_episode
 from mtquant_rllib.env.multi_agent import desk_env
-from mtquant_rllib.env.overseer import Overseer
-from mtquant_rllib.env.scene import Scene
+from mtquant_rllib.env.risk_layer import RiskLayer
 
 SMALL = [
     "embedded.train.paths=2",
@@ -33,16 +33,16 @@ def short(tmp_path_factory) -> tuple[Settings, Path]:
     return settings, prepare_embedded(settings, tmp_path_factory.mktemp("cache"))
 
 
-def new_desk(settings: Settings, data: DeskData, scene: Scene, n_envs: int) -> Desk:
-    return Desk(settings, data.tape, data.features, n_envs, scene, Overseer(settings, n_envs, scene))
+def new_desk(settings: Settings, data: DeskData, setup: EpisodeSetup, n_envs: int) -> Desk:
+    return Desk(settings, data.tape, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
 
 
 def play_bar(desk: Desk, actions: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], object]:
     """All three turns of a bar with given raw actions, (B, ...) by level; what was seen, and the result."""
-    seen = {"meta": desk.observe_meta()} if desk.scene.domain is None else {}
-    if desk.scene.domain is None:
+    seen = {"meta": desk.observe_meta()} if desk.setup.domain is None else {}
+    if desk.setup.domain is None:
         desk.decide_meta(actions["meta"])
-    domains = range(desk.universe.n_domains) if desk.scene.domain is None else [desk.scene.domain]
+    domains = range(desk.universe.n_domains) if desk.setup.domain is None else [desk.setup.domain]
     for d in domains:
         seen[f"specialist {d}"] = desk.observe_specialist(d)
         desk.decide_specialist(d, actions[f"specialist {d}"])
@@ -60,9 +60,9 @@ def random_actions(settings: Settings, rng: np.random.Generator, n_envs: int) ->
 
 
 @pytest.mark.parametrize(
-    "scene", [Scene(3), Scene(2, ends_on_halt=False), Scene(1, 2)], ids=["joint", "meta", "single"]
+    "setup", [EpisodeSetup(3), EpisodeSetup(2, ends_on_halt=False), EpisodeSetup(1, 2)], ids=["joint", "meta", "single"]
 )
-def test_a_batch_is_each_environment_alone(settings, rough, scene):
+def test_a_batch_is_each_environment_alone(settings, rough, setup):
     """Environments end, are parked or begin again at different bars; nobody notices the neighbours."""
     rng = np.random.default_rng(0)
     n_envs, n_bars = 7, 70
@@ -73,9 +73,9 @@ def test_a_batch_is_each_environment_alone(settings, rough, scene):
         start = first + 37 * env + 53 * episode
         return EpisodeDraw(start, start + lengths[env], 0.1 + 0.04 * env, (env + episode) % 3)
 
-    together = new_desk(settings, rough, scene, n_envs)
+    together = new_desk(settings, rough, setup, n_envs)
     together.reset(np.arange(n_envs), [draw(env, 0) for env in range(n_envs)])
-    alone = [new_desk(settings, rough, scene, 1) for _ in range(n_envs)]
+    alone = [new_desk(settings, rough, setup, 1) for _ in range(n_envs)]
     for env, desk in enumerate(alone):
         desk.reset(np.array([0]), [draw(env, 0)])
     episodes = [0] * n_envs
@@ -84,7 +84,7 @@ def test_a_batch_is_each_environment_alone(settings, rough, scene):
         seen, result = play_bar(together, actions)
         for env, desk in enumerate(alone):
             mine, single = play_bar(desk, {name: values[env : env + 1] for name, values in actions.items()})
-            if desk.parked[0]:
+            if desk.state.parked[0]:
                 continue
             for name, values in mine.items():
                 np.testing.assert_array_equal(seen[name][env], values[0], err_msg=f"{name} of {env}")
@@ -94,7 +94,7 @@ def test_a_batch_is_each_environment_alone(settings, rough, scene):
                     getattr(together.book, name)[env], getattr(desk.book, name)[0], err_msg=name
                 )
             np.testing.assert_array_equal(together.ordered[env], desk.ordered[0])
-            np.testing.assert_array_equal(together.oversight.rule[env], desk.oversight.rule[0])
+            np.testing.assert_array_equal(together.risk.rule[env], desk.risk.rule[0])
             assert result.terminated[env] == single.terminated[0]
             assert result.truncated[env] == single.truncated[0]
         for env in np.flatnonzero(result.terminated | result.truncated):
@@ -118,7 +118,7 @@ def test_the_turn_based_environment_plays_the_same_bars_as_the_desk(short, phase
         {"data": folder, "split": "train", "settings": settings, "phase": phase, "domain": domain, "seed": 5}
     )
     env.seat(2, 3)
-    desk = new_desk(settings, data, Scene(phase, d), 1)
+    desk = new_desk(settings, data, EpisodeSetup(phase, d), 1)
     rng = np.random.default_rng(1)
     low_high = (settings.rewards.phase_1_allocation_low, settings.rewards.phase_1_allocation_high)
     n_turns = 1 if d is None else len(universe.domains[d].symbols)
@@ -198,7 +198,7 @@ def test_a_restored_environment_goes_on_with_the_following_episode(short):
         rows = []
         for _ in range(n):
             env.reset()
-            rows.append((int(env.desk.row[0]), float(env.desk.allocation.max()), tuple(env.agents)))
+            rows.append((int(env.desk.state.row[0]), float(env.desk.state.allocation.max()), tuple(env.agents)))
         return rows
 
     undisturbed = rows_of(desk_env(config), 6)

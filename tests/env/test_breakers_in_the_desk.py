@@ -9,9 +9,10 @@ from markets import stage
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.overseer import Overseer
-from mtquant_rllib.env.scene import Scene, StepResult
+from mtquant_rllib.env.risk_layer import RiskLayer
+from mtquant_rllib.env.trading import StepResult
 from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.risk.rules import Proposal
 
@@ -28,17 +29,16 @@ class Play:
         market = stage(settings, ROW, {symbol: [FLAT, *bars_] for symbol, bars_ in shown.items()})
         self.symbols = settings.universe.symbols
         data = DeskData.of(settings, [market])
-        scene = Scene(3, ends_on_halt=ends_on_halt)
-        self.risk = Overseer(settings, 1, scene)
-        self.desk = Desk(settings, data.tape, data.features, 1, scene, self.risk)
+        setup = EpisodeSetup(3, ends_on_halt=ends_on_halt)
+        self.risk = RiskLayer(settings, 1, setup)
+        self.desk = Desk(settings, data.tape, data.features, 1, setup, self.risk)
         self.desk.reset(np.array([0]), [EpisodeDraw(ROW, ROW + bars, 0.0, 0)])
         self.bar(book)
 
     def bar(self, book) -> StepResult:
         """One bar with these proposed weights; the others are kept as they are."""
         desk = self.desk
-        desk.observe_row()
-        desk.stop_atr[:] = FAR
+        desk.state.stop_atr[:] = FAR
         weights = desk.weight.copy()
         for symbol, weight in book.items():
             weights[0, self.symbols.index(symbol)] = weight
@@ -90,14 +90,13 @@ def test_level_1_at_the_close_halves_at_the_next_open(settings):
 def test_level_2_allows_no_increase_for_three_bars_and_closes_until_var_is_half_its_limit(settings):
     play = Play(settings, {"NAS100": [gap(0.82)]}, {"NAS100": 0.6, "EURUSD": 0.2})
     desk = play.desk
-    desk.observe_row()
-    covariance = desk.covariance
+    covariance = desk.market.covariance
     play.bar({"NAS100": 0.6, "XAUUSD": 0.2})
     assert play.fired == [1, 1, 0, 0]
     assert play.units("EURUSD") > 0
     weights = desk.weights_now()
     measured = play.risk.manager.measure(
-        Proposal(weights, weights, np.ones_like(weights, bool), covariance, desk.correlation, desk.book.equity)
+        Proposal(weights, weights, np.ones_like(weights, bool), covariance, desk.market.correlation, desk.book.equity)
     )
     assert measured["var"][0] <= 0.5 * settings.portfolio_risk.max_portfolio_var
     gold = [play.units("XAUUSD")]
@@ -132,7 +131,6 @@ def test_a_margin_call_closes_the_largest_user_as_a_whole(settings):
     equity = play.desk.book.equity[0]
     assert play.fired == [0, 0, 0, 0]
     assert play.units("WTIUSD") < 0
-    play.desk.observe_row()
     used = abs(play.desk.weight[0, play.symbols.index("WTIUSD")]) * 0.10
     assert equity > 0
     assert used > 2, "equity under half of the margin in use"
@@ -207,7 +205,7 @@ def test_a_debt_at_the_open_is_closed_out_at_that_open_and_stays_on_record(setti
     play.desk.park(np.array([0]))
     play.bar({})
     assert play.desk.book.equity[0] == debt
-    assert play.desk.row[0] == ROW + 2
+    assert play.desk.state.row[0] == ROW + 2
 
 
 def test_a_bankruptcy_at_the_close_terminates_with_the_debt(settings):
@@ -234,15 +232,16 @@ def test_equal_weights_through_the_day_oil_closed_below_zero(settings, real_mark
     limits = settings.portfolio_risk.model_copy(update={"max_portfolio_var": 0.5, "max_correlation_exposure": 1.0})
     settings = settings.model_copy(update={"portfolio_risk": limits})
     day = int(np.searchsorted(real_market.stamps, np.datetime64("2020-04-20")))
-    scene = Scene(3, ends_on_halt=training)
-    risk = Overseer(settings, 1, scene)
-    desk = Desk(settings, real.tape, real.features, 1, scene, risk)
+    setup = EpisodeSetup(3, ends_on_halt=training)
+    risk = RiskLayer(settings, 1, setup)
+    desk = Desk(settings, real.tape, real.features, 1, setup, risk)
     desk.reset(np.array([0]), [EpisodeDraw(day - 2, day + 30, 0.0, 0)])
     equity, levels = [], []
     for _ in range(10):
-        desk.observe_row()
-        desk.stop_atr[:] = FAR
-        result = desk.advance_with_weights(np.full((1, 8), 1 / 8) if desk.row[0] < day - 1 else desk.weight.copy())
+        desk.state.stop_atr[:] = FAR
+        result = desk.advance_with_weights(
+            np.full((1, 8), 1 / 8) if desk.state.row[0] < day - 1 else desk.weight.copy()
+        )
         equity.append(float(desk.book.equity[0]))
         levels.append(int(risk.breakers.latched[0]))
         if result.terminated[0]:

@@ -9,28 +9,27 @@ from reference import Ledger
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.overseer import Overseer
-from mtquant_rllib.env.scene import Scene
+from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.market.bars import MarketData
 
 
 def random_weights(desk: Desk, rng: np.random.Generator, scale: float) -> np.ndarray:
     """Half of the positions are kept; the others become new ones, flips, or nothing."""
-    desk.observe_row()
     new = scale * rng.standard_normal(desk.weight.shape) * (rng.random(desk.weight.shape) < 0.75)
     return np.where(rng.random(desk.weight.shape) < 0.5, desk.weight, new)
 
 
 def new_desk(settings: Settings, data: DeskData, start: int, stop: int, limited: bool) -> Desk:
-    scene = Scene(3, ends_on_halt=False)
-    desk = Desk(settings, data.tape, data.features, 1, scene, Overseer(settings, 1, scene) if limited else None)
+    setup = EpisodeSetup(3, ends_on_halt=False)
+    desk = Desk(settings, data.tape, data.features, 1, setup, RiskLayer(settings, 1, setup) if limited else None)
     desk.reset(np.array([0]), [EpisodeDraw(start, stop, 0.0, 0)])
     return desk
 
 
 def assert_agree(desk: Desk, ledger: Ledger) -> None:
-    book, row = desk.book, int(desk.row[0])
+    book, row = desk.book, int(desk.state.row[0])
     assert row == ledger.t
     np.testing.assert_allclose(book.units[0], ledger.units, rtol=1e-12, err_msg=f"units at row {row}")
     stops = [np.nan if level is None else level for level in ledger.stop]
@@ -54,11 +53,11 @@ def play_both(
     seen = dict.fromkeys(("stops", "flips", "masked", "refused", "stale", "negative", "bars"), 0)
     for _ in range(bars):
         weights = random_weights(desk, rng, scale)
-        desk.stop_atr = rng.uniform(1.0, 3.0, desk.stop_atr.shape)
+        desk.state.stop_atr = rng.uniform(1.0, 3.0, desk.state.stop_atr.shape)
         before = desk.book.units[0].copy()
         targets = np.array(ledger.orders(weights[0].tolist()))
-        np.testing.assert_allclose(desk.units_of(weights)[0], targets, rtol=1e-12)
-        ledger.bar(targets.tolist(), desk.stop_atr[0].tolist())
+        np.testing.assert_allclose(desk.book.units_for(weights, desk.market.unit_value)[0], targets, rtol=1e-12)
+        ledger.bar(targets.tolist(), desk.state.stop_atr[0].tolist())
         desk.advance_with_weights(weights)
         assert_agree(desk, ledger)
         after, row = desk.book.units[0], ledger.t
@@ -129,15 +128,15 @@ def replay_fills(
     record, halted = FillsOnRecord(desk), 0
     for _ in range(bars):
         weights = random_weights(desk, rng, scale)
-        desk.stop_atr = rng.uniform(1.0, 3.0, desk.stop_atr.shape)
+        desk.state.stop_atr = rng.uniform(1.0, 3.0, desk.state.stop_atr.shape)
         equity = desk.book.equity[0]
         desk.advance_with_weights(weights)
-        ledger.bar(record.target.tolist(), desk.stop_atr[0].tolist(), checked=True)
+        ledger.bar(record.target.tolist(), desk.state.stop_atr[0].tolist(), checked=True)
         assert_agree(desk, ledger)
         book = desk.book
         change = (book.pnl_ccy - book.cost_ccy - book.financing_ccy).sum()
         assert abs(book.equity[0] - equity - change) <= 1e-9 * equity
-        halted += int(desk.oversight.breakers.level[0] > 0)  # type: ignore[attr-defined]
+        halted += int(desk.risk.breakers.level[0] > 0)  # type: ignore[attr-defined]
         if book.equity[0] <= 0:
             break
     return halted

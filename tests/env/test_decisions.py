@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env import decisions
 from mtquant_rllib.env.core import Desk
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.portfolio.book import Book
 
 SETTINGS = Settings.load()
@@ -99,7 +99,7 @@ def test_proposed_exposure_grows_with_appetite_allocation_and_conviction(convict
 @pytest.fixture
 def desk(settings, calm) -> Desk:
     start = calm.stretches[0].start
-    desk = Desk(settings, calm.tape, calm.features, 1, Scene(3))
+    desk = Desk(settings, calm.tape, calm.features, 1, EpisodeSetup(3))
     desk.reset(np.array([0]), [EpisodeDraw(start, start + 50, 0.0, 0)])
     return desk
 
@@ -153,7 +153,7 @@ def test_each_level_alone_can_change_the_orders(desk):
 
 def test_the_stop_alone_changes_the_stop_orders(desk):
     decide(desk, instrument=(0.5, 1.0, -1.0))
-    close, atr = desk.close.copy(), desk.atr.copy()
+    close, atr = desk.market.close.copy(), desk.market.atr.copy()
     desk.advance()
     held = desk.book.units[0] != 0
     fill = desk.book.entry[0]

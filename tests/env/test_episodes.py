@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import Stretch, draw_episode
-from mtquant_rllib.env.overseer import Overseer
-from mtquant_rllib.env.scene import Scene
+from mtquant_rllib.env.risk_layer import RiskLayer
 
 STRETCHES = (Stretch(251, 900), Stretch(1151, 1200), Stretch(2051, 2700))
 LOW_HIGH = (0.1, 0.4)
@@ -68,12 +68,12 @@ def test_an_episode_ends_at_its_last_bar_and_never_decides_before_the_warm_up(se
         assert stretch.stop == (path + 1) * calm.tape.rows_per_path
     first = calm.stretches[0]
     episode = draw(0, 0, 0, 0, bars=20, stretches=(Stretch(first.stop - 12, first.stop),))
-    desk = Desk(settings, calm.tape, calm.features, 1, Scene(3), Overseer(settings, 1, Scene(3)))
+    desk = Desk(settings, calm.tape, calm.features, 1, EpisodeSetup(3), RiskLayer(settings, 1, EpisodeSetup(3)))
     desk.reset(np.array([0]), [episode])
-    rows = [int(desk.row[0])]
+    rows = [int(desk.state.row[0])]
     while True:
         result = desk.advance()
-        rows.append(int(desk.row[0]))
+        rows.append(int(desk.state.row[0]))
         if result.truncated[0]:
             break
     assert not result.terminated[0]
@@ -84,7 +84,7 @@ def test_an_episode_ends_at_its_last_bar_and_never_decides_before_the_warm_up(se
 
 def test_the_meta_controller_decides_every_fifth_bar_from_the_first(settings, calm):
     start = calm.stretches[0].start
-    desk = Desk(settings, calm.tape, calm.features, 2, Scene(3))
+    desk = Desk(settings, calm.tape, calm.features, 2, EpisodeSetup(3))
     from mtquant_rllib.env.episodes import EpisodeDraw
 
     desk.reset(np.arange(2), [EpisodeDraw(start, start + 90, 0.0, 0)] * 2)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.messages import (
     MESSAGES,
@@ -26,7 +27,6 @@ from mtquant_rllib.env.messages import (
     message_from_dict,
     performance_reports,
 )
-from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.features.layout import meta_layout
 from mtquant_rllib.market.synthetic import synthesise
@@ -164,7 +164,7 @@ def test_the_desk_tells_its_hub_what_the_levels_observe():
     settings = Settings.load()
     data = DeskData.of(settings, synthesise(settings, n_paths=1, n_years=3, seed=1).markets)
     desk_hub = CommunicationHub(tracing=True, journal_messages=1000, envs=[0])
-    desk = Desk(settings, data.tape, data.features, 1, Scene(3), hub=desk_hub)
+    desk = Desk(settings, data.tape, data.features, 1, EpisodeSetup(3), hub=desk_hub)
     desk.reset(np.array([0]), [EpisodeDraw(data.stretches[0].start, data.stretches[0].stop - 1, 0.0, 0)])
     seen = desk.observe_meta()[0]
     reports = [m for m in desk_hub.journal if isinstance(m, PerformanceReport)]
@@ -174,5 +174,5 @@ def test_the_desk_tells_its_hub_what_the_levels_observe():
         assert used == pytest.approx(report.utilisation * 2 - 1, abs=1e-6)
     desk.decide_meta(np.array([[1.0, 0.0, -1.0, 1.0]]))
     allocations = [m for m in desk_hub.journal if isinstance(m, AllocationMessage)]
-    assert [m.allocation_frac for m in allocations] == desk.allocation[0].tolist()
+    assert [m.allocation_frac for m in allocations] == desk.state.allocation[0].tolist()
     assert len(reports) == len(allocations) == 3

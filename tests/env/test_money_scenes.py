@@ -8,8 +8,8 @@ from markets import stage
 
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.portfolio import tape as channel
 
 ROW = 270
@@ -22,16 +22,14 @@ class Play:
     def __init__(self, settings, symbol, bars):
         self.i = settings.universe.symbols.index(symbol)
         data = DeskData.of(settings, [stage(settings, ROW, {symbol: bars})])
-        self.desk = Desk(settings, data.tape, data.features, 1, Scene(3))
+        self.desk = Desk(settings, data.tape, data.features, 1, EpisodeSetup(3))
         self.desk.reset(np.array([0]), [EpisodeDraw(ROW, ROW + 30, 0.0, 0)])
-        self.desk.observe_row()
-        self.price = self.desk.close[0, self.i]
+        self.price = self.desk.market.close[0, self.i]
 
     def bar(self, weight, stop=1e6):
         """One bar at this weight (None: as it is), the stop `stop` times the price of the beginning away."""
         desk = self.desk
-        desk.observe_row()
-        desk.stop_atr = np.full((1, 8), stop * self.price / desk.atr[0, self.i])
+        desk.state.stop_atr = np.full((1, 8), stop * self.price / desk.market.atr[0, self.i])
         weights = desk.weight.copy()
         if weight is not None:
             weights[0, self.i] = weight

@@ -12,9 +12,9 @@ from markets import scramble_after, smooth
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.overseer import Overseer
-from mtquant_rllib.env.scene import Scene
+from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.market.bars import MarketData
 
 
@@ -36,9 +36,9 @@ class Policy:
 def record(settings: Settings, market: MarketData, start: int, t: int) -> list[dict[str, bytes]]:
     """Everything that is seen, decided and booked from row `start` up to the decision at row t."""
     data = DeskData.of(settings, [market])
-    scene = Scene(3, ends_on_halt=False)
-    risk = Overseer(settings, 1, scene)
-    desk = Desk(settings, data.tape, data.features, 1, scene, risk)
+    setup = EpisodeSetup(3, ends_on_halt=False)
+    risk = RiskLayer(settings, 1, setup)
+    desk = Desk(settings, data.tape, data.features, 1, setup, risk)
     desk.reset(np.array([0]), [EpisodeDraw(start, len(market) - 1, 0.0, 0)])
     policy, log = Policy(settings), []
     while True:
@@ -51,9 +51,9 @@ def record(settings: Settings, market: MarketData, start: int, t: int) -> list[d
         desk.decide_instruments(policy(seen, 3))
         proposed = desk.propose()
         bar["proposed"] = proposed
-        if desk.row[0] == t:
+        if desk.state.row[0] == t:
             # The decision of risk on what is known now; the bar that answers it has yet to come.
-            bar["ordered"] = risk.limit_at_close(desk, proposed, desk.weight)
+            bar["ordered"] = risk.limit_at_close(desk.book, desk.market, proposed, desk.weight)
             bar["rule"] = risk.rule
             log.append({name: np.ascontiguousarray(array).tobytes() for name, array in bar.items()})
             return log
@@ -96,8 +96,8 @@ def test_nothing_changes_on_real_bars(settings, real_market, real, date):
 def fills_at(settings: Settings, market: MarketData, t: int) -> np.ndarray:
     """Units after the fills of row t + 1 of 48 random books that were built over the ten bars before, (48, n)."""
     data = DeskData.of(settings, [market])
-    n_envs, scene = 48, Scene(3, ends_on_halt=False)
-    desk = Desk(settings, data.tape, data.features, n_envs, scene, Overseer(settings, n_envs, scene))
+    n_envs, setup = 48, EpisodeSetup(3, ends_on_halt=False)
+    desk = Desk(settings, data.tape, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
     desk.reset(np.arange(n_envs), [EpisodeDraw(t - 10, t + 5, 0.0, 0)] * n_envs)
     rng, fill = np.random.default_rng(t), desk.book.fill
     seen: list[np.ndarray] = []
@@ -108,11 +108,10 @@ def fills_at(settings: Settings, market: MarketData, t: int) -> np.ndarray:
 
     desk.book.fill = noted  # type: ignore[method-assign]
     for _ in range(11):
-        desk.observe_row()
         new = 0.5 * rng.standard_normal(desk.weight.shape)
-        desk.stop_atr = rng.uniform(1.0, 5.0, desk.weight.shape)
+        desk.state.stop_atr = rng.uniform(1.0, 5.0, desk.weight.shape)
         desk.advance_with_weights(np.where(rng.random(desk.weight.shape) < 0.6, desk.weight, new))
-    assert desk.row[0] == t + 1
+    assert desk.state.row[0] == t + 1
     return seen[-1]
 
 

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from mtquant_rllib.env.core import Desk
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.messages import allocation_messages, performance_reports
-from mtquant_rllib.env.overseer import Overseer
-from mtquant_rllib.env.scene import Scene
+from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.env.spaces import observation_width, spaces
 from mtquant_rllib.features import layout
 
 
-def desk_on(settings, data, n_envs, scene=None, seed=0, bars=60):
-    scene = scene or Scene(3, ends_on_halt=False)
-    desk = Desk(settings, data.tape, data.features, n_envs, scene, Overseer(settings, n_envs, scene))
+def desk_on(settings, data, n_envs, setup=None, seed=0, bars=60):
+    setup = setup or EpisodeSetup(3, ends_on_halt=False)
+    desk = Desk(settings, data.tape, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
     rng = np.random.default_rng(seed)
     draws = []
     for env in range(n_envs):
@@ -30,11 +30,11 @@ def desk_on(settings, data, n_envs, scene=None, seed=0, bars=60):
 def random_bar(desk, rng):
     """A bar of random decisions; every agent's observation on the way, (B, ...)."""
     seen, n = {}, desk.n_envs
-    if desk.scene.domain is None:
+    if desk.setup.domain is None:
         seen["meta_controller"] = desk.observe_meta()
         desk.decide_meta(rng.uniform(-1, 1, (n, 4)))
     for d, domain in enumerate(desk.universe.domains):
-        if desk.scene.domain in (None, d):
+        if desk.setup.domain in (None, d):
             seen[domain.specialist] = desk.observe_specialist(d)
             desk.decide_specialist(d, rng.uniform(-1, 1, (n, 3 * len(domain.symbols) + 1)))
     instruments = desk.observe_instruments()
@@ -83,8 +83,8 @@ def test_every_observation_of_thousands_of_random_bars_is_finite_and_in_its_box(
 
 def test_a_real_desk_sees_the_day_oil_closed_below_zero(settings, real, real_market):
     day = int(np.searchsorted(real_market.stamps, np.datetime64("2020-04-20")))
-    scene = Scene(3, ends_on_halt=False)
-    desk = Desk(settings, real.tape, real.features, 64, scene, Overseer(settings, 64, scene))
+    setup = EpisodeSetup(3, ends_on_halt=False)
+    desk = Desk(settings, real.tape, real.features, 64, setup, RiskLayer(settings, 64, setup))
     rng = np.random.default_rng(0)
     desk.reset(np.arange(64), [EpisodeDraw(day - 10, day + 30, 0.0, 0)] * 64)
     for _ in range(40):
@@ -94,7 +94,7 @@ def test_a_real_desk_sees_the_day_oil_closed_below_zero(settings, real, real_mar
 
 
 def test_off_turn_instruments_are_flat_and_masked_in_phase_1(settings, calm):
-    desk, rng = desk_on(settings, calm, 4, Scene(1, 1))
+    desk, rng = desk_on(settings, calm, 4, EpisodeSetup(1, 1))
     part = settings.universe.domain_slices[1]
     for _ in range(20):
         seen, _ = random_bar(desk, rng)
@@ -109,8 +109,8 @@ def test_off_turn_instruments_are_flat_and_masked_in_phase_1(settings, calm):
             blocks = seen["commodities_specialist"][env, 6 : 6 + 100].reshape(2, 50)
             assert blocks[env % 2].any()
             assert not blocks[1 - env % 2].any()
-    assert (desk.allocation[:, 1] == 0.3).all()
-    assert not desk.allocation[:, [0, 2]].any()
+    assert (desk.state.allocation[:, 1] == 0.3).all()
+    assert not desk.state.allocation[:, [0, 2]].any()
 
 
 def test_each_level_sees_what_the_level_above_has_just_decided(settings, calm):
@@ -122,7 +122,7 @@ def test_each_level_sees_what_the_level_above_has_just_decided(settings, calm):
     desk.decide_meta(np.array([[1.0, 0.2, 0.0, 0.5]] * 3))
     state = layout.specialist_layout(settings.universe.domains[0])["state"]
     seen = desk.observe_specialist(0)[:, state]
-    np.testing.assert_allclose(seen[:, 0], desk.allocation[:, 0] / 0.4 * 2 - 1, rtol=1e-6)
+    np.testing.assert_allclose(seen[:, 0], desk.state.allocation[:, 0] / 0.4 * 2 - 1, rtol=1e-6)
     np.testing.assert_allclose(seen[:, 1], 0.75 - 1, rtol=1e-6)
     desk.decide_specialist(0, np.array([[1.0, 0.0, -1.0] * 3 + [0.6]] * 3))
     own = layout.INSTRUMENT["state"]
@@ -130,7 +130,7 @@ def test_each_level_sees_what_the_level_above_has_just_decided(settings, calm):
     p = np.exp([3.0, 0.0, -3.0]) / np.exp([3.0, 0.0, -3.0]).sum()
     np.testing.assert_allclose(private[:, :, 0], p[0] - p[2], rtol=1e-6)
     np.testing.assert_allclose(private[:, :, 1], 0.8 * 2 - 1, rtol=1e-6)
-    allocation = np.repeat(desk.allocation[:, :1] / 0.4 * 2 - 1, 3, axis=1)
+    allocation = np.repeat(desk.state.allocation[:, :1] / 0.4 * 2 - 1, 3, axis=1)
     np.testing.assert_allclose(private[:, :, 2], allocation, rtol=1e-6)
 
 
@@ -144,7 +144,7 @@ def test_an_instruments_private_state_by_hand(settings, calm):
     assert held.any()
     for env, i in np.argwhere(held):
         side = np.sign(book.units[env, i])
-        close, atr = desk.close[env, i], desk.atr[env, i]
+        close, atr = desk.market.close[env, i], desk.market.atr[env, i]
         rate = 1 / close if settings.universe.symbols[i] == "USDJPY" else 1.0
         expected = [
             book.units[env, i] * close * rate / book.equity[env] / 0.25,
@@ -183,15 +183,14 @@ def test_messages_say_what_is_observed(settings, calm):
     for _ in range(30):
         random_bar(desk, rng)
     universe = settings.universe
-    sharpe, win = desk.record.sharpe_ann(desk.tape.bars_per_year), desk.record.win_rate()
-    desk.observe_row()
+    sharpe, win = desk.state.record.sharpe_ann(desk.tape.bars_per_year), desk.state.record.win_rate()
     meta = desk.observe_meta()
-    for message in performance_reports(universe, 0, sharpe, win, desk.utilisation(), envs=[0, 1, 2]):
+    for message in performance_reports(universe, 0, sharpe, win, desk.close.utilisation, envs=[0, 1, 2]):
         d = universe.specialists.index(message.sender)
         seen = meta[message.env, 60 + d : 69 : 3]
         said = [message.sharpe_ann / 3, message.win_rate_frac * 2 - 1, message.utilisation * 2 - 1]
         np.testing.assert_allclose(seen, np.clip(said, -5, 5), rtol=1e-5, atol=1e-6)
-    for message in allocation_messages(universe, 0, desk.allocation, desk.appetite, envs=[0, 1, 2]):
+    for message in allocation_messages(universe, 0, desk.state.allocation, desk.state.appetite, envs=[0, 1, 2]):
         d = universe.specialists.index(message.receiver)
         state = desk.observe_specialist(d)[message.env, layout.specialist_layout(universe.domains[d])["state"]]
         said = [message.allocation_frac / 0.4 * 2 - 1, message.risk_appetite - 1]
@@ -207,5 +206,5 @@ def test_track_records_are_the_statistics_of_the_last_sixty_bars(settings, calm)
         books.append(np.stack(list(net), axis=1))
     last = np.array(books)[-60:]
     expected = last.mean(axis=0) / last.std(axis=0) * np.sqrt(calm.tape.bars_per_year)
-    np.testing.assert_allclose(desk.record.sharpe_ann(calm.tape.bars_per_year), expected, rtol=1e-8)
-    np.testing.assert_allclose(desk.record.win_rate(), (last > 0).sum(axis=0) / (last != 0).sum(axis=0))
+    np.testing.assert_allclose(desk.state.record.sharpe_ann(calm.tape.bars_per_year), expected, rtol=1e-8)
+    np.testing.assert_allclose(desk.state.record.win_rate(), (last > 0).sum(axis=0) / (last != 0).sum(axis=0))

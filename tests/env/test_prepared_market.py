@@ -17,11 +17,11 @@ from markets import smooth
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env import data
 from mtquant_rllib.env.cores import core_for
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.market_source import open_market
 from mtquant_rllib.env.multi_agent import desk_env
 from mtquant_rllib.env.prepared_files import arrays_hash, file_hashes, verify_prepared
-from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.errors import MarketDataError, MtquantError, RunError
 from mtquant_rllib.features import building
 from mtquant_rllib.training import preparation
@@ -202,16 +202,16 @@ def test_a_market_with_a_number_that_is_none_is_not_prepared(
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("_block", "array block"), ("_money", "array money"), ("_sizing", "array sizing")]
+    ("name", "said"), [("block", "array block"), ("_money", "array money"), ("_sizing", "array sizing")]
 )
 def test_a_row_that_went_bad_is_not_blamed_on_the_policy(settings: Settings, name: str, said: str) -> None:
     held = data.DeskData.of(settings, smooth(settings, n_paths=1))
-    desk: Any = core_for(settings, held, 2, Scene(3, None))
+    desk: Any = core_for(settings, held, 2, EpisodeSetup(3, None))
     start = held.stretches[0].start
     desk.reset(np.arange(2), [EpisodeDraw(start, start + 50, 0.5, 0), EpisodeDraw(start + 9, start + 50, 0.5, 0)])
-    array = getattr(desk, name).copy()
+    array = getattr(desk._rows, name).copy()
     array[start + 9] = np.nan
-    setattr(desk, name, array)
+    setattr(desk._rows, name, array)
     desk.observe_meta()
     weights = np.zeros((2, settings.universe.n_instruments))
     weights[1] = np.nan
@@ -222,7 +222,7 @@ def test_a_row_that_went_bad_is_not_blamed_on_the_policy(settings: Settings, nam
 
 def test_a_policy_that_gives_no_number_is_told_from_a_bad_market(settings: Settings) -> None:
     held = data.DeskData.of(settings, smooth(settings, n_paths=1))
-    desk: Any = core_for(settings, held, 2, Scene(3, None))
+    desk: Any = core_for(settings, held, 2, EpisodeSetup(3, None))
     start = held.stretches[0].start
     desk.reset(np.arange(2), [EpisodeDraw(start, start + 50, 0.5, 0)] * 2)
     desk.decide_meta(np.full((2, settings.universe.n_domains + 1), np.nan))

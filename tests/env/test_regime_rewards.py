@@ -13,9 +13,9 @@ from mtquant_rllib.config.allocator import RegimeAwareConfig
 from mtquant_rllib.env.allocator import Allocator
 from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.regime_rewards import SHAPING, TERMS, BarView, RegimeAwareReward
-from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.features.regimes import Regime
 
 EQUAL, SINGLE = np.full(5, 0.2), np.eye(5)[4]
@@ -132,8 +132,8 @@ def _policies(core: Allocator) -> dict[str, np.ndarray | None]:
 
 def _play(settings: Settings, data: DeskData) -> dict[str, tuple[Allocator, dict[str, np.ndarray], np.ndarray]]:
     played = {}
-    for name, fixed in _policies(core_for(settings, data, 1, Scene(3))).items():  # type: ignore[arg-type]
-        core = core_for(settings, data, 2, Scene(3, ends_on_halt=False))
+    for name, fixed in _policies(core_for(settings, data, 1, EpisodeSetup(3))).items():  # type: ignore[arg-type]
+        core = core_for(settings, data, 2, EpisodeSetup(3, ends_on_halt=False))
         assert isinstance(core, Allocator)
         draws = [EpisodeDraw(part.start, part.start + BARS, 0.0, 0) for part in data.stretches]
         core.reset(np.arange(2), draws)
@@ -146,7 +146,7 @@ def _play(settings: Settings, data: DeskData) -> dict[str, tuple[Allocator, dict
             elif name == "flip_flop":
                 raw = np.broadcast_to((2 * np.eye(5)[[0, 4]] - 1)[t % 2], (2, 5))
             elif name == "trend":
-                raw = np.clip(core._market[core.row[:, None], core._move_columns], -1, 1)
+                raw = np.clip(core._blocks[core.state.row[:, None], core._move_columns], -1, 1)
             assert raw is not None
             before = core.book.equity.copy()
             core.decide(raw)

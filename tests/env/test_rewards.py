@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env import rewards
 from mtquant_rllib.env.core import Desk
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.overseer import Overseer
-from mtquant_rllib.env.scene import Scene
+from mtquant_rllib.env.risk_layer import RiskLayer
 
 SETTINGS = Settings.load()
 CONFIG = SETTINGS.rewards.differential_sharpe
@@ -67,17 +67,17 @@ def test_only_the_loss_beyond_the_forecast_counts():
     np.testing.assert_allclose(excess, [0.01, 0.0, 0.0])
 
 
-def play(settings, data, scene, bars, draw=None, limited=True):
+def play(settings, data, setup, bars, draw=None, limited=True):
     """Random decisions; yields the desk and its result after each bar."""
     rng = np.random.default_rng(0)
     start = data.stretches[0].start
-    desk = Desk(settings, data.tape, data.features, 1, scene, Overseer(settings, 1, scene) if limited else None)
+    desk = Desk(settings, data.tape, data.features, 1, setup, RiskLayer(settings, 1, setup) if limited else None)
     desk.reset(ONE, [draw or EpisodeDraw(start, start + bars, 0.0, 0)])
     for _ in range(bars):
-        if scene.domain is None and desk.meta_is_due[0]:
+        if setup.domain is None and desk.meta_is_due[0]:
             desk.decide_meta(rng.uniform(-1, 1, (1, 4)))
         for d, domain in enumerate(desk.universe.domains):
-            if scene.domain in (None, d):
+            if setup.domain in (None, d):
                 desk.decide_specialist(d, rng.uniform(-1, 1, (1, 3 * len(domain.symbols) + 1)))
         desk.decide_instruments(rng.uniform(-1, 1, (1, 8, 3)))
         yield desk, desk.advance()
@@ -93,7 +93,7 @@ def test_phase_1_rewards_by_hand(settings, calm):
     per_year = calm.tape.bars_per_year_of[symbol]
     moved = 0
     equity = 100_000.0
-    for desk, result in play(settings, calm, Scene(1, 2), n_bars, draw):
+    for desk, result in play(settings, calm, EpisodeSetup(1, 2), n_bars, draw):
         book = desk.book
         net = (book.pnl_ccy - book.cost_ccy - book.financing_ccy)[0]
         assert not np.delete(net, symbol).any(), "instruments off turn are flat"
@@ -104,7 +104,7 @@ def test_phase_1_rewards_by_hand(settings, calm):
         wanted, a_book, b_book = textbook(z, a_book, b_book)
         assert result.rewards[0, 3] == pytest.approx(wanted, rel=1e-9, abs=1e-9)
         moved += r != 0
-        assert desk.appetite[0] == 1.0
+        assert desk.state.appetite[0] == 1.0
     assert moved > 30
     # What makes the reward a function of the state is observed.
     seen = desk.observe_instruments()[0, symbol, -2:]
@@ -113,7 +113,7 @@ def test_phase_1_rewards_by_hand(settings, calm):
 
 def test_phase_2_rewards_the_portfolio_in_units_of_the_targets_volatility(settings, calm):
     a, b, equity = 0.0, 1.0, 100_000.0
-    for desk, result in play(settings, calm, Scene(2), 40):
+    for desk, result in play(settings, calm, EpisodeSetup(2), 40):
         r, equity = desk.book.equity[0] / equity - 1, desk.book.equity[0]
         wanted, a, b = textbook(r / (0.20 / np.sqrt(calm.tape.bars_per_year)), a, b)
         assert result.rewards[0, 0] == pytest.approx(wanted, rel=1e-7, abs=1e-9)
@@ -126,7 +126,7 @@ def test_phase_3_rewards_by_hand(settings, rough):
     domain_of = np.array(settings.universe.domain_of)
     value, peak, worst = np.ones(12), np.ones(12), np.zeros(12)
     before, excesses, edits_seen = 100_000.0, 0, 0
-    for desk, result in play(settings, rough, Scene(3, ends_on_halt=False), 250):
+    for desk, result in play(settings, rough, EpisodeSetup(3, ends_on_halt=False), 250):
         book = desk.book
         of_instruments = (book.pnl_ccy - book.cost_ccy - book.financing_ccy)[0] / before
         of_domains = [of_instruments[domain_of == d].sum() for d in range(3)]
@@ -136,10 +136,10 @@ def test_phase_3_rewards_by_hand(settings, rough):
         peak = np.maximum(peak, value)
         drawdown = np.maximum(worst, 1 - value / peak)
         increment, worst = drawdown - worst, drawdown
-        cut = np.where(desk.oversight.rule != 0, np.abs(desk.proposed - desk.ordered), 0.0)[0]
+        cut = np.where(desk.risk.rule != 0, np.abs(desk.proposed - desk.ordered), 0.0)[0]
         edits = np.array([cut.sum(), *(cut[domain_of == d].sum() for d in range(3)), *cut])
         own = (returns - 0.2 * increment - 1e-4 * edits) / sigma
-        excess = max(0.0, -returns[0] - desk.oversight.var_forecast()[0])
+        excess = max(0.0, -returns[0] - desk.risk.var_forecast()[0])
         own[0] -= 0.1 * excess / sigma
         np.testing.assert_allclose(result.rewards[0], 0.5 * own + 0.5 * own[0], rtol=1e-6, atol=1e-9)
         excesses += excess > 0
@@ -149,7 +149,7 @@ def test_phase_3_rewards_by_hand(settings, rough):
 
 
 def test_a_loss_is_never_rewarded_and_a_gain_always_is(settings, calm):
-    for desk, result in play(settings, calm, Scene(2), 30):
+    for desk, result in play(settings, calm, EpisodeSetup(2), 30):
         if abs(desk.portfolio_return[0]) > 0.5 * desk.scorer.sigma_target:
             assert np.sign(result.rewards[0, 0]) == np.sign(desk.portfolio_return[0])
 
@@ -159,11 +159,11 @@ def test_a_desk_without_any_capital_earns_numbers(calm, phase):
     """Also where the settings let shares and appetites go to zero without a snap."""
     settings = Settings.load(overrides=["desk.decision.snap_below=0"])
     start = calm.stretches[0].start
-    desk = Desk(settings, calm.tape, calm.features, 1, Scene(phase), Overseer(settings, 1, Scene(phase)))
+    desk = Desk(settings, calm.tape, calm.features, 1, EpisodeSetup(phase), RiskLayer(settings, 1, EpisodeSetup(phase)))
     desk.reset(ONE, [EpisodeDraw(start, start + 30, 0.0, 0)])
     for bar in range(12):
         # Full appetite for a while, then none: the books wind down.
         desk.decide_meta(np.array([[1.0, -1.0, -1.0, 1.0 if bar < 5 else -1.0]]))
         desk.decide_instruments(np.full((1, 8, 3), 0.8))
         assert np.isfinite(desk.advance().rewards).all()
-        assert np.isfinite(desk.sharpe.mean).all()
+        assert np.isfinite(desk.state.sharpe.mean).all()

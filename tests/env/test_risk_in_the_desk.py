@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,31 +12,33 @@ from hypothesis import strategies as st
 from markets import intraday, smooth
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.bar import Bar
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.overseer import Overseer
-from mtquant_rllib.env.scene import Scene
+from mtquant_rllib.env.market_rows import MarketRow
+from mtquant_rllib.env.risk_layer import RiskLayer
+from mtquant_rllib.portfolio.book import Book
 from mtquant_rllib.risk.rules import Proposal
 
 SLACK = 1 + 1e-8
 
 
-class Watched(Overseer):
-    """An overseer whose every answer is measured again, as the whole lots that it comes to."""
+class Watched(RiskLayer):
+    """A risk layer whose every answer is measured again, as the whole lots that it comes to."""
 
-    def __init__(self, settings: Settings, n_envs: int, scene: Scene) -> None:
-        super().__init__(settings, n_envs, scene)
+    def __init__(self, settings: Settings, n_envs: int, setup: EpisodeSetup) -> None:
+        super().__init__(settings, n_envs, setup)
         self._settings = settings
         self.n_judged = self.n_reruns = self.n_unrepairable = 0
         self.breaches: list[str] = []
-        self.last_fill: tuple[np.ndarray, np.ndarray] | None = None
+        self.parked = np.zeros(n_envs, dtype=bool)
 
-    def judge(self, where: str, desk: Desk, weights: np.ndarray, excused: np.ndarray) -> None:
+    def judge(self, where: str, book: Book, market: MarketRow, weights: np.ndarray, excused: np.ndarray) -> None:
         """`weights` (B, n) against every limit; `excused` bool (B,)."""
+        everything = np.ones_like(weights, bool)
         measured = self.manager.measure(
-            Proposal(weights, weights, np.ones_like(weights, bool), desk.covariance, desk.correlation, desk.book.equity)
+            Proposal(weights, weights, everything, market.covariance, market.correlation, book.equity)
         )
         limits, risk = self.manager.limits, self._settings.risk
         scale = self.breakers.limits().var_limit_scale
@@ -52,77 +56,70 @@ class Watched(Overseer):
             f"{where}: {rule}" for rule, broken in found.items() for _ in range((broken & ~excused).sum())
         ]
 
-    def limit_at_close(self, desk: Desk, proposed: np.ndarray, current: np.ndarray) -> np.ndarray:
-        ordered = super().limit_at_close(desk, proposed, current)
-        idle = desk.parked | (desk.book.equity <= 0) | (desk.close <= 0).any(axis=1)
+    def limit_at_close(self, book: Book, market: MarketRow, proposed: np.ndarray, held: np.ndarray) -> np.ndarray:
+        ordered = super().limit_at_close(book, market, proposed, held)
+        priced = market.close > 0
+        idle = self.parked | (book.equity <= 0) | ~priced.all(axis=1)
         self.n_unrepairable += int((self.unrepairable & ~idle).sum())
-        self.judge("close", desk, ordered, self.unrepairable | idle)
-        priced = desk.close > 0
+        self.judge("close", book, market, ordered, self.unrepairable | idle)
         assert not ((ordered * proposed < 0) & priced).any(), "a sign was flipped"
         assert not ((np.abs(ordered) > np.abs(proposed) * SLACK + 1e-12) & priced).any(), "a position has grown"
         standing = self.breakers.limits()
         if standing.no_increase is not None:
-            held = np.where(ordered * current > 0, np.abs(current), 0.0)
-            assert not (standing.no_increase[:, None] & (np.abs(ordered) > held * SLACK + 1e-12)).any()
+            kept = np.where(ordered * held > 0, np.abs(held), 0.0)
+            assert not (standing.no_increase[:, None] & (np.abs(ordered) > kept * SLACK + 1e-12)).any()
         if standing.flatten is not None:
             assert not ordered[standing.flatten].any()
         return ordered
 
+    def limit_at_open(
+        self, book: Book, market: MarketRow, wanted: np.ndarray, unit_value: np.ndarray, *rest: Any
+    ) -> Any:
+        fills, envs = super().limit_at_open(book, market, wanted, unit_value, *rest), rest[-1]
+        self.n_reruns += len(envs)
+        excused = self.unrepairable | self.parked | (book.equity <= 0) | (unit_value <= 0).any(axis=1)
+        excused |= ~np.isin(np.arange(len(excused)), envs)
+        self.judge("open", book, market, book.weights_of(fills, unit_value), excused)
+        return fills
 
-def random_play(monkeypatch, settings, data, n_envs, n_bars, scale, seed) -> tuple[Watched, int]:
-    """Random weights under a watched overseer; also counts the bars on which the open was limited again."""
+
+def random_play(settings, data, n_envs, n_bars, scale, seed) -> Watched:
+    """Random weights under a watched risk layer."""
     rng = np.random.default_rng(seed)
-    scene = Scene(3, ends_on_halt=False)
-    risk = Watched(settings, n_envs, scene)
-    desk = Desk(settings, data.tape, data.features, n_envs, scene, risk)
+    setup = EpisodeSetup(3, ends_on_halt=False)
+    risk = Watched(settings, n_envs, setup)
+    desk = Desk(settings, data.tape, data.features, n_envs, setup, risk)
     stretch = data.stretches[0]
     starts = rng.integers(stretch.start, stretch.stop - n_bars - 1, n_envs)
     desk.reset(np.arange(n_envs), [EpisodeDraw(int(start), stretch.stop - 1, 0.0, 0) for start in starts])
-    reruns = 0
-    limit_fills = Bar._limit_fills
-
-    def limited(bar, wanted, openable, envs):
-        nonlocal reruns
-        fills = limit_fills(bar, wanted, openable, envs)
-        reruns += len(envs)
-        value = bar._open_value()
-        equity = desk.book.equity
-        excused = risk.unrepairable | desk.parked | (equity <= 0) | (value <= 0).any(axis=1)
-        excused |= ~np.isin(np.arange(n_envs), envs)
-        risk.judge("open", desk, fills * value / np.where(equity > 0, equity, 1.0)[:, None], excused)
-        return fills
-
-    monkeypatch.setattr(Bar, "_limit_fills", limited)
+    risk.parked = desk.state.parked
     for _ in range(n_bars):
-        desk.observe_row()
         new = scale * rng.standard_normal(desk.weight.shape) * (rng.random(desk.weight.shape) < 0.75)
         weights = np.where(rng.random(desk.weight.shape) < 0.5, desk.weight, new)
-        desk.stop_atr = rng.uniform(1, 5, desk.weight.shape)
+        desk.state.stop_atr = rng.uniform(1, 5, desk.weight.shape)
         before = desk.book.equity.copy()
         result = desk.advance_with_weights(weights)
         book = desk.book
         change = (book.pnl_ccy - book.cost_ccy - book.financing_ccy).sum(axis=1)
         np.testing.assert_allclose(book.equity - before, change, rtol=0, atol=1e-9 * np.abs(before).min())
         desk.park(np.flatnonzero(result.terminated | result.truncated))
-    return risk, reruns
+    return risk
 
 
 @pytest.mark.parametrize("start_equity", [100_000, 10_000])
 @pytest.mark.parametrize("scale", [0.2, 0.6])
-def test_orders_and_limited_fills_pass_every_rule_as_whole_lots(
-    monkeypatch, settings, rough_market, start_equity, scale
-):
+def test_orders_and_limited_fills_pass_every_rule_as_whole_lots(settings, rough_market, start_equity, scale):
     """With little equity a lot is a large part of a position, and a hedge that loses it can break a limit."""
     settings = Settings.load(overrides=[f"desk.account.start_equity_ccy={start_equity}"])
-    risk, reruns = random_play(monkeypatch, settings, DeskData.of(settings, [rough_market]), 64, 80, scale, seed=1)
+    risk = random_play(settings, DeskData.of(settings, [rough_market]), 64, 80, scale, seed=1)
     assert not risk.breaches, risk.breaches[:5]
     assert risk.n_judged > 3000
-    assert reruns > 200
+    assert risk.n_reruns > 200
     assert risk.n_unrepairable <= 0.005 * risk.n_judged
 
 
-def test_orders_pass_every_rule_on_real_bars(monkeypatch, settings, real):
-    risk, _ = random_play(monkeypatch, settings, real, 128, 80, 0.4, seed=2)
+def test_orders_pass_every_rule_on_real_bars(settings, real):
+    risk = random_play(settings, real, 128, 80, 0.4, seed=2)
     assert not risk.breaches, risk.breaches[:5]
     assert risk.n_unrepairable <= 0.005 * risk.n_judged
 
@@ -130,21 +127,20 @@ def test_orders_pass_every_rule_on_real_bars(monkeypatch, settings, real):
 def test_bars_of_a_few_hours_conserve_money_and_keep_their_trading_day(monkeypatch, settings):
     """Nights are paid on the bars that cross 17:00 in New York, and the day's loss counts from the mark after them."""
     data = DeskData.of(settings, [intraday(settings)])
-    risk, _ = random_play(monkeypatch, settings, data, 16, 60, 0.3, seed=3)
+    risk = random_play(settings, data, 16, 60, 0.3, seed=3)
     assert not risk.breaches, risk.breaches[:5]
 
-    scene = Scene(3)
-    risk = Watched(settings, 1, scene)
-    desk = Desk(settings, data.tape, data.features, 1, scene, risk)
+    setup = EpisodeSetup(3)
+    risk = Watched(settings, 1, setup)
+    desk = Desk(settings, data.tape, data.features, 1, setup, risk)
     start = data.stretches[0].start
     desk.reset(np.array([0]), [EpisodeDraw(start, start + 60, 0.0, 0)])
     days = 0
     for _ in range(40):
-        desk.observe_row()
         equity = desk.book.equity[0]
-        desk.stop_atr[:] = 1e9
+        desk.state.stop_atr[:] = 1e9
         desk.advance_with_weights(np.full((1, 8), 0.1))
-        row = desk.row[0]
+        row = desk.state.row[0]
         financing = desk.book.financing_ccy.sum()
         crossed = data.tape.day[row] != data.tape.day[row - 1]
         if crossed:
@@ -157,15 +153,14 @@ def test_bars_of_a_few_hours_conserve_money_and_keep_their_trading_day(monkeypat
 
 def test_a_quiet_desk_is_left_alone(settings, calm):
     """Small books pass as proposed, to the lot, and nothing is on the record."""
-    scene = Scene(3)
-    risk = Overseer(settings, 1, scene)
-    desk = Desk(settings, calm.tape, calm.features, 1, scene, risk)
+    setup = EpisodeSetup(3)
+    risk = RiskLayer(settings, 1, setup)
+    desk = Desk(settings, calm.tape, calm.features, 1, setup, risk)
     start = calm.stretches[0].start
     desk.reset(np.array([0]), [EpisodeDraw(start, start + 40, 0.0, 0)])
     for _ in range(20):
-        desk.observe_row()
         weights = np.full((1, 8), 0.03)
-        wanted = desk.units_of(weights)
+        wanted = desk.book.units_for(weights, desk.market.unit_value)
         desk.advance_with_weights(weights)
         assert risk.edits(0) == []
         np.testing.assert_array_equal(np.where(desk.stopped, wanted, desk.book.units), wanted)
@@ -175,14 +170,14 @@ def test_a_quiet_desk_is_left_alone(settings, calm):
 @given(weights=st.lists(st.floats(-3, 3), min_size=8, max_size=8))
 def test_every_edit_is_on_record(weights):
     settings, data = _stage()
-    scene = Scene(3)
-    risk = Overseer(settings, 1, scene)
-    desk = Desk(settings, data.tape, data.features, 1, scene, risk)
+    setup = EpisodeSetup(3)
+    risk = RiskLayer(settings, 1, setup)
+    desk = Desk(settings, data.tape, data.features, 1, setup, risk)
     start = data.stretches[0].start
     desk.reset(np.array([0]), [EpisodeDraw(start, start + 40, 0.0, 0)])
-    desk.observe_row()
-    ordered = risk.limit_at_close(desk, np.array([weights]), desk.weight)
-    lots = desk.weight_of(desk.units_of(np.array([weights])))
+    ordered = risk.limit_at_close(desk.book, desk.market, np.array([weights]), desk.weight)
+    book, value = desk.book, desk.market.unit_value
+    lots = book.weights_of(book.units_for(np.array([weights]), value), value)
     changed = np.abs(ordered - lots)[0] > 1e-9
     edits = {edit.instrument: edit for edit in risk.edits(0)}
     for i, symbol in enumerate(settings.universe.symbols):

@@ -41,9 +41,9 @@ def test_decisions_made_again_from_what_was_kept_are_those_that_the_desk_took(op
     taken: dict[str, list[np.ndarray]] = {"meta_controller": [], "forex_specialist": [], "WTIUSD": []}
 
     def watch(desk: Desk) -> None:
-        taken["meta_controller"].append(np.append(desk.allocation[0], desk.appetite[0]))
-        taken["forex_specialist"].append(np.append(desk.intent[0, :3], desk.confidence[0, 0]))
-        taken["WTIUSD"].append(np.array([desk.signal[0, 4], desk.urgency[0, 4], desk.stop_atr[0, 4]]))
+        taken["meta_controller"].append(np.append(desk.state.allocation[0], desk.state.appetite[0]))
+        taken["forex_specialist"].append(np.append(desk.state.intent[0, :3], desk.state.confidence[0, 0]))
+        taken["WTIUSD"].append(np.array([desk.state.signal[0, 4], desk.state.urgency[0, 4], desk.state.stop_atr[0, 4]]))
 
     draws = [EpisodeDraw(start, start + 12, 0.0, 0)]
     rollout.play(opened.settings, opened.data, player, draws, name="desk", on_bar=watch)

@@ -97,7 +97,7 @@ def test_a_checkpoint_of_another_format_says_so(run: Path) -> None:
     path = written(run, 1) / "checkpoint_000001"
     tree = json.loads((path / checkpoints.INDEX).read_text())
     (path / checkpoints.INDEX).write_text(json.dumps({**tree, "format": 99}))
-    with pytest.raises(DamagedCheckpoint, match="has format 99, and this version reads 1"):
+    with pytest.raises(DamagedCheckpoint, match="has format 99, and this version reads 2"):
         checkpoints.verify(path)
 
 

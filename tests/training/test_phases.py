@@ -6,14 +6,13 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.training.curriculum import never_learning
-from mtquant_rllib.training.phases import (
-    Numbers,
+from mtquant_rllib.training.hyperparameters import (
+    Hyperparameters,
     bars_per_update,
-    budget_bars,
     learning_rates,
     learning_starts_bars,
-    plan_phase,
 )
+from mtquant_rllib.training.phases import budget_bars, plan_phase
 from mtquant_rllib.training.records.manifest import PhaseRecord, TrialRecord
 from mtquant_rllib.universe import META
 
@@ -48,15 +47,15 @@ def test_budgets_are_the_documents_times_the_scale() -> None:
 
 
 def test_the_document_to_the_letter_runs_its_own_numbers() -> None:
-    letter = Numbers.of(Settings.load("document.yaml"))
-    assert letter == Numbers(3e-4, gamma=0.99, gae_lambda=0.95, n_epochs=10, batch_size=256, clip_range=0.2)
+    letter = Hyperparameters.of(Settings.load("document.yaml"))
+    assert letter == Hyperparameters(3e-4, gamma=0.99, gae_lambda=0.95, n_epochs=10, batch_size=256, clip_range=0.2)
     assert bars_per_update(Settings.load("document.yaml"), 500_000) == 2048
 
 
 def test_what_the_recipe_sets_overrides_the_document_and_what_it_leaves_does_not() -> None:
     settings = Settings.load(overrides=["recipe.gae_lambda=0.5", "recipe.clip_range=null"])
-    assert Numbers.of(settings).gae_lambda == 0.5
-    assert Numbers.of(settings).clip_range == settings.training.clip_range
+    assert Hyperparameters.of(settings).gae_lambda == 0.5
+    assert Hyperparameters.of(settings).clip_range == settings.training.clip_range
 
 
 def test_a_level_can_have_a_learning_rate_of_its_own() -> None:

@@ -10,7 +10,8 @@ from ray.rllib.algorithms.algorithm_config import DEPRECATED_VALUE, AlgorithmCon
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.training.phases import build_config, plan_named
+from mtquant_rllib.training.algorithm_config import build_config
+from mtquant_rllib.training.phases import plan_named
 from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord, TrialRecord
 from mtquant_rllib.training.rllib_settings import READ, READ_BY, attribute, refused

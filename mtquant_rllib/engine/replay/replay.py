@@ -1,9 +1,9 @@
 """The replay of every module that learns off policy, and its own generator.
 
-Levels are kept as `StreamStorage`s; a module owns the streams of the agents that it serves. Drawing is uniform, or prioritised
-(Schaul et al. 2016, arXiv 1511.05952): with priority p_i = (|error| + eps)^a a decision is drawn with probability
-P_i = p_i / sum p, and its loss weighs (N P_i)^-b over the largest such weight of the batch. What is new has the largest
-priority so far.
+Levels are kept as `StreamStorage`s; a module owns the streams of the agents that it serves. Drawing is uniform, or
+prioritised (Schaul et al. 2016, arXiv 1511.05952): with priority p_i = (|error| + eps)^a a decision is drawn with
+probability P_i = p_i / sum p, and its loss weighs (N P_i)^-b over the largest such weight of the batch. What is new has
+the largest priority so far.
 
 Everything is drawn from one counter-based generator. Its state and the columns are what a checkpoint keeps: a restored
 replay draws what the lost one would have drawn.

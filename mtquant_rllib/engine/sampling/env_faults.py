@@ -1,9 +1,9 @@
 """Environments that fail while they are sampled: what counts as a failure, and sampling the same bars again.
 
 An environment fails when it raises, or when a reward, an equity or an observation is not a finite number. The call of
-sampling is then taken back as a whole (`runner_snapshot.Before`) and made again with the same noise: where the fault was a
-passing one, what comes out is what would have come out without it, bit for bit. A policy that fails or answers with
-something that is no number is not the environments' fault, and is not tried again.
+sampling is then taken back as a whole (`runner_snapshot.Before`) and made again with the same noise: where the fault
+was a passing one, what comes out is what would have come out without it, bit for bit. A policy that fails or answers
+with something that is no number is not the environments' fault, and is not tried again.
 
 Of an observation a fragment carries the columns that the feature table does not know; those are looked at. The others a
 learner reads from the table itself. A policy that was shown a broken one of those answers with none, which fails the
@@ -77,15 +77,15 @@ def _blamed(runner: Any, error: Exception) -> str | None:
     if any(frame.filename == policy_batch.__file__ for frame in traceback.extract_tb(error.__traceback__)):
         return None
     places = "; ".join(
-        f"{_whose(table)} at rows {table.desk.row[table.playing].min()} to {table.desk.row[table.playing].max()}"
+        f"{_whose(table)} at rows {rows.min()} to {rows.max()}"
         for table in runner.env.tables
-        if table.playing.any()
+        if len(rows := table.desk.state.row[table.playing])
     )
     return f"the environments raised {type(error).__name__}: {error} (playing: {places or 'none'})"
 
 
 def _whose(table: Any) -> str:
-    domain = table.desk.scene.domain
+    domain = table.desk.setup.domain
     return "all domains" if domain is None else str(table.desk.universe.domains[domain].name)
 
 
@@ -103,7 +103,7 @@ def _first_to_blame(posts: Sequence[Any]) -> str | None:
 def _bad_look(post: Any) -> str:
     env, seat, column = np.argwhere(~np.isfinite(post.seen))[0].tolist()
     agent = post.level.agents[post.level.seated(post.desk.n_envs)[env, seat]]
-    value, row = post.seen[env, seat, column], post.desk.row[env]
+    value, row = post.seen[env, seat, column], post.desk.state.row[env]
     return f"environment {env}, row {row}: column {column} of the observation of {agent} is {value}"
 
 
@@ -119,7 +119,7 @@ def check_bar(desk: Any, acting: np.ndarray, rewards: np.ndarray) -> None:
     if math.isfinite(float(rewards.sum()) + float(equity.sum())):
         return
     for env in np.flatnonzero(acting).tolist():
-        row = int(desk.row[env])
+        row = int(desk.state.row[env])
         if not np.isfinite(rewards[env]).all():
             agent = int(np.argmin(np.isfinite(rewards[env])))
             who, value = desk.universe.agent_ids[agent], rewards[env, agent]

@@ -151,7 +151,7 @@ def columns_of(post: Post, flags: EpisodeFlags, bootstrap: BootstrapObservations
     post.held = _still_held(rollout, bars, market_rows, turns, flags, bootstrap)
     return LevelColumns(
         agents=post.level.agents,
-        domain=post.desk.scene.domain,
+        domain=post.desk.setup.domain,
         modules=post.modules,
         due=due,
         log_probs=log_probs(columns["actions"], columns["inputs"]),

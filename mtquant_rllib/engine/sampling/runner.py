@@ -46,7 +46,6 @@ from mtquant_rllib.engine.sampling import runner_snapshot as snapshots
 from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES, check_bar, check_fragment, retried
 from mtquant_rllib.engine.sampling.episode_callbacks import EpisodeCallbacks
 from mtquant_rllib.engine.sampling.exploration import Draw
-from mtquant_rllib.engine.sampling.masked_step import resting
 from mtquant_rllib.engine.sampling.policy_batch import PolicyBatch
 from mtquant_rllib.engine.sampling.regime_metrics import regimes_sampled
 from mtquant_rllib.engine.sampling.rollout_buffer import BootstrapObservations, EpisodeFlags, Post, columns_of
@@ -217,9 +216,9 @@ class BatchedEnvRunner(BarRunner):
             if not acting.any():
                 continue
             aside = table.playing & ~asked
-            with resting(table.desk, np.flatnonzero(aside)) if aside.any() else contextlib.nullcontext():
+            with table.desk.resting(np.flatnonzero(aside)) if aside.any() else contextlib.nullcontext():
                 if flags is not None:
-                    flags[number].market_rows[row], flags[number].turns[row] = table.desk.row, table.turns()
+                    flags[number].market_rows[row], flags[number].turns[row] = table.desk.state.row, table.turns()
                 for post in posts:
                     self._decide(post, row, acting, draw)
                 result = table.desk.advance()
@@ -261,7 +260,7 @@ class BatchedEnvRunner(BarRunner):
             inputs[due] = post.policies(observations[due], None if seats is None else seats[due])
         post.answered = inputs
         floor = self._sigma_floor
-        least = None if floor is None else floor[post.desk.features.regime[post.desk.row]]
+        least = None if floor is None else floor[post.desk.features.regime[post.desk.state.row]]
         raw = draw(inputs, post.explores(), least)
         level.decide(raw)
         rollout = post.rollout
@@ -357,7 +356,7 @@ class BatchedEnvRunner(BarRunner):
         last = max((number for number, post in enumerate(posts) if post.learns), default=-1)
         bootstraps = []
         # Decisions leave traces in what is observed (an allocation in its own utilisation): they are taken back.
-        with resting(table.desk, np.arange(self.num_envs)), self.fallbacks.muted():
+        with table.desk.resting(np.arange(self.num_envs)), self.fallbacks.muted():
             for number, post in enumerate(posts[: last + 1]):
                 due = post.level.due() & table.playing
                 seen = self._decide(post, 0, table.playing, draw) if number < last else None
@@ -366,9 +365,8 @@ class BatchedEnvRunner(BarRunner):
                         shape = (self.num_envs, post.level.n_seats, post.level.observation)
                         seen = post.level.observe() if due.any() else np.zeros(shape, np.float32)
                     private = seen[..., post.level.private]
-                    bootstraps.append(
-                        (post, BootstrapObservations(private, post.seated(), due, table.desk.row.copy(), table.turns()))
-                    )
+                    rows = table.desk.state.row.copy()
+                    bootstraps.append((post, BootstrapObservations(private, post.seated(), due, rows, table.turns())))
         return bootstraps
 
     def _count(self, bars: int) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import tree
 
-from mtquant_rllib.engine.sampling.desk_snapshot import capture, put_back
 from mtquant_rllib.engine.sampling.rollout_buffer import PendingDecisions
 
 
@@ -24,7 +23,7 @@ def standing(runner: Any) -> dict[str, Any]:
     Nothing in it is written to later: it may be kept and handed on without a copy.
     """
     return {
-        "desks": [capture(table.desk) for table in runner.env.tables],
+        "desks": [table.desk.snapshot() for table in runner.env.tables],
         "playing": [table.playing.copy() for table in runner.env.tables],
         "held": [[post.held and dict(vars(post.held)) for post in posts] for posts in runner._posts],
         "returns": runner._returns.copy(),
@@ -35,7 +34,7 @@ def standing(runner: Any) -> dict[str, Any]:
 def set_standing(runner: Any, state: dict[str, Any]) -> None:
     """Put a runner of the same configuration where `standing` saw one."""
     for table, desk, playing in zip(runner.env.tables, state["desks"], state["playing"]):
-        put_back(table.desk, desk)
+        table.desk.restore(desk)
         table.playing[:] = playing
     for posts, held in zip(runner._posts, state["held"]):
         for post, own in zip(posts, held):

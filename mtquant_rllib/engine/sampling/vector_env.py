@@ -19,10 +19,10 @@ from mtquant_rllib.env.allocator import Allocator
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import draw_episode
 from mtquant_rllib.env.market_source import open_market
 from mtquant_rllib.env.recall import private_columns
-from mtquant_rllib.env.scene import Scene
 from mtquant_rllib.env.spaces import action_width, observation_width, spaces
 from mtquant_rllib.universe import ALLOCATOR, META
 
@@ -61,7 +61,7 @@ class Table:
     """One desk of B environments and its levels. `playing` (B,): where an episode is on."""
 
     def __init__(self, settings: Settings, data: DeskData, n_envs: int, phase: int, domain: int | None) -> None:
-        self.desk = core_for(settings, data, n_envs, Scene(phase, domain))
+        self.desk = core_for(settings, data, n_envs, EpisodeSetup(phase, domain))
         self.playing = np.zeros(n_envs, dtype=bool)
         self.episodes_begun = np.zeros(n_envs, dtype=np.int64)
         self.levels = self._levels(settings, self.desk) if isinstance(self.desk, Desk) else [self._allocates(settings)]
@@ -69,10 +69,10 @@ class Table:
     def turns(self) -> np.ndarray:
         """Which of the domain's instruments is on turn in a single-domain desk, int8 (B,); 0 elsewhere."""
         desk = self.desk
-        if desk.scene.domain is None:
+        if desk.setup.domain is None:
             return np.zeros(desk.n_envs, dtype=np.int8)
-        part = desk.universe.domain_slices[desk.scene.domain]
-        return desk.active[:, part].argmax(axis=1).astype(np.int8)
+        part = desk.universe.domain_slices[desk.setup.domain]
+        return desk.state.active[:, part].argmax(axis=1).astype(np.int8)
 
     def _allocates(self, settings: Settings) -> Level:
         core = self.desk
@@ -115,7 +115,7 @@ class Table:
             )
 
         everyone = np.ones(desk.n_envs, dtype=bool)
-        if desk.scene.domain is None:
+        if desk.setup.domain is None:
             meta = level(
                 (META,),
                 1,
@@ -132,11 +132,11 @@ class Table:
             )
             return [meta, *(specialist(d) for d in range(universe.n_domains)), instruments]
 
-        part = universe.domain_slices[desk.scene.domain]
+        part = universe.domain_slices[desk.setup.domain]
         envs = np.arange(desk.n_envs)
 
         def on_turn() -> np.ndarray:
-            return desk.active[:, part].argmax(axis=1)
+            return desk.state.active[:, part].argmax(axis=1)
 
         def decide_on_turn(raw: np.ndarray) -> None:
             everywhere = np.zeros((desk.n_envs, universe.n_instruments, raw.shape[2]))
@@ -151,7 +151,7 @@ class Table:
             due=lambda: everyone,
             seats=lambda: on_turn()[:, None],
         )
-        return [specialist(desk.scene.domain), single]
+        return [specialist(desk.setup.domain), single]
 
 
 class VectorEnv:
@@ -216,7 +216,7 @@ class VectorEnv:
                 table.episodes_begun[here] += 1
 
     def _reset(self, table: Table, envs: np.ndarray) -> None:
-        settings, domain = self.settings, table.desk.scene.domain
+        settings, domain = self.settings, table.desk.setup.domain
         allocations = (settings.rewards.phase_1_allocation_low, settings.rewards.phase_1_allocation_high)
         n_turns = 1 if domain is None else len(settings.universe.domains[domain].symbols)
         bars, begun = settings.desk.episode.bars, table.episodes_begun

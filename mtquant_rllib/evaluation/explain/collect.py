@@ -64,8 +64,8 @@ class DecisionLog:
         if agent != self.agent:
             return
         envs = np.flatnonzero(decides)
-        regime = np.asarray(desk.features.regime)[desk.row[envs]]
-        self._parts.append((envs, desk.bars_done[envs], obs[envs].copy(), regime))
+        regime = np.asarray(desk.features.regime)[desk.state.row[envs]]
+        self._parts.append((envs, desk.state.bars_done[envs], obs[envs].copy(), regime))
 
     def decisions(self) -> Decisions:
         """Raises RunError when the agent took none."""

@@ -32,7 +32,7 @@ from mtquant_rllib.training.records import damage, durable, mirror, ownership
 INDEX = ownership.CHECKPOINT_INDEX
 SIGNATURE = "signature.json"
 """Written beside the index (`training.records.trust`)."""
-FORMAT = 1
+FORMAT = 2
 _NAME = "checkpoint_"
 _ASIDE = "not_whole."
 _DESCRIPTIONS = ("metadata.json", "rllib_checkpoint.json")

@@ -25,13 +25,13 @@ from pydantic import (
     model_validator,
 )
 
-import mtquant_rllib
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import merged, read_tree, validate
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import durable, manifest_file, mirror, ownership
 from mtquant_rllib.training.records.manifest_file import BACKUP, FILE, is_run
 from mtquant_rllib.training.records.path_names import FileName, InnerPath, Sha256, hidden_character, shown
+from mtquant_rllib.version import VERSION
 
 __all__ = ["BACKUP", "FILE", "PHASES", "FrozenRecord", "Manifest", "MarketRecord", "PhaseRecord", "TrialRecord"]
 __all__ += ["is_run", "phases_of", "versions"]
@@ -308,7 +308,7 @@ def _now() -> str:
 
 def versions() -> dict[str, str]:
     """Of Python, this package and what its results depend on."""
-    found = {"python": platform.python_version(), "mtquant_rllib": mtquant_rllib.__version__}
+    found = {"python": platform.python_version(), "mtquant_rllib": VERSION}
     for package in ("ray", "torch", "numpy", "pandas"):
         try:
             found[package] = version(package)

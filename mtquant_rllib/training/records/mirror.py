@@ -32,8 +32,14 @@ from mtquant_rllib.object_store import Store
 from mtquant_rllib.paths import address_of, is_address
 from mtquant_rllib.training.records import durable, run_lock, stored_market
 from mtquant_rllib.training.records.path_names import name_fault, shown
-from mtquant_rllib.training.records.run_names import REMOTE
-from mtquant_rllib.training.records.working_copy import IDENTITY, WorkingCopy, content_of, read_record, write_record
+from mtquant_rllib.training.records.working_copy import (
+    IDENTITY,
+    REMOTE,
+    WorkingCopy,
+    content_of,
+    read_record,
+    write_record,
+)
 
 _STRETCH, _IN_USE = "stretch", "in_use.lock"
 

@@ -18,8 +18,9 @@ from pathlib import Path, PurePosixPath
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.object_store import Stamp, Store, in_parallel
 from mtquant_rllib.training.records import durable, manifest_file, ownership, run_lock, stored_market
-from mtquant_rllib.training.records.run_names import REMOTE
 
+REMOTE = "remote.json"
+"""Beside the working copy of a run: the address of the store that it is a copy of."""
 TAKEN = "taken.json"
 _SETTLED_NS = 300 * 10**9
 """How old a file has to be for its stamp to tell it from another; more than two clocks differ by."""

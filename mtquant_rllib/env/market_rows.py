@@ -1,0 +1,97 @@
+"""Market rows: what B environments know of the market at a close, and what the bar after it brings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtquant_rllib.features.table import FeatureTable
+from mtquant_rllib.portfolio import tape as channel
+from mtquant_rllib.portfolio.tape import Tape
+
+
+@dataclass(frozen=True, slots=True)
+class MarketRow:
+    """What is known at the close of one row in each of B environments.
+
+    context
+        float32 (B, w): `correlation`, macro and domain features side by side, as in `FeatureTable`. A copy.
+    correlation, covariance
+        Packed upper triangles, float32 (B, n(n-1)/2) and float64 (B, n(n+1)/2).
+    correlation_shift
+        float32 (B,): how far the short window's mean correlation is from the long one's.
+    vol_ann, sigma_day, atr
+        float64 (B, n): annual volatility that sizes positions, deviation of a day's return, average true range in
+        price.
+    close, unit_value
+        float64 (B, n): last good close in quote currency; account currency per unit at that close.
+    """
+
+    context: np.ndarray
+    correlation: np.ndarray
+    covariance: np.ndarray
+    correlation_shift: np.ndarray
+    vol_ann: np.ndarray
+    sigma_day: np.ndarray
+    atr: np.ndarray
+    close: np.ndarray
+    unit_value: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class MarketBar:
+    """The bar that ends with one row in each of B environments: money (B, 10, n) and flags (B, 3, n), the channels of
+    `Tape`; new_day, bool (B,): it is the first of its trading day."""
+
+    money: np.ndarray
+    flags: np.ndarray
+    new_day: np.ndarray
+
+
+class MarketRows:
+    """Gathers rows of the prepared market."""
+
+    def __init__(self, tape: Tape, features: FeatureTable) -> None:
+        # Plain views: a memory map's own indexing costs as much again as the gather.
+        self.block, self._context, self._sizing, self._shift, self._money, self._flags, self._day = (
+            np.asarray(array).view(np.ndarray)
+            for array in (
+                features.block,
+                features.context,
+                features.sizing,
+                features.correlation_shift,
+                tape.money,
+                tape.flags,
+                tape.day,
+            )
+        )
+        self._columns = features.columns
+
+    def at(self, rows: np.ndarray) -> MarketRow:
+        """What is known at the close of `rows` (B,)."""
+        parts, context, sizing = self._columns, self._context[rows], self._sizing[rows]
+        close = self._money[rows, channel.LAST]
+        return MarketRow(
+            context=context,
+            correlation=context[:, parts.correlation],
+            covariance=sizing[:, parts.covariance],
+            correlation_shift=self._shift[rows],
+            vol_ann=sizing[:, parts.vol_ann],
+            sigma_day=sizing[:, parts.sigma_day],
+            atr=sizing[:, parts.atr],
+            close=close,
+            unit_value=close * self._money[rows, channel.FX_LAST],
+        )
+
+    def unit_value(self, rows: np.ndarray) -> np.ndarray:
+        """Account currency per unit at the close of `rows`, (B, n)."""
+        return self._money[rows, channel.LAST] * self._money[rows, channel.FX_LAST]
+
+    def bar(self, rows: np.ndarray, before: np.ndarray) -> MarketBar:
+        """The bars that end with `rows` (B,), after the closes of `before` (B,)."""
+        return MarketBar(self._money[rows], self._flags[rows], self._day[rows] != self._day[before])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """By name, to be searched for what is not finite."""
+        return {"block": self.block, "context": self._context, "sizing": self._sizing, "money": self._money}

@@ -1,0 +1,234 @@
+"""`RiskLayer`: the risk manager's place between proposed and executed positions of B environments.
+
+It owns the breakers and the record of edits; the rules own the arithmetic. Asked at the close of a bar, it limits what
+is proposed; at the next open, where not everything can fill as ordered, it limits what would fill. What it lets through
+is whole lots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.env.episode_setup import EpisodeSetup
+from mtquant_rllib.env.market_rows import MarketRow
+from mtquant_rllib.portfolio.book import Book, closing_leg
+from mtquant_rllib.risk.alerts import alerts
+from mtquant_rllib.risk.breakers import Breakers
+from mtquant_rllib.risk.engine import PortfolioRiskManager, RiskDecision
+from mtquant_rllib.risk.limits import forced_close, margin_rates
+from mtquant_rllib.risk.rules import Proposal, RiskEdit, Rule, RuleId
+from mtquant_rllib.risk.whole_lots import ATTEMPTS, eased, in_whole_lots
+
+
+class RiskLayer:
+    """Risk for B environments.
+
+    Attributes
+    ----------
+    breakers
+        Their state is all the state that the layer has.
+    decision
+        Of the close: executed weights, factors, binding rules and measures of all environments.
+    rule
+        int8 (B, n): binding rule of the bar, the open's where the open changed something again; 0 where nothing bound.
+    unrepairable
+        bool (B,): a breach was left that no shrinking of tradable positions removes.
+    """
+
+    def __init__(self, settings: Settings, n_envs: int, setup: EpisodeSetup, rules: Sequence[Rule] = ()) -> None:
+        self.manager = PortfolioRiskManager.from_settings(settings, rules)
+        self._config = settings.risk
+        self.ends_episodes = setup.ends_on_halt
+        self._resets_next_day = not setup.ends_on_halt and settings.desk.episode.breaker_reset == "next_day"
+        self._margin_rates = margin_rates(settings.instruments)
+        n = settings.universe.n_instruments
+        self._start_equity = np.full(n_envs, settings.desk.account.start_equity_ccy)
+        self.breakers = Breakers(settings.risk.breakers, self._start_equity, n)
+        self.decision: RiskDecision | None = None
+        self.rule = np.zeros((n_envs, n), dtype=np.int8)
+        self.unrepairable = np.zeros(n_envs, dtype=bool)
+        self._everything = np.ones((n_envs, n), dtype=bool)
+        self._at_open: list[tuple[np.ndarray, RiskDecision]] = []
+
+    def reset(self, envs: np.ndarray) -> None:
+        """Begin episodes in `envs` (indices): nothing stands any more."""
+        mask = np.zeros(len(self.rule), dtype=bool)
+        mask[envs] = True
+        self.breakers.restart(mask, self._start_equity)
+        self.rule[envs] = 0
+
+    # -- the two limits -----------------------------------------------------------------------------------------------
+
+    def limit_at_close(self, book: Book, market: MarketRow, proposed: np.ndarray, held: np.ndarray) -> np.ndarray:
+        """Weights of whole lots that may be ordered. Takes proposed and held weights, all (B, n)."""
+        limits = self.breakers.limits()
+        proposal = Proposal(
+            proposed=self._close_for_margin(book.equity, proposed, held),
+            current=held,
+            tradable=self._everything,
+            covariance=market.covariance,
+            correlation=market.correlation,
+            equity=book.equity,
+            opening_allowed=None if (market.close > 0).all() else market.close > 0,
+            cap_abs=limits.cap_abs,
+            no_increase=limits.no_increase,
+            flatten=limits.flatten,
+            var_limit_scale=limits.var_limit_scale,
+        )
+        self.decision = decision = self.manager.repair(proposal)
+        self._at_open = []
+        np.copyto(self.unrepairable, decision.unrepairable)
+
+        def to_lots(weights: np.ndarray, envs: np.ndarray | None) -> np.ndarray:
+            return book.weights_of(book.units_for(weights, market.unit_value, envs), market.unit_value, envs)
+
+        lot = book.weights_of(book.lot_units, market.unit_value)
+        ordered, rule = in_whole_lots(self.manager, proposal, decision, to_lots, lot)
+        np.copyto(self.rule, rule)
+        return ordered
+
+    def limit_at_open(
+        self,
+        book: Book,
+        market: MarketRow,
+        wanted: np.ndarray,
+        unit_value: np.ndarray,
+        fillable: np.ndarray,
+        openable: np.ndarray,
+        envs: np.ndarray,
+    ) -> np.ndarray:
+        """Units that may fill in the environments `envs` (R indices), in whole lots; the others' as they are.
+
+        The rules run over what would fill, which can only shrink it, and once more over what whole lots make of that.
+
+        Parameters
+        ----------
+        market
+            Of the close before.
+        wanted, unit_value
+            Ordered units, and account currency per unit at the open, (B, n).
+        fillable, openable
+            bool (B, n): the instrument has this bar; a position in it may be opened or enlarged.
+        """
+        wanted = wanted.copy()
+        for attempt in range(ATTEMPTS + 1):
+            if not len(envs):
+                break
+            before = wanted[envs]
+            allowed = self._limited(book, market, before, unit_value, fillable, openable, envs, attempt)
+            moved = (allowed != before).any(axis=1)
+            wanted[envs] = allowed
+            envs = envs[moved]
+        return wanted
+
+    def _limited(
+        self,
+        book: Book,
+        market: MarketRow,
+        wanted: np.ndarray,
+        unit_value: np.ndarray,
+        fillable: np.ndarray,
+        openable: np.ndarray,
+        envs: np.ndarray,
+        attempt: int,
+    ) -> np.ndarray:
+        """Units (R, n) of one attempt: `wanted` (R, n) are those of `envs`."""
+        held, has_bar, equity = book.units[envs], fillable[envs], book.equity[envs]
+        # In debt the breakers flatten whatever the scale.
+        to_weight = unit_value[envs] / np.where(equity > 0, equity, 1.0)[:, None]
+        base, current = wanted * to_weight, held * to_weight
+        limits = self.breakers.limits()
+
+        def at(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else array[envs]
+
+        proposal = Proposal(
+            proposed=np.where(has_bar, base, current),
+            current=current,
+            tradable=has_bar,
+            covariance=market.covariance[envs],
+            correlation=market.correlation[envs],
+            equity=equity,
+            price_band_ok=openable[envs] | ~has_bar,
+            cap_abs=at(limits.cap_abs),
+            no_increase=at(limits.no_increase),
+            flatten=at(limits.flatten),
+            var_limit_scale=at(limits.var_limit_scale),
+        )
+        decision = self.manager.repair(proposal)
+        self._at_open.append((envs, decision))
+        refused = ~has_bar & (base != current)
+        rule = np.where(refused, RuleId.UNTRADABLE, decision.rule)
+        self.rule[envs] = np.where(rule != 0, rule, self.rule[envs])
+        self.unrepairable[envs] |= decision.unrepairable
+        executed = decision.executed if attempt == 0 else eased(decision.executed, proposal, attempt - 1)
+
+        share = np.clip(np.where(base != 0, executed / np.where(base != 0, base, 1.0), 1.0), 0.0, 1.0)
+        # A price of zero gives no weight to limit: nothing may be opened there.
+        allowed = np.where(base != 0, wanted * share, closing_leg(wanted, held))
+        return np.where(has_bar, book.whole_lots(allowed), held)
+
+    def _close_for_margin(self, equity: np.ndarray, proposed: np.ndarray, held: np.ndarray) -> np.ndarray:
+        """Force the largest margin user out where equity has fallen under its share of the used margin."""
+        used = np.abs(held) @ self._margin_rates
+        called = (self._config.margin_stop_out_frac * used > 1.0) & (equity > 0)
+        if not called.any():
+            return proposed
+        proposed = proposed.copy()
+        rows = np.flatnonzero(called)
+        user = forced_close(
+            held[rows] * equity[rows, None],
+            equity[rows],
+            self._margin_rates,
+            self._config.margin_stop_out_frac,
+            self._everything[rows],
+        )
+        proposed[rows, user] = 0.0
+        return proposed
+
+    # -- marks --------------------------------------------------------------------------------------------------------
+
+    def begin_day(self, new_day: np.ndarray, book: Book) -> None:
+        """Start the day's loss from the equity after financing; lift a latch over a flat book where settings say so."""
+        self.breakers.start_day(book.equity, new_day, book.is_flat if self._resets_next_day else None)
+
+    def mark(self, book: Book, unit_value: np.ndarray, playing: np.ndarray) -> np.ndarray:
+        """Show a mark; bool (B,): a breaker fired, and orders must be limited again at this open."""
+        return self.breakers.mark(book.equity, book.weights(unit_value), playing) > 0
+
+    def after_fills(self, tradable: np.ndarray, playing: np.ndarray) -> None:
+        """The fills of a bar are done: cooldowns have a bar less."""
+        self.breakers.after_fills(tradable, playing)
+
+    # -- what it knows ------------------------------------------------------------------------------------------------
+
+    def episode_is_over(self, book: Book) -> np.ndarray:
+        """bool (B,): a halt ends episodes here, trading is halted and the book is flat."""
+        if not self.ends_episodes:
+            return np.zeros(len(self.rule), dtype=bool)
+        return (self.breakers.latched > 0) & book.is_flat
+
+    def alert_level(self, book: Book, market: MarketRow) -> np.ndarray:
+        """(B, n) in [0, 1]: an instrument's own alert, the desk's, or the breaker level."""
+        entry = np.abs(book.entry)
+        gain = np.sign(book.units) * (market.close - book.entry) / np.where(entry > 0, entry, 1.0)
+        day_return = -self.breakers.day_loss(book.equity)
+        standing = alerts(gain, day_return, market.correlation_shift, self._config.alerts)
+        return standing.level(self.breakers.level)
+
+    def var_forecast(self) -> np.ndarray:
+        """One-day VaR of the book ordered at the last close, (B,), fraction of equity."""
+        assert self.decision is not None
+        return self.decision.measures["var"]
+
+    def edits(self, env: int) -> list[RiskEdit]:
+        """What was changed in the last bar in one environment, the open's changes after the close's."""
+        found = self.decision.edits(env) if self.decision is not None else []
+        for envs, decision in self._at_open:
+            at = np.flatnonzero(envs == env)
+            if len(at):
+                found = found + decision.edits(int(at[0]))
+        return found
