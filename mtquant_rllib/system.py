@@ -22,7 +22,7 @@ from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.messages import CommunicationHub
 from mtquant_rllib.env.trading import StepResult
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.evaluation.rollout import AllocatorPlayer, PolicyPlayer, new_desk, policy_player, whole
+from mtquant_rllib.evaluation.rollout import PolicyPlayer, new_desk, policy_player, whole
 
 if TYPE_CHECKING:
     from mtquant_rllib.training.assessment import Assessment
@@ -46,7 +46,7 @@ class HierarchicalTradingSystem:
         if settings is None:
             settings = Settings.load() if self.run is None else self._manifest().load_settings()
         self.settings = settings
-        self._player: PolicyPlayer | AllocatorPlayer | None = None
+        self._player: PolicyPlayer | None = None
 
     def train(
         self,
@@ -109,7 +109,7 @@ class HierarchicalTradingSystem:
         """Decide, then let risk, fills and marks carry the desk to the next close."""
         return desk.advance_with_weights(self.decide(desk))
 
-    def _policies(self) -> PolicyPlayer | AllocatorPlayer:
+    def _policies(self) -> PolicyPlayer:
         if self._player is None:
             from mtquant_rllib.training.assessment import last_done
             from mtquant_rllib.training.records import states

@@ -37,7 +37,6 @@ from mtquant_rllib.policies.attention_cost import attention_cost
 from mtquant_rllib.policies.modules import module_specs
 from mtquant_rllib.policies.networks import GroupedShape
 from mtquant_rllib.policies.regime_network import RegimeNetwork
-from mtquant_rllib.policies.registry import DeskWidths
 from mtquant_rllib.universe import META
 
 MIXING, LAYER = "n^2 d", "n^2 d + n d^2"
@@ -320,7 +319,7 @@ def _sac_module(settings: Settings, hidden: int) -> Any:
     tree["meta_controller"] |= {"hidden_dim": hidden, "hidden_dim_2": hidden}
     tree["sac"]["critic"]["hidden"] = [hidden, hidden]
     own = Settings.model_validate(tree)
-    modules: Any = module_specs(own.universe, DeskWidths.of(own), own, only=(META,), sac=(META,)).build()
+    modules: Any = module_specs(own, only=(META,), sac=(META,)).build()
     return modules[META]
 
 

@@ -36,14 +36,8 @@ class RandomDrive:
         self._episodes = np.zeros(n_envs, dtype=np.int64)
         self._begin(np.arange(n_envs))
         rng = np.random.default_rng(seed)
-        universe = settings.universe
-        widths = [3 * len(domain.symbols) + 1 for domain in universe.domains]
         self._actions = [
-            (
-                rng.uniform(-1, 1, (n_envs, universe.n_domains + 1)),
-                [rng.uniform(-1, 1, (n_envs, width)) for width in widths],
-                rng.uniform(-1, 1, (n_envs, universe.n_instruments, 3)),
-            )
+            [rng.uniform(-1, 1, (n_envs, level.n_seats, level.n_actions)) for level in self.desk.levels]
             for _ in range(_ACTION_SETS)
         ]
         self._step = 0
@@ -70,16 +64,12 @@ class RandomDrive:
 
     def step(self, after_advance: Callable[[Desk], None] | None = None) -> None:
         """One bar of every environment. `after_advance` looks at the desk before finished episodes begin again."""
-        meta, specialists, instruments = self._actions[self._step % _ACTION_SETS]
+        actions = self._actions[self._step % _ACTION_SETS]
         self._step += 1
         desk = self.desk
-        desk.observe_meta()
-        desk.decide_meta(meta)
-        for domain, raw in enumerate(specialists):
-            desk.observe_specialist(domain)
-            desk.decide_specialist(domain, raw)
-        desk.observe_instruments()
-        desk.decide_instruments(instruments)
+        for level, raw in zip(desk.levels, actions, strict=True):
+            level.observe()
+            level.decide(raw)
         result = desk.advance()
         if after_advance is not None:
             after_advance(desk)

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from mtquant_rllib.agents.action_maps import NUMPY
+from mtquant_rllib.agents.groups import agent_groups
 from mtquant_rllib.bench.growth import call_time
 from mtquant_rllib.bench.turns import in_turns
 from mtquant_rllib.config.settings import Settings
@@ -31,8 +33,7 @@ from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.evaluation import rollout
 from mtquant_rllib.policies.actor import DeskActor
-from mtquant_rllib.policies.registry import ATTENTION, DeskWidths, build_policy, network_configs
-from mtquant_rllib.universe import ALLOCATOR
+from mtquant_rllib.policies.registry import ATTENTION, build_policy, network_configs
 
 States = Mapping[str, Mapping[str, Any]]
 
@@ -55,8 +56,7 @@ class Sizes:
 
 
 Seen = dict[str, np.ndarray]
-"""Observations (N, F) by agent; those of all instruments (N, n, F) as `INSTRUMENTS`."""
-INSTRUMENTS = "instruments"
+"""Observations (N, n, F) by group of agents."""
 
 
 def _rows(seen: Seen, part: slice) -> Seen:
@@ -100,7 +100,7 @@ def _fresh(settings: Settings) -> dict[str, tuple[Settings, States]]:
         }
         own = Settings.model_validate(tree)
         torch.manual_seed(own.seed)
-        configs = network_configs(own.universe, DeskWidths.of(own), own)
+        configs = network_configs(own)
         states = {
             module: {f"policy.{key}": value for key, value in build_policy(config).state_dict().items()}
             for module, config in configs.items()
@@ -141,7 +141,7 @@ def _actor(settings: Settings, states: States, options: Mapping[str, Any]) -> De
     tree = settings.model_dump(mode="json")
     tree["evaluation"]["inference"] = dict(options)
     own = Settings.model_validate(tree)
-    return DeskActor(own.universe, DeskWidths.of(own), own, states)
+    return DeskActor(own, states)
 
 
 def _played(settings: Settings, states: States, data: Path) -> Seen:
@@ -157,34 +157,27 @@ def _played(settings: Settings, states: States, data: Path) -> Seen:
     player = rollout.policy_player(settings, states, on_decision=keep)
     rollout.play(settings, held, player, draws, name="bench")
     joined = {agent: np.concatenate(own) for agent, own in parts.items()}
-    if settings.universe.allocates:
-        return joined
-    instruments = np.stack([joined.pop(symbol) for symbol in settings.universe.symbols], axis=1)
-    return {**joined, INSTRUMENTS: instruments}
+    return {group.name: np.stack([joined[agent] for agent in group.agents], axis=1) for group in agent_groups(settings)}
 
 
 def _answers(actor: DeskActor, seen: Seen) -> list[np.ndarray]:
-    """Actions of an allocator, or of meta, specialists and instruments."""
-    if ALLOCATOR in seen:
-        return [actor.act_allocator(seen[ALLOCATOR])]
-    meta, *specialists, instruments = seen.values()
-    return [
-        actor.act_meta(meta),
-        *(actor.act_specialist(d, obs) for d, obs in enumerate(specialists)),
-        actor.act_instruments(instruments),
-    ]
+    """Actions of every group, (rows, agents, A)."""
+    return [actor.act(group, obs) for group, obs in seen.items()]
+
+
+CHOICES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "allocation": lambda raw: raw[..., :-1].argmax(axis=-1),
+    "views": lambda raw: NUMPY.by_instrument(raw[..., :-1]).argmax(axis=-1),
+    "bounded": lambda raw: np.sign(raw[..., 0]).astype(int),
+    "simplex": lambda raw: raw.argmax(axis=-1),
+}
+"""What an action chooses, by its map: the largest share, the likeliest view, the side, the largest weight."""
 
 
 def _choices(settings: Settings, answers: list[np.ndarray]) -> np.ndarray:
     """What actions choose, int (choices,)."""
-    if settings.universe.allocates:
-        return answers[0].argmax(axis=-1)
-    meta, *specialists, instruments = answers
-    views = [
-        own[:, :-1].reshape(len(own), len(domain.symbols), 3).argmax(axis=-1).ravel()
-        for own, domain in zip(specialists, settings.universe.domains, strict=True)
-    ]
-    return np.concatenate([meta[:, :-1].argmax(axis=-1), *views, np.sign(instruments[..., 0]).astype(int).ravel()])
+    groups = agent_groups(settings)
+    return np.concatenate([CHOICES[group.action_map](raw).ravel() for group, raw in zip(groups, answers, strict=True)])
 
 
 def _agreement(settings: Settings, answers: list[np.ndarray], truth: list[np.ndarray]) -> dict[str, float]:

@@ -37,7 +37,6 @@ from mtquant_rllib.engine.learning.stacks import Stack, stacked
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.modules import module_specs
-from mtquant_rllib.policies.registry import DeskWidths
 from mtquant_rllib.training.hyperparameters import Hyperparameters
 
 FASTER, SMALLER = 1.05, 0.9
@@ -154,7 +153,7 @@ def _update_of(
 ) -> Callable[[], Window]:
     """An update of modules of its own, drawn alike for every side; `options` None runs the closed form."""
     torch.manual_seed(settings.seed)
-    built: Any = module_specs(settings.universe, DeskWidths.of(settings), settings, only=names).build()
+    built: Any = module_specs(settings, only=names).build()
     modules = {name: built[name].to(device) for name in names}
     rng = np.random.default_rng(settings.seed)
     jobs = []

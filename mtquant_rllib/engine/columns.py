@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mtquant_rllib.env.recall import Recall
+from mtquant_rllib.env.observation_reconstruction import ObservationReconstruction
 
 
 @dataclass
@@ -192,7 +192,7 @@ def closed_decisions(level: LevelColumns) -> Closed:
     )
 
 
-def observed(level: LevelColumns, recall: Recall) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def observed(level: LevelColumns, recall: ObservationReconstruction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """float32 (R, n, F), (E, n, F), (B, n, F): what was seen at each decision, where episodes were cut off, and after
     the last bar."""
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mtquant_rllib.agents.groups import agent_groups
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env import decisions
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.levels import Level
 from mtquant_rllib.env.market_rows import MarketRow
 from mtquant_rllib.env.regime_rewards import BarView, RegimeAwareReward
 from mtquant_rllib.env.rewards import DifferentialSharpe
@@ -95,6 +97,24 @@ class Allocator(Trading):
 
     def _new_state(self) -> AllocatorState:
         return AllocatorState(self.settings, self.n_envs)
+
+    def _new_levels(self) -> tuple[Level, ...]:
+        (group,) = agent_groups(self.settings)
+        everyone = np.ones(self.n_envs, dtype=bool)
+        return (
+            Level(
+                group,
+                group.agents,
+                1,
+                observe=lambda: self.observe()[:, None],
+                decide=lambda raw, due=None: self.decide(raw[:, 0]),
+                due=lambda: everyone,
+            ),
+        )
+
+    def on_turn(self) -> np.ndarray:
+        """An allocator has no turns: 0, int (B,)."""
+        return np.zeros(self.n_envs, dtype=np.int64)
 
     def observe(self) -> np.ndarray:
         """float32 (B, 10 n): the columns of `layout.allocator_layout`."""

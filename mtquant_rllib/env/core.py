@@ -17,12 +17,14 @@ from functools import partial
 
 import numpy as np
 
+from mtquant_rllib.agents.groups import AgentGroup, agent_groups
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env import decisions
 from mtquant_rllib.env.desk_close import DeskClose, DomainRisk
 from mtquant_rllib.env.desk_state import DeskState
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.levels import Level
 from mtquant_rllib.env.market_rows import MarketRow
 from mtquant_rllib.env.messages import (
     Alert,
@@ -77,6 +79,73 @@ class Desk(Trading):
 
     def _new_state(self) -> DeskState:
         return DeskState(self.settings, self.n_envs)
+
+    def _new_levels(self) -> tuple[Level, ...]:
+        """All groups; in a single-domain episode the domain's specialist, and of its instruments the one on turn."""
+        settings, domain = self.settings, self.setup.domain
+        meta, *specialists, instruments = agent_groups(settings)
+        everyone = np.ones(self.n_envs, dtype=bool)
+
+        def controls() -> Level:
+            return Level(
+                meta,
+                meta.agents,
+                1,
+                observe=lambda: self.observe_meta()[:, None],
+                decide=lambda raw, due=None: self.decide_meta(raw[:, 0], due),
+                due=lambda: self.is_due(meta),
+            )
+
+        def specialises(group: AgentGroup) -> Level:
+            assert group.domain is not None
+            number = group.domain
+            return Level(
+                group,
+                group.agents,
+                1,
+                observe=lambda: self.observe_specialist(number)[:, None],
+                decide=lambda raw, due=None: self.decide_specialist(number, raw[:, 0], due),
+                due=lambda: self.is_due(group),
+            )
+
+        if domain is None:
+            execute = Level(
+                instruments,
+                instruments.agents,
+                len(instruments.agents),
+                observe=self.observe_instruments,
+                decide=lambda raw, due=None: self.decide_instruments(raw),
+                due=lambda: everyone,
+            )
+            return (controls(), *(specialises(group) for group in specialists), execute)
+
+        part, envs = self.universe.domain_slices[domain], np.arange(self.n_envs)
+
+        def decide_on_turn(raw: np.ndarray, due: np.ndarray | None = None) -> None:
+            everywhere = np.zeros((self.n_envs, self.universe.n_instruments, raw.shape[2]))
+            everywhere[envs, part.start + self.on_turn()] = raw[:, 0]
+            self.decide_instruments(everywhere)
+
+        single = Level(
+            instruments,
+            instruments.agents[part],
+            1,
+            observe=lambda: self.observe_instruments()[envs, part.start + self.on_turn()][:, None],
+            decide=decide_on_turn,
+            due=lambda: everyone,
+            seats=lambda: self.on_turn()[:, None],
+        )
+        return (specialises(specialists[domain]), single)
+
+    def is_due(self, group: AgentGroup) -> np.ndarray:
+        """Environments in which a group decides at this bar, bool (B,)."""
+        return self.state.bars_done % group.every_bars == 0
+
+    def on_turn(self) -> np.ndarray:
+        """Which of the domain's instruments is on turn in a single-domain episode, int (B,); 0 where all play."""
+        if self.setup.domain is None:
+            return np.zeros(self.n_envs, dtype=np.int64)
+        return self.state.active[:, self.universe.domain_slices[self.setup.domain]].argmax(axis=1)
 
     # -- episodes -----------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """From raw actions to proposed weights: the arithmetic of the three levels, with no state and no market.
 
-Raw actions are clipped to [-1, 1] first, so that a Gaussian policy's tails mean "all the way".
+What a raw action means is written in `agents.action_maps`; here its scalars get their range, and the levels meet:
 
     conviction = clip(c * s + (1 - c) * g, -1, 1)        confidence c is how far the specialist overrules the agent
     target     = conviction * (allocation_d / n_d) * appetite * vol_target / vol
@@ -11,15 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mtquant_rllib.agents.action_maps import NUMPY, allocation, bounded, simplex, views
 from mtquant_rllib.config.desk import DecisionConfig
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Along the last axis. Logits are bounded by the decision's scale, so nothing overflows."""
-    powers = np.exp(logits)
-    # A sum over a handful of columns is several times faster as additions than as a reduction.
-    total = sum(powers[..., k] for k in range(1, powers.shape[-1])) + powers[..., 0]
-    return powers / total[..., None]
 
 
 def unit_interval(raw: np.ndarray) -> np.ndarray:
@@ -28,37 +21,29 @@ def unit_interval(raw: np.ndarray) -> np.ndarray:
 
 
 def meta_decision(raw: np.ndarray, config: DecisionConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Allocations (B, D) and risk appetite (B,) from raw actions (B, D + 1).
-
-    A share is capped, not renormalised: what exceeds the cap stays in cash.
-    """
-    raw = np.clip(raw, -1.0, 1.0)
-    shares = softmax(raw[:, :-1] * config.logit_scale)
-    shares = np.where(shares < config.snap_below, 0.0, np.minimum(shares, config.allocation_cap))
-    appetite = unit_interval(raw[:, -1])
-    return shares, np.where(appetite < config.snap_below, 0.0, appetite)
+    """Allocations (B, D) and risk appetite (B,) in [0, 1] from raw actions (B, D + 1)."""
+    numbers = {name: getattr(config, name) for name in ("logit_scale", "snap_below", "allocation_cap")}
+    executed = allocation(raw, numbers, NUMPY)
+    return executed[:, :-1], unit_interval(executed[:, -1])
 
 
 def specialist_decision(raw: np.ndarray, config: DecisionConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Intents (B, n_d) in [-1, 1] and confidence (B,) in [0, 1] from raw actions (B, 3 n_d + 1).
-
-    Per instrument three logits give P(buy), P(hold), P(sell); the intent is P(buy) - P(sell).
-    """
-    raw = np.clip(raw, -1.0, 1.0)
-    probability = softmax(raw[:, :-1].reshape(len(raw), -1, 3) * config.logit_scale)
-    return probability[:, :, 0] - probability[:, :, 2], unit_interval(raw[:, -1])
+    """Intents (B, n_d) in [-1, 1] and confidence (B,) in [0, 1] from raw actions (B, 3 n_d + 1)."""
+    executed = views(raw, {"logit_scale": config.logit_scale}, NUMPY)
+    return executed[:, :-1], unit_interval(executed[:, -1])
 
 
 def instrument_decision(raw: np.ndarray, config: DecisionConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Signal in [-1, 1], urgency in [0, 1] and stop distance in ATRs, each (B, n), from raw actions (B, n, 3)."""
-    raw = np.clip(raw, -1.0, 1.0)
+    raw = bounded(raw, {}, NUMPY)
     span = config.stop_atr_max - config.stop_atr_min
     return raw[..., 0], unit_interval(raw[..., 1]), config.stop_atr_min + span * unit_interval(raw[..., 2])
 
 
 def allocator_weights(raw: np.ndarray, logit_scale: float) -> np.ndarray:
     """Long-only weights (B, n) that sum to 1, from an allocator's raw actions (B, n)."""
-    return softmax(np.clip(raw, -1.0, 1.0) * logit_scale)
+    weights: np.ndarray = simplex(raw, {"logit_scale": logit_scale}, NUMPY)
+    return weights
 
 
 def allocator_actions(weights: np.ndarray, logit_scale: float) -> np.ndarray:

@@ -15,8 +15,8 @@ it is a `MultiAgentEnv`, because RLlib reads spaces through `unwrapped`, where a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import Enum
+from collections.abc import Iterable, Mapping
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -27,20 +27,14 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import draw_episode
+from mtquant_rllib.env.levels import Level
 from mtquant_rllib.env.market_source import open_market
 from mtquant_rllib.env.risk_layer import RiskEdit, RiskLayer
 from mtquant_rllib.env.spaces import spaces
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.universe import META
 
 Step = tuple[MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict]
 """Observations, rewards, terminateds, truncateds, infos."""
-
-
-class _Turn(Enum):
-    META = "meta"
-    SPECIALISTS = "specialists"
-    INSTRUMENTS = "instruments"
 
 
 class DeskEnv(MultiAgentEnv):
@@ -72,17 +66,11 @@ class DeskEnv(MultiAgentEnv):
         self.seat(getattr(config, "worker_index", 0), getattr(config, "vector_index", 0) or 0)
         self.bars_done = 0
         self._episodes_begun = 0
-        self._turn = _Turn.META
-
         self.observation_spaces, self.action_spaces = spaces(self.settings)
-        if domain is None:
-            self.possible_agents = list(universe.agent_ids)
-        else:
-            own = universe.domains[domain]
-            self.possible_agents = [own.specialist, *own.symbols]
+        self.possible_agents = [agent for level in self.desk.levels for agent in level.agents]
         self.agents = list(self.possible_agents)
-        self._specialists = [(d, name) for d, name in enumerate(universe.specialists) if name in self.possible_agents]
-        self._instruments: list[tuple[int, str]] = []
+        self._turns = [list(levels) for _, levels in groupby(self.desk.levels, key=lambda level: level.group.turn)]
+        self._turn = 0
         self._streams: list[tuple[int, Any]] = []
 
     def seat(self, runner: int, environment: int) -> None:
@@ -120,68 +108,52 @@ class DeskEnv(MultiAgentEnv):
         )
         self._episodes_begun += 1
         self.desk.reset(np.array([0]), [draw])
-        if setup.domain is None:
-            self._instruments = list(enumerate(universe.symbols))
-        else:
-            on_turn = universe.domain_slices[setup.domain].start + draw.turn
-            self._instruments = [(on_turn, universe.symbols[on_turn])]
-        self.agents = [
-            *([META] if setup.domain is None else []),
-            *(name for _, name in self._specialists),
-            *(symbol for _, symbol in self._instruments),
-        ]
+        self.agents = [agent for level in self.desk.levels for agent in _seated(level)]
         stream_of: MultiAgentDict = {agent: stream for stream, agent in enumerate(universe.agent_ids)}
         self._streams = [(stream_of[agent], agent) for agent in self.agents]
-        return self._next_turn(after=None), {}
+        return self._next_turn(0), {}
 
     def step(self, action_dict: MultiAgentDict) -> Step:  # type: ignore[override]  # RLlib's own differs from gymnasium's
         """Take the actions of the agents on turn."""
         desk = self.desk
         running: MultiAgentDict = {"__all__": False}
-        if self._turn is _Turn.META:
-            desk.decide_meta(np.asarray(action_dict[META])[None])
-            return self._next_turn(after=_Turn.META), {}, running, dict(running), {}
-        if self._turn is _Turn.SPECIALISTS:
-            for d, name in self._specialists:
-                desk.decide_specialist(d, np.asarray(action_dict[name])[None])
-            return self._next_turn(after=_Turn.SPECIALISTS), {}, running, dict(running), {}
-        raw = np.zeros((1, self.settings.universe.n_instruments, 3))
-        for i, symbol in self._instruments:
-            raw[0, i] = action_dict[symbol]
-        desk.decide_instruments(raw)
+        for level in self._turns[self._turn]:
+            level.decide(np.stack([action_dict[agent] for agent in _seated(level)])[None])
+        if self._turn < len(self._turns) - 1:
+            return self._next_turn(self._turn + 1), {}, running, dict(running), {}
         result = desk.advance()
         self.bars_done += 1
         rewards: MultiAgentDict = {agent: float(result.rewards[0, stream]) for stream, agent in self._streams}
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         if not (terminated or truncated):
-            return self._next_turn(after=None), rewards, running, dict(running), {}
+            return self._next_turn(0), rewards, running, dict(running), {}
         terminateds: MultiAgentDict = dict.fromkeys([*self.agents, "__all__"], terminated)
         truncateds: MultiAgentDict = dict.fromkeys([*self.agents, "__all__"], truncated)
         return self._everyone(), rewards, terminateds, truncateds, {}
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
-    def _next_turn(self, after: _Turn | None) -> MultiAgentDict:
-        """Pass the turn on, within the bar or to the next bar's first, and show it what it sees."""
-        if after is None and bool(self.desk.meta_is_due[0]):
-            self._turn = _Turn.META
-            return {META: self.desk.observe_meta()[0]}
-        if after is not _Turn.SPECIALISTS and bool(self.desk.specialists_are_due[0]):
-            self._turn = _Turn.SPECIALISTS
-            return self._specialists_see()
-        self._turn = _Turn.INSTRUMENTS
-        return self._instruments_see()
-
-    def _specialists_see(self) -> MultiAgentDict:
-        return {name: self.desk.observe_specialist(d)[0] for d, name in self._specialists}
-
-    def _instruments_see(self) -> MultiAgentDict:
-        seen = self.desk.observe_instruments()[0]
-        return {symbol: seen[i] for i, symbol in self._instruments}
+    def _next_turn(self, first: int) -> MultiAgentDict:
+        """Pass the turn on, to the first from `first` on at which somebody decides, and show it what it sees."""
+        self._turn = next(
+            number
+            for number in range(first, len(self._turns))
+            if any(bool(level.due()[0]) for level in self._turns[number])
+        )
+        return _seen(self._turns[self._turn])
 
     def _everyone(self) -> MultiAgentDict:
-        meta = {META: self.desk.observe_meta()[0]} if META in self.agents else {}
-        return meta | self._specialists_see() | self._instruments_see()
+        return _seen(self.desk.levels)
+
+
+def _seated(level: Level) -> list[Any]:
+    """Ids of the agents that sit in the one environment."""
+    return [level.agents[seat] for seat in level.seated(1)[0]]
+
+
+def _seen(levels: Iterable[Level]) -> MultiAgentDict:
+    """What their agents see."""
+    return {agent: seen for level in levels for agent, seen in zip(_seated(level), level.observe()[0])}
 
 
 class RiskWrapper(MultiAgentEnv):

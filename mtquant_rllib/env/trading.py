@@ -19,6 +19,7 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.close import Close
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.levels import Level
 from mtquant_rllib.env.market_rows import MarketRow, MarketRows
 from mtquant_rllib.env.prepared_files import place_named
 from mtquant_rllib.env.risk_layer import RiskLayer
@@ -56,6 +57,8 @@ class Trading:
     ----------
     state
         What the environments go on from.
+    levels
+        Who decides, in the order of decision.
     proposed, ordered
         Weights of the last bar before and after risk, (B, n).
     instrument_return, portfolio_return
@@ -67,6 +70,7 @@ class Trading:
     """
 
     state: TradingState
+    levels: tuple[Level, ...]
 
     def __init__(
         self,
@@ -86,6 +90,7 @@ class Trading:
         self.n_envs = n_envs
         self.config = settings.desk
         self.state = self._new_state()
+        self.levels = self._new_levels()
         self._rows = MarketRows(tape, features)
         self._costs = TradeCosts.of(settings)
         shape = (n_envs, universe.n_instruments)
@@ -104,6 +109,13 @@ class Trading:
     # -- what a subclass says -----------------------------------------------------------------------------------------
 
     def _new_state(self) -> TradingState:
+        raise NotImplementedError
+
+    def _new_levels(self) -> tuple[Level, ...]:
+        raise NotImplementedError
+
+    def on_turn(self) -> np.ndarray:
+        """Which of the domain's instruments is on turn in a single-domain episode, int (B,); 0 elsewhere."""
         raise NotImplementedError
 
     def propose(self) -> np.ndarray:

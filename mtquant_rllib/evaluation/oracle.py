@@ -11,24 +11,15 @@ speaks in an allocator's raw actions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from mtquant_rllib.agents.groups import agent_groups
+from mtquant_rllib.config import Settings
 from mtquant_rllib.config.allocator import AllocatorOracleConfig
-from mtquant_rllib.config.synthetic import OracleConfig
 from mtquant_rllib.evaluation.simplex import best_weights
 from mtquant_rllib.risk.packed import PackedIndex
-from mtquant_rllib.universe import Universe
-
-
-@dataclass(frozen=True)
-class RawActions:
-    """Raw actions in [-1, 1]: meta (B, D + 1), one (B, 3 n_d + 1) per domain, instruments (B, n, 3)."""
-
-    meta: np.ndarray
-    specialists: tuple[np.ndarray, ...]
-    instruments: np.ndarray
 
 
 def oracle_targets(mu: np.ndarray, sigma: np.ndarray, slope: float) -> np.ndarray:
@@ -45,22 +36,22 @@ def oracle_targets(mu: np.ndarray, sigma: np.ndarray, slope: float) -> np.ndarra
     return np.clip(slope * ratio / size, -1.0, 1.0) if size > 0 else np.zeros_like(ratio)
 
 
-def oracle_actions(conviction: np.ndarray, universe: Universe, config: OracleConfig) -> RawActions:
-    """The desk's raw actions that carry convictions of shape (B, n) unaltered to the orders.
+def oracle_actions(conviction: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
+    """The desk's raw actions that carry convictions of shape (B, n) unaltered to the orders: group -> (B, seats, A).
 
     Equal allocations at full appetite; specialists of no confidence, so that an instrument's own signal is its
     conviction; every gap traded by the share `urgency`; stops as far away as they go.
     """
-    n_envs = len(conviction)
-    meta = np.zeros((n_envs, universe.n_domains + 1))
-    meta[:, -1] = 1.0
-    specialists = []
-    for domain in universe.domains:
-        silent = np.zeros((n_envs, 3 * len(domain.symbols) + 1))
-        silent[:, -1] = -1.0
-        specialists.append(silent)
-    urgency = np.full_like(conviction, 2.0 * config.urgency - 1.0)
-    return RawActions(meta, tuple(specialists), np.stack([conviction, urgency, np.ones_like(conviction)], axis=-1))
+    urgency = np.full_like(conviction, 2.0 * settings.synthetic.oracle.urgency - 1.0)
+    same: dict[str, Any] = {"appetite": 1.0, "confidence": -1.0, "stop": 1.0}
+    scalars = same | {"signal": conviction, "urgency": urgency}
+    actions = {}
+    for group in agent_groups(settings):
+        raw = np.zeros((len(conviction), len(group.agents), len(group.actions)))
+        for number, component in enumerate(group.actions):
+            raw[:, :, number] = scalars.get(component.name, 0.0)
+        actions[group.name] = raw
+    return actions
 
 
 def allocator_targets(

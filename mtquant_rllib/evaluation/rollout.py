@@ -29,11 +29,10 @@ from mtquant_rllib.evaluation.oracle import allocator_targets, oracle_actions, o
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.fallbacks import Counts
-from mtquant_rllib.policies.registry import DeskWidths
 from mtquant_rllib.portfolio import tape as channel
 from mtquant_rllib.risk.breakers import N_LEVELS
 from mtquant_rllib.risk.rules import RuleId
-from mtquant_rllib.universe import ALLOCATOR, META
+from mtquant_rllib.universe import ALLOCATOR
 
 EVALUATION_PHASE = 3
 
@@ -105,61 +104,42 @@ class PolicyPlayer:
             spare = next(states[name] for name in ids if name in states)
             states = {**dict.fromkeys(ids, spare), **states}
         return cls(
-            DeskActor(universe, DeskWidths.of(settings), settings, states),
+            DeskActor(settings, states),
             domain=domain,
             equal_allocation=equal_allocation,
             on_decision=on_decision,
         )
 
-    def __call__(self, desk: Desk) -> np.ndarray:
-        domains = range(desk.universe.n_domains) if self._domain is None else (self._domain,)
+    def __call__(self, desk: Trading) -> np.ndarray:
         if self._equal:
-            share = min(1.0 / desk.universe.n_domains, desk.config.decision.allocation_cap)
-            desk.state.allocation[:] = 0.0
-            desk.state.allocation[:, list(domains)] = share
-            desk.state.appetite[:] = 1.0
-        elif desk.meta_is_due.any():
-            obs = desk.observe_meta()
-            self._tell(META, desk, obs, desk.meta_is_due)
-            desk.decide_meta(self._actor.act_meta(obs))
-        for d in domains:
-            obs = desk.observe_specialist(d)
-            self._tell(desk.universe.specialists[d], desk, obs, desk.specialists_are_due)
-            desk.decide_specialist(d, self._actor.act_specialist(d, obs))
-        obs = desk.observe_instruments()
-        for i, symbol in enumerate(desk.universe.symbols):
-            self._tell(symbol, desk, obs[:, i], np.ones(desk.n_envs, dtype=bool))
-        desk.decide_instruments(self._actor.act_instruments(obs))
-        self._actor.fallbacks.rows = None
-        return desk.propose()
-
-    def _tell(self, agent: str, desk: Desk, obs: np.ndarray, due: np.ndarray) -> None:
+            self._allocate_equally(desk)
         watch = self._actor.fallbacks
-        watch.bars, watch.rows = int(desk.state.bars_done.max()), due & ~desk.state.parked
-        if self._on_decision is not None:
-            self._on_decision(agent, desk, obs, watch.rows)
-
-
-class AllocatorPlayer:
-    """An allocator's policy, acting by its mean. Parameters as of `PolicyPlayer`."""
-
-    def __init__(self, actor: DeskActor, *, on_decision: DecisionObserver | None = None) -> None:
-        self._actor = actor
-        self._on_decision = on_decision
-
-    @property
-    def fallbacks(self) -> Counts:
-        """Who took the decisions of an attention network so far."""
-        return self._actor.fallbacks.counts()
-
-    def __call__(self, desk: Any) -> np.ndarray:
-        obs, watch = desk.observe(), self._actor.fallbacks
-        watch.bars, watch.rows = int(desk.state.bars_done.max()), ~desk.state.parked
-        if self._on_decision is not None:
-            self._on_decision(ALLOCATOR, desk, obs, watch.rows)
-        desk.decide(self._actor.act_allocator(obs))
+        for level in desk.levels:
+            allocates = level.group.action_map == "allocation"
+            plays = level.group.domain is None or self._domain in (None, level.group.domain)
+            if not plays or (allocates and self._equal):
+                continue
+            due = level.due()
+            if not due.any():
+                continue
+            obs = level.observe()
+            watch.bars, watch.rows = int(desk.state.bars_done.max()), due & ~desk.state.parked
+            if self._on_decision is not None:
+                for seat, agent in enumerate(level.agents):
+                    self._on_decision(agent, desk, obs[:, seat], watch.rows)
+            level.decide(self._actor.act(level.name, obs))
         watch.rows = None
         return desk.propose()
+
+    def _allocate_equally(self, desk: Trading) -> None:
+        """Every domain that plays gets the same share at full appetite."""
+        assert isinstance(desk, Desk)
+        domains = range(desk.universe.n_domains) if self._domain is None else (self._domain,)
+        desk.state.allocation[:] = 0.0
+        desk.state.allocation[:, list(domains)] = min(
+            1.0 / desk.universe.n_domains, desk.config.decision.allocation_cap
+        )
+        desk.state.appetite[:] = 1.0
 
 
 def subject_of(settings: Settings) -> str:
@@ -167,15 +147,12 @@ def subject_of(settings: Settings) -> str:
     return "desk" if settings.allocator is None else ALLOCATOR
 
 
-def policy_player(
-    settings: Settings, states: Mapping[str, Mapping[str, Any]], **how: Any
-) -> PolicyPlayer | AllocatorPlayer:
+def policy_player(settings: Settings, states: Mapping[str, Mapping[str, Any]], **how: Any) -> PolicyPlayer:
     """The settings' own kind of policies, from module states; `how` as of `PolicyPlayer.of`. An allocator is whole from
     its first phase on, and has no domains to play apart."""
-    if settings.allocator is None:
-        return PolicyPlayer.of(settings, states, **how)
-    actor = DeskActor(settings.universe, DeskWidths.of(settings), settings, states)
-    return AllocatorPlayer(actor, on_decision=how.get("on_decision"))
+    if settings.universe.allocates:
+        how = {"on_decision": how.get("on_decision")}
+    return PolicyPlayer.of(settings, states, **how)
 
 
 class RulePlayer:
@@ -202,16 +179,14 @@ class OraclePlayer:
     """Knows the planted mean, and is held to the desk's own actions, costs and risk rules."""
 
     def __init__(self, settings: Settings, mu: np.ndarray, sigma: np.ndarray) -> None:
-        self._config = settings.synthetic.oracle
-        self._targets = oracle_targets(mu, sigma, self._config.slope)
+        self._settings = settings
+        self._targets = oracle_targets(mu, sigma, settings.synthetic.oracle.slope)
 
-    def __call__(self, desk: Desk) -> np.ndarray:
-        actions = oracle_actions(self._targets[desk.state.row], desk.universe, self._config)
+    def __call__(self, desk: Trading) -> np.ndarray:
+        actions = oracle_actions(self._targets[desk.state.row], self._settings)
         everywhere = np.ones(desk.n_envs, dtype=bool)
-        desk.decide_meta(actions.meta, everywhere)
-        for domain, raw in enumerate(actions.specialists):
-            desk.decide_specialist(domain, raw, everywhere)
-        desk.decide_instruments(actions.instruments)
+        for level in desk.levels:
+            level.decide(actions[level.name], everywhere)
         return desk.propose()
 
 

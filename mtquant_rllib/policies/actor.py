@@ -21,14 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mtquant_rllib.agents.groups import agent_groups
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.policies.attention_policy import AttentionPolicy
 from mtquant_rllib.policies.fallbacks import FallbackWatch
 from mtquant_rllib.policies.inference import PRECISIONS, RememberingPolicy
 from mtquant_rllib.policies.networks import GaussianPolicy, stack
-from mtquant_rllib.policies.registry import DeskWidths, build_policy, kind_of, network_configs
-from mtquant_rllib.universe import ALLOCATOR, META, Universe
+from mtquant_rllib.policies.registry import build_policy, kind_of, network_configs
 
 Array = NDArray[np.float32]
 T = TypeVar("T")
@@ -62,16 +62,16 @@ class Sample:
 class DeskActor:
     """The policies of a desk, or of the part of it whose states are given, or of an allocator.
 
-    Observations are float32 arrays (B, width), of instruments (B, n_instruments, width) in the order of the universe;
-    actions come back with the same leading axes, clipped to [-1, 1].
+    Observations are float32 arrays (B, n, width), of the n agents of a group in its order, or (B, width) for a group of
+    one; actions come back with the same leading axes, clipped to [-1, 1].
     """
 
-    def __init__(
-        self, universe: Universe, widths: DeskWidths, settings: Settings, states: Mapping[str, ModuleState]
-    ) -> None:
-        self._universe = universe
-        self._sharing = settings.networks.sharing
-        self._configs = network_configs(universe, widths, settings)
+    def __init__(self, settings: Settings, states: Mapping[str, ModuleState]) -> None:
+        policy_of, sharing = settings.universe.policy_of, settings.networks.sharing
+        self._modules = {
+            group.name: [policy_of(agent, sharing) for agent in group.agents] for group in agent_groups(settings)
+        }
+        self._configs = network_configs(settings)
         self._inference = settings.evaluation.inference
         self.fallbacks = FallbackWatch(settings.tracking.fallback_seconds)
         self.load(states)
@@ -85,18 +85,16 @@ class DeskActor:
             When a state lacks parameters, or they are of another shape than the settings say.
         """
         policies = {name: self._loaded(name, states[name]) for name in self._configs if name in states}
-        self._meta = policies.get(META)
-        self._specialists = [policies.get(name) for name in self._universe.specialists]
-        self._allocator = policies.get(ALLOCATOR)
-        self._instruments: list[nn.Module] | None = None
-        self._stacked = None
-        if self._universe.allocates:
-            return
-        ids = [self._universe.policy_of(symbol, self._sharing) for symbol in self._universe.symbols]
-        self._instruments = [policies[name] for name in ids] if set(ids) <= set(policies) else None
-        stackable = all(kind_of(self._configs[name]).stackable for name in ids)
-        stacks = stackable and self._inference.precision == "float32"
-        self._stacked = stack(self._instruments) if self._instruments is not None and stacks else None
+        self._policies = {
+            group: [policies[name] for name in names]
+            for group, names in self._modules.items()
+            if set(names) <= policies.keys()
+        }
+        self._stacked = {}
+        for group, members in self._policies.items():
+            stackable = all(kind_of(self._configs[name]).stackable for name in self._modules[group])
+            if len(members) > 1 and stackable and self._inference.precision == "float32":
+                self._stacked[group] = stack(members)
 
     def _loaded(self, name: str, state: ModuleState) -> nn.Module:
         policy = build_policy(self._configs[name])
@@ -121,50 +119,30 @@ class DeskActor:
 
     def weight_bytes(self) -> int:
         """Memory of all weights that are asked, as they lie there."""
-        instruments = [self._stacked] if self._stacked is not None else list(self._instruments or ())
-        policies = {
-            id(policy): policy for policy in (self._allocator, self._meta, *self._specialists, *instruments) if policy
-        }
+        asked = [[self._stacked[group]] if group in self._stacked else own for group, own in self._policies.items()]
+        policies = {id(policy): policy for own in asked for policy in own}
         return sum(item.nbytes for policy in policies.values() for item in policy.state_dict().values())
 
-    def act_allocator(self, obs: Array, noise: Array | None = None) -> Array:
-        """A logit of each asset, (B, n_instruments)."""
-        return _act(_present(self._allocator, ALLOCATOR), obs, noise)
+    def act(self, group: str, obs: Array, noise: Array | None = None) -> Array:
+        """Actions of a group's agents: means, or samples with standard normal `noise` of the actions' shape."""
+        return _act(partial(self._ask, group), obs, noise)
 
-    def act_meta(self, obs: Array, noise: Array | None = None) -> Array:
-        """Allocation logits and risk appetite, (B, n_domains + 1)."""
-        return _act(_present(self._meta, META), obs, noise)
+    def sample(self, group: str, obs: Array, noise: Array) -> Sample:
+        """The same with what a learner needs of it."""
+        return _sample(partial(self._ask, group), obs, noise)
 
-    def act_specialist(self, d: int, obs: Array, noise: Array | None = None) -> Array:
-        """(buy, hold, sell) logits per instrument of domain `d`, then confidence, (B, 3 * n_d + 1)."""
-        return _act(_present(self._specialists[d], self._universe.specialists[d]), obs, noise)
-
-    def act_instruments(self, obs: Array, noise: Array | None = None) -> Array:
-        """Signal, urgency and stop distance of every instrument, (B, n_instruments, 3)."""
-        return _act(self._instrument_policy, obs, noise)
-
-    def sample_meta(self, obs: Array, noise: Array) -> Sample:
-        return _sample(_present(self._meta, META), obs, noise)
-
-    def sample_specialist(self, d: int, obs: Array, noise: Array) -> Sample:
-        return _sample(_present(self._specialists[d], self._universe.specialists[d]), obs, noise)
-
-    def sample_instruments(self, obs: Array, noise: Array) -> Sample:
-        return _sample(self._instrument_policy, obs, noise)
-
-    def _instrument_policy(self, obs: Tensor) -> Tensor:
-        """(B, n_instruments, F) -> (B, n_instruments, 2A)."""
-        if self._stacked is not None:
-            inputs: Tensor = self._stacked(obs.transpose(0, 1)).transpose(0, 1)
+    def _ask(self, group: str, obs: Tensor) -> Tensor:
+        """(B, n, F) -> (B, n, 2A), or without n for a group of one."""
+        if group not in self._policies:
+            raise KeyError(f"no state was given for {group}")
+        if obs.dim() == 2:
+            (policy,) = self._policies[group]
+            inputs: Tensor = policy(obs)
             return inputs
-        policies = _present(self._instruments, "the instruments")
-        return torch.stack([policy(obs[:, i]) for i, policy in enumerate(policies)], dim=1)
-
-
-def _present(item: T | None, name: str) -> T:
-    if item is None:
-        raise KeyError(f"no state was given for {name}")
-    return item
+        if group in self._stacked:
+            inputs = self._stacked[group](obs.transpose(0, 1)).transpose(0, 1)
+            return inputs
+        return torch.stack([policy(obs[:, i]) for i, policy in enumerate(self._policies[group])], dim=1)
 
 
 def _to_tensor(array: Array) -> Tensor:

@@ -2,8 +2,8 @@
 
 A module's configuration then has a section `sac`:
 
-    execution     key of `executed.EXECUTIONS`: what the environment makes of its actions
-    decision      the numbers of that map
+    action_map    key of `agents.action_maps.ACTION_MAPS`: what the environment makes of its actions
+    map_numbers   the numbers of that map
     critic        `CriticConfig` as a dictionary
     initial_alpha
 """
@@ -20,24 +20,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mtquant_rllib.agents.action_maps import ACTION_MAPS
+from mtquant_rllib.agents.groups import map_numbers, module_groups
 from mtquant_rllib.config import Settings
-from mtquant_rllib.policies.executed import EXECUTIONS, execution_of, numbers_of
 from mtquant_rllib.policies.networks import Dense, OwnLine, Shape, SpecialistShape, beside
 from mtquant_rllib.policies.registry import shape_of
-from mtquant_rllib.universe import Universe
 
 TWINS = 2
 
 
-def sac_config(name: str, config: Mapping[str, Any], universe: Universe, settings: Settings) -> dict[str, Any]:
+def sac_config(name: str, config: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """The configuration of `registry.network_configs` for a module that learns by SAC."""
     sac = settings.sac
     return {
         **config,
         "options": {**config["options"], "initial_std": sac.initial_std, "std_floor": sac.std_floor},
         "sac": {
-            "execution": execution_of(name, universe),
-            "decision": numbers_of(settings),
+            "action_map": module_groups(settings)[name].action_map,
+            "map_numbers": map_numbers(settings),
             "critic": sac.critic.model_dump(mode="json"),
             "initial_alpha": sac.initial_alpha,
         },
@@ -128,7 +128,7 @@ class Critic(nn.Module):
 
 def build_critic(config: Mapping[str, Any]) -> Critic:
     shape = shape_of(config)
-    executed = EXECUTIONS[config["sac"]["execution"]].width(shape.actions)
+    executed = ACTION_MAPS[config["sac"]["action_map"]].width(shape.actions)
     return Critic(shape, executed, config["sac"]["critic"], config["options"]["own_columns"])
 
 

@@ -25,13 +25,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from mtquant_rllib.agents.groups import group_of
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import validate
 from mtquant_rllib.errors import ConfigError, RunError
-from mtquant_rllib.policies.action_layout import action_components, observation_layout
 from mtquant_rllib.policies.actor import POLICY_PREFIX, Array, DeskActor, ModuleState
 from mtquant_rllib.policies.networks import GaussianPolicy
-from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
+from mtquant_rllib.policies.registry import build_policy, network_configs
 
 DOCUMENT = "policy.json"
 SUFFIX = ".safetensors"
@@ -52,7 +52,7 @@ class ObservationBlock(_Part):
 
 
 class Component(_Part):
-    """One number of an action; see `action_layout`."""
+    """One number of an action; see `agents.groups`."""
 
     name: str
     meaning: str
@@ -126,7 +126,7 @@ class ExportedPolicies:
             module: {f"{POLICY_PREFIX}{name}": item for name, item in policy.state_dict().items()}
             for module, policy in self.policies.items()
         }
-        return DeskActor(self.settings.universe, DeskWidths.of(self.settings), self.settings, states)
+        return DeskActor(self.settings, states)
 
 
 def write_exported(
@@ -146,7 +146,7 @@ def write_exported(
     source
         Where they come from, as plain values.
     """
-    configs = network_configs(settings.universe, DeskWidths.of(settings), settings)
+    configs = network_configs(settings)
     entries, modules = {}, {}
     for agent in agents:
         module = settings.universe.policy_of(agent, settings.networks.sharing)
@@ -173,12 +173,13 @@ def write_exported(
 
 
 def _agent(settings: Settings, agent: str, module: str) -> AgentEntry:
-    columns = observation_layout(settings, agent)
+    group = group_of(settings, agent)
+    columns = group.observation
     blocks = [
         ObservationBlock(name=group, start=columns[group].start, width=len(names), columns=names)
         for group, names in columns.groups
     ]
-    action = [Component(name=part.name, meaning=part.meaning) for part in action_components(settings, agent)]
+    action = [Component(name=part.name, meaning=part.meaning) for part in group.actions]
     return AgentEntry(
         module=module,
         file=f"{module}{SUFFIX}",

@@ -7,13 +7,13 @@ import torch
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.policies.actor import POLICY_PREFIX
-from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
+from mtquant_rllib.policies.registry import build_policy, network_configs
 
 
 def fresh_states(settings: Settings) -> dict[str, dict[str, np.ndarray]]:
     """Freshly initialised policies of every module, from `settings.seed`: module id -> arrays, without value
     networks."""
-    configs = network_configs(settings.universe, DeskWidths.of(settings), settings)
+    configs = network_configs(settings)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         return {

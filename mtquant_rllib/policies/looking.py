@@ -15,18 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtquant_rllib.agents.action_maps import ACTION_MAPS
+from mtquant_rllib.agents.groups import group_of, map_numbers
 from mtquant_rllib.config import Settings
-from mtquant_rllib.errors import ConfigError, RunError
-from mtquant_rllib.features import layout
-from mtquant_rllib.features.layout import Layout
+from mtquant_rllib.errors import RunError
 from mtquant_rllib.features.regimes import Regime
+from mtquant_rllib.policies.action_maps import executed
 from mtquant_rllib.policies.actor import POLICY_PREFIX
 from mtquant_rllib.policies.attention_losses import NO_LABEL, attention_metrics
 from mtquant_rllib.policies.attention_policy import AttentionPolicy
-from mtquant_rllib.policies.executed import EXECUTIONS, execution_of, numbers_of
 from mtquant_rllib.policies.regime_network import Fallback, fallback_counts
-from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
-from mtquant_rllib.universe import ALLOCATOR, META
+from mtquant_rllib.policies.registry import build_policy, network_configs
 
 _BATCH_ROWS = 1024
 """Rows asked at once: tokens and hidden layers of a wide network then stay within tens of megabytes."""
@@ -95,11 +94,12 @@ class AgentView:
 
     def __init__(self, settings: Settings, agent: str, states: Mapping[str, Mapping[str, Any]]) -> None:
         universe = settings.universe
-        self.groups: dict[str, slice] = agent_layout(settings, agent).slices
+        group = group_of(settings, agent)
+        self.groups: dict[str, slice] = group.observation.slices
         module = universe.policy_of(agent, settings.networks.sharing)
         if module not in states:
             raise RunError(f"no state of {module} is at hand, so {agent} cannot be looked into")
-        self._policy = build_policy(network_configs(universe, DeskWidths.of(settings), settings)[module])
+        self._policy = build_policy(network_configs(settings)[module])
         weights = {
             key.removeprefix(POLICY_PREFIX): torch.as_tensor(np.array(item))
             for key, item in states[module].items()
@@ -110,12 +110,12 @@ class AgentView:
         except RuntimeError as error:
             raise RunError(f"the state of {module} does not fit the network settings: {error}") from error
         self._policy.eval().requires_grad_(False)
-        self._execution, self._numbers = EXECUTIONS[execution_of(agent, universe)], numbers_of(settings)
+        self._action_map, self._numbers = group.action_map, map_numbers(settings)
 
     @property
     def gives(self) -> str:
         """What its decisions are."""
-        return self._execution.gives
+        return ACTION_MAPS[self._action_map].gives
 
     @property
     def attends(self) -> bool:
@@ -129,7 +129,7 @@ class AgentView:
     def executed(self, obs: np.ndarray) -> np.ndarray:
         """What the environment makes of those means, (N, F) -> (N, W), in words `gives`. Logits that move together move
         none of it."""
-        return self._execution.make(torch.from_numpy(self.actions(obs)), self._numbers).numpy()
+        return executed(self._action_map, torch.from_numpy(self.actions(obs)), self._numbers).numpy()
 
     def line_share(self, obs: np.ndarray) -> float | None:
         """Share of a straight line beside the network in what moves the logits: the deviation of its part over the sum
@@ -151,20 +151,6 @@ class AgentView:
             probabilities=torch.cat([answer.probabilities_BR for answer in answers]).numpy(),
             fallback=torch.cat([answer.fallback_B for answer in answers]).numpy(),
         )
-
-
-def agent_layout(settings: Settings, agent: str) -> Layout:
-    """The named groups of columns that an agent observes."""
-    universe = settings.universe
-    if agent == ALLOCATOR and universe.allocates:
-        return layout.allocator_layout(universe.symbols)
-    if agent == META and not universe.allocates:
-        return layout.meta_layout(universe, settings.desk.observation.returns_days)
-    if agent in universe.specialists:
-        return layout.specialist_layout(universe.domains[universe.specialists.index(agent)])
-    if agent in universe.symbols and not universe.allocates:
-        return layout.INSTRUMENT
-    raise ConfigError(f"no agent {agent!r}; there are {', '.join(universe.agent_ids)}")
 
 
 def _parts(obs: np.ndarray) -> list[Tensor]:

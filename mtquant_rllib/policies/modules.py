@@ -30,8 +30,7 @@ from torch import Tensor
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.policies.critics import TwinCritics, sac_config
-from mtquant_rllib.policies.registry import DeskWidths, build_policy, build_value, network_configs, shape_of
-from mtquant_rllib.universe import Universe
+from mtquant_rllib.policies.registry import build_policy, build_value, network_configs, shape_of
 
 # Every module, RLlib's own too, makes itself a deprecated configuration object, and RLlib complains of that once.
 log_once("RLModule(config=[RLModuleConfig object])")
@@ -114,8 +113,6 @@ class SACRLModule(_DeskModule):
 
 
 def module_specs(
-    universe: Universe,
-    widths: DeskWidths,
     settings: Settings,
     only: Collection[str] | None = None,
     sac: Collection[str] = (),
@@ -126,16 +123,14 @@ def module_specs(
     `Universe.policies`. `only` keeps the named modules, for a phase that plays part of the desk; those in `sac` learn
     by it, with critics and with deviations of their own.
     """
-    configs = network_configs(universe, widths, settings)
+    configs = network_configs(settings)
     if only is not None:
         if unknown := sorted(set(only) - set(configs)):
             raise KeyError(f"no modules {', '.join(unknown)}; there are {', '.join(configs)}")
         configs = {name: config for name, config in configs.items() if name in only}
     return MultiRLModuleSpec(
         rl_module_specs={
-            name: _spec(sac_config(name, config, universe, settings), SACRLModule)
-            if name in sac
-            else _spec(config, DeskRLModule)
+            name: _spec(sac_config(name, config, settings), SACRLModule) if name in sac else _spec(config, DeskRLModule)
             for name, config in configs.items()
         }
     )

@@ -28,14 +28,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mtquant_rllib.agents.action_maps import LOGITS_PER_INSTRUMENT
 from mtquant_rllib.policies.elementwise import Tanh, dropout_mask
 
 Network = TypeVar("Network", bound=nn.Module)
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "elu": nn.ELU}
-
-LOGITS_PER_INSTRUMENT = 3
-"""A specialist's view of one instrument: buy, hold, sell."""
 
 
 @dataclass(frozen=True)

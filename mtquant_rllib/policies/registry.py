@@ -12,9 +12,11 @@ from typing import Any
 
 from torch import nn
 
+from mtquant_rllib.agents.action_maps import LOGITS_PER_INSTRUMENT
+from mtquant_rllib.agents.groups import AgentGroup, agent_groups, module_groups
 from mtquant_rllib.config import Settings
+from mtquant_rllib.config.networks import NetworksConfig
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.features import layout
 from mtquant_rllib.features.layout import Layout
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.attention_policy import AttentionOptions, AttentionPolicy, attention_value
@@ -32,14 +34,9 @@ from mtquant_rllib.policies.networks import (
     ValueFunction,
     ValueNetwork,
 )
-from mtquant_rllib.universe import ALLOCATOR, META, Universe
 
 ATTENTION = "attention"
 """Name of the network that `policies.looking` can look into."""
-
-RISK_APPETITE = 1
-INSTRUMENT_ACTIONS = 3
-"""Signal, urgency, stop distance."""
 
 
 @dataclass(frozen=True)
@@ -66,25 +63,6 @@ NETWORKS: dict[str, NetworkKind] = {
 }
 
 
-@dataclass(frozen=True)
-class DeskWidths:
-    """Widths of the observations, as the feature layout defines them. Domain widths stand in the universe."""
-
-    meta: int
-    block: int
-    specialist_state: int
-    instrument_state: int
-
-    @classmethod
-    def of(cls, settings: Settings) -> DeskWidths:
-        return cls(
-            meta=layout.meta_layout(settings.universe, settings.desk.observation.returns_days).width,
-            block=layout.BLOCK.width,
-            specialist_state=layout.SPECIALIST_STATE.width,
-            instrument_state=layout.INSTRUMENT_STATE.width,
-        )
-
-
 def kind_of(config: Mapping[str, Any]) -> NetworkKind:
     name = config["network"]
     if name not in NETWORKS:
@@ -105,6 +83,32 @@ def grouped_shape(columns: Layout, actions: int) -> GroupedShape:
         actions=actions,
         regime_columns=tuple(columns.column(name) for name in names) if carries else (),
     )
+
+
+def flat_shape(columns: Layout, actions: int) -> FlatShape:
+    return FlatShape(columns.width, actions)
+
+
+def specialist_shape(columns: Layout, actions: int) -> SpecialistShape:
+    """Of a layout of domain features, a block of each instrument and own state, in this order.
+
+    Raises
+    ------
+    ConfigError
+        When the layout is none of these.
+    """
+    domain, *blocks, state = columns.widths.values()
+    if len(set(blocks)) != 1 or actions != LOGITS_PER_INSTRUMENT * len(blocks) + 1:
+        raise ConfigError("networks.names: a specialist's network reads domain features, equal blocks and a state")
+    return SpecialistShape(domain, len(blocks), blocks[0], state)
+
+
+SHAPES: dict[type[Shape], Callable[[Layout, int], Shape]] = {
+    FlatShape: flat_shape,
+    SpecialistShape: specialist_shape,
+    GroupedShape: grouped_shape,
+}
+"""How each shape is read off an observation's layout and the number of actions."""
 
 
 def _options(config: Mapping[str, Any]) -> NetworkOptions:
@@ -132,93 +136,38 @@ def build_value(config: Mapping[str, Any]) -> ValueFunction:
     return kind_of(config).value(shape_of(config), _options(config))
 
 
-def network_configs(universe: Universe, widths: DeskWidths, settings: Settings) -> dict[str, dict[str, Any]]:
+def network_configs(settings: Settings) -> dict[str, dict[str, Any]]:
     """Module id -> plain dictionary from which `build_policy` and `build_value` make its networks.
 
-    In the order of `universe.policies(settings.networks.sharing)`. Meta hidden sizes and dropout, and the hidden size
-    of each specialist, come from the agents' table, an allocator's from its own; the rest from `networks`.
+    In the order of `universe.policies(settings.networks.sharing)`.
     """
-    networks, meta = settings.networks, settings.meta_controller
-    if not universe.allocates and widths.meta != meta.state_dim:
-        raise ConfigError(f"meta_controller.state_dim = {meta.state_dim}: the feature layout is {widths.meta} wide")
-    if any(settings.specialists[domain.name].observation_dim != widths.block for domain in universe.domains):
-        raise ConfigError(f"specialists.*.observation_dim: an instrument's block is {widths.block} wide")
+    return {module: _network_config(settings.networks, group) for module, group in module_groups(settings).items()}
 
-    def config(
-        network: str,
-        shape: FlatShape | SpecialistShape,
-        columns: Layout,
-        hidden: tuple[int, ...],
-        value_hidden: tuple[int, ...] | None,
-        linear_skip: bool,
-        dropout: float = 0.0,
-        initial_mean: tuple[float, ...] = (),
-        own_columns: tuple[tuple[int, ...], ...] = (),
-    ) -> dict[str, Any]:
-        kind = kind_of({"network": network})
-        options: dict[str, Any] = dict(
-            hidden=hidden,
-            value_hidden=value_hidden or hidden,
-            value_dropout=dropout,
-            activation=networks.activation,
-            linear_skip=linear_skip,
-            initial_std=networks.initial_std,
-            std_floor=networks.std_floor,
-            last_layer_scale=networks.last_layer_scale,
-            initial_mean=initial_mean,
-            own_columns=own_columns,
-        )
-        if kind.options is AttentionOptions:
-            options |= {"attention": networks.attention.model_dump(), "linear_skip": networks.attention.linear_skip}
-        built = grouped_shape(columns, shape.actions) if kind.shape is GroupedShape else shape
-        return {"network": network, "shape": _plain(asdict(built)), "options": _plain(options)}
 
-    if settings.allocator is not None:
-        own = settings.allocator
-        columns = layout.allocator_layout(universe.symbols)
-        flat = FlatShape(columns.width, universe.n_instruments)
-        shared = layout.columns_by_asset(universe.symbols) if own.shared_line else ()
-        return {ALLOCATOR: config(own.network, flat, columns, own.hidden, None, own.linear_skip, own_columns=shared)}
-    configs = {
-        META: config(
-            networks.names.meta,
-            FlatShape(widths.meta, universe.n_domains + RISK_APPETITE),
-            layout.meta_layout(universe, settings.desk.observation.returns_days),
-            (meta.hidden_dim, meta.hidden_dim_2),
-            networks.value_hidden.meta,
-            networks.linear_skip.meta,
-            meta.dropout,
-            (*[0.0] * universe.n_domains, 2.0 * networks.initial_appetite - 1.0),
-        )
-    }
-    for domain in universe.domains:
-        configs[domain.specialist] = config(
-            networks.names.specialist,
-            SpecialistShape(domain.features_dim, len(domain.symbols), widths.block, widths.specialist_state),
-            layout.specialist_layout(domain),
-            (settings.specialists[domain.name].hidden_dim,),
-            networks.value_hidden.specialist,
-            networks.linear_skip.specialist,
-        )
-    for symbol in universe.symbols:
-        configs[universe.policy_of(symbol, networks.sharing)] = config(
-            networks.names.instrument,
-            FlatShape(widths.block + widths.instrument_state, INSTRUMENT_ACTIONS),
-            layout.INSTRUMENT,
-            networks.instrument_hidden,
-            networks.value_hidden.instrument,
-            networks.linear_skip.instrument,
-        )
-    return configs
+def _network_config(networks: NetworksConfig, group: AgentGroup) -> dict[str, Any]:
+    choice = group.network
+    kind = kind_of({"network": choice.name})
+    options: dict[str, Any] = dict(
+        hidden=choice.hidden,
+        value_hidden=choice.value_hidden or choice.hidden,
+        value_dropout=choice.dropout,
+        activation=networks.activation,
+        linear_skip=choice.linear_skip,
+        initial_std=networks.initial_std,
+        std_floor=networks.std_floor,
+        last_layer_scale=networks.last_layer_scale,
+        initial_mean=choice.initial_mean,
+        own_columns=choice.own_columns,
+    )
+    if kind.options is AttentionOptions:
+        options |= {"attention": networks.attention.model_dump(), "linear_skip": networks.attention.linear_skip}
+    shape = SHAPES[kind.shape](group.observation, len(group.actions))
+    return {"network": choice.name, "shape": _plain(asdict(shape)), "options": _plain(options)}
 
 
 def network_names(settings: Settings) -> dict[str, str]:
     """Agent -> name of its network, in the order of the universe's agents."""
-    universe, names = settings.universe, settings.networks.names
-    if settings.allocator is not None:
-        return {ALLOCATOR: settings.allocator.network}
-    levels = {META: names.meta, **dict.fromkeys(universe.specialists, names.specialist)}
-    return {agent: levels.get(agent, names.instrument) for agent in universe.agent_ids}
+    return {agent: group.network.name for group in agent_groups(settings) for agent in group.agents}
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -11,7 +11,6 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.modules import module_specs
-from mtquant_rllib.policies.registry import DeskWidths
 from mtquant_rllib.training.algorithm import DeskPPOConfig
 from mtquant_rllib.training.environments import ENV, register
 from mtquant_rllib.training.hyperparameters import (
@@ -122,7 +121,7 @@ def _ppo(plan: TrialPlan, settings: Settings, budget: int) -> Any:
     config = (
         blank.engine(settings.resources.engine)
         .rl_module(
-            rl_module_spec=module_specs(settings.universe, DeskWidths.of(settings), settings, only=plan.modules),
+            rl_module_spec=module_specs(settings, only=plan.modules),
         )
         .training(
             lr=recipe.phase_learning_rate_fracs[plan.phase - 1] * numbers.learning_rate,
@@ -154,11 +153,7 @@ def _sac(plan: TrialPlan, settings: Settings, budget: int) -> Any:
     # As with PPO, a small budget gets as many reports as a large one at least has.
     iteration = max(1, min(sac.bars_per_iteration, math.ceil(budget / settings.recipe.min_updates)))
     blank: Any = DeskSACConfig()
-    config = blank.rl_module(
-        rl_module_spec=module_specs(
-            settings.universe, DeskWidths.of(settings), settings, only=plan.modules, sac=plan.learning
-        )
-    ).training(
+    config = blank.rl_module(rl_module_spec=module_specs(settings, only=plan.modules, sac=plan.learning)).training(
         gamma=Hyperparameters.of(settings).gamma if sac.gamma is None else sac.gamma,
         **{f"{kind}_lr": rate for kind, rate in rates.items()},
     )

@@ -140,7 +140,8 @@ def evaluate_run(
     closes = rollout.closes_of(data)
     rules = {name: rollout.RulePlayer(rule, closes) for name, rule in weight_rules(settings).items()}
     records, terms = [], {}
-    for name, book in {rollout.subject_of(settings): player, **rules}.items():
+    books: dict[str, rollout.Player] = {rollout.subject_of(settings): player, **rules}
+    for name, book in books.items():
         log = None if settings.allocator is None else TermLog()
         records.append(rollout.play(settings, data, book, draws, name=name, facts=facts, on_bar=log))
         if log is not None:

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from mtquant_rllib.agents.groups import module_groups
 from mtquant_rllib.config import Settings
-from mtquant_rllib.universe import META
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,11 @@ class Hyperparameters:
 
 def learning_rates(settings: Settings, modules: tuple[str, ...], phase: int) -> dict[str, float]:
     """Starting rate of each module in a phase, by its level."""
-    default, by_level = Hyperparameters.of(settings).learning_rate, settings.recipe.learning_rates
+    default, groups = Hyperparameters.of(settings).learning_rate, module_groups(settings)
     share = settings.recipe.phase_learning_rate_fracs[phase - 1]
-    universe = settings.universe
 
     def rate(module: str) -> float:
-        if module == META:
-            own = by_level.meta_controller
-        else:
-            own = by_level.specialists if module in universe.specialists else by_level.instruments
+        own = groups[module].learning_rate
         return share * (default if own is None else own)
 
     return {module: rate(module) for module in modules}

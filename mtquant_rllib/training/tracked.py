@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mtquant_rllib.agents.groups import group_of
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import EpisodeDraw
@@ -20,7 +21,6 @@ from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.regime_figures import played_regimes, tracked_figures
 from mtquant_rllib.policies.looking import AgentView
 from mtquant_rllib.policies.registry import ATTENTION, network_names
-from mtquant_rllib.universe import META
 
 
 class TrackedDecisions:
@@ -47,19 +47,16 @@ class TrackedDecisions:
         domain: int | None,
         without_meta: bool,
     ) -> None:
-        universe, decision = settings.universe, settings.desk.decision
+        universe = settings.universe
         self._settings, self._modules, self._draws = settings, modules, draws
         self._logs: dict[str, tuple[DecisionLog, np.ndarray]] = {}
         bars = np.mean([draw.stop - draw.start for draw in draws])
         for agent in attending(settings):
-            every = 1
-            if agent == META:
-                every = decision.meta_every_bars
-            elif agent in universe.specialists:
-                every = decision.specialists_every_bars
-            plays = not without_meta if agent == META else domain is None or _domain_of(settings, agent) == domain
+            group = group_of(settings, agent)
+            allocates = group.action_map == "allocation"
+            plays = not without_meta if allocates else domain is None or _domain_of(settings, agent) == domain
             if plays and universe.policy_of(agent, settings.networks.sharing) in modules:
-                count = settings.tracking.attention_rows * every / bars
+                count = settings.tracking.attention_rows * group.every_bars / bars
                 chosen = np.linspace(0, len(draws) - 1, int(np.clip(count, 1, len(draws)))).round().astype(int)
                 self._logs[agent] = (DecisionLog(agent), np.isin(np.arange(len(draws)), chosen))
 

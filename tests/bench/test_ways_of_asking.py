@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from mtquant_rllib.agents.groups import INSTRUMENTS
 from mtquant_rllib.bench.inference import Sizes, bench_inference
 from mtquant_rllib.commands.bench_networks import inference_lines
 from mtquant_rllib.config import Settings
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.inference import Bfloat16Linear, Int8Linear, RememberingPolicy
-from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
+from mtquant_rllib.policies.registry import build_policy, network_configs
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.universe import META
 
@@ -65,7 +66,7 @@ def test_asking_side_by_side_and_remembering_pay(figures: Any) -> None:
 
 def states_of(settings: Settings) -> dict[str, Any]:
     torch.manual_seed(0)
-    configs = network_configs(settings.universe, DeskWidths.of(settings), settings)
+    configs = network_configs(settings)
     return {
         name: {f"policy.{key}": value for key, value in build_policy(config).state_dict().items()}
         for name, config in configs.items()
@@ -78,13 +79,13 @@ def states_of(settings: Settings) -> dict[str, Any]:
 def test_a_desk_asks_as_its_settings_say(precision: str, layer: type | None) -> None:
     plain = Settings.load(overrides=["networks.last_layer_scale=1.0"])
     settings = Settings.load(overrides=["networks.last_layer_scale=1.0", f"evaluation.inference.precision={precision}"])
-    states, widths = states_of(plain), DeskWidths.of(plain)
-    actor, truth = (DeskActor(plain.universe, widths, own, states) for own in (settings, plain))
-    kinds = {type(module) for module in actor._meta.modules()}
+    states = states_of(plain)
+    actor, truth = (DeskActor(own, states) for own in (settings, plain))
+    kinds = {type(module) for module in actor._policies[META][0].modules()}
     assert (layer in kinds) == (layer is not None)
     rng = np.random.default_rng(0)
     obs = rng.standard_normal((64, 8, 61), np.float32)
-    apart = np.abs(actor.act_instruments(obs) - truth.act_instruments(obs)).mean()
+    apart = np.abs(actor.act(INSTRUMENTS, obs) - truth.act(INSTRUMENTS, obs)).mean()
     assert apart == 0 if layer is None else 0 < apart < 0.03
     assert actor.weight_bytes() <= truth.weight_bytes()
 
@@ -92,17 +93,18 @@ def test_a_desk_asks_as_its_settings_say(precision: str, layer: type | None) -> 
 def test_a_desk_remembers_where_it_is_asked_to_and_forgets_when_weights_change() -> None:
     overrides = ["networks.last_layer_scale=1.0", "networks.names.meta=attention", *SMALL[3:]]
     settings = Settings.load(overrides=[*overrides, "evaluation.inference.remembered_rows=100"])
-    states, widths = states_of(settings), DeskWidths.of(settings)
-    actor = DeskActor(settings.universe, widths, settings, states)
-    obs = np.random.default_rng(0).standard_normal((5, widths.meta), np.float32)
-    first, again = actor.act_meta(obs), actor.act_meta(obs[::-1].copy())
+    states = states_of(settings)
+    actor = DeskActor(settings, states)
+    obs = np.random.default_rng(0).standard_normal((5, 74), np.float32)
+    first, again = actor.act(META, obs), actor.act(META, obs[::-1].copy())
     np.testing.assert_array_equal(first, again[::-1])
-    assert isinstance(actor._meta, RememberingPolicy)
-    assert (actor._meta.cache.hits, actor._meta.cache.misses) == (5, 5)
-    truth = DeskActor(settings.universe, widths, Settings.load(overrides=overrides), states).act_meta(obs)
+    (asked,) = actor._policies[META]
+    assert isinstance(asked, RememberingPolicy)
+    assert (asked.cache.hits, asked.cache.misses) == (5, 5)
+    truth = DeskActor(Settings.load(overrides=overrides), states).act(META, obs)
     np.testing.assert_allclose(first, truth, atol=1e-5)
     noise = np.ones((5, 4), np.float32)
-    assert not np.array_equal(actor.act_meta(obs, noise), first), "samples are drawn around remembered means"
+    assert not np.array_equal(actor.act(META, obs, noise), first), "samples are drawn around remembered means"
     other = {key: value + 0.1 for key, value in states[META].items()}
     actor.load({**states, META: other})
-    assert not np.array_equal(actor.act_meta(obs), first)
+    assert not np.array_equal(actor.act(META, obs), first)

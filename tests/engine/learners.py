@@ -13,7 +13,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.engine.columns import LevelColumns, observed
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.env.data import DeskData
-from mtquant_rllib.env.recall import Recall
+from mtquant_rllib.env.observation_reconstruction import ObservationReconstruction
 
 AS_THEY_STAND = Settings.load().learner.model_copy(
     update={"precision": "float32", "checkpoint_activations": False, "compile": False}
@@ -30,7 +30,7 @@ def built(cls: type, config: Any, runner: BatchedEnvRunner) -> Any:
 def seen_in(runner: BatchedEnvRunner, level: LevelColumns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whole observations of a level: at decisions, where episodes were cut off, after the last bar."""
     data = DeskData.open(Path(runner.config.env_config["data"]), "train")
-    return observed(level, Recall(runner.env.settings, data.features, level.agents, level.domain))
+    return observed(level, ObservationReconstruction(runner.env.settings, data.features, level.agents, level.domain))
 
 
 def parameters(learner: Any) -> dict[str, np.ndarray]:

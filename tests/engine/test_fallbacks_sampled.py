@@ -55,7 +55,7 @@ def test_broken_observations_while_sampling_are_counted_and_told_with_agent_bar_
     def broken() -> np.ndarray:
         obs = whole().copy()
         # A column of the market, which a fragment does not carry: one of the desk's own state would be a failure.
-        assert obs.shape[2] - 1 not in level.private
+        assert obs.shape[2] - 1 not in level.state_columns
         obs[1, 0, -1] = np.nan
         return obs
 

@@ -21,7 +21,6 @@ from mtquant_rllib.engine.learning.stacks import Rows, Stack
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.policies.attention import AttentionLayer
 from mtquant_rllib.policies.modules import module_specs
-from mtquant_rllib.policies.registry import DeskWidths
 
 ALL_ATTENTION = "networks.names={meta: attention, specialist: attention, instrument: attention}"
 SMALL = "networks.attention={width: 32, heads: 4, policy_heads: {hidden: 16}, classifier: {hidden: [16]}}"
@@ -40,7 +39,7 @@ def stack_of(*names: str, overrides: tuple[str, ...] = (ALL_ATTENTION, SMALL)) -
     """Lively modules: fresh ones say nearly nothing."""
     settings = Settings.load(overrides=overrides)
     torch.manual_seed(3)
-    built = module_specs(settings.universe, DeskWidths.of(settings), settings, only=names).build()
+    built = module_specs(settings, only=names).build()
     modules = [built[name] for name in names]
     with torch.no_grad():
         for module in modules:

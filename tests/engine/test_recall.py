@@ -73,7 +73,7 @@ def test_observations_put_together_again_are_what_was_seen(
                     seen = runner.decisions[id(post), bar][env]
                     assert again.tobytes() == seen.tobytes(), level.agents
                 else:
-                    assert again[:, post.level.private].tobytes() == held[id(post)].private[env].tobytes()
+                    assert again[:, post.level.state_columns].tobytes() == held[id(post)].private[env].tobytes()
             shown = runner.cut.get(id(post), [np.zeros((0, *final.shape[1:]), np.float32)])
             assert final.tobytes() == np.concatenate(shown).tobytes()
             cut_off += len(final)

@@ -17,10 +17,9 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.engine.learning import sac_loss
 from mtquant_rllib.engine.learning.sac_stack import ACTOR, ALPHA, CRITICS, SACStack
 from mtquant_rllib.engine.replay.replay import Batch
-from mtquant_rllib.policies.executed import EXECUTIONS
+from mtquant_rllib.policies.action_maps import executed
 from mtquant_rllib.policies.modules import module_specs
 from mtquant_rllib.policies.networks import GaussianPolicy
-from mtquant_rllib.policies.registry import DeskWidths
 from mtquant_rllib.universe import ALLOCATOR
 
 RATES = {ACTOR: 1e-3, **dict.fromkeys(CRITICS, 2e-3), ALPHA: 5e-3}
@@ -69,7 +68,7 @@ def stack_of(modules: dict[str, Any], overrides: tuple[str, ...] = (), tau: floa
 def modules_of(names: tuple[str, ...], overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     settings = settings_of(overrides)
     torch.manual_seed(3)
-    built = module_specs(settings.universe, DeskWidths.of(settings), settings, only=names, sac=names).build()
+    built = module_specs(settings, only=names, sac=names).build()
     modules = {name: built[name] for name in names}
     with torch.no_grad():
         for number, module in enumerate(modules.values()):
@@ -120,8 +119,8 @@ def reference_losses(
     )
     config = module.model_config["sac"]
 
-    def executed(raw: torch.Tensor) -> torch.Tensor:
-        return EXECUTIONS[config["execution"]].make(raw, config["decision"])
+    def done(raw: torch.Tensor) -> torch.Tensor:
+        return executed(config["action_map"], raw, config["map_numbers"])
 
     def sampled(seen: torch.Tensor, draw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, log_std = module.policy(seen).chunk(2, dim=-1)
@@ -129,14 +128,14 @@ def reference_losses(
         return raw, Normal(mean, log_std.exp()).log_prob(raw).sum(-1)
 
     def lower(critics: Any, seen: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
-        inputs = torch.cat((seen, executed(raw)), dim=-1)
+        inputs = torch.cat((seen, done(raw)), dim=-1)
         return torch.minimum(critics[0](inputs), critics[1](inputs))
 
     alpha = module.critics.entropy.log_alpha.exp().squeeze()
     with torch.no_grad():
         next_raw, next_log_prob = sampled(after, next_noise)
         target = reward + discount * (lower(module.critics.target, after, next_raw) - alpha * next_log_prob)
-    inputs = torch.cat((obs, executed(action)), dim=-1)
+    inputs = torch.cat((obs, done(action)), dim=-1)
     critic = [0.5 * (weight * (twin(inputs) - target) ** 2).mean() for twin in module.critics.online]
     raw, log_prob = sampled(obs, noise)
     actor = (alpha.detach() * log_prob - lower(module.critics.online, obs, raw)).mean()
@@ -349,13 +348,13 @@ def test_a_penalised_slope_is_a_ridge_regression() -> None:
         batch = batch_for(module, rng)
         obs, reward = torch.from_numpy(batch.observation).double(), torch.from_numpy(batch.reward).double()
         config = module.model_config["sac"]
-        executed = EXECUTIONS[config["execution"]].make(torch.from_numpy(batch.action), config["decision"]).double()
+        seen = executed(config["action_map"], torch.from_numpy(batch.action), config["map_numbers"]).double()
         twin = copy.deepcopy(module.critics.online[0]).double()
         with torch.no_grad():
             for parameter in twin.parameters():
                 parameter.zero_()
         parts = list(twin.slope.parameters())
-        value = twin(torch.cat((obs, executed), dim=-1))
+        value = twin(torch.cat((obs, seen), dim=-1))
         rows = [torch.autograd.grad(one, parts, retain_graph=True) for one in value]
         x = torch.stack([torch.cat([part.ravel() for part in row]) for row in rows])
         solved = torch.linalg.solve(x.mT @ x / ROWS + 0.2 * torch.eye(x.shape[1]), x.mT @ reward / ROWS)
@@ -366,7 +365,7 @@ def test_a_penalised_slope_is_a_ridge_regression() -> None:
                 critic.load_state_dict(twin.float().state_dict())
         stack = stack_of(modules)
         critics = stack._critic_pass
-        obs_RBF, executed_RBW = (item.float().expand(2, -1, -1).contiguous() for item in (obs, executed))
+        obs_RBF, executed_RBW = (item.float().expand(2, -1, -1).contiguous() for item in (obs, seen))
         error = critics.forward(obs_RBF, executed_RBW) - reward.float()
         critics.backward(error / ROWS, torch.full((2,), 0.2))
         slopes = [

@@ -263,3 +263,20 @@ def test_who_rests_for_a_bar_does_not_notice(stage: tuple[str, Path]) -> None:
         play.go_on(1)
     play.bar = at
     assert play.go_on(40) == expected
+
+
+def test_who_rests_keeps_the_cap_of_a_breaker(tmp_path: Path) -> None:
+    """In the bar that it sits out the cooldown of its cap ends, and with it the only cap there is: it has not ended."""
+    play = begun(("phase 3", tmp_path))
+    breakers, everyone = play.desk.risk.breakers, np.arange(N_ENVS)
+    weights = np.full((N_ENVS, play.desk.universe.n_instruments), 0.4)
+    lost = np.where(everyone == 3, 0.94, 1.0) * breakers.day_start_ccy
+    assert breakers.mark(lost, weights).tolist() == [0, 0, 0, 1, 0, 0, 0]
+    with play.desk.resting(np.array([3])):
+        for _ in range(50):
+            breakers.after_fills(np.ones_like(weights, dtype=bool))
+        assert breakers.limits().cap_abs is None
+    capped = breakers.limits().cap_abs
+    assert capped is not None
+    assert (capped[3] == 0.2).all()
+    assert np.isinf(np.delete(capped, 3, axis=0)).all()

@@ -15,7 +15,7 @@ from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.decisions import allocator_actions, allocator_weights
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.recall import Recall
+from mtquant_rllib.env.observation_reconstruction import ObservationReconstruction
 from mtquant_rllib.features.layout import ALLOCATOR_ASSET, BLOCK, allocator_layout
 from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.universe import ALLOCATOR
@@ -69,7 +69,7 @@ def test_its_fifty_features_are_those_of_the_blocks_group_by_group(allocation: S
 
 def test_replay_recalls_the_same_bytes_from_the_row_alone(allocation: Settings, data: DeskData) -> None:
     core = begun(allocation, data, n_envs=4)
-    recall = Recall(allocation, data.features, [ALLOCATOR], None)
+    recall = ObservationReconstruction(allocation, data.features, [ALLOCATOR], None)
     nothing = np.zeros((4, 0), dtype=np.float32)
     again = recall(np.zeros(4, dtype=np.int64), core.state.row, np.zeros(4, dtype=np.int64), nothing)
     assert recall.width == 50

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mtquant_rllib.agents.groups import group_of
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.messages import allocation_messages, performance_reports
 from mtquant_rllib.env.risk_layer import RiskLayer
-from mtquant_rllib.env.spaces import observation_width, spaces
+from mtquant_rllib.env.spaces import spaces
 from mtquant_rllib.features import layout
 
 
@@ -59,7 +60,7 @@ def test_widths_are_sums_of_blocks(settings):
         assert action[domain.specialist].shape == (3 * n + 1,)
     assert action["meta_controller"].shape == (4,)
     assert action["US30"].shape == (3,)
-    assert [observation_width(settings, agent) for agent in settings.universe.agent_ids] == [
+    assert [group_of(settings, agent).observation.width for agent in settings.universe.agent_ids] == [
         observation[agent].shape[0] for agent in settings.universe.agent_ids
     ]
 

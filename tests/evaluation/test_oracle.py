@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mtquant_rllib.agents.groups import INSTRUMENTS
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env import decisions
 from mtquant_rllib.evaluation.oracle import oracle_actions, oracle_targets
+from mtquant_rllib.universe import META
 
 SETTINGS = Settings.load()
 UNIVERSE, DECISION = SETTINGS.universe, SETTINGS.desk.decision
@@ -27,21 +29,20 @@ def test_without_a_planted_part_the_oracle_stays_out() -> None:
 
 def test_raw_actions_carry_the_conviction_through_all_three_levels() -> None:
     conviction = np.random.default_rng(0).uniform(-1, 1, (5, UNIVERSE.n_instruments))
-    oracle = SETTINGS.synthetic.oracle
-    raw = oracle_actions(conviction, UNIVERSE, oracle)
-    allocation, appetite = decisions.meta_decision(raw.meta, DECISION)
+    raw = oracle_actions(conviction, SETTINGS)
+    allocation, appetite = decisions.meta_decision(raw[META][:, 0], DECISION)
     np.testing.assert_allclose(allocation, 1 / UNIVERSE.n_domains)
     np.testing.assert_allclose(appetite, 1.0)
-    signal, urgency, stop_atr = decisions.instrument_decision(raw.instruments, DECISION)
-    np.testing.assert_allclose(urgency, oracle.urgency)
+    signal, urgency, stop_atr = decisions.instrument_decision(raw[INSTRUMENTS], DECISION)
+    np.testing.assert_allclose(urgency, SETTINGS.synthetic.oracle.urgency)
     np.testing.assert_allclose(stop_atr, DECISION.stop_atr_max)
-    for part, specialist in zip(UNIVERSE.domain_slices, raw.specialists):
-        intent, confidence = decisions.specialist_decision(specialist, DECISION)
+    for part, specialist in zip(UNIVERSE.domain_slices, UNIVERSE.specialists):
+        intent, confidence = decisions.specialist_decision(raw[specialist][:, 0], DECISION)
         blend = decisions.conviction(intent, confidence[:, None], signal[:, part])
         np.testing.assert_allclose(blend, conviction[:, part])
 
 
 def test_every_raw_action_is_one_an_agent_could_take() -> None:
-    raw = oracle_actions(np.ones((2, UNIVERSE.n_instruments)), UNIVERSE, SETTINGS.synthetic.oracle)
-    for action in (raw.meta, *raw.specialists, raw.instruments):
+    raw = oracle_actions(np.ones((2, UNIVERSE.n_instruments)), SETTINGS)
+    for action in raw.values():
         assert np.abs(action).max() == pytest.approx(1.0)

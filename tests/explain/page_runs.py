@@ -8,7 +8,7 @@ import torch
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.evaluation.explain.collect import Material, collect
-from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
+from mtquant_rllib.policies.registry import build_policy, network_configs
 from mtquant_rllib.training.assessment import OpenRun
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.records import states
@@ -41,7 +41,7 @@ def write_run(
     """A run whose phases are done and whose fresh networks have last layers a hundred times their usual size."""
     torch.manual_seed(7)
     settings = Settings.load(config, ["networks.last_layer_scale=1.0", *overrides])
-    configs = network_configs(settings.universe, DeskWidths.of(settings), settings)
+    configs = network_configs(settings)
     modules = {
         name: {f"policy.{key}": value for key, value in states.as_arrays(build_policy(config).state_dict()).items()}
         for name, config in configs.items()

@@ -1,10 +1,11 @@
 """The shipped desk: its settings, and the widths its feature layout has."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.policies.registry import DeskWidths
 
 
 @pytest.fixture(scope="session")
@@ -13,8 +14,9 @@ def settings() -> Settings:
 
 
 @pytest.fixture(scope="session")
-def widths() -> DeskWidths:
-    return DeskWidths(meta=74, block=50, specialist_state=10, instrument_state=11)
+def widths() -> SimpleNamespace:
+    """The document's."""
+    return SimpleNamespace(meta=74, block=50, specialist_state=10, instrument_state=11)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from ray.rllib.core.columns import Columns
 
+from mtquant_rllib.agents.groups import INSTRUMENTS
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.policies import registry
@@ -17,7 +18,7 @@ B = 5
 
 def awake_modules(settings, widths):
     """RLlib modules with weights of ordinary size: means well inside and outside [-1, 1]."""
-    modules = module_specs(settings.universe, widths, settings).build()
+    modules = module_specs(settings).build()
     for _, module in modules.items():
         for parameter in module.policy.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
@@ -41,11 +42,11 @@ def play(actor, settings, widths, noise):
         n = len(domain.symbols)
         seen[domain.specialist] = (draw(B, domain.features_dim + n * 50 + 10), draw(B, 3 * n + 1))
     block, block_noise = draw(B, 8, 61), draw(B, 8, 3)
-    table = {META: (*seen[META], actor.act_meta(seen[META][0], seen[META][1] if noise else None))}
+    table = {META: (*seen[META], actor.act(META, seen[META][0], seen[META][1] if noise else None))}
     for d, name in enumerate(universe.specialists):
         obs, draws = seen[name]
-        table[name] = (obs, draws, actor.act_specialist(d, obs, draws if noise else None))
-    actions = actor.act_instruments(block, block_noise if noise else None)
+        table[name] = (obs, draws, actor.act(settings.universe.specialists[d], obs, draws if noise else None))
+    actions = actor.act(INSTRUMENTS, block, block_noise if noise else None)
     for i, symbol in enumerate(universe.symbols):
         table[symbol] = (np.ascontiguousarray(block[:, i]), block_noise[:, i], actions[:, i])
     return table
@@ -59,7 +60,7 @@ def test_every_agent_acts_as_its_rllib_module(sharing, skip, noise, widths):
     skips = [f"networks.linear_skip.{level}={skip}" for level in levels]
     settings = Settings.load(overrides=[f"networks.sharing={sharing}", *skips])
     modules = awake_modules(settings, widths)
-    actor = DeskActor(settings.universe, widths, settings, states_of(modules))
+    actor = DeskActor(settings, states_of(modules))
     for agent, (obs, draws, actions) in play(actor, settings, widths, noise).items():
         module_id = settings.universe.policy_of(agent, settings.networks.sharing)
         mean, log_std = np.split(inference(modules, module_id, obs).numpy(), 2, axis=1)
@@ -70,22 +71,22 @@ def test_every_agent_acts_as_its_rllib_module(sharing, skip, noise, widths):
 
 def test_a_network_that_cannot_be_stacked_acts_the_same(monkeypatch, settings, widths):
     states = states_of(awake_modules(settings, widths))
-    stacked = play(DeskActor(settings.universe, widths, settings, states), settings, widths, noise=False)
+    stacked = play(DeskActor(settings, states), settings, widths, noise=False)
     loner = registry.NetworkKind(registry.FlatShape, registry.InstrumentNetwork, stackable=False)
     monkeypatch.setitem(registry.NETWORKS, "instrument", loner)
-    alone = play(DeskActor(settings.universe, widths, settings, states), settings, widths, noise=False)
+    alone = play(DeskActor(settings, states), settings, widths, noise=False)
     for agent, (_, _, actions) in stacked.items():
         np.testing.assert_allclose(alone[agent][2], actions, rtol=0, atol=5e-6)
 
 
 def test_a_samples_log_probability_is_the_learners(settings, widths):
     modules = awake_modules(settings, widths)
-    actor = DeskActor(settings.universe, widths, settings, states_of(modules))
+    actor = DeskActor(settings, states_of(modules))
     random = np.random.default_rng(2)
     obs, noise = random.standard_normal((B, 8, 61), np.float32), random.standard_normal((B, 8, 3), np.float32)
-    sample = actor.sample_instruments(obs, noise)
+    sample = actor.sample(INSTRUMENTS, obs, noise)
     assert (np.abs(sample.raw) > 1).any()
-    np.testing.assert_array_equal(sample.actions, actor.act_instruments(obs, noise))
+    np.testing.assert_array_equal(sample.actions, actor.act(INSTRUMENTS, obs, noise))
     for i, symbol in enumerate(settings.universe.symbols):
         distribution = modules[symbol].get_train_action_dist_cls()
         inputs = modules[symbol].forward_train({Columns.OBS: torch.from_numpy(obs[:, i])})[Columns.ACTION_DIST_INPUTS]
@@ -96,22 +97,22 @@ def test_a_samples_log_probability_is_the_learners(settings, widths):
 
 def test_new_weights_take_effect_and_unfitting_ones_are_refused(settings, widths):
     first, second = (states_of(awake_modules(settings, widths)) for _ in range(2))
-    actor = DeskActor(settings.universe, widths, settings, first)
+    actor = DeskActor(settings, first)
     obs = np.ones((B, widths.meta), np.float32)
-    before = actor.act_meta(obs)
+    before = actor.act(META, obs)
     actor.load(second)
-    assert not np.array_equal(actor.act_meta(obs), before)
+    assert not np.array_equal(actor.act(META, obs), before)
     actor.load(first)
-    np.testing.assert_array_equal(actor.act_meta(obs), before)
+    np.testing.assert_array_equal(actor.act(META, obs), before)
     with pytest.raises(RunError, match="state of meta_controller does not fit"):
         actor.load({META: first["EURUSD"]})
 
 
 def test_part_of_a_desk_acts_and_the_absent_part_says_so(settings, widths):
     states = states_of(awake_modules(settings, widths))
-    part = DeskActor(settings.universe, widths, settings, {"forex_specialist": states["forex_specialist"]})
-    assert part.act_specialist(0, np.zeros((B, 168), np.float32)).shape == (B, 10)
+    part = DeskActor(settings, {"forex_specialist": states["forex_specialist"]})
+    assert part.act(settings.universe.specialists[0], np.zeros((B, 168), np.float32)).shape == (B, 10)
     with pytest.raises(KeyError, match="meta_controller"):
-        part.act_meta(np.zeros((B, widths.meta), np.float32))
+        part.act(META, np.zeros((B, widths.meta), np.float32))
     with pytest.raises(KeyError, match="instruments"):
-        part.act_instruments(np.zeros((B, 8, 61), np.float32))
+        part.act(INSTRUMENTS, np.zeros((B, 8, 61), np.float32))

@@ -8,6 +8,7 @@ import torch
 from ray.rllib.core.columns import Columns
 from torch import nn
 
+from mtquant_rllib.agents.groups import INSTRUMENTS
 from mtquant_rllib.config import Settings
 from mtquant_rllib.features.layout import Layout
 from mtquant_rllib.policies.actor import DeskActor
@@ -35,7 +36,7 @@ def attending(level: str, *more: str) -> Settings:
 
 def config_of(level, widths, *more):
     settings = attending(level, *more)
-    return network_configs(settings.universe, widths, settings)[LEVELS[level]]
+    return network_configs(settings)[LEVELS[level]]
 
 
 @pytest.mark.parametrize(
@@ -86,10 +87,10 @@ def test_policy_and_value_losses_reach_every_parameter_of_their_network(level, w
 
 def test_the_actor_outside_rllib_acts_as_the_module(widths):
     settings = attending("instrument")
-    modules = module_specs(settings.universe, widths, settings).build()
-    actor = DeskActor(settings.universe, widths, settings, {name: item.get_state() for name, item in modules.items()})
+    modules = module_specs(settings).build()
+    actor = DeskActor(settings, {name: item.get_state() for name, item in modules.items()})
     obs = np.random.default_rng(0).standard_normal((5, 8, 61), np.float32)
-    actions = actor.act_instruments(obs)
+    actions = actor.act(INSTRUMENTS, obs)
     for i, symbol in enumerate(settings.universe.symbols):
         inputs = modules[symbol].forward_inference({Columns.OBS: torch.from_numpy(obs[:, i])})
         mean = inputs[Columns.ACTION_DIST_INPUTS].detach().numpy()[:, :3]
@@ -127,7 +128,7 @@ def test_the_skip_adds_a_linear_rule(widths):
 
 
 def test_a_plain_policy_has_no_auxiliary_losses(settings, widths):
-    configs = network_configs(settings.universe, widths, settings)
+    configs = network_configs(settings)
     assert build_policy(configs[META]).auxiliary_losses(torch.zeros(2, 74), torch.zeros(2)) == {}
 
 
@@ -215,7 +216,7 @@ def test_attention_metrics_at_known_values():
 
 def test_probabilities_do_not_depend_on_how_rows_are_batched(widths):
     settings = Settings.load(overrides=["networks.names.meta=attention"])
-    policy = build_policy(network_configs(settings.universe, widths, settings)[META])
+    policy = build_policy(network_configs(settings)[META])
     nn.init.normal_(policy.network.heads.last_PAK, std=0.1)
     obs = torch.randn(256, 74)
     mean, log_std = policy(obs).chunk(2, dim=-1)

@@ -10,13 +10,12 @@ import torch
 from mtquant_rllib.config import Settings
 from mtquant_rllib.policies.critics import Critic, OwnSlope, SharedSlope, build_critic, sac_config
 from mtquant_rllib.policies.networks import SpecialistShape
-from mtquant_rllib.policies.registry import DeskWidths, network_configs, shape_of
+from mtquant_rllib.policies.registry import network_configs, shape_of
 from mtquant_rllib.universe import ALLOCATOR
 
 
-def critic_of(name: str, settings: Settings, widths: DeskWidths) -> tuple[Critic, Any]:
-    universe = settings.universe
-    config = sac_config(name, network_configs(universe, widths, settings)[name], universe, settings)
+def critic_of(name: str, settings: Settings) -> tuple[Critic, Any]:
+    config = sac_config(name, network_configs(settings)[name], settings)
     critic = build_critic(config)
     with torch.no_grad():
         for parameter in critic.parameters():
@@ -31,9 +30,9 @@ def without_trunk(critic: Critic) -> Critic:
     return critic
 
 
-def test_an_intent_is_worth_the_same_whichever_instrument_it_is_about(settings: Settings, widths: DeskWidths) -> None:
+def test_an_intent_is_worth_the_same_whichever_instrument_it_is_about(settings: Settings) -> None:
     """Blocks and intents change places together: nothing changes. Blocks alone: it does."""
-    critic, shape = critic_of("forex_specialist", settings, widths)
+    critic, shape = critic_of("forex_specialist", settings)
     assert isinstance(shape, SpecialistShape)
     without_trunk(critic)
     order = torch.tensor([2, 0, 1])
@@ -49,7 +48,7 @@ def test_an_intent_is_worth_the_same_whichever_instrument_it_is_about(settings: 
 
 def test_an_assets_weight_is_worth_its_scale_times_what_is_worth_the_same_for_all() -> None:
     settings = Settings.load("allocator.yaml", ["allocator.network=plain"])
-    critic, _ = critic_of(ALLOCATOR, settings, DeskWidths.of(settings))
+    critic, _ = critic_of(ALLOCATOR, settings)
     assert isinstance(critic.slope, OwnSlope)
     with torch.no_grad():
         critic.slope.scale.copy_(torch.tensor([1.0, 1.0, 1.0, 2.0, 1.0]))
@@ -63,10 +62,8 @@ def test_an_assets_weight_is_worth_its_scale_times_what_is_worth_the_same_for_al
 
 
 @pytest.mark.parametrize("name", ["EURUSD", "forex_specialist", "meta_controller"])
-def test_without_its_trunk_a_critic_is_action_times_a_line_in_the_observation(
-    name: str, settings: Settings, widths: DeskWidths
-) -> None:
-    critic, shape = critic_of(name, settings, widths)
+def test_without_its_trunk_a_critic_is_action_times_a_line_in_the_observation(name: str, settings: Settings) -> None:
+    critic, shape = critic_of(name, settings)
     without_trunk(critic)
     width = critic.splits[1]
     obs, other, executed = (

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from mtquant_rllib.agents.groups import group_of
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.spaces import action_width, observation_width
-from mtquant_rllib.errors import RunError
-from mtquant_rllib.policies.action_layout import action_components, observation_layout
+from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.policies.exported import load_exported, write_exported
 from mtquant_rllib.policies.fresh import fresh_states
-from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
+from mtquant_rllib.policies.registry import build_policy, network_configs
 
 DESKS = {
     "default": ("default.yaml", ()),
@@ -42,7 +41,7 @@ def test_every_agent_acts_as_before_and_says_what_its_numbers_mean(desk: str, tm
     settings = Settings.load(config, overrides)
     states = exported(tmp_path / "out", settings)
     back = load_exported(tmp_path / "out")
-    configs = network_configs(settings.universe, DeskWidths.of(settings), settings)
+    configs = network_configs(settings)
     assert tuple(back.document.agents) == settings.universe.agent_ids
     assert len(list((tmp_path / "out").glob("*.safetensors"))) == len(states)
     rng = np.random.default_rng(0)
@@ -52,18 +51,18 @@ def test_every_agent_acts_as_before_and_says_what_its_numbers_mean(desk: str, tm
         policy.load_state_dict({key[7:]: torch.tensor(array) for key, array in states[entry.module].items()})
         expected = policy(torch.tensor(obs)).chunk(2, dim=-1)[0].clamp(-1, 1).numpy()
         assert back.act(agent, obs).tobytes() == expected.tobytes()
-        assert sum(block.width for block in entry.observation) == observation_width(settings, agent)
-        assert len(entry.action) == action_width(settings, agent) == expected.shape[1]
+        assert sum(block.width for block in entry.observation) == group_of(settings, agent).observation.width
+        assert len(entry.action) == len(group_of(settings, agent).actions) == expected.shape[1]
     assert back.settings == settings
 
 
 def test_the_words_for_an_action_have_the_numbers_of_the_settings() -> None:
     settings = Settings.load(overrides=["desk.decision.stop_atr_min=1.5", "desk.decision.stop_atr_max=4"])
-    stop = action_components(settings, "EURUSD")[-1]
+    stop = group_of(settings, "EURUSD").actions[-1]
     assert (stop.name, stop.meaning) == ("stop", "stop distance in ATRs: 1.5 + 2.5 * (a + 1) / 2")
-    assert observation_layout(settings, "EURUSD").names[-11:][0] == "intent"
-    with pytest.raises(KeyError, match="no agent 'EURCHF'; there are meta_controller"):
-        action_components(settings, "EURCHF")
+    assert group_of(settings, "EURUSD").observation.names[-11:][0] == "intent"
+    with pytest.raises(ConfigError, match="no agent 'EURCHF'; there are meta_controller"):
+        group_of(settings, "EURCHF")
 
 
 def test_what_was_changed_on_the_way_is_refused_by_name(tmp_path: Path) -> None:

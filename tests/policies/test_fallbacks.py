@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from mtquant_rllib.agents.groups import group_of
 from mtquant_rllib.config import Settings
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.fallbacks import FallbackWatch, summary
-from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
+from mtquant_rllib.policies.registry import build_policy, network_configs
 from mtquant_rllib.universe import META
 
 SMALL = (
@@ -37,16 +38,16 @@ def settings_with(*overrides: str) -> Settings:
 
 def policy_of(settings: Settings) -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_policy(network_configs(settings.universe, DeskWidths.of(settings), settings)[META])
+    return build_policy(network_configs(settings)[META])
 
 
 def actor_of(settings: Settings) -> DeskActor:
     state = {f"policy.{key}": value for key, value in policy_of(settings).state_dict().items()}
-    return DeskActor(settings.universe, DeskWidths.of(settings), settings, {META: state})
+    return DeskActor(settings, {META: state})
 
 
 def observations(settings: Settings, rows: int = B) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((rows, DeskWidths.of(settings).meta), np.float32)
+    return np.random.default_rng(0).standard_normal((rows, group_of(settings, META).observation.width), np.float32)
 
 
 @pytest.fixture
@@ -62,13 +63,11 @@ def test_broken_numbers_are_a_warning_that_names_their_columns(lines: pytest.Log
     actor, obs = actor_of(settings), observations(settings)
     obs[2, 0], obs[4, 0], obs[4, 1] = np.nan, np.inf, np.nan
     actor.fallbacks.bars = 1234
-    assert np.isfinite(actor.act_meta(obs)).all()
+    assert np.isfinite(actor.act(META, obs)).all()
     assert actor.fallbacks.counts() == {META: {"none": 4, "unsure": 0, "not_finite": 2, "equal": 0}}
     (record,) = lines.records
     assert record.levelno == logging.WARNING
-    first = next(iter(network_configs(settings.universe, DeskWidths.of(settings), settings)[META]["shape"]["groups"]))[
-        0
-    ]
+    first = next(iter(network_configs(settings)[META]["shape"]["groups"]))[0]
     assert record.getMessage() == (
         "bar 1,234: meta_controller: in 2 of 6 decisions its global head alone answered (not_finite: broken numbers in "
         f"{first}[0], {first}[1])"
@@ -78,7 +77,7 @@ def test_broken_numbers_are_a_warning_that_names_their_columns(lines: pytest.Log
 def test_low_confidence_is_information_and_every_row_of_it_counts(lines: pytest.LogCaptureFixture) -> None:
     settings = settings_with("networks.attention.mixture.min_confidence=1.0")
     actor = actor_of(settings)
-    actor.act_meta(observations(settings))
+    actor.act(META, observations(settings))
     assert actor.fallbacks.counts()[META]["unsure"] == B
     (record,) = lines.records
     assert record.levelno == logging.INFO
@@ -129,10 +128,10 @@ def test_rows_that_do_not_decide_and_rehearsals_are_not_counted() -> None:
     settings = settings_with("networks.attention.mixture.min_confidence=1.0")
     actor, obs = actor_of(settings), observations(settings)
     actor.fallbacks.rows = np.arange(B) < 2
-    actor.act_meta(obs)
+    actor.act(META, obs)
     actor.fallbacks.rows = None
     with actor.fallbacks.muted():
-        actor.act_meta(obs)
+        actor.act(META, obs)
     assert actor.fallbacks.take()[META]["unsure"] == 2
     assert actor.fallbacks.take()[META]["unsure"] == 0, "taken is taken"
     assert actor.fallbacks.counts()[META]["unsure"] == 2
@@ -144,7 +143,7 @@ def test_remembered_answers_and_cheaper_ones_are_counted_like_others() -> None:
         actor, obs = actor_of(settings), observations(settings)
         obs[0, 0] = np.nan
         for _ in range(2):
-            actor.act_meta(obs)
+            actor.act(META, obs)
         assert actor.fallbacks.counts()[META] == {"none": 0, "unsure": 2 * (B - 1), "not_finite": 2, "equal": 0}
 
 

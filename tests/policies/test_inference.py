@@ -14,7 +14,7 @@ from mtquant_rllib.policies.registry import build_policy, network_configs, shape
 def policies(widths, *names):
     """Policies of ordinary size, by level, and observations for them."""
     settings = Settings.load(overrides=names)
-    configs = network_configs(settings.universe, widths, settings)
+    configs = network_configs(settings)
     for module in ("meta_controller", "forex_specialist", "EURUSD"):
         policy = build_policy(configs[module])
         for name, parameter in policy.named_parameters():

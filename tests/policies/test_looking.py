@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from mtquant_rllib.agents.groups import INSTRUMENTS
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env import decisions
 from mtquant_rllib.errors import ConfigError, RunError
@@ -16,8 +17,8 @@ from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.looking import AgentView, Look
 from mtquant_rllib.policies.regime_network import Fallback
-from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
-from mtquant_rllib.universe import ALLOCATOR
+from mtquant_rllib.policies.registry import build_policy, network_configs
+from mtquant_rllib.universe import ALLOCATOR, META
 
 SMALL = [
     "networks.last_layer_scale=1.0",
@@ -36,7 +37,7 @@ def settings() -> Settings:
 @pytest.fixture(scope="module")
 def states(settings: Settings) -> dict[str, dict[str, Any]]:
     torch.manual_seed(0)
-    configs = network_configs(settings.universe, DeskWidths.of(settings), settings)
+    configs = network_configs(settings)
     return {
         name: {f"policy.{key}": value.numpy() for key, value in build_policy(config).state_dict().items()}
         for name, config in configs.items()
@@ -49,17 +50,17 @@ def observations(view: AgentView, rows: int) -> np.ndarray:
 
 
 def test_a_view_answers_what_the_desks_actor_plays(settings: Settings, states: dict[str, dict[str, Any]]) -> None:
-    actor = DeskActor(settings.universe, DeskWidths.of(settings), settings, states)
+    actor = DeskActor(settings, states)
     meta, forex, oil = (
         AgentView(settings, agent, states) for agent in ("meta_controller", "forex_specialist", "WTIUSD")
     )
     obs = observations(meta, 5)
-    np.testing.assert_allclose(meta.actions(obs), actor.act_meta(obs), atol=1e-6)
+    np.testing.assert_allclose(meta.actions(obs), actor.act(META, obs), atol=1e-6)
     obs = observations(forex, 5)
-    np.testing.assert_allclose(forex.actions(obs), actor.act_specialist(0, obs), atol=1e-6)
+    np.testing.assert_allclose(forex.actions(obs), actor.act(settings.universe.specialists[0], obs), atol=1e-6)
     obs = observations(oil, 5)
     everyone = np.repeat(obs[:, None], settings.universe.n_instruments, axis=1)
-    np.testing.assert_allclose(oil.actions(obs), actor.act_instruments(everyone)[:, 4], atol=1e-6)
+    np.testing.assert_allclose(oil.actions(obs), actor.act(INSTRUMENTS, everyone)[:, 4], atol=1e-6)
 
 
 def test_decisions_are_what_the_environment_makes_of_the_actions(
@@ -77,7 +78,7 @@ def test_decisions_are_what_the_environment_makes_of_the_actions(
 def allocator(*overrides: str) -> AgentView:
     settings = Settings.load("allocator.yaml", [*SMALL[:3], *overrides])
     torch.manual_seed(0)
-    (config,) = network_configs(settings.universe, DeskWidths.of(settings), settings).values()
+    (config,) = network_configs(settings).values()
     policy = build_policy(config)
     if policy.skip is not None:
         torch.nn.init.normal_(policy.skip.line.weight, std=0.1)

@@ -19,7 +19,7 @@ MODULES = ["meta_controller", "forex_specialist", "EURUSD"]
 
 @pytest.fixture(scope="module")
 def specs(settings, widths):
-    return module_specs(settings.universe, widths, settings)
+    return module_specs(settings)
 
 
 def observations(spec, rows=5):
@@ -36,10 +36,10 @@ def test_there_is_one_module_per_policy(specs, settings):
 
 
 def test_a_phase_can_keep_part_of_the_desk(settings, widths):
-    part = module_specs(settings.universe, widths, settings, only=["forex_specialist", "EURUSD"])
+    part = module_specs(settings, only=["forex_specialist", "EURUSD"])
     assert list(part.rl_module_specs) == ["forex_specialist", "EURUSD"]
     with pytest.raises(KeyError, match="no modules BTCUSD"):
-        module_specs(settings.universe, widths, settings, only=["BTCUSD"])
+        module_specs(settings, only=["BTCUSD"])
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -158,7 +158,7 @@ class RecordingLearner(PPOTorchLearner):
 
 def ppo(settings, widths, **environment):
     universe = settings.universe
-    specs = module_specs(universe, widths, settings)
+    specs = module_specs(settings)
     sharing = settings.networks.sharing
     spaces = {}
     for agent in universe.agent_ids:

@@ -26,7 +26,6 @@ from mtquant_rllib.policies.networks import (
 )
 from mtquant_rllib.policies.registry import (
     NETWORKS,
-    DeskWidths,
     build_policy,
     build_value,
     network_configs,
@@ -62,7 +61,7 @@ def awake(network: nn.Module) -> nn.Module:
 def test_every_network_starts_near_its_first_mean_with_the_configured_deviation(level, linear_skip, widths):
     serves = level if level in ("meta", "specialist", "instrument") else "meta"
     settings = Settings.load(overrides=[f"networks.names.{serves}={level}"])
-    configs = network_configs(settings.universe, widths, settings)
+    configs = network_configs(settings)
     config = next(config for config in configs.values() if config["network"] == level)
     config = {**config, "options": {**config["options"], "linear_skip": linear_skip}}
     obs = torch.randn(64, shape_of(config).observation)
@@ -74,7 +73,7 @@ def test_every_network_starts_near_its_first_mean_with_the_configured_deviation(
 
 
 def test_the_desk_has_the_documented_widths(settings, widths):
-    configs = network_configs(settings.universe, widths, settings)
+    configs = network_configs(settings)
     outputs = {name: build_policy(config).mean(torch.zeros(2, shape_of(config).observation)).shape
                for name, config in configs.items()}  # fmt: skip
     assert outputs[META] == (2, 4)
@@ -91,7 +90,7 @@ def test_the_desk_has_the_documented_widths(settings, widths):
 @pytest.mark.parametrize("meta", ["meta", "attention"])
 def test_network_configs_survive_json(meta, widths):
     settings = Settings.load(overrides=[f"networks.names.meta={meta}"])
-    configs = network_configs(settings.universe, widths, settings)
+    configs = network_configs(settings)
     rebuilt = json.loads(json.dumps(configs))
     assert rebuilt == configs
     assert shape_of(rebuilt[META]) == shape_of(configs[META])
@@ -100,7 +99,7 @@ def test_network_configs_survive_json(meta, widths):
 @pytest.mark.parametrize(("sharing", "n_instrument_modules"), [("none", 8), ("domain", 3), ("all", 1)])
 def test_sharing_decides_how_many_instrument_modules_there_are(sharing, n_instrument_modules, widths):
     settings = Settings.load(overrides=[f"networks.sharing={sharing}"])
-    configs = network_configs(settings.universe, widths, settings)
+    configs = network_configs(settings)
     assert tuple(configs) == settings.universe.policies(Sharing(sharing))
     assert sum(config["network"] == "instrument" for config in configs.values()) == n_instrument_modules
 
@@ -167,7 +166,7 @@ def test_with_a_shared_line_an_allocator_takes_each_asset_for_the_other(network)
         "allocator.yaml",
         [f"allocator.network={network}", "allocator.linear_skip=true", "networks.attention.linear_skip=true"],
     )
-    config = network_configs(settings.universe, DeskWidths.of(settings), settings)[ALLOCATOR]
+    config = network_configs(settings)[ALLOCATOR]
     policy = awake(build_policy(config))
     for name, parameter in policy.named_parameters():
         if not name.startswith("skip"):
@@ -192,7 +191,7 @@ def test_dropout_acts_in_the_value_pass_only_when_asked_for():
 
 
 def test_the_value_loss_leaves_the_policy_alone(settings, widths):
-    for config in network_configs(settings.universe, widths, settings).values():
+    for config in network_configs(settings).values():
         policy, value = build_policy(config), build_value(config)
         value(torch.randn(3, shape_of(config).observation)).sum().backward()
         assert all(parameter.grad is not None for parameter in value.parameters())
@@ -228,19 +227,19 @@ def test_a_floor_above_the_initial_deviation_is_refused():
 def test_an_unknown_network_names_those_there_are(widths):
     settings = Settings.load(overrides=["networks.names.meta=mta"])
     with pytest.raises(ConfigError, match=r"no network 'mta'.*meta, specialist, instrument"):
-        network_configs(settings.universe, widths, settings)
+        network_configs(settings)
 
 
-def test_a_layout_of_another_width_than_the_agents_table_says_is_refused(settings, widths):
-    with pytest.raises(ConfigError, match=r"state_dim = 74.*73 wide"):
-        network_configs(settings.universe, replace(widths, meta=73), settings)
+def test_a_layout_of_another_width_than_the_agents_table_says_is_refused():
+    with pytest.raises(ConfigError, match=r"state_dim = 73.*74 wide"):
+        network_configs(Settings.load(overrides=["meta_controller.state_dim=73"]))
 
 
 @pytest.mark.parametrize("network", ["meta", "attention"])
 def test_the_meta_controller_begins_as_the_desk_of_phase_one(network, widths):
     """Equal shares of capital at full appetite, whatever it sees, but for its small last layer."""
     settings = Settings.load(overrides=[f"networks.names.meta={network}", "networks.attention.mixture.temperature=2.0"])
-    config = network_configs(settings.universe, widths, settings)[META]
+    config = network_configs(settings)[META]
     policy = build_policy(config)
     mean = policy(torch.randn(64, 74))[:, :4].detach().numpy()
     np.testing.assert_allclose(mean, np.broadcast_to([0.0, 0.0, 0.0, 1.0], mean.shape), atol=0.1)

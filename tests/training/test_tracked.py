@@ -18,7 +18,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.evaluation.regime_figures import regime_figures
 from mtquant_rllib.features.regimes import Regime
-from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
+from mtquant_rllib.policies.registry import build_policy, network_configs
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.records import states
 from mtquant_rllib.training.reporting.wandb_tracker import WandB
@@ -111,7 +111,7 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> Any:
             data = prepare(settings, None, None).data
         modules = {
             name: {f"policy.{key}": value for key, value in states.as_arrays(build_policy(config).state_dict()).items()}
-            for name, config in network_configs(settings.universe, DeskWidths.of(settings), settings).items()
+            for name, config in network_configs(settings).items()
         }
         judge = make_validator({"settings": settings.model_dump(mode="json"), "data": data, "phase": phase}, domain)
         return dict(judge(modules)), DeskData.open(Path(data), "validation")

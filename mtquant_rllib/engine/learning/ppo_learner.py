@@ -50,7 +50,7 @@ from mtquant_rllib.engine.learning.ppo_stack import Figures, StackLearner, passe
 from mtquant_rllib.engine.learning.stacks import Stack, stacked
 from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, generator, mixed
 from mtquant_rllib.env.market_source import open_market
-from mtquant_rllib.env.recall import Recall
+from mtquant_rllib.env.observation_reconstruction import ObservationReconstruction
 
 GRADIENT_NORM = "gradients_default_optimizer_global_norm"
 SMALLEST_DEVIATION = 1e-4
@@ -97,7 +97,7 @@ class BatchedLearner(JoinedLearner, BarSchedule):
         context = self.config.env_config
         self._settings = Settings.model_validate(context["settings"])
         self._features = open_market({**context, "settings": self._settings}).features
-        self._recalls: dict[tuple[tuple[str, ...], int | None], Recall] = {}
+        self._recalls: dict[tuple[tuple[str, ...], int | None], ObservationReconstruction] = {}
         self._learners = [
             StackLearner(stack, keepers, self._knobs_of(stack), self._peers.channel(), options)
             for stack in stacked(learning)
@@ -174,10 +174,10 @@ class BatchedLearner(JoinedLearner, BarSchedule):
             if name in tables:
                 tables[name][_ADVANTAGE] = (column / max(deviation, SMALLEST_DEVIATION)).astype(np.float32)
 
-    def _recall(self, level: LevelColumns) -> Recall:
+    def _recall(self, level: LevelColumns) -> ObservationReconstruction:
         key = (level.agents, level.domain)
         if key not in self._recalls:
-            self._recalls[key] = Recall(self._settings, self._features, *key)
+            self._recalls[key] = ObservationReconstruction(self._settings, self._features, *key)
         return self._recalls[key]
 
     def _valued(

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mtquant_rllib.agents.action_maps import ACTION_MAPS
 from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.learning import sac_loss
 from mtquant_rllib.engine.learning.critic_pass import CriticPass
@@ -29,8 +30,8 @@ from mtquant_rllib.engine.learning.passes import AutogradPolicy, PlainPolicy, is
 from mtquant_rllib.engine.learning.stacks import Alike, RowOptimizer, Rows
 from mtquant_rllib.engine.randomness import mixed
 from mtquant_rllib.engine.replay.replay import Batch
+from mtquant_rllib.policies.action_maps import executed
 from mtquant_rllib.policies.critics import TWINS, Entropy, build_critic, critic_columns, target_entropy
-from mtquant_rllib.policies.executed import EXECUTIONS
 from mtquant_rllib.policies.networks import GaussianPolicy
 from mtquant_rllib.policies.registry import build_policy
 
@@ -76,10 +77,11 @@ class SACStack(Alike):
         self._peers = peers or Peers(1)
         self._channel = self._peers.channel()
         self._tau, self._grad_clip, self._action_penalty = tau, grad_clip, action_penalty
-        self._execution, self._decision = EXECUTIONS[self.common["sac"]["execution"]], self.common["sac"]["decision"]
+        self._action_map, self._map_numbers = self.common["sac"]["action_map"], self.common["sac"]["map_numbers"]
+        action_map = ACTION_MAPS[self._action_map]
         own_widths = [len(own.actions) for own in self.fits]
-        places = [self._execution.columns(width, self.widths[1]) for width in own_widths]
-        self._executed_S1W = torch.zeros(len(self.names), 1, self._execution.width(self.widths[1]), device=self.device)
+        places = [action_map.columns(width, self.widths[1]) for width in own_widths]
+        self._executed_S1W = torch.zeros(len(self.names), 1, action_map.width(self.widths[1]), device=self.device)
         for real, place in zip(self._executed_S1W, places):
             real[:, place] = 1.0
         entropies = [[target_entropy(width)] for width in own_widths]
@@ -270,7 +272,7 @@ class SACStack(Alike):
 
     def _executed(self, action_SBA: Tensor) -> Tensor:
         """What the environment makes of raw actions, (S, B, W); 0 in columns that a module lacks."""
-        return self._execution.make(action_SBA, self._decision) * self._executed_S1W
+        return executed(self._action_map, action_SBA, self._map_numbers) * self._executed_S1W
 
     def _value(self, critics: CriticPass, obs_RBF: Tensor, executed_SBW: Tensor) -> Tensor:
         """What both critics of each module say, (S, T, B)."""

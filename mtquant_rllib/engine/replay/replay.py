@@ -23,7 +23,7 @@ from mtquant_rllib.engine.columns import Fragment, LevelColumns
 from mtquant_rllib.engine.randomness import REPLAY, generator
 from mtquant_rllib.engine.replay.storage import StreamStorage
 from mtquant_rllib.engine.replay.sum_tree import SumTree
-from mtquant_rllib.env.recall import Recall
+from mtquant_rllib.env.observation_reconstruction import ObservationReconstruction
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.features.table import FeatureTable
 
@@ -184,7 +184,7 @@ class Replay:
         return self._storages[level.agents]
 
     def _make_storage(self, agents: tuple[str, ...], domain: int | None, actions: int) -> StreamStorage:
-        recall = Recall(self._settings, self._features, agents, domain)
+        recall = ObservationReconstruction(self._settings, self._features, agents, domain)
         storage = self._storages[agents] = StreamStorage(recall, actions, self._n_envs, self._n_slots)
         self._domains[agents] = domain
         for module in dict.fromkeys(map(self._module_of, agents)):

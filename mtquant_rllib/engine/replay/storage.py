@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mtquant_rllib.engine.columns import LevelColumns, closed_decisions
-from mtquant_rllib.env.recall import Recall
+from mtquant_rllib.env.observation_reconstruction import ObservationReconstruction
 
 EMPTY, STATE, DECISION, LAST = range(4)
 
@@ -46,7 +46,7 @@ class StreamStorage:
         and how many decisions are kept.
     """
 
-    def __init__(self, recall: Recall, actions: int, n_envs: int, n_slots: int) -> None:
+    def __init__(self, recall: ObservationReconstruction, actions: int, n_envs: int, n_slots: int) -> None:
         self.recall, self.actions, self.n_envs, self.n_slots = recall, actions, n_envs, n_slots
         n_streams = len(recall.agents) * n_envs
         slots = n_streams * n_slots

@@ -11,7 +11,7 @@ import numpy as np
 from mtquant_rllib.engine.columns import LevelColumns
 from mtquant_rllib.engine.sampling.exploration import log_probs
 from mtquant_rllib.engine.sampling.policy_batch import PolicyBatch
-from mtquant_rllib.engine.sampling.vector_env import Level
+from mtquant_rllib.env.levels import Level, streams_of
 from mtquant_rllib.env.trading import Trading
 
 
@@ -40,9 +40,9 @@ class RolloutBuffer:
         self.n_bars = n_bars
         self.due = np.zeros((rows, n_envs), dtype=bool)
         self.seats = np.zeros(shape, dtype=np.int8)
-        self.private = np.zeros((*shape, len(level.private)), dtype=np.float32)
-        self.actions = np.zeros((*shape, level.actions), dtype=np.float32)
-        self.inputs = np.zeros((*shape, 2 * level.actions), dtype=np.float32)
+        self.private = np.zeros((*shape, len(level.state_columns)), dtype=np.float32)
+        self.actions = np.zeros((*shape, level.n_actions), dtype=np.float32)
+        self.inputs = np.zeros((*shape, 2 * level.n_actions), dtype=np.float32)
         self.rewards = np.zeros(shape)
         self.final: list[np.ndarray] = []
         self.final_seats: list[np.ndarray] = []
@@ -77,6 +77,10 @@ class Post:
         return bool(self.learning.any())
 
     @cached_property
+    def _streams(self) -> np.ndarray:
+        return streams_of(self.level.agents, self.desk.universe)
+
+    @cached_property
     def _ever_seated(self) -> np.ndarray:
         return self.members[self.level.seated(self.desk.n_envs)].astype(np.int8)
 
@@ -92,11 +96,11 @@ class Post:
 
     @cached_property
     def _ever_streams(self) -> np.ndarray:
-        return self.level.streams[self.level.seated(self.desk.n_envs)]
+        return self._streams[self.level.seated(self.desk.n_envs)]
 
     def streams(self) -> np.ndarray:
         """Index of who sits there among all agents, (B, n)."""
-        return self._ever_streams if self.level.seats is None else self.level.streams[self.level.seats()]
+        return self._ever_streams if self.level.seats is None else self._streams[self.level.seats()]
 
     def explores(self) -> np.ndarray:
         """Whether who sits there explores, bool (B, n)."""
@@ -147,7 +151,7 @@ def columns_of(post: Post, flags: EpisodeFlags, bootstrap: BootstrapObservations
     due = rollout.due
     rows = _rows(due)
     columns = {name: rows(getattr(rollout, name)) for name in ("seats", "private", "actions", "inputs")}
-    width, n_seats = len(post.level.private), post.level.n_seats
+    width, n_seats = len(post.level.state_columns), post.level.n_seats
     post.held = _still_held(rollout, bars, market_rows, turns, flags, bootstrap)
     return LevelColumns(
         agents=post.level.agents,

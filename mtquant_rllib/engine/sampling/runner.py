@@ -50,7 +50,8 @@ from mtquant_rllib.engine.sampling.policy_batch import PolicyBatch
 from mtquant_rllib.engine.sampling.regime_metrics import regimes_sampled
 from mtquant_rllib.engine.sampling.rollout_buffer import BootstrapObservations, EpisodeFlags, Post, columns_of
 from mtquant_rllib.engine.sampling.runner_base import BarRunner
-from mtquant_rllib.engine.sampling.vector_env import Level, Table, VectorEnv
+from mtquant_rllib.engine.sampling.vector_env import Table, VectorEnv
+from mtquant_rllib.env.levels import Level
 from mtquant_rllib.env.trading import Trading
 
 REWARD_TERMS = "reward_terms"
@@ -256,7 +257,7 @@ class BatchedEnvRunner(BarRunner):
         if due.all():
             inputs = post.policies(observations, seats)
         else:
-            inputs = np.zeros((self.num_envs, level.n_seats, 2 * level.actions), dtype=np.float32)
+            inputs = np.zeros((self.num_envs, level.n_seats, 2 * level.n_actions), dtype=np.float32)
             inputs[due] = post.policies(observations[due], None if seats is None else seats[due])
         post.answered = inputs
         floor = self._sigma_floor
@@ -266,7 +267,7 @@ class BatchedEnvRunner(BarRunner):
         rollout = post.rollout
         if rollout is not None and row:
             rollout.due[row] = due
-            rollout.private[row] = observations[..., level.private]
+            rollout.private[row] = observations[..., level.state_columns]
             rollout.actions[row] = raw
             rollout.inputs[row] = inputs
             rollout.seats[row] = post.seated()
@@ -280,7 +281,7 @@ class BatchedEnvRunner(BarRunner):
             streams = post.streams()
             rollout.rewards[row] = np.take_along_axis(rewards, streams, axis=1)
             if truncated.any():
-                rollout.final.append(post.level.observe()[truncated][..., post.level.private])
+                rollout.final.append(post.level.observe()[truncated][..., post.level.state_columns])
                 rollout.final_seats.append(post.seated()[truncated])
 
     def _returns_of(self, env: int) -> dict[str, float]:
@@ -362,9 +363,9 @@ class BatchedEnvRunner(BarRunner):
                 seen = self._decide(post, 0, table.playing, draw) if number < last else None
                 if post.learns:
                     if seen is None:
-                        shape = (self.num_envs, post.level.n_seats, post.level.observation)
+                        shape = (self.num_envs, post.level.n_seats, post.level.group.observation.width)
                         seen = post.level.observe() if due.any() else np.zeros(shape, np.float32)
-                    private = seen[..., post.level.private]
+                    private = seen[..., post.level.state_columns]
                     rows = table.desk.state.row.copy()
                     bootstraps.append((post, BootstrapObservations(private, post.seated(), due, rows, table.turns())))
         return bootstraps

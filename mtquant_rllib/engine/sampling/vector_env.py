@@ -7,54 +7,19 @@ environments these are, B at a time: the same draws, the same order of decisions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.allocator import Allocator
-from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import draw_episode
 from mtquant_rllib.env.market_source import open_market
-from mtquant_rllib.env.recall import private_columns
-from mtquant_rllib.env.spaces import action_width, observation_width, spaces
-from mtquant_rllib.universe import ALLOCATOR, META
-
-
-@dataclass(frozen=True)
-class Level:
-    """One kind of agent of a desk, in the order of decision: n seats an environment.
-
-    agents
-        Agent ids that seats count; `streams` are their indices among all agents.
-    seats
-        Who sits: int (B, n), indices into `agents`; None where seat i is agent i for ever.
-    private
-        Columns of an observation that the feature table does not know (`env.recall`), int64 (p,).
-    observe, decide, due
-        Observations (B, n, F); take raw actions (B, n, A); whose turn it is, bool (B,).
-    """
-
-    agents: tuple[str, ...]
-    streams: np.ndarray
-    n_seats: int
-    observation: int
-    actions: int
-    private: np.ndarray
-    observe: Callable[[], np.ndarray]
-    decide: Callable[[np.ndarray], None]
-    due: Callable[[], np.ndarray]
-    seats: Callable[[], np.ndarray] | None = None
-
-    def seated(self, n_envs: int) -> np.ndarray:
-        """(B, n) indices into `agents`."""
-        return np.broadcast_to(np.arange(self.n_seats), (n_envs, self.n_seats)) if self.seats is None else self.seats()
+from mtquant_rllib.env.spaces import spaces
 
 
 class Table:
@@ -64,94 +29,11 @@ class Table:
         self.desk = core_for(settings, data, n_envs, EpisodeSetup(phase, domain))
         self.playing = np.zeros(n_envs, dtype=bool)
         self.episodes_begun = np.zeros(n_envs, dtype=np.int64)
-        self.levels = self._levels(settings, self.desk) if isinstance(self.desk, Desk) else [self._allocates(settings)]
+        self.levels = self.desk.levels
 
     def turns(self) -> np.ndarray:
         """Which of the domain's instruments is on turn in a single-domain desk, int8 (B,); 0 elsewhere."""
-        desk = self.desk
-        if desk.setup.domain is None:
-            return np.zeros(desk.n_envs, dtype=np.int8)
-        part = desk.universe.domain_slices[desk.setup.domain]
-        return desk.state.active[:, part].argmax(axis=1).astype(np.int8)
-
-    def _allocates(self, settings: Settings) -> Level:
-        core = self.desk
-        assert isinstance(core, Allocator)
-        everyone = np.ones(core.n_envs, dtype=bool)
-        return Level(
-            (ALLOCATOR,),
-            np.zeros(1, dtype=np.int64),
-            1,
-            observation_width(settings, ALLOCATOR),
-            action_width(settings, ALLOCATOR),
-            private_columns(settings, ALLOCATOR),
-            observe=lambda: core.observe()[:, None],
-            decide=lambda raw: core.decide(raw[:, 0]),
-            due=lambda: everyone,
-        )
-
-    def _levels(self, settings: Settings, desk: Desk) -> list[Level]:
-        universe = settings.universe
-        stream_of = {agent: stream for stream, agent in enumerate(universe.agent_ids)}
-
-        def level(agents: Sequence[str], n_seats: int, **calls: Any) -> Level:
-            return Level(
-                tuple(agents),
-                np.array([stream_of[agent] for agent in agents]),
-                n_seats,
-                observation_width(settings, agents[0]),
-                action_width(settings, agents[0]),
-                private_columns(settings, agents[0]),
-                **calls,
-            )
-
-        def specialist(d: int) -> Level:
-            return level(
-                universe.specialists[d : d + 1],
-                1,
-                observe=lambda: desk.observe_specialist(d)[:, None],
-                decide=lambda raw: desk.decide_specialist(d, raw[:, 0]),
-                due=lambda: desk.specialists_are_due,
-            )
-
-        everyone = np.ones(desk.n_envs, dtype=bool)
-        if desk.setup.domain is None:
-            meta = level(
-                (META,),
-                1,
-                observe=lambda: desk.observe_meta()[:, None],
-                decide=lambda raw: desk.decide_meta(raw[:, 0]),
-                due=lambda: desk.meta_is_due,
-            )
-            instruments = level(
-                universe.symbols,
-                universe.n_instruments,
-                observe=desk.observe_instruments,
-                decide=desk.decide_instruments,
-                due=lambda: everyone,
-            )
-            return [meta, *(specialist(d) for d in range(universe.n_domains)), instruments]
-
-        part = universe.domain_slices[desk.setup.domain]
-        envs = np.arange(desk.n_envs)
-
-        def on_turn() -> np.ndarray:
-            return desk.state.active[:, part].argmax(axis=1)
-
-        def decide_on_turn(raw: np.ndarray) -> None:
-            everywhere = np.zeros((desk.n_envs, universe.n_instruments, raw.shape[2]))
-            everywhere[envs, part.start + on_turn()] = raw[:, 0]
-            desk.decide_instruments(everywhere)
-
-        single = level(
-            universe.symbols[part],
-            1,
-            observe=lambda: desk.observe_instruments()[envs, part.start + on_turn()][:, None],
-            decide=decide_on_turn,
-            due=lambda: everyone,
-            seats=lambda: on_turn()[:, None],
-        )
-        return [specialist(desk.setup.domain), single]
+        return self.desk.on_turn().astype(np.int8)
 
 
 class VectorEnv:

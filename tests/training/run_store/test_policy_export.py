@@ -16,7 +16,7 @@ from broken_runs import flip, said
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.evaluation.rollout import PolicyPlayer, new_desk, whole
 from mtquant_rllib.policies.exported import load_exported
-from mtquant_rllib.policies.registry import DeskWidths, build_policy, network_configs
+from mtquant_rllib.policies.registry import build_policy, network_configs
 from mtquant_rllib.training.records import states
 from mtquant_rllib.training.records.manifest import Manifest
 
@@ -31,7 +31,7 @@ def test_exported_policies_act_to_the_byte_as_the_run_s_own_on_the_validation_sp
     assert {path.suffix for path in out.iterdir()} == {".json", ".safetensors"}
     manifest, exported = Manifest.read(run), load_exported(out)
     settings, own = manifest.load_settings(), states.read(run / "policies/phase_1")
-    configs = network_configs(settings.universe, DeskWidths.of(settings), settings)
+    configs = network_configs(settings)
     compared = dict.fromkeys(exported.document.agents, 0)
 
     def compare(agent: str, desk: object, obs: np.ndarray, decides: np.ndarray) -> None:

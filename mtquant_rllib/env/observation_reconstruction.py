@@ -1,0 +1,100 @@
+"""Observations put together again from a row of the feature table and an agent's private columns.
+
+What an agent sees is a market part, a function of the row alone, and a private part: its state and what was decided
+above it. Whoever remembers many observations need not keep the market part, which is the larger one and the same for
+all who stood on that row. The layouts are those of `observations`; a test holds the two together, byte for byte.
+
+In a single-instrument episode the specialist sees the blocks of the others as zeros: `turns` says who was on turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mtquant_rllib.agents.groups import group_of
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.features import layout
+from mtquant_rllib.features.centres import Centres
+from mtquant_rllib.features.table import FeatureTable
+
+
+class ObservationReconstruction:
+    """The observations of one level: n agents that share a layout.
+
+    Parameters
+    ----------
+    agents
+        Ids of the level's agents, in order.
+    domain
+        Of a single-domain desk, whose episodes have one instrument on turn; None otherwise.
+
+    Attributes
+    ----------
+    width
+        Of an observation.
+    private
+        Columns of it that are no function of the row, int64 (p,).
+    """
+
+    def __init__(self, settings: Settings, features: FeatureTable, agents: Sequence[str], domain: int | None) -> None:
+        universe, group = settings.universe, group_of(settings, agents[0])
+        self.agents = tuple(agents)
+        self._features = features
+        # A plain view: a memory map's own indexing costs as much again as the gather.
+        self._block = np.asarray(features.block).view(np.ndarray)
+        self._centres = Centres.of(settings)
+        self._single = domain is not None
+        self._clip = settings.desk.observation.clip
+        self._layout = group.observation
+        self._market_view = MARKET_VIEWS[group.market_view]
+        self._symbols, self._domain = universe.symbols, group.domain
+        if group.domain is not None:
+            self._domain_table = np.asarray(features.domain[group.domain]).view(np.ndarray)
+            self._slice = universe.domain_slices[group.domain]
+        self._instruments = np.array([universe.symbols.index(agent) for agent in agents if agent in universe.symbols])
+        self.width, self.private = group.observation.width, group.state_columns
+
+    def __call__(self, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray, private: np.ndarray) -> np.ndarray:
+        """float32 (R, width): what `agents` (R,), indices into the level's, saw on `rows` (R,) of the feature table
+        with `private` (R, p), when `turns` (R,) was the domain's instrument on turn."""
+        out = np.empty((len(rows), self.width), dtype=np.float32)
+        self._market_view(self, out, agents, rows, turns)
+        out[:, self.private] = private
+        return out
+
+    def regimes(self, rows: np.ndarray) -> np.ndarray:
+        """The detector's label on each row, int64 (R,)."""
+        return self._features.regime[rows].astype(np.int64)
+
+    def _asset_columns(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
+        columns = np.array(layout.allocator_columns(self._symbols))
+        seen = self._block.reshape(len(self._block), -1)[rows[:, None], columns]
+        out[:] = self._centres.off_columns(seen, columns)
+
+    def _correlation_and_macro(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
+        for part, table in (("correlation", self._features.correlation), ("macro", self._features.macro)):
+            np.clip(table[rows], -self._clip, self._clip, out=out[:, self._layout[part]])
+
+    def _domain_and_blocks(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
+        assert self._domain is not None
+        width = self._layout["domain"].stop
+        out[:, :width] = self._centres.off_domain(self._domain, self._domain_table[rows])
+        block = self._centres.off_block(self._block[rows, self._slice])
+        if self._single:
+            block[np.arange(block.shape[1]) != turns[:, None]] = 0.0
+        stop = width + block.shape[1] * block.shape[2]
+        out[:, width:stop] = block.reshape(len(rows), stop - width)
+
+    def _own_block(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
+        out[:, : self._block.shape[2]] = self._centres.off_block(self._block[rows, self._instruments[agents]])
+
+
+MARKET_VIEWS = {
+    "correlation_and_macro": ObservationReconstruction._correlation_and_macro,
+    "domain_and_blocks": ObservationReconstruction._domain_and_blocks,
+    "own_block": ObservationReconstruction._own_block,
+    "asset_columns": ObservationReconstruction._asset_columns,
+}
+"""What a group sees of the market's row, by `AgentGroup.market_view`."""
