@@ -33,7 +33,8 @@ def plan(settings: Settings, nodes: Sequence[Node]) -> Iterator[Finding]:
 def nodes(there: Sequence[Node], run: Path | str) -> Iterator[Finding]:
     """Every node has this project in the same versions, sees the same folders or reaches the object store, and tells
     the same time. A prepared market is sent to nodes that lack it: the cache may be their own."""
-    found = looked_at(there, [], address=run) if isinstance(run, str) else looked_at(there, [run])
+    # A node has a working folder of its own: what it is asked for is written out.
+    found = looked_at(there, [], address=run) if isinstance(run, str) else looked_at(there, [run.absolute()])
     for node in there:
         yield from told(node, found[str(node.id)])
 
