@@ -37,7 +37,7 @@ def main() -> None:
     from rich.console import Console
 
     from mtquant_rllib.evaluation.controls import judge, print_control
-    from mtquant_rllib.policies.fresh import fresh_states
+    from mtquant_rllib.policies.initial_weights import initial_states
     from mtquant_rllib.training.curriculum import resume, train
     from mtquant_rllib.training.records import states
     from mtquant_rllib.training.records.manifest import FILE, Manifest
@@ -58,7 +58,7 @@ def main() -> None:
             trained.append(states.read(run / result))
         settings = manifest.load_settings()
         verdict = judge(
-            settings, Path(manifest.market.data), trained, fresh_states(settings), equal_allocation=args.phases == 1
+            settings, Path(manifest.market.data), trained, initial_states(settings), equal_allocation=args.phases == 1
         )
         print_control(verdict, Console())
         (args.out / f"{market}-{args.phases}-{args.bars}.json").write_text(json.dumps(verdict.to_dict(), indent=1))

@@ -72,9 +72,9 @@ def _compare(runs: list[Path]) -> None:
     import numpy as np
     from rich.console import Console
 
-    from mtquant_rllib.evaluation.over_seeds import of_records, print_over_seeds
     from mtquant_rllib.evaluation.report_output import print_report
     from mtquant_rllib.evaluation.reward_terms import print_terms
+    from mtquant_rllib.evaluation.seed_statistics import of_records, print_seed_statistics
     from mtquant_rllib.training.assessment import evaluate_run
     from mtquant_rllib.training.records.manifest import Manifest
 
@@ -87,21 +87,21 @@ def _compare(runs: list[Path]) -> None:
     settings = Manifest.read(runs[0]).load_settings()
     if len(seeds[0][0].returns) == 1:
         rng = np.random.default_rng(settings.seed)
-        print_over_seeds(of_records(seeds, REFERENCE, settings.evaluation.bootstrap, rng), REFERENCE, Console())
+        print_seed_statistics(of_records(seeds, REFERENCE, settings.evaluation.bootstrap, rng), REFERENCE, Console())
 
 
 def _judge(runs: list[Path], out: Path) -> None:
     from rich.console import Console
 
     from mtquant_rllib.evaluation.controls import judge, passes_null, print_control
-    from mtquant_rllib.policies.fresh import fresh_states
+    from mtquant_rllib.policies.initial_weights import initial_states
     from mtquant_rllib.training.records import states
     from mtquant_rllib.training.records.manifest import Manifest
 
     manifests = [Manifest.read(run) for run in runs]
     settings = manifests[0].load_settings()
     trained = [states.read(run / str(manifest.phase(1).result)) for run, manifest in zip(runs, manifests)]
-    verdict = judge(settings, Path(manifests[0].market.data), trained, fresh_states(settings))
+    verdict = judge(settings, Path(manifests[0].market.data), trained, initial_states(settings))
     print_control(verdict, Console())
     for name, book in verdict.books.items():
         passed = passes_null(book, settings.evaluation.null_test)

@@ -32,7 +32,7 @@ class RandomDrive:
     def __init__(self, settings: Settings, data: DeskData, n_envs: int, seed: int) -> None:
         self._settings, self._data, self._seed = settings, data, seed
         setup = EpisodeSetup(phase=3)
-        self.desk = Desk(settings, data.tape, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
+        self.desk = Desk(settings, data.execution, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
         self._episodes = np.zeros(n_envs, dtype=np.int64)
         self._begin(np.arange(n_envs))
         rng = np.random.default_rng(seed)

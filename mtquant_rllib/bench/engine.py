@@ -3,7 +3,7 @@
 Each ratio is the quotient of two medians; the sides of a ratio are measured in turns, so that a machine that slows
 down slows both:
 
-    sampling_ratio          bars a second that one process samples, batched over stock
+    sampling_ratio          bars a second that one process samples, batched over RLlib's own
     ppo_ratio               sampling and learning together: minibatches of 256, 10 epochs, all twelve policies
     phase2_over_phase3      how much faster training goes when eleven of twelve modules are frozen
     two_runners_over_one    sampling with two remote runners over one, the learner idle
@@ -44,18 +44,18 @@ go of the window before, and it is the store that is measured."""
 class Sizes:
     """How much is measured.
 
-    environments, stock_environments: of one runner, each engine at a size that suits it; threads: of each side, where
-    it learns (RLlib's in torch's operations, ours in stacks side by side; both sample in one); bars and stock_bars: of
+    environments, rllib_environments: of one runner, each engine at a size that suits it; threads: of each side, where
+    it learns (RLlib's in torch's operations, ours in stacks side by side; both sample in one); bars and rllib_bars: of
     a sampling window; update_bars: of one PPO update; repeats: windows of each side. Runners get `runner_windows` as
     many: they wait for the slowest of them, and half a second on a core that is shared with strangers varies more than
     what is measured.
     """
 
     environments: int = 256
-    stock_environments: int = 16
+    rllib_environments: int = 16
     threads: int = 2
     bars: int = 16384
-    stock_bars: int = 512
+    rllib_bars: int = 512
     update_bars: int = 2048
     repeats: int = 5
     runner_windows: int = 4
@@ -109,22 +109,22 @@ class _Stage:
     def sampling(self) -> dict[str, Any]:
         sizes = self._sizes
         batched = self.algorithm("batched", sizes.environments)
-        stock = self.algorithm("stock", sizes.stock_environments)
+        rllib = self.algorithm("rllib", sizes.rllib_environments)
         sides = {
             "batched": rate(lambda: batched._sample(sizes.bars), sizes.bars),
-            "stock": rate(lambda: stock._sample(sizes.stock_bars), sizes.stock_bars),
+            "rllib": rate(lambda: rllib._sample(sizes.rllib_bars), sizes.rllib_bars),
         }
-        return self._ratio("sampling", "sampling_ratio", in_turns(sides, sizes.repeats), [batched, stock])
+        return self._ratio("sampling", "sampling_ratio", in_turns(sides, sizes.repeats), [batched, rllib])
 
     def ppo(self) -> dict[str, Any]:
         sizes = self._sizes
         batched = self.algorithm("batched", sizes.environments, meta_every_bars=1)
-        stock = self.algorithm("stock", sizes.stock_environments, meta_every_bars=1)
+        rllib = self.algorithm("rllib", sizes.rllib_environments, meta_every_bars=1)
         sides = {
             "batched": rate(batched.training_step, sizes.update_bars),
-            "stock": rate(self._threaded(stock.training_step), sizes.update_bars),
+            "rllib": rate(self._threaded(rllib.training_step), sizes.update_bars),
         }
-        return self._ratio("ppo", "ppo_ratio", in_turns(sides, sizes.repeats), [batched, stock])
+        return self._ratio("ppo", "ppo_ratio", in_turns(sides, sizes.repeats), [batched, rllib])
 
     def _threaded(self, run: Callable[[], Any]) -> Callable[[], None]:
         """With torch's operations spread over as many threads as the other side's stacks have."""

@@ -1,7 +1,7 @@
 """How much faster SAC is on the batched engine than RLlib's own, in one run: same market, threads and machine.
 
-    sac_ratio               bars a second, sampling and learning together, batched over stock
-    sac_attention_ratio     the same with the attention network on the meta-controller, over stock's plain networks
+    sac_ratio               bars a second, sampling and learning together, batched over RLlib's own
+    sac_attention_ratio     the same with the attention network on the meta-controller, over RLlib's plain networks
 
 Both sides have twelve policies with critics of [64, 64], learn from batches of 256 of each module's decisions, and make
 one gradient step of every module after every bar. All agents decide on every bar, so that a bar is three of RLlib's
@@ -41,14 +41,14 @@ _STOCK_ENV = "mtquant_desk_turn_by_turn"
 
 @dataclass(frozen=True)
 class Sizes:
-    """bars, attention_bars and stock_bars: of a window of each side; warm_bars: collected before anything is measured;
+    """bars, attention_bars and rllib_bars: of a window of each side; warm_bars: collected before anything is measured;
     repeats: windows a side.
     """
 
     environments: int = 16
     bars: int = 128
     attention_bars: int = 32
-    stock_bars: int = 8
+    rllib_bars: int = 8
     warm_bars: int = 384
     repeats: int = 5
 
@@ -60,13 +60,13 @@ def bench_sac(settings: Settings, market: MarketRecord, sizes: Sizes) -> Mapping
         sides = {
             "batched": _batched(manifest, sizes),
             "attention": _batched(_manifest(settings, market, few, meta=ATTENTION), few),
-            "stock": _stock(manifest, sizes),
+            "rllib": _rllib(manifest, sizes),
         }
         windows = in_turns(sides, sizes.repeats)
-    batched, attention, stock = (statistics.median(values) for values in windows.values())
+    batched, attention, rllib = (statistics.median(values) for values in windows.values())
     return {
-        "sac_ratio": batched / stock,
-        "sac_attention_ratio": attention / stock,
+        "sac_ratio": batched / rllib,
+        "sac_attention_ratio": attention / rllib,
         "sac_bars_per_s": windows,
         "sizes": vars(sizes),
         "torch_threads": torch.get_num_threads(),
@@ -106,7 +106,7 @@ def _batched(manifest: Manifest, sizes: Sizes) -> Callable[[], float]:
     return rate(algorithm.training_step, sizes.bars)
 
 
-def _stock(manifest: Manifest, sizes: Sizes) -> Callable[[], float]:
+def _rllib(manifest: Manifest, sizes: Sizes) -> Callable[[], float]:
     settings = manifest.load_settings()
     register_env(_STOCK_ENV, desk_env)
     blank: Any = SACConfig()
@@ -140,4 +140,4 @@ def _stock(manifest: Manifest, sizes: Sizes) -> Callable[[], float]:
     algorithm: Any = config.build_algo()
     for _ in range(sizes.warm_bars + 1):
         algorithm.training_step()
-    return rate(algorithm.training_step, sizes.stock_bars, calls=sizes.stock_bars)
+    return rate(algorithm.training_step, sizes.rllib_bars, calls=sizes.rllib_bars)

@@ -60,7 +60,13 @@ def bench_scale(settings: Settings, *, n_envs: int = 256, steps: int = 60, repea
 
 
 def _touch(data: DeskData) -> None:
-    for array in (data.features.block, data.features.context, data.features.sizing, data.tape.money, data.tape.flags):
+    for array in (
+        data.features.block,
+        data.features.context,
+        data.features.sizing,
+        data.execution.money,
+        data.execution.flags,
+    ):
         array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].sum()
 
 

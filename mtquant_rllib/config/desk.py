@@ -82,12 +82,12 @@ class ObservationConfig(Section):
 
     A value is divided by its scale: drawdown 0.2 at `drawdown_scale` 0.2 is seen as 1.
 
-    centres
+    feature_means
         Market feature -> what is taken off it, so that it is 0 on average. null: measured over the training bars when a
         run begins, and kept with its settings; {}: nothing.
     """
 
-    centres: dict[str, float] | None
+    feature_means: dict[str, float] | None
     clip: Positive
     returns_days: Count
     track_record_bars: Count

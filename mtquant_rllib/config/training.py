@@ -99,7 +99,7 @@ class ResourcesConfig(Section):
     """Machines for one run, and what runs on them.
 
     engine
-        `batched`: environments stepped as arrays, equally built modules learned as one stack. `stock`: RLlib's own
+        `batched`: environments stepped as arrays, equally built modules learned as one stack. `rllib`: RLlib's own
         runner, connectors and PPO learner, as a reference. The same seed gives the same result within one of them.
     cpus
         CPUs that the run may use, of its own session or of a cluster; null takes what there is.
@@ -135,7 +135,7 @@ class ResourcesConfig(Section):
         trial with the first. Of the batched engine.
     """
 
-    engine: Literal["batched", "stock"]
+    engine: Literal["batched", "rllib"]
     cpus: Count | None
     learner_cpus: Count
     min_process_cpus: float = Field(ge=0.01, le=1)

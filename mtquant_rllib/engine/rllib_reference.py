@@ -61,7 +61,7 @@ class Paced(MultiAgentEnv):
         return ({} if self._in_hand is not None else observations), rewards, terminateds, truncateds, infos
 
 
-class StockEnvRunner(BarRunner):
+class RLlibEnvRunner(BarRunner):
     """`MultiAgentEnvRunner`, counted in bars."""
 
     def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
@@ -102,7 +102,7 @@ class StockEnvRunner(BarRunner):
             env.unwrapped.env.set_state(own)
 
 
-class StockLearner(BarSchedule):
+class RLlibLearner(BarSchedule):
     """RLlib's PPO learner, with rates that follow bars."""
 
     def build(self) -> None:

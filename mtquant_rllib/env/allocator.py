@@ -2,8 +2,8 @@
 
     obs = allocator.observe();    allocator.decide(raw);    result = allocator.advance()
 
-It trades on the desk's own tape: fills at the next open, the same costs, financing, lots and risk rules, which have
-the last word. Weights are a softmax of its raw actions, so they are positive and sum to one before lots and risk; it
+It trades as the desk does: fills at the next open, the same costs, financing, lots and risk rules, which have the last
+word. Weights are a softmax of its raw actions, so they are positive and sum to one before lots and risk; it
 sets no stops. What it sees is a function of the row alone, group by group (`layout.allocator_layout`).
 """
 
@@ -25,11 +25,11 @@ from mtquant_rllib.env.rewards import DifferentialSharpe
 from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.env.trading import NO_STOP_ATR, Trading
 from mtquant_rllib.env.trading_state import TradingState
-from mtquant_rllib.features.centres import Centres
+from mtquant_rllib.features.feature_means import FeatureMeans
 from mtquant_rllib.features.layout import BLOCK, allocator_columns
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio.book import row_sums
-from mtquant_rllib.portfolio.tape import Tape
+from mtquant_rllib.portfolio.execution_data import ExecutionData
 from mtquant_rllib.risk.packed import PackedIndex
 
 _MOVE = "ret20"
@@ -75,23 +75,23 @@ class Allocator(Trading):
     def __init__(
         self,
         settings: Settings,
-        tape: Tape,
+        execution: ExecutionData,
         features: FeatureTable,
         n_envs: int,
         setup: EpisodeSetup,
         risk: RiskLayer | None = None,
     ) -> None:
-        super().__init__(settings, tape, features, n_envs, setup, risk)
+        super().__init__(settings, execution, features, n_envs, setup, risk)
         assert settings.allocator is not None
         self._allocator = own = settings.allocator
         n = self.universe.n_instruments
         self._seen = np.array(allocator_columns(self.universe.symbols))
         self._blocks = self._rows.block.reshape(len(self._rows.block), -1)
-        self._centres = Centres.of(settings)
+        self._feature_means = FeatureMeans.of(settings)
         self._move_columns = np.arange(n) * BLOCK.width + BLOCK.column(_MOVE)
         self._index = self.universe.symbols.index(settings.features.roles.index)
         self._packed = PackedIndex(n)
-        self._sigma = own.reference_vol_ann / np.sqrt(tape.bars_per_year)
+        self._sigma = own.reference_vol_ann / np.sqrt(execution.bars_per_year)
         self._regime_aware = RegimeAwareReward(own.regime_aware)
         self._last_bar: tuple[MarketRow, np.ndarray, np.ndarray] | None = None
 
@@ -118,7 +118,7 @@ class Allocator(Trading):
 
     def observe(self) -> np.ndarray:
         """float32 (B, 10 n): the columns of `layout.allocator_layout`."""
-        return self._centres.off_columns(self._blocks[self.state.row[:, None], self._seen], self._seen)
+        return self._feature_means.off_columns(self._blocks[self.state.row[:, None], self._seen], self._seen)
 
     def decide(self, raw: np.ndarray) -> None:
         """Take raw actions (B, n) in [-1, 1]."""
@@ -162,7 +162,7 @@ class Allocator(Trading):
             traded=row_sums(book.traded_ccy) / equity_before,
             weights=held,
             moves=self._blocks[rows[:, None], self._move_columns],
-            volatility_ann=np.sqrt(np.maximum(variance, 0.0) * self.tape.days_per_year),
+            volatility_ann=np.sqrt(np.maximum(variance, 0.0) * self.execution.days_per_year),
             index_beta=with_assets[:, self._index] / np.where(index_variance > 0, index_variance, 1.0),
             regime=self.features.regime[rows].astype(np.int64),
         )

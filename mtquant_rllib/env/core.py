@@ -21,6 +21,7 @@ from mtquant_rllib.agents.groups import AgentGroup, agent_groups
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env import decisions
 from mtquant_rllib.env.desk_close import DeskClose, DomainRisk
+from mtquant_rllib.env.desk_reward import DeskReward
 from mtquant_rllib.env.desk_state import DeskState
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
@@ -39,24 +40,23 @@ from mtquant_rllib.env.messages import (
 )
 from mtquant_rllib.env.observations import Observer
 from mtquant_rllib.env.risk_layer import RiskLayer
-from mtquant_rllib.env.scoring import Scorer
 from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.features.centres import Centres
+from mtquant_rllib.features.feature_means import FeatureMeans
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio.book import row_sums
-from mtquant_rllib.portfolio.tape import Tape
+from mtquant_rllib.portfolio.execution_data import ExecutionData
 
 
 class Desk(Trading):
-    """B environments over one tape. See the module's docstring for the order of calls."""
+    """B environments on one market. See the module's docstring for the order of calls."""
 
     state: DeskState
 
     def __init__(
         self,
         settings: Settings,
-        tape: Tape,
+        execution: ExecutionData,
         features: FeatureTable,
         n_envs: int,
         setup: EpisodeSetup,
@@ -65,16 +65,16 @@ class Desk(Trading):
     ) -> None:
         if settings.universe.allocates:
             raise ConfigError("these settings have an allocator in place of the desk; play it with env.cores.core_for")
-        super().__init__(settings, tape, features, n_envs, setup, risk)
+        super().__init__(settings, execution, features, n_envs, setup, risk)
         universe = self.universe
         self.hub = hub
         self.domain_of = np.array(universe.domain_of)
         self._per_domain = np.array([len(domain.symbols) for domain in universe.domains], dtype=np.float64)[
             self.domain_of
         ]
-        self.scorer = Scorer(settings, tape, setup)
-        self._domains = DomainRisk(settings, tape)
-        self._centres = Centres.of(settings)
+        self.reward = DeskReward(settings, execution, setup)
+        self._domains = DomainRisk(settings, execution)
+        self._feature_means = FeatureMeans.of(settings)
         self._observer = Observer(settings, features.columns, setup)
 
     def _new_state(self) -> DeskState:
@@ -176,7 +176,7 @@ class Desk(Trading):
 
     @property
     def close(self) -> DeskClose:
-        """What is known now, market features without their centres. Gathered once a bar."""
+        """What is known now, market features less their means. Gathered once a bar."""
         close = super().close
         assert isinstance(close, DeskClose)
         return close
@@ -184,7 +184,7 @@ class Desk(Trading):
     def _look(self) -> DeskClose:
         state, market = self.state, self._rows.at(self.state.row)
         block = self._rows.block[state.row]
-        self._centres.take_off(block, market.context)
+        self._feature_means.take_off(block, market.context)
         if self.setup.domain is not None:
             block[~state.active] = 0.0
         close = DeskClose(state, market, block, self.risk, self._domains)
@@ -262,7 +262,7 @@ class Desk(Trading):
     def _reward(self, before: MarketRow, equity_before: np.ndarray, new_day: np.ndarray) -> np.ndarray:
         """Of all agents, (B, 1 + D + n)."""
         state, risk = self.state, self.risk
-        domain_return = self.scorer.by_domain(self.instrument_return)
+        domain_return = self.reward.by_domain(self.instrument_return)
         self.portfolio_return = row_sums(domain_return)
         streams = np.concatenate((self.portfolio_return[:, None], domain_return, self.instrument_return), axis=1)
         state.daily.step(equity_before, state.book.equity, new_day)
@@ -274,6 +274,6 @@ class Desk(Trading):
             # Rounding to whole lots is nobody's edit.
             edited *= risk.rule != 0
             forecast = risk.var_forecast()
-        return self.scorer.score(
+        return self.reward.score(
             state.sharpe, state.drawdown, streams, state.allocation, state.appetite, edited, forecast
         )

@@ -15,4 +15,4 @@ def core_for(settings: Settings, data: DeskData, n_envs: int, setup: EpisodeSetu
     """B environments of the settings' own kind. limited: under the risk manager."""
     kind = Desk if settings.allocator is None else Allocator
     risk = RiskLayer(settings, n_envs, setup) if limited else None
-    return kind(settings, data.tape, data.features, n_envs, setup, risk)
+    return kind(settings, data.execution, data.features, n_envs, setup, risk)

@@ -1,4 +1,4 @@
-"""What a desk plays on: tape, features and the rows of each split, prepared once and shared read-only by every process.
+"""What a desk plays on: execution data, features and the rows of each split, prepared once, shared by every process.
 
 A prepared folder is plain arrays, opened by memory map: workers on one machine share one copy, and a path to it is
 all that an environment's config carries. Its name is a hash of everything that it was made from, so the same market
@@ -39,7 +39,7 @@ from mtquant_rllib.features.table import FeatureTable, open_table
 from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.market.splits import NAMES, time_splits
 from mtquant_rllib.paths import on_disk
-from mtquant_rllib.portfolio.tape import Tape
+from mtquant_rllib.portfolio.execution_data import ExecutionData
 
 CACHE_VARIABLE = "MTQUANT_CACHE"
 
@@ -54,9 +54,9 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class DeskData:
-    """Tape and features of one split, and the stretches of rows in which it may be traded."""
+    """ExecutionData and features of one split, and the stretches of rows in which it may be traded."""
 
-    tape: Tape
+    execution: ExecutionData
     features: FeatureTable
     stretches: tuple[Stretch, ...]
 
@@ -76,7 +76,7 @@ class DeskData:
             entry = index["splits"][split]
             part = folder / entry["arrays"]
             return cls(
-                Tape.open(part),
+                ExecutionData.open(part),
                 open_table(part / entry["features"]),
                 tuple(Stretch(*rows) for rows in entry["stretches"]),
             )
@@ -88,8 +88,8 @@ class DeskData:
     @classmethod
     def of(cls, settings: Settings, markets: Sequence[MarketData]) -> DeskData:
         """In memory, for tests and notebooks: every row after the warm-up of every path, one stretch a path."""
-        tape, features = Tape.build(settings, markets), build_features(settings, markets, None)
-        return cls(tape, features, _whole_paths(tape, features))
+        execution, features = ExecutionData.build(settings, markets), build_features(settings, markets, None)
+        return cls(execution, features, _whole_paths(execution, features))
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def prepare_embedded(settings: Settings, cache: Path | None = None) -> Path:
             if embedded.variant == "leak":
                 block = folder / split / features / "block.npy"
                 flat = sigma.reshape(-1, sigma.shape[-1])
-                mu = plant_leak(settings, Tape.open(folder / split), block, flat).reshape(mu.shape)
+                mu = plant_leak(settings, ExecutionData.open(folder / split), block, flat).reshape(mu.shape)
             np.savez(folder / split / "truth.npz", mu=mu, sigma=sigma)
             splits[split] = {"arrays": split, "features": features, "stretches": stretches}
         return {"source": f"embedded ({embedded.variant})", "splits": splits}
@@ -166,7 +166,7 @@ def prepare_files(
 
 def truth(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Conditional mean and volatility of the next return of a prepared synthetic split, each (N, n), rows as on the
-    tape.
+    execution.
 
     Only an oracle may read this.
     """
@@ -175,19 +175,19 @@ def truth(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write_arrays(settings: Settings, markets: Sequence[MarketData], folder: Path) -> tuple[list[list[int]], str]:
-    """Tape and features of the histories; the tradable rows of each, and the features' folder below `folder`."""
+    """Write the histories' arrays; the tradable rows of each, and the features' folder below `folder`."""
     folder.mkdir(parents=True)
-    tape = Tape.build(settings, markets)
-    tape.save(folder)
+    execution = ExecutionData.build(settings, markets)
+    execution.save(folder)
     features = build_features(settings, markets, folder)
     assert features.folder is not None
-    require_finite(tape, features, settings.universe.symbols)
-    return [[stretch.start, stretch.stop] for stretch in _whole_paths(tape, features)], features.folder.name
+    require_finite(execution, features, settings.universe.symbols)
+    return [[stretch.start, stretch.stop] for stretch in _whole_paths(execution, features)], features.folder.name
 
 
-def _whole_paths(tape: Tape, features: FeatureTable) -> tuple[Stretch, ...]:
-    length = tape.rows_per_path
-    return tuple(Stretch(path * length + features.warmup, (path + 1) * length) for path in range(tape.n_paths))
+def _whole_paths(execution: ExecutionData, features: FeatureTable) -> tuple[Stretch, ...]:
+    length = execution.rows_per_path
+    return tuple(Stretch(path * length + features.warmup, (path + 1) * length) for path in range(execution.n_paths))
 
 
 @functools.cache
@@ -198,7 +198,7 @@ def _code_version() -> str:
         *sorted((package / "market" / "synthetic").glob("*.py")),
         *(package / "market" / name for name in ("alignment.py", "calendar.py", "macro.py", "rates.py", "splits.py")),
         *sorted((package / "features").glob("*.py")),
-        package / "portfolio" / "tape.py",
+        package / "portfolio" / "execution_data.py",
         package / "env" / "leak.py",
         Path(__file__),
     ]

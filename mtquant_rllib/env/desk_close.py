@@ -11,7 +11,7 @@ from mtquant_rllib.env.close import Close
 from mtquant_rllib.env.desk_state import DeskState
 from mtquant_rllib.env.market_rows import MarketRow
 from mtquant_rllib.env.risk_layer import RiskLayer
-from mtquant_rllib.portfolio.tape import Tape
+from mtquant_rllib.portfolio.execution_data import ExecutionData
 from mtquant_rllib.risk.packed import PackedIndex
 
 _NO_RISK = 1e-12
@@ -21,10 +21,10 @@ _NO_RISK = 1e-12
 class DomainRisk:
     """Covariances of the domains' books, and what they are measured by: one for all closes of a desk."""
 
-    def __init__(self, settings: Settings, tape: Tape) -> None:
+    def __init__(self, settings: Settings, execution: ExecutionData) -> None:
         universe = settings.universe
-        self.days_per_year, self.bars_per_year = tape.days_per_year, tape.bars_per_year
-        self.vol_target_per_day = settings.desk.decision.vol_target_ann / np.sqrt(tape.days_per_year)
+        self.days_per_year, self.bars_per_year = execution.days_per_year, execution.bars_per_year
+        self.vol_target_per_day = settings.desk.decision.vol_target_ann / np.sqrt(execution.days_per_year)
         self.n_domains = universe.n_domains
         self._packed = PackedIndex(universe.n_instruments)
         self._pair_sums = _domain_pair_sums(self._packed, np.array(universe.domain_of), universe.n_domains)

@@ -24,7 +24,7 @@ class DeskState(TradingState):
     signal, urgency
         The instruments' last decisions, (B, n).
     sharpe, drawdown
-        What rewards remember of each stream of returns (`Scorer`).
+        What rewards remember of each stream of returns (`DeskReward`).
     daily, record
         Daily returns of the portfolio, and each specialist's last bars.
     """

@@ -13,11 +13,11 @@ import numpy as np
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.layout import ALLOCATOR_ASSET, BLOCK
-from mtquant_rllib.portfolio import tape as channel
-from mtquant_rllib.portfolio.tape import Tape
+from mtquant_rllib.portfolio import execution_data as channel
+from mtquant_rllib.portfolio.execution_data import ExecutionData
 
 
-def plant_leak(settings: Settings, tape: Tape, block_file: Path, sigma: np.ndarray) -> np.ndarray:
+def plant_leak(settings: Settings, execution: ExecutionData, block_file: Path, sigma: np.ndarray) -> np.ndarray:
     """Write the leak into a built table's `block.npy`, and return what a linear reader of the column makes of it: the
     conditional mean of the next return, (N, n).
 
@@ -36,14 +36,14 @@ def plant_leak(settings: Settings, tape: Tape, block_file: Path, sigma: np.ndarr
         raise ConfigError(
             f"allocator.leak.column = {leak.column}: expected one of {', '.join(ALLOCATOR_ASSET.names)}, which it sees"
         )
-    money = tape.money
+    money = execution.money
     account = settings.desk.account.currency
     inverse = np.array([row.base == account for row in settings.instruments])
     opened, closed = money[:, channel.FILL], money[:, channel.LAST]
     body = np.where(inverse, 1.0 - opened / closed, closed / opened - 1.0)
     z = np.zeros_like(body)
     z[:-1] = body[1:] / sigma[:-1]
-    z[tape.rows_per_path - 1 :: tape.rows_per_path] = 0.0
+    z[execution.rows_per_path - 1 :: execution.rows_per_path] = 0.0
 
     block = np.load(block_file, mmap_mode="r+")
     column = block[:, :, BLOCK.column(leak.column)]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtquant_rllib.features.table import FeatureTable
-from mtquant_rllib.portfolio import tape as channel
-from mtquant_rllib.portfolio.tape import Tape
+from mtquant_rllib.portfolio import execution_data as channel
+from mtquant_rllib.portfolio.execution_data import ExecutionData
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class MarketRow:
 @dataclass(frozen=True, slots=True)
 class MarketBar:
     """The bar that ends with one row in each of B environments: money (B, 10, n) and flags (B, 3, n), the channels of
-    `Tape`; new_day, bool (B,): it is the first of its trading day."""
+    `ExecutionData`; new_day, bool (B,): it is the first of its trading day."""
 
     money: np.ndarray
     flags: np.ndarray
@@ -52,7 +52,7 @@ class MarketBar:
 class MarketRows:
     """Gathers rows of the prepared market."""
 
-    def __init__(self, tape: Tape, features: FeatureTable) -> None:
+    def __init__(self, execution: ExecutionData, features: FeatureTable) -> None:
         # Plain views: a memory map's own indexing costs as much again as the gather.
         self.block, self._context, self._sizing, self._shift, self._money, self._flags, self._day = (
             np.asarray(array).view(np.ndarray)
@@ -61,9 +61,9 @@ class MarketRows:
                 features.context,
                 features.sizing,
                 features.correlation_shift,
-                tape.money,
-                tape.flags,
-                tape.day,
+                execution.money,
+                execution.flags,
+                execution.day,
             )
         )
         self._columns = features.columns

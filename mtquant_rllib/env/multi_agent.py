@@ -60,7 +60,7 @@ class DeskEnv(MultiAgentEnv):
                 f"phase {phase} with domain {domain_name!r}: phase 1 plays one domain, phases 2 and 3 play all"
             )
         domain = None if domain_name is None else universe.domains.index(universe.domain_named(domain_name))
-        self.desk = Desk(self.settings, data.tape, data.features, 1, EpisodeSetup(phase, domain))
+        self.desk = Desk(self.settings, data.execution, data.features, 1, EpisodeSetup(phase, domain))
         self.stretches = data.stretches
         self.seed_of_run = int(config.get("seed", self.settings.seed))
         self.seat(getattr(config, "worker_index", 0), getattr(config, "vector_index", 0) or 0)

@@ -16,7 +16,7 @@ import numpy as np
 from mtquant_rllib.agents.groups import group_of
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.features import layout
-from mtquant_rllib.features.centres import Centres
+from mtquant_rllib.features.feature_means import FeatureMeans
 from mtquant_rllib.features.table import FeatureTable
 
 
@@ -44,7 +44,7 @@ class ObservationReconstruction:
         self._features = features
         # A plain view: a memory map's own indexing costs as much again as the gather.
         self._block = np.asarray(features.block).view(np.ndarray)
-        self._centres = Centres.of(settings)
+        self._feature_means = FeatureMeans.of(settings)
         self._single = domain is not None
         self._clip = settings.desk.observation.clip
         self._layout = group.observation
@@ -71,7 +71,7 @@ class ObservationReconstruction:
     def _asset_columns(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
         columns = np.array(layout.allocator_columns(self._symbols))
         seen = self._block.reshape(len(self._block), -1)[rows[:, None], columns]
-        out[:] = self._centres.off_columns(seen, columns)
+        out[:] = self._feature_means.off_columns(seen, columns)
 
     def _correlation_and_macro(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
         for part, table in (("correlation", self._features.correlation), ("macro", self._features.macro)):
@@ -80,15 +80,15 @@ class ObservationReconstruction:
     def _domain_and_blocks(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
         assert self._domain is not None
         width = self._layout["domain"].stop
-        out[:, :width] = self._centres.off_domain(self._domain, self._domain_table[rows])
-        block = self._centres.off_block(self._block[rows, self._slice])
+        out[:, :width] = self._feature_means.off_domain(self._domain, self._domain_table[rows])
+        block = self._feature_means.off_block(self._block[rows, self._slice])
         if self._single:
             block[np.arange(block.shape[1]) != turns[:, None]] = 0.0
         stop = width + block.shape[1] * block.shape[2]
         out[:, width:stop] = block.reshape(len(rows), stop - width)
 
     def _own_block(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
-        out[:, : self._block.shape[2]] = self._centres.off_block(self._block[rows, self._instruments[agents]])
+        out[:, : self._block.shape[2]] = self._feature_means.off_block(self._block[rows, self._instruments[agents]])
 
 
 MARKET_VIEWS = {

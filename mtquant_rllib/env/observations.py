@@ -1,6 +1,6 @@
 """What each level sees, written from the state of the desk into the layout of named blocks.
 
-Market features arrive standardised and without their centres (`features.centres`). The private parts are scaled here,
+Market features arrive standardised and less their means (`features.feature_means`). The private parts are scaled here,
 by the numbers of `desk.observation`, so that a typical value is of order one, and clipped. Before there is history they
 are zero, and what is decided about capital is zero in the middle of its range; appetite at its largest.
 """

@@ -17,8 +17,8 @@ import numpy as np
 
 from mtquant_rllib.errors import MarketDataError, RunError
 from mtquant_rllib.features.table import FeatureTable
-from mtquant_rllib.portfolio import tape as channel
-from mtquant_rllib.portfolio.tape import Tape
+from mtquant_rllib.portfolio import execution_data as channel
+from mtquant_rllib.portfolio.execution_data import ExecutionData
 
 INDEX = "data.json"
 FILES, ARRAYS_HASH = "files", "arrays_hash"
@@ -100,7 +100,7 @@ def set_aside(folder: Path) -> Path:
     return aside
 
 
-def require_finite(tape: Tape, features: FeatureTable, symbols: Sequence[str]) -> None:
+def require_finite(execution: ExecutionData, features: FeatureTable, symbols: Sequence[str]) -> None:
     """Look through every number that an environment reads. None may be NaN or infinite, before the warm-up's end as
     after it: where there is no bar yet, or no macro series, there are prices of one, rates of 0 and features of 0.
 
@@ -110,21 +110,22 @@ def require_finite(tape: Tape, features: FeatureTable, symbols: Sequence[str]) -
         Naming array, row, its time and the column or channel of the first number that is not finite.
     """
     names = ("block", "context", "sizing", "correlation_shift", "regime_confidence", "proxy_return")
-    for name, array in {**{name: getattr(features, name) for name in names}, "money": tape.money}.items():
+    for name, array in {**{name: getattr(features, name) for name in names}, "money": execution.money}.items():
         for start in range(0, len(array), _ROWS_AT_A_TIME):
             rows = np.asarray(array[start : start + _ROWS_AT_A_TIME])
             bad = ~np.isfinite(rows)
             if bad.any():
                 row, *place = np.argwhere(bad)[0].tolist()
                 raise MarketDataError(
-                    f"prepared array {name}: row {start + row} ({tape.stamps[start + row]}) "
+                    f"prepared array {name}: row {start + row} ({execution.stamps[start + row]}) "
                     f"{place_named(name, place, symbols)} is {rows[(row, *place)]}; expected a finite number: the bars "
                     "or macro series around that time cannot be used as they are"
                 )
 
 
 def place_named(array: str, place: Sequence[int], symbols: Sequence[str]) -> str:
-    """Where in a row something stands: symbol and channel of the tape, symbol and column of the block, or a column."""
+    """Where in a row something stands: symbol and channel of the execution data, symbol and column of the block, or
+    a column."""
     if array == "money":
         return f"of {symbols[place[1]]}, {channel.CHANNEL_NAMES[place[0]]},"
     if array == "block":

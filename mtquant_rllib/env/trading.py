@@ -1,4 +1,4 @@
-"""`Trading`: B accounts on one tape, from proposed weights to the next close. Whoever proposes is a subclass.
+"""`Trading`: B accounts on one market, from proposed weights to the next close. Whoever proposes is a subclass.
 
 `Desk` proposes through three levels of agents, `Allocator` through one; limits, fills, costs, stops, marks and endings
 are the same lines for both. At row t everything known is what was known at the close of t; `advance` carries the
@@ -28,7 +28,7 @@ from mtquant_rllib.env.trading_state import TradingState
 from mtquant_rllib.errors import DivergedPolicyError, MtquantError
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio.book import Book
-from mtquant_rllib.portfolio.tape import Tape
+from mtquant_rllib.portfolio.execution_data import ExecutionData
 from mtquant_rllib.vector_state import VectorState
 
 NO_STOP_ATR = 1e9
@@ -75,7 +75,7 @@ class Trading:
     def __init__(
         self,
         settings: Settings,
-        tape: Tape,
+        execution: ExecutionData,
         features: FeatureTable,
         n_envs: int,
         setup: EpisodeSetup,
@@ -83,7 +83,7 @@ class Trading:
     ) -> None:
         self.settings = settings
         self.universe = universe = settings.universe
-        self.tape = tape
+        self.execution = execution
         self.features = features
         self.setup = setup
         self.risk = risk
@@ -91,7 +91,7 @@ class Trading:
         self.config = settings.desk
         self.state = self._new_state()
         self.levels = self._new_levels()
-        self._rows = MarketRows(tape, features)
+        self._rows = MarketRows(execution, features)
         self._costs = TradeCosts.of(settings)
         shape = (n_envs, universe.n_instruments)
         self.proposed = np.zeros(shape)
@@ -283,8 +283,8 @@ class Trading:
             if len(bad):
                 where = place_named(name, bad[0].tolist(), symbols)
                 raise MtquantError(
-                    f"{said}: array {name} of the prepared market, row {row} ({self.tape.stamps[row]}), {where} is "
-                    f"{array[(row, *bad[0])]}; prepare the market again from its bars"
+                    f"{said}: array {name} of the prepared market, row {row} ({self.execution.stamps[row]}), {where} "
+                    f"is {array[(row, *bad[0])]}; prepare the market again from its bars"
                 )
         for name, held in {"equity": self.book.equity, "units held": self.book.units}.items():
             if not np.isfinite(held[env]).all():

@@ -13,7 +13,7 @@ import numpy as np
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.market_rows import MarketBar, MarketRow
 from mtquant_rllib.env.risk_layer import RiskLayer
-from mtquant_rllib.portfolio import tape as channel
+from mtquant_rllib.portfolio import execution_data as channel
 from mtquant_rllib.portfolio.book import Book, closing_leg
 from mtquant_rllib.portfolio.costs import night_cost, trade_cost
 from mtquant_rllib.risk import stops

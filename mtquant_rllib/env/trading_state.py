@@ -17,7 +17,7 @@ class TradingState(VectorState):
     """What B environments go on from. Subclasses add what their agents have decided and what rewards remember.
 
     row, stop_row
-        Row of the tape whose close is now, and the one at which the episode is truncated, int64 (B,).
+        Row of the market whose close is now, and the one at which the episode is truncated, int64 (B,).
     bars_done
         Bars of the episode so far, int64 (B,).
     parked

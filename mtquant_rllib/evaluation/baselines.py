@@ -31,7 +31,7 @@ from typing import Protocol
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.evaluation.simplex import equal_risk_weights
+from mtquant_rllib.evaluation.long_only_optimiser import equal_risk_weights
 from mtquant_rllib.risk.packed import PackedIndex
 
 HOLD_PREFIX = "hold_"
@@ -43,7 +43,7 @@ _RETURN_CLIP = 0.5
 
 @dataclass(frozen=True)
 class MarketView:
-    """What a rule may read. Rows are those of the flattened tape: path p owns [p * T, (p + 1) * T).
+    """What a rule may read. Rows are those of the flattened execution data: path p owns [p * T, (p + 1) * T).
 
     Attributes
     ----------

@@ -22,7 +22,7 @@ from mtquant_rllib.config.evaluation import NullTestConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.data import DeskData, truth
 from mtquant_rllib.evaluation.baselines import weight_rules
-from mtquant_rllib.evaluation.reader import read_mean
+from mtquant_rllib.evaluation.linear_benchmark import read_mean
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.rollout import (
     RulePlayer,
@@ -118,7 +118,7 @@ def judge(
         if settings.allocator is not None:
             seen = oracle_player(settings, read_mean(settings, data_folder, "test"), sigma, data)
             others["reader"] = play(settings, data, seen, draws, name="reader")
-    bootstrap, per_year = settings.evaluation.bootstrap, data.tape.bars_per_year
+    bootstrap, per_year = settings.evaluation.bootstrap, data.execution.bars_per_year
 
     def sharpes(records: Sequence[Record]) -> dict[str, Interval]:
         rng = np.random.default_rng(settings.seed)

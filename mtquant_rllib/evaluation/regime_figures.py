@@ -22,7 +22,7 @@ from mtquant_rllib.features.regimes import Regime
 if TYPE_CHECKING:
     from mtquant_rllib.env.data import DeskData
     from mtquant_rllib.env.episodes import EpisodeDraw
-    from mtquant_rllib.policies.looking import Look
+    from mtquant_rllib.policies.introspection import Look
 
 N_REGIMES = len(Regime)
 NO_REGIME = -1

@@ -29,7 +29,7 @@ from mtquant_rllib.evaluation.oracle import allocator_targets, oracle_actions, o
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.fallbacks import Counts
-from mtquant_rllib.portfolio import tape as channel
+from mtquant_rllib.portfolio import execution_data as channel
 from mtquant_rllib.risk.breakers import N_LEVELS
 from mtquant_rllib.risk.rules import RuleId
 from mtquant_rllib.universe import ALLOCATOR
@@ -170,7 +170,7 @@ class RulePlayer:
             vol_ann=desk.features.vol_ann,
             covariance=desk.features.covariance,
             weights=desk.weight,
-            n_rows_per_path=desk.tape.rows_per_path,
+            n_rows_per_path=desk.execution.rows_per_path,
         )
         return self._rule(desk.state.row, view)
 
@@ -303,7 +303,7 @@ def play(
         symbols=settings.universe.symbols,
         domains=tuple(domain.name for domain in settings.universe.domains),
         domain_of=settings.universe.domain_of,
-        bars_per_year=data.tape.bars_per_year,
+        bars_per_year=data.execution.bars_per_year,
         stamps=stamps[0] if (stamps == stamps[0]).all() else stamps,
         equity_start_ccy=start_equity,
         equity_ccy=equity,
@@ -331,12 +331,12 @@ def _rule_names(risk: RiskLayer) -> dict[int, str]:
 def _stamps(data: DeskData, draw: EpisodeDraw, n_bars: int) -> np.ndarray:
     """Stamps of the bars played; a shorter episode repeats its last."""
     rows = np.minimum(draw.start + 1 + np.arange(n_bars), draw.stop)
-    return data.tape.stamps[rows]
+    return data.execution.stamps[rows]
 
 
 def closes_of(data: DeskData) -> np.ndarray:
     """Last good closes of every row, (N, n), quote currency."""
-    return data.tape.money[:, channel.LAST]
+    return data.execution.money[:, channel.LAST]
 
 
 def pooled_figures(record: Record) -> dict[str, float]:

@@ -12,10 +12,10 @@ import numpy as np
 
 from mtquant_rllib.config.market import FileOptions
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.market import stamps as clocks
+from mtquant_rllib.market import timestamps as clocks
 from mtquant_rllib.market.bars import CLOSE, COLUMNS, HIGH, LOW, OPEN, VOLUME
 from mtquant_rllib.market.calendar import local_time, weekday
-from mtquant_rllib.market.faults import Inspection, fault
+from mtquant_rllib.market.import_errors import Inspection, fault
 
 _DAY_S = 86_400
 # Daily bars between hourly ones: at least so many dates in a row with a single bar at the same time.

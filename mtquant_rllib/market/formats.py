@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from mtquant_rllib.config.market import ColumnNames
 from mtquant_rllib.errors import MarketDataError
-from mtquant_rllib.market.faults import Inspection, fault
-from mtquant_rllib.market.names import plain
+from mtquant_rllib.market.aliases import plain
+from mtquant_rllib.market.import_errors import Inspection, fault
 
 TEXT_SUFFIXES = (".csv", ".txt", ".tsv", ".prn")
 PARQUET_SUFFIXES = (".parquet", ".pq")

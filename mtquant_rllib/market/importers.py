@@ -24,8 +24,8 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.alignment import BarSeries, align
 from mtquant_rllib.market.bars import COLUMNS, MarketData
-from mtquant_rllib.market.faults import Inspection, fault
 from mtquant_rllib.market.formats import PARQUET_SUFFIXES, TEXT_SUFFIXES, Table, locate, read_table
+from mtquant_rllib.market.import_errors import Inspection, fault
 from mtquant_rllib.market.macro import MacroSeries, as_of, is_macro, macro_from_tables
 from mtquant_rllib.market.reading import instrument_names, read_bars
 from mtquant_rllib.market.report import FileReport, ImportReport

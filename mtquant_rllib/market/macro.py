@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtquant_rllib.config.market import FileOptions, MacroConfig, MarketConfig
+from mtquant_rllib.market.aliases import NameBook, plain
 from mtquant_rllib.market.calendar import utc_time
-from mtquant_rllib.market.faults import Inspection, fault
 from mtquant_rllib.market.formats import Table, as_numbers, cell, locate
-from mtquant_rllib.market.names import NameBook, plain
+from mtquant_rllib.market.import_errors import Inspection, fault
 from mtquant_rllib.market.reading import read_clock
 from mtquant_rllib.market.report import FileReport
 

@@ -14,9 +14,7 @@ from rich.text import Text
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.market.alignment import BarSeries
-from mtquant_rllib.market.bars import VOLUME, MarketData
-from mtquant_rllib.market.calendar import weekday
-from mtquant_rllib.market.oddities import (
+from mtquant_rllib.market.anomalies import (
     Stretch,
     engulfing_share,
     exact_repeats,
@@ -28,6 +26,8 @@ from mtquant_rllib.market.oddities import (
     stamp_text,
     suspected_stale_years,
 )
+from mtquant_rllib.market.bars import VOLUME, MarketData
+from mtquant_rllib.market.calendar import weekday
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ import pyarrow as pa
 
 from mtquant_rllib.config.market import ColumnNames, FileOptions
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.market import stamps as clocks
+from mtquant_rllib.market import timestamps as clocks
+from mtquant_rllib.market.aliases import NameBook
 from mtquant_rllib.market.alignment import BarSeries
+from mtquant_rllib.market.anomalies import stamp_text
 from mtquant_rllib.market.bars import COLUMNS, VOLUME
 from mtquant_rllib.market.checks import (
     Rows,
@@ -27,10 +29,8 @@ from mtquant_rllib.market.checks import (
     refuse_mixed,
     weekdays_only,
 )
-from mtquant_rllib.market.faults import Inspection, fault
 from mtquant_rllib.market.formats import Table, as_numbers, as_texts, cell, locate
-from mtquant_rllib.market.names import NameBook
-from mtquant_rllib.market.oddities import stamp_text
+from mtquant_rllib.market.import_errors import Inspection, fault
 from mtquant_rllib.market.quality import suspicions
 from mtquant_rllib.market.report import FileReport
 

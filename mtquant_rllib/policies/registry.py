@@ -36,7 +36,7 @@ from mtquant_rllib.policies.networks import (
 )
 
 ATTENTION = "attention"
-"""Name of the network that `policies.looking` can look into."""
+"""Name of the network that `policies.introspection` can look into."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 
 from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
-from mtquant_rllib.engine.rllib_reference import StockEnvRunner, StockLearner
+from mtquant_rllib.engine.rllib_reference import RLlibEnvRunner, RLlibLearner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.training.desk_algorithm import DeskAlgorithm
@@ -17,7 +17,7 @@ from mtquant_rllib.training.desk_config import DeskConfig, used_up
 
 ENGINES: dict[str, tuple[type, type]] = {
     "batched": (BatchedEnvRunner, BatchedLearner),
-    "stock": (StockEnvRunner, StockLearner),
+    "rllib": (RLlibEnvRunner, RLlibLearner),
 }
 """Runner and learner of each engine."""
 
@@ -38,7 +38,7 @@ class DeskPPOConfig(DeskConfig, PPOConfig):
         self.engine("batched")
 
     def engine(self, name: str) -> DeskPPOConfig:
-        """Which engine samples and learns: `batched`, or `stock` for RLlib's own."""
+        """Which engine samples and learns: `batched`, or `rllib` for RLlib's own."""
         self._engine = name
         return self.env_runners(env_runner_cls=ENGINES[name][0])
 

@@ -31,7 +31,7 @@ from mtquant_rllib.engine.learning.divergence import told
 from mtquant_rllib.engine.learning.sharding import ShardedBatch
 from mtquant_rllib.engine.process_use import ProcessUse, process_use
 from mtquant_rllib.engine.randomness import pin_torch
-from mtquant_rllib.engine.sampling.runner_base import SEATS, STANDING, Sampled
+from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT, Sampled
 from mtquant_rllib.errors import DivergedPolicyError, EnvironmentFailed
 from mtquant_rllib.training.averaging import WeightAverage
 from mtquant_rllib.training.desk_config import DeskConfig
@@ -78,7 +78,7 @@ class DeskAlgorithm(Algorithm):
         pin_torch()
         self.bars_sampled = 0
         self.best: dict[str, Any] = {}
-        self._seats: dict[int, dict[str, Any]] = {}
+        self._runner_states: dict[int, dict[str, Any]] = {}
         self.runners_prepared_by = uuid.uuid4().hex
         self._report: dict[str, float] = {}
         self._env_faults: list[str] = []
@@ -170,9 +170,9 @@ class DeskAlgorithm(Algorithm):
         self.metrics.aggregate([part.metrics for part in sampled], key=ENV_RUNNER_RESULTS)
         for part in sampled:
             self._env_faults += part.env_faults
-            self._seats[part.seats["runner"]] = {**part.seats, STANDING: part.standing}
+            self._runner_states[part.counters["runner"]] = {**part.counters, SNAPSHOT: part.snapshot}
             if part.use is not None and group.num_remote_env_runners():
-                self._runner_use[f"runner {part.seats['runner']}"] = part.use
+                self._runner_use[f"runner {part.counters['runner']}"] = part.use
         return sampled
 
     def _uses(self) -> dict[str, ProcessUse]:
@@ -212,26 +212,28 @@ class DeskAlgorithm(Algorithm):
                 return results
             time.sleep(PROBE_S)
 
-    def _seat_runners(self) -> None:
-        """Let the runners go on where `self._seats` says, as many as there are: the local one now, remote ones before
-        they sample."""
+    def _place_runners(self) -> None:
+        """Let the runners go on where `self._runner_states` says, as many as there are: the local one now, remote ones
+        before they sample."""
         group = self.env_runner_group
         n_remote = group.num_remote_env_runners()
-        if self._seats:
+        if self._runner_states:
             indices = list(range(1, n_remote + 1)) or [self.env_runner.worker_index]
-            self._seats = shared_among(indices, self.config.num_envs_per_env_runner, self._seats, self.bars_sampled)
+            self._runner_states = shared_among(
+                indices, self.config.num_envs_per_env_runner, self._runner_states, self.bars_sampled
+            )
         self.runners_prepared_by = uuid.uuid4().hex
-        if not n_remote and (own := self._seats.get(self.env_runner.worker_index)) is not None:
-            self.env_runner.set_state({SEATS: own})
+        if not n_remote and (own := self._runner_states.get(self.env_runner.worker_index)) is not None:
+            self.env_runner.set_state({COUNTERS: own})
 
     def prepare_runners(self, indices: list[int]) -> None:
         """Give remote runners the present weights and put them where they stood after their last call."""
-        state, seats, name = ray.put(self.env_runner.get_state()), self._seats, self.runners_prepared_by
+        state, states, name = ray.put(self.env_runner.get_state()), self._runner_states, self.runners_prepared_by
 
         def prepare(runner: Any) -> None:
             runner.set_state(ray.get(state))
-            if runner.worker_index in seats:
-                runner.set_state({SEATS: seats[runner.worker_index]})
+            if runner.worker_index in states:
+                runner.set_state({COUNTERS: states[runner.worker_index]})
             runner.prepared_by = name
 
         self.env_runner_group.foreach_env_runner(prepare, local_env_runner=False, remote_worker_ids=indices)
@@ -353,7 +355,7 @@ class DeskAlgorithm(Algorithm):
                 "report": self._report,
                 "fruitless": self._fruitless,
                 "finished": (self.finished, self.gave_up),
-                "seats": self._seats,
+                "runners": self._runner_states,
                 "average": self._average.get_state(),
             }
         return state
@@ -366,9 +368,9 @@ class DeskAlgorithm(Algorithm):
             self._report = state[DESK]["report"]
             self._fruitless = state[DESK]["fruitless"]
             self.finished, self.gave_up = state[DESK]["finished"]
-            self._seats = state[DESK]["seats"]
+            self._runner_states = state[DESK]["runners"]
             self._average.set_state(state[DESK]["average"])
-            self._seat_runners()
+            self._place_runners()
 
 
 def _nothing_of(learner: Any) -> None:

@@ -57,9 +57,9 @@ def moved_settings(manifest: Manifest, settings: Settings) -> list[str]:
         When a setting differs that may not change between two stretches of a run.
     """
     begun, asked = manifest.load_settings().model_dump(mode="json"), settings.model_dump(mode="json")
-    if asked["desk"]["observation"]["centres"] is None:
+    if asked["desk"]["observation"]["feature_means"] is None:
         # The run has those of its training bars.
-        asked["desk"]["observation"]["centres"] = begun["desk"]["observation"]["centres"]
+        asked["desk"]["observation"]["feature_means"] = begun["desk"]["observation"]["feature_means"]
     before = dict(_leaves(begun))
     differing = [f"{key}={json.dumps(value)}" for key, value in _leaves(asked) if value != before.get(key)]
     fixed = [override for override in differing if not override.startswith(MOVABLE)]

@@ -106,9 +106,9 @@ def expect_trainable(settings: Settings, phase: int) -> None:
     from mtquant_rllib.engine.learning.autograd import asked_for
 
     recipe, runners = settings.recipe, settings.resources.runners
-    if settings.resources.engine == "stock" and (asked := asked_for(settings.learner)):
+    if settings.resources.engine == "rllib" and (asked := asked_for(settings.learner)):
         raise ConfigError(
-            f"learner.{asked[0]} = {getattr(settings.learner, asked[0])} with resources.engine = 'stock': section "
+            f"learner.{asked[0]} = {getattr(settings.learner, asked[0])} with resources.engine = 'rllib': section "
             "`learner` is the batched engine's"
         )
     if recipe.environments % max(runners, 1):
@@ -125,9 +125,9 @@ def expect_trainable(settings: Settings, phase: int) -> None:
         raise ConfigError(
             f"resources.learners = {learners}: expected at most {name} = {parts}, which are shared among them"
         )
-    if learners and settings.resources.engine == "stock":
+    if learners and settings.resources.engine == "rllib":
         raise ConfigError(
-            f"resources.learners = {learners} with resources.engine = 'stock': expected 0; RLlib's learner fails "
+            f"resources.learners = {learners} with resources.engine = 'rllib': expected 0; RLlib's learner fails "
             "on a share without rows, which a controller's few decisions often leave"
         )
     if settings.allocator is not None and settings.resources.engine != "batched":

@@ -14,7 +14,7 @@ from mtquant_rllib.env.data import DeskData, describe, prepare_embedded, prepare
 from mtquant_rllib.env.market_source import MarketSource, find_prepared, local_copy
 from mtquant_rllib.env.prepared_files import ARRAYS_HASH
 from mtquant_rllib.errors import MarketDataError
-from mtquant_rllib.features.centres import measured
+from mtquant_rllib.features.feature_means import measured
 from mtquant_rllib.paths import address_of, is_address, on_disk
 from mtquant_rllib.training.records.manifest import MarketRecord
 
@@ -48,13 +48,13 @@ def _record(folder: Path, **source: Any) -> MarketRecord:
 
 
 def centred(settings: Settings, record: MarketRecord) -> Settings:
-    """The settings with the centres of the training bars' features, where they do not name any."""
-    if settings.desk.observation.centres is not None:
+    """The settings with the means of the training bars' features, where they do not name any."""
+    if settings.desk.observation.feature_means is not None:
         return settings
     data = DeskData.open(Path(record.data), "train")
     stretches = [slice(stretch.start, stretch.stop) for stretch in data.stretches]
     tree = settings.model_dump(mode="json")
-    tree["desk"]["observation"]["centres"] = measured(data.features, stretches, settings.universe)
+    tree["desk"]["observation"]["feature_means"] = measured(data.features, stretches, settings.universe)
     return Settings.model_validate(tree)
 
 

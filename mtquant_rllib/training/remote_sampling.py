@@ -49,7 +49,7 @@ def sampled_remotely(algorithm: Any, asked: Mapping[int, int]) -> list[Sampled]:
                 if isinstance(part, Unprepared):
                     unprepared.append(part.runner)
                 else:
-                    found[part.seats["runner"]] = part
+                    found[part.counters["runner"]] = part
             if unprepared:
                 algorithm.prepare_runners(unprepared)
         missing = [index for index in asked if index not in found]

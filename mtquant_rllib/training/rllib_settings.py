@@ -144,7 +144,7 @@ REFUSED: dict[str, str] = {
 }
 """Refused with both algorithms and engines; each with what is read instead, or why nothing is."""
 
-_CONNECTORS = "the batched engine has columns in place of connectors; resources.engine=stock runs RLlib's"
+_CONNECTORS = "the batched engine has columns in place of connectors; resources.engine=rllib runs RLlib's"
 
 REFUSED_BY = {
     "ppo": {

@@ -19,7 +19,7 @@ from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.evaluation.explain.collect import DecisionLog
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.regime_figures import played_regimes, tracked_figures
-from mtquant_rllib.policies.looking import AgentView
+from mtquant_rllib.policies.introspection import AgentView
 from mtquant_rllib.policies.registry import ATTENTION, network_names
 
 

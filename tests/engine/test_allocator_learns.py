@@ -104,7 +104,7 @@ def test_a_second_phase_is_refused() -> None:
 
 def test_rllibs_own_engine_is_refused_aloud(make: Make) -> None:
     with pytest.raises(ConfigError, match="batched"):
-        make("ppo", "plain", "resources.engine=stock")
+        make("ppo", "plain", "resources.engine=rllib")
 
 
 def test_an_asset_that_nobody_trades_is_refused() -> None:

@@ -51,4 +51,4 @@ def test_sac_draws_larger_batches_as_the_budget_is_used_up(make_config: Any, bar
 
 def test_rllibs_own_learner_is_refused_to_grow(make_config: Any) -> None:
     with pytest.raises(ConfigError, match="batch_size_final_factor"):
-        make_config(3, "desk", GROWING, "resources.engine=stock")
+        make_config(3, "desk", GROWING, "resources.engine=rllib")

@@ -20,7 +20,7 @@ from ray.rllib.utils.metrics import (
 from mtquant_rllib.engine.columns import Fragment
 from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES
 from mtquant_rllib.engine.sampling.runner import REWARD_TERMS, BatchedEnvRunner
-from mtquant_rllib.engine.sampling.runner_base import SEATS, STANDING, Sampled
+from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT, Sampled
 from mtquant_rllib.errors import DivergedPolicyError, RunError
 
 CALLS = (48, 22, 48, 48, 6, 48)
@@ -59,7 +59,7 @@ def calls(runner: BatchedEnvRunner) -> list[tuple[dict[str, bytes], dict[str, An
     out = []
     for bars in CALLS:
         sampled = runner.sample_bars(bars)
-        out.append((arrays_of(sampled.samples[0]), told(sampled), sampled.seats))
+        out.append((arrays_of(sampled.samples[0]), told(sampled), sampled.counters))
     return out
 
 
@@ -200,7 +200,7 @@ def test_a_replacement_goes_on_from_what_travelled_with_the_last_call(
     for bars in CALLS[:3]:
         last = lost.sample_bars(bars)
     replacement = BatchedEnvRunner(make_config(phase, name))
-    replacement.set_state({SEATS: {**last.seats, STANDING: last.standing}})
+    replacement.set_state({COUNTERS: {**last.counters, SNAPSHOT: last.snapshot}})
     for bars in CALLS[3:]:
         one, other = (arrays_of(runner.sample_bars(bars).samples[0]) for runner in (lost, replacement))
         assert one == other

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtquant_rllib.engine.rllib_reference import StockEnvRunner
+from mtquant_rllib.engine.rllib_reference import RLlibEnvRunner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.engine.sampling.runner_base import FALLBACKS
 from mtquant_rllib.training.reporting.fallback_lines import FallbackLines
@@ -28,7 +28,7 @@ def counted(runner: Any, bars: int) -> dict[str, dict[str, int]]:
     return {module: {reason: int(item.peek()) for reason, item in own.items()} for module, own in metrics.items()}
 
 
-@pytest.mark.parametrize("engine", ["batched", "stock"])
+@pytest.mark.parametrize("engine", ["batched", "rllib"])
 @pytest.mark.parametrize(("least", "reason"), [("1.0", "unsure"), ("0.01", "none")])
 def test_every_decision_of_the_meta_controller_is_counted_once(
     make_config: Any, engine: str, least: str, reason: str
@@ -36,7 +36,7 @@ def test_every_decision_of_the_meta_controller_is_counted_once(
     config = make_config(
         3, "desk", *ATTENDS, f"networks.attention.mixture.min_confidence={least}", f"resources.engine={engine}"
     )
-    runner = (BatchedEnvRunner if engine == "batched" else StockEnvRunner)(config=config, worker_index=0)
+    runner = (BatchedEnvRunner if engine == "batched" else RLlibEnvRunner)(config=config, worker_index=0)
     # Four environments, 20 bars each: it decides at bars 0, 5, 10 and 15, and nobody else attends.
     counts = counted(runner, 80)
     assert counts == {"meta_controller": {**dict.fromkeys(("none", "unsure", "not_finite", "equal"), 0), reason: 16}}

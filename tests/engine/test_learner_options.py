@@ -183,8 +183,8 @@ def test_a_setting_without_a_part_is_warned_of(caplog: pytest.LogCaptureFixture)
 
 
 def test_rllibs_own_engine_refuses_them(make_config: Any) -> None:
-    with pytest.raises(ConfigError, match=r"learner\.checkpoint_activations = True with resources.engine = 'stock'"):
-        make_config(3, "desk", "resources.engine=stock", "learner.checkpoint_activations=true")
+    with pytest.raises(ConfigError, match=r"learner\.checkpoint_activations = True with resources.engine = 'rllib'"):
+        make_config(3, "desk", "resources.engine=rllib", "learner.checkpoint_activations=true")
 
 
 def test_the_learner_gets_them_from_the_settings(make_config: Any) -> None:

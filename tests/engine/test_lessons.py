@@ -16,7 +16,7 @@ from mtquant_rllib.engine.columns import Fragment
 from mtquant_rllib.engine.learning.passes import AutogradPass
 from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
 from mtquant_rllib.engine.learning.ppo_loss import ppo_gradients
-from mtquant_rllib.engine.rllib_reference import StockLearner
+from mtquant_rllib.engine.rllib_reference import RLlibLearner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.attention_losses import NO_LABEL
@@ -168,5 +168,5 @@ def test_rllibs_own_engine_says_that_it_does_not_teach(make_config: Any, caplog:
     config = make_config(3, "desk", *META_ALONE)
     runner = BatchedEnvRunner(config=config, worker_index=0)
     with caplog.at_level(logging.WARNING):
-        built(StockLearner, config, runner)
+        built(RLlibLearner, config, runner)
     assert "networks.attention.losses: no part in RLlib's own loss; meta_controller learn" in caplog.text

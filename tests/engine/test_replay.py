@@ -17,7 +17,7 @@ from mtquant_rllib.engine.replay.replay import Replay
 from mtquant_rllib.engine.replay.storage import DECISION, LAST, STATE
 from mtquant_rllib.engine.replay.sum_tree import SumTree
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
-from mtquant_rllib.engine.sampling.runner_base import SEATS
+from mtquant_rllib.engine.sampling.runner_base import COUNTERS
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.universe import META
@@ -170,7 +170,7 @@ def test_a_runner_that_begins_elsewhere_leaves_what_waited_as_a_state(desk: Any)
     replay.add(runner.sample(num_timesteps=20))
     storage = replay._storages[runner.env.settings.universe.symbols]
     waiting = storage.head.copy()
-    runner.set_state({SEATS: runner.seats()})
+    runner.set_state({COUNTERS: runner.counters()})
     replay.add(runner.sample(num_timesteps=20))
     slots = np.arange(len(waiting)) * storage.n_slots + waiting
     assert (storage.kind[slots] == STATE).all()

@@ -14,7 +14,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
 from mtquant_rllib.engine.learning.sac_learner import REPLAY_STATE, SACLearner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
-from mtquant_rllib.engine.sampling.runner_base import SEATS, STANDING
+from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.training.records.states import as_arrays, carried_over
 from mtquant_rllib.universe import META
@@ -56,13 +56,13 @@ class Pair:
             self.show()
 
     def state(self) -> dict[str, Any]:
-        seats = {**self.runner.seats(), STANDING: self.runner.standing()}
-        return {"learner": self.learner.get_state(), "seats": seats, "bars": self.bars}
+        counters = {**self.runner.counters(), SNAPSHOT: self.runner.snapshot()}
+        return {"learner": self.learner.get_state(), "counters": counters, "bars": self.bars}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.learner.set_state(state["learner"])
         self.show()
-        self.runner.set_state({SEATS: state["seats"]})
+        self.runner.set_state({COUNTERS: state["counters"]})
         self.bars = state["bars"]
 
 

@@ -23,7 +23,7 @@ from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.features.table import FeatureTable
-from mtquant_rllib.portfolio.tape import Tape
+from mtquant_rllib.portfolio.execution_data import ExecutionData
 
 SMALL = [f"embedded.{split}={{paths: 2, years: 3}}" for split in ("train", "validation", "test")]
 N_ENVS = 7
@@ -114,7 +114,7 @@ def reachable(root: Any) -> Iterator[tuple[str, np.ndarray]]:
     waiting, found = [("desk", root)], set()
     while waiting:
         path, item = waiting.pop()
-        if id(item) in found or isinstance(item, (Tape, FeatureTable, Settings, type, types.ModuleType)):
+        if id(item) in found or isinstance(item, (ExecutionData, FeatureTable, Settings, type, types.ModuleType)):
             continue
         found.add(id(item))
         if isinstance(item, np.ndarray):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from learners import seen_in
 
-from mtquant_rllib.engine.rllib_reference import StockEnvRunner
+from mtquant_rllib.engine.rllib_reference import RLlibEnvRunner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.universe import META
 
@@ -71,7 +71,7 @@ def test_both_engines_see_do_and_earn_the_same(
     config = make_config(phase, name, *overrides)
     config.multi_agent(policies_to_train=None)
     batched = BatchedEnvRunner(config=config, worker_index=0)
-    stock = StockEnvRunner(config=make_config(phase, name, "resources.engine=stock", *overrides), worker_index=0)
+    stock = RLlibEnvRunner(config=make_config(phase, name, "resources.engine=rllib", *overrides), worker_index=0)
     share_weights(batched, stock)
     modules = sorted(batched.module.keys())
     columns: dict[str, list[Any]] = {module: [] for module in modules}

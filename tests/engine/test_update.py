@@ -14,7 +14,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
 from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
-from mtquant_rllib.engine.rllib_reference import StockLearner
+from mtquant_rllib.engine.rllib_reference import RLlibLearner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.universe import META
 
@@ -58,7 +58,7 @@ def test_one_update_of_the_whole_batch_is_rllibs(
     config = make_config(*phase_and_name, *STEADY, *overrides)
     config.training(grad_clip=clip, entropy_coeff=0.01, vf_clip_param=0.5)
     runner = BatchedEnvRunner(config=config, worker_index=0)
-    batched, stock = built(BatchedLearner, config, runner), built(StockLearner, config, runner)
+    batched, stock = built(BatchedLearner, config, runner), built(RLlibLearner, config, runner)
     copy_weights(batched, stock)
     (fragment,) = runner.sample(num_timesteps=200)
     batch = as_rllibs_batch(batched, fragment)

@@ -104,7 +104,7 @@ def test_what_it_decides_is_held_in_whole_lots_after_the_next_open(allocation: S
     assert (held <= wanted + 1e-12).all()
     assert (wanted - held < lot + 1e-9).all()
     costs = core.book.cost_ccy[0]
-    rate = data.tape.money[core.state.row[0], 9]
+    rate = data.execution.money[core.state.row[0], 9]
     assert (costs >= rate * core.book.traded_ccy[0] - 1e-9).all()
     assert costs.sum() > 0
 
@@ -177,7 +177,7 @@ def test_the_plain_reward_is_the_differential_sharpe_of_net_return_in_reference_
     core = begun(settings, data)
     core.decide(np.zeros((1, 5)))
     result = core.advance()
-    z = result.portfolio_return[0] / (0.10 / np.sqrt(data.tape.bars_per_year))
+    z = result.portfolio_return[0] / (0.10 / np.sqrt(data.execution.bars_per_year))
     # A = 0 and B = 1 at the start: D = z.
     assert result.rewards[0, 0] == pytest.approx(z)
 
@@ -188,7 +188,7 @@ def test_the_regime_aware_reward_is_the_sum_of_its_terms_in_reference_bars(
     core = begun(allocation, data, n_envs=2)
     core.decide(np.array([[0.5, -0.5, 0, 0, 1], [0, 0, 0, 0, 0.0]]))
     result = core.advance()
-    sigma = 0.10 / np.sqrt(data.tape.bars_per_year)
+    sigma = 0.10 / np.sqrt(data.execution.bars_per_year)
     assert result.rewards[:, 0] == pytest.approx(sum(result.terms.values()) / sigma)
     assert result.terms["regime_return"] / result.portfolio_return == pytest.approx(
         [[1.2, 0.8, 0.6, 1.0][label] for label in data.features.regime[core.state.row - 1]]

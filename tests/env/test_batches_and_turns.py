@@ -34,7 +34,7 @@ def short(tmp_path_factory) -> tuple[Settings, Path]:
 
 
 def new_desk(settings: Settings, data: DeskData, setup: EpisodeSetup, n_envs: int) -> Desk:
-    return Desk(settings, data.tape, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
+    return Desk(settings, data.execution, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
 
 
 def play_bar(desk: Desk, actions: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], object]:

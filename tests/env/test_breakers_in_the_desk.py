@@ -31,7 +31,7 @@ class Play:
         data = DeskData.of(settings, [market])
         setup = EpisodeSetup(3, ends_on_halt=ends_on_halt)
         self.risk = RiskLayer(settings, 1, setup)
-        self.desk = Desk(settings, data.tape, data.features, 1, setup, self.risk)
+        self.desk = Desk(settings, data.execution, data.features, 1, setup, self.risk)
         self.desk.reset(np.array([0]), [EpisodeDraw(ROW, ROW + bars, 0.0, 0)])
         self.bar(book)
 
@@ -234,7 +234,7 @@ def test_equal_weights_through_the_day_oil_closed_below_zero(settings, real_mark
     day = int(np.searchsorted(real_market.stamps, np.datetime64("2020-04-20")))
     setup = EpisodeSetup(3, ends_on_halt=training)
     risk = RiskLayer(settings, 1, setup)
-    desk = Desk(settings, real.tape, real.features, 1, setup, risk)
+    desk = Desk(settings, real.execution, real.features, 1, setup, risk)
     desk.reset(np.array([0]), [EpisodeDraw(day - 2, day + 30, 0.0, 0)])
     equity, levels = [], []
     for _ in range(10):

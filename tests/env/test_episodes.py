@@ -63,12 +63,12 @@ def test_starts_are_uniform_and_instruments_take_turns():
 
 def test_an_episode_ends_at_its_last_bar_and_never_decides_before_the_warm_up(settings, calm):
     for stretch in calm.stretches:
-        path = stretch.start // calm.tape.rows_per_path
-        assert stretch.start - path * calm.tape.rows_per_path == calm.features.warmup
-        assert stretch.stop == (path + 1) * calm.tape.rows_per_path
+        path = stretch.start // calm.execution.rows_per_path
+        assert stretch.start - path * calm.execution.rows_per_path == calm.features.warmup
+        assert stretch.stop == (path + 1) * calm.execution.rows_per_path
     first = calm.stretches[0]
     episode = draw(0, 0, 0, 0, bars=20, stretches=(Stretch(first.stop - 12, first.stop),))
-    desk = Desk(settings, calm.tape, calm.features, 1, EpisodeSetup(3), RiskLayer(settings, 1, EpisodeSetup(3)))
+    desk = Desk(settings, calm.execution, calm.features, 1, EpisodeSetup(3), RiskLayer(settings, 1, EpisodeSetup(3)))
     desk.reset(np.array([0]), [episode])
     rows = [int(desk.state.row[0])]
     while True:
@@ -84,7 +84,7 @@ def test_an_episode_ends_at_its_last_bar_and_never_decides_before_the_warm_up(se
 
 def test_the_meta_controller_decides_every_fifth_bar_from_the_first(settings, calm):
     start = calm.stretches[0].start
-    desk = Desk(settings, calm.tape, calm.features, 2, EpisodeSetup(3))
+    desk = Desk(settings, calm.execution, calm.features, 2, EpisodeSetup(3))
     from mtquant_rllib.env.episodes import EpisodeDraw
 
     desk.reset(np.arange(2), [EpisodeDraw(start, start + 90, 0.0, 0)] * 2)
@@ -114,7 +114,7 @@ def test_splits_of_real_bars_are_stretches_that_do_not_meet(settings, real_marke
         assert stretch.start >= data.features.warmup
         last = draw(0, 0, 0, 3, stretches=data.stretches)
         assert last.stop < stretch.stop
-    year = data.tape.stamps.astype("datetime64[Y]").astype(int) + 1970
+    year = data.execution.stamps.astype("datetime64[Y]").astype(int) + 1970
     assert year[spans["train"].stop - 1] <= 2014
     assert (year[spans["validation"].start], year[spans["validation"].stop - 1]) == (2015, 2016)
     assert year[spans["test"].start] == 2017

@@ -10,7 +10,7 @@ from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.portfolio import tape as channel
+from mtquant_rllib.portfolio import execution_data as channel
 
 ROW = 270
 FLAT = (1.0, 1.0, 1.0, 1.0)
@@ -22,7 +22,7 @@ class Play:
     def __init__(self, settings, symbol, bars):
         self.i = settings.universe.symbols.index(symbol)
         data = DeskData.of(settings, [stage(settings, ROW, {symbol: bars})])
-        self.desk = Desk(settings, data.tape, data.features, 1, EpisodeSetup(3))
+        self.desk = Desk(settings, data.execution, data.features, 1, EpisodeSetup(3))
         self.desk.reset(np.array([0]), [EpisodeDraw(ROW, ROW + 30, 0.0, 0)])
         self.price = self.desk.market.close[0, self.i]
 
@@ -149,7 +149,7 @@ def test_the_night_is_paid_on_the_old_book(settings):
     value = play.units * play.price
     play.bar(0.0)
     assert play.units == 0
-    tape = play.desk.tape.money[ROW + 2]
-    assert play.desk.book.financing_ccy[0, play.i] == pytest.approx(value * tape[channel.LONG_FINANCING, play.i])
+    execution = play.desk.execution.money[ROW + 2]
+    assert play.desk.book.financing_ccy[0, play.i] == pytest.approx(value * execution[channel.LONG_FINANCING, play.i])
     play.bar(0.0)
     assert play.desk.book.financing_ccy[0, play.i] == 0

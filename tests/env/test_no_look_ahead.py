@@ -38,7 +38,7 @@ def record(settings: Settings, market: MarketData, start: int, t: int) -> list[d
     data = DeskData.of(settings, [market])
     setup = EpisodeSetup(3, ends_on_halt=False)
     risk = RiskLayer(settings, 1, setup)
-    desk = Desk(settings, data.tape, data.features, 1, setup, risk)
+    desk = Desk(settings, data.execution, data.features, 1, setup, risk)
     desk.reset(np.array([0]), [EpisodeDraw(start, len(market) - 1, 0.0, 0)])
     policy, log = Policy(settings), []
     while True:
@@ -97,7 +97,7 @@ def fills_at(settings: Settings, market: MarketData, t: int) -> np.ndarray:
     """Units after the fills of row t + 1 of 48 random books that were built over the ten bars before, (48, n)."""
     data = DeskData.of(settings, [market])
     n_envs, setup = 48, EpisodeSetup(3, ends_on_halt=False)
-    desk = Desk(settings, data.tape, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
+    desk = Desk(settings, data.execution, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
     desk.reset(np.arange(n_envs), [EpisodeDraw(t - 10, t + 5, 0.0, 0)] * n_envs)
     rng, fill = np.random.default_rng(t), desk.book.fill
     seen: list[np.ndarray] = []
@@ -153,4 +153,4 @@ def test_histories_side_by_side_do_not_see_each_other(settings):
         np.testing.assert_array_equal(
             getattr(together.features, name)[rows], getattr(other.features, name)[rows], err_msg=name
         )
-    np.testing.assert_array_equal(together.tape.money[rows], other.tape.money[rows])
+    np.testing.assert_array_equal(together.execution.money[rows], other.execution.money[rows])

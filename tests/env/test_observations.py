@@ -17,7 +17,7 @@ from mtquant_rllib.features import layout
 
 def desk_on(settings, data, n_envs, setup=None, seed=0, bars=60):
     setup = setup or EpisodeSetup(3, ends_on_halt=False)
-    desk = Desk(settings, data.tape, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
+    desk = Desk(settings, data.execution, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
     rng = np.random.default_rng(seed)
     draws = []
     for env in range(n_envs):
@@ -85,7 +85,7 @@ def test_every_observation_of_thousands_of_random_bars_is_finite_and_in_its_box(
 def test_a_real_desk_sees_the_day_oil_closed_below_zero(settings, real, real_market):
     day = int(np.searchsorted(real_market.stamps, np.datetime64("2020-04-20")))
     setup = EpisodeSetup(3, ends_on_halt=False)
-    desk = Desk(settings, real.tape, real.features, 64, setup, RiskLayer(settings, 64, setup))
+    desk = Desk(settings, real.execution, real.features, 64, setup, RiskLayer(settings, 64, setup))
     rng = np.random.default_rng(0)
     desk.reset(np.arange(64), [EpisodeDraw(day - 10, day + 30, 0.0, 0)] * 64)
     for _ in range(40):
@@ -166,7 +166,7 @@ def test_the_meta_controllers_daily_returns_and_drawdown_are_those_of_the_equity
     path = np.array(equity)
     returns = (path[1:] / path[:-1] - 1)[-30:].T
     seen = desk.observe_meta()
-    per_year = np.sqrt(calm.tape.days_per_year)
+    per_year = np.sqrt(calm.execution.days_per_year)
     np.testing.assert_allclose(seen[:, :30], np.clip(returns * per_year / 0.2, -5, 5), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(seen[:, 30], np.clip(returns.std(axis=1, ddof=1) * per_year / 0.2 - 1, -5, 5), rtol=1e-4)
     np.testing.assert_allclose(seen[:, 31], (1 - path[-1] / path.max(axis=0)) * 5, rtol=1e-4, atol=1e-6)
@@ -184,7 +184,7 @@ def test_messages_say_what_is_observed(settings, calm):
     for _ in range(30):
         random_bar(desk, rng)
     universe = settings.universe
-    sharpe, win = desk.state.record.sharpe_ann(desk.tape.bars_per_year), desk.state.record.win_rate()
+    sharpe, win = desk.state.record.sharpe_ann(desk.execution.bars_per_year), desk.state.record.win_rate()
     meta = desk.observe_meta()
     for message in performance_reports(universe, 0, sharpe, win, desk.close.utilisation, envs=[0, 1, 2]):
         d = universe.specialists.index(message.sender)
@@ -206,6 +206,6 @@ def test_track_records_are_the_statistics_of_the_last_sixty_bars(settings, calm)
         net = (desk.instrument_return[:, part].sum(axis=1) for part in settings.universe.domain_slices)
         books.append(np.stack(list(net), axis=1))
     last = np.array(books)[-60:]
-    expected = last.mean(axis=0) / last.std(axis=0) * np.sqrt(calm.tape.bars_per_year)
-    np.testing.assert_allclose(desk.state.record.sharpe_ann(calm.tape.bars_per_year), expected, rtol=1e-8)
+    expected = last.mean(axis=0) / last.std(axis=0) * np.sqrt(calm.execution.bars_per_year)
+    np.testing.assert_allclose(desk.state.record.sharpe_ann(calm.execution.bars_per_year), expected, rtol=1e-8)
     np.testing.assert_allclose(desk.state.record.win_rate(), (last > 0).sum(axis=0) / (last != 0).sum(axis=0))

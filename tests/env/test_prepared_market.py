@@ -77,7 +77,7 @@ def test_an_environment_finds_its_market_where_it_lies_now(home: Path, tmp_path:
     settings = Settings.load(overrides=SMALL)
     record = preparation.prepare(settings, None, None)
     context = context_of(settings, record)
-    money = np.array(open_market(context).tape.money)
+    money = np.array(open_market(context).execution.money)
 
     moved = tmp_path / "elsewhere" / Path(record.data).name
     context["data"] = str(moved)
@@ -86,8 +86,10 @@ def test_an_environment_finds_its_market_where_it_lies_now(home: Path, tmp_path:
     shutil.rmtree(home)
     again = open_market(context)
     assert again.features.folder.is_relative_to(home), "prepared again"
-    assert np.array_equal(again.tape.money, money)
-    assert len(open_market(context, "test").tape.day) == len(data.DeskData.open(Path(record.data), "test").tape.day)
+    assert np.array_equal(again.execution.money, money)
+    assert len(open_market(context, "test").execution.day) == len(
+        data.DeskData.open(Path(record.data), "test").execution.day
+    )
 
     shutil.rmtree(home)
     with pytest.raises(RunError, match="not those of then"):
@@ -120,7 +122,7 @@ def test_bars_that_are_gone_too_are_named(home: Path, tmp_path: Path) -> None:
         open_market(context)
 
 
-@pytest.mark.parametrize("file", ["block.npy", "tape_money.npy", "tape_scalars.npz", "table.json"])
+@pytest.mark.parametrize("file", ["block.npy", "execution_money.npy", "execution_scalars.npz", "table.json"])
 def test_one_other_byte_of_any_file_is_noticed_and_named(home: Path, file: str) -> None:
     folder = data.prepare_embedded(Settings.load(overrides=SMALL))
     verify_prepared(folder)
@@ -186,14 +188,14 @@ def test_half_a_folder_in_the_cache_makes_room(home: Path) -> None:
 def test_a_market_with_a_number_that_is_none_is_not_prepared(
     home: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = data.Tape.build
+    build = data.ExecutionData.build
 
     def broken(*args: Any) -> Any:
-        tape = build(*args)
-        tape.money[len(tape.day) - 7, 4, 2] = np.nan
-        return tape
+        execution = build(*args)
+        execution.money[len(execution.day) - 7, 4, 2] = np.nan
+        return execution
 
-    monkeypatch.setattr(data.Tape, "build", broken)
+    monkeypatch.setattr(data.ExecutionData, "build", broken)
     with pytest.raises(
         MarketDataError, match=rf"array money: row \d+ .* of {settings.universe.symbols[2]}, close, is nan"
     ):

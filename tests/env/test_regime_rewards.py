@@ -167,7 +167,7 @@ def test_shaping_is_worth_little_to_every_reference_policy(
     played: dict[str, tuple[Allocator, dict[str, np.ndarray], np.ndarray]],
 ) -> None:
     for name, (core, kept, _) in played.items():
-        per_year = core.tape.bars_per_year
+        per_year = core.execution.bars_per_year
         shaping = sum(kept[term] for term in SHAPING)
         ratio = np.mean(shaping) * per_year / (np.std(kept["net_return"]) * np.sqrt(per_year))
         assert ratio <= 0.1, f"{name}: {ratio:.3f}"

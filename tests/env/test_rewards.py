@@ -71,7 +71,7 @@ def play(settings, data, setup, bars, draw=None, limited=True):
     """Random decisions; yields the desk and its result after each bar."""
     rng = np.random.default_rng(0)
     start = data.stretches[0].start
-    desk = Desk(settings, data.tape, data.features, 1, setup, RiskLayer(settings, 1, setup) if limited else None)
+    desk = Desk(settings, data.execution, data.features, 1, setup, RiskLayer(settings, 1, setup) if limited else None)
     desk.reset(ONE, [draw or EpisodeDraw(start, start + bars, 0.0, 0)])
     for _ in range(bars):
         if setup.domain is None and desk.meta_is_due[0]:
@@ -90,7 +90,7 @@ def test_phase_1_rewards_by_hand(settings, calm):
     draw = EpisodeDraw(start, start + n_bars, allocation, turn=1)
     symbol = 6
     a, b, a_book, b_book = 0.0, 1.0, 0.0, 1.0
-    per_year = calm.tape.bars_per_year_of[symbol]
+    per_year = calm.execution.bars_per_year_of[symbol]
     moved = 0
     equity = 100_000.0
     for desk, result in play(settings, calm, EpisodeSetup(1, 2), n_bars, draw):
@@ -100,7 +100,7 @@ def test_phase_1_rewards_by_hand(settings, calm):
         r, equity = net[symbol] / equity, book.equity[0]
         wanted, a, b = textbook(r / (allocation / 3 * 0.20 / np.sqrt(per_year)), a, b)
         assert result.rewards[0, 4 + symbol] == pytest.approx(wanted, rel=1e-9, abs=1e-9)
-        z = r / (allocation / 3 * 0.20 / np.sqrt(calm.tape.bars_per_year))
+        z = r / (allocation / 3 * 0.20 / np.sqrt(calm.execution.bars_per_year))
         wanted, a_book, b_book = textbook(z, a_book, b_book)
         assert result.rewards[0, 3] == pytest.approx(wanted, rel=1e-9, abs=1e-9)
         moved += r != 0
@@ -115,14 +115,14 @@ def test_phase_2_rewards_the_portfolio_in_units_of_the_targets_volatility(settin
     a, b, equity = 0.0, 1.0, 100_000.0
     for desk, result in play(settings, calm, EpisodeSetup(2), 40):
         r, equity = desk.book.equity[0] / equity - 1, desk.book.equity[0]
-        wanted, a, b = textbook(r / (0.20 / np.sqrt(calm.tape.bars_per_year)), a, b)
+        wanted, a, b = textbook(r / (0.20 / np.sqrt(calm.execution.bars_per_year)), a, b)
         assert result.rewards[0, 0] == pytest.approx(wanted, rel=1e-7, abs=1e-9)
 
 
 def test_phase_3_rewards_by_hand(settings, rough):
     """Half the own book, half the desk: return less a fifth of any new maximum drawdown, less what risk had to change,
     and for the desk less a tenth of the loss beyond its VaR forecast."""
-    sigma = 0.20 / np.sqrt(rough.tape.bars_per_year)
+    sigma = 0.20 / np.sqrt(rough.execution.bars_per_year)
     domain_of = np.array(settings.universe.domain_of)
     value, peak, worst = np.ones(12), np.ones(12), np.zeros(12)
     before, excesses, edits_seen = 100_000.0, 0, 0
@@ -150,7 +150,7 @@ def test_phase_3_rewards_by_hand(settings, rough):
 
 def test_a_loss_is_never_rewarded_and_a_gain_always_is(settings, calm):
     for desk, result in play(settings, calm, EpisodeSetup(2), 30):
-        if abs(desk.portfolio_return[0]) > 0.5 * desk.scorer.sigma_target:
+        if abs(desk.portfolio_return[0]) > 0.5 * desk.reward.sigma_target:
             assert np.sign(result.rewards[0, 0]) == np.sign(desk.portfolio_return[0])
 
 
@@ -159,7 +159,9 @@ def test_a_desk_without_any_capital_earns_numbers(calm, phase):
     """Also where the settings let shares and appetites go to zero without a snap."""
     settings = Settings.load(overrides=["desk.decision.snap_below=0"])
     start = calm.stretches[0].start
-    desk = Desk(settings, calm.tape, calm.features, 1, EpisodeSetup(phase), RiskLayer(settings, 1, EpisodeSetup(phase)))
+    desk = Desk(
+        settings, calm.execution, calm.features, 1, EpisodeSetup(phase), RiskLayer(settings, 1, EpisodeSetup(phase))
+    )
     desk.reset(ONE, [EpisodeDraw(start, start + 30, 0.0, 0)])
     for bar in range(12):
         # Full appetite for a while, then none: the books wind down.

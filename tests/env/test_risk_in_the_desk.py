@@ -88,7 +88,7 @@ def random_play(settings, data, n_envs, n_bars, scale, seed) -> Watched:
     rng = np.random.default_rng(seed)
     setup = EpisodeSetup(3, ends_on_halt=False)
     risk = Watched(settings, n_envs, setup)
-    desk = Desk(settings, data.tape, data.features, n_envs, setup, risk)
+    desk = Desk(settings, data.execution, data.features, n_envs, setup, risk)
     stretch = data.stretches[0]
     starts = rng.integers(stretch.start, stretch.stop - n_bars - 1, n_envs)
     desk.reset(np.arange(n_envs), [EpisodeDraw(int(start), stretch.stop - 1, 0.0, 0) for start in starts])
@@ -132,7 +132,7 @@ def test_bars_of_a_few_hours_conserve_money_and_keep_their_trading_day(monkeypat
 
     setup = EpisodeSetup(3)
     risk = Watched(settings, 1, setup)
-    desk = Desk(settings, data.tape, data.features, 1, setup, risk)
+    desk = Desk(settings, data.execution, data.features, 1, setup, risk)
     start = data.stretches[0].start
     desk.reset(np.array([0]), [EpisodeDraw(start, start + 60, 0.0, 0)])
     days = 0
@@ -142,7 +142,7 @@ def test_bars_of_a_few_hours_conserve_money_and_keep_their_trading_day(monkeypat
         desk.advance_with_weights(np.full((1, 8), 0.1))
         row = desk.state.row[0]
         financing = desk.book.financing_ccy.sum()
-        crossed = data.tape.day[row] != data.tape.day[row - 1]
+        crossed = data.execution.day[row] != data.execution.day[row - 1]
         if crossed:
             days += 1
             assert risk.breakers.day_start_ccy[0] == pytest.approx(equity - financing, rel=1e-12)
@@ -155,7 +155,7 @@ def test_a_quiet_desk_is_left_alone(settings, calm):
     """Small books pass as proposed, to the lot, and nothing is on the record."""
     setup = EpisodeSetup(3)
     risk = RiskLayer(settings, 1, setup)
-    desk = Desk(settings, calm.tape, calm.features, 1, setup, risk)
+    desk = Desk(settings, calm.execution, calm.features, 1, setup, risk)
     start = calm.stretches[0].start
     desk.reset(np.array([0]), [EpisodeDraw(start, start + 40, 0.0, 0)])
     for _ in range(20):
@@ -172,7 +172,7 @@ def test_every_edit_is_on_record(weights):
     settings, data = _stage()
     setup = EpisodeSetup(3)
     risk = RiskLayer(settings, 1, setup)
-    desk = Desk(settings, data.tape, data.features, 1, setup, risk)
+    desk = Desk(settings, data.execution, data.features, 1, setup, risk)
     start = data.stretches[0].start
     desk.reset(np.array([0]), [EpisodeDraw(start, start + 40, 0.0, 0)])
     ordered = risk.limit_at_close(desk.book, desk.market, np.array([weights]), desk.weight)

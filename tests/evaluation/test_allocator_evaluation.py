@@ -15,7 +15,7 @@ from mtquant_rllib.env.regime_rewards import SHAPING, TERMS
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.evaluation.baselines import weight_rules
 from mtquant_rllib.evaluation.controls import judge, passes_null
-from mtquant_rllib.evaluation.reader import read_mean
+from mtquant_rllib.evaluation.linear_benchmark import read_mean
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.report import build_report
 from mtquant_rllib.evaluation.reward_terms import SHARE, TermLog, print_terms
@@ -31,7 +31,7 @@ from mtquant_rllib.evaluation.rollout import (
 )
 from mtquant_rllib.evaluation.statistics import Interval
 from mtquant_rllib.features.layout import BLOCK
-from mtquant_rllib.policies.fresh import fresh_states
+from mtquant_rllib.policies.initial_weights import initial_states
 
 SMALL = [
     "embedded.train={paths: 1, years: 2}",
@@ -127,7 +127,7 @@ def test_fifty_columns_tell_most_of_what_the_oracle_knows(
     other = of_variant("planted", "embedded.train={paths: 8, years: 4}", *memory)
     elsewhere = prepare_embedded(other, cache)
     assert (told(other, elsewhere) < 0.78).all()
-    assert np.array_equal(DeskData.open(elsewhere, "test").tape.money, data.tape.money)
+    assert np.array_equal(DeskData.open(elsewhere, "test").execution.money, data.execution.money)
     assert np.array_equal(truth(elsewhere, "test")[0], truth(folder, "test")[0])
 
 
@@ -145,7 +145,7 @@ def test_terms_add_up_to_the_reward_that_training_pays(planted: tuple[Settings, 
 
 def test_the_report_knows_the_allocator_as_it_knows_the_desk(planted: tuple[Settings, Path, DeskData]) -> None:
     settings, _, data = planted
-    player = policy_player(settings, fresh_states(settings))
+    player = policy_player(settings, initial_states(settings))
     records = [play(settings, data, player, whole(data.stretches), name="allocator"), played(settings, data, "flat")]
     report = build_report(records, settings)
     assert report.subject.name == "allocator"
@@ -176,7 +176,7 @@ def test_who_reads_a_leak_fails_the_null_test(cache: Path) -> None:
     for variant in ("leak", "null"):
         settings = of_variant(variant, f"allocator.leak.loading={3 * loading}")
         folder = prepare_embedded(settings, cache)
-        verdict = judge(settings, folder, [fresh_states(settings)], fresh_states(settings))
+        verdict = judge(settings, folder, [initial_states(settings)], initial_states(settings))
         verdicts[variant] = (settings, verdict)
     settings, verdict = verdicts["leak"]
     assert verdict.books["oracle"]["gross"].estimate > 0.5
@@ -189,7 +189,7 @@ def test_who_reads_a_leak_fails_the_null_test(cache: Path) -> None:
 def test_the_leak_changes_one_column_of_features_and_no_bar(cache: Path) -> None:
     folders = {variant: prepare_embedded(of_variant(variant), cache) for variant in ("leak", "null")}
     leak, null = (DeskData.open(folders[variant], "validation") for variant in ("leak", "null"))
-    assert np.array_equal(leak.tape.money, null.tape.money)
+    assert np.array_equal(leak.execution.money, null.execution.money)
     changed = (leak.features.block != null.features.block).any(axis=(0, 1))
     assert [BLOCK.names[column] for column in np.flatnonzero(changed)] == ["bollinger"]
 

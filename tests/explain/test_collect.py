@@ -12,7 +12,7 @@ from mtquant_rllib.evaluation import rollout
 from mtquant_rllib.evaluation.explain.collect import DecisionLog, Material, bars_per_row
 from mtquant_rllib.evaluation.importance import attention_received
 from mtquant_rllib.evaluation.regime_figures import NO_REGIME
-from mtquant_rllib.policies.looking import AgentView
+from mtquant_rllib.policies.introspection import AgentView
 from mtquant_rllib.training.assessment import OpenRun
 
 

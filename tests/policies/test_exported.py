@@ -14,7 +14,7 @@ from mtquant_rllib.agents.groups import group_of
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.policies.exported import load_exported, write_exported
-from mtquant_rllib.policies.fresh import fresh_states
+from mtquant_rllib.policies.initial_weights import initial_states
 from mtquant_rllib.policies.registry import build_policy, network_configs
 
 DESKS = {
@@ -28,7 +28,7 @@ DESKS = {
 
 def exported(folder: Path, settings: Settings) -> dict[str, dict[str, np.ndarray]]:
     """Fresh policies of all agents, written; the states that they were written from."""
-    states = fresh_states(settings)
+    states = initial_states(settings)
     folder.mkdir()
     hashes = dict.fromkeys(states, "0" * 64)
     write_exported(folder, settings, states, hashes, {"run": "fresh"}, settings.universe.agent_ids)

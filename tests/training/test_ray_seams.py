@@ -109,7 +109,7 @@ def held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Held:
 def test_tune_forgets_results_and_checkpoints(two_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noted: set[str] = set()
     monkeypatch.setattr(debug, "_logged", noted)
-    stock = held(tmp_path / "stock", monkeypatch)
+    stock = held(tmp_path / "rllib", monkeypatch)
     assert stock.futures >= 20, "Tune forgets results by itself: this half of `results_forgotten` may go"
     assert stock.checkpoints == 20
     assert any(text.startswith("tune_func_encode") for text in noted), "Tune notes them no more"

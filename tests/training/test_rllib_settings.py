@@ -55,13 +55,13 @@ def test_the_methods_that_set_something_are_found() -> None:
     assert {"training", "env_runners", "learners", "evaluation", "multi_agent", "rl_module", "debugging"} <= {*SETTERS}
 
 
-@pytest.mark.parametrize("engine", ["batched", "stock"])
+@pytest.mark.parametrize("engine", ["batched", "rllib"])
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_every_argument_of_the_installed_rllib_is_read_or_refused(
     configs: dict[str, Any], algorithm: str, engine: str
 ) -> None:
     known, says_no = READ | READ_BY[algorithm], set(refused(algorithm, engine))
-    batched_alone = set(refused(algorithm, "batched")) - set(refused(algorithm, "stock"))
+    batched_alone = set(refused(algorithm, "batched")) - set(refused(algorithm, "rllib"))
     taken = arguments(configs[algorithm])
     # What is deprecated and in neither list RLlib itself complains of.
     unknown = {
@@ -100,7 +100,7 @@ def test_every_refused_argument_is_refused_when_it_is_changed_and_says_what_to_u
 
 
 def test_rllibs_own_learner_may_be_told_what_the_batched_one_may_not() -> None:
-    stock = config_of("ppo", "resources.engine=stock")
+    stock = config_of("ppo", "resources.engine=rllib")
     stock.training(use_critic=False, grad_clip_by="value").validate()
     with pytest.raises(ConfigError, match="optimizer"):
         stock.training(optimizer={"weight_decay": 0.1}).validate()

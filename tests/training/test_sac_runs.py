@@ -37,7 +37,7 @@ def fingerprint(algorithm):
     state = algorithm.learner_group.get_state()["learner"]
     into = hashlib.sha256()
     digest({key: state[key] for key in ("rl_module", "optimizer", "replay")}, into)
-    digest(algorithm._seats, into)
+    digest(algorithm._runner_states, into)
     return into.hexdigest()
 """
 

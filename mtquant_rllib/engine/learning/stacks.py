@@ -4,7 +4,7 @@ The modules of RLlib stay what they are. An update begins by copying their param
 ends by copying them back, so that states, weights and checkpoints are per module as ever. The stack's network sees all
 rows at once through weights with a leading axis; gradients are rows too, so that a norm per module is one reduction and
 Adam steps a few long vectors instead of two hundred small ones. Modules of one kind and unlike width fit into rows of
-the widest (`policies.joining`): what they lack stays zero, because nothing is read from it.
+the widest (`policies.padding`): what they lack stays zero, because nothing is read from it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from mtquant_rllib.policies.joining import fit, joined, presence
+from mtquant_rllib.policies.padding import fit, joined, presence
 from mtquant_rllib.policies.registry import build_policy, build_value, shape_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

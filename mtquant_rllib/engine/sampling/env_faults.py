@@ -123,9 +123,11 @@ def check_bar(desk: Any, acting: np.ndarray, rewards: np.ndarray) -> None:
         if not np.isfinite(rewards[env]).all():
             agent = int(np.argmin(np.isfinite(rewards[env])))
             who, value = desk.universe.agent_ids[agent], rewards[env, agent]
-            raise EnvFault(f"environment {env}, row {row} ({desk.tape.stamps[row]}): the reward of {who} is {value}")
+            raise EnvFault(
+                f"environment {env}, row {row} ({desk.execution.stamps[row]}): the reward of {who} is {value}"
+            )
         if not math.isfinite(equity[env]):
-            raise EnvFault(f"environment {env}, row {row} ({desk.tape.stamps[row]}): the equity is {equity[env]}")
+            raise EnvFault(f"environment {env}, row {row} ({desk.execution.stamps[row]}): the equity is {equity[env]}")
 
 
 def check_fragment(fragment: Fragment) -> None:

@@ -10,7 +10,7 @@ evaluation) and its own in how it samples: no environment objects, no episode ob
 - Modules that do not learn act by their mean, and nothing of them is kept.
 - The noise of a call is a function of (seed, runner, bars so far); episodes are one of (seed, runner, environment,
   episode). A restored runner goes on with fresh episodes, the same in every process, or where it is handed what stood
-  (`standing`) in the middle of them, as if nothing had happened.
+  (`snapshot_of`) in the middle of them, as if nothing had happened.
 - After the last bar the levels decide once more without consequence, so that every decision's successor is seen just
   as it would be by the next call. Only what is held on (a controller that decides every five bars) is left to the
   next fragment.
@@ -116,12 +116,12 @@ class BatchedEnvRunner(BarRunner):
     def set_environment_counters(self, counters: list[dict[str, Any]]) -> None:
         self.env.set_state(counters)
 
-    def standing(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Episodes in progress: the desks, who plays where, and the decisions held on."""
-        return snapshots.standing(self)
+        return snapshots.snapshot_of(self)
 
-    def set_standing(self, state: dict[str, Any]) -> None:
-        snapshots.set_standing(self, state)
+    def restore_snapshot(self, state: dict[str, Any]) -> None:
+        snapshots.restore_snapshot(self, state)
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,8 @@ from ray.rllib.utils.typing import StateDict
 from mtquant_rllib.engine.process_use import ProcessUse, process_use
 from mtquant_rllib.policies.fallbacks import FallbackWatch
 
-SEATS = "seats"
-STANDING = "standing"
+COUNTERS = "counters"
+SNAPSHOT = "snapshot"
 FALLBACKS = "fallbacks"
 """Key of the metrics that count, module by module, who took its decisions (`policies.fallbacks`)."""
 
@@ -27,7 +27,7 @@ FALLBACKS = "fallbacks"
 @dataclass
 class Sampled:
     """One call's result: samples for the learner, the bars in them, reduced metrics, the runner's counters, and
-    where it stands after them: `{**seats, STANDING: standing}` is what a replacement goes on from to the bit.
+    where it stands after them: `{**counters, SNAPSHOT: snapshot}` is what a replacement goes on from to the bit.
 
     env_faults: why environments failed on the way, where the bars were then sampled again. use: what the runner's
     process has used so far.
@@ -36,8 +36,8 @@ class Sampled:
     samples: list[Any]
     bars: int
     metrics: dict[str, Any]
-    seats: dict[str, Any]
-    standing: dict[str, Any] | None = None
+    counters: dict[str, Any]
+    snapshot: dict[str, Any] | None = None
     env_faults: list[str] = field(default_factory=list)
     use: ProcessUse | None = None
 
@@ -76,8 +76,8 @@ class BarRunner(MultiAgentEnvRunner):
             samples,
             sampled,
             self.get_metrics(),
-            self.seats(),
-            self.standing(),
+            self.counters(),
+            self.snapshot(),
             list(self.env_faults if bars else ()),
             process_use(),
         )
@@ -86,15 +86,15 @@ class BarRunner(MultiAgentEnvRunner):
         """Sample; runners that can take a call back outlive environments that fail now and then."""
         return self.sample(num_timesteps=bars)
 
-    def seats(self) -> dict[str, Any]:
+    def counters(self) -> dict[str, Any]:
         """Counters of this runner and of its environments: all a replacement needs to draw what comes next."""
         return {"runner": self.worker_index, "bars": self.bars_sampled, "environments": self.environment_counters()}
 
-    def standing(self) -> dict[str, Any] | None:
+    def snapshot(self) -> dict[str, Any] | None:
         """Episodes in progress, for whoever wants to go on in the middle of them; None where that is not to be had."""
         return None
 
-    def set_standing(self, state: dict[str, Any]) -> None:
+    def restore_snapshot(self, state: dict[str, Any]) -> None:
         raise NotImplementedError
 
     def environment_counters(self) -> list[dict[str, Any]]:
@@ -105,8 +105,8 @@ class BarRunner(MultiAgentEnvRunner):
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> StateDict:
         state = super().get_state(components, not_components=not_components, **kwargs)
-        if self._check_component(SEATS, components, not_components):
-            state[SEATS] = self.seats()
+        if self._check_component(COUNTERS, components, not_components):
+            state[COUNTERS] = self.counters()
         return state
 
     def set_state(self, state: StateDict) -> None:
@@ -118,14 +118,14 @@ class BarRunner(MultiAgentEnvRunner):
         if COMPONENT_RL_MODULE in state:
             self._weights_seq_no = 0
         super().set_state(state)
-        seats = state.get(SEATS)
-        if seats is None or seats["runner"] != self.worker_index or self.env is None:
+        counters = state.get(COUNTERS)
+        if counters is None or counters["runner"] != self.worker_index or self.env is None:
             return
-        if len(seats["environments"]) != self.num_envs:
+        if len(counters["environments"]) != self.num_envs:
             return
-        self.bars_sampled = int(seats["bars"])
-        self.set_environment_counters(seats["environments"])
+        self.bars_sampled = int(counters["bars"])
+        self.set_environment_counters(counters["environments"])
         self._needs_initial_reset = True
-        if seats.get(STANDING) is not None:
-            self.set_standing(seats[STANDING])
+        if counters.get(SNAPSHOT) is not None:
+            self.restore_snapshot(counters[SNAPSHOT])
             self._needs_initial_reset = False

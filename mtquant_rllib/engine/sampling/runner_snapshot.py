@@ -1,7 +1,7 @@
 """A batched runner in the middle of its episodes as arrays, and a call of sampling that is taken back as a whole.
 
-`standing` is what a replacement of the runner goes on from, and travels between processes. `Before` is more and stays
-here: with it a call that failed half-way has not happened, in the environments, the counters and the metrics.
+`snapshot_of` is what a replacement of the runner goes on from, and travels between processes. `Before` is more and
+stays here: with it a call that failed half-way has not happened, in the environments, the counters and the metrics.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tree
 from mtquant_rllib.engine.sampling.rollout_buffer import PendingDecisions
 
 
-def standing(runner: Any) -> dict[str, Any]:
+def snapshot_of(runner: Any) -> dict[str, Any]:
     """Episodes in progress of a `BatchedEnvRunner`: the desks, who plays where, and the decisions held on.
 
     Nothing in it is written to later: it may be kept and handed on without a copy.
@@ -31,8 +31,8 @@ def standing(runner: Any) -> dict[str, Any]:
     }
 
 
-def set_standing(runner: Any, state: dict[str, Any]) -> None:
-    """Put a runner of the same configuration where `standing` saw one."""
+def restore_snapshot(runner: Any, state: dict[str, Any]) -> None:
+    """Put a runner of the same configuration where `snapshot_of` saw one."""
     for table, desk, playing in zip(runner.env.tables, state["desks"], state["playing"]):
         table.desk.restore(desk)
         table.playing[:] = playing
@@ -51,7 +51,7 @@ class Before:
     runner's logger. views: what episode callbacks see; what they did with it is not taken back.
     """
 
-    standing: dict[str, Any]
+    snapshot: dict[str, Any]
     counters: list[np.ndarray]
     began: np.ndarray
     bars_sampled: int
@@ -64,7 +64,7 @@ class Before:
     def of(cls, runner: Any) -> Before:
         callbacks = runner._episode_callbacks
         return cls(
-            standing(runner),
+            snapshot_of(runner),
             [array.copy() for array in _counters(runner)],
             runner._began.copy(),
             runner.bars_sampled,
@@ -76,7 +76,7 @@ class Before:
 
     def put_back(self, runner: Any) -> None:
         """Make the call undone. May be used again: another attempt may fail too."""
-        set_standing(runner, self.standing)
+        restore_snapshot(runner, self.snapshot)
         for array, kept in zip(_counters(runner), self.counters):
             array[:] = kept
         runner._began[:] = self.began

@@ -29,7 +29,7 @@ from mtquant_rllib.evaluation.explain.panel import (
 )
 from mtquant_rllib.evaluation.importance import attention_received
 from mtquant_rllib.evaluation.regime_figures import N_REGIMES, REGIME_NAMES
-from mtquant_rllib.policies.looking import Look
+from mtquant_rllib.policies.introspection import Look
 
 _FULL_SCALE = 65534
 """Numbers in [0, 1] travel as 16 bits; one code more says that there is none."""

@@ -27,7 +27,7 @@ from mtquant_rllib.evaluation.importance import (
 )
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.regime_figures import NO_REGIME, played_regimes, tracked_figures
-from mtquant_rllib.policies.looking import AgentView, Look
+from mtquant_rllib.policies.introspection import AgentView, Look
 
 
 @dataclass(frozen=True)

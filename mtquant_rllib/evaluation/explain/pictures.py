@@ -45,7 +45,7 @@ from mtquant_rllib.evaluation.regime_figures import (
     weight_regime_correlation,
 )
 from mtquant_rllib.evaluation.report import EvaluationReport
-from mtquant_rllib.policies.looking import Look
+from mtquant_rllib.policies.introspection import Look
 
 _REGIME_MAP = ListedColormap(REGIME_COLOURS)
 _SEQUENTIAL_MAP, _DIVERGING_MAP = (LinearSegmentedColormap.from_list("", scale) for scale in (SEQUENTIAL, DIVERGING))

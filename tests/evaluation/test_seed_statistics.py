@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mtquant_rllib.config.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.measures import sharpe
-from mtquant_rllib.evaluation.over_seeds import over_seeds, print_over_seeds
+from mtquant_rllib.evaluation.seed_statistics import print_seed_statistics, seed_statistics
 from mtquant_rllib.evaluation.statistics import sharpe_interval
 
 CONFIG = BootstrapConfig(resamples=400, mean_block_bars=10, confidence=0.95)
@@ -23,7 +23,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def test_one_seed_has_the_interval_of_its_bars() -> None:
     returns = rng(1).normal(0.0004, 0.01, (1, 1500))
-    (found,) = over_seeds({"a": returns}, YEAR, "a", CONFIG, rng()).values()
+    (found,) = seed_statistics({"a": returns}, YEAR, "a", CONFIG, rng()).values()
     alone = sharpe_interval(returns[0], YEAR, CONFIG, rng())
     assert found.mean.estimate == pytest.approx(alone.estimate)
     assert found.mean.standard_error == pytest.approx(alone.standard_error, rel=0.15)
@@ -33,7 +33,7 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     market = rng(2).normal(0, 0.01, 1500)
     alike = np.stack([market + 0.0002] * 4)
     apart = np.stack([market + drift for drift in (-0.0016, -0.0006, 0.0010, 0.0020)])
-    found = over_seeds({"alike": alike, "apart": apart}, YEAR, "alike", CONFIG, rng())
+    found = seed_statistics({"alike": alike, "apart": apart}, YEAR, "alike", CONFIG, rng())
     assert found["apart"].mean.standard_error > 1.5 * found["alike"].mean.standard_error
     assert found["apart"].mean.estimate == pytest.approx(sharpe(apart, YEAR).mean())
 
@@ -41,7 +41,7 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 def test_books_are_compared_on_the_same_bars() -> None:
     """Two books of one market differ by much less than either's own uncertainty."""
     market = rng(3).normal(0, 0.01, (1, 1500))
-    found = over_seeds({"market": market, "better": market + 0.0001}, YEAR, "market", CONFIG, rng())
+    found = seed_statistics({"market": market, "better": market + 0.0001}, YEAR, "market", CONFIG, rng())
     ahead = found["better"].ahead
     assert ahead.lower > 0
     assert ahead.standard_error < 0.1 * found["better"].mean.standard_error
@@ -51,10 +51,10 @@ def test_books_are_compared_on_the_same_bars() -> None:
 def test_a_book_that_never_trades_or_dies_is_in_the_table() -> None:
     dead = np.full((1, 400), 0.001)
     dead[0, 100], dead[0, 101:] = -1.2, np.nan
-    found = over_seeds({"flat": np.zeros((1, 400)), "dead": dead}, YEAR, "flat", CONFIG, rng())
+    found = seed_statistics({"flat": np.zeros((1, 400)), "dead": dead}, YEAR, "flat", CONFIG, rng())
     assert found["flat"].mean.estimate == 0
     assert found["dead"].mean.estimate < 0
     out = io.StringIO()
-    print_over_seeds(found, "flat", Console(file=out, width=120))
+    print_seed_statistics(found, "flat", Console(file=out, width=120))
     assert "how far ahead of flat" in out.getvalue()
     assert "the same" in out.getvalue()

@@ -22,7 +22,7 @@ from mtquant_rllib.evaluation.statistics import Interval, percentile_interval, s
 
 
 @dataclass(frozen=True)
-class OverSeeds:
+class SeedStatistics:
     """A book's annualised net Sharpe of each seed, (S,), their mean, and how far it lies ahead of a reference's."""
 
     per_seed: np.ndarray
@@ -30,13 +30,13 @@ class OverSeeds:
     ahead: Interval
 
 
-def over_seeds(
+def seed_statistics(
     returns: Mapping[str, np.ndarray],
     bars_per_year: float,
     reference: str,
     config: BootstrapConfig,
     rng: np.random.Generator,
-) -> dict[str, OverSeeds]:
+) -> dict[str, SeedStatistics]:
     """Book -> its Sharpe over seeds.
 
     returns: net returns (S, T) by book, on the same bars; what is NaN or comes after a bankruptcy counts as no gain.
@@ -53,7 +53,7 @@ def over_seeds(
     found = _sharpe(played, bars_per_year)
     means, base = found.mean(axis=1), names.index(reference)
     return {
-        name: OverSeeds(
+        name: SeedStatistics(
             found[number],
             percentile_interval(means[number], drawn[number], config),
             percentile_interval(means[number] - means[base], drawn[number] - drawn[base], config),
@@ -69,7 +69,7 @@ def _sharpe(returns: np.ndarray, bars_per_year: float) -> np.ndarray:
 
 def of_records(
     seeds: Sequence[Sequence[Record]], reference: str, config: BootstrapConfig, rng: np.random.Generator
-) -> dict[str, OverSeeds]:
+) -> dict[str, SeedStatistics]:
     """Of the books of each seed, in the same order, over one history each.
 
     Raises
@@ -82,10 +82,10 @@ def of_records(
             raise ValueError(f"{record.name} has {len(record.returns)} histories; expected one")
     books = [record.name for record in seeds[0]]
     returns = {name: np.stack([own[number].returns[0] for own in seeds]) for number, name in enumerate(books)}
-    return over_seeds(returns, seeds[0][0].bars_per_year, reference, config, rng)
+    return seed_statistics(returns, seeds[0][0].bars_per_year, reference, config, rng)
 
 
-def print_over_seeds(found: Mapping[str, OverSeeds], reference: str, console: Console) -> None:
+def print_seed_statistics(found: Mapping[str, SeedStatistics], reference: str, console: Console) -> None:
     confidence = next(iter(found.values())).mean.confidence
     table = Table(
         title=f"net Sharpe and how far ahead of {reference}: {confidence:.0%} intervals over seeds and blocks of bars",

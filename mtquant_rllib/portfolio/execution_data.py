@@ -1,4 +1,4 @@
-"""The tape: everything money needs to know about each row of time, laid out so that a step fetches it in one gather.
+"""Execution data: what money needs to know about each row of time, laid out so that a step fetches it in one gather.
 
 Rows of several histories ("paths") are stacked: row r of path p stands at p * rows_per_path + r. A row describes the
 bar that ends with it *and* the way into it: `PREVIOUS` is the last good close before the bar, `FILL` the price at which
@@ -24,7 +24,7 @@ from mtquant_rllib.market.calendar import financing_nights, rollover_bar, tradin
 from mtquant_rllib.market.rates import policy_rate, short_rate
 from mtquant_rllib.risk.pretrade import within_price_band
 
-# Channels of `Tape.money`.
+# Channels of `ExecutionData.money`.
 PREVIOUS, FILL, TOP, BOTTOM, LAST, FX_FILL, FX_LAST, LONG_FINANCING, SHORT_FINANCING, COST = range(10)
 CHANNEL_NAMES = (
     "previous close",
@@ -39,14 +39,14 @@ CHANNEL_NAMES = (
     "cost of a trade",
 )
 N_CHANNELS = len(CHANNEL_NAMES)
-# Channels of `Tape.flags`.
+# Channels of `ExecutionData.flags`.
 TRADABLE, OPENING_ALLOWED, FILLS_AT_CLOSE = range(3)
 
 _ARRAYS = ("money", "flags", "day", "stamps")
 
 
 @dataclass(frozen=True)
-class Tape:
+class ExecutionData:
     """Money per row and instrument.
 
     Attributes
@@ -82,7 +82,7 @@ class Tape:
         return len(self.day) // self.rows_per_path
 
     @classmethod
-    def build(cls, settings: Settings, markets: Sequence[MarketData]) -> Tape:
+    def build(cls, settings: Settings, markets: Sequence[MarketData]) -> ExecutionData:
         """From one or several histories that share a time axis."""
         parts = [_one_path(settings, market) for market in markets]
         first = markets[0]
@@ -100,9 +100,9 @@ class Tape:
 
     def save(self, folder: Path) -> None:
         for name in _ARRAYS:
-            np.save(folder / f"tape_{name}.npy", getattr(self, name))
+            np.save(folder / f"execution_{name}.npy", getattr(self, name))
         np.savez(
-            folder / "tape_scalars.npz",
+            folder / "execution_scalars.npz",
             rows_per_path=self.rows_per_path,
             bars_per_year=self.bars_per_year,
             bars_per_year_of=self.bars_per_year_of,
@@ -110,11 +110,11 @@ class Tape:
         )
 
     @classmethod
-    def open(cls, folder: Path) -> Tape:
+    def open(cls, folder: Path) -> ExecutionData:
         """Memory-mapped and read-only, so that every process of a machine shares one copy."""
-        with np.load(folder / "tape_scalars.npz") as scalars:
+        with np.load(folder / "execution_scalars.npz") as scalars:
             return cls(
-                **{name: np.load(folder / f"tape_{name}.npy", mmap_mode="r") for name in _ARRAYS},
+                **{name: np.load(folder / f"execution_{name}.npy", mmap_mode="r") for name in _ARRAYS},
                 rows_per_path=int(scalars["rows_per_path"]),
                 bars_per_year=float(scalars["bars_per_year"]),
                 bars_per_year_of=scalars["bars_per_year_of"],

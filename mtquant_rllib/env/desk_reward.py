@@ -8,13 +8,13 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env import rewards
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.portfolio.book import row_sums
-from mtquant_rllib.portfolio.tape import Tape
+from mtquant_rllib.portfolio.execution_data import ExecutionData
 
 _LEAST_SHARE = 1e-6
 """Share of capital or appetite under which a book's scale does not fall, where nothing snaps to zero before."""
 
 
-class Scorer:
+class DeskReward:
     """Rewards of B environments. Streams stand in the order of the agents: the portfolio's, each domain's, each
     instrument's, K = 1 + D + n.
 
@@ -24,7 +24,7 @@ class Scorer:
         Bar volatility of a desk at its target: the unit of the joint phase's reward.
     """
 
-    def __init__(self, settings: Settings, tape: Tape, setup: EpisodeSetup) -> None:
+    def __init__(self, settings: Settings, execution: ExecutionData, setup: EpisodeSetup) -> None:
         universe = settings.universe
         self._weights = settings.rewards
         self._snap = max(settings.desk.decision.snap_below, _LEAST_SHARE)
@@ -33,8 +33,8 @@ class Scorer:
         self._domain_of = np.array(universe.domain_of)
         self._per_domain = np.array([len(universe.domains[d].symbols) for d in universe.domain_of], dtype=np.float64)
         target = settings.desk.decision.vol_target_ann
-        self.sigma_target = target / np.sqrt(tape.bars_per_year)
-        self._sigma_target_of = target / np.sqrt(tape.bars_per_year_of)
+        self.sigma_target = target / np.sqrt(execution.bars_per_year)
+        self._sigma_target_of = target / np.sqrt(execution.bars_per_year_of)
 
     def by_domain(self, of_instruments: np.ndarray) -> np.ndarray:
         """Sums over each domain's instruments, (B, n) -> (B, D)."""

@@ -12,7 +12,7 @@ from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.evaluation.rollout import new_desk, whole
 from mtquant_rllib.features import layout
-from mtquant_rllib.features.centres import Centres
+from mtquant_rllib.features.feature_means import FeatureMeans
 from mtquant_rllib.training.preparation import centred, prepare
 
 SMALL = [
@@ -39,7 +39,7 @@ def test_over_the_training_bars_every_market_feature_is_zero_on_average(run: tup
     rows = np.concatenate([np.arange(stretch.start, stretch.stop) for stretch in data.stretches])
     block = np.asarray(data.features.block)[rows]
     assert abs(block.mean((0, 1))[layout.BLOCK.column("cmf")]) > 0.1, "without them it is not"
-    centres = Centres.of(settings)
+    centres = FeatureMeans.of(settings)
     assert np.abs(centres.off_block(block).mean((0, 1))).max() < 0.01
     for number, table in enumerate(data.features.domain):
         assert np.abs(centres.off_domain(number, np.asarray(table)[rows]).mean(0)).max() < 0.01
@@ -49,26 +49,26 @@ def test_every_agent_sees_the_features_without_them(run: tuple[Settings, DeskDat
     settings, data = run
     desk = new_desk(settings, data, whole(data.stretches))
     plain = settings.model_dump(mode="json")
-    plain["desk"]["observation"]["centres"] = {}
+    plain["desk"]["observation"]["feature_means"] = {}
     as_it_is = new_desk(Settings.model_validate(plain), data, whole(data.stretches))
     column = layout.BLOCK.column("cmf")
-    cmf = settings.desk.observation.centres["cmf"]
+    cmf = settings.desk.observation.feature_means["cmf"]
     seen, raw = desk.observe_instruments(), as_it_is.observe_instruments()
     np.testing.assert_allclose(seen[:, :, column], raw[:, :, column] - cmf, atol=1e-6)
     np.testing.assert_array_equal(seen[:, :, layout.INSTRUMENT["state"]], raw[:, :, layout.INSTRUMENT["state"]])
     own = layout.specialist_layout(settings.universe.domains[0])
     seen, raw = desk.observe_specialist(0), as_it_is.observe_specialist(0)
     for name in ("EURUSD.cmf", "carry"):
-        centre = settings.desk.observation.centres[name.split(".")[-1]]
+        centre = settings.desk.observation.feature_means[name.split(".")[-1]]
         np.testing.assert_allclose(seen[:, own.column(name)], raw[:, own.column(name)] - centre, atol=1e-6)
 
 
-def test_centres_that_stand_in_the_settings_are_left_as_they_are(run: tuple[Settings, DeskData]) -> None:
+def test_feature_means_that_stand_in_the_settings_are_left_as_they_are(run: tuple[Settings, DeskData]) -> None:
     settings, _ = run
     assert centred(settings, None) is settings  # type: ignore[arg-type]
 
 
 def test_a_centre_of_no_column_is_refused() -> None:
-    settings = Settings.load(overrides=["desk.observation.centres={cfm: 0.5}"])
-    with pytest.raises(ConfigError, match=r"centres\.cfm: there is no such column"):
-        Centres.of(settings)
+    settings = Settings.load(overrides=["desk.observation.feature_means={cfm: 0.5}"])
+    with pytest.raises(ConfigError, match=r"feature_means\.cfm: there is no such column"):
+        FeatureMeans.of(settings)

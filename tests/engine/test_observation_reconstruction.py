@@ -14,12 +14,12 @@ from learners import seen_in
 
 from mtquant_rllib.engine.sampling.rollout_buffer import Post
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
-from mtquant_rllib.engine.sampling.runner_base import SEATS, STANDING
+from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT
 
 PHASES = [
-    (3, "desk", ("desk.observation.centres={cmf: 0.6, breadth: 0.2}",)),
+    (3, "desk", ("desk.observation.feature_means={cmf: 0.6, breadth: 0.2}",)),
     (2, "desk", ("desk.decision.specialists_every_bars=2",)),
-    (1, "forex", ("desk.observation.centres={cmf: 0.6, off_high60: 0.3, carry: -0.4}",)),
+    (1, "forex", ("desk.observation.feature_means={cmf: 0.6, off_high60: 0.3, carry: -0.4}",)),
     (1, "desk", ("networks.sharing=all",)),
 ]
 
@@ -91,11 +91,11 @@ def test_a_runner_put_back_goes_on_as_if_nothing_had_happened(
     config.multi_agent(policies_to_train=None)
     first = BatchedEnvRunner(config=config, worker_index=0)
     first.sample(num_timesteps=93)
-    state = pickle.dumps({**first.seats(), STANDING: first.standing()})
+    state = pickle.dumps({**first.counters(), SNAPSHOT: first.snapshot()})
     weights = first.module.get_state()
     again = BatchedEnvRunner(config=config, worker_index=0)
     again.module.set_state(weights)
-    again.set_state({SEATS: pickle.loads(state)})
+    again.set_state({COUNTERS: pickle.loads(state)})
     for bars in (14, 61):
         (mine,), (theirs,) = again.sample(num_timesteps=bars), first.sample(num_timesteps=bars)
         for own, other in zip(mine.levels, theirs.levels, strict=True):

@@ -4,8 +4,8 @@ A feature that is not zero on average is partly a constant, and constants add up
 rest away from zero all push the same way, so that a policy learns a lasting long or short position out of noise many
 times faster than anything else. On the planted market such positions cost a tenth of the Sharpe ratio.
 
-The averages are found once, when a run begins, and belong to its settings (`desk.observation.centres`): whoever plays
-its policies later, on whatever bars, takes off the same.
+The averages are found once, when a run begins, and belong to its settings (`desk.observation.feature_means`): whoever
+plays its policies later, on whatever bars, takes off the same.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DECIMALS = 4
 
 
 @dataclass(frozen=True)
-class Centres:
+class FeatureMeans:
     """block: float32 (50,), one value a column for all instruments; domains: float32 (w,) of each domain; clip: of what
     is left; blocks, context: the same, along a row of `FeatureTable.block` and of `FeatureTable.context`."""
 
@@ -37,22 +37,22 @@ class Centres:
 
     def take_off(self, blocks: np.ndarray, context: np.ndarray) -> None:
         """Take them off gathered rows, in place: blocks (R, n, 50), contiguous, and contexts (R, w)."""
-        for rows, centres in ((blocks.reshape(len(blocks), -1), self.blocks), (context, self.context)):
-            rows -= centres
+        for rows, means in ((blocks.reshape(len(blocks), -1), self.blocks), (context, self.context)):
+            rows -= means
             np.clip(rows, -self.clip, self.clip, out=rows)
 
     def off_block(self, block: np.ndarray) -> np.ndarray:
-        """Market blocks (..., 50) less their centres, a new array."""
+        """Market blocks (..., 50) less their means, a new array."""
         out: np.ndarray = block - self.block
         return np.clip(out, -self.clip, self.clip, out=out)
 
     def off_domain(self, number: int, features: np.ndarray) -> np.ndarray:
-        """Features of one domain (..., w) less their centres, a new array."""
+        """Features of one domain (..., w) less their means, a new array."""
         out: np.ndarray = features - self.domains[number]
         return np.clip(out, -self.clip, self.clip, out=out)
 
     def off_columns(self, values: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Columns (..., k) of the blocks of all instruments side by side less their centres, a new array.
+        """Columns (..., k) of the blocks of all instruments side by side less their means, a new array.
 
         columns: where they stand there, int (k,).
         """
@@ -60,7 +60,7 @@ class Centres:
         return np.clip(out, -self.clip, self.clip, out=out)
 
     @classmethod
-    def of(cls, settings: Settings) -> Centres:
+    def of(cls, settings: Settings) -> FeatureMeans:
         """As the settings have them; columns that they do not name, and all where there are none yet, are 0.
 
         Raises
@@ -68,10 +68,12 @@ class Centres:
         ConfigError
             When they name a column that there is none of.
         """
-        known = settings.desk.observation.centres or {}
+        known = settings.desk.observation.feature_means or {}
         groups = _names(settings.universe)
         if unknown := sorted(set(known).difference(*groups)):
-            raise ConfigError(f"desk.observation.centres.{unknown[0]}: there is no such column of market features")
+            raise ConfigError(
+                f"desk.observation.feature_means.{unknown[0]}: there is no such column of market features"
+            )
         block, *domains = (np.array([known.get(name, 0.0) for name in names], dtype=np.float32) for names in groups)
         n = settings.universe.n_instruments
         others = np.zeros(Columns.of(n, ()).macro.stop, dtype=np.float32)

@@ -10,7 +10,7 @@ from mtquant_rllib.policies.actor import POLICY_PREFIX
 from mtquant_rllib.policies.registry import build_policy, network_configs
 
 
-def fresh_states(settings: Settings) -> dict[str, dict[str, np.ndarray]]:
+def initial_states(settings: Settings) -> dict[str, dict[str, np.ndarray]]:
     """Freshly initialised policies of every module, from `settings.seed`: module id -> arrays, without value
     networks."""
     configs = network_configs(settings)
