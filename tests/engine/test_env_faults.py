@@ -140,7 +140,7 @@ def test_what_is_sampled_is_what_would_have_been_sampled(
 ) -> None:
     undisturbed = calls(BatchedEnvRunner(make_config(phase, name, *overrides)))
     runner, faulty = BatchedEnvRunner(make_config(phase, name, *overrides)), Faulty(every=17)
-    getattr(faulty, how)(runner.env.tables[0].desk)
+    getattr(faulty, how)(runner.env.domain_envs[0].desk)
     disturbed = calls(runner)
     assert faulty.faults >= 3
     for (columns, metrics, counters), (same_columns, same_metrics, same_counters) in zip(undisturbed, disturbed):
@@ -151,7 +151,7 @@ def test_what_is_sampled_is_what_would_have_been_sampled(
 
 def test_retries_are_counted_and_told(make_config: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
     runner, faulty = BatchedEnvRunner(make_config(3, "desk")), Faulty(every=30)
-    faulty.raises(runner.env.tables[0].desk)
+    faulty.raises(runner.env.domain_envs[0].desk)
     with caplog.at_level(logging.WARNING):
         calls = [runner.sample_bars(40) for _ in range(4)]
     counts = [call.metrics[ENV_RETRIES].peek(compile=True) for call in calls]
@@ -174,7 +174,7 @@ def test_retries_are_counted_and_told(make_config: Callable[..., Any], caplog: p
 )
 def test_a_fault_that_stays_ends_the_trial_and_is_named(make_config: Callable[..., Any], how: str, said: str) -> None:
     runner, faulty = BatchedEnvRunner(make_config(3, "desk", "resources.env_retries=2")), Faulty(every=1)
-    getattr(faulty, how)(runner.env.tables[0].desk)
+    getattr(faulty, how)(runner.env.domain_envs[0].desk)
     with pytest.raises(RunError, match=rf"runner 0, bars 0 on: .*{said}.*failed 3 times in a row.*env_retries = 2"):
         runner.sample_bars(40)
 
@@ -185,7 +185,7 @@ def test_a_policy_that_diverged_is_not_asked_again(make_config: Callable[..., An
     with torch.no_grad():
         next(iter(runner.module["meta_controller"].policy.parameters())).fill_(float("nan"))
     advances: list[int] = []
-    desk, advance = runner.env.tables[0].desk, runner.env.tables[0].desk.advance
+    desk, advance = runner.env.domain_envs[0].desk, runner.env.domain_envs[0].desk.advance
     desk.advance = lambda: (advances.append(1), advance())[1]
     with pytest.raises(DivergedPolicyError, match="has a policy diverged"):
         runner.sample_bars(40)

@@ -48,7 +48,7 @@ def test_broken_observations_while_sampling_are_counted_and_told_with_agent_bar_
     config = make_config(3, "desk", *ATTENDS, "networks.attention.mixture.min_confidence=0.01")
     runner = BatchedEnvRunner(config=config, worker_index=0)
     runner.sample_bars(40)
-    level = runner._posts[0][0].level
+    level = runner._samplers[0][0].level
     assert level.agents == ("meta_controller",)
     whole = level.observe
 

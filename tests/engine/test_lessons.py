@@ -40,7 +40,7 @@ def test_labels_travel_with_the_rows_of_those_who_are_taught_and_of_nobody_else(
     runner, learner, first = sampled(make_config(3, "desk", *META_ALONE), bars=28)
     # Four environments of seven bars, a decision every five: the second is held on.
     (second,) = runner.sample(num_timesteps=200)
-    regime = runner.env.tables[0].desk.features.regime
+    regime = runner.env.domain_envs[0].desk.features.regime
     for fragment in (first, second):
         for level in fragment.levels:
             if level.modules != (META,):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from learners import seen_in
 
-from mtquant_rllib.engine.sampling.rollout_buffer import Post
+from mtquant_rllib.engine.sampling.rollout_buffer import GroupSampler
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT
 
@@ -31,27 +31,27 @@ class Watching(BatchedEnvRunner):
         self.decisions: dict[tuple[int, int], np.ndarray] = {}
         self.cut: dict[int, list[np.ndarray]] = {}
         self.last: dict[int, np.ndarray] = {}
-        for post in self.posts():
-            post.level = replace(post.level, observe=partial(self._shown, id(post), post.level.observe))
+        for sampler in self.samplers():
+            sampler.level = replace(sampler.level, observe=partial(self._shown, id(sampler), sampler.level.observe))
 
-    def posts(self) -> list[Post]:
-        return [post for posts in self._posts for post in posts]
+    def samplers(self) -> list[GroupSampler]:
+        return [sampler for samplers in self._samplers for sampler in samplers]
 
-    def _shown(self, post: int, observe: Any) -> np.ndarray:
-        self.last[post] = observe().copy()
-        return self.last[post]
+    def _shown(self, sampler: int, observe: Any) -> np.ndarray:
+        self.last[sampler] = observe().copy()
+        return self.last[sampler]
 
-    def _decide(self, post: Post, row: int, acting: np.ndarray, draw: Any) -> np.ndarray | None:
-        seen = super()._decide(post, row, acting, draw)
+    def _decide(self, sampler: GroupSampler, row: int, acting: np.ndarray, draw: Any) -> np.ndarray | None:
+        seen = super()._decide(sampler, row, acting, draw)
         if seen is not None:
-            self.decisions[id(post), row] = seen
+            self.decisions[id(sampler), row] = seen
         return seen
 
-    def _reward(self, posts: list[Post], row: int, rewards: np.ndarray, truncated: np.ndarray) -> None:
-        super()._reward(posts, row, rewards, truncated)
+    def _reward(self, samplers: list[GroupSampler], row: int, rewards: np.ndarray, truncated: np.ndarray) -> None:
+        super()._reward(samplers, row, rewards, truncated)
         if truncated.any():
-            for post in posts:
-                self.cut.setdefault(id(post), []).append(self.last[id(post)][truncated])
+            for sampler in samplers:
+                self.cut.setdefault(id(sampler), []).append(self.last[id(sampler)][truncated])
 
 
 @pytest.mark.parametrize(("phase", "name", "overrides"), PHASES)
@@ -64,21 +64,21 @@ def test_observations_put_together_again_are_what_was_seen(
     cut_off = 0
     for bars in (101, 3, 62):
         runner.watch()
-        held = {id(post): post.held for post in runner.posts()}
+        held = {id(sampler): sampler.held for sampler in runner.samplers()}
         (fragment,) = runner.sample(num_timesteps=bars)
-        for post, level in zip(runner.posts(), fragment.levels, strict=True):
+        for sampler, level in zip(runner.samplers(), fragment.levels, strict=True):
             decisions, final, bootstrap = seen_in(runner, level)
             for (bar, env), again in zip(np.argwhere(level.due), decisions, strict=True):
                 if bar:
-                    seen = runner.decisions[id(post), bar][env]
+                    seen = runner.decisions[id(sampler), bar][env]
                     assert again.tobytes() == seen.tobytes(), level.agents
                 else:
-                    assert again[:, post.level.state_columns].tobytes() == held[id(post)].private[env].tobytes()
-            shown = runner.cut.get(id(post), [np.zeros((0, *final.shape[1:]), np.float32)])
+                    assert again[:, sampler.level.state_columns].tobytes() == held[id(sampler)].private[env].tobytes()
+            shown = runner.cut.get(id(sampler), [np.zeros((0, *final.shape[1:]), np.float32)])
             assert final.tobytes() == np.concatenate(shown).tobytes()
             cut_off += len(final)
             due = level.bootstrap_due
-            assert bootstrap[due].tobytes() == runner.last[id(post)][due].tobytes()
+            assert bootstrap[due].tobytes() == runner.last[id(sampler)][due].tobytes()
             assert level.private.shape[2] < decisions.shape[2] / 1.5
     assert cut_off > 0
 

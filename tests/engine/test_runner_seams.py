@@ -120,12 +120,12 @@ def test_regimes_of_the_bars_sampled_are_metrics(make_config: Any, phase: int, n
     runner = BatchedEnvRunner(config=make_config(phase, name, *overrides), worker_index=0)
     labels, sure, changes, pairs = [], [], 0, 0
     last: dict[int, int] = {}
-    features = [table.desk.features for table in runner.env.tables]
+    features = [part.desk.features for part in runner.env.domain_envs]
     play = runner._play
 
     def watched(row: int, asked: np.ndarray, draw: Any, marks: Any) -> int:
         nonlocal changes, pairs
-        before = [(table.playing & asked, table.desk.state.row.copy()) for table in runner.env.tables]
+        before = [(part.playing & asked, part.desk.state.row.copy()) for part in runner.env.domain_envs]
         begun = runner.env.episodes_begun.copy()
         ended = play(row, asked, draw, marks)
         for (playing, rows), own in zip(before, features):

@@ -178,7 +178,7 @@ def test_the_regimes_floor_holds_while_collecting_and_not_in_evaluation(make_con
     for _ in range(6):
         (fragment,) = runner.sample(num_timesteps=400)
         level = fragment.levels[-1]
-        regimes = runner.env.tables[0].desk.features.regime[level.market_rows[np.nonzero(level.due)]]
+        regimes = runner.env.domain_envs[0].desk.features.regime[level.market_rows[np.nonzero(level.due)]]
         noise = (level.actions - level.inputs[..., :3])[:, 0]
         for regime in np.unique(regimes):
             spread.setdefault(int(regime), []).append(noise[regimes == regime])

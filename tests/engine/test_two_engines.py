@@ -95,12 +95,12 @@ def test_both_engines_see_do_and_earn_the_same(
     for env in range(N_ENVS):
         turn_by_turn = stock.env.envs[env].unwrapped
         assert turn_by_turn.bars_done == batched.env.bars_done[env]
-        table = next(table for table in batched.env.tables if table.playing[env])
+        part = next(part for part in batched.env.domain_envs if part.playing[env])
         theirs = turn_by_turn.env._now.desk if hasattr(turn_by_turn.env, "_now") else turn_by_turn.env.desk
         for attribute in ("units", "stop", "entry", "equity"):
-            mine = getattr(table.desk.book, attribute)[env]
+            mine = getattr(part.desk.book, attribute)[env]
             np.testing.assert_allclose(mine, getattr(theirs.book, attribute)[0], rtol=1e-6, err_msg=attribute)
-        np.testing.assert_allclose(table.desk.state.record.total[env], theirs.state.record.total[0], atol=1e-7)
+        np.testing.assert_allclose(part.desk.state.record.total[env], theirs.state.record.total[0], atol=1e-7)
     assert batched.env.settings.desk.decision.meta_every_bars > 1, "decisions are held over cuts"
     for module in modules:
         mine, theirs = as_set(columns[module]), as_set(episodes[module])

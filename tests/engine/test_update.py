@@ -98,7 +98,7 @@ def test_frozen_modules_are_neither_stored_nor_stepped_and_act_without_noise(mak
     learner = built(BatchedLearner, config, runner)
     (fragment,) = runner.sample(num_timesteps=200)
     assert [level.modules for level in fragment.levels] == [(META,)]
-    first = runner._posts[0][-1]
+    first = runner._samplers[0][-1]
     assert first.rollout is None
     assert not first.exploring.any()
     before = parameters(learner)

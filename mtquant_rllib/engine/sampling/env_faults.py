@@ -73,37 +73,37 @@ def _blamed(runner: Any, error: Exception) -> str | None:
     if isinstance(error, EnvFault):
         return str(error)
     if isinstance(error, DivergedPolicyError):
-        return _first_to_blame([post for posts in runner._posts for post in posts])
+        return _first_to_blame([sampler for samplers in runner._samplers for sampler in samplers])
     if any(frame.filename == policy_batch.__file__ for frame in traceback.extract_tb(error.__traceback__)):
         return None
     places = "; ".join(
-        f"{_whose(table)} at rows {rows.min()} to {rows.max()}"
-        for table in runner.env.tables
-        if len(rows := table.desk.state.row[table.playing])
+        f"{_whose(part)} at rows {rows.min()} to {rows.max()}"
+        for part in runner.env.domain_envs
+        if len(rows := part.desk.state.row[part.playing])
     )
     return f"the environments raised {type(error).__name__}: {error} (playing: {places or 'none'})"
 
 
-def _whose(table: Any) -> str:
-    domain = table.desk.setup.domain
-    return "all domains" if domain is None else str(table.desk.universe.domains[domain].name)
+def _whose(part: Any) -> str:
+    domain = part.desk.setup.domain
+    return "all domains" if domain is None else str(part.desk.universe.domains[domain].name)
 
 
-def _first_to_blame(posts: Sequence[Any]) -> str | None:
+def _first_to_blame(samplers: Sequence[Any]) -> str | None:
     """What was seen that is no number; None where a policy was the first to say such a thing. A policy's answer is part
     of what the levels below it see, so they are asked in the order of decision."""
-    for post in posts:
-        if post.seen is not None and not _is_finite(post.seen):
-            return _bad_look(post)
-        if post.answered is not None and not _is_finite(post.answered):
+    for sampler in samplers:
+        if sampler.seen is not None and not _is_finite(sampler.seen):
+            return _bad_look(sampler)
+        if sampler.answered is not None and not _is_finite(sampler.answered):
             return None
     return None
 
 
-def _bad_look(post: Any) -> str:
-    env, seat, column = np.argwhere(~np.isfinite(post.seen))[0].tolist()
-    agent = post.level.agents[post.level.seated(post.desk.n_envs)[env, seat]]
-    value, row = post.seen[env, seat, column], post.desk.state.row[env]
+def _bad_look(sampler: Any) -> str:
+    env, seat, column = np.argwhere(~np.isfinite(sampler.seen))[0].tolist()
+    agent = sampler.level.agents[sampler.level.seated(sampler.desk.n_envs)[env, seat]]
+    value, row = sampler.seen[env, seat, column], sampler.desk.state.row[env]
     return f"environment {env}, row {row}: column {column} of the observation of {agent} is {value}"
 
 

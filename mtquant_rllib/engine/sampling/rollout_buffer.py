@@ -54,7 +54,7 @@ class RolloutBuffer:
 
 
 @dataclass
-class Post:
+class GroupSampler:
     """A level at work in this runner: its modules, who learns, whether one of them learns what regimes are, its policy
     and what is kept of it. seen, answered: what it was last shown and made of
     it, (B, n, F) and (B, n, 2A)."""
@@ -121,7 +121,7 @@ class Post:
 
 
 class EpisodeFlags:
-    """What happened to the environments of a table, row by row; row 0 stands for the fragment before."""
+    """What happened to the environments, row by row; row 0 stands for the fragment before."""
 
     def __init__(self, n_envs: int, n_bars: int) -> None:
         shape = (n_bars + 1, n_envs)
@@ -140,23 +140,23 @@ class BootstrapObservations:
     turns: np.ndarray
 
 
-def columns_of(post: Post, flags: EpisodeFlags, bootstrap: BootstrapObservations) -> LevelColumns:
-    """What a fragment holds of one level; what is still held on stays with the post."""
-    rollout = post.rollout
+def columns_of(sampler: GroupSampler, flags: EpisodeFlags, bootstrap: BootstrapObservations) -> LevelColumns:
+    """What a fragment holds of one level; what is still held on stays with the sampler."""
+    rollout = sampler.rollout
     assert rollout is not None
     bars, market_rows, turns = flags.bars.astype(np.int64), flags.market_rows.copy(), flags.turns.copy()
-    if post.held is not None:
-        bars[0] = np.where(post.held.open, post.held.bars, 0)
-        market_rows[0], turns[0] = post.held.market_rows, post.held.turns
+    if sampler.held is not None:
+        bars[0] = np.where(sampler.held.open, sampler.held.bars, 0)
+        market_rows[0], turns[0] = sampler.held.market_rows, sampler.held.turns
     due = rollout.due
     rows = _rows(due)
     columns = {name: rows(getattr(rollout, name)) for name in ("seats", "private", "actions", "inputs")}
-    width, n_seats = len(post.level.state_columns), post.level.n_seats
-    post.held = _still_held(rollout, bars, market_rows, turns, flags, bootstrap)
+    width, n_seats = len(sampler.level.state_columns), sampler.level.n_seats
+    sampler.held = _still_held(rollout, bars, market_rows, turns, flags, bootstrap)
     return LevelColumns(
-        agents=post.level.agents,
-        domain=post.desk.setup.domain,
-        modules=post.modules,
+        agents=sampler.level.agents,
+        domain=sampler.desk.setup.domain,
+        modules=sampler.modules,
         due=due,
         log_probs=log_probs(columns["actions"], columns["inputs"]),
         rewards=rollout.rewards,
@@ -172,7 +172,7 @@ def columns_of(post: Post, flags: EpisodeFlags, bootstrap: BootstrapObservations
         bootstrap_due=bootstrap.due,
         bootstrap_rows=bootstrap.market_rows,
         bootstrap_turns=bootstrap.turns,
-        regimes=post.desk.features.regime[market_rows] if post.taught_regimes else None,
+        regimes=sampler.desk.features.regime[market_rows] if sampler.taught_regimes else None,
         **columns,
     )
 

@@ -48,9 +48,9 @@ from mtquant_rllib.engine.sampling.episode_callbacks import EpisodeCallbacks
 from mtquant_rllib.engine.sampling.exploration import Draw
 from mtquant_rllib.engine.sampling.policy_batch import PolicyBatch
 from mtquant_rllib.engine.sampling.regime_metrics import regimes_sampled
-from mtquant_rllib.engine.sampling.rollout_buffer import BootstrapObservations, EpisodeFlags, Post, columns_of
+from mtquant_rllib.engine.sampling.rollout_buffer import BootstrapObservations, EpisodeFlags, GroupSampler, columns_of
 from mtquant_rllib.engine.sampling.runner_base import BarRunner
-from mtquant_rllib.engine.sampling.vector_env import Table, VectorEnv
+from mtquant_rllib.engine.sampling.vector_env import DomainEnvs, VectorEnv
 from mtquant_rllib.env.levels import Level
 from mtquant_rllib.env.trading import Trading
 
@@ -69,9 +69,11 @@ class BatchedEnvRunner(BarRunner):
         torch.set_num_threads(1)
         super().__init__(config, **kwargs)
         self.bars_sampled = 0
-        self._posts: list[list[Post]] = []
+        self._samplers: list[list[GroupSampler]] = []
         if self.env is not None and self.module is not None:
-            self._posts = [[self._post(level, table.desk) for level in table.levels] for table in self.env.tables]
+            self._samplers = [
+                [self._sampler(level, part.desk) for level in part.levels] for part in self.env.domain_envs
+            ]
         floors = getattr(self.config, "desk", {}).get("sigma_floor_by_regime")
         self._sigma_floor = None if floors is None else np.array(floors, dtype=np.float32)
         n_agents = 0 if self.env is None else len(self.env.settings.universe.agent_ids)
@@ -150,9 +152,9 @@ class BatchedEnvRunner(BarRunner):
         with self.metrics.log_time(SAMPLE_TIMER), torch.inference_mode():
             if self._needs_initial_reset or force_reset or num_episodes is not None:
                 self._start_over()
-            for posts in self._posts:
-                for post in posts:
-                    post.policies = PolicyBatch([self.module[name] for name in post.modules], post.members)
+            for samplers in self._samplers:
+                for sampler in samplers:
+                    sampler.policies = PolicyBatch([self.module[name] for name in sampler.modules], sampler.members)
             noise = generator(self.config.seed or 0, self.worker_index or 0, self.bars_sampled, NOISE)
             draw = Draw(noise, explore, random_actions)
             if num_timesteps is not None:
@@ -176,30 +178,30 @@ class BatchedEnvRunner(BarRunner):
     def _sample_bars(self, bars: int, draw: Draw) -> Fragment:
         share, rest = divmod(bars, self.num_envs)
         n_bars = share + (rest > 0)
-        for posts in self._posts:
-            for post in posts:
-                post.prepare(self.num_envs, n_bars)
-        flags = [EpisodeFlags(self.num_envs, n_bars) for _ in self._posts]
+        for samplers in self._samplers:
+            for sampler in samplers:
+                sampler.prepare(self.num_envs, n_bars)
+        flags = [EpisodeFlags(self.num_envs, n_bars) for _ in self._samplers]
         everyone = np.ones(self.num_envs, dtype=bool)
         # What is left over goes round: rounds of fewer bars than environments reach all of them in turn.
         some = (np.arange(self.num_envs) - self.bars_sampled) % self.num_envs < rest
         for bar in range(n_bars):
             self._play(bar + 1, everyone if bar < share else some, draw, flags)
-        sampled = regimes_sampled((own, table.desk.features) for own, table in zip(flags, self.env.tables))
+        sampled = regimes_sampled((own, part.desk.features) for own, part in zip(flags, self.env.domain_envs))
         for name, figure in sampled.items():
             self.metrics.log_value((REGIMES, name), figure, window=1)
         levels = [
-            columns_of(post, own, bootstrap)
-            for posts, table, own in zip(self._posts, self.env.tables, flags)
-            for post, bootstrap in self._rehearse(posts, table, draw)
+            columns_of(sampler, own, bootstrap)
+            for samplers, part, own in zip(self._samplers, self.env.domain_envs, flags)
+            for sampler, bootstrap in self._rehearse(samplers, part, draw)
         ]
         return Fragment(bars, levels, runner=self.worker_index or 0)
 
     def _sample_episodes(self, episodes: int, draw: Draw) -> Fragment:
         """Play until so many have ended; the environments then start over with the next call."""
-        for posts in self._posts:
-            for post in posts:
-                post.rollout = post.held = None
+        for samplers in self._samplers:
+            for sampler in samplers:
+                sampler.rollout = sampler.held = None
         everyone = np.ones(self.num_envs, dtype=bool)
         bars = ended = 0
         while ended < episodes:
@@ -212,27 +214,27 @@ class BatchedEnvRunner(BarRunner):
         """One bar of the environments `asked`. Returns how many episodes ended."""
         over = np.zeros(self.num_envs, dtype=bool)
         failed = np.zeros(self.num_envs, dtype=bool)
-        for number, (table, posts) in enumerate(zip(self.env.tables, self._posts)):
-            acting = table.playing & asked
+        for number, (part, samplers) in enumerate(zip(self.env.domain_envs, self._samplers)):
+            acting = part.playing & asked
             if not acting.any():
                 continue
-            aside = table.playing & ~asked
-            with table.desk.resting(np.flatnonzero(aside)) if aside.any() else contextlib.nullcontext():
+            aside = part.playing & ~asked
+            with part.desk.resting(np.flatnonzero(aside)) if aside.any() else contextlib.nullcontext():
                 if flags is not None:
-                    flags[number].market_rows[row], flags[number].turns[row] = table.desk.state.row, table.turns()
-                for post in posts:
-                    self._decide(post, row, acting, draw)
-                result = table.desk.advance()
+                    flags[number].market_rows[row], flags[number].turns[row] = part.desk.state.row, part.turns()
+                for sampler in samplers:
+                    self._decide(sampler, row, acting, draw)
+                result = part.desk.advance()
                 for name, values in result.terms.items():
                     self._term_sums[name] = self._term_sums.get(name, 0.0) + float(values[acting].sum())
                 rewards = np.where(acting[:, None], result.rewards, 0.0)
                 terminated, truncated = result.terminated & acting, result.truncated & acting
-            check_bar(table.desk, acting, rewards)
+            check_bar(part.desk, acting, rewards)
             self._returns += rewards
             if flags is not None:
                 own = flags[number]
                 own.bars[row], own.terminated[row], own.truncated[row] = acting, terminated, truncated
-                self._reward(posts, row, rewards, truncated)
+                self._reward(samplers, row, rewards, truncated)
             over |= terminated | truncated
             failed |= terminated
         self._lengths += asked
@@ -245,49 +247,49 @@ class BatchedEnvRunner(BarRunner):
             self._finish(ended, failed)
         return len(ended)
 
-    def _decide(self, post: Post, row: int, acting: np.ndarray, draw: Draw) -> np.ndarray | None:
+    def _decide(self, sampler: GroupSampler, row: int, acting: np.ndarray, draw: Draw) -> np.ndarray | None:
         """Let a level decide where it is due; returns what it saw, or None where nobody was."""
-        level = post.level
+        level = sampler.level
         due = level.due() & acting
         if not due.any():
             return None
-        observations = post.seen = level.observe()
+        observations = sampler.seen = level.observe()
         seats = None if level.seats is None else level.seats()
-        assert post.policies is not None
+        assert sampler.policies is not None
         if due.all():
-            inputs = post.policies(observations, seats)
+            inputs = sampler.policies(observations, seats)
         else:
             inputs = np.zeros((self.num_envs, level.n_seats, 2 * level.n_actions), dtype=np.float32)
-            inputs[due] = post.policies(observations[due], None if seats is None else seats[due])
-        post.answered = inputs
+            inputs[due] = sampler.policies(observations[due], None if seats is None else seats[due])
+        sampler.answered = inputs
         floor = self._sigma_floor
-        least = None if floor is None else floor[post.desk.features.regime[post.desk.state.row]]
-        raw = draw(inputs, post.explores(), least)
+        least = None if floor is None else floor[sampler.desk.features.regime[sampler.desk.state.row]]
+        raw = draw(inputs, sampler.explores(), least)
         level.decide(raw)
-        rollout = post.rollout
+        rollout = sampler.rollout
         if rollout is not None and row:
             rollout.due[row] = due
             rollout.private[row] = observations[..., level.state_columns]
             rollout.actions[row] = raw
             rollout.inputs[row] = inputs
-            rollout.seats[row] = post.seated()
+            rollout.seats[row] = sampler.seated()
         return observations
 
-    def _reward(self, posts: list[Post], row: int, rewards: np.ndarray, truncated: np.ndarray) -> None:
-        for post in posts:
-            rollout = post.rollout
+    def _reward(self, samplers: list[GroupSampler], row: int, rewards: np.ndarray, truncated: np.ndarray) -> None:
+        for sampler in samplers:
+            rollout = sampler.rollout
             if rollout is None:
                 continue
-            streams = post.streams()
+            streams = sampler.streams()
             rollout.rewards[row] = np.take_along_axis(rewards, streams, axis=1)
             if truncated.any():
-                rollout.final.append(post.level.observe()[truncated][..., post.level.state_columns])
-                rollout.final_seats.append(post.seated()[truncated])
+                rollout.final.append(sampler.level.observe()[truncated][..., sampler.level.state_columns])
+                rollout.final_seats.append(sampler.seated()[truncated])
 
     def _returns_of(self, env: int) -> dict[str, float]:
         """Sum of rewards of each agent that plays in an environment."""
-        table = next(table for table in self.env.tables if table.playing[env])
-        agents = [level.agents[seat] for level in table.levels for seat in level.seated(self.num_envs)[env]]
+        part = next(part for part in self.env.domain_envs if part.playing[env])
+        agents = [level.agents[seat] for level in part.levels for seat in level.seated(self.num_envs)[env]]
         index = self.env.settings.universe.agent_ids.index
         return {agent: float(self._returns[env, index(agent)]) for agent in agents}
 
@@ -297,7 +299,7 @@ class BatchedEnvRunner(BarRunner):
         mapping = self.config.policy_mapping_fn
         # Of more episodes with the same agents than a statistic's window holds, the first would be forgotten at once.
         forgotten = len(envs) - self.config.metrics_num_episodes_for_smoothing
-        if self._episode_callbacks.wanted or any(level.seats for table in self.env.tables for level in table.levels):
+        if self._episode_callbacks.wanted or any(level.seats for part in self.env.domain_envs for level in part.levels):
             forgotten = 0
         for env in envs[max(forgotten, 0) :].tolist():
             returns = self._returns_of(env)
@@ -333,15 +335,15 @@ class BatchedEnvRunner(BarRunner):
     def _start_over(self) -> None:
         self.env.start_over()
         self._returns[:], self._lengths[:], self._began[:] = 0.0, 0, time.perf_counter()
-        for posts in self._posts:
-            for post in posts:
-                post.held = None
+        for samplers in self._samplers:
+            for sampler in samplers:
+                sampler.held = None
         self._needs_initial_reset = False
         self._tell_started(np.arange(self.num_envs))
 
     # -- columns ------------------------------------------------------------------------------------------------------
 
-    def _post(self, level: Level, desk: Trading) -> Post:
+    def _sampler(self, level: Level, desk: Trading) -> GroupSampler:
         mapped = [self.config.policy_mapping_fn(agent, None) for agent in level.agents]
         modules = tuple(dict.fromkeys(mapped))
         to_train = self.config.policies_to_train
@@ -350,24 +352,28 @@ class BatchedEnvRunner(BarRunner):
         exploring = learning | bool(getattr(self.config, "desk", {}).get("explore_frozen", False))
         taught = any(self.module[name].policy.teaches for name, own in zip(modules, learning) if own)
         members = np.array([modules.index(name) for name in mapped])
-        return Post(level, desk, modules, members, learning, exploring, taught)
+        return GroupSampler(level, desk, modules, members, learning, exploring, taught)
 
-    def _rehearse(self, posts: list[Post], table: Table, draw: Draw) -> list[tuple[Post, BootstrapObservations]]:
+    def _rehearse(
+        self, samplers: list[GroupSampler], part: DomainEnvs, draw: Draw
+    ) -> list[tuple[GroupSampler, BootstrapObservations]]:
         """What each learning level would see next, after the decisions above it."""
-        last = max((number for number, post in enumerate(posts) if post.learns), default=-1)
+        last = max((number for number, sampler in enumerate(samplers) if sampler.learns), default=-1)
         bootstraps = []
         # Decisions leave traces in what is observed (an allocation in its own utilisation): they are taken back.
-        with table.desk.resting(np.arange(self.num_envs)), self.fallbacks.muted():
-            for number, post in enumerate(posts[: last + 1]):
-                due = post.level.due() & table.playing
-                seen = self._decide(post, 0, table.playing, draw) if number < last else None
-                if post.learns:
+        with part.desk.resting(np.arange(self.num_envs)), self.fallbacks.muted():
+            for number, sampler in enumerate(samplers[: last + 1]):
+                due = sampler.level.due() & part.playing
+                seen = self._decide(sampler, 0, part.playing, draw) if number < last else None
+                if sampler.learns:
                     if seen is None:
-                        shape = (self.num_envs, post.level.n_seats, post.level.group.observation.width)
-                        seen = post.level.observe() if due.any() else np.zeros(shape, np.float32)
-                    private = seen[..., post.level.state_columns]
-                    rows = table.desk.state.row.copy()
-                    bootstraps.append((post, BootstrapObservations(private, post.seated(), due, rows, table.turns())))
+                        shape = (self.num_envs, sampler.level.n_seats, sampler.level.group.observation.width)
+                        seen = sampler.level.observe() if due.any() else np.zeros(shape, np.float32)
+                    private = seen[..., sampler.level.state_columns]
+                    rows = part.desk.state.row.copy()
+                    bootstraps.append(
+                        (sampler, BootstrapObservations(private, sampler.seated(), due, rows, part.turns()))
+                    )
         return bootstraps
 
     def _count(self, bars: int) -> None:
@@ -381,12 +387,12 @@ class BatchedEnvRunner(BarRunner):
         for name, total in self._term_sums.items():
             metrics.log_value((REWARD_TERMS, name), total / max(bars, 1), window=1)
         self._term_sums = {}
-        for posts in self._posts:
-            for post in posts:
-                if post.rollout is None:
+        for samplers in self._samplers:
+            for sampler in samplers:
+                if sampler.rollout is None:
                     continue
-                seats = post.rollout.seats[1:][post.rollout.due[1:]]
-                for number, module in enumerate(post.modules):
+                seats = sampler.rollout.seats[1:][sampler.rollout.due[1:]]
+                for number, module in enumerate(sampler.modules):
                     steps = int((seats == number).sum())
                     metrics.log_value((NUM_MODULE_STEPS_SAMPLED, module), steps, reduce="sum")
                     metrics.log_value((NUM_MODULE_STEPS_SAMPLED_LIFETIME, module), steps, reduce="lifetime_sum")

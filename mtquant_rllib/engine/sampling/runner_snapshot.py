@@ -23,9 +23,9 @@ def snapshot_of(runner: Any) -> dict[str, Any]:
     Nothing in it is written to later: it may be kept and handed on without a copy.
     """
     return {
-        "desks": [table.desk.snapshot() for table in runner.env.tables],
-        "playing": [table.playing.copy() for table in runner.env.tables],
-        "held": [[post.held and dict(vars(post.held)) for post in posts] for posts in runner._posts],
+        "desks": [part.desk.snapshot() for part in runner.env.domain_envs],
+        "playing": [part.playing.copy() for part in runner.env.domain_envs],
+        "held": [[sampler.held and dict(vars(sampler.held)) for sampler in samplers] for samplers in runner._samplers],
         "returns": runner._returns.copy(),
         "lengths": runner._lengths.copy(),
     }
@@ -33,12 +33,12 @@ def snapshot_of(runner: Any) -> dict[str, Any]:
 
 def restore_snapshot(runner: Any, state: dict[str, Any]) -> None:
     """Put a runner of the same configuration where `snapshot_of` saw one."""
-    for table, desk, playing in zip(runner.env.tables, state["desks"], state["playing"]):
-        table.desk.restore(desk)
-        table.playing[:] = playing
-    for posts, held in zip(runner._posts, state["held"]):
-        for post, own in zip(posts, held):
-            post.held = own and PendingDecisions(**own)
+    for part, desk, playing in zip(runner.env.domain_envs, state["desks"], state["playing"]):
+        part.desk.restore(desk)
+        part.playing[:] = playing
+    for samplers, held in zip(runner._samplers, state["held"]):
+        for sampler, own in zip(samplers, held):
+            sampler.held = own and PendingDecisions(**own)
     runner._returns[:], runner._lengths[:] = state["returns"], state["lengths"]
     runner._began[:] = time.perf_counter()
 
@@ -47,7 +47,7 @@ def restore_snapshot(runner: Any, state: dict[str, Any]) -> None:
 class Before:
     """A batched runner before a call of `sample`.
 
-    counters: episodes begun and bars done, (B,) each, of the environments and of every table. stats: RLlib's of the
+    counters: episodes begun and bars done, (B,) each, of all and of each domain's environments. stats: RLlib's of the
     runner's logger. views: what episode callbacks see; what they did with it is not taken back.
     """
 
@@ -92,7 +92,7 @@ class Before:
 
 def _counters(runner: Any) -> list[np.ndarray]:
     env = runner.env
-    return [env.episodes_begun, env.bars_done, *(table.episodes_begun for table in env.tables)]
+    return [env.episodes_begun, env.bars_done, *(part.episodes_begun for part in env.domain_envs)]
 
 
 def _own_copy(stats: Any) -> Any:

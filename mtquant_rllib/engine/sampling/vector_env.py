@@ -22,8 +22,8 @@ from mtquant_rllib.env.market_source import open_market
 from mtquant_rllib.env.spaces import spaces
 
 
-class Table:
-    """One desk of B environments and its levels. `playing` (B,): where an episode is on."""
+class DomainEnvs:
+    """The B environments of one domain, of all domains, or of an allocator. `playing` (B,): where an episode is on."""
 
     def __init__(self, settings: Settings, data: DeskData, n_envs: int, phase: int, domain: int | None) -> None:
         self.desk = core_for(settings, data, n_envs, EpisodeSetup(phase, domain))
@@ -57,12 +57,12 @@ class VectorEnv:
             played = range(universe.n_domains) if domain is None else [names.index(domain)]
         self.num_envs, self.runner, self.seed = n_envs, runner, seed
         self.stretches = data.stretches
-        self.tables = [Table(self.settings, data, n_envs, phase, number) for number in played]
+        self.domain_envs = [DomainEnvs(self.settings, data, n_envs, phase, number) for number in played]
         self.episodes_begun = np.zeros(n_envs, dtype=np.int64)
         self.bars_done = np.zeros(n_envs, dtype=np.int64)
         # What RLlib asks of an environment.
         observation, action = spaces(self.settings)
-        agents = dict.fromkeys(agent for table in self.tables for level in table.levels for agent in level.agents)
+        agents = dict.fromkeys(agent for part in self.domain_envs for level in part.levels for agent in level.agents)
         self.single_observation_space = gym.spaces.Dict({agent: observation[agent] for agent in agents})
         self.single_action_space = gym.spaces.Dict({agent: action[agent] for agent in agents})
         self.observation_space, self.action_space = self.single_observation_space, self.single_action_space
@@ -74,35 +74,35 @@ class VectorEnv:
     def start_over(self) -> None:
         """Begin an episode in every environment."""
         everyone = np.arange(self.num_envs)
-        if len(self.tables) > 1:
-            for table in self.tables:
+        if len(self.domain_envs) > 1:
+            for part in self.domain_envs:
                 # Rows to stand on while another desk plays; not an episode, and not counted.
-                self._reset(table, everyone)
-                table.desk.park(everyone)
-        for table in self.tables:
-            table.playing[:] = False
+                self._reset(part, everyone)
+                part.desk.park(everyone)
+        for part in self.domain_envs:
+            part.playing[:] = False
         self.begin(everyone)
 
     def begin(self, envs: np.ndarray) -> None:
         """Begin the next episode of each of `envs` (indices)."""
-        turn = (envs + self.episodes_begun[envs]) % len(self.tables)
+        turn = (envs + self.episodes_begun[envs]) % len(self.domain_envs)
         self.episodes_begun[envs] += 1
-        for number, table in enumerate(self.tables):
-            here, left = envs[turn == number], envs[(turn != number) & table.playing[envs]]
+        for number, part in enumerate(self.domain_envs):
+            here, left = envs[turn == number], envs[(turn != number) & part.playing[envs]]
             if len(left):
-                table.desk.park(left)
-                table.playing[left] = False
+                part.desk.park(left)
+                part.playing[left] = False
             if len(here):
-                self._reset(table, here)
-                table.playing[here] = True
-                table.episodes_begun[here] += 1
+                self._reset(part, here)
+                part.playing[here] = True
+                part.episodes_begun[here] += 1
 
-    def _reset(self, table: Table, envs: np.ndarray) -> None:
-        settings, domain = self.settings, table.desk.setup.domain
+    def _reset(self, part: DomainEnvs, envs: np.ndarray) -> None:
+        settings, domain = self.settings, part.desk.setup.domain
         allocations = (settings.rewards.phase_1_allocation_low, settings.rewards.phase_1_allocation_high)
         n_turns = 1 if domain is None else len(settings.universe.domains[domain].symbols)
-        bars, begun = settings.desk.episode.bars, table.episodes_begun
-        table.desk.reset(
+        bars, begun = settings.desk.episode.bars, part.episodes_begun
+        part.desk.reset(
             envs,
             [
                 draw_episode(
@@ -118,7 +118,7 @@ class VectorEnv:
             {
                 "episodes_begun": int(self.episodes_begun[env]),
                 "bars_done": int(self.bars_done[env]),
-                "tables": [int(table.episodes_begun[env]) for table in self.tables],
+                "domains": [int(part.episodes_begun[env]) for part in self.domain_envs],
             }
             for env in range(self.num_envs)
         ]
@@ -127,5 +127,5 @@ class VectorEnv:
         for env, counters in enumerate(state):
             self.episodes_begun[env] = counters["episodes_begun"]
             self.bars_done[env] = counters["bars_done"]
-            for table, begun in zip(self.tables, counters["tables"]):
-                table.episodes_begun[env] = begun
+            for part, begun in zip(self.domain_envs, counters["domains"]):
+                part.episodes_begun[env] = begun
