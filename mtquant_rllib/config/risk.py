@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from mtquant_rllib.config.base import Count, Fraction, Positive, Section
@@ -46,6 +48,24 @@ class AlertsConfig(Section):
     correlation_shift: Positive
 
 
+class CustomRuleConfig(Section):
+    """A rule of one's own.
+
+    rule
+        `package.module:Class`, or the name by which an installed package offers it.
+    options
+        Arguments of the class.
+    """
+
+    rule: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, given: Any) -> Any:
+        return {"rule": given} if isinstance(given, str) else given
+
+
 class RiskConfig(Section):
     """See `configs/risk.yaml` for the meaning of each line."""
 
@@ -58,5 +78,6 @@ class RiskConfig(Section):
     margin_buffer: float = Field(ge=1)
     margin_stop_out_frac: Fraction
     max_adv_frac: Fraction
+    rules: tuple[CustomRuleConfig, ...] = ()
     breakers: BreakersConfig
     alerts: AlertsConfig

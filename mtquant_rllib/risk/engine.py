@@ -24,6 +24,7 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.risk import pretrade
 from mtquant_rllib.risk.book import Book
 from mtquant_rllib.risk.chain import RuleChain, trigger
+from mtquant_rllib.risk.custom_rules import custom_rules
 from mtquant_rllib.risk.measures import TOLERANCE
 from mtquant_rllib.risk.rules import Proposal, RiskEdit, Rule, RuleId
 from mtquant_rllib.risk.single_book import FAILURE_TEXT, CurrentPortfolio
@@ -103,7 +104,9 @@ class PortfolioRiskManager:
 
     @classmethod
     def from_settings(cls, settings: Settings, rules: Sequence[Rule] = ()) -> PortfolioRiskManager:
-        return cls(settings.universe, settings.instruments, settings.portfolio_risk, settings.risk, rules)
+        """With the rules that the settings name, and after them `rules`."""
+        own = [*custom_rules(settings.risk.rules), *rules]
+        return cls(settings.universe, settings.instruments, settings.portfolio_risk, settings.risk, own)
 
     @property
     def rules(self) -> Sequence[Rule]:

@@ -18,6 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.env.episode_setup import EpisodeSetup
+from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.universe import ALLOCATOR, META, Sharing
 
@@ -105,6 +107,8 @@ def expect_trainable(settings: Settings, phase: int) -> None:
     or a setting does not go with another."""
     from mtquant_rllib.engine.learning.autograd import asked_for
 
+    # Rules of one's own are found, or refused, here.
+    RiskLayer(settings, 1, EpisodeSetup(phase))
     recipe, runners = settings.recipe, settings.resources.runners
     if settings.resources.engine == "rllib" and (asked := asked_for(settings.learner)):
         raise ConfigError(

@@ -1,0 +1,68 @@
+"""Rules of one's own, named in the settings (`risk.rules`) and so in force wherever the settings are: in training on
+every worker, in evaluation and in live decisions."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+from mtquant_rllib.config.risk import CustomRuleConfig
+from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.risk.rules import Rule
+
+ENTRY_POINTS = "mtquant_rllib.risk_rules"
+"""Group of the entry points by which an installed package offers rules by name."""
+
+
+def custom_rules(choices: Sequence[CustomRuleConfig]) -> list[Rule]:
+    """The rules that settings name, in their order.
+
+    Raises
+    ------
+    ConfigError
+        When one cannot be found or made, is no rule, or has the name of another.
+    """
+    rules: list[Rule] = []
+    for choice in choices:
+        rule = _made(choice)
+        if rule.name in [other.name for other in rules]:
+            raise ConfigError(f"risk.rules: two rules are called {rule.name!r}; give one another `name`")
+        rules.append(rule)
+    return rules
+
+
+def _made(choice: CustomRuleConfig) -> Rule:
+    said, found = f"risk.rules: {choice.rule}", _found(choice.rule)
+    try:
+        rule = found(**choice.options)
+    except TypeError as error:
+        raise ConfigError(f"{said} cannot be made with options {choice.options}: {error}") from error
+    lacking = [name for name in ("name", "limit", "measure", "repair") if not hasattr(rule, name)]
+    if lacking:
+        raise ConfigError(f"{said} is no rule: it has no {', '.join(lacking)} (see mtquant_rllib.risk.rules.Rule)")
+    made: Rule = rule
+    return made
+
+
+def _found(name: str) -> Any:
+    """The class, or whatever makes the rule."""
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+        if name not in offered:
+            there = ", ".join(sorted(offered)) or "none"
+            raise ConfigError(
+                f"risk.rules: no installed package offers {name!r} (offered: {there}); or name it module:Class"
+            )
+        return offered[name].load()
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise ConfigError(
+            f"risk.rules: {name} cannot be imported ({error}); install its package, or put its folder on PYTHONPATH, "
+            "on every machine"
+        ) from error
+    except AttributeError as error:
+        raise ConfigError(f"risk.rules: {name}: {error}") from error

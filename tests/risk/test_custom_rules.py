@@ -1,0 +1,108 @@
+"""A rule of one's own, as docs/extending.md has it: named in the settings, it is in force wherever they are."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.risk.custom_rules import ENTRY_POINTS, custom_rules
+from mtquant_rllib.risk.engine import PortfolioRiskManager
+from mtquant_rllib.risk.rules import Proposal
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text()
+LIMIT = 0.03
+
+
+def written(folder: Path) -> Path:
+    """The document's files, in a folder."""
+    for file, content in re.findall(r"```\w+\n# (my_\S+)\n(.*?)```", DOCUMENT, re.DOTALL):
+        (folder / file).write_text(content)
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(written(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_rules", raising=False)
+    return tmp_path
+
+
+def test_a_rule_of_the_settings_is_in_force(home: Path) -> None:
+    settings = Settings.load(home / "my_desk.yaml")
+    manager = PortfolioRiskManager.from_settings(settings)
+    n = settings.universe.n_instruments
+    rng = np.random.default_rng(0)
+    weights = 0.1 * rng.standard_normal((50, n))
+    covariance = np.zeros((50, n * (n + 1) // 2))
+    covariance[:, np.cumsum([0, *range(n, 1, -1)])] = 1e-6
+    proposal = Proposal(
+        proposed=weights,
+        current=np.zeros_like(weights),
+        tradable=np.ones_like(weights, dtype=bool),
+        covariance=covariance,
+        correlation=np.zeros((50, n * (n - 1) // 2)),
+        equity=np.full(50, 1e5),
+    )
+    decision = manager.repair(proposal)
+    assert np.abs(decision.executed).max() <= LIMIT * (1 + 1e-9)
+    assert np.abs(weights).max() > 5 * LIMIT
+    assert "largest_position" in {edit.rule for env in range(50) for edit in decision.edits(env)}
+    assert "largest_position" not in {
+        edit.rule for edit in PortfolioRiskManager.from_settings(Settings.load()).repair(proposal).edits(0)
+    }
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (["my_rulez:LargestPosition"], "my_rulez:LargestPosition cannot be imported .*PYTHONPATH"),
+        (["my_rules:Largest"], "my_rules:Largest: module 'my_rules' has no attribute 'Largest'"),
+        (["my_rules:LargestPosition"], "cannot be made with options {}: .*missing 1 required .*'limit'"),
+        (["my_rules:np"], "cannot be made"),
+        ([{"rule": "fractions:Fraction"}], "is no rule: it has no name, limit, measure, repair"),
+        (
+            [{"rule": "my_rules:LargestPosition", "options": {"limit": 0.1}}] * 2,
+            "two rules are called 'largest_position'",
+        ),
+        (["largest"], "no installed package offers 'largest' .*module:Class"),
+    ],
+)
+def test_what_is_no_rule_is_refused_with_its_cure(home: Path, rules: list[Any], said: str) -> None:
+    tree = Settings.load().model_dump(mode="json")
+    tree["risk"]["rules"] = rules
+    with pytest.raises(ConfigError, match=f"risk.rules: .*{said}|{said}"):
+        custom_rules(Settings.model_validate(tree).risk.rules)
+    assert ENTRY_POINTS == "mtquant_rllib.risk_rules"
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_it_reaches_training_and_evaluation(tmp_path: Path) -> None:
+    """In a process of its own, as a user starts it; a rule that is not there is refused before anything starts."""
+    small = ["embedded.train={paths: 2, years: 3}", "embedded.validation={paths: 1, years: 3}"]
+    small += ["embedded.test={paths: 1, years: 3}", "recipe.environments=4", "recipe.validations=1"]
+    words = [word for one in small for word in ("--set", one)]
+
+    def mtquant(*arguments: str, path: str = str(written(tmp_path))) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "PYTHONPATH": path, "MTQUANT_CACHE": str(tmp_path / "cache")}
+        call = [str(Path(sys.executable).with_name("mtquant")), *arguments]
+        return subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+
+    train = ("train", "--config", "my_desk.yaml", "--run", "capped", "--budget-scale", "0.0005", *words)
+    lost = mtquant(*train, path="")
+    assert (lost.returncode, (tmp_path / "runs" / "capped").exists()) == (2, False)
+    assert "my_rules:LargestPosition cannot be imported" in lost.stderr
+    done = mtquant(*train)
+    assert done.returncode == 0, done.stdout + done.stderr
+    judged = mtquant("evaluate", "capped", "--json", "report.json")
+    assert judged.returncode == 0, judged.stderr
+    assert "largest_position" in (tmp_path / "report.json").read_text()
