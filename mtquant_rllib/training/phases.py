@@ -18,8 +18,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.episode_setup import EpisodeSetup
-from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.universe import ALLOCATOR, META, Sharing
 
@@ -106,6 +104,8 @@ def expect_trainable(settings: Settings, phase: int) -> None:
     """Raises ConfigError when the environments cannot be shared evenly among the runners, or at all among the learners,
     or a setting does not go with another."""
     from mtquant_rllib.engine.learning.autograd import asked_for
+    from mtquant_rllib.env.episode_setup import EpisodeSetup
+    from mtquant_rllib.env.risk_layer import RiskLayer
 
     # Rules of one's own are found, or refused, here.
     RiskLayer(settings, 1, EpisodeSetup(phase))

@@ -31,10 +31,10 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.object_store import Store
 from mtquant_rllib.paths import address_of, is_address
 from mtquant_rllib.training.records import durable, run_lock, stored_market
+from mtquant_rllib.training.records.ownership import REMOTE
 from mtquant_rllib.training.records.path_names import name_fault, shown
 from mtquant_rllib.training.records.working_copy import (
     IDENTITY,
-    REMOTE,
     WorkingCopy,
     content_of,
     read_record,

@@ -12,9 +12,8 @@ from pathlib import Path
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.paths import is_address, on_disk
 from mtquant_rllib.training.records.manifest_file import is_run
-from mtquant_rllib.training.records.ownership import claim
+from mtquant_rllib.training.records.ownership import REMOTE, claim
 from mtquant_rllib.training.records.path_names import hidden_character, name_fault, shown
-from mtquant_rllib.training.records.working_copy import REMOTE
 
 RUNS = Path("runs")
 _EXAMPLE = "name it with letters, digits, - and _, such as runs/first"

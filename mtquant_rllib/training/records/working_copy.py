@@ -19,8 +19,6 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.object_store import Stamp, Store, in_parallel
 from mtquant_rllib.training.records import durable, manifest_file, ownership, run_lock, stored_market
 
-REMOTE = "remote.json"
-"""Beside the working copy of a run: the address of the store that it is a copy of."""
 TAKEN = "taken.json"
 _SETTLED_NS = 300 * 10**9
 """How old a file has to be for its stamp to tell it from another; more than two clocks differ by."""
@@ -125,7 +123,7 @@ class WorkingCopy:
             elif name not in there and not _is_kept_here(name):
                 path.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_record(self.folder.parent / REMOTE, {"address": self.address})
+        write_record(self.folder.parent / ownership.REMOTE, {"address": self.address})
         new = [path for path, stamp in there.items() if before.get(path) != [*stamp, *self._here(path)]]
         for gone in self._download(new, lambda path: self.folder / path):
             # Whoever trains the run removes checkpoints meanwhile; without a part they are none.
