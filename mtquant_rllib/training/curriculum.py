@@ -22,30 +22,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import ray
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import MtquantError, RunError
 from mtquant_rllib.training import phase_experiment
-from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE
 from mtquant_rllib.training.hyperparameters import learning_starts_bars
 from mtquant_rllib.training.movable_settings import move, moved_settings, refuse_fixed
 from mtquant_rllib.training.node_readiness import Readiness
+from mtquant_rllib.training.phase_handover import hand_on, predecessor
 from mtquant_rllib.training.phases import (
-    LAST,
-    TrialPlan,
     algorithm_of,
-    at_bars,
     budget_bars,
     expect_trainable,
     plan_phase,
 )
 from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.preparation import centred, prepare, restored
-from mtquant_rllib.training.records import durable, holding, mirror, ownership, run_names, states
-from mtquant_rllib.training.records.manifest import FrozenRecord, Manifest, PhaseRecord, TrialRecord, phases_of
+from mtquant_rllib.training.records import durable, holding, mirror, ownership, run_names
+from mtquant_rllib.training.records.manifest import Manifest, PhaseRecord, TrialRecord, phases_of
 from mtquant_rllib.training.records.manifest_file import FILE, is_run
 from mtquant_rllib.training.records.patience import patiently
 from mtquant_rllib.training.reporting.progress import clock
@@ -125,7 +121,7 @@ def train(
             )
 
         if phase > 1:
-            _predecessor(manifest, phase)
+            predecessor(manifest, phase)
 
         def change(manifest: Manifest) -> None:
             manifest.wanted = sorted({*manifest.wanted, phase})
@@ -277,7 +273,7 @@ def _run_phase(stretch: Stretch, phase: int) -> None:
     settings, record = manifest.load_settings(), manifest.phase(phase)
     plans = plan_phase(settings, phase)
     if record.status == "pending":
-        record.start = None if phase == 1 else _predecessor(manifest, phase)
+        record.start = None if phase == 1 else predecessor(manifest, phase)
         record.trials = {
             plan.name: TrialRecord(budget_bars=budget_bars(settings, plan, manifest.budget_scale)) for plan in plans
         }
@@ -294,7 +290,7 @@ def _run_phase(stretch: Stretch, phase: int) -> None:
     results = phase_experiment.fit(stretch, phase, plans)
     patience_s = settings.checkpoints.storage_patience_seconds
     patiently(
-        lambda: _hand_on(run, phase, record, plans, results), f"what phase {phase} hands on", patience_s, run / FILE
+        lambda: hand_on(run, phase, record, plans, results), f"what phase {phase} hands on", patience_s, run / FILE
     )
     record.seconds += time.monotonic() - began
     record.status = "done"
@@ -316,75 +312,6 @@ def never_learning(settings: Settings, phase: int, record: PhaseRecord) -> list[
         for name, trial in record.trials.items()
         if trial.budget_bars < learning_starts_bars(settings, trial.budget_bars) + settings.sac.bars_per_update
     ]
-
-
-def _predecessor(manifest: Manifest, phase: int) -> str:
-    result = manifest.phase(phase - 1).result
-    if result is None:
-        raise RunError(f"phase {phase} begins with the policies of phase {phase - 1}, which is not done in this run")
-    return result
-
-
-def _record_trial(run: Path, trial: TrialRecord, plan: TrialPlan, metrics: dict[str, Any]) -> None:
-    trial.bars = metrics[BARS_LIFETIME]
-    trial.last = f"{plan.folder}/{LAST}"
-    best = metrics["best"]
-    if "bars" in best:
-        trial.best_sharpe, trial.best_bars = float(best[SHARPE]), int(best["bars"])
-        trial.best = f"{plan.folder}/{at_bars(int(best['bars']))}"
-    else:
-        trial.best = trial.last
-    trial.hashes = states.index(run / trial.best)["modules"]
-
-
-def _hand_on(run: Path, phase: int, record: PhaseRecord, plans: list[TrialPlan], results: dict[str, Any]) -> None:
-    """Record what the trials came to, copy their best states and prove what was frozen. May be done again."""
-    for plan in plans:
-        _record_trial(run, record.trials[plan.name], plan, results[plan.name])
-    record.result = f"policies/phase_{phase}"
-    _copy_best(run, record, plans)
-    if phase == 2:
-        record.frozen = _prove_frozen(run, record, plans[0])
-
-
-def _copy_best(run: Path, record: PhaseRecord, plans: list[TrialPlan]) -> None:
-    """Copy the best states of all trials into one folder that does not depend on theirs.
-
-    A module that did not learn is handed on as it was handed over: with the value network or the critics of the phase
-    that it learned in, whatever this one's algorithm was.
-    """
-    assert record.result is not None
-    modules: dict[str, Any] = {}
-    for plan in plans:
-        folder = record.trials[plan.name].best
-        assert folder is not None
-        modules |= states.read(run / folder, plan.modules)
-    frozen = [name for name in modules if not any(name in plan.learning for plan in plans)]
-    if frozen:
-        assert record.start is not None
-        modules |= states.read(run / record.start, frozen)
-    states.write(run / record.result, modules, run=run, phase=plans[0].phase)
-
-
-def _prove_frozen(run: Path, record: PhaseRecord, plan: TrialPlan) -> FrozenRecord:
-    """Hashes of the policies of the modules that were not to learn, as handed over and as they left. Raises RunError if
-    one differs."""
-    assert record.start is not None
-    assert record.result is not None
-    frozen = [module for module in plan.modules if module not in plan.learning]
-    before = states.read(run / record.start, frozen)
-    proof = FrozenRecord(
-        before={module: states.sha256(states.acting(state)) for module, state in before.items()}, after={}
-    )
-    for folder in (record.trials[plan.name].last, record.result):
-        modules = states.read(run / str(folder), frozen)
-        proof.after = {module: states.sha256(states.acting(state)) for module, state in modules.items()}
-        changed = [module for module in frozen if proof.after[module] != proof.before[module]]
-        if changed:
-            raise RunError(
-                f"{', '.join(changed)} changed while only {', '.join(plan.learning)} was to learn ({folder})"
-            )
-    return proof
 
 
 def _log_to(run: Path) -> None:
