@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -53,6 +53,8 @@ class NetworksConfig(Section):
     """Risk appetite that the meta-controller's mean begins with; allocations begin equal."""
     last_layer_scale: Positive
     """Gain of the last layer of every policy and value trunk: first actions and values lie near 0."""
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Of networks of one's own, by their name in `names`: what their options hold besides the common ones."""
     attention: AttentionConfig
     """Used by the levels whose name is `attention`."""
 

@@ -1,13 +1,14 @@
 """Which networks exist, and which one each module of the desk gets.
 
-A new network is a file and a line in `NETWORKS`. What a module is built from travels as a plain dictionary
-(`network`, `shape`, `options`), which survives JSON and a checkpoint, so that a module can be rebuilt anywhere.
+A new network is a file and a line in `NETWORKS`, or outside the package a `NetworkKind` that settings name. What a
+module is built from travels as a plain dictionary (`network`, `shape`, `options`), which survives JSON and a
+checkpoint, so that a module can be rebuilt anywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from torch import nn
@@ -17,6 +18,7 @@ from mtquant_rllib.agents.groups import AgentGroup, agent_groups, module_groups
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.networks import NetworksConfig
 from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.extensions import extension
 from mtquant_rllib.features.layout import Layout
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.attention_policy import AttentionOptions, AttentionPolicy, attention_value
@@ -63,11 +65,28 @@ NETWORKS: dict[str, NetworkKind] = {
 }
 
 
+ENTRY_POINTS = "mtquant_rllib.networks"
+"""Group of the entry points by which an installed package offers networks by name."""
+
+
 def kind_of(config: Mapping[str, Any]) -> NetworkKind:
+    """Of a configuration's `network`: a name of the registry, or `package.module:KIND` of one's own.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such network.
+    """
     name = config["network"]
-    if name not in NETWORKS:
-        raise ConfigError(f"networks.names: no network {name!r}; the registry has {', '.join(NETWORKS)}")
-    return NETWORKS[name]
+    if name in NETWORKS:
+        return NETWORKS[name]
+    try:
+        kind = extension("networks.names", name, ENTRY_POINTS)
+    except ConfigError as error:
+        raise ConfigError(f"networks.names: no network {name!r}; there are {', '.join(NETWORKS)} ({error})") from error
+    if not isinstance(kind, NetworkKind):
+        raise ConfigError(f"networks.names: {name} is a {type(kind).__name__}; expected a NetworkKind")
+    return kind
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape:
@@ -161,6 +180,9 @@ def _network_config(networks: NetworksConfig, group: AgentGroup) -> dict[str, An
     )
     if kind.options is AttentionOptions:
         options |= {"attention": networks.attention.model_dump(), "linear_skip": networks.attention.linear_skip}
+    options |= networks.options.get(choice.name, {})
+    if unknown := sorted(options.keys() - {field.name for field in fields(kind.options)}):
+        raise ConfigError(f"networks.options.{choice.name}: there is no option {unknown[0]}")
     shape = SHAPES[kind.shape](group.observation, len(group.actions))
     return {"network": choice.name, "shape": _plain(asdict(shape)), "options": _plain(options)}
 

@@ -3,13 +3,11 @@ every worker, in evaluation and in live decisions."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from importlib.metadata import entry_points
-from typing import Any
 
 from mtquant_rllib.config.risk import CustomRuleConfig
 from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.extensions import extension
 from mtquant_rllib.risk.rules import Rule
 
 ENTRY_POINTS = "mtquant_rllib.risk_rules"
@@ -34,7 +32,7 @@ def custom_rules(choices: Sequence[CustomRuleConfig]) -> list[Rule]:
 
 
 def _made(choice: CustomRuleConfig) -> Rule:
-    said, found = f"risk.rules: {choice.rule}", _found(choice.rule)
+    said, found = f"risk.rules: {choice.rule}", extension("risk.rules", choice.rule, ENTRY_POINTS)
     try:
         rule = found(**choice.options)
     except TypeError as error:
@@ -44,25 +42,3 @@ def _made(choice: CustomRuleConfig) -> Rule:
         raise ConfigError(f"{said} is no rule: it has no {', '.join(lacking)} (see mtquant_rllib.risk.rules.Rule)")
     made: Rule = rule
     return made
-
-
-def _found(name: str) -> Any:
-    """The class, or whatever makes the rule."""
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        offered = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-        if name not in offered:
-            there = ", ".join(sorted(offered)) or "none"
-            raise ConfigError(
-                f"risk.rules: no installed package offers {name!r} (offered: {there}); or name it module:Class"
-            )
-        return offered[name].load()
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise ConfigError(
-            f"risk.rules: {name} cannot be imported ({error}); install its package, or put its folder on PYTHONPATH, "
-            "on every machine"
-        ) from error
-    except AttributeError as error:
-        raise ConfigError(f"risk.rules: {name}: {error}") from error

@@ -106,8 +106,10 @@ def expect_trainable(settings: Settings, phase: int) -> None:
     from mtquant_rllib.engine.learning.autograd import asked_for
     from mtquant_rllib.env.episode_setup import EpisodeSetup
     from mtquant_rllib.env.risk_layer import RiskLayer
+    from mtquant_rllib.policies.registry import network_configs
 
-    # Rules of one's own are found, or refused, here.
+    # Networks and rules of one's own are found, or refused, here.
+    network_configs(settings)
     RiskLayer(settings, 1, EpisodeSetup(phase))
     recipe, runners = settings.recipe, settings.resources.runners
     if settings.resources.engine == "rllib" and (asked := asked_for(settings.learner)):

@@ -14,7 +14,7 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.risk.custom_rules import ENTRY_POINTS, custom_rules
+from mtquant_rllib.risk.custom_rules import custom_rules
 from mtquant_rllib.risk.engine import PortfolioRiskManager
 from mtquant_rllib.risk.rules import Proposal
 
@@ -73,7 +73,7 @@ def test_a_rule_of_the_settings_is_in_force(home: Path) -> None:
             [{"rule": "my_rules:LargestPosition", "options": {"limit": 0.1}}] * 2,
             "two rules are called 'largest_position'",
         ),
-        (["largest"], "no installed package offers 'largest' .*module:Class"),
+        (["largest"], "no installed package offers 'largest' .*module:NAME"),
     ],
 )
 def test_what_is_no_rule_is_refused_with_its_cure(home: Path, rules: list[Any], said: str) -> None:
@@ -81,7 +81,6 @@ def test_what_is_no_rule_is_refused_with_its_cure(home: Path, rules: list[Any], 
     tree["risk"]["rules"] = rules
     with pytest.raises(ConfigError, match=f"risk.rules: .*{said}|{said}"):
         custom_rules(Settings.model_validate(tree).risk.rules)
-    assert ENTRY_POINTS == "mtquant_rllib.risk_rules"
 
 
 @pytest.mark.slow
