@@ -135,7 +135,7 @@ def test_the_runner_pays_what_the_core_pays_for_the_same_actions(make: Make) -> 
     seen, _, _ = seen_in(runner, level)
     again = BatchedEnvRunner(config=make("ppo", "plain"), worker_index=0).env
     again.start_over()
-    core = again.tables[0].desk
+    core = again.domain_envs[0].desk
     for bar in range(10):
         assert np.array_equal(core.observe(), seen[4 * bar : 4 * bar + 4, 0])
         core.decide(level.actions[4 * bar : 4 * bar + 4, 0])
