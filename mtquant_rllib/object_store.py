@@ -16,6 +16,7 @@ import errno
 import os
 import re
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from functools import lru_cache, wraps
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 from pyarrow import ArrowInvalid, fs
 
@@ -31,6 +33,8 @@ from mtquant_rllib.paths import address_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
+ENDPOINT_SECONDS = 5
+"""How long a store's server may take to accept a connection."""
 _THREADS = 8
 _PAUSES_S = (0.5, 2.0)
 _BLOCK = 1 << 20
@@ -69,6 +73,30 @@ def _filesystem(root: str) -> fs.FileSystem:
     # A small file is one request then, not three.
     query = "?allow_delayed_open=true" if scheme == "s3" else ""
     return fs.FileSystem.from_uri(root + query)[0]
+
+
+def expect_endpoint(address: str) -> None:
+    """Where nothing listens at the server that AWS_ENDPOINT_URL names for an address, say so at once: the library
+    itself tries for long. For the beginning of a command; a store that goes away later is waited for.
+
+    Raises
+    ------
+    RunError
+        With the cure.
+    """
+    url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not url or not address.startswith("s3:"):
+        return
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), timeout=ENDPOINT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise RunError(
+            f"{address}: nothing answers at AWS_ENDPOINT_URL = {url} ({why}); see to the bucket, its credentials and "
+            "the way there"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -252,6 +280,7 @@ def downloaded(name: str | os.PathLike[str], folder: Path) -> Path:
     OSError
         When the store does not answer.
     """
+    expect_endpoint(address_of(name))
     store = Store.at(name)
     target = folder / Path(store.base).name
     single = store.stamp()

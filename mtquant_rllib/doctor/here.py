@@ -81,8 +81,9 @@ def storage(what: str, folder: Path) -> Iterator[Finding]:
 
 def object_store(address: str) -> Iterator[Finding]:
     """A file can be written to an object store, read back and removed."""
-    from mtquant_rllib.object_store import Store
+    from mtquant_rllib.object_store import Store, expect_endpoint
 
+    expect_endpoint(address)
     try:
         Store.at(address).probe()
     except OSError as error:
@@ -98,7 +99,13 @@ def _storage_cure(what: str) -> str:
 
 def shared_memory(settings: Settings) -> Iterator[Finding]:
     """What a session of this machine takes of /dev/shm is there."""
+    from mtquant_rllib.training.session.ray_start import LEAST_STORE_MB
+
     wanted = settings.resources.object_store_mb
+    if wanted < LEAST_STORE_MB:
+        said = f"resources.object_store_mb = {wanted} is less than Ray's object store takes"
+        yield Finding("memory", "failed", said, f"set resources.object_store_mb={LEAST_STORE_MB} or more")
+        return
     if not SHARED_MEMORY.exists():
         return
     free = shutil.disk_usage(SHARED_MEMORY).free // 2**20

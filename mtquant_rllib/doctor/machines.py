@@ -18,7 +18,8 @@ CLOCK_SECONDS = 2.0
 
 
 def plan(settings: Settings, nodes: Sequence[Node]) -> Iterator[Finding]:
-    """What runs where in each phase."""
+    """What runs where in each phase. A fault that several phases have in common is told once."""
+    told: set[str] = set()
     for phase in phases_of(settings):
         trials = [trial.name for trial in plan_phase(settings, phase)]
 
@@ -27,7 +28,10 @@ def plan(settings: Settings, nodes: Sequence[Node]) -> Iterator[Finding]:
             for line in placed(settings.resources, phase, trials, nodes).table():
                 yield Finding("plan", "ok", f"phase {phase} on {line}")
 
-        yield from refused("plan", attempt)
+        for finding in refused("plan", attempt):
+            if finding.level == "ok" or finding.said not in told:
+                yield finding
+            told.add(finding.said)
 
 
 def nodes(there: Sequence[Node], run: Path | str) -> Iterator[Finding]:

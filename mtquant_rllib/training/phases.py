@@ -118,8 +118,10 @@ def expect_trainable(settings: Settings, phase: int) -> None:
             "`learner` is the batched engine's"
         )
     if recipe.environments % max(runners, 1):
+        most = max(number for number in range(1, runners) if recipe.environments % number == 0)
         raise ConfigError(
-            f"recipe.environments = {recipe.environments}: expected a multiple of resources.runners = {runners}"
+            f"recipe.environments = {recipe.environments}: expected a multiple of resources.runners = {runners}; "
+            f"set resources.runners={most}, say"
         )
     learners = settings.resources.learners
     shared = {

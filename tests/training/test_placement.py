@@ -89,6 +89,11 @@ def test_where_parts_would_be_too_small_fewer_trials_run_at_a_time() -> None:
         (nodes(2, 2), {"runners": 50}, r"there are 2 \+ 2 CPUs: set resources\.runners=39 or fewer"),
         (nodes((8, 1)), {"learners": 5}, r"5 learners on 1 GPU .* set resources\.learners=4 or fewer"),
         (nodes(8), {"cpus": 1, "runners": 16}, r"of which resources\.cpus = 1 may be used: set resources\.runners=9"),
+        (
+            nodes(2),
+            {"min_process_cpus": 1, "learners": 4, "runners": 4},
+            r"there are 2 CPUs: set resources\.learners=0 and resources\.runners=1 or fewer",
+        ),
         (nodes(0), {}, r"there are 0 CPUs: use a machine with more CPUs"),
     ],
 )

@@ -227,6 +227,21 @@ def _packed(
     return [(process, seats[place]) for place, process in enumerate(wanted)]
 
 
+def _cure(asked: ResourcesConfig, room: int) -> str:
+    """What makes one trial fit where there is room for so many processes."""
+
+    def at_most(name: str, number: int) -> str:
+        return f"resources.{name}={number}" + (" or fewer" if number else "")
+
+    if room < 1:
+        return "use a machine with more CPUs"
+    if asked.runners and room > asked.learners:
+        return f"set {at_most('runners', room - 1 - asked.learners)}"
+    if room > asked.runners:
+        return f"set {at_most('learners', room - 1 - asked.runners)}"
+    return f"set resources.learners=0 and {at_most('runners', room - 1)}"
+
+
 def _refusal(asked: ResourcesConfig, phase: int, nodes: Sequence[Node]) -> str:
     """Why one trial does not fit, and what would."""
     processes = 1 + asked.runners + asked.learners
@@ -246,14 +261,7 @@ def _refusal(asked: ResourcesConfig, phase: int, nodes: Sequence[Node]) -> str:
     if asked.cpus is not None:
         room = min(room, math.floor(asked.cpus / least + 1e-6))
     cap = f", of which resources.cpus = {asked.cpus} may be used" if asked.cpus is not None else ""
-    fewer = max(room - 1 - asked.learners, 0)
-    cure = (
-        f"set resources.runners={fewer} or fewer"
-        if asked.runners and room > asked.learners
-        else "use a machine with more CPUs"
-        if not asked.learners
-        else f"set resources.learners={max(room - 1 - asked.runners, 0)} or fewer"
-    )
+    cure = _cure(asked, room)
     return (
         f"{said} of at least resources.min_process_cpus = {least:g} CPU each, {processes * least:g} CPUs; there are "
         f"{there}{cap}: {cure}"

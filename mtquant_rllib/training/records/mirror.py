@@ -28,7 +28,7 @@ from pathlib import Path
 from mtquant_rllib.env.data import cache_folder
 from mtquant_rllib.env.market_source import lies_here
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.object_store import Store
+from mtquant_rllib.object_store import Store, expect_endpoint
 from mtquant_rllib.paths import address_of, is_address
 from mtquant_rllib.training.records import durable, run_lock, stored_market
 from mtquant_rllib.training.records.ownership import REMOTE
@@ -96,6 +96,7 @@ def taken(name: str | os.PathLike[str]) -> Path:
         When the address is none of a run, or the store does not answer.
     """
     folder = working_folder(name)
+    expect_endpoint(address_of(name))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / _IN_USE, "w") as lock:
         try:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.session import processes
@@ -20,6 +23,10 @@ from mtquant_rllib.training.session.ray_seams import loopback, use_own_token
 ANSWER_SECONDS = 10
 """How long a cluster may take to answer. `ray.init` itself would try an address where nothing listens for a quarter of
 an hour: 20 times 40 seconds."""
+LISTENER_SECONDS = 5
+"""How long a machine may take to accept a connection."""
+LEAST_STORE_MB = math.ceil(ray_constants.OBJECT_STORE_MINIMUM_MEMORY_BYTES / 2**20)
+"""Of a session's object store, by Ray's own rule."""
 CLIENT = "ray://"
 AUTH_MODE = "RAY_AUTH_MODE"
 
@@ -61,12 +68,28 @@ def join_cluster(address: str, **common: Any) -> None:
         When nothing answers at the address within `ANSWER_SECONDS`, or what answers is no cluster that this process
         can join: another version of Ray, another token.
     """
+    _expect_listener(address)
     if not address.startswith(CLIENT) and _expect_cluster(address):
         use_own_token()
     try:
         ray.init(address=address, **common)
     except Exception as error:
         raise _no_cluster(address, str(error) or type(error).__name__) from error
+
+
+def _expect_listener(address: str) -> None:
+    """Where nothing listens at HOST:PORT, say so at once. Other forms of an address are Ray's to judge."""
+    host, _, port = address.removeprefix(CLIENT).rpartition(":")
+    if not host or not port.isdigit():
+        return
+    if int(port) > 65535:
+        raise _no_cluster(address, f"Invalid address format: there is no port {port}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENER_SECONDS).close()
+    except TimeoutError as error:
+        raise _no_cluster(address, f"nothing answers within {LISTENER_SECONDS} seconds") from error
+    except OSError as error:
+        raise _no_cluster(address, f"nothing answers there ({error.strerror or error})") from error
 
 
 def _expect_cluster(address: str) -> bool:
@@ -112,7 +135,7 @@ def _no_cluster(address: str, said: str) -> RunError:
 def _cure(error: Exception, object_store_mb: int) -> str:
     text = str(error)
     if "minimum allowed" in text:
-        return f"ask for more than {object_store_mb} MB with --set resources.object_store_mb"
+        return f"set resources.object_store_mb={LEAST_STORE_MB} or more"
     if "/dev/shm" in text or "object store" in text or "No space left" in text:
         return f"free /dev/shm and /tmp, or ask for less than {object_store_mb} MB with --set resources.object_store_mb"
     if "AF_UNIX" in text:
