@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+import tree
 
 from mtquant_rllib.engine.sampling.runner_base import Sampled
 from mtquant_rllib.errors import RunError
@@ -49,7 +52,7 @@ def sampled_remotely(algorithm: Any, asked: Mapping[int, int]) -> list[Sampled]:
                 if isinstance(part, Unprepared):
                     unprepared.append(part.runner)
                 else:
-                    found[part.counters["runner"]] = part
+                    found[part.counters["runner"]] = replace(part, snapshot=tree.map_structure(_owned, part.snapshot))
             if unprepared:
                 algorithm.prepare_runners(unprepared)
         missing = [index for index in asked if index not in found]
@@ -65,6 +68,12 @@ def sampled_remotely(algorithm: Any, asked: Mapping[int, int]) -> list[Sampled]:
         if not algorithm.restore_env_runners(group):
             time.sleep(PROBE_S)
     return [found[index] for index in asked]
+
+
+def _owned(leaf: Any) -> Any:
+    """An array that came through the object store, in memory of its own: a runner's snapshot is kept until its next
+    call, and one array of it would keep in the store all that came with it, a window of 75 MB."""
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import hashlib, os, pickle, signal, sys, threading, time
 from pathlib import Path
 from mtquant_rllib.training.process_variables import reexec_with_variables
 reexec_with_variables()
-import numpy as np, ray
+import numpy as np, ray, tree
 from mtquant_rllib.config import Settings
 from mtquant_rllib.training.records import states
 from mtquant_rllib.training.records.manifest import Manifest, TrialRecord

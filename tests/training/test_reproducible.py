@@ -39,6 +39,9 @@ algorithm = trial(3, "desk", 2.0)
 if what == "replaced":
     replaced()
 assert algorithm.train()["bars_sampled_lifetime"] == 100
+# Arrays that Ray's object store holds cannot be written to. Of a sample nothing may be kept there: it would keep all.
+kept = [leaf for leaf in tree.flatten(algorithm._runner_states) if hasattr(leaf, "flags")]
+assert kept and all(array.flags.writeable for array in kept)
 if what == "a learner lost":
     def die(learner):
         # In the middle of writing its part.
