@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ STORE_MB = 100
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
 PROCESSES = {"PhaseTrial": "trial", "BatchedEnvRunner": "runner", "_WrappedExecutable": "learner"}
 """Ray's names of the processes of a trial, and the planner's."""
+LOSSES = {0: "whole", **{phase: f"a node lost in phase {phase}" for phase in (1, 2, 3)}}
 TRIALS = {1: ("forex", "commodities", "equity"), 2: ("desk",), 3: ("desk",)}
 
 
@@ -49,21 +51,24 @@ class Machines:
         self.others = [self.cluster.add_node(**one) for one in asked[1:]]
         self.cluster.wait_for_nodes()
 
-    def nodes(self) -> list[Node]:
-        alive = sorted((node for node in ray.nodes() if node["Alive"]), key=_head_first)
-        return [
-            Node(node["NodeID"], node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0), id=node["NodeID"])
-            for node in alive
-        ]
 
-    def placed(self) -> Counter[tuple[str, str]]:
-        """(node, kind) of the processes of trials that are alive."""
-        found: Counter[tuple[str, str]] = Counter()
-        for actor in state.actors().values():
-            kind = PROCESSES.get(actor["ActorClassName"].rsplit(".", 1)[-1])
-            if kind is not None and actor["State"] == "ALIVE":
-                found[actor["Address"]["NodeID"], kind] += 1
-        return found
+def nodes_alive() -> list[Node]:
+    """Those of the cluster that this process has joined, the head first."""
+    alive = sorted((node for node in ray.nodes() if node["Alive"]), key=_head_first)
+    return [
+        Node(node["NodeID"], node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0), id=node["NodeID"])
+        for node in alive
+    ]
+
+
+def processes_placed() -> Counter[tuple[str, str]]:
+    """(node, kind) of the processes of trials that are alive on it."""
+    found: Counter[tuple[str, str]] = Counter()
+    for actor in state.actors().values():
+        kind = PROCESSES.get(actor["ActorClassName"].rsplit(".", 1)[-1])
+        if kind is not None and actor["State"] == "ALIVE":
+            found[actor["Address"]["NodeID"], kind] += 1
+    return found
 
 
 def _head_first(node: dict[str, Any]) -> tuple[bool, str]:
@@ -88,7 +93,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("loses", [0, 1, 2, 3], ids=lambda phase: f"a node lost in phase {phase}" if phase else "whole")
+@pytest.mark.parametrize("loses", LOSSES, ids=LOSSES.get)
 @pytest.mark.parametrize(("machines", "overrides"), SHAPES.values(), ids=SHAPES.keys(), indirect=["machines"])
 def test_the_curriculum_finishes(
     tmp_path: Path,
@@ -104,13 +109,13 @@ def test_the_curriculum_finishes(
     words = runs.settings(*overrides, small=runs.ON_CLUSTER)
     address = machines.cluster.address
     driver = runs.command(tmp_path, "train", "--run", "x", "--budget-scale", runs.SCALE, "--address", address, *words)
-    there = machines.nodes()
+    there = nodes_alive()
     for phase, trials in TRIALS.items():
         assert driver.says(f"phase {phase} {trials[0]}  "), driver.text[-3000:]
         if phase == 1 and not loses:
             plan = placed(asked, phase, trials, there)
             expected = Counter((node.id, process.kind) for process, node in plan.seats)
-            assert machines.placed() <= expected, "Ray placed what was planned, as far as it is still running"
+            assert processes_placed() <= expected, "Ray placed what was planned, as far as it is still running"
         if phase == loses:
             time.sleep(random.Random(phase).uniform(0.0, 1.0))
             machines.cluster.remove_node(machines.others[-1], allow_graceful=False)
@@ -230,7 +235,7 @@ class Other:
 
 @pytest.mark.parametrize("machines", [CPUS], indirect=True, ids=["2+2"])
 def test_a_trial_that_waits_for_its_place_says_what_for(tmp_path: Path, machines: Machines) -> None:
-    taken = machines.nodes()[1]
+    taken = nodes_alive()[1]
     other = Other.options(scheduling_strategy=NodeAffinitySchedulingStrategy(str(taken.id), soft=False)).remote()
     assert ray.get(other.begun.remote())
     words = runs.settings(small=runs.ON_CLUSTER)
@@ -257,9 +262,9 @@ def test_a_node_that_cannot_train_is_named_and_left_out(
     other = OtherNode(machines.cluster.address, cpus=8, hidden=[tmp_path / "runs"] if hides else [], env=env)
     try:
         deadline = time.monotonic() + 60
-        while len(machines.nodes()) < 2 and time.monotonic() < deadline:
+        while len(nodes_alive()) < 2 and time.monotonic() < deadline:
             time.sleep(0.2)
-        assert len(machines.nodes()) == 2
+        assert len(nodes_alive()) == 2
         where = ("--address", machines.cluster.address)
         words = runs.settings(small=runs.ON_CLUSTER)
         doctor = runs.command(tmp_path, "doctor", *where, *words)
@@ -316,17 +321,34 @@ def fake_cloud(address: str) -> dict[str, Any]:
     }
 
 
+@dataclass
+class Cloud:
+    """A head of two CPUs whose autoscaler may start workers, and that this process has joined."""
+
+    address: str
+    head: int
+
+    def lose_a_worker(self) -> None:
+        """SIGKILL the raylet of a worker, of one with processes of trials where there is one."""
+        workers = {str(node.id) for node in nodes_alive()[1:]}
+        busy = sorted(workers & {node for node, _ in processes_placed()})
+        node = (busy or sorted(workers))[0]
+        (raylet,) = [pid for pid, args in below(self.head) if "raylet/raylet" in args.split()[0] and node in args]
+        kill(raylet, signal.SIGKILL)
+
+
 @pytest.fixture
-def autoscaled(tmp_path: Path) -> Iterator[str]:
-    """A head of two CPUs whose autoscaler may start workers; its address."""
+def cloud(tmp_path: Path) -> Iterator[Cloud]:
     address = f"{ray.util.get_node_ip_address()}:{PORT}"
     (tmp_path / "cloud.json").write_text(json.dumps(fake_cloud(address)))
     temporary = Path(f"/tmp/mtqa{os.getpid()}")
     words = ["start", "--head", f"--port={PORT}", "--num-cpus=2", f"--object-store-memory={STORE_MB * 2**20}"]
     words += ["--include-dashboard=false", "--block", f"--autoscaling-config={tmp_path / 'cloud.json'}"]
+    # A node that is not heard of is ended after five seconds, not thirty.
+    quick = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "AUTOSCALER_HEARTBEAT_TIMEOUT_S": "5"}
     head = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", *words],
-        env={**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_TMPDIR": str(temporary)},
+        env={**os.environ, "RAY_FAKE_CLUSTER": "1", "RAY_TMPDIR": str(temporary), **quick},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -334,28 +356,38 @@ def autoscaled(tmp_path: Path) -> Iterator[str]:
     )
     said = runs.listening(head)
     assert said.says("command will now block"), said.text
-    yield address
+    ray.init(address=address, log_to_driver=False)
+    yield Cloud(address, head.pid)
+    ray.shutdown()
     for pid, _ in [*below(head.pid), (head.pid, "")]:
         kill(pid, signal.SIGKILL)
     head.wait()
     shutil.rmtree(temporary, ignore_errors=True)
 
 
+@pytest.mark.parametrize("loses", LOSSES, ids=LOSSES.get)
 def test_an_autoscaler_starts_the_nodes_that_the_phase_was_placed_on(
-    tmp_path: Path, reference: Callable[..., Path], autoscaled: str
+    tmp_path: Path, reference: Callable[..., Path], cloud: Cloud, loses: int
 ) -> None:
-    """Nine processes would share the head's two CPUs; they get one CPU each on workers that come."""
+    """Nine processes would share the head's two CPUs; they get one CPU each on workers that come, and come again."""
     kinds = f"resources.worker_types=[{{cpus: {WORKER_CPUS}, max_workers: {WORKERS}}}]"
     words = runs.settings("resources.runners=2", kinds, small=runs.ON_CLUSTER)
-    driver = runs.command(
-        tmp_path, "train", "--run", "x", "--budget-scale", runs.SCALE, "--address", autoscaled, *words
-    )
+    where = ("--address", cloud.address)
+    driver = runs.command(tmp_path, "train", "--run", "x", "--budget-scale", runs.SCALE, *where, *words)
     assert driver.says("waits for 2 nodes with 4 CPU to be started"), driver.text
+    for phase, trials in TRIALS.items():
+        assert driver.says(f"phase {phase} {trials[0]}  "), driver.text[-3000:]
+        if phase == loses:
+            time.sleep(random.Random(phase).uniform(0.0, 1.0))
+            cloud.lose_a_worker()
     code = driver.end()
-    assert code == 0, driver.text[-4000:]
     placed = [line.strip() for line in driver.lines if line.startswith("phase 1 on")]
-    differing = len(runs.differences(reference("resources.runners=2"), tmp_path / "runs" / "x"))
-    TABLE.add(Row("cluster of a head of 2 CPUs that grows", code == 0, code, " | ".join(placed), differing))
-    assert len(placed) == 1 + WORKERS, placed
-    assert sum("2 runners of 1 CPU" in line for line in placed) == 2, placed
+    differing = len(runs.differences(reference("resources.runners=2"), tmp_path / "runs" / "x")) if code == 0 else None
+    said = (line.strip() for line in driver.lines if "a node is lost" in line)
+    seen, lost = next(said, "its trials were elsewhere") if loses else " | ".join(placed), runs.bars_lost(tmp_path)
+    name = f"cluster of a head of 2 CPUs that grows, {LOSSES[loses]}"
+    TABLE.add(Row(name, code == 0, code, seen, differing, lost if loses else None))
+    assert code == 0, driver.text[-4000:]
+    assert len(placed) >= 1 + WORKERS, placed
+    assert sum("2 runners of 1 CPU" in line for line in placed[: 1 + WORKERS]) == 2, placed
     assert not differing

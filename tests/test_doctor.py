@@ -89,6 +89,13 @@ def test_set_ups_that_cannot_train_are_found(
     assert not (tmp_path / "runs").exists()
 
 
+def test_more_cpus_than_there_are_is_a_warning() -> None:
+    found = only(machines.cpus(settings("resources.cpus=500")))
+    assert found.level == "warning"
+    assert f"resources.cpus = 500 on a machine of {os.cpu_count()}" in found.said
+    assert not list(machines.cpus(settings(f"resources.cpus={os.cpu_count()}")))
+
+
 def test_a_package_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         importlib.metadata, "requires", lambda name: ["numpy<1", "no-such-package>=1", "x; extra == 'd'"]

@@ -50,6 +50,7 @@ def examine(
         from mtquant_rllib.training.session.ray_session import local_node
 
         yield from here.shared_memory(settings)
+        yield from machines.cpus(settings)
         yield from machines.plan(settings, [local_node(settings)])
     elif cache:
         yield from refused("cluster", lambda: _cluster(settings, address, run))

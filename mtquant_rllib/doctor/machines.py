@@ -12,9 +12,16 @@ from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.records.manifest import phases_of
 from mtquant_rllib.training.session.node_look import Seen, looked_at
+from mtquant_rllib.training.session.ray_session import overcommitted
 
 CLOCK_SECONDS = 2.0
 """By how much a node's clock may differ: times in logs and records stand side by side."""
+
+
+def cpus(settings: Settings) -> Iterator[Finding]:
+    """A session of this machine hands out no more CPUs than there are."""
+    if (said := overcommitted(settings)) is not None:
+        yield Finding("cpus", "warning", said, "leave resources.cpus out for all that there are")
 
 
 def plan(settings: Settings, nodes: Sequence[Node]) -> Iterator[Finding]:

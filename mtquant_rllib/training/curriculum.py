@@ -94,6 +94,9 @@ def train(
     if phase not in (None, *phases):
         raise RunError(f"phase {phase}: this experiment has phase {', '.join(map(str, phases))}")
     wanted = list(phases) if phase is None else [phase]
+    if phase in (None, 1):
+        # Before an object store is asked for the run.
+        _refuse_untrainable(settings, wanted, address)
     run = run_names.claim_free() if run is None else run_names.run_path(run).resolve()
     change: Callable[[Manifest], None] | None = None
     if resume_existing and is_run(run) and not nothing_trained(run):
@@ -101,7 +104,6 @@ def train(
         carry_on(run, address, change=lambda manifest: move(manifest, moved, run) if moved else None)
         return run
     if is_run(run) and phase in (None, 1) and nothing_trained(run):
-        _refuse_untrainable(settings, wanted, address)
         record = prepare(settings, market, macro)
         fresh = Manifest.begin(run.name, centred(settings, record), record, budget_scale, wanted)
 
@@ -131,7 +133,6 @@ def train(
             raise RunError(
                 f"phase {phase} begins with the policies of phase {phase - 1}; name a run that has them, with --run"
             )
-        _refuse_untrainable(settings, wanted, address)
         ownership.claim(run)
         record = prepare(settings, market, macro)
         Manifest.begin(run.name, centred(settings, record), record, budget_scale, wanted).write(run)

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,18 +93,44 @@ def test_a_wrong_address_is_refused_in_seconds(silent: int) -> None:
         free = closed.getsockname()[1]
     refused = "nothing answers there .Connection refused."
     said = {f"127.0.0.1:{free}": refused, f"ray://127.0.0.1:{free}": refused}
-    for address, words in {**said, f"127.0.0.1:{silent}": "nothing answers within 10 seconds"}.items():
+    for address, words in {**said, f"127.0.0.1:{silent}": "nothing answers within 5 seconds"}.items():
         began = time.monotonic()
         with pytest.raises(RunError, match=rf"{address}: {words}; `ray status"):
             ray_start.join_cluster(address)
-        assert time.monotonic() - began < (1 if words == refused else 15)
+        assert time.monotonic() - began < (1 if words == refused else 10)
     with pytest.raises(RunError, match="expected HOST:PORT"):
         ray_start.join_cluster("somewhere")
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "what answers there is no Ray cluster"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what answers there is no Ray cluster"),
+        (b"", "nothing answers there .Connection closed by what listens there."),
+    ],
+    ids=["ssh", "http", "hangs up"],
+)
+def test_what_listens_and_is_no_cluster_is_told_at_once(says: bytes, told: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(says)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        with pytest.raises(RunError, match=told):
+            ray_start.join_cluster(f"127.0.0.1:{server.getsockname()[1]}")
+        answering.join()
 
 
 def test_a_cluster_of_another_version_is_told_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     said = "Traceback:\n  File x\nRuntimeError: Version mismatch: The cluster was started with:\n    Ray: 2.1"
     answer = subprocess.CompletedProcess([], 1, "", said)
+    monkeypatch.setattr(ray_start, "_expect_listener", lambda address: None)
     monkeypatch.setattr(subprocess, "run", lambda *words, **how: answer)
     with pytest.raises(RunError, match=r"started with:; install ray=="):
         ray_start.join_cluster("10.0.0.1:6379")

@@ -82,6 +82,14 @@ def local_node(settings: Settings) -> Node:
     return Node("127.0.0.1", settings.resources.cpus or os.cpu_count() or 1, gpus, id="local")
 
 
+def overcommitted(settings: Settings) -> str | None:
+    """One sentence where more CPUs would be handed out on this machine than it has."""
+    asked, there = settings.resources.cpus, os.cpu_count() or 1
+    if asked is None or asked <= there:
+        return None
+    return f"resources.cpus = {asked} on a machine of {there}: its processes share the {there}"
+
+
 @contextlib.contextmanager
 def joined(settings: Settings, address: str) -> Iterator[Machines]:
     """A cluster, to look at it.
@@ -136,6 +144,8 @@ def session(
         if opened:
             tell("trains in the Ray session that is open in this process")
         elif address is None:
+            if (said := overcommitted(settings)) is not None:
+                tell(said)
             folder = start_local(int(local_node(settings).cpus), settings.resources.object_store_mb, **common)
             record_session(run, folder)
         else:

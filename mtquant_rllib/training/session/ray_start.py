@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import re
@@ -24,7 +25,11 @@ ANSWER_SECONDS = 10
 """How long a cluster may take to answer. `ray.init` itself would try an address where nothing listens for a quarter of
 an hour: 20 times 40 seconds."""
 LISTENER_SECONDS = 5
-"""How long a machine may take to accept a connection."""
+"""How long a machine may take to accept a connection, and what listens there to say a first word."""
+SETTINGS_FRAME = 4
+"""Type of the frame with which both sides of an HTTP/2 connection begin, as gRPC's do; the fourth byte of its head."""
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS_FRAME, 0, 0, 0, 0, 0])
+"""What a client says first: a fixed line and a SETTINGS frame without settings (RFC 9113, sections 3.4, 4.1, 6.5)."""
 LEAST_STORE_MB = math.ceil(ray_constants.OBJECT_STORE_MINIMUM_MEMORY_BYTES / 2**20)
 """Of a session's object store, by Ray's own rule."""
 CLIENT = "ray://"
@@ -85,11 +90,25 @@ def _expect_listener(address: str) -> None:
     if int(port) > 65535:
         raise _no_cluster(address, f"Invalid address format: there is no port {port}")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENER_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENER_SECONDS) as connection:
+            first = b"" if os.environ.get("RAY_USE_TLS", "0") not in ("", "0") else _first_frame(connection)
     except TimeoutError as error:
         raise _no_cluster(address, f"nothing answers within {LISTENER_SECONDS} seconds") from error
     except OSError as error:
         raise _no_cluster(address, f"nothing answers there ({error.strerror or error})") from error
+    if first and first[3] != SETTINGS_FRAME:
+        raise _no_cluster(address, "what answers there is no Ray cluster")
+
+
+def _first_frame(connection: socket.socket) -> bytes:
+    """Head of the first frame that a server of HTTP/2 sends. Raises ConnectionError when it hangs up instead."""
+    connection.sendall(PREFACE)
+    head = b""
+    while len(head) < 9:
+        if not (more := connection.recv(9 - len(head))):
+            raise ConnectionResetError(errno.ECONNRESET, "Connection closed by what listens there")
+        head += more
+    return head
 
 
 def _expect_cluster(address: str) -> bool:
