@@ -11,7 +11,7 @@ groups the instruments of a domain contiguously, so that a domain is a slice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -30,12 +30,10 @@ class Sharing(StrEnum):
 
 @dataclass(frozen=True)
 class Domain:
-    """One specialist's field: its name, instruments (in order) and the width of its market features, 0 where there is
-    no specialist to see them."""
+    """One specialist's field: its name and its instruments, in order."""
 
     name: str
     symbols: tuple[str, ...]
-    features_dim: int
 
     @property
     def specialist(self) -> str:
@@ -111,28 +109,29 @@ class Universe:
         """Module ids without repeats, in the order of `agent_ids`."""
         return tuple(dict.fromkeys(self.policy_of(agent, sharing) for agent in self.agent_ids))
 
-    def allocated(self, assets: Sequence[str]) -> Universe:
-        """The universe of an allocator over some of these instruments, grouped by their domains.
+    def restricted(self, symbols: Sequence[str]) -> Universe:
+        """The universe of some of these instruments, grouped by their domains; a domain without any is left out.
 
         Raises
         ------
         KeyError
-            For an asset that no domain has.
+            For an instrument that no domain has.
         """
-        if unknown := [asset for asset in assets if asset not in self.symbols]:
+        if unknown := [symbol for symbol in symbols if symbol not in self.symbols]:
             raise KeyError(f"no instrument {', '.join(unknown)}; the instruments are {', '.join(self.symbols)}")
         domains = (
-            Domain(domain.name, tuple(symbol for symbol in domain.symbols if symbol in assets), 0)
+            Domain(domain.name, tuple(symbol for symbol in domain.symbols if symbol in symbols))
             for domain in self.domains
         )
-        return Universe(tuple(domain for domain in domains if domain.symbols), allocates=True)
+        return replace(self, domains=tuple(domain for domain in domains if domain.symbols))
+
+    def allocated(self, assets: Sequence[str]) -> Universe:
+        """The universe of an allocator over some of these instruments. Raises KeyError as `restricted` does."""
+        return replace(self.restricted(assets), allocates=True)
 
     @classmethod
     def from_specialists(cls, specialists: Mapping[str, object]) -> Universe:
-        """From the `specialists` table of `configs/agents.yaml` (domain name -> row with instruments and width)."""
+        """From the `specialists` table of `configs/agents.yaml` (domain name -> row with instruments)."""
         return cls(
-            tuple(
-                Domain(name, tuple(row.instruments), int(row.market_features_dim))  # type: ignore[attr-defined]
-                for name, row in specialists.items()
-            )
+            tuple(Domain(name, tuple(row.instruments)) for name, row in specialists.items())  # type: ignore[attr-defined]
         )

@@ -29,6 +29,7 @@ from table import TABLE, Row
 from mtquant_rllib.config import Settings
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.placement.planner import placed
+from mtquant_rllib.training.session.ray_start import join_cluster
 
 STORE_MB = 100
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
@@ -298,7 +299,8 @@ def fake_cloud(address: str) -> dict[str, Any]:
         "max_workers": WORKERS,
         "idle_timeout_minutes": 1,
         "provider": {
-            "type": "fake_multinode",
+            "type": "external",
+            "module": "spot_cloud.SpotCloud",
             "gcs_address": address,
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
@@ -344,25 +346,26 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
     temporary = Path(f"/tmp/mtqa{os.getpid()}")
     words = ["start", "--head", f"--port={PORT}", "--num-cpus=2", f"--object-store-memory={STORE_MB * 2**20}"]
     words += ["--include-dashboard=false", "--block", f"--autoscaling-config={tmp_path / 'cloud.json'}"]
-    # A node that is not heard of is ended after five seconds, not thirty.
-    quick = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "AUTOSCALER_HEARTBEAT_TIMEOUT_S": "5"}
+    fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "PYTHONPATH": str(Path(__file__).parent)}
     head = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", *words],
-        env={**os.environ, "RAY_FAKE_CLUSTER": "1", "RAY_TMPDIR": str(temporary), **quick},
+        env={**os.environ, "RAY_TMPDIR": str(temporary), **fake},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
     said = runs.listening(head)
-    assert said.says("command will now block"), said.text
-    ray.init(address=address, log_to_driver=False)
-    yield Cloud(address, head.pid)
-    ray.shutdown()
-    for pid, _ in [*below(head.pid), (head.pid, "")]:
-        kill(pid, signal.SIGKILL)
-    head.wait()
-    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        assert said.says("command will now block"), said.text
+        join_cluster(address, log_to_driver=False)
+        yield Cloud(address, head.pid)
+    finally:
+        ray.shutdown()
+        for pid, _ in [*below(head.pid), (head.pid, "")]:
+            kill(pid, signal.SIGKILL)
+        head.wait()
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @pytest.mark.parametrize("loses", LOSSES, ids=LOSSES.get)

@@ -130,8 +130,7 @@ def group_of(settings: Settings, agent: str) -> AgentGroup:
 def _meta_controller(settings: Settings) -> AgentGroup:
     universe, decision, own = settings.universe, settings.desk.decision, settings.meta_controller
     seen = layout.meta_layout(universe, settings.desk.observation.returns_days)
-    if seen.width != own.state_dim:
-        raise ConfigError(f"meta_controller.state_dim = {own.state_dim}: the feature layout is {seen.width} wide")
+    _expect_width("meta_controller.state_dim", own.state_dim, seen.width)
     snapped = f"below {decision.snap_below:g} it is 0"
     share = (
         f"logit of the domain's share of capital: softmax({decision.logit_scale:g} * logits), at most "
@@ -166,8 +165,9 @@ def _specialist(settings: Settings, number: int) -> AgentGroup:
     universe, decision, networks = settings.universe, settings.desk.decision, settings.networks
     domain = universe.domains[number]
     own = settings.specialists[domain.name]
-    if own.observation_dim != layout.BLOCK.width:
-        raise ConfigError(f"specialists.*.observation_dim: an instrument's block is {layout.BLOCK.width} wide")
+    key, features = f"specialists.{domain.name}", layout.domain_layout(domain, settings.traded_roles)
+    _expect_width(f"{key}.observation_dim", own.observation_dim, layout.BLOCK.width)
+    _expect_width(f"{key}.market_features_dim", own.market_features_dim, features.width)
     view = f"logit of a view on the instrument: P = softmax({decision.logit_scale:g} * [buy, hold, sell])"
     logits = (
         ActionComponent(f"{symbol}.{side}", f"{view}; intent = P(buy) - P(sell)")
@@ -180,7 +180,7 @@ def _specialist(settings: Settings, number: int) -> AgentGroup:
         agents=(domain.specialist,),
         turn=1,
         domain=number,
-        observation=layout.specialist_layout(domain),
+        observation=layout.specialist_layout(domain, settings.traded_roles),
         state_groups=("state",),
         market_view="domain_and_blocks",
         actions=(*logits, ActionComponent("confidence", f"confidence in [0, 1]: {blend}")),
@@ -194,6 +194,11 @@ def _specialist(settings: Settings, number: int) -> AgentGroup:
         ),
         learning_rate=settings.recipe.learning_rates.specialists,
     )
+
+
+def _expect_width(key: str, expected: int | None, width: int) -> None:
+    if expected is not None and expected != width:
+        raise ConfigError(f"{key} = {expected}: the layout is {width} wide; leave it out to take that")
 
 
 def _instruments(settings: Settings) -> AgentGroup:

@@ -6,7 +6,9 @@ from mtquant_rllib.config.base import Count, Fraction, Positive, Section
 
 
 class MetaControllerConfig(Section):
-    state_dim: Count
+    """state_dim: width that its observation is expected to have; None for whatever the layout comes to."""
+
+    state_dim: Count | None = None
     hidden_dim: Count
     hidden_dim_2: Count
     dropout: float
@@ -14,13 +16,20 @@ class MetaControllerConfig(Section):
 
 
 class SpecialistConfig(Section):
-    """A row of the table of specialists. `type` is the document's class name, accepted as the name of a table entry."""
+    """A row of the table of specialists.
 
-    type: str
+    market_features_dim, observation_dim
+        Widths that the domain's features and an instrument's block are expected to have; None for whatever the layout
+        comes to.
+    type
+        The design document's class name. There is one class for all domains: it is taken, and nothing reads it.
+    """
+
     instruments: tuple[str, ...]
-    market_features_dim: Count
-    observation_dim: Count
     hidden_dim: Count
+    market_features_dim: Count | None = None
+    observation_dim: Count | None = None
+    type: str | None = None
 
 
 class PortfolioRiskConfig(Section):

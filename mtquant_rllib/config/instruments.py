@@ -28,8 +28,8 @@ class FinancingConfig(Section):
     """Overnight financing, per cent a year of notional.
 
     kind
-        `fx`: quote-currency rate minus base-currency rate; `gold`: the USD rate; `index`: the USD rate minus
-        `dividend_pct` (price indices omit dividends); `commodity`: no base rate, `roll_yield_pct` instead.
+        `fx`: quote-currency rate minus base-currency rate; `gold`: the quote currency's rate; `index`: that rate minus
+        `dividend_pct` (price indices omit dividends); `commodity`: no base rate, minus `roll_yield_pct` instead.
     markup_pct
         What the broker adds for either side: a long pays base + markup, a short pays -base + markup.
     """
@@ -41,7 +41,7 @@ class FinancingConfig(Section):
 
 
 class InstrumentConfig(Section):
-    asset_class: Literal["forex", "commodity", "equity"]
+    asset_class: Literal["forex", "commodity", "equity", "crypto"]
     base: str
     quote: str
     contract: Positive
@@ -53,10 +53,11 @@ class InstrumentConfig(Section):
     commission_bps: NonNegative
     slippage_bps: NonNegative
     financing: FinancingConfig
-    triple_day: Weekday
+    triple_day: Weekday | None
+    """None for what is traded, and financed, on all seven days of a week."""
     margin_pct: Positive
     leverage: Positive
-    adv_usd: Positive
+    adv_ccy: Positive
     band_pct: Positive
     volume_proxy: bool = False
     allow_non_positive: bool = False

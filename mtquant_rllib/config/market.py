@@ -150,6 +150,8 @@ class WalkForwardConfig(Section):
 class MarketConfig(Section):
     timezone: Timezone
     files: dict[str, FileOptions]
+    instruments: tuple[str, ...] | None
+    """Those of the specialists' table that are traded; None for all. Roles and domains follow."""
     allow_missing: tuple[str, ...]
     columns: ColumnNames
     symbol_suffixes: tuple[str, ...]

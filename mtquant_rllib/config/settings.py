@@ -68,7 +68,14 @@ class Settings(Section):
     @cached_property
     def universe(self) -> Universe:
         everything = Universe.from_specialists(self.specialists)
-        return everything if self.allocator is None else everything.allocated(self.allocator.assets)
+        if self.allocator is not None:
+            return everything.allocated(self.allocator.assets)
+        return everything if self.market.instruments is None else everything.restricted(self.market.instruments)
+
+    @cached_property
+    def traded_roles(self) -> frozenset[str]:
+        """Roles of `features.roles` whose instrument is traded."""
+        return frozenset(role for role, symbol in self.features.roles if symbol in self.universe.symbols)
 
     @property
     def planted(self) -> OracleTable:
@@ -83,11 +90,20 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _every_asset_belongs_to_a_domain(self) -> Settings:
-        if self.allocator is not None:
-            known = Universe.from_specialists(self.specialists).symbols
-            for asset in self.allocator.assets:
-                if asset not in known:
-                    raise ValueError(f"allocator.assets: no specialist trades {asset}; there are {', '.join(known)}")
+        known = Universe.from_specialists(self.specialists).symbols
+        assets = () if self.allocator is None else self.allocator.assets
+        for key, named in (("allocator.assets", assets), ("market.instruments", self.market.instruments)):
+            for symbol in named or ():
+                if symbol not in known:
+                    raise ValueError(f"{key}: no specialist trades {symbol}; there are {', '.join(known)}")
+        for role, symbol in self.features.roles:
+            if symbol not in self.symbols:
+                raise ValueError(f"features.roles.{role}: {symbol} has no row under symbols")
+        index = self.features.roles.index
+        if assets and index not in assets:
+            raise ValueError(f"features.roles.index = {index}: expected one of allocator.assets, {', '.join(assets)}")
+        if self.market.instruments is not None and not self.market.instruments:
+            raise ValueError("market.instruments: expected one instrument at least, or null for all")
         return self
 
     @model_validator(mode="after")

@@ -31,10 +31,10 @@ class Observer:
         self._slices = universe.domain_slices
         self._n_domains = universe.n_domains
         self._meta = layout.meta_layout(universe, self._scale.returns_days)
-        self._specialists = [layout.specialist_layout(domain) for domain in universe.domains]
+        self._specialists = [layout.specialist_layout(domain, settings.traded_roles) for domain in universe.domains]
 
     def meta(self, close: DeskClose) -> np.ndarray:
-        """(B, 74): portfolio | correlation | specialists | macro."""
+        """(B, w), 74 wide for eight instruments in three domains: portfolio | correlation | specialists | macro."""
         scale, shape, d, state = self._scale, self._meta, self._n_domains, close.state
         days = scale.returns_days
         per_year = np.sqrt(close.domains.days_per_year)

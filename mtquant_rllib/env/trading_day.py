@@ -30,7 +30,7 @@ class TradeCosts:
     @classmethod
     def of(cls, settings: Settings) -> TradeCosts:
         cost = settings.desk.cost
-        adv_ccy = np.array([row.adv_usd for row in settings.instruments])
+        adv_ccy = np.array([row.adv_ccy for row in settings.instruments])
         return cls(adv_ccy, cost.impact_coefficient, cost.impact_free_adv_share)
 
 

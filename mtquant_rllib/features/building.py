@@ -30,6 +30,7 @@ from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.features.table import META, FeatureTable, open_table
 from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.market.calendar import trading_day
+from mtquant_rllib.universe import Domain
 
 # Cells (rows x paths) of one instrument handled at a time: its arrays then stay within a processor's cache.
 _CHUNK_CELLS = 16_384
@@ -52,7 +53,7 @@ def build_features(settings: Settings, markets: Sequence[MarketData], cache: Pat
     MarketDataError
         When the histories do not fit together, or are too short for every feature to be defined once.
     ConfigError
-        When a width in the agents' table differs from the layout, or a role names an instrument that is not traded.
+        When a macro series is missing and so is what would stand in for it.
     """
     _check(settings, markets)
     if cache is None:
@@ -115,13 +116,27 @@ def _check(settings: Settings, markets: Sequence[MarketData]) -> None:
                 f"features: no bar of {', '.join(absent)}; every instrument of the universe needs bars to be traded, "
                 "those of market.allow_missing too"
             )
-    featured = [domain for domain in universe.domains if domain.features_dim]
-    for domain in featured:
-        domain_layout(domain)
-    for role, symbol in settings.features.roles:
-        # Only domain features read the other roles.
-        if symbol not in universe.symbols and (featured or role == "index"):
-            raise ConfigError(f"features.roles.{role} = {symbol}: expected one of {', '.join(universe.symbols)}")
+    macro, index, series = settings.features.macro, settings.features.roles.index, _series(markets)
+    if macro.vix not in series and index not in universe.symbols:
+        raise ConfigError(
+            f"no macro series {macro.vix!r}, and features.roles.index = {index}, whose volatility would stand in for "
+            f"it, is not traded: add the series, or name one of {', '.join(universe.symbols)} as the index"
+        )
+    if macro.dxy not in series and not set(macro.dxy_proxy_weights) & set(universe.symbols):
+        raise ConfigError(
+            f"no macro series {macro.dxy!r}, and none of features.macro.dxy_proxy_weights, whose basket would stand in "
+            "for it, is traded: add the series, or name a pair of the dollar that is traded"
+        )
+
+
+def _series(markets: Sequence[MarketData]) -> set[str]:
+    """Macro series with a value in some history."""
+    return {
+        name
+        for market in markets
+        for name, values in zip(market.macro_columns, market.macro.T)
+        if not np.isnan(values).all()
+    }
 
 
 @functools.cache
@@ -210,9 +225,7 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
     )
     macro_columns, defined["macro"] = macro_block(macro)
     domain_columns = []
-    for domain in universe.domains:
-        if not domain.features_dim:
-            continue
+    for domain in _seen_domains(settings):
         view = DomainView(settings, domain, charts, valid, macro)
         columns, defined[f"the features of {domain.name}"] = domain_features(view)
         domain_columns.append(columns)
@@ -244,7 +257,12 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
 
 
 def _domain_widths(settings: Settings) -> tuple[int, ...]:
-    return tuple(domain.features_dim for domain in settings.universe.domains if domain.features_dim)
+    return tuple(domain_layout(domain, settings.traded_roles).width for domain in _seen_domains(settings))
+
+
+def _seen_domains(settings: Settings) -> tuple[Domain, ...]:
+    """Domains whose specialist sees their features: an allocator has none."""
+    return () if settings.universe.allocates else settings.universe.domains
 
 
 class _MemorySink:

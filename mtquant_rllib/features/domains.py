@@ -1,4 +1,5 @@
-"""What a specialist sees of its field beyond its instruments: 8, 6 and 7 features of the three domains.
+"""What a specialist sees of its field beyond its instruments: 8, 6 and 7 features of forex, commodities and equity, and
+five of a domain of another name.
 
 Where no feed gives a quantity, it is a proxy from prices and macro, never a constant. A macro column of the same name
 (`geopolitical_risk`, say) replaces the proxy: its rolling score over a year takes the column's place.
@@ -15,13 +16,15 @@ import numpy as np
 from mtquant_rllib.config import Settings
 from mtquant_rllib.features import indicators as ind
 from mtquant_rllib.features.chart import Chart, OwnCharts, on_common_rows
-from mtquant_rllib.features.layout import DOMAIN_COLUMNS, PER_INSTRUMENT, domain_layout
+from mtquant_rllib.features.layout import PER_INSTRUMENT, domain_columns, domain_layout
 from mtquant_rllib.features.macro import MacroSeries, finish
 from mtquant_rllib.features.registry import Registry
 from mtquant_rllib.universe import Domain
 
 forex, commodities, equity = Registry(), Registry(), Registry()
 DOMAIN_FEATURES = {"forex": forex, "commodities": commodities, "equity": equity}
+own_domain = Registry()
+"""Of a domain that is none of these."""
 
 _REPLACEMENT_WINDOW = 252
 
@@ -93,12 +96,12 @@ def scaled_drift(x: np.ndarray, bars: int, span: int, minimum) -> np.ndarray:
 
 def domain_features(view: DomainView) -> tuple[np.ndarray, np.ndarray]:
     """All features of the view's domain: float32 (T, P, width), clipped, and bool (T, P), from where all are known."""
-    registry = DOMAIN_FEATURES[view.domain.name]
+    registry, roles = DOMAIN_FEATURES.get(view.domain.name, own_domain), view.settings.traded_roles
     columns: list[np.ndarray] = []
-    for name in DOMAIN_COLUMNS[view.domain.name]:
+    for name in domain_columns(view.domain, roles):
         parts = registry[name].compute(view)
         columns += list(np.moveaxis(parts, -1, 0)) if name.endswith(PER_INSTRUMENT) else [parts]
-    names = domain_layout(view.domain).names
+    names = domain_layout(view.domain, roles).names
     for j, name in enumerate(names):
         if name in view.macro.columns:
             columns[j] = view.macro.z(view.macro.columns[name], _REPLACEMENT_WINDOW)
@@ -108,6 +111,7 @@ def domain_features(view: DomainView) -> tuple[np.ndarray, np.ndarray]:
 # Forex
 
 
+@own_domain("domain", "z252(ln DXY)")
 @forex("domain", "z252(ln DXY)")
 def dollar_index(v: DomainView) -> np.ndarray:
     return v.macro.dollar_score
@@ -193,7 +197,8 @@ def _share_above_averages(chart: Chart, minimum) -> np.ndarray:
     return np.mean(above, axis=0)
 
 
-@equity("domain", "2 * (share of the indices above their averages of 20, 50, 100, 200) - 1")
+@own_domain("domain", "2 * (share of its instruments above their averages of 20, 50, 100, 200) - 1")
+@equity("domain", "2 * (share of its instruments above their averages of 20, 50, 100, 200) - 1")
 def breadth(v: DomainView) -> np.ndarray:
     shares = [v.own(symbol, lambda c: _share_above_averages(c, v.minimum)) for symbol in v.domain.symbols]
     return 2 * np.mean(shares, axis=0) - 1
@@ -218,6 +223,7 @@ def policy_stance(v: DomainView) -> np.ndarray:
     return -v.excess(v.macro.rate_2y, 250) / 0.5
 
 
+@own_domain("domain", "z252(ln VIX)")
 @equity("domain", "z252(ln VIX)")
 def volatility_regime(v: DomainView) -> np.ndarray:
     return v.macro.z(ind.log_positive(v.macro.vix), 252)
@@ -235,3 +241,17 @@ def growth_value(v: DomainView) -> np.ndarray:
 def fear_greed(v: DomainView) -> np.ndarray:
     position = v.own(v.roles.index, lambda c: c.position(252, v.minimum(252)))
     return (-v.macro.z(ind.log_positive(v.macro.vix), 60) + v.index_returns_20 + position) / 2
+
+
+# Another domain
+
+
+@own_domain("domain", "z252(ln mean s of its instruments)")
+def own_volatility(v: DomainView) -> np.ndarray:
+    deviations = [v.own(symbol, lambda c: c.s) for symbol in v.domain.symbols]
+    return v.macro.z(ind.log_positive(np.mean(deviations, axis=0)), 252)
+
+
+@own_domain("domain", "mean R60 of its instruments")
+def own_trend(v: DomainView) -> np.ndarray:
+    return np.mean([v.move(symbol, 60) for symbol in v.domain.symbols], axis=0)

@@ -19,7 +19,6 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features import layout
 from mtquant_rllib.features.table import Columns, FeatureTable
-from mtquant_rllib.universe import Universe
 
 _DECIMALS = 4
 
@@ -69,7 +68,7 @@ class FeatureMeans:
             When they name a column that there is none of.
         """
         known = settings.desk.observation.feature_means or {}
-        groups = _names(settings.universe)
+        groups = _names(settings)
         if unknown := sorted(set(known).difference(*groups)):
             raise ConfigError(
                 f"desk.observation.feature_means.{unknown[0]}: there is no such column of market features"
@@ -81,24 +80,23 @@ class FeatureMeans:
         return cls(block, tuple(domains), clip, np.tile(block, n), np.concatenate([others, *domains]))
 
 
-def measured(table: FeatureTable, stretches: Sequence[slice], universe: Universe) -> Mapping[str, float]:
+def measured(table: FeatureTable, stretches: Sequence[slice], settings: Settings) -> Mapping[str, float]:
     """Column -> its mean over stretches of rows; of the block's columns also over the instruments."""
+    universe = settings.universe
     tables = [table.block, *table.domain]
     sums = [sum(_total(np.asarray(part[rows])) for rows in stretches) for part in tables]
     n_rows = sum(rows.stop - rows.start for rows in stretches)
     counts = [n_rows * universe.n_instruments, *[n_rows] * universe.n_domains]
     return {
         name: round(float(mean), _DECIMALS)
-        for names, total, count in zip(_names(universe), sums, counts)
+        for names, total, count in zip(_names(settings), sums, counts)
         for name, mean in zip(names, np.asarray(total) / count)
     }
 
 
-def _names(universe: Universe) -> list[tuple[str, ...]]:
-    return [
-        layout.BLOCK.names,
-        *(layout.domain_layout(domain).names for domain in universe.domains if domain.features_dim),
-    ]
+def _names(settings: Settings) -> list[tuple[str, ...]]:
+    domains = () if settings.universe.allocates else settings.universe.domains
+    return [layout.BLOCK.names, *(layout.domain_layout(domain, settings.traded_roles).names for domain in domains)]
 
 
 def _total(part: np.ndarray) -> np.ndarray:

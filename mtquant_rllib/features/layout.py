@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
-from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.universe import Domain, Universe
 
 
@@ -101,6 +100,21 @@ DOMAIN_COLUMNS: dict[str, tuple[str, ...]] = {
     "equity": _names("breadth valuation earnings_season policy_stance volatility_regime growth_value fear_greed"),
 }
 
+OWN_DOMAIN_COLUMNS = _names("dollar_index own_volatility own_trend breadth volatility_regime")
+"""Market features of a domain that `DOMAIN_COLUMNS` does not name."""
+
+ROLES_READ: dict[str, frozenset[str]] = {
+    "risk_sentiment": frozenset({"index"}),
+    "inflation_expectations": frozenset({"oil"}),
+    "geopolitical_risk": frozenset({"gold", "oil", "index"}),
+    "supply": frozenset({"oil", "index"}),
+    "demand": frozenset({"index"}),
+    "valuation": frozenset({"index"}),
+    "growth_value": frozenset({"growth", "value"}),
+    "fear_greed": frozenset({"index"}),
+}
+"""Roles of instruments (`features.roles`) that a domain column is computed from."""
+
 MACRO = Layout((("macro", _names("vix_level dxy_level rate_short_level rate_2y_level rate_10y_level")),))
 
 INSTRUMENT_STATE = Layout(
@@ -134,37 +148,30 @@ def pairs(symbols: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return tuple(combinations(symbols, 2))
 
 
-def domain_layout(domain: Domain) -> Layout:
-    """Market features of one domain.
+def domain_columns(domain: Domain, roles: frozenset[str]) -> tuple[str, ...]:
+    """Market features of a domain by name, without those that read an instrument in a role that is not traded.
 
-    Raises
-    ------
-    ConfigError
-        When no features are defined for the domain, or its row in the agents' table names another width.
+    roles: those of traded instruments, `Settings.traded_roles`.
     """
-    if domain.name not in DOMAIN_COLUMNS:
-        raise ConfigError(
-            f"specialists.{domain.name}: no features are defined for this domain; there are {', '.join(DOMAIN_COLUMNS)}"
-        )
+    columns = DOMAIN_COLUMNS.get(domain.name, OWN_DOMAIN_COLUMNS)
+    return tuple(name for name in columns if ROLES_READ.get(name, frozenset()) <= roles)
+
+
+def domain_layout(domain: Domain, roles: frozenset[str]) -> Layout:
+    """Market features of one domain, column by column; see `domain_columns`."""
     names: list[str] = []
-    for column in DOMAIN_COLUMNS[domain.name]:
+    for column in domain_columns(domain, roles):
         if column.endswith(PER_INSTRUMENT):
             names += [column[:-1] + symbol for symbol in domain.symbols]
         else:
             names.append(column)
-    layout = Layout((("domain", tuple(names)),))
-    if layout.width != domain.features_dim:
-        raise ConfigError(
-            f"specialists.{domain.name}.market_features_dim = {domain.features_dim}: "
-            f"its features are {layout.width} wide"
-        )
-    return layout
+    return Layout((("domain", tuple(names)),))
 
 
-def specialist_layout(domain: Domain) -> Layout:
+def specialist_layout(domain: Domain, roles: frozenset[str]) -> Layout:
     """A specialist's observation: domain features | the block of each of its instruments | own state."""
     blocks = tuple((symbol, tuple(f"{symbol}.{name}" for name in BLOCK.names)) for symbol in domain.symbols)
-    return Layout(domain_layout(domain).groups + blocks + SPECIALIST_STATE.groups)
+    return Layout(domain_layout(domain, roles).groups + blocks + SPECIALIST_STATE.groups)
 
 
 def meta_layout(universe: Universe, returns_days: int) -> Layout:

@@ -1,7 +1,8 @@
 """The trading day: from 17:00 to 17:00 in New York, whatever that is in UTC on the day.
 
 Overnight financing is charged on the book held through each 17:00 New York instant of Monday to Friday; the instant of
-an instrument's triple day counts three, for the weekend that settlement skips, so that a week always sums to seven.
+an instrument's triple day counts three, for the weekend that settlement skips, so that a week always sums to seven. An
+instrument without a triple day is traded on all seven days, and pays for each of them.
 Daylight saving moves these instants by an hour in UTC, at dates that differ from Europe's; a fixed UTC hour would be
 wrong for months. Labels of daily bars are dates and need no clock.
 """
@@ -57,19 +58,22 @@ def trading_day(stamps: np.ndarray, daily: bool) -> np.ndarray:
     return trading_date(stamps).astype(np.int64)
 
 
-def _nights_before(dates: np.ndarray, triple_day: str) -> np.ndarray:
+def _nights_before(dates: np.ndarray, triple_day: str | None) -> np.ndarray:
     """Weighted nights from a fixed Monday up to, not including, each date: int64 (T,)."""
-    weights = np.array([1, 1, 1, 1, 1, 0, 0])
-    weights[_WEEKDAYS.index(triple_day)] = 3
+    weights = np.ones(7, dtype=np.int64)
+    if triple_day is not None:
+        weights[5:] = 0
+        weights[_WEEKDAYS.index(triple_day)] = 3
     up_to = np.concatenate(([0], np.cumsum(weights)[:-1]))
     days = dates.astype("datetime64[D]").astype(np.int64) + _MONDAY_SHIFT
     return (days // 7) * int(weights.sum()) + up_to[days % 7]
 
 
-def financing_nights(stamps: np.ndarray, daily: bool, triple_days: Sequence[str]) -> np.ndarray:
+def financing_nights(stamps: np.ndarray, daily: bool, triple_days: Sequence[str | None]) -> np.ndarray:
     """Nights of financing a book held from row t-1 to row t pays for: float64 (T, n_instruments), row 0 is 0.
 
-    Counts the 17:00 New York instants of Monday to Friday, the instrument's triple day three times.
+    Counts the 17:00 New York instants of Monday to Friday, the instrument's triple day three times; without one, those
+    of all seven days.
 
     Parameters
     ----------
@@ -79,7 +83,7 @@ def financing_nights(stamps: np.ndarray, daily: bool, triple_days: Sequence[str]
         Stamps are dates: the night of date d falls between rows t-1 and t if label_{t-1} <= d < label_t. Otherwise an
         instant counts if it lies in (stamp_{t-1}, stamp_t].
     triple_days
-        One of Mon..Fri per instrument.
+        One of Mon..Fri per instrument, None for one that is traded on all seven days.
     """
     if daily:
         reached = np.asarray(stamps).astype("datetime64[D]")

@@ -207,9 +207,9 @@ def _base_rates(settings: Settings, market: MarketData) -> np.ndarray:
         if row.financing.kind == "fx":
             base[:, i] = rate_of(row.quote) - rate_of(row.base)
         elif row.financing.kind == "gold":
-            base[:, i] = short
+            base[:, i] = rate_of(row.quote)
         elif row.financing.kind == "index":
-            base[:, i] = short - row.financing.dividend_pct
+            base[:, i] = rate_of(row.quote) - row.financing.dividend_pct
         else:
             # A long loses a negative roll yield: the price series jumps at each roll, the position does not.
             base[:, i] = -row.financing.roll_yield_pct

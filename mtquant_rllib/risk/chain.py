@@ -57,7 +57,7 @@ class RuleChain:
         self.custom: list[Rule] = []
         self.margin_per_notional = margin_rates(instruments) * config.margin_buffer
         self.meter = Meter(universe, self.margin_per_notional, z)
-        self.max_order_ccy = np.array([row.adv_usd for row in instruments]) * config.max_adv_frac
+        self.max_order_ccy = np.array([row.adv_ccy for row in instruments]) * config.max_adv_frac
         self.no_long, self.no_short = pretrade.restricted_sides(instruments)
         self._any_restricted = bool((self.no_long | self.no_short).any())
         self._smallest_max_order_ccy = float(self.max_order_ccy.min())

@@ -85,7 +85,7 @@ def waits_for(placement: Placement, trial: str, there: Sequence[Node], free: Map
 
     there: the nodes that are alive. free: by node, the CPUs and GPUs that are not handed out.
     """
-    lacking = []
+    lacking, taken = [], False
     ids = {node.id: node for node in there}
     for node, cpus, gpus in placement.shares(trial):
         if node.id not in ids:
@@ -94,7 +94,8 @@ def waits_for(placement: Placement, trial: str, there: Sequence[Node], free: Map
         left = free.get(node.id or "", {})
         for name, asked, has in (("CPU", cpus, node.cpus), ("GPU", gpus, node.gpus)):
             if asked > left.get(name, 0.0) + 1e-6:
+                taken = True
                 lacking.append(f"{asked:g} {name} on {node.name}, where {left.get(name, 0.0):g} of {has:g} are free")
     if lacking:
-        return f"{' and '.join(lacking)} (something else uses the cluster: `ray status`)"
+        return " and ".join(lacking) + (" (something else uses the cluster: `ray status`)" if taken else "")
     return "its process to start"

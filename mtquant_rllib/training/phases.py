@@ -48,8 +48,8 @@ class TrialPlan:
 
     @property
     def domain(self) -> str | None:
-        """The one domain of a single-domain trial."""
-        return self.domains[0] if len(self.domains) == 1 else None
+        """The one domain of a single-domain trial; None where the whole desk plays, of one domain or more."""
+        return self.name if self.name in self.domains else None
 
     @property
     def folder(self) -> str:

@@ -54,7 +54,7 @@ def centred(settings: Settings, record: MarketRecord) -> Settings:
     data = DeskData.open(Path(record.data), "train")
     stretches = [slice(stretch.start, stretch.stop) for stretch in data.stretches]
     tree = settings.model_dump(mode="json")
-    tree["desk"]["observation"]["feature_means"] = measured(data.features, stretches, settings.universe)
+    tree["desk"]["observation"]["feature_means"] = measured(data.features, stretches, settings)
     return Settings.model_validate(tree)
 
 

@@ -89,7 +89,7 @@ def test_a_variant_shows_only_its_difference(tmp_path: Path) -> None:
 
 
 def test_agents_yaml_carries_the_documents_keys_and_values() -> None:
-    settings = Settings.load()
+    settings = Settings.load("document.yaml")
     meta = settings.meta_controller
     assert (meta.state_dim, meta.hidden_dim, meta.hidden_dim_2, meta.dropout, meta.learning_rate) == (
         74,

@@ -224,7 +224,7 @@ class Ledger:
     def _charge(self, i: int, notional: float) -> None:
         row, cost = self.rows[i], self.settings.desk.cost
         fraction = (row.spread_bps / 2 + row.commission_bps + row.slippage_bps) / 1e4
-        share = notional / row.adv_usd
+        share = notional / row.adv_ccy
         if share > cost.impact_free_adv_share:
             fraction += cost.impact_coefficient * self.sigma_day[self.t][i] * math.sqrt(share)
         self.cost[i] += notional * fraction

@@ -33,7 +33,7 @@ from mtquant_rllib.market.synthetic import synthesise
 from mtquant_rllib.universe import META, Domain, Universe
 
 DESK = Universe(
-    (Domain("forex", ("EURUSD",), 8), Domain("commodities", ("XAUUSD", "WTIUSD"), 6), Domain("equity", ("US30",), 7))
+    (Domain("forex", ("EURUSD",)), Domain("commodities", ("XAUUSD", "WTIUSD")), Domain("equity", ("US30",)))
 )
 ALLOCATION = np.array([[0.4, 0.3, 0.1], [0.0, 0.4, 0.4]])
 APPETITE = np.array([0.5, 1.0])

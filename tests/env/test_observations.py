@@ -51,7 +51,8 @@ def test_widths_are_sums_of_blocks(settings):
     meta = layout.meta_layout(settings.universe, settings.desk.observation.returns_days)
     assert meta.widths == {"portfolio": 32, "correlation": 28, "specialists": 9, "macro": 5}
     assert meta.width == 74
-    assert [layout.domain_layout(domain).width for domain in settings.universe.domains] == [8, 6, 7]
+    domains = [layout.domain_layout(domain, settings.traded_roles) for domain in settings.universe.domains]
+    assert [own.width for own in domains] == [8, 6, 7]
     observation, action = spaces(settings)
     assert observation["meta_controller"].shape == (74,)
     assert observation["EURUSD"].shape == (50 + 11,)
@@ -121,7 +122,7 @@ def test_each_level_sees_what_the_level_above_has_just_decided(settings, calm):
     desk.reset(np.arange(3), [EpisodeDraw(300 + k, 400, 0.0, 0) for k in range(3)])
     desk.observe_meta()
     desk.decide_meta(np.array([[1.0, 0.2, 0.0, 0.5]] * 3))
-    state = layout.specialist_layout(settings.universe.domains[0])["state"]
+    state = layout.specialist_layout(settings.universe.domains[0], settings.traded_roles)["state"]
     seen = desk.observe_specialist(0)[:, state]
     np.testing.assert_allclose(seen[:, 0], desk.state.allocation[:, 0] / 0.4 * 2 - 1, rtol=1e-6)
     np.testing.assert_allclose(seen[:, 1], 0.75 - 1, rtol=1e-6)
@@ -193,7 +194,8 @@ def test_messages_say_what_is_observed(settings, calm):
         np.testing.assert_allclose(seen, np.clip(said, -5, 5), rtol=1e-5, atol=1e-6)
     for message in allocation_messages(universe, 0, desk.state.allocation, desk.state.appetite, envs=[0, 1, 2]):
         d = universe.specialists.index(message.receiver)
-        state = desk.observe_specialist(d)[message.env, layout.specialist_layout(universe.domains[d])["state"]]
+        columns = layout.specialist_layout(universe.domains[d], settings.traded_roles)["state"]
+        state = desk.observe_specialist(d)[message.env, columns]
         said = [message.allocation_frac / 0.4 * 2 - 1, message.risk_appetite - 1]
         np.testing.assert_allclose(state[:2], said, rtol=1e-6, atol=1e-6)
 

@@ -8,6 +8,7 @@ from ray.rllib.core.columns import Columns
 from mtquant_rllib.agents.groups import INSTRUMENTS
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.features.layout import specialist_layout
 from mtquant_rllib.policies import registry
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.modules import module_specs
@@ -40,7 +41,7 @@ def play(actor, settings, widths, noise):
     seen = {META: (draw(B, widths.meta), draw(B, 4))}
     for domain in universe.domains:
         n = len(domain.symbols)
-        seen[domain.specialist] = (draw(B, domain.features_dim + n * 50 + 10), draw(B, 3 * n + 1))
+        seen[domain.specialist] = (draw(B, specialist_layout(domain, settings.traded_roles).width), draw(B, 3 * n + 1))
     block, block_noise = draw(B, 8, 61), draw(B, 8, 3)
     table = {META: (*seen[META], actor.act(META, seen[META][0], seen[META][1] if noise else None))}
     for d, name in enumerate(universe.specialists):

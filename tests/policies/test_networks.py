@@ -231,7 +231,7 @@ def test_an_unknown_network_names_those_there_are(widths):
 
 
 def test_a_layout_of_another_width_than_the_agents_table_says_is_refused():
-    with pytest.raises(ConfigError, match=r"state_dim = 73.*74 wide"):
+    with pytest.raises(ConfigError, match=r"state_dim = 73: the layout is 74 wide"):
         network_configs(Settings.load(overrides=["meta_controller.state_dim=73"]))
 
 

@@ -41,6 +41,13 @@ def test_a_module_shared_by_all_instruments_makes_phase_1_one_trial() -> None:
     assert budget_bars(shared, plan, 1.0) == 3 * SETTINGS.training.phase_1_timesteps
 
 
+def test_a_desk_of_one_domain_is_a_desk_after_its_first_phase() -> None:
+    forex = Settings.load(overrides=["market.instruments=[EURUSD, USDJPY]"])
+    (first,), (second,), (third,) = (plan_phase(forex, phase) for phase in (1, 2, 3))
+    assert (first.domain, second.domain, third.domain) == ("forex", None, None)
+    assert second.learning == (META,)
+
+
 def test_budgets_are_the_documents_times_the_scale() -> None:
     budgets = [budget_bars(SETTINGS, plan_phase(SETTINGS, phase)[0], 0.02) for phase in (1, 2, 3)]
     assert budgets == [10_000, 6_000, 20_000]

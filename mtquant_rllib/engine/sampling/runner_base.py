@@ -8,7 +8,7 @@ them by runner index.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray.rllib.core import COMPONENT_RL_MODULE
@@ -30,7 +30,7 @@ class Sampled:
     where it stands after them: `{**counters, SNAPSHOT: snapshot}` is what a replacement goes on from to the bit.
 
     env_faults: why environments failed on the way, where the bars were then sampled again. use: what the runner's
-    process has used so far.
+    process has used since its first call.
     """
 
     samples: list[Any]
@@ -54,6 +54,8 @@ class BarRunner(MultiAgentEnvRunner):
     """Of the last call."""
     prepared_by: str | None = None
     """Who has put this process where it stands; a process that took another's place was put nowhere."""
+    _cpu_s_before: float | None = None
+    """What the process had used before its first call: imports, and making environments and modules."""
     fallbacks: FallbackWatch
 
     def make_module(self) -> None:
@@ -66,12 +68,14 @@ class BarRunner(MultiAgentEnvRunner):
 
     def sample_bars(self, bars: int) -> Sampled:
         """Sample exactly so many bars, spread evenly over the environments."""
+        if self._cpu_s_before is None:
+            self._cpu_s_before = process_use().cpu_s
         before = self.fallbacks.bars = self.bars_sampled
         samples = self.sample_surely(bars) if bars else []
         for name, counts in self.fallbacks.take().items():
             for reason, count in counts.items():
                 self.metrics.log_value((FALLBACKS, name, reason), count, reduce="sum")
-        sampled = self.bars_sampled - before
+        sampled, use = self.bars_sampled - before, process_use()
         return Sampled(
             samples,
             sampled,
@@ -79,7 +83,7 @@ class BarRunner(MultiAgentEnvRunner):
             self.counters(),
             self.snapshot(),
             list(self.env_faults if bars else ()),
-            process_use(),
+            replace(use, cpu_s=use.cpu_s - self._cpu_s_before),
         )
 
     def sample_surely(self, bars: int) -> list[Any]:

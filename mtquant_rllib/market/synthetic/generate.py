@@ -5,7 +5,7 @@ it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -152,8 +152,46 @@ def synthesise(
     ConfigError
         For an unknown variant, a strength given to the null, or an instrument of the universe without a row.
     """
-    config, symbols = settings.synthetic, settings.universe.symbols
     _check(settings, variant, strength)
+    drawn = _with_what_macro_reads(settings)
+    market = _drawn(drawn, n_paths, n_years, seed, variant, strength)
+    return market if drawn is settings else _of(market, settings.universe.symbols)
+
+
+def _with_what_macro_reads(settings: Settings) -> Settings:
+    """Settings that trade, besides, the instruments whose returns the macro series are drawn from."""
+    chosen, macro = settings.market.instruments, settings.synthetic.macro
+    read = (macro.vix.index, macro.dxy.currency)
+    if chosen is None or settings.allocator is not None or set(read) <= set(chosen):
+        return settings
+    tree = settings.model_dump(mode="json")
+    tree["market"]["instruments"] = [*chosen, *(symbol for symbol in read if symbol not in chosen)]
+    return Settings.model_validate(tree)
+
+
+def _of(market: SyntheticMarket, symbols: tuple[str, ...]) -> SyntheticMarket:
+    """Some of the market's instruments."""
+    columns = [market.markets[0].symbols.index(symbol) for symbol in symbols]
+    markets = [
+        replace(
+            one,
+            symbols=symbols,
+            bars=np.ascontiguousarray(one.bars[:, columns]),
+            valid=one.valid[:, columns],
+            stale_open=one.stale_open[:, columns],
+            volume_proxy=one.volume_proxy[columns],
+        )
+        for one in market.markets
+    ]
+    truth = market.truth
+    parts = {name: getattr(truth, name)[..., columns] for name in ("latent", "proxy", "filtered", "mu", "sigma")}
+    return SyntheticMarket(markets, PlantedTruth(**parts, forecast_sd=truth.forecast_sd), market.regimes)
+
+
+def _drawn(
+    settings: Settings, n_paths: int, n_years: float, seed: int, variant: Variant, strength: float | None
+) -> SyntheticMarket:
+    config, symbols = settings.synthetic, settings.universe.symbols
     chosen = 0.0 if variant == "null" else settings.planted.strength if strength is None else strength
     momentum_strength = 0.0 if variant == "null" else config.planted.momentum.strength
 

@@ -1,0 +1,207 @@
+"""Universes other than the eight: fewer instruments by one line, a ninth by a row, a domain of its own by two; as
+docs/extending.md has them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mtquant_rllib.agents.groups import agent_groups
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.features.building import build_features
+from mtquant_rllib.features.layout import domain_columns
+from mtquant_rllib.features.listing import list_features
+from mtquant_rllib.market.bars import MarketData
+from mtquant_rllib.market.calendar import financing_nights
+from mtquant_rllib.market.synthetic import synthesise
+from mtquant_rllib.portfolio.execution_data import LONG_FINANCING, ExecutionData
+
+DOCUMENT = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text()
+SMALL = ["embedded.train={paths: 2, years: 3}", "embedded.validation={paths: 1, years: 3}"]
+SMALL += ["embedded.test={paths: 1, years: 3}", "desk.episode.bars=30", "recipe.environments=4"]
+SMALL += ["recipe.validations=1", "resources.cpus=2"]
+
+SEVEN_DAYS, FIVE_DAYS = np.ones(7, dtype=bool), np.array([True] * 5 + [False] * 2)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    for file, content in re.findall(r"```\w+\n# (my_\S+)\n(.*?)```", DOCUMENT, re.DOTALL):
+        (tmp_path / file).write_text(content)
+    return tmp_path
+
+
+def bars_file(folder: Path, symbols: dict[str, np.ndarray], years: int = 6) -> Path:
+    """Daily bars of random walks: symbol -> the weekdays on which it is traded."""
+    rng, first = np.random.default_rng(0), np.datetime64("2012-01-02")
+    days = first + np.arange(365 * years)
+    weekdays = (days - first).astype(int) % 7
+    columns: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("timestamp", "open", "high", "low", "close", "volume")
+    }
+    names: list[str] = []
+    for symbol, traded in symbols.items():
+        own = days[traded[weekdays]]
+        path = 100 * np.exp(np.cumsum(0.01 * rng.standard_normal(len(own) + 1)))
+        opened, closed = path[:-1], path[1:]
+        spread = np.exp(0.004 * np.abs(rng.standard_normal(len(own))))
+        parts = (
+            own.astype("datetime64[ms]"), opened, np.maximum(opened, closed) * spread,
+            np.minimum(opened, closed) / spread, closed, rng.uniform(1e4, 2e4, len(own)),
+        )  # fmt: skip
+        for name, part in zip(columns, parts):
+            columns[name].append(part)
+        names += [symbol] * len(own)
+    table = {name: np.concatenate(parts) for name, parts in columns.items()}
+    pq.write_table(pa.table({**table, "symbol": names}), folder / "bars.parquet")
+    return folder / "bars.parquet"
+
+
+@pytest.fixture
+def mtquant(home: Path) -> Callable[..., str]:
+    """The command in a process of its own, as a user starts it; what it says."""
+
+    def run(*arguments: str) -> str:
+        env = {**os.environ, "MTQUANT_CACHE": str(home / "cache")}
+        call = [str(Path(sys.executable).with_name("mtquant")), *arguments]
+        done = subprocess.run(call, cwd=home, env=env, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    return run
+
+
+def trained(mtquant: Callable[..., str], home: Path, *words: str) -> dict:
+    """The report of a run through all phases."""
+    overrides = [word for one in SMALL for word in ("--set", one)]
+    mtquant("train", "--run", "x", "--budget-scale", "0.0005", *words, *overrides)
+    mtquant("evaluate", "x", "--json", "report.json")
+    return json.loads((home / "report.json").read_text())
+
+
+SUBSETS = [
+    ["EURUSD", "GBPUSD", "USDJPY"],
+    ["XAUUSD", "WTIUSD"],
+    ["SPX500"],
+    ["EURUSD", "XAUUSD", "NAS100"],
+    ["USDJPY", "XAUUSD", "WTIUSD", "SPX500", "US30"],
+]
+
+
+@pytest.mark.parametrize("symbols", SUBSETS, ids="-".join)
+def test_some_of_the_instruments_trade_on_the_bars_that_all_of_them_have(symbols: list[str]) -> None:
+    some = Settings.load(overrides=[f"market.instruments=[{', '.join(symbols)}]"])
+    assert some.universe.symbols == tuple(symbols)
+    market = synthesise(some, n_paths=1, n_years=2.0, seed=1).markets[0]
+    assert market.symbols == tuple(symbols)
+    table = build_features(some, [market], None)
+    assert table.block.shape[1] == len(symbols)
+    widths = {group.name: group.observation.width for group in agent_groups(some)}
+    domains = len(some.universe.domains)
+    assert widths["meta_controller"] == 32 + len(symbols) * (len(symbols) - 1) // 2 + 3 * domains + 5
+    listed = {name for group, name, _ in list_features(some)}
+    for domain in some.universe.domains:
+        assert set(domain_columns(domain, some.traded_roles)) <= listed
+        assert domain_columns(domain, some.traded_roles), "every specialist sees something of its domain"
+
+
+def test_no_domain_feature_reads_an_instrument_that_its_row_of_roles_does_not_name() -> None:
+    """Each domain alone with the roles it may have: a feature that read another's bars would not find them."""
+    for name, symbols in {"forex": "EURUSD", "commodities": "XAUUSD", "equity": "US30"}.items():
+        some = Settings.load(overrides=[f"market.instruments=[{symbols}]"])
+        (domain,) = some.universe.domains
+        market = synthesise(some, n_paths=1, n_years=2.0, seed=1).markets[0]
+        table = build_features(some, [market], None)
+        assert table.domain[0].shape[1] == len(domain_columns(domain, some.traded_roles))
+        assert domain.name == name
+
+
+def test_what_stands_in_for_a_missing_series_has_to_be_traded() -> None:
+    forex = Settings.load(overrides=["market.instruments=[EURUSD]"])
+    metal = Settings.load(overrides=["market.instruments=[XAUUSD]", "features.roles.index=XAUUSD"])
+    for settings, series, said in (
+        (forex, "vix", "features.roles.index = SPX500"),
+        (metal, "dxy", "dxy_proxy_weights"),
+    ):
+        market = synthesise(settings, n_paths=1, n_years=2.0, seed=1).markets[0]
+        market.macro[:, market.macro_columns.index(series)] = np.nan
+        with pytest.raises(ConfigError, match=f"no macro series '{series}', and .*{said}"):
+            build_features(settings, [market], None)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("market.instruments=[EURUSD, GOLD]", "no specialist trades GOLD; there are EURUSD"),
+        ("market.instruments=[]", "expected one instrument at least"),
+    ],
+)
+def test_what_nobody_trades_is_refused(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Settings.load(overrides=[override])
+
+
+def test_what_is_traded_on_seven_days_is_financed_on_seven() -> None:
+    stamps = np.datetime64("2024-01-01", "s") + np.arange(15) * np.timedelta64(1, "D")
+    nights = financing_nights(stamps, True, ["Wed", None])
+    assert nights[1:8, 1].tolist() == [1] * 7
+    assert nights[1:8, 0].tolist() == [1, 1, 3, 1, 1, 0, 0], "Monday's night is paid on Tuesday's row"
+    assert nights[8:].sum(axis=0).tolist() == [7, 7]
+
+
+def test_an_index_in_another_currency_is_financed_at_that_currencys_rate(home: Path) -> None:
+    settings = Settings.load(home / "my_index.yaml")
+    stamps = np.arange("2020-01-06", "2020-01-18", dtype="datetime64[D]").astype("datetime64[s]")
+    n = settings.universe.n_instruments
+    market = MarketData(
+        symbols=settings.universe.symbols, stamps=stamps, bars=np.full((len(stamps), n, 5), 1.5),
+        valid=np.ones((len(stamps), n), dtype=bool), macro=np.full((len(stamps), 1), 4.0), macro_columns=("rate_3m",),
+        stale_open=np.zeros((len(stamps), n), dtype=bool), volume_proxy=np.zeros(n, dtype=bool), daily=True,
+    )  # fmt: skip
+    paid = np.asarray(ExecutionData.build(settings, [market]).money[:, LONG_FINANCING])
+    row, new = settings.symbols["GER40"], settings.universe.symbols.index("GER40")
+    # The euro's policy rate at the end of 2019 was 0; the dollar's short rate of the market is 4.
+    per_year = 0.0 - row.financing.dividend_pct + row.financing.markup_pct
+    assert paid[1, new] == pytest.approx(per_year / 100 / settings.desk.account.day_count, rel=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_one_domain_trains_and_is_judged(mtquant: Callable[..., str], home: Path) -> None:
+    report = trained(mtquant, home, "--set", "market.instruments=[EURUSD, GBPUSD, USDJPY]")
+    text = json.dumps(report)
+    assert "EURUSD" in text
+    assert "SPX500" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_ninth_instrument_trains_and_is_judged(mtquant: Callable[..., str], home: Path) -> None:
+    settings = Settings.load(home / "my_index.yaml")
+    bars_file(home, dict.fromkeys(settings.universe.symbols, FIVE_DAYS))
+    report = trained(mtquant, home, "--config", "my_index.yaml", "--market", "bars.parquet")
+    assert "GER40" in json.dumps(report)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_domain_of_its_own_that_trades_at_weekends_trains_and_is_judged(
+    mtquant: Callable[..., str], home: Path
+) -> None:
+    settings = Settings.load(home / "my_crypto.yaml")
+    assert [domain.name for domain in settings.universe.domains] == ["forex", "commodities", "equity", "crypto"]
+    days = {symbol: SEVEN_DAYS if symbol == "BTCUSD" else FIVE_DAYS for symbol in settings.universe.symbols}
+    bars_file(home, days)
+    report = trained(mtquant, home, "--config", "my_crypto.yaml", "--market", "bars.parquet")
+    assert "BTCUSD" in json.dumps(report)
