@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Of the tests: one has all that start Ray, so that sessions never share the machine with each other.
+WORKERS ?= -n auto --maxprocesses 4 --dist loadgroup
 
 .PHONY: help train test check nightly clean
 
@@ -27,14 +29,14 @@ train: $(VENV)/run.stamp
 	$(BIN)/mtquant train --config laptop.yaml $(ARGS)
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy mtquant_rllib
 	$(BIN)/python .ci/audit.py
-	$(BIN)/python -m pytest -m "not slow and not ray" $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not ray" $(ARGS)
 
 nightly: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest tests -m nightly $(ARGS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -117,6 +117,22 @@ class DifferentialSharpeConfig(Section):
     clip: Positive
 
 
+class RewardTermConfig(Section):
+    """A reward term of one's own.
+
+    term
+        `package.module:Class`, or the name by which an installed package offers it.
+    weight
+        Factor on what it returns.
+    options
+        Arguments of the class.
+    """
+
+    term: str
+    weight: float = 1.0
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class RewardConfig(Section):
     """Weights of the named reward terms.
 
@@ -127,6 +143,8 @@ class RewardConfig(Section):
         Weight of the portfolio's score in every agent's reward; the rest is its own book's.
     phase_1_allocation_low, phase_1_allocation_high
         Range of the uniform draw of the allocation of a specialist's training episode.
+    terms
+        Terms of one's own, added to the rewards of the desk's agents in every phase.
     """
 
     differential_sharpe: DifferentialSharpeConfig
@@ -136,3 +154,4 @@ class RewardConfig(Section):
     team_share: float = Field(ge=0, le=1)
     phase_1_allocation_low: Fraction
     phase_1_allocation_high: Fraction
+    terms: tuple[RewardTermConfig, ...] = ()

@@ -39,6 +39,7 @@ from mtquant_rllib.env.messages import (
     performance_reports,
 )
 from mtquant_rllib.env.observations import Observer
+from mtquant_rllib.env.reward_terms import RewardBar, by_domain
 from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.errors import ConfigError
@@ -262,7 +263,8 @@ class Desk(Trading):
     def _reward(self, before: MarketRow, equity_before: np.ndarray, new_day: np.ndarray) -> np.ndarray:
         """Of all agents, (B, 1 + D + n)."""
         state, risk = self.state, self.risk
-        domain_return = self.reward.by_domain(self.instrument_return)
+        slices = self.universe.domain_slices
+        domain_return = by_domain(self.instrument_return, slices)
         self.portfolio_return = row_sums(domain_return)
         streams = np.concatenate((self.portfolio_return[:, None], domain_return, self.instrument_return), axis=1)
         state.daily.step(equity_before, state.book.equity, new_day)
@@ -274,6 +276,7 @@ class Desk(Trading):
             # Rounding to whole lots is nobody's edit.
             edited *= risk.rule != 0
             forecast = risk.var_forecast()
-        return self.reward.score(
-            state.sharpe, state.drawdown, streams, state.allocation, state.appetite, edited, forecast
-        )
+        bar = RewardBar(streams, state.allocation, state.appetite, edited, forecast, state.book, equity_before, slices)
+        reward = self.reward.score(state.sharpe, state.drawdown, bar)
+        self.terms = self.reward.terms
+        return reward

@@ -7,7 +7,7 @@ import numpy as np
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env import rewards
 from mtquant_rllib.env.episode_setup import EpisodeSetup
-from mtquant_rllib.portfolio.book import row_sums
+from mtquant_rllib.env.reward_terms import RewardBar, own_terms, paid
 from mtquant_rllib.portfolio.execution_data import ExecutionData
 
 _LEAST_SHARE = 1e-6
@@ -22,6 +22,9 @@ class DeskReward:
     ----------
     sigma_target
         Bar volatility of a desk at its target: the unit of the joint phase's reward.
+    terms
+        What each named term of the last bar paid the portfolio, (B,), fractions of equity: those of the joint phase's
+        reward, and one's own.
     """
 
     def __init__(self, settings: Settings, execution: ExecutionData, setup: EpisodeSetup) -> None:
@@ -35,41 +38,23 @@ class DeskReward:
         target = settings.desk.decision.vol_target_ann
         self.sigma_target = target / np.sqrt(execution.bars_per_year)
         self._sigma_target_of = target / np.sqrt(execution.bars_per_year_of)
-
-    def by_domain(self, of_instruments: np.ndarray) -> np.ndarray:
-        """Sums over each domain's instruments, (B, n) -> (B, D)."""
-        return np.stack([row_sums(of_instruments[:, part]) for part in self._slices], axis=1)
+        self._own = own_terms(settings.rewards.terms)
+        self.terms: dict[str, np.ndarray] = {}
 
     def score(
-        self,
-        sharpe: rewards.DifferentialSharpe,
-        drawdown: rewards.MaximumDrawdown,
-        streams: np.ndarray,
-        allocation: np.ndarray,
-        appetite: np.ndarray,
-        edited: np.ndarray,
-        var_forecast: np.ndarray,
+        self, sharpe: rewards.DifferentialSharpe, drawdown: rewards.MaximumDrawdown, bar: RewardBar
     ) -> np.ndarray:
-        """Rewards (B, K) of one bar.
-
-        Parameters
-        ----------
-        sharpe, drawdown
-            What is remembered of each stream; the bar is added to it.
-        streams
-            Net returns as fractions of the whole equity, (B, K).
-        allocation, appetite
-            What the books were sized for, (B, D) and (B,).
-        edited
-            Absolute weight that risk took from each proposal, (B, n).
-        var_forecast
-            VaR that the rule used, fraction of equity, (B,).
-        """
-        drawdown_increment = drawdown.step(streams)
-        differential_sharpe = sharpe.step(self._standardised(streams, allocation, appetite))
-        if self._setup.phase != 3:
-            return differential_sharpe
-        return self._joint(streams, drawdown_increment, edited, var_forecast)
+        """Rewards (B, K) of one bar. sharpe, drawdown: what is remembered of each stream; the bar is added to it."""
+        drawdown_increment = drawdown.step(bar.streams)
+        reward = sharpe.step(self._standardised(bar.streams, bar.allocation, bar.appetite))
+        self.terms = {}
+        if self._setup.phase == 3:
+            reward = self._joint(bar, drawdown_increment)
+        for own in self._own:
+            values = paid(own, bar)
+            reward = reward + values / self.sigma_target
+            self.terms[own.term.name] = values[:, 0]
+        return reward
 
     def _standardised(self, streams: np.ndarray, allocation: np.ndarray, appetite: np.ndarray) -> np.ndarray:
         """Net returns in units of the volatility that each book was sized for, (B, K), clipped."""
@@ -86,13 +71,17 @@ class DeskReward:
         clip = self._weights.differential_sharpe.clip
         return np.clip(streams / scale, -clip, clip)
 
-    def _joint(
-        self, streams: np.ndarray, drawdown_increment: np.ndarray, edited: np.ndarray, var_forecast: np.ndarray
-    ) -> np.ndarray:
+    def _joint(self, bar: RewardBar, drawdown_increment: np.ndarray) -> np.ndarray:
         """Risk-adjusted performance in units of the target's bar volatility, own book and the team's, (B, K)."""
-        weights = self._weights
-        edits = np.concatenate((row_sums(edited)[:, None], self.by_domain(edited), edited), axis=1)
+        weights, streams, edits = self._weights, bar.streams, bar.of_agents(bar.edited)
         score = streams - weights.drawdown * drawdown_increment - weights.edits * edits
-        score[:, 0] -= weights.var_excess * rewards.var_excess(streams[:, 0], var_forecast)
+        beyond = weights.var_excess * rewards.var_excess(streams[:, 0], bar.var_forecast)
+        score[:, 0] -= beyond
+        self.terms = {
+            "return": streams[:, 0],
+            "drawdown": -weights.drawdown * drawdown_increment[:, 0],
+            "edits": -weights.edits * edits[:, 0],
+            "var_excess": -beyond,
+        }
         score /= self.sigma_target
         return (1.0 - weights.team_share) * score + weights.team_share * score[:, :1]

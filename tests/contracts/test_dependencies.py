@@ -28,6 +28,7 @@ ALLOWED = {
     "env": {
         "universe",
         "errors",
+        "extensions",
         "vector_state",
         "paths",
         "object_store",

@@ -8,6 +8,7 @@ from typing import Any
 from ray.tune.result import TRAINING_ITERATION
 
 from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES
+from mtquant_rllib.engine.sampling.runner import REWARD_TERMS
 from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE, VALIDATION
 from mtquant_rllib.training.reporting.fallback_lines import sampled_fallbacks
 from mtquant_rllib.training.utilization import columns as system_columns
@@ -43,7 +44,8 @@ AUXILIARY = ("regime_classifier", "attention_diversity", "regime_consistency")
 
 def curve_row(result: dict[str, Any]) -> dict[str, Any]:
     """The columns of `curves/*.csv`: what a learning curve is drawn from, and where networks attend, what a validation
-    saw them look at and who took their decisions while they sampled."""
+    saw them look at and who took their decisions while they sampled. `reward_terms/NAME` is what a term paid the
+    portfolio a bar on average, a fraction of equity."""
     learners = result.get("learners", {})
     row = {
         ITERATION: result[TRAINING_ITERATION],
@@ -71,6 +73,8 @@ def curve_row(result: dict[str, Any]) -> dict[str, Any]:
         for name, value in result[VALIDATION].items()
         if "/" in name or name.startswith("regime_")
     }
+    terms = result.get("env_runners", {}).get(REWARD_TERMS, {})
+    row |= {f"{REWARD_TERMS}/{name}": paid for name, paid in terms.items()}
     row |= system_columns(result)
     for module, counts in sampled_fallbacks(result).items():
         row |= {f"{module}/sampled_{reason}": count for reason, count in counts.items()}

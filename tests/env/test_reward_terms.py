@@ -1,0 +1,124 @@
+"""A reward term of one's own, as docs/extending.md has it: named in the settings, paid in every phase, told in the
+curves."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from markets import smooth
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.env.core import Desk
+from mtquant_rllib.env.episode_setup import EpisodeSetup
+from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.reward_terms import own_terms
+from mtquant_rllib.env.risk_layer import RiskLayer
+from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.features.building import build_features
+from mtquant_rllib.portfolio.execution_data import ExecutionData
+from mtquant_rllib.training.phases import expect_trainable
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text()
+B = 3
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for file, content in re.findall(r"```\w+\n# (my_\S+)\n(.*?)```", DOCUMENT, re.DOTALL):
+        (tmp_path / file).write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("phase", [1, 2, 3])
+def test_it_is_added_to_the_rewards_in_units_of_the_target(home: Path, phase: int) -> None:
+    plain, own = Settings.load(), Settings.load(home / "my_reward.yaml")
+    market = smooth(plain)
+    features, execution = build_features(plain, market, None), ExecutionData.build(plain, market)
+    setup = EpisodeSetup(phase)
+    desks = [Desk(one, execution, features, B, setup, RiskLayer(one, B, setup)) for one in (plain, own)]
+    start = features.warmup
+    draws = [EpisodeDraw(start=start, stop=start + 40, allocation=0.3, turn=0) for _ in range(B)]
+    for desk in desks:
+        desk.reset(np.arange(B), draws)
+    rng, traded = np.random.default_rng(0), 0.0
+    for _ in range(20):
+        weights = rng.uniform(-0.2, 0.2, (B, plain.universe.n_instruments))
+        equity = desks[1].book.equity.copy()
+        without, with_it = (desk.advance_with_weights(weights.copy()) for desk in desks)
+        turnover = desks[1].book.traded_ccy / equity[:, None]
+        expected = np.empty_like(without.rewards)
+        expected[:, 0] = turnover.sum(axis=1)
+        for d, part in enumerate(plain.universe.domain_slices):
+            expected[:, 1 + d] = turnover[:, part].sum(axis=1)
+        expected[:, 1 + plain.universe.n_domains :] = turnover
+        sigma = 0.20 / np.sqrt(execution.bars_per_year)
+        np.testing.assert_allclose(with_it.rewards, without.rewards - 0.001 * expected / sigma, rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(with_it.terms["turnover"], -0.001 * expected[:, 0], rtol=1e-12)
+        traded += turnover.sum()
+    assert traded > 1
+
+
+def test_the_joint_phases_terms_make_up_the_portfolios_reward(home: Path) -> None:
+    settings = Settings.load(home / "my_reward.yaml")
+    market = smooth(settings)
+    features, execution = build_features(settings, market, None), ExecutionData.build(settings, market)
+    setup = EpisodeSetup(3)
+    desk = Desk(settings, execution, features, B, setup, RiskLayer(settings, B, setup))
+    start = features.warmup
+    desk.reset(np.arange(B), [EpisodeDraw(start=start, stop=start + 60, allocation=0.3, turn=0) for _ in range(B)])
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        result = desk.advance_with_weights(rng.uniform(-0.5, 0.5, (B, settings.universe.n_instruments)))
+        assert set(result.terms) == {"return", "drawdown", "edits", "var_excess", "turnover"}
+        paid = sum(result.terms.values()) / desk.reward.sigma_target
+        np.testing.assert_allclose(result.rewards[:, 0], paid, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("term", "said"),
+    [
+        ({"term": "my_rewardz:Turnover"}, "cannot be imported"),
+        ({"term": "my_rewards:Turnovr"}, "has no attribute 'Turnovr'"),
+        ({"term": "my_rewards:Turnover", "options": {"scale": 2}}, "cannot be made with options"),
+        ({"term": "fractions:Fraction"}, "is no term: expected a `name`"),
+        ({"term": "turnover"}, "no installed package offers 'turnover'"),
+    ],
+)
+def test_what_is_no_term_is_refused_with_its_cure(home: Path, term: dict[str, Any], said: str) -> None:
+    tree = Settings.load().model_dump(mode="json")
+    tree["rewards"]["terms"] = [term]
+    with pytest.raises(ConfigError, match=said):
+        expect_trainable(Settings.model_validate(tree), 3)
+
+
+def test_two_terms_of_one_name_are_refused(home: Path) -> None:
+    choices = Settings.load(home / "my_reward.yaml").rewards.terms
+    with pytest.raises(ConfigError, match="another term is called 'turnover'"):
+        own_terms([*choices, *choices])
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_it_reaches_training_and_its_curves(home: Path) -> None:
+    small = ["embedded.train={paths: 2, years: 3}", "embedded.validation={paths: 1, years: 3}"]
+    small += ["embedded.test={paths: 1, years: 3}", "recipe.environments=4", "recipe.validations=1"]
+    env = {**os.environ, "PYTHONPATH": str(home), "MTQUANT_CACHE": str(home / "cache")}
+    call = [str(Path(sys.executable).with_name("mtquant")), "train", "--config", "my_reward.yaml", "--run", "calm"]
+    call += ["--phase", "1", "--budget-scale", "0.0005", *(word for one in small for word in ("--set", one))]
+    done = subprocess.run(call, cwd=home, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (curve,) = (home / "runs" / "calm" / "curves").glob("*forex*.csv")
+    with open(curve, newline="") as file:
+        rows = list(csv.DictReader(file))
+    (column,) = [name for name in rows[-1] if name.endswith("turnover")]
+    assert float(rows[-1][column]) < 0
