@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -60,12 +61,17 @@ def kill(pid: int, number: int) -> None:
 
 def memory_mb(pid: int) -> float:
     """Memory of its own, not that of files it shares with others; 0 for a process that is gone."""
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Anonymous:"):
-                return int(line.split()[1]) / 1024
-    except OSError:
-        pass
+    # The kernel does not answer now and then while a process changes its mappings.
+    for _ in range(20):
+        try:
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Anonymous:"):
+                    return int(line.split()[1]) / 1024
+        except OSError:
+            pass
+        if not Path(f"/proc/{pid}").exists():
+            break
+        time.sleep(0.05)
     return 0.0
 
 
