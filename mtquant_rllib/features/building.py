@@ -22,10 +22,10 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, MarketDataError
 from mtquant_rllib.features import moments
 from mtquant_rllib.features.block import market_block
-from mtquant_rllib.features.chart import OwnCharts, spread_rows
 from mtquant_rllib.features.domains import DomainView, domain_features
 from mtquant_rllib.features.layout import BLOCK, domain_layout
 from mtquant_rllib.features.macro import MacroSeries, macro_block
+from mtquant_rllib.features.own_bars import InstrumentBars, spread_rows
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.features.table import META, FeatureTable, open_table
 from mtquant_rllib.market.bars import MarketData
@@ -203,8 +203,8 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
     bars = np.stack([market.bars for market in markets], axis=1)
     proxies = np.stack([market.volume_proxy for market in markets])
     days_of_rows = trading_day(stamps, first.daily)
-    charts = {
-        symbol: OwnCharts(stamps, days_of_rows, bars[:, :, i], valid[:, :, i], proxies[:, i], config)
+    by_symbol = {
+        symbol: InstrumentBars(stamps, days_of_rows, bars[:, :, i], valid[:, :, i], proxies[:, i], config)
         for i, symbol in enumerate(universe.symbols)
     }
     defined: dict[str, np.ndarray] = {}
@@ -213,32 +213,32 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
     block = np.zeros((n_rows, n_paths, universe.n_instruments, BLOCK.width), dtype=np.float32)
     for i, symbol in enumerate(universe.symbols):
         complete = np.zeros((n_rows, n_paths), dtype=bool)
-        for paths, rows, chart in charts[symbol].groups:
-            values, ready = market_block(chart)
+        for paths, rows, own_bars in by_symbol[symbol].groups:
+            values, ready = market_block(own_bars)
             block[:, paths, i] = np.nan_to_num(spread_rows(values, rows, n_rows))
             complete[:, paths] = spread_rows(ready.astype(np.float32), rows, n_rows) == 1
         defined[f"the block of {symbol}"] = complete
     arrays["block"] = block
 
     macro = MacroSeries(
-        settings, stamps, first.macro_columns, np.stack([market.macro for market in markets], axis=1), charts
+        settings, stamps, first.macro_columns, np.stack([market.macro for market in markets], axis=1), by_symbol
     )
     macro_columns, defined["macro"] = macro_block(macro)
     domain_columns = []
     for domain in _seen_domains(settings):
-        view = DomainView(settings, domain, charts, valid, macro)
+        view = DomainView(settings, domain, by_symbol, valid, macro)
         columns, defined[f"the features of {domain.name}"] = domain_features(view)
         domain_columns.append(columns)
 
     def of_each(compute) -> np.ndarray:
-        return np.stack([charts[symbol].spread(compute) for symbol in universe.symbols], axis=-1)
+        return np.stack([by_symbol[symbol].spread(compute) for symbol in universe.symbols], axis=-1)
 
     days = moments.Days.of(stamps, first.daily)
-    cum = of_each(lambda chart: chart.cum)
+    cum = of_each(lambda own_bars: own_bars.cum)
     raw: dict[str, np.ndarray] = {
-        "vol_ann": of_each(lambda chart: chart.vol_ann),
-        "sigma_day": of_each(lambda chart: chart.s * np.sqrt(chart.bars_per_day)),
-        "atr": of_each(lambda chart: chart.atr),
+        "vol_ann": of_each(lambda own_bars: own_bars.vol_ann),
+        "sigma_day": of_each(lambda own_bars: own_bars.s * np.sqrt(own_bars.bars_per_day)),
+        "atr": of_each(lambda own_bars: own_bars.atr),
         "covariance": moments.daily_covariance(settings, days, cum, valid),
     }
     raw["correlation"], raw["correlation_shift"] = moments.bar_correlation(settings, cum, valid)

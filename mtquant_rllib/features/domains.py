@@ -4,9 +4,9 @@ five of a domain of another name.
 Where no feed gives a quantity, it is a proxy from prices and macro, never a constant. A macro column of the same name
 (`geopolitical_risk`, say) replaces the proxy: its rolling score over a year takes the column's place.
 
-Notation, beside that of `chart.py`: R_k is the k-bar return of an instrument / (s sqrt k); D_k the k-row sum of changes
-of a series / (its EWMA deviation of span 60, lagged, * sqrt k); z_n, mean_n over rows of the common axis. Windows speak
-from a third of their bars on.
+Notation, beside that of `own_bars.py`: R_k is the k-bar return of an instrument / (s sqrt k); D_k the k-row sum of
+changes of a series / (its EWMA deviation of span 60, lagged, * sqrt k); z_n, mean_n over rows of the common axis.
+Windows speak from a third of their bars on.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.features import indicators as ind
-from mtquant_rllib.features.chart import Chart, OwnCharts, on_common_rows
 from mtquant_rllib.features.layout import PER_INSTRUMENT, domain_columns, domain_layout
 from mtquant_rllib.features.macro import MacroSeries, finish
+from mtquant_rllib.features.own_bars import InstrumentBars, OwnBars, on_common_rows
 from mtquant_rllib.features.registry import Registry
 from mtquant_rllib.universe import Domain
 
@@ -36,12 +36,17 @@ class DomainView:
     """
 
     def __init__(
-        self, settings: Settings, domain: Domain, charts: dict[str, OwnCharts], valid: np.ndarray, macro: MacroSeries
+        self,
+        settings: Settings,
+        domain: Domain,
+        by_symbol: dict[str, InstrumentBars],
+        valid: np.ndarray,
+        macro: MacroSeries,
     ) -> None:
         self.settings = settings
         self.config = settings.features
         self.domain = domain
-        self.charts = charts
+        self.by_symbol = by_symbol
         self.valid = valid
         self.macro = macro
         self.roles = settings.features.roles
@@ -51,11 +56,11 @@ class DomainView:
 
     def own(self, symbol: str, compute) -> np.ndarray:
         """A quantity of one instrument's own bars on the common rows, (T, P)."""
-        return self.charts[symbol].spread(compute)
+        return self.by_symbol[symbol].spread(compute)
 
     def move(self, symbol: str, bars: int) -> np.ndarray:
         """R_k."""
-        return self.own(symbol, lambda chart: chart.move(bars))
+        return self.own(symbol, lambda own_bars: own_bars.move(bars))
 
     def both(self, a: str, b: str, compute, *arrays: np.ndarray) -> np.ndarray:
         """Compute on the rows on which two instruments have bars."""
@@ -189,11 +194,11 @@ def dollar_effect(v: DomainView) -> np.ndarray:
 # Equity
 
 
-def _share_above_averages(chart: Chart, minimum) -> np.ndarray:
+def _share_above_averages(own_bars: OwnBars, minimum) -> np.ndarray:
     """Share of the averages of 20, 50, 100 and 200 bars that the close is above."""
     windows = (20, 50, 100, 200)
-    averages = [ind.rolling_mean(chart.close, window, minimum(window)) for window in windows]
-    above = [np.where(np.isnan(average), np.nan, chart.close > average) for average in averages]
+    averages = [ind.rolling_mean(own_bars.close, window, minimum(window)) for window in windows]
+    above = [np.where(np.isnan(average), np.nan, own_bars.close > average) for average in averages]
     return np.mean(above, axis=0)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.features import indicators as ind
-from mtquant_rllib.features.chart import OwnCharts
 from mtquant_rllib.features.layout import MACRO
+from mtquant_rllib.features.own_bars import InstrumentBars
 from mtquant_rllib.features.registry import Registry
 from mtquant_rllib.market.rates import policy_rate
 
@@ -30,7 +30,7 @@ class MacroSeries:
         Names of the last axis of `values`.
     values
         float64 (T, P, n_macro), as known at each row; NaN before a series begins.
-    charts
+    by_symbol
         Own bars of each symbol, for the stand-ins.
     """
 
@@ -40,11 +40,11 @@ class MacroSeries:
         stamps: np.ndarray,
         columns: tuple[str, ...],
         values: np.ndarray,
-        charts: dict[str, OwnCharts],
+        by_symbol: dict[str, InstrumentBars],
     ) -> None:
         self.settings = settings
         self.stamps = stamps
-        self.charts = charts
+        self.by_symbol = by_symbol
         self.shape = values.shape[:2]
         # A column without a single value in any history counts as absent.
         self.columns = {
@@ -61,21 +61,21 @@ class MacroSeries:
             return self.columns[self.names.vix]
         window, premium = self.names.vix_proxy_window_bars, self.names.vix_proxy_premium
 
-        def realised(chart):
-            return 100 * premium * ind.rolling_std(chart.r, window) * np.sqrt(chart.bars_per_year)
+        def realised(own_bars):
+            return 100 * premium * ind.rolling_std(own_bars.r, window) * np.sqrt(own_bars.bars_per_year)
 
-        return self.charts[self.settings.features.roles.index].spread(realised)
+        return self.by_symbol[self.settings.features.roles.index].spread(realised)
 
     @cached_property
     def dxy(self) -> np.ndarray:
         """Dollar index; else a basket of the dollar pairs, up to a constant factor."""
         if self.names.dxy in self.columns:
             return self.columns[self.names.dxy]
-        weights = {s: w for s, w in self.names.dxy_proxy_weights.items() if s in self.charts}
+        weights = {s: w for s, w in self.names.dxy_proxy_weights.items() if s in self.by_symbol}
         total = sum(abs(weight) for weight in weights.values())
         basket = np.zeros(self.shape)
         for symbol, weight in weights.items():
-            basket = basket + weight / total * self.charts[symbol].spread(lambda chart: chart.cum)
+            basket = basket + weight / total * self.by_symbol[symbol].spread(lambda own_bars: own_bars.cum)
         return np.exp(basket)
 
     def _rate(self, name: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.features import indicators as ind
-from mtquant_rllib.features.chart import on_common_rows
+from mtquant_rllib.features.own_bars import on_common_rows
 from mtquant_rllib.features.regimes import detect
 from mtquant_rllib.market.calendar import trading_day
 

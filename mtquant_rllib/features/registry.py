@@ -13,7 +13,7 @@ F = TypeVar("F", bound=Callable[..., np.ndarray])
 
 @dataclass(frozen=True)
 class Feature:
-    """name and group as in the layout; formula: one line in the notation of `chart.py`; compute: the function."""
+    """name and group as in the layout; formula: one line in the notation of `own_bars.py`; compute: the function."""
 
     name: str
     group: str

@@ -81,8 +81,8 @@ def test_a_feature_that_looks_one_row_ahead_is_caught(
     from mtquant_rllib.features import block
     from mtquant_rllib.features.registry import Feature
 
-    def leak(chart):
-        return np.roll(chart.r, -1, axis=0)
+    def leak(own_bars):
+        return np.roll(own_bars.r, -1, axis=0)
 
     registry = block.feature
     monkeypatch.setitem(registry._features, "ret1", Feature("ret1", "price", "tomorrow's return", leak))

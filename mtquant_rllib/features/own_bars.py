@@ -1,7 +1,7 @@
 """An instrument's own bars and the quantities that its features share.
 
-A chart holds only bars that the instrument has. Features are computed on these rows and then spread over the common
-time axis, where a bar the instrument lacks repeats the last value: a holiday of one market disturbs no window.
+`OwnBars` are only those bars that the instrument has. Features are computed on these rows and then spread over the
+common time axis, where a bar the instrument lacks repeats the last value: a holiday of one market disturbs no window.
 
 Notation of the formulas, here and in the registry:
 
@@ -35,7 +35,7 @@ _WEEK = np.timedelta64(7, "D")
 _WEEKS_PER_YEAR = 365.25 / 7
 
 
-class Chart:
+class OwnBars:
     """Own bars of one instrument.
 
     Parameters
@@ -202,8 +202,8 @@ class Chart:
         return np.maximum(np.maximum(self.s, floor.floor_share * deviation) * per_year, floor.floor_ann)
 
 
-class OwnCharts:
-    """The charts of one instrument in several histories on one time axis: one chart for each distinct mask.
+class InstrumentBars:
+    """The bars of one instrument in several histories on one time axis: one `OwnBars` for each distinct mask.
 
     Parameters
     ----------
@@ -228,18 +228,18 @@ class OwnCharts:
         alike: dict[tuple[bool, bytes], list[int]] = {}
         for path in range(valid.shape[1]):
             alike.setdefault((bool(volume_proxy[path]), valid[:, path].tobytes()), []).append(path)
-        self.groups: list[tuple[np.ndarray, np.ndarray, Chart]] = []
+        self.groups: list[tuple[np.ndarray, np.ndarray, OwnBars]] = []
         for (proxy, _), members in alike.items():
             paths = np.array(members)
             rows = np.flatnonzero(valid[:, paths[0]])
-            chart = Chart(stamps[rows], days[rows], bars[np.ix_(rows, paths)], proxy, config)
-            self.groups.append((paths, rows, chart))
+            own_bars = OwnBars(stamps[rows], days[rows], bars[np.ix_(rows, paths)], proxy, config)
+            self.groups.append((paths, rows, own_bars))
 
-    def spread(self, compute: Callable[[Chart], np.ndarray]) -> np.ndarray:
+    def spread(self, compute: Callable[[OwnBars], np.ndarray]) -> np.ndarray:
         """A quantity of the own bars, (k, m), on the common axis, (T, P); NaN before the first own bar."""
         out = np.full(self.shape, np.nan)
-        for paths, rows, chart in self.groups:
-            out[:, paths] = spread_rows(compute(chart), rows, len(out))
+        for paths, rows, own_bars in self.groups:
+            out[:, paths] = spread_rows(compute(own_bars), rows, len(out))
         return out
 
 
