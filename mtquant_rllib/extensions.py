@@ -35,6 +35,8 @@ def extension(setting: str, name: str, group: str) -> Any:
             )
         return offered[name].load()
     try:
+        if not module or module.startswith("."):
+            raise ImportError("expected the full name of a module before the colon")
         return getattr(importlib.import_module(module), attribute)
     except ImportError as error:
         raise ConfigError(
@@ -43,3 +45,6 @@ def extension(setting: str, name: str, group: str) -> Any:
         ) from error
     except AttributeError as error:
         raise ConfigError(f"{setting}: {name}: {error}") from error
+    except Exception as error:
+        # A module of one's own may raise whatever it likes while it is imported.
+        raise ConfigError(f"{setting}: {name}: {type(error).__name__}: {error}") from error

@@ -2,7 +2,7 @@
 
     system = HierarchicalTradingSystem(Settings.load("laptop.yaml"))
     system.train(run="runs/mine", budget_scale=0.01)
-    print(system.evaluate().report.subject().all_bars.values["sharpe_ann"])
+    print(system.evaluate().report.subject.all_bars.values["sharpe_ann"])
 
 What trains, what decides and what is measured are the same functions that the command line calls.
 """

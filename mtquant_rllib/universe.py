@@ -17,6 +17,10 @@ from functools import cached_property
 
 META = "meta_controller"
 ALLOCATOR = "allocator"
+INSTRUMENTS = "instruments"
+"""Name of the group of the instruments' agents, and of the module that all of them may share."""
+JOINT = "desk"
+"""Name of a trial that plays every domain."""
 SPECIALIST_SUFFIX = "_specialist"
 
 
@@ -102,8 +106,8 @@ class Universe:
         if agent_id not in self.symbols or sharing is Sharing.NONE:
             return agent_id
         if sharing is Sharing.ALL:
-            return "instruments"
-        return f"{self.domains[self.domain_of[self.symbols.index(agent_id)]].name}_instruments"
+            return INSTRUMENTS
+        return f"{self.domains[self.domain_of[self.symbols.index(agent_id)]].name}_{INSTRUMENTS}"
 
     def policies(self, sharing: Sharing = Sharing.NONE) -> tuple[str, ...]:
         """Module ids without repeats, in the order of `agent_ids`."""
@@ -131,7 +135,7 @@ class Universe:
 
     @classmethod
     def from_specialists(cls, specialists: Mapping[str, object]) -> Universe:
-        """From the `specialists` table of `configs/agents.yaml` (domain name -> row with instruments)."""
-        return cls(
-            tuple(Domain(name, tuple(row.instruments)) for name, row in specialists.items())  # type: ignore[attr-defined]
-        )
+        """From the `specialists` table of `configs/agents.yaml` (domain name -> row with instruments); a domain without
+        any is left out."""
+        domains = (Domain(name, tuple(row.instruments)) for name, row in specialists.items())  # type: ignore[attr-defined]
+        return cls(tuple(domain for domain in domains if domain.symbols))

@@ -24,6 +24,7 @@ from mtquant_rllib.features.layout import domain_columns
 from mtquant_rllib.features.listing import list_features
 from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.market.calendar import financing_nights
+from mtquant_rllib.market.importers import load_market
 from mtquant_rllib.market.synthetic import synthesise
 from mtquant_rllib.portfolio.execution_data import LONG_FINANCING, ExecutionData
 
@@ -145,11 +146,52 @@ def test_what_stands_in_for_a_missing_series_has_to_be_traded() -> None:
     [
         ("market.instruments=[EURUSD, GOLD]", "no specialist trades GOLD; there are EURUSD"),
         ("market.instruments=[]", "expected one instrument at least"),
+        ("market.instruments=[EURUSD, EURUSD]", "EURUSD stands there more than once"),
+        ("specialists.equity.instruments=[SPX500, US30, SPX500]", "specialists.equity trades SPX500 twice"),
+        ("specialists.equity.instruments=[EURUSD]", "trades EURUSD beside specialists.forex"),
+        ("specialists.equity.instruments=[DAX]", "trades DAX, which has no row under symbols"),
+        (
+            "specialists={cry/pto: {instruments: [US30], hidden_dim: 8}, equity: {instruments: []}}",
+            "'cry/pto' is no name",
+        ),
+        (
+            "specialists={desk: {instruments: [US30], hidden_dim: 8}, equity: {instruments: []}}",
+            "'desk' is the name of",
+        ),
     ],
 )
-def test_what_nobody_trades_is_refused(override: str, said: str) -> None:
+def test_what_nobody_can_trade_is_refused(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Settings.load(overrides=[override])
+
+
+@pytest.mark.parametrize("name", ["BTC/USD", "forex_specialist", "instruments", "equity_instruments", "allocator"])
+def test_an_instrument_has_a_name_that_no_agent_has(home: Path, name: str) -> None:
+    text = (home / "my_crypto.yaml").read_text().replace("BTCUSD", name)
+    (home / "odd.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=f"symbols: '{name}' is"):
+        Settings.load(home / "odd.yaml")
+
+
+def test_an_allocator_trades_its_assets_and_no_others() -> None:
+    with pytest.raises(ConfigError, match=r"an allocator trades allocator\.assets"):
+        Settings.load("allocator.yaml", ["market.instruments=[EURUSD]"])
+
+
+def test_a_domain_without_instruments_is_left_out_of_the_table_too() -> None:
+    settings = Settings.load(overrides=["specialists.forex.instruments=[]"])
+    assert [domain.name for domain in settings.universe.domains] == ["commodities", "equity"]
+    with pytest.raises(ConfigError, match=r"synthetic\.macro\.dxy\.currency = EURUSD: no specialist trades it"):
+        synthesise(settings, n_paths=1, n_years=2.0, seed=1)
+
+
+def test_a_repair_leaves_the_weekends_of_what_is_traded_on_seven_days(home: Path) -> None:
+    settings = Settings.load(home / "my_crypto.yaml", ["market.instruments=[EURUSD, BTCUSD]"])
+    path = bars_file(home, {"EURUSD": SEVEN_DAYS, "BTCUSD": SEVEN_DAYS}, years=1)
+    market, report = load_market(settings, path, None, repair=True)
+    kept = market.valid.sum(axis=0)
+    assert kept.tolist() == [261, 365], "EURUSD's weekends are part of its Mondays"
+    assert any("weekend" in kind for file in report.files for kind in file.repairs)
 
 
 def test_what_is_traded_on_seven_days_is_financed_on_seven() -> None:

@@ -16,10 +16,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features import layout
 from mtquant_rllib.features.layout import Layout
-from mtquant_rllib.universe import ALLOCATOR, META, Universe
-
-INSTRUMENTS = "instruments"
-"""Name of the group of the instruments' agents."""
+from mtquant_rllib.universe import ALLOCATOR, INSTRUMENTS, META, Universe
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,7 @@ def _specialist(settings: Settings, number: int) -> AgentGroup:
 
 def _expect_width(key: str, expected: int | None, width: int) -> None:
     if expected is not None and expected != width:
-        raise ConfigError(f"{key} = {expected}: the layout is {width} wide; leave it out to take that")
+        raise ConfigError(f"{key} = {expected}: the layout is {width} wide; {key}=null takes that")
 
 
 def _instruments(settings: Settings) -> AgentGroup:

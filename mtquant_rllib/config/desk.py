@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat, model_validator
 
 from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
 
@@ -129,8 +129,13 @@ class RewardTermConfig(Section):
     """
 
     term: str
-    weight: float = 1.0
+    weight: FiniteFloat = 1.0
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, given: Any) -> Any:
+        return {"term": given} if isinstance(given, str) else given
 
 
 class RewardConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +35,10 @@ from mtquant_rllib.config.training import (
     ResourcesConfig,
     TrackingConfig,
 )
-from mtquant_rllib.universe import Universe
+from mtquant_rllib.universe import ALLOCATOR, INSTRUMENTS, JOINT, META, Universe
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+"""What RLlib takes as a module's id, and a file system as a folder's name."""
 
 
 class Settings(Section):
@@ -92,28 +96,58 @@ class Settings(Section):
     def _every_asset_belongs_to_a_domain(self) -> Settings:
         known = Universe.from_specialists(self.specialists).symbols
         assets = () if self.allocator is None else self.allocator.assets
-        for key, named in (("allocator.assets", assets), ("market.instruments", self.market.instruments)):
-            for symbol in named or ():
+        chosen = self.market.instruments
+        for key, named in (("allocator.assets", assets), ("market.instruments", chosen or ())):
+            for symbol in named:
                 if symbol not in known:
                     raise ValueError(f"{key}: no specialist trades {symbol}; there are {', '.join(known)}")
-        for role, symbol in self.features.roles:
-            if symbol not in self.symbols:
-                raise ValueError(f"features.roles.{role}: {symbol} has no row under symbols")
+            if repeated := [symbol for symbol in known if tuple(named).count(symbol) > 1]:
+                raise ValueError(f"{key}: {', '.join(repeated)} stands there more than once")
+        if chosen is not None and not chosen:
+            raise ValueError("market.instruments: expected one instrument at least, or null for all")
+        if chosen is not None and assets:
+            raise ValueError("market.instruments: an allocator trades allocator.assets; set those")
         index = self.features.roles.index
         if assets and index not in assets:
             raise ValueError(f"features.roles.index = {index}: expected one of allocator.assets, {', '.join(assets)}")
-        if self.market.instruments is not None and not self.market.instruments:
-            raise ValueError("market.instruments: expected one instrument at least, or null for all")
         return self
 
     @model_validator(mode="after")
-    def _every_traded_symbol_has_a_row(self) -> Settings:
-        for domain in self.universe.domains:
-            for symbol in domain.symbols:
+    def _every_role_has_a_row(self) -> Settings:
+        for role, symbol in self.features.roles:
+            if symbol not in self.symbols:
+                raise ValueError(f"features.roles.{role}: {symbol} has no row under symbols")
+        return self
+
+    @model_validator(mode="after")
+    def _every_traded_symbol_has_a_row_and_one_specialist(self) -> Settings:
+        owner: dict[str, str] = {}
+        for name, row in self.specialists.items():
+            for symbol in row.instruments:
                 if symbol not in self.symbols:
-                    raise ValueError(f"specialists.{domain.name} trades {symbol}, which has no row under symbols")
-        if len(set(self.universe.symbols)) != self.universe.n_instruments:
-            raise ValueError("an instrument belongs to two specialists")
+                    raise ValueError(f"specialists.{name} trades {symbol}, which has no row under symbols")
+                if symbol in owner:
+                    both = "twice" if owner[symbol] == name else f"beside specialists.{owner[symbol]}"
+                    raise ValueError(f"specialists.{name} trades {symbol} {both}; an instrument has one agent")
+                owner[symbol] = name
+        if not owner:
+            raise ValueError("specialists: no instrument is traded")
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_no_others(self) -> Settings:
+        """Names of domains and instruments become ids of agents and modules, and folders of a run."""
+        universe = Universe.from_specialists(self.specialists)
+        domains = [domain.name for domain in universe.domains]
+        for key, names in (("specialists", domains), ("symbols", universe.symbols)):
+            for name in names:
+                if not _NAME.fullmatch(name):
+                    raise ValueError(f"{key}: {name!r} is no name: expected letters, digits, _ and -")
+        shared = [f"{name}_{INSTRUMENTS}" for name in domains]
+        taken = {META, ALLOCATOR, JOINT, INSTRUMENTS, *shared, *(domain.specialist for domain in universe.domains)}
+        for key, names in (("specialists", domains), ("symbols", universe.symbols)):
+            if both := taken.intersection(names):
+                raise ValueError(f"{key}: {sorted(both)[0]!r} is the name of another agent, module or trial")
         return self
 
     @classmethod

@@ -276,7 +276,18 @@ class Desk(Trading):
             # Rounding to whole lots is nobody's edit.
             edited *= risk.rule != 0
             forecast = risk.var_forecast()
-        bar = RewardBar(streams, state.allocation, state.appetite, edited, forecast, state.book, equity_before, slices)
+        bar = RewardBar(
+            streams=streams,
+            allocation=state.allocation,
+            appetite=state.appetite,
+            edited=edited,
+            var_forecast=forecast,
+            traded_ccy=state.book.traded_ccy,
+            cost_ccy=state.book.cost_ccy,
+            financing_ccy=state.book.financing_ccy,
+            equity_before=equity_before,
+            domain_slices=slices,
+        )
         reward = self.reward.score(state.sharpe, state.drawdown, bar)
         self.terms = self.reward.terms
         return reward

@@ -38,7 +38,7 @@ class DeskReward:
         target = settings.desk.decision.vol_target_ann
         self.sigma_target = target / np.sqrt(execution.bars_per_year)
         self._sigma_target_of = target / np.sqrt(execution.bars_per_year_of)
-        self._own = own_terms(settings.rewards.terms)
+        self._own = own_terms(settings) if setup.own_terms else []
         self.terms: dict[str, np.ndarray] = {}
 
     def score(
@@ -50,8 +50,10 @@ class DeskReward:
         self.terms = {}
         if self._setup.phase == 3:
             reward = self._joint(bar, drawdown_increment)
+        handed_out = bar.handed_out() if self._own else None
         for own in self._own:
-            values = paid(own, bar)
+            assert handed_out is not None
+            values = paid(own, handed_out)
             reward = reward + values / self.sigma_target
             self.terms[own.term.name] = values[:, 0]
         return reward

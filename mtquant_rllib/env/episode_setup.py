@@ -16,8 +16,11 @@ class EpisodeSetup:
     ends_on_halt
         A full trading halt ends the episode after its flattening fill (training) or is lifted the next day
         (evaluation).
+    own_terms
+        Reward terms of one's own are paid (training); evaluation does not ask them.
     """
 
     phase: int
     domain: int | None = None
     ends_on_halt: bool = True
+    own_terms: bool = True

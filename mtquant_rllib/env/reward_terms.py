@@ -5,21 +5,25 @@ A term has a `name` and is called with each bar; what it returns is added to the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 import numpy as np
 
-from mtquant_rllib.config.desk import RewardTermConfig
+from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.extensions import extension
-from mtquant_rllib.portfolio.book import Book, row_sums
+from mtquant_rllib.portfolio.book import row_sums
+from mtquant_rllib.universe import Universe
 
 ENTRY_POINTS = "mtquant_rllib.reward_terms"
 """Group of the entry points by which an installed package offers terms by name."""
 BUILT_IN = ("return", "drawdown", "edits", "var_excess")
 """Names of the desk's own terms."""
+NAME = re.compile(r"\w+")
+"""What a term's name may be: it is a column of the curves."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class RewardBar:
         Absolute weight that risk took from each proposal, (B, n).
     var_forecast
         VaR that the rule used, fraction of equity, (B,); infinite without risk.
-    book
-        At the close of the bar.
+    traded_ccy, cost_ccy, financing_ccy
+        Of the bar, in account currency, (B, n); costs and financing are positive when paid.
     equity_before
         Before the bar, in account currency, (B,); 1 for an account in debt.
     domain_slices
@@ -47,20 +51,32 @@ class RewardBar:
     appetite: np.ndarray
     edited: np.ndarray
     var_forecast: np.ndarray
-    book: Book
+    traded_ccy: np.ndarray
+    cost_ccy: np.ndarray
+    financing_ccy: np.ndarray
     equity_before: np.ndarray
     domain_slices: Sequence[slice]
 
     @property
     def turnover(self) -> np.ndarray:
         """Notional traded in the bar as a fraction of the equity before it, (B, n)."""
-        return self.book.traded_ccy / self.equity_before[:, None]
+        return self.traded_ccy / self.equity_before[:, None]
 
     def of_agents(self, of_instruments: np.ndarray) -> np.ndarray:
         """Sums for every agent, (B, n) -> (B, K): of all instruments, of each domain's, and each instrument's own."""
         return np.concatenate(
             (row_sums(of_instruments)[:, None], by_domain(of_instruments, self.domain_slices), of_instruments), axis=1
         )
+
+    def handed_out(self) -> RewardBar:
+        """The same in arrays of its own, which cannot be written to: a term looks and changes nothing."""
+        own: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                own[field.name] = value.copy()
+                own[field.name].flags.writeable = False
+        return replace(self, **own)
 
 
 def by_domain(of_instruments: np.ndarray, slices: Sequence[slice]) -> np.ndarray:
@@ -84,27 +100,49 @@ class WeighedTerm:
     weight: float
 
 
-def own_terms(choices: Sequence[RewardTermConfig]) -> list[WeighedTerm]:
-    """The terms that settings name, in their order.
+def own_terms(settings: Settings) -> list[WeighedTerm]:
+    """The terms that settings name, in their order; each has been tried on an empty bar.
 
     Raises
     ------
     ConfigError
-        When one cannot be found or made, is no term, or has the name of another.
+        When one cannot be found or made, is no term, has the name of another, or fails.
     """
     terms: list[WeighedTerm] = []
-    for choice in choices:
+    for choice in settings.rewards.terms:
         said, found = f"rewards.terms: {choice.term}", extension("rewards.terms", choice.term, ENTRY_POINTS)
         try:
             term = found(**choice.options)
-        except TypeError as error:
+        except Exception as error:
             raise ConfigError(f"{said} cannot be made with options {choice.options}: {error}") from error
-        if not callable(term) or not isinstance(getattr(term, "name", None), str):
-            raise ConfigError(f"{said} is no term: expected a `name`, and that it can be called with a bar")
-        if term.name in (*BUILT_IN, *(other.term.name for other in terms)):
-            raise ConfigError(f"rewards.terms: another term is called {term.name!r}; give this one another `name`")
+        name = getattr(term, "name", None)
+        if not callable(term) or not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ConfigError(
+                f"{said} is no term: expected a `name` of letters, digits and _, and that it can be called with a bar"
+            )
+        if name in (*BUILT_IN, *(other.term.name for other in terms)):
+            raise ConfigError(f"rewards.terms: another term is called {name!r}; give this one another `name`")
         terms.append(WeighedTerm(term, choice.weight))
+        paid(terms[-1], _empty_bar(settings.universe))
     return terms
+
+
+def _empty_bar(universe: Universe) -> RewardBar:
+    """A bar of two environments in which nothing happened."""
+    n, d, b = universe.n_instruments, universe.n_domains, 2
+    nothing = np.zeros((b, n))
+    return RewardBar(
+        streams=np.zeros((b, 1 + d + n)),
+        allocation=np.zeros((b, d)),
+        appetite=np.zeros(b),
+        edited=nothing,
+        var_forecast=np.full(b, np.inf),
+        traded_ccy=nothing,
+        cost_ccy=nothing,
+        financing_ccy=nothing,
+        equity_before=np.ones(b),
+        domain_slices=universe.domain_slices,
+    ).handed_out()
 
 
 def paid(own: WeighedTerm, bar: RewardBar) -> np.ndarray:
@@ -113,9 +151,15 @@ def paid(own: WeighedTerm, bar: RewardBar) -> np.ndarray:
     Raises
     ------
     ConfigError
-        When it returns another shape.
+        When it fails, or returns another shape or a number that is not finite.
     """
-    values = own.weight * np.asarray(own.term(bar), dtype=np.float64)
+    said = f"rewards.terms: {own.term.name}"
+    try:
+        values = own.weight * np.asarray(own.term(bar), dtype=np.float64)
+    except Exception as error:
+        raise ConfigError(f"{said} fails: {type(error).__name__}: {error}") from error
     if values.shape != bar.streams.shape:
-        raise ConfigError(f"rewards.terms: {own.term.name} returns {values.shape}; expected {bar.streams.shape}")
+        raise ConfigError(f"{said} returns an array of shape {values.shape}; expected {bar.streams.shape}")
+    if not np.isfinite(values).all():
+        raise ConfigError(f"{said} returns a number that is not finite")
     return values

@@ -247,7 +247,7 @@ def random_starts(stretches: Sequence[Stretch], bars: int, episodes: int, seed: 
 
 def new_desk(settings: Settings, data: DeskData, draws: Sequence[EpisodeDraw], *, limited: bool = True) -> Any:
     """A core with one environment a draw, under evaluation's rules: a trading halt is lifted the next day."""
-    setup = EpisodeSetup(EVALUATION_PHASE, ends_on_halt=False)
+    setup = EpisodeSetup(EVALUATION_PHASE, ends_on_halt=False, own_terms=False)
     desk = core_for(settings, data, len(draws), setup, limited=limited)
     desk.reset(np.arange(len(draws)), list(draws))
     return desk

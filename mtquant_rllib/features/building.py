@@ -114,7 +114,7 @@ def _check(settings: Settings, markets: Sequence[MarketData]) -> None:
         if absent := [symbol for i, symbol in enumerate(market.symbols) if not market.valid[:, i].any()]:
             raise MarketDataError(
                 f"features: no bar of {', '.join(absent)}; every instrument of the universe needs bars to be traded, "
-                "those of market.allow_missing too"
+                "those of market.allow_missing too: leave it out by market.instruments"
             )
     macro, index, series = settings.features.macro, settings.features.roles.index, _series(markets)
     if macro.vix not in series and index not in universe.symbols:

@@ -238,13 +238,16 @@ def ordered(rows: Rows, names: list[str | None], inspection: Inspection) -> Rows
     return rows.take(kept)
 
 
-def weekdays_only(rows: Rows, inspection: Inspection) -> Rows:
+def weekdays_only(rows: Rows, names: list[str | None], settings: Settings, inspection: Inspection) -> Rows:
     """Daily bars dated on a weekend become part of the Monday they lead to: its open, the wider range, the sum of
-    volumes."""
-    weekend = weekday(rows.stamps) >= 5
+    volumes. Those of an instrument that is traded on all seven days stay. names: of the codes of `rows`."""
+    every_day = np.array([name in settings.symbols and settings.symbols[name].triple_day is None for name in names])
+    stays = every_day[rows.codes]
+    weekend = (weekday(rows.stamps) >= 5) & ~stays
     if not inspection.judge(weekend, "weekend_bars_merged", "timestamp", str, ""):
         return rows
-    dates = np.busday_offset(rows.stamps.astype("datetime64[D]"), 0, roll="forward").astype("datetime64[s]")
+    mondays = np.busday_offset(rows.stamps.astype("datetime64[D]"), 0, roll="forward").astype("datetime64[s]")
+    dates = np.where(stays, rows.stamps.astype("datetime64[s]"), mondays)
     fresh = np.ones(len(dates), dtype=bool)
     fresh[1:] = (dates[1:] != dates[:-1]) | (rows.codes[1:] != rows.codes[:-1])
     starts = np.flatnonzero(fresh)

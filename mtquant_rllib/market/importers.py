@@ -184,8 +184,8 @@ def load_market(
         raise fault(
             ", ".join(str(p) for p in files[:3]) + (" ..." if len(files) > 3 else ""),
             f"symbol missing: {', '.join(missing)} (found: {', '.join(found) or 'none'})",
-            f"bars of {', '.join(symbols)} under these names or their aliases, or "
-            f"market.allow_missing=[{', '.join(missing)}]",
+            f"bars of {', '.join(symbols)} under these names or their aliases, or those alone that are there: "
+            f"market.instruments=[{', '.join(symbol for symbol in symbols if symbol in present)}]",
             column="symbol",
         )
     market = align([one for one in series if one.symbol in symbols], settings, symbols)

@@ -163,7 +163,8 @@ def _instrument(
     volume = bars[:, VOLUME]
     frozen = frozen_stretches(series, config)
     gaps = long_gaps(series, config)
-    weekend = int((weekday(stamps) >= 5).sum()) if series.daily else 0
+    every_day = row is not None and row.triple_day is None
+    weekend = int((weekday(stamps) >= 5).sum()) if series.daily and not every_day else 0
     is_future = row is not None and row.financing.kind == "commodity"
     jumps = roll_jumps(series, config) if is_future and series.daily else np.zeros(0)
     until = None if row is None or row.stale_opens_until is None else str(row.stale_opens_until)

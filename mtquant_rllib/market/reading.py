@@ -75,7 +75,7 @@ def read_bars(
     rows, daily, wording = moments(rows, offset_s, timezone, inspection)
     rows = ordered(rows, names, inspection)
     if daily:
-        rows = weekdays_only(rows, inspection) if inspection.repair else rows
+        rows = weekdays_only(rows, names, settings, inspection) if inspection.repair else rows
     refuse_mixed(rows, daily, names, inspection)
     # A file pasted together twice is whole; its duplicates do not count as lost.
     dropped = sum(inspection.repairs.get(kind, 0) for kind in ("unparsable_rows_dropped", "non_positive_dropped"))

@@ -1,8 +1,8 @@
-"""Who answered in a network's stead, counted and told.
+"""Counts and reports the decisions in which an attention network fell back on its global head, or on none.
 
 An attention network degrades row by row instead of failing (`regime_network.Fallback`). A `FallbackWatch` listens to
-such networks while they decide, counts every decision by who took it, and writes a line when one fell back: at most
-one of an agent and a reason in some seconds, with all that came since the line before. A regime that is not clear is
+such networks while they decide, counts every decision by `Fallback`, and writes a line when one fell back: at most
+one line of an agent and a reason in some seconds, with the count since the line before. A regime that is not clear is
 information; a number that is none is a warning, with the columns it stood in.
 
 Where learners compute the same networks nobody listens: those are not decisions.

@@ -35,7 +35,7 @@ def _made(choice: CustomRuleConfig) -> Rule:
     said, found = f"risk.rules: {choice.rule}", extension("risk.rules", choice.rule, ENTRY_POINTS)
     try:
         rule = found(**choice.options)
-    except TypeError as error:
+    except Exception as error:
         raise ConfigError(f"{said} cannot be made with options {choice.options}: {error}") from error
     lacking = [name for name in ("name", "limit", "measure", "repair") if not hasattr(rule, name)]
     if lacking:

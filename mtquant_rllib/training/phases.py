@@ -19,10 +19,7 @@ from dataclasses import dataclass
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.universe import ALLOCATOR, META, Sharing
-
-JOINT = "desk"
-"""Name of a trial that plays every domain."""
+from mtquant_rllib.universe import ALLOCATOR, JOINT, META, Sharing
 
 TRIAL = "trial"
 """Key of a trial's name in Tune's configurations and results."""
@@ -112,7 +109,7 @@ def expect_trainable(settings: Settings, phase: int) -> None:
     # Networks and rules of one's own are found, or refused, here.
     network_configs(settings)
     RiskLayer(settings, 1, EpisodeSetup(phase))
-    if own_terms(settings.rewards.terms) and settings.allocator is not None:
+    if own_terms(settings) and settings.allocator is not None:
         raise ConfigError("rewards.terms: they are the desk's; an allocator is paid by allocator.reward")
     recipe, runners = settings.recipe, settings.resources.runners
     if settings.resources.engine == "rllib" and (asked := asked_for(settings.learner)):

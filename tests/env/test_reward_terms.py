@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from markets import smooth
+from pydantic import ValidationError
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
@@ -28,6 +29,45 @@ from mtquant_rllib.training.phases import expect_trainable
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text()
 B = 3
+BROKEN = """
+import numpy as np
+
+
+class Raises:
+    name = "raises"
+
+    def __call__(self, bar):
+        raise ValueError("boom")
+
+
+class Shape:
+    name = "shape"
+
+    def __call__(self, bar):
+        return bar.appetite
+
+
+class NotANumber:
+    name = "not_a_number"
+
+    def __call__(self, bar):
+        return np.full_like(bar.streams, np.nan)
+
+
+class Writes:
+    name = "writes"
+
+    def __call__(self, bar):
+        bar.streams[:] = 1
+        return bar.streams
+
+
+class Slash:
+    name = "a/b"
+
+    def __call__(self, bar):
+        return bar.streams
+"""
 
 
 @pytest.fixture
@@ -92,19 +132,43 @@ def test_the_joint_phases_terms_make_up_the_portfolios_reward(home: Path) -> Non
         ({"term": "my_rewards:Turnover", "options": {"scale": 2}}, "cannot be made with options"),
         ({"term": "fractions:Fraction"}, "is no term: expected a `name`"),
         ({"term": "turnover"}, "no installed package offers 'turnover'"),
+        ({"term": ":Turnover"}, "expected the full name of a module"),
+        ({"term": "broken_terms:Raises"}, "rewards.terms: raises fails: ValueError: boom"),
+        ({"term": "broken_terms:Shape"}, r"shape returns an array of shape \(2,\); expected \(2, 12\)"),
+        ({"term": "broken_terms:NotANumber"}, "not_a_number returns a number that is not finite"),
+        ({"term": "broken_terms:Writes"}, "writes fails: ValueError: .*read-only"),
+        ({"term": "broken_terms:Slash"}, "is no term: expected a `name` of letters"),
+        ({"term": "broken_module:Term"}, "broken_module:Term: RuntimeError: no use"),
+        ({"term": "my_rewards:Turnover", "weight": float("nan")}, "finite"),
     ],
 )
 def test_what_is_no_term_is_refused_with_its_cure(home: Path, term: dict[str, Any], said: str) -> None:
+    (home / "broken_terms.py").write_text(BROKEN)
+    (home / "broken_module.py").write_text("raise RuntimeError('no use')")
+    for module in ("broken_terms", "broken_module"):
+        sys.modules.pop(module, None)
     tree = Settings.load().model_dump(mode="json")
     tree["rewards"]["terms"] = [term]
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises((ConfigError, ValidationError), match=said):
         expect_trainable(Settings.model_validate(tree), 3)
 
 
+def test_an_evaluation_asks_no_term(home: Path) -> None:
+    settings = Settings.load(home / "my_reward.yaml")
+    market = smooth(settings)
+    features, execution = build_features(settings, market, None), ExecutionData.build(settings, market)
+    setup = EpisodeSetup(3, ends_on_halt=False, own_terms=False)
+    desk = Desk(settings, execution, features, B, setup, RiskLayer(settings, B, setup))
+    start = features.warmup
+    desk.reset(np.arange(B), [EpisodeDraw(start=start, stop=start + 9, allocation=0.3, turn=0) for _ in range(B)])
+    assert "turnover" not in desk.advance_with_weights(np.full((B, 8), 0.1)).terms
+
+
 def test_two_terms_of_one_name_are_refused(home: Path) -> None:
-    choices = Settings.load(home / "my_reward.yaml").rewards.terms
+    tree = Settings.load(home / "my_reward.yaml").model_dump(mode="json")
+    tree["rewards"]["terms"] *= 2
     with pytest.raises(ConfigError, match="another term is called 'turnover'"):
-        own_terms([*choices, *choices])
+        own_terms(Settings.model_validate(tree))
 
 
 @pytest.mark.slow

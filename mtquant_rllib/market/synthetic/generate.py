@@ -15,6 +15,7 @@ from mtquant_rllib.config.synthetic import SyntheticMacro, SyntheticVolatility
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.market.bars import VOLUME, MarketData
 from mtquant_rllib.market.synthetic import bars, innovations, macro, planted, regime_chain
+from mtquant_rllib.universe import Universe
 
 Variant = Literal["default", "planted", "null"]
 
@@ -261,6 +262,13 @@ def _check(settings: Settings, variant: str, strength: float | None) -> None:
     for symbol in settings.universe.symbols:
         if symbol not in settings.synthetic.instruments:
             raise ConfigError(f"synthetic.instruments: no row for {symbol}")
+    known, macro = Universe.from_specialists(settings.specialists).symbols, settings.synthetic.macro
+    for key, symbol in (("vix.index", macro.vix.index), ("dxy.currency", macro.dxy.currency)):
+        if symbol not in (settings.universe.symbols if settings.universe.allocates else known):
+            raise ConfigError(
+                f"synthetic.macro.{key} = {symbol}: no specialist trades it, and the embedded market draws that series "
+                "from it; name another, or leave instruments out by market.instruments"
+            )
 
 
 def _draw(seed: int, n_paths: int, n_rows: int, law: _Law) -> _Draws:
