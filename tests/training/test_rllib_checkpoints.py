@@ -184,6 +184,8 @@ def plain(folder: Path, script: str, *arguments: str, hash_seed: str | None = No
     (folder / "script.py").write_text(OPENING + script)
     dropped = ("PYTHONHASHSEED", "MTQUANT_CACHE", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     env = {key: value for key, value in os.environ.items() if key not in dropped}
+    # Ray joins whatever cluster it finds on the machine otherwise.
+    env["RAY_ADDRESS"] = "local"
     env |= {"HOME": str(folder)} | ({} if hash_seed is None else {"PYTHONHASHSEED": hash_seed})
     done = subprocess.run(
         [sys.executable, "script.py", *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=600

@@ -34,6 +34,8 @@ def test_the_page_has_the_blocks_it_is_read_for() -> None:
 def test_the_blocks_run(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     env = {key: value for key, value in os.environ.items() if key not in ("PYTHONHASHSEED", "MTQUANT_CACHE")}
+    # Ray joins whatever cluster it finds on the machine otherwise.
+    env["RAY_ADDRESS"] = "local"
     env |= {"HOME": str(tmp_path)}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
