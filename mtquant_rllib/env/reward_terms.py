@@ -95,12 +95,12 @@ class RewardTerm(Protocol):
 
 
 @dataclass(frozen=True)
-class WeighedTerm:
+class WeightedTerm:
     term: RewardTerm
     weight: float
 
 
-def own_terms(settings: Settings) -> list[WeighedTerm]:
+def own_terms(settings: Settings) -> list[WeightedTerm]:
     """The terms that settings name, in their order; each has been tried on an empty bar.
 
     Raises
@@ -108,7 +108,7 @@ def own_terms(settings: Settings) -> list[WeighedTerm]:
     ConfigError
         When one cannot be found or made, is no term, has the name of another, or fails.
     """
-    terms: list[WeighedTerm] = []
+    terms: list[WeightedTerm] = []
     for choice in settings.rewards.terms:
         said, found = f"rewards.terms: {choice.term}", extension("rewards.terms", choice.term, ENTRY_POINTS)
         try:
@@ -122,7 +122,7 @@ def own_terms(settings: Settings) -> list[WeighedTerm]:
             )
         if name in (*BUILT_IN, *(other.term.name for other in terms)):
             raise ConfigError(f"rewards.terms: another term is called {name!r}; give this one another `name`")
-        terms.append(WeighedTerm(term, choice.weight))
+        terms.append(WeightedTerm(term, choice.weight))
         paid(terms[-1], _empty_bar(settings.universe))
     return terms
 
@@ -145,7 +145,7 @@ def _empty_bar(universe: Universe) -> RewardBar:
     ).handed_out()
 
 
-def paid(own: WeighedTerm, bar: RewardBar) -> np.ndarray:
+def paid(own: WeightedTerm, bar: RewardBar) -> np.ndarray:
     """What a term pays, (B, K), fractions of equity.
 
     Raises
