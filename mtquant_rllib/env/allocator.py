@@ -28,9 +28,9 @@ from mtquant_rllib.env.trading_state import TradingState
 from mtquant_rllib.features.feature_means import FeatureMeans
 from mtquant_rllib.features.layout import BLOCK, allocator_columns
 from mtquant_rllib.features.table import FeatureTable
-from mtquant_rllib.portfolio.book import row_sums
 from mtquant_rllib.portfolio.execution_data import ExecutionData
 from mtquant_rllib.risk.packed import PackedIndex
+from mtquant_rllib.short_rows import row_sums
 
 _MOVE = "ret20"
 """Column of the block that the reward reads as the recent move."""

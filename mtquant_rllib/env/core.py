@@ -45,8 +45,8 @@ from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.feature_means import FeatureMeans
 from mtquant_rllib.features.table import FeatureTable
-from mtquant_rllib.portfolio.book import row_sums
 from mtquant_rllib.portfolio.execution_data import ExecutionData
+from mtquant_rllib.short_rows import row_sums
 
 
 class Desk(Trading):
@@ -184,7 +184,7 @@ class Desk(Trading):
 
     def _look(self) -> DeskClose:
         state, market = self.state, self._rows.at(self.state.row)
-        block = self._rows.block[state.row]
+        block = self._rows.block.take(state.row, axis=0)
         self._feature_means.take_off(block, market.context)
         if self.setup.domain is not None:
             block[~state.active] = 0.0

@@ -68,12 +68,16 @@ class DeskClose(Close):
         return self.domains.covariance(self.weight, self.market.covariance)
 
     @cached_property
+    def domain_volatility(self) -> np.ndarray:
+        """Daily volatility of the domains' current books, (B, D), fractions of equity."""
+        return np.sqrt(np.maximum(np.einsum("bdd->bd", self.domain_covariance), 0.0))
+
+    @cached_property
     def utilisation(self) -> np.ndarray:
         """Risk used over risk allocated, (B, D): daily volatility of the domain's book over its allocation's share of
         the target. 0 where nothing is allocated."""
-        used = np.sqrt(np.maximum(np.einsum("bdd->bd", self.domain_covariance), 0.0))
         allocated = self.state.allocation * self.domains.vol_target_per_day
-        return np.where(allocated > 0, used / np.where(allocated > 0, allocated, 1.0), 0.0)
+        return np.where(allocated > 0, self.domain_volatility / np.where(allocated > 0, allocated, 1.0), 0.0)
 
     def forget_allocation(self) -> None:
         """The meta-controller has decided: what depends on its allocation is computed again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,8 +42,8 @@ class MarketRow:
 
 @dataclass(frozen=True, slots=True)
 class MarketBar:
-    """The bar that ends with one row in each of B environments: money (B, 10, n) and flags (B, 3, n), the channels of
-    `ExecutionData`; new_day, bool (B,): it is the first of its trading day."""
+    """The bar that ends with one row in each of B environments: money (10, B, n) and flags (3, B, n), the channels of
+    `ExecutionData`, each in one piece; new_day, bool (B,): it is the first of its trading day."""
 
     money: np.ndarray
     flags: np.ndarray
@@ -67,11 +68,15 @@ class MarketRows:
             )
         )
         self._columns = features.columns
+        # The same memory with the channels of a row under each other: one gather brings every channel in one piece.
+        self._money_channels, self._flag_channels = (
+            array.reshape(-1, array.shape[-1]) for array in (self._money, self._flags)
+        )
 
     def at(self, rows: np.ndarray) -> MarketRow:
         """What is known at the close of `rows` (B,)."""
-        parts, context, sizing = self._columns, self._context[rows], self._sizing[rows]
-        close = self._money[rows, channel.LAST]
+        parts, context, sizing = self._columns, self._context.take(rows, axis=0), self._sizing.take(rows, axis=0)
+        close, fx = self._at_last_mark(rows)
         return MarketRow(
             context=context,
             correlation=context[:, parts.correlation],
@@ -81,17 +86,30 @@ class MarketRows:
             sigma_day=sizing[:, parts.sigma_day],
             atr=sizing[:, parts.atr],
             close=close,
-            unit_value=close * self._money[rows, channel.FX_LAST],
+            unit_value=close * fx,
         )
 
     def unit_value(self, rows: np.ndarray) -> np.ndarray:
         """Account currency per unit at the close of `rows`, (B, n)."""
-        return self._money[rows, channel.LAST] * self._money[rows, channel.FX_LAST]
+        close, fx = self._at_last_mark(rows)
+        return close * fx
+
+    def _at_last_mark(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Close in quote currency and account currency per quote currency there, (B, n) each."""
+        close, fx = _channels(self._money_channels, rows, channel.N_CHANNELS, (channel.LAST, channel.FX_LAST))
+        return close, fx
 
     def bar(self, rows: np.ndarray, before: np.ndarray) -> MarketBar:
         """The bars that end with `rows` (B,), after the closes of `before` (B,)."""
-        return MarketBar(self._money[rows], self._flags[rows], self._day[rows] != self._day[before])
+        money = _channels(self._money_channels, rows, channel.N_CHANNELS, range(channel.N_CHANNELS))
+        flags = _channels(self._flag_channels, rows, channel.N_FLAGS, range(channel.N_FLAGS))
+        return MarketBar(money, flags, self._day[rows] != self._day[before])
 
     def arrays(self) -> dict[str, np.ndarray]:
         """By name, to be searched for what is not finite."""
         return {"block": self.block, "context": self._context, "sizing": self._sizing, "money": self._money}
+
+
+def _channels(table: np.ndarray, rows: np.ndarray, n_channels: int, wanted: Sequence[int]) -> np.ndarray:
+    """Channels of the rows (B,), (len(wanted), B, n), of a table (N * n_channels, n)."""
+    return table.take(rows * n_channels + np.asarray(wanted)[:, None], axis=0)

@@ -14,6 +14,7 @@ from mtquant_rllib.env.desk_close import DeskClose
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.features import layout
 from mtquant_rllib.features.table import Columns
+from mtquant_rllib.short_rows import row_max
 
 _TINY = 1e-12
 
@@ -69,7 +70,7 @@ class Observer:
         own_state[:, 4] = close.utilisation[:, domain] * 2.0 - 1.0
         own_state[:, 5] = state.drawdown.current[:, stream] / scale.drawdown_scale
         own_state[:, 6] = close.hedge[:, domain]
-        own_state[:, 7] = close.alert[:, self._slices[domain]].max(axis=1)
+        own_state[:, 7] = row_max(close.alert[:, self._slices[domain]])
         own_state[:, 8] = state.sharpe.mean[:, stream] / scale.reward_mean_scale
         own_state[:, 9] = state.sharpe.square[:, stream] - 1.0
         np.clip(own_state, -scale.clip, scale.clip, out=own_state)
@@ -96,7 +97,8 @@ class Observer:
         own_state[:, :, 8] = close.alert
         own_state[:, :, 9] = state.sharpe.mean[:, streams] / scale.reward_mean_scale
         own_state[:, :, 10] = state.sharpe.square[:, streams] - 1.0
-        np.clip(own_state, -scale.clip, scale.clip, out=own_state)
+        # The block is clipped already: all columns at once take less time than the last eleven of every row.
+        np.clip(out, -scale.clip, scale.clip, out=out)
         if self._single:
             own_state *= state.active[:, :, None]
         return out

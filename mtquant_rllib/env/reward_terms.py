@@ -15,7 +15,7 @@ import numpy as np
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.extensions import extension
-from mtquant_rllib.portfolio.book import row_sums
+from mtquant_rllib.short_rows import row_sums
 from mtquant_rllib.universe import Universe
 
 ENTRY_POINTS = "mtquant_rllib.reward_terms"

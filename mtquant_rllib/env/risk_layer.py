@@ -21,6 +21,7 @@ from mtquant_rllib.risk.engine import PortfolioRiskManager, RiskDecision
 from mtquant_rllib.risk.limits import forced_close, margin_rates
 from mtquant_rllib.risk.rules import Proposal, RiskEdit, Rule, RuleId
 from mtquant_rllib.risk.whole_lots import ATTEMPTS, eased, in_whole_lots
+from mtquant_rllib.short_rows import row_any
 
 
 class RiskLayer:
@@ -119,7 +120,7 @@ class RiskLayer:
                 break
             before = wanted[envs]
             allowed = self._limited(book, market, before, unit_value, fillable, openable, envs, attempt)
-            moved = (allowed != before).any(axis=1)
+            moved = row_any(allowed != before)
             wanted[envs] = allowed
             envs = envs[moved]
         return wanted

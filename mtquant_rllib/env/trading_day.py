@@ -17,6 +17,7 @@ from mtquant_rllib.portfolio import execution_data as channel
 from mtquant_rllib.portfolio.book import Book, closing_leg
 from mtquant_rllib.portfolio.costs import night_cost, trade_cost
 from mtquant_rllib.risk import stops
+from mtquant_rllib.short_rows import row_any
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,12 @@ class TradingDay:
         self._costs, self._risk, self._playing = costs, risk, playing
         self._new_day = bar.new_day
         self._money = money = bar.money
-        self.tradable = bar.flags[:, channel.TRADABLE]
-        self._openable = bar.flags[:, channel.OPENING_ALLOWED]
+        self.tradable = bar.flags[channel.TRADABLE]
+        self._openable = bar.flags[channel.OPENING_ALLOWED]
         # The open is not tradable: orders of this bar fill at its close.
-        self._at_close = bar.flags[:, channel.FILLS_AT_CLOSE]
+        self._at_close = bar.flags[channel.FILLS_AT_CLOSE]
         self.stopped = np.zeros_like(self._at_close)
-        self._last_value = money[:, channel.LAST] * money[:, channel.FX_LAST]
+        self._last_value = money[channel.LAST] * money[channel.FX_LAST]
 
     def trade(self, ordered: np.ndarray) -> None:
         """Carry orders, as units to be held (B, n), through the bar."""
@@ -101,26 +102,26 @@ class TradingDay:
         book, before, money = self._book, self._before, self._money
         book.begin_bar()
         book.stop = stops.trail(book.stop, np.sign(book.units), before.close, before.atr, self._stop_atr)
-        long_frac, short_frac = money[:, channel.LONG_FINANCING], money[:, channel.SHORT_FINANCING]
+        long_frac, short_frac = money[channel.LONG_FINANCING], money[channel.SHORT_FINANCING]
         book.finance(night_cost(book.units, before.unit_value, long_frac, short_frac))
 
     def _mark_the_open(self) -> np.ndarray:
         """Mark the open and take out positions that opened beyond their stop: side of each that was, (B, n), else 0."""
         book, money = self._book, self._money
-        fill = money[:, channel.FILL]
-        gap = np.where(self._at_close, 0.0, fill - money[:, channel.PREVIOUS])
-        book.settle(book.units * gap * money[:, channel.FX_FILL])
+        fill = money[channel.FILL]
+        gap = np.where(self._at_close, 0.0, fill - money[channel.PREVIOUS])
+        book.settle(book.units * gap * money[channel.FX_FILL])
         side = np.sign(book.units)
         hit = stops.open_stop_hit(book.stop, side, fill) & ~self._at_close & self.tradable
         if hit.any():
-            self._exit(hit, fill * money[:, channel.FX_FILL])
+            self._exit(hit, fill * money[channel.FX_FILL])
         return side * hit
 
     def _limit_at_the_open(self, wanted: np.ndarray, stopped_side: np.ndarray) -> np.ndarray:
         """Units (B, n) that fill, of those that are wanted: no stopped position is entered again, nothing fills without
         a price, and where that or a breaker changes a book the rules have the last word."""
         book, risk = self._book, self._risk
-        limit_again = stopped_side.any(axis=1)
+        limit_again = row_any(stopped_side != 0)
         if limit_again.any():
             wanted = stops.without_reentry(wanted, stopped_side)
         open_value = self._open_value()
@@ -130,7 +131,7 @@ class TradingDay:
         held = book.units
         enlarges = np.abs(wanted) > np.where(wanted * held > 0, np.abs(held), 0.0)
         refused = ((wanted != held) & ~self.tradable) | (enlarges & ~openable)
-        limit_again |= refused.any(axis=1)
+        limit_again |= row_any(refused)
         if not limit_again.any():
             return wanted
         if risk is None:
@@ -144,7 +145,7 @@ class TradingDay:
         book, money = self._book, self._money
         if self._at_close.any():
             wanted = self._wait_for_the_close(wanted)
-        price, fx = money[:, channel.FILL], money[:, channel.FX_FILL]
+        price, fx = money[channel.FILL], money[channel.FX_FILL]
         self._charge(np.abs(wanted - book.units) * np.abs(price) * fx)
         book.stop = stops.after_fill(book.stop, book.units, wanted, price, self._before.atr, self._stop_atr)
         book.fill(wanted, price)
@@ -153,13 +154,13 @@ class TradingDay:
         """From the fill to the close, with stops inside the bar."""
         book, money = self._book, self._money
         side = np.sign(book.units)
-        hit = stops.intrabar_stop_hit(book.stop, side, money[:, channel.TOP], money[:, channel.BOTTOM])
+        hit = stops.intrabar_stop_hit(book.stop, side, money[channel.TOP], money[channel.BOTTOM])
         hit &= ~self._at_close
-        last = np.where(hit, book.stop, money[:, channel.LAST])
-        moved = book.units * (last - money[:, channel.FILL]) * money[:, channel.FX_LAST]
+        last = np.where(hit, book.stop, money[channel.LAST])
+        moved = book.units * (last - money[channel.FILL]) * money[channel.FX_LAST]
         book.settle(np.where(self._at_close, 0.0, moved))
         if hit.any():
-            self._exit(hit, np.where(hit, book.stop, 0.0) * money[:, channel.FX_LAST])
+            self._exit(hit, np.where(hit, book.stop, 0.0) * money[channel.FX_LAST])
         book.bars_held += book.units != 0
 
     # -- parts of them ------------------------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ class TradingDay:
     def _open_value(self) -> np.ndarray:
         """Account currency per unit at the open, (B, n). Where the open is not tradable the last close is all that is
         known: the fill is at the close to come."""
-        at_open = self._money[:, channel.FILL] * self._money[:, channel.FX_FILL]
+        at_open = self._money[channel.FILL] * self._money[channel.FX_FILL]
         return np.where(self._at_close, self._before.unit_value, at_open)
 
     def _wait_for_the_close(self, wanted: np.ndarray) -> np.ndarray:
@@ -177,18 +178,18 @@ class TradingDay:
         """
         book, money = self._book, self._money
         side = np.sign(book.units)
-        low, high = money[:, channel.BOTTOM], money[:, channel.TOP]
+        low, high = money[channel.BOTTOM], money[channel.TOP]
         hit = stops.intrabar_stop_hit(book.stop, side, high, low) & self._at_close
         # A bar wholly beyond the stop opened there, at a price nobody knows: the exit is where any order of this bar
         # fills. The bar's own extreme would be a gift.
         jumped = side * (np.where(side > 0, high, low) - book.stop) < 0
-        out = np.where(jumped, money[:, channel.FILL], book.stop)
-        last = np.where(hit, out, money[:, channel.LAST])
-        moved = book.units * (last - money[:, channel.PREVIOUS]) * money[:, channel.FX_LAST]
+        out = np.where(jumped, money[channel.FILL], book.stop)
+        last = np.where(hit, out, money[channel.LAST])
+        moved = book.units * (last - money[channel.PREVIOUS]) * money[channel.FX_LAST]
         book.settle(np.where(self._at_close, moved, 0.0))
         if hit.any():
             wanted = stops.without_reentry(wanted, side * hit)
-            self._exit(hit, np.where(hit, out, 0.0) * money[:, channel.FX_LAST])
+            self._exit(hit, np.where(hit, out, 0.0) * money[channel.FX_LAST])
         return np.where(self._at_close & ~self._openable, closing_leg(wanted, book.units), wanted)
 
     def _exit(self, hit: np.ndarray, unit_value: np.ndarray) -> None:
@@ -203,7 +204,7 @@ class TradingDay:
         self._book.charge(
             trade_cost(
                 traded_ccy,
-                self._money[:, channel.COST],
+                self._money[channel.COST],
                 self._before.sigma_day,
                 costs.adv_ccy,
                 costs.impact_coefficient,

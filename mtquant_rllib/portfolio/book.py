@@ -11,16 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mtquant_rllib.short_rows import row_any, row_sums
 from mtquant_rllib.vector_state import VectorState
 
 # Added to a quotient before it is cut to whole lots: a held position must survive its own round trip through weights.
 _LOT_SLACK = 1e-7
-
-
-def row_sums(array: np.ndarray) -> np.ndarray:
-    """Sums of short rows, (B, k) -> (B,): several times faster than a reduction, and the same to the last bit however
-    many rows there are beside it, which a matrix product does not promise."""
-    return np.einsum("bi->b", array)
 
 
 @dataclass(init=False, eq=False)
@@ -114,7 +109,7 @@ class Book(VectorState):
     @property
     def is_flat(self) -> np.ndarray:
         """Accounts without a position, bool (B,)."""
-        return np.logical_not(self.units.any(axis=1))
+        return ~row_any(self.units != 0)
 
     def weights(self, unit_value_ccy: np.ndarray) -> np.ndarray:
         """Signed weights (B, n) of what is held, at values per unit in account currency."""
@@ -136,8 +131,8 @@ class Book(VectorState):
     def flatten(self, hit: np.ndarray) -> None:
         """Empty the positions marked in `hit` (B, n). Their P&L and cost are the caller's to settle."""
         for array in (self.units, self.entry, self.bars_held):
-            array[hit] = 0.0
-        self.stop[hit] = np.nan
+            np.copyto(array, 0.0, where=hit)
+        np.copyto(self.stop, np.nan, where=hit)
 
     def fill(self, target_units: np.ndarray, price: np.ndarray) -> None:
         """Move to `target_units` at `price`: entry prices average over additions and start afresh on a flip. Stops
@@ -152,8 +147,8 @@ class Book(VectorState):
             np.copyto(self.entry, mixed, where=enlarged)
         np.copyto(self.entry, price, where=fresh)
         gone = target_units == 0
-        self.bars_held[fresh | gone] = 0.0
-        self.entry[gone] = 0.0
+        np.copyto(self.bars_held, 0.0, where=fresh | gone)
+        np.copyto(self.entry, 0.0, where=gone)
         self.units = target_units.copy()
 
 

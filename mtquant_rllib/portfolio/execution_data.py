@@ -41,6 +41,7 @@ CHANNEL_NAMES = (
 N_CHANNELS = len(CHANNEL_NAMES)
 # Channels of `ExecutionData.flags`.
 TRADABLE, OPENING_ALLOWED, FILLS_AT_CLOSE = range(3)
+N_FLAGS = 3
 
 _ARRAYS = ("money", "flags", "day", "stamps")
 

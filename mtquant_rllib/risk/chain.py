@@ -24,6 +24,7 @@ from mtquant_rllib.risk.limits import margin_rates, shrink_to_limit
 from mtquant_rllib.risk.measures import TOLERANCE, Measures, Meter
 from mtquant_rllib.risk.rules import RiskInputError, Rule, RuleId
 from mtquant_rllib.risk.var import normal_quantile
+from mtquant_rllib.short_rows import row_any
 from mtquant_rllib.universe import Universe
 
 
@@ -109,7 +110,7 @@ class RuleChain:
 
         over = absolute @ meter.loads > self._load_triggers
         if over.any():
-            rows = np.flatnonzero(over[:, :-2].any(axis=1))
+            rows = np.flatnonzero(row_any(over[:, :-2]))
             if len(rows):
                 self._repair_sectors(book, rows)
 
@@ -124,7 +125,7 @@ class RuleChain:
         too_risky = measures.variance > self._variance_trigger
         over = measures.totals > self._load_triggers[-2:]
         if over.any():
-            too_risky |= over.any(axis=1)
+            too_risky |= row_any(over)
         rows = np.flatnonzero(too_risky)
         if len(rows):
             self._repair_total(book, rows, measures)
@@ -152,15 +153,15 @@ class RuleChain:
         failing |= measures.variance > self._variance_trigger
         over = measures.loads > self._load_triggers
         if over.any():
-            failing |= over.any(axis=1)
+            failing |= row_any(over)
         if book.fixed is not None:
             # Bounds on one instrument cannot fail where it was free to move.
             absolute = np.abs(book.weights)
-            failing |= (absolute > self.limits["position"]).any(axis=1)
+            failing |= row_any(absolute > self.limits["position"])
             if proposal.cap_abs is not None:
-                failing |= (absolute > proposal.cap_abs).any(axis=1)
+                failing |= row_any(absolute > proposal.cap_abs)
             if proposal.flatten is not None:
-                failing |= proposal.flatten & (absolute > 0).any(axis=1)
+                failing |= proposal.flatten & row_any(absolute > 0)
         if proposal.var_limit_scale is not None:
             failing |= measures.variance > self._variance_trigger * proposal.var_limit_scale**2
         for rule in self.custom:
@@ -240,7 +241,7 @@ class RuleChain:
             over = np.abs(weights) > proposal.cap_abs
             if over.any():
                 book.cap(proposal.cap_abs, over, RuleId.BREAKER)
-                touched |= over.any(axis=1)
+                touched |= row_any(over)
         if proposal.no_increase is not None and proposal.no_increase.any():
             book.refuse(np.broadcast_to(proposal.no_increase[:, None], weights.shape), RuleId.BREAKER)
             touched |= proposal.no_increase
@@ -263,7 +264,7 @@ class RuleChain:
             component = weights * np.matvec(matrix, weights)
             # A position with a negative component is a hedge: closing it would add risk.
             closable = component > 0 if book.fixed is None else (component > 0) & ~book.fixed[rows]
-            failing = (component.sum(axis=1) > limit) & closable.any(axis=1)
+            failing = (component.sum(axis=1) > limit) & row_any(closable)
             if not failing.any():
                 return
             worst = np.where(closable, component, -np.inf).argmax(axis=1)

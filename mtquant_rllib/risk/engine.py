@@ -28,6 +28,7 @@ from mtquant_rllib.risk.custom_rules import custom_rules
 from mtquant_rllib.risk.measures import TOLERANCE
 from mtquant_rllib.risk.rules import Proposal, RiskEdit, Rule, RuleId
 from mtquant_rllib.risk.single_book import FAILURE_TEXT, CurrentPortfolio
+from mtquant_rllib.short_rows import row_any, row_max
 from mtquant_rllib.universe import Universe
 
 _BISECTIONS = 50
@@ -186,7 +187,7 @@ class PortfolioRiskManager:
             weights, rule = book.weights.copy(), book.rule.copy()
             measures = chain.run(book)
             # A book that no rule moves any further is left exactly as it was: repairing twice is repairing once.
-            settled = np.abs(book.weights - weights).max(axis=1) <= TOLERANCE
+            settled = row_max(np.abs(book.weights - weights)) <= TOLERANCE
             book.weights[settled], book.rule[settled] = weights[settled], rule[settled]
             failing = chain.failing(book, measures)
             if not (failing & ~settled).any():
@@ -194,7 +195,7 @@ class PortfolioRiskManager:
         stuck = failing
         if book.fixed is not None and not self.rules:
             # The built-in repairs rest only on a breach that untradable positions hold: no factor would lift it.
-            stuck = failing & ~(settled & book.fixed.any(axis=1))
+            stuck = failing & ~(settled & row_any(book.fixed))
         if stuck.any():
             rows = np.flatnonzero(stuck)
             some = book.select(rows)

@@ -13,6 +13,7 @@ import numpy as np
 
 from mtquant_rllib.risk.engine import PortfolioRiskManager, RiskDecision
 from mtquant_rllib.risk.rules import Proposal
+from mtquant_rllib.short_rows import row_any
 
 ToLots = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 """Weights (R, n) of the environments with these indices, or of all, as the weights of whole lots."""
@@ -30,7 +31,7 @@ ATTEMPTS = 9
 def eased(executed: np.ndarray, proposal: Proposal, attempt: int) -> np.ndarray:
     """Repaired books (R, n) a little smaller, twice as much with each attempt: a repair aims at the limit itself, and
     whole lots would take the next hedge over it. Books that pass stay, and so do untradable positions."""
-    repaired = (executed != proposal.proposed).any(axis=1)
+    repaired = row_any(executed != proposal.proposed)
     left = max(1.0 - _EASING * 2**attempt, 0.0)
     return np.where(repaired[:, None] & proposal.tradable, executed * left, executed)
 
@@ -58,7 +59,7 @@ def in_whole_lots(
     near = (decision.measures["var"] > _NEAR * var_limit) | (
         decision.measures["correlation"] > _NEAR * limits["correlation"]
     )
-    coarse = (np.abs(lot) > _FINE_LOT).any(axis=1)
+    coarse = row_any(np.abs(lot) > _FINE_LOT)
     rows = np.flatnonzero(near | coarse)
     for attempt in range(ATTEMPTS):
         if not len(rows):
@@ -66,7 +67,7 @@ def in_whole_lots(
         some = proposal.rows(rows)
         some.proposed = weights[rows]
         again = manager.repair(some)
-        moved = (again.executed != some.proposed).any(axis=1)
+        moved = row_any(again.executed != some.proposed)
         rows = rows[moved]
         weights[rows] = to_lots(eased(again.executed, some, attempt)[moved], rows)
         rule[rows] = np.where(rule[rows] == 0, again.rule[moved], rule[rows])
