@@ -113,8 +113,8 @@ def test_some_of_the_instruments_trade_on_the_bars_that_all_of_them_have(symbols
     assert widths["meta_controller"] == 32 + len(symbols) * (len(symbols) - 1) // 2 + 3 * domains + 5
     listed = {name for group, name, _ in list_features(some)}
     for domain in some.universe.domains:
-        assert set(domain_columns(domain, some.traded_roles)) <= listed
-        assert domain_columns(domain, some.traded_roles), "every specialist sees something of its domain"
+        assert set(domain_columns(domain, some)) <= listed
+        assert domain_columns(domain, some), "every specialist sees something of its domain"
 
 
 def test_no_domain_feature_reads_an_instrument_that_its_row_of_roles_does_not_name() -> None:
@@ -124,7 +124,7 @@ def test_no_domain_feature_reads_an_instrument_that_its_row_of_roles_does_not_na
         (domain,) = some.universe.domains
         market = synthesise(some, n_paths=1, n_years=2.0, seed=1).markets[0]
         table = build_features(some, [market], None)
-        assert table.domain[0].shape[1] == len(domain_columns(domain, some.traded_roles))
+        assert table.domain[0].shape[1] == len(domain_columns(domain, some))
         assert domain.name == name
 
 

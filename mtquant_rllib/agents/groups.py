@@ -162,8 +162,8 @@ def _specialist(settings: Settings, number: int) -> AgentGroup:
     universe, decision, networks = settings.universe, settings.desk.decision, settings.networks
     domain = universe.domains[number]
     own = settings.specialists[domain.name]
-    key, features = f"specialists.{domain.name}", layout.domain_layout(domain, settings.traded_roles)
-    _expect_width(f"{key}.observation_dim", own.observation_dim, layout.BLOCK.width)
+    key, features = f"specialists.{domain.name}", layout.domain_layout(domain, settings)
+    _expect_width(f"{key}.observation_dim", own.observation_dim, layout.block_layout(settings).width)
     _expect_width(f"{key}.market_features_dim", own.market_features_dim, features.width)
     view = f"logit of a view on the instrument: P = softmax({decision.logit_scale:g} * [buy, hold, sell])"
     logits = (
@@ -177,7 +177,7 @@ def _specialist(settings: Settings, number: int) -> AgentGroup:
         agents=(domain.specialist,),
         turn=1,
         domain=number,
-        observation=layout.specialist_layout(domain, settings.traded_roles),
+        observation=layout.specialist_layout(domain, settings),
         state_groups=("state",),
         market_view="domain_and_blocks",
         actions=(*logits, ActionComponent("confidence", f"confidence in [0, 1]: {blend}")),
@@ -206,7 +206,7 @@ def _instruments(settings: Settings) -> AgentGroup:
         agents=settings.universe.symbols,
         turn=2,
         domain=None,
-        observation=layout.INSTRUMENT,
+        observation=layout.instrument_layout(settings),
         state_groups=("state",),
         market_view="own_block",
         actions=(

@@ -86,6 +86,20 @@ class RegimesConfig(Section):
     adaptive: AdaptiveRegimeConfig
 
 
+class OwnFeaturesConfig(Section):
+    """Features of one's own: column name -> `package.module:function`, or the name by which an installed package offers
+    it. They stand after the built-in ones.
+
+    instrument
+        Of every instrument; each function is called with its `features.own_bars.OwnBars`.
+    domains
+        Of a domain, by its name; each function is called with its `features.domains.DomainView`.
+    """
+
+    instrument: dict[str, str]
+    domains: dict[str, dict[str, str]]
+
+
 class FeaturesConfig(Section):
     """See `configs/features.yaml` for the meaning of each line."""
 
@@ -103,6 +117,7 @@ class FeaturesConfig(Section):
     roles: RolesConfig
     macro: MacroFeaturesConfig
     regimes: RegimesConfig
+    own: OwnFeaturesConfig
 
     def block_minimum(self, window: int) -> int:
         """Values that a window of an instrument's feature needs before it speaks."""

@@ -39,6 +39,8 @@ from mtquant_rllib.universe import ALLOCATOR, INSTRUMENTS, JOINT, META, Universe
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 """What RLlib takes as a module's id, and a file system as a folder's name."""
+_COLUMN = re.compile(r"[A-Za-z]\w*", re.ASCII)
+"""What a column of an observation may be called."""
 
 
 class Settings(Section):
@@ -110,6 +112,20 @@ class Settings(Section):
         index = self.features.roles.index
         if assets and index not in assets:
             raise ValueError(f"features.roles.index = {index}: expected one of allocator.assets, {', '.join(assets)}")
+        return self
+
+    @model_validator(mode="after")
+    def _own_features_have_a_place(self) -> Settings:
+        own = self.features.own
+        if self.allocator is not None and (own.instrument or any(own.domains.values())):
+            raise ValueError("features.own: an allocator sees none of them; it sees part of the block alone")
+        for domain in own.domains:
+            if domain not in self.specialists:
+                raise ValueError(f"features.own.domains: no domain {domain!r}; there are {', '.join(self.specialists)}")
+        for key, names in {"instrument": own.instrument, **{f"domains.{d}": v for d, v in own.domains.items()}}.items():
+            for name in names:
+                if not _COLUMN.fullmatch(name):
+                    raise ValueError(f"features.own.{key}: {name!r} is no name: expected letters, digits and _")
         return self
 
     @model_validator(mode="after")

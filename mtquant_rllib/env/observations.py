@@ -32,7 +32,8 @@ class Observer:
         self._slices = universe.domain_slices
         self._n_domains = universe.n_domains
         self._meta = layout.meta_layout(universe, self._scale.returns_days)
-        self._specialists = [layout.specialist_layout(domain, settings.traded_roles) for domain in universe.domains]
+        self._instrument = layout.instrument_layout(settings)
+        self._specialists = [layout.specialist_layout(domain, settings) for domain in universe.domains]
 
     def meta(self, close: DeskClose) -> np.ndarray:
         """(B, w), 74 wide for eight instruments in three domains: portfolio | correlation | specialists | macro."""
@@ -79,8 +80,8 @@ class Observer:
     def instruments(self, close: DeskClose) -> np.ndarray:
         """(B, n, 61): block | private state."""
         scale, book, state, market = self._scale, close.book, close.state, close.market
-        own = layout.INSTRUMENT["state"]
-        out = np.empty((*close.weight.shape, layout.INSTRUMENT.width), dtype=np.float32)
+        own = self._instrument["state"]
+        out = np.empty((*close.weight.shape, self._instrument.width), dtype=np.float32)
         out[:, :, : own.start] = close.block
         own_state = out[:, :, own]
         side = np.sign(book.units)

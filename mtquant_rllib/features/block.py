@@ -1,4 +1,4 @@
-"""An instrument's 50 market features: one small function each, in the groups of the layout.
+"""An instrument's market features: one small function each, in the groups of the layout.
 
 Every value is a ratio of like with like, so that it means the same for EURUSD at 1.1 and US30 at 30,000, in 2008 and
 in 2017. The notation of the formulas stands in `own_bars.py`. First value: the 251st own bar.
@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from mtquant_rllib.config.features import FeaturesConfig
 from mtquant_rllib.features import indicators as ind
 from mtquant_rllib.features.layout import BLOCK
 from mtquant_rllib.features.own_bars import OwnBars
+from mtquant_rllib.features.own_features import own_features
 from mtquant_rllib.features.registry import Feature, Registry
 
 feature = Registry()
 
 
-def block_features() -> tuple[Feature, ...]:
-    """The registered features in the order of the layout."""
-    return tuple(feature[name] for name in BLOCK.names)
+def block_features(config: FeaturesConfig) -> tuple[Feature, ...]:
+    """The features in the order of the layout: the registered ones, then those of one's own."""
+    own = own_features("instrument", config.own.instrument)
+    return (*(feature[name] for name in BLOCK.names), *own.values())
 
 
 def market_block(own_bars: OwnBars) -> tuple[np.ndarray, np.ndarray]:
@@ -32,10 +35,10 @@ def market_block(own_bars: OwnBars) -> tuple[np.ndarray, np.ndarray]:
         bool of shape (k, m): from the first row on which every feature has enough history. Volume is not waited for: a
         score that is missing keeps its last value, or 0.
     """
-    clip = own_bars.config.block_clip
-    values = np.empty((*own_bars.close.shape, BLOCK.width), dtype=np.float32)
+    clip, items = own_bars.config.block_clip, block_features(own_bars.config)
+    values = np.empty((*own_bars.close.shape, len(items)), dtype=np.float32)
     complete = np.ones(own_bars.close.shape, dtype=bool)
-    for column, item in enumerate(block_features()):
+    for column, item in enumerate(items):
         x = item.compute(own_bars)
         if item.group != "volume":
             complete &= ~np.isnan(x)

@@ -23,9 +23,10 @@ from mtquant_rllib.errors import ConfigError, MarketDataError
 from mtquant_rllib.features import moments
 from mtquant_rllib.features.block import market_block
 from mtquant_rllib.features.domains import DomainView, domain_features
-from mtquant_rllib.features.layout import BLOCK, domain_layout
+from mtquant_rllib.features.layout import block_layout, domain_layout
 from mtquant_rllib.features.macro import MacroSeries, macro_block
 from mtquant_rllib.features.own_bars import InstrumentBars, spread_rows
+from mtquant_rllib.features.own_features import own_code
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.features.table import META, FeatureTable, open_table
 from mtquant_rllib.market.bars import MarketData
@@ -155,6 +156,7 @@ def content_hash(settings: Settings, markets: Sequence[MarketData]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     decisive = {
         "code": _code_version(),
+        "own_code": own_code(settings.features),
         "features": settings.features.model_dump(mode="json"),
         "specialists": {name: row.model_dump(mode="json") for name, row in settings.specialists.items()},
         "currencies": {symbol: (row.base, row.quote) for symbol, row in settings.symbols.items()},
@@ -210,7 +212,7 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
     defined: dict[str, np.ndarray] = {}
     arrays: dict[str, np.ndarray] = {}
 
-    block = np.zeros((n_rows, n_paths, universe.n_instruments, BLOCK.width), dtype=np.float32)
+    block = np.zeros((n_rows, n_paths, universe.n_instruments, block_layout(settings).width), dtype=np.float32)
     for i, symbol in enumerate(universe.symbols):
         complete = np.zeros((n_rows, n_paths), dtype=bool)
         for paths, rows, own_bars in by_symbol[symbol].groups:
@@ -257,7 +259,7 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
 
 
 def _domain_widths(settings: Settings) -> tuple[int, ...]:
-    return tuple(domain_layout(domain, settings.traded_roles).width for domain in _seen_domains(settings))
+    return tuple(domain_layout(domain, settings).width for domain in _seen_domains(settings))
 
 
 def _seen_domains(settings: Settings) -> tuple[Domain, ...]:

@@ -18,7 +18,8 @@ from mtquant_rllib.features import indicators as ind
 from mtquant_rllib.features.layout import PER_INSTRUMENT, domain_columns, domain_layout
 from mtquant_rllib.features.macro import MacroSeries, finish
 from mtquant_rllib.features.own_bars import InstrumentBars, OwnBars, on_common_rows
-from mtquant_rllib.features.registry import Registry
+from mtquant_rllib.features.own_features import own_features
+from mtquant_rllib.features.registry import Feature, Registry
 from mtquant_rllib.universe import Domain
 
 forex, commodities, equity = Registry(), Registry(), Registry()
@@ -50,6 +51,11 @@ class DomainView:
         self.valid = valid
         self.macro = macro
         self.roles = settings.features.roles
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and histories, (T, P)."""
+        return self.macro.shape
 
     def minimum(self, window: int) -> int:
         return self.config.domain_minimum(window)
@@ -99,14 +105,20 @@ def scaled_drift(x: np.ndarray, bars: int, span: int, minimum) -> np.ndarray:
     return ind.ratio(ind.rolling_sum(steps, bars, minimum(bars)), ind.lag(deviation) * np.sqrt(bars))
 
 
+def features_of_domain(domain: Domain, settings: Settings) -> tuple[Feature, ...]:
+    """A domain's features in the order of its columns, those of one's own after the others."""
+    own = own_features(f"domains.{domain.name}", settings.features.own.domains.get(domain.name, {}))
+    registry = DOMAIN_FEATURES.get(domain.name, own_domain)
+    return tuple(own[name] if name in own else registry[name] for name in domain_columns(domain, settings))
+
+
 def domain_features(view: DomainView) -> tuple[np.ndarray, np.ndarray]:
     """All features of the view's domain: float32 (T, P, width), clipped, and bool (T, P), from where all are known."""
-    registry, roles = DOMAIN_FEATURES.get(view.domain.name, own_domain), view.settings.traded_roles
     columns: list[np.ndarray] = []
-    for name in domain_columns(view.domain, roles):
-        parts = registry[name].compute(view)
-        columns += list(np.moveaxis(parts, -1, 0)) if name.endswith(PER_INSTRUMENT) else [parts]
-    names = domain_layout(view.domain, roles).names
+    for item in features_of_domain(view.domain, view.settings):
+        parts = item.compute(view)
+        columns += list(np.moveaxis(parts, -1, 0)) if item.name.endswith(PER_INSTRUMENT) else [parts]
+    names = domain_layout(view.domain, view.settings).names
     for j, name in enumerate(names):
         if name in view.macro.columns:
             columns[j] = view.macro.z(view.macro.columns[name], _REPLACEMENT_WINDOW)

@@ -10,6 +10,7 @@ plays its policies later, on whatever bars, takes off the same.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -95,8 +96,14 @@ def measured(table: FeatureTable, stretches: Sequence[slice], settings: Settings
 
 
 def _names(settings: Settings) -> list[tuple[str, ...]]:
+    """Columns of the block and of each domain; one that stands in several of them with whose it is before it."""
     domains = () if settings.universe.allocates else settings.universe.domains
-    return [layout.BLOCK.names, *(layout.domain_layout(domain, settings.traded_roles).names for domain in domains)]
+    groups = {"block": layout.block_layout(settings).names}
+    groups |= {domain.name: layout.domain_layout(domain, settings).names for domain in domains}
+    counted = Counter(name for names in groups.values() for name in names)
+    return [
+        tuple(name if counted[name] == 1 else f"{group}.{name}" for name in names) for group, names in groups.items()
+    ]
 
 
 def _total(part: np.ndarray) -> np.ndarray:

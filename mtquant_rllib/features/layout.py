@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.universe import Domain, Universe
 
 
@@ -79,7 +81,7 @@ BLOCK = Layout(
         ),
     )
 )
-"""One instrument's market block."""
+"""One instrument's market block, without features of one's own: see `block_layout`."""
 
 ALLOCATOR_ASSET = Layout(
     (
@@ -139,8 +141,31 @@ SPECIALIST_STATE = Layout(
     )
 )
 
-INSTRUMENT = Layout(BLOCK.groups + INSTRUMENT_STATE.groups)
-"""An instrument agent's observation: market block | private state."""
+OWN = "own"
+"""Group of the block's columns that settings add."""
+
+
+def block_layout(settings: Settings) -> Layout:
+    """One instrument's market block: the built-in columns, then those of `features.own.instrument`.
+
+    Raises
+    ------
+    ConfigError
+        When a built-in column has the name of one's own.
+    """
+    own = tuple(settings.features.own.instrument)
+    _expect_new("instrument", own, BLOCK.names + INSTRUMENT_STATE.names)
+    return Layout((*BLOCK.groups, (OWN, own))) if own else BLOCK
+
+
+def instrument_layout(settings: Settings) -> Layout:
+    """An instrument agent's observation: market block | private state."""
+    return Layout(block_layout(settings).groups + INSTRUMENT_STATE.groups)
+
+
+def _expect_new(key: str, own: tuple[str, ...], built_in: tuple[str, ...]) -> None:
+    if both := set(own).intersection(built_in):
+        raise ConfigError(f"features.own.{key}: {sorted(both)[0]} is a built-in column")
 
 
 def pairs(symbols: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -148,19 +173,25 @@ def pairs(symbols: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     return tuple(combinations(symbols, 2))
 
 
-def domain_columns(domain: Domain, roles: frozenset[str]) -> tuple[str, ...]:
-    """Market features of a domain by name, without those that read an instrument in a role that is not traded.
+def domain_columns(domain: Domain, settings: Settings) -> tuple[str, ...]:
+    """Market features of a domain by name, without those that read an instrument in a role that is not traded; those of
+    `features.own.domains` after the others.
 
-    roles: those of traded instruments, `Settings.traded_roles`.
+    Raises
+    ------
+    ConfigError
+        When a built-in column has the name of one's own.
     """
-    columns = DOMAIN_COLUMNS.get(domain.name, OWN_DOMAIN_COLUMNS)
-    return tuple(name for name in columns if ROLES_READ.get(name, frozenset()) <= roles)
+    built_in = DOMAIN_COLUMNS.get(domain.name, OWN_DOMAIN_COLUMNS)
+    own = tuple(settings.features.own.domains.get(domain.name, ()))
+    _expect_new(f"domains.{domain.name}", own, built_in + SPECIALIST_STATE.names)
+    return (*(name for name in built_in if ROLES_READ.get(name, frozenset()) <= settings.traded_roles), *own)
 
 
-def domain_layout(domain: Domain, roles: frozenset[str]) -> Layout:
+def domain_layout(domain: Domain, settings: Settings) -> Layout:
     """Market features of one domain, column by column; see `domain_columns`."""
     names: list[str] = []
-    for column in domain_columns(domain, roles):
+    for column in domain_columns(domain, settings):
         if column.endswith(PER_INSTRUMENT):
             names += [column[:-1] + symbol for symbol in domain.symbols]
         else:
@@ -168,10 +199,11 @@ def domain_layout(domain: Domain, roles: frozenset[str]) -> Layout:
     return Layout((("domain", tuple(names)),))
 
 
-def specialist_layout(domain: Domain, roles: frozenset[str]) -> Layout:
+def specialist_layout(domain: Domain, settings: Settings) -> Layout:
     """A specialist's observation: domain features | the block of each of its instruments | own state."""
-    blocks = tuple((symbol, tuple(f"{symbol}.{name}" for name in BLOCK.names)) for symbol in domain.symbols)
-    return Layout(domain_layout(domain, roles).groups + blocks + SPECIALIST_STATE.groups)
+    names = block_layout(settings).names
+    blocks = tuple((symbol, tuple(f"{symbol}.{name}" for name in names)) for symbol in domain.symbols)
+    return Layout(domain_layout(domain, settings).groups + blocks + SPECIALIST_STATE.groups)
 
 
 def meta_layout(universe: Universe, returns_days: int) -> Layout:

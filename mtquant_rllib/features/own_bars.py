@@ -59,6 +59,11 @@ class OwnBars:
             np.ascontiguousarray(bars[:, :, channel]) for channel in (OPEN, HIGH, LOW, CLOSE, VOLUME)
         )
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Bars and histories, (k, m)."""
+        return self.close.shape
+
     # Returns and scales
 
     @cached_property

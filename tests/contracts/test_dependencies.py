@@ -23,7 +23,7 @@ ALLOWED = {
     "object_store": {"errors", "paths"},
     "config": {"universe", "errors"},
     "market": {"universe", "errors", "config"},
-    "features": {"universe", "errors", "config", "market"},
+    "features": {"universe", "errors", "extensions", "config", "market"},
     "risk": {"universe", "errors", "extensions", "vector_state", "short_rows", "config", "features"},
     "portfolio": {"universe", "errors", "vector_state", "short_rows", "config", "market", "features", "risk"},
     "env": {

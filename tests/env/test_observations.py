@@ -51,7 +51,7 @@ def test_widths_are_sums_of_blocks(settings):
     meta = layout.meta_layout(settings.universe, settings.desk.observation.returns_days)
     assert meta.widths == {"portfolio": 32, "correlation": 28, "specialists": 9, "macro": 5}
     assert meta.width == 74
-    domains = [layout.domain_layout(domain, settings.traded_roles) for domain in settings.universe.domains]
+    domains = [layout.domain_layout(domain, settings) for domain in settings.universe.domains]
     assert [own.width for own in domains] == [8, 6, 7]
     observation, action = spaces(settings)
     assert observation["meta_controller"].shape == (74,)
@@ -122,12 +122,12 @@ def test_each_level_sees_what_the_level_above_has_just_decided(settings, calm):
     desk.reset(np.arange(3), [EpisodeDraw(300 + k, 400, 0.0, 0) for k in range(3)])
     desk.observe_meta()
     desk.decide_meta(np.array([[1.0, 0.2, 0.0, 0.5]] * 3))
-    state = layout.specialist_layout(settings.universe.domains[0], settings.traded_roles)["state"]
+    state = layout.specialist_layout(settings.universe.domains[0], settings)["state"]
     seen = desk.observe_specialist(0)[:, state]
     np.testing.assert_allclose(seen[:, 0], desk.state.allocation[:, 0] / 0.4 * 2 - 1, rtol=1e-6)
     np.testing.assert_allclose(seen[:, 1], 0.75 - 1, rtol=1e-6)
     desk.decide_specialist(0, np.array([[1.0, 0.0, -1.0] * 3 + [0.6]] * 3))
-    own = layout.INSTRUMENT["state"]
+    own = layout.instrument_layout(settings)["state"]
     private = desk.observe_instruments()[:, :3, own]
     p = np.exp([3.0, 0.0, -3.0]) / np.exp([3.0, 0.0, -3.0]).sum()
     np.testing.assert_allclose(private[:, :, 0], p[0] - p[2], rtol=1e-6)
@@ -140,7 +140,7 @@ def test_an_instruments_private_state_by_hand(settings, calm):
     desk, rng = desk_on(settings, calm, 8)
     for _ in range(25):
         random_bar(desk, rng)
-    private = desk.observe_instruments()[:, :, layout.INSTRUMENT["state"]]
+    private = desk.observe_instruments()[:, :, layout.instrument_layout(settings)["state"]]
     book = desk.book
     held = book.units != 0
     assert held.any()
@@ -194,7 +194,7 @@ def test_messages_say_what_is_observed(settings, calm):
         np.testing.assert_allclose(seen, np.clip(said, -5, 5), rtol=1e-5, atol=1e-6)
     for message in allocation_messages(universe, 0, desk.state.allocation, desk.state.appetite, envs=[0, 1, 2]):
         d = universe.specialists.index(message.receiver)
-        columns = layout.specialist_layout(universe.domains[d], settings.traded_roles)["state"]
+        columns = layout.specialist_layout(universe.domains[d], settings)["state"]
         state = desk.observe_specialist(d)[message.env, columns]
         said = [message.allocation_frac / 0.4 * 2 - 1, message.risk_appetite - 1]
         np.testing.assert_allclose(state[:2], said, rtol=1e-6, atol=1e-6)

@@ -175,9 +175,9 @@ def test_volatility_features_by_hand(own_bars: OwnBars, book: dict[str, np.ndarr
     agree(value("atr_ratio", own_bars), 3 * np.log(book["atr"] / pd.Series(book["tr"]).rolling(100).mean()).to_numpy())
 
 
-def test_registry_and_layout_name_the_same_features() -> None:
+def test_registry_and_layout_name_the_same_features(settings: Settings) -> None:
     assert {item.name for item in feature} == set(BLOCK.names)
-    for item in block_features():
+    for item in block_features(settings.features):
         assert item.name in BLOCK.names[BLOCK[item.group]]
         assert item.formula
 
@@ -209,7 +209,7 @@ def test_price_level_does_not_matter_on_real_ticks(real_bars: MarketData, settin
         plain, scaled = (
             own_bars_of(one, settings, bool(real_bars.volume_proxy[i])) for one in (own, own * [37, 37, 37, 37, 1])
         )
-        for item in block_features():
+        for item in block_features(settings.features):
             difference = np.abs(item.compute(scaled) - item.compute(plain))[FIRST:]
             assert difference.max() < 1e-9, (real_bars.symbols[i], item.name)
 

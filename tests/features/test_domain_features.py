@@ -37,7 +37,7 @@ def macro(market: MarketData) -> pd.DataFrame:
 def feature(table: FeatureTable, settings: Settings) -> Callable[[str, str], np.ndarray]:
     def read(domain: str, name: str) -> np.ndarray:
         d = [item.name for item in settings.universe.domains].index(domain)
-        columns = domain_layout(settings.universe.domains[d], settings.traded_roles)
+        columns = domain_layout(settings.universe.domains[d], settings)
         return np.asarray(table.domain[d][:, columns.column(name)])
 
     return read

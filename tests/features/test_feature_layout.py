@@ -28,16 +28,15 @@ def test_meta_observation_is_74_in_the_documents_order(settings: Settings) -> No
 
 
 def test_domain_widths(settings: Settings) -> None:
-    roles = settings.traded_roles
-    widths = {domain.name: layout.domain_layout(domain, roles).width for domain in settings.universe.domains}
+    widths = {domain.name: layout.domain_layout(domain, settings).width for domain in settings.universe.domains}
     assert widths == {"forex": 8, "commodities": 6, "equity": 7}
 
 
 def test_specialist_observation_is_domain_then_blocks_then_state(settings: Settings) -> None:
-    forex = layout.specialist_layout(settings.universe.domain_named("forex"), settings.traded_roles)
+    forex = layout.specialist_layout(settings.universe.domain_named("forex"), settings)
     assert forex.width == 8 + 3 * 50 + 10
     assert forex["GBPUSD"] == slice(58, 108)
-    assert layout.INSTRUMENT.width == 50 + 11
+    assert layout.instrument_layout(settings).width == 50 + 11
 
 
 def test_allocator_sees_fifty_columns_group_by_group() -> None:

@@ -55,8 +55,9 @@ def test_every_agent_sees_the_features_without_them(run: tuple[Settings, DeskDat
     cmf = settings.desk.observation.feature_means["cmf"]
     seen, raw = desk.observe_instruments(), as_it_is.observe_instruments()
     np.testing.assert_allclose(seen[:, :, column], raw[:, :, column] - cmf, atol=1e-6)
-    np.testing.assert_array_equal(seen[:, :, layout.INSTRUMENT["state"]], raw[:, :, layout.INSTRUMENT["state"]])
-    own = layout.specialist_layout(settings.universe.domains[0], settings.traded_roles)
+    private = layout.instrument_layout(settings)["state"]
+    np.testing.assert_array_equal(seen[:, :, private], raw[:, :, private])
+    own = layout.specialist_layout(settings.universe.domains[0], settings)
     seen, raw = desk.observe_specialist(0), as_it_is.observe_specialist(0)
     for name in ("EURUSD.cmf", "carry"):
         centre = settings.desk.observation.feature_means[name.split(".")[-1]]

@@ -164,7 +164,7 @@ def test_a_macro_column_of_the_same_name_replaces_the_proxy(walk: Walk, settings
         market, macro=np.hstack([market.macro, feed]), macro_columns=(*market.macro_columns, "geopolitical_risk")
     )
     plain, replaced = (build_features(settings, [one], None).domain[1] for one in (market, fed))
-    own = domain_layout(settings.universe.domain_named("commodities"), settings.traded_roles)
+    own = domain_layout(settings.universe.domain_named("commodities"), settings)
     column = own.column("geopolitical_risk")
     others = [j for j in range(plain.shape[1]) if j != column]
     np.testing.assert_array_equal(plain[:, others], replaced[:, others])

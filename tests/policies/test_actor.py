@@ -41,7 +41,7 @@ def play(actor, settings, widths, noise):
     seen = {META: (draw(B, widths.meta), draw(B, 4))}
     for domain in universe.domains:
         n = len(domain.symbols)
-        seen[domain.specialist] = (draw(B, specialist_layout(domain, settings.traded_roles).width), draw(B, 3 * n + 1))
+        seen[domain.specialist] = (draw(B, specialist_layout(domain, settings).width), draw(B, 3 * n + 1))
     block, block_noise = draw(B, 8, 61), draw(B, 8, 3)
     table = {META: (*seen[META], actor.act(META, seen[META][0], seen[META][1] if noise else None))}
     for d, name in enumerate(universe.specialists):
