@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -60,23 +60,35 @@ def kill(pid: int, number: int) -> None:
 
 
 def memory_mb(pid: int) -> float:
-    """Memory of its own, not that of files it shares with others; 0 for a process that is gone."""
-    # The kernel does not answer now and then while a process changes its mappings.
-    for _ in range(20):
-        try:
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Anonymous:"):
-                    return int(line.split()[1]) / 1024
-        except OSError:
-            pass
-        if not Path(f"/proc/{pid}").exists():
-            break
-        time.sleep(0.05)
-    return 0.0
+    """Memory of its own, not that of files it shares with others; NaN where the kernel does not say, as it does now and
+    then while a process changes its mappings or ends."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Anonymous:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return math.nan
 
 
-def open_files(pid: int) -> int:
+def open_files(pid: int) -> float:
+    """NaN for a process that is gone."""
     try:
         return len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
-        return 0
+        return math.nan
+
+
+def shared_memory_mb(pid: int) -> float:
+    """What a process holds of files in shared memory, those without a name included, as an object store's are."""
+    inodes = {}
+    try:
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            file = f"/proc/{pid}/fd/{number}"
+            with contextlib.suppress(OSError):
+                if os.readlink(file).startswith("/dev/shm"):
+                    stat = os.stat(file)
+                    inodes[stat.st_ino] = stat.st_blocks * 512 / 2**20
+    except OSError:
+        return math.nan
+    return sum(inodes.values())

@@ -3,16 +3,17 @@ still once it has warmed up."""
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import signal
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import runs
-from processes import below, memory_mb, open_files
+import scipy.stats
+from processes import below, memory_mb, open_files, shared_memory_mb
 
 MINUTES = float(os.environ.get("MTQUANT_SOAK_MINUTES", "60"))
 WARM_SHARE = 0.25
@@ -28,38 +29,61 @@ def test_an_hour_of_training_grows_nothing(tmp_path: Path) -> None:
         tmp_path, "train", "--run", "x", "--phase", "1", "--budget-scale", "1000", *runs.settings(*overrides)
     )
     assert running.says("bars/s")
-    began, seen, each = time.monotonic(), list[dict[str, float]](), list[dict[str, float]]()
+    began, seen = time.monotonic(), list[dict[str, float]]()
+    names: dict[int, str] = {}
     while time.monotonic() - began < 60 * MINUTES:
-        names = {running.process.pid: "driver"}
-        names |= {pid: name for pid, name in below(running.process.pid) if "ray::" in name}
-        family = list(names)
-        each.append({f"{name} {pid}": memory_mb(pid) for pid, name in names.items()})
+        everyone = {pid: name for pid, name in below(running.process.pid) if "ray::" in name or "raylet" in name}
+        names = {running.process.pid: "driver"} | {pid: name.split("/")[-1][:40] for pid, name in everyone.items()}
         seen.append(
             {
                 "minutes": (time.monotonic() - began) / 60,
-                "driver_mb": memory_mb(running.process.pid),
-                "all_mb": sum(map(memory_mb, family)),
-                "files": sum(map(open_files, family)),
-                "shared_mb": sum(path.stat().st_blocks * 512 for path in Path("/dev/shm").glob("plasma*")) / 2**20,
+                "files": sum(map(open_files, names)),
+                "shared_mb": sum(map(shared_memory_mb, names)),
                 "checkpoints": len(list((tmp_path / "runs" / "x").glob("phase_1/*/checkpoint_*"))),
-                "processes": len(family),
+                "processes": len(names),
+                **{str(pid): memory_mb(pid) for pid in names},
             }
         )
         assert running.process.poll() is None, running.text[-3000:]
         time.sleep(15)
     os.kill(running.process.pid, signal.SIGINT)
     assert running.end() == 130
-    (tmp_path / "soak.json").write_text(json.dumps([{**row, "each": own} for row, own in zip(seen, each)]))
     warm = seen[int(WARM_SHARE * len(seen)) :]
-    hours = np.array([row["minutes"] for row in warm]) / 60
-    slopes = {key: float(np.polyfit(hours, [row[key] for row in warm], 1)[0]) for key in warm[0] if key != "minutes"}
-    first, last = warm[: len(warm) // 4], warm[-len(warm) // 4 :]
-    growth = {key: statistics.median(r[key] for r in last) - statistics.median(r[key] for r in first) for key in slopes}
-    print(f"slopes per hour: {slopes}\nlast quarter less first: {growth}\nat the end: {warm[-1]}")
-    for name in each[-1]:
-        own = [row.get(name, 0.0) for row in each[-len(warm) :]]
-        print(f"{np.polyfit(hours, own, 1)[0]:+.1f} MB an hour of {own[-1]:.0f}: {name}")
+    growth = {key: _growth(warm, key) for key in ("files", "shared_mb", "processes")}
+    slopes = {name: _slope(warm, str(pid)) for pid, name in names.items()}
+    for pid, name in names.items():
+        quarters = " ".join(f"{_median(part, str(pid)):.0f}" for part in _quarters(warm))
+        print(f"{slopes[name]:+.1f} MB an hour, medians of quarters {quarters}: {name} {pid}")
+    print(f"{sum(slopes.values()):+.1f} MB an hour of all; last quarter less first: {growth}; {len(warm)} readings")
+    print(f"shared memory {_median(warm, 'shared_mb'):.1f} MB, files {_median(warm, 'files'):.0f}")
     assert abs(growth["files"]) <= FILES, growth
     assert growth["shared_mb"] < 1.0, growth
-    assert slopes["all_mb"] < SLOPE_MB_PER_HOUR, slopes
+    assert _median(warm, "shared_mb") > 0, "the object store is looked at"
+    assert sum(slopes.values()) < SLOPE_MB_PER_HOUR, slopes
     assert max(row["checkpoints"] for row in warm) <= 3 * 4, "three trials keep three each, and one being written"
+
+
+def _known(rows: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
+    """(hours, reading) where there was a reading."""
+    return [(row["minutes"] / 60, row[key]) for row in rows if not math.isnan(row.get(key, math.nan))]
+
+
+def _median(rows: Sequence[Mapping[str, float]], key: str) -> float:
+    return statistics.median(reading for _, reading in _known(rows, key))
+
+
+def _slope(rows: Sequence[Mapping[str, float]], key: str) -> float:
+    """An hour's growth: Theil and Sen's median of slopes, which single readings cannot move."""
+    hours, readings = zip(*_known(rows, key))
+    return float(scipy.stats.theilslopes(readings, hours).slope)
+
+
+def _quarters(rows: Sequence[Mapping[str, float]]) -> list[Sequence[Mapping[str, float]]]:
+    n = len(rows)
+    return [rows[k * n // 4 : (k + 1) * n // 4] for k in range(4)]
+
+
+def _growth(rows: Sequence[Mapping[str, float]], key: str) -> float:
+    """Median of the last quarter less that of the first."""
+    first, *_, last = _quarters(rows)
+    return _median(last, key) - _median(first, key)
