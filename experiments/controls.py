@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.training.process_variables import reexec_with_variables
+from mtquant_rllib.training.session.process_variables import reexec_with_variables
 
 
 def main() -> None:
@@ -38,8 +38,8 @@ def main() -> None:
 
     from mtquant_rllib.evaluation.controls import judge, print_control
     from mtquant_rllib.policies.initial_weights import initial_states
-    from mtquant_rllib.training.curriculum import resume, train
-    from mtquant_rllib.training.records import states
+    from mtquant_rllib.training.curriculum.driver import resume, train
+    from mtquant_rllib.training.records import module_states
     from mtquant_rllib.training.records.manifest import FILE, Manifest
 
     for market in ("planted", "null") if args.market == "both" else (args.market,):
@@ -55,7 +55,7 @@ def main() -> None:
             manifest = Manifest.read(run)
             result = manifest.phase(args.phases).result
             assert result is not None
-            trained.append(states.read(run / result))
+            trained.append(module_states.read(run / result))
         settings = manifest.load_settings()
         verdict = judge(
             settings, Path(manifest.market.data), trained, initial_states(settings), equal_allocation=args.phases == 1

@@ -24,7 +24,7 @@ import json
 from pathlib import Path
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.training.process_variables import reexec_with_variables
+from mtquant_rllib.training.session.process_variables import reexec_with_variables
 
 CONTROLS = ("planted", "null", "leak")
 REFERENCE = "equal_weight"
@@ -44,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     reexec_with_variables()
 
-    from mtquant_rllib.training.curriculum import resume, train
+    from mtquant_rllib.training.curriculum.driver import resume, train
     from mtquant_rllib.training.records.manifest import FILE
 
     overrides = [f"allocator.{key}={getattr(args, key)}" for key in ("algorithm", "network") if getattr(args, key)]
@@ -75,7 +75,7 @@ def _compare(runs: list[Path]) -> None:
     from mtquant_rllib.evaluation.report_output import print_report
     from mtquant_rllib.evaluation.reward_terms import print_terms
     from mtquant_rllib.evaluation.seed_statistics import of_records, print_seed_statistics
-    from mtquant_rllib.training.assessment import evaluate_run
+    from mtquant_rllib.training.inspection.run_evaluation import evaluate_run
     from mtquant_rllib.training.records.manifest import Manifest
 
     seeds = []
@@ -95,12 +95,12 @@ def _judge(runs: list[Path], out: Path) -> None:
 
     from mtquant_rllib.evaluation.controls import judge, passes_null, print_control
     from mtquant_rllib.policies.initial_weights import initial_states
-    from mtquant_rllib.training.records import states
+    from mtquant_rllib.training.records import module_states
     from mtquant_rllib.training.records.manifest import Manifest
 
     manifests = [Manifest.read(run) for run in runs]
     settings = manifests[0].load_settings()
-    trained = [states.read(run / str(manifest.phase(1).result)) for run, manifest in zip(runs, manifests)]
+    trained = [module_states.read(run / str(manifest.phase(1).result)) for run, manifest in zip(runs, manifests)]
     verdict = judge(settings, Path(manifests[0].market.data), trained, initial_states(settings))
     print_control(verdict, Console())
     for name, book in verdict.books.items():

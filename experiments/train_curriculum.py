@@ -20,7 +20,7 @@ import argparse
 from pathlib import Path
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.training.process_variables import reexec_with_variables
+from mtquant_rllib.training.session.process_variables import reexec_with_variables
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     reexec_with_variables()
 
-    from mtquant_rllib.training.curriculum import train
+    from mtquant_rllib.training.curriculum.driver import train
 
     train(
         Settings.load(args.config, args.overrides),

@@ -25,7 +25,7 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.rollout import PolicyPlayer, new_desk, policy_player, whole
 
 if TYPE_CHECKING:
-    from mtquant_rllib.training.assessment import Assessment
+    from mtquant_rllib.training.inspection.run_evaluation import Assessment
 
 
 class HierarchicalTradingSystem:
@@ -58,8 +58,8 @@ class HierarchicalTradingSystem:
         phase: int | None = None,
         address: str | None = None,
     ) -> Path:
-        """Train the curriculum, or one phase of it, and return the run's folder. See `training.curriculum.train`."""
-        from mtquant_rllib.training.curriculum import train
+        """Train the curriculum, or one phase of it, and return the run's folder; see `training.curriculum.driver`."""
+        from mtquant_rllib.training.curriculum.driver import train
 
         self.run = train(
             self.settings,
@@ -75,14 +75,14 @@ class HierarchicalTradingSystem:
 
     def resume(self, overrides: Sequence[str] = ()) -> Path:
         """Carry on this system's run from where it was stopped."""
-        from mtquant_rllib.training.curriculum import resume
+        from mtquant_rllib.training.curriculum.driver import resume
 
         self._player = None
         return resume(self._known_run(), overrides=overrides)
 
     def evaluate(self, *, split: str = "test", episodes: int | None = None) -> Assessment:
         """Compare the policies with the baselines over a split; also written into the run's folder."""
-        from mtquant_rllib.training.assessment import evaluate_run
+        from mtquant_rllib.training.inspection.run_evaluation import evaluate_run
 
         return evaluate_run(self._known_run(), split=split, episodes=episodes)
 
@@ -111,14 +111,14 @@ class HierarchicalTradingSystem:
 
     def _policies(self) -> PolicyPlayer:
         if self._player is None:
-            from mtquant_rllib.training.assessment import last_done
-            from mtquant_rllib.training.records import states
+            from mtquant_rllib.training.inspection.run_evaluation import last_done
+            from mtquant_rllib.training.records import module_states
 
             manifest, run = self._manifest(), self._known_run()
             phase = last_done(manifest, run)
             folder = manifest.phase(phase).result
             assert folder is not None
-            self._player = policy_player(self.settings, states.read(run / folder), equal_allocation=phase == 1)
+            self._player = policy_player(self.settings, module_states.read(run / folder), equal_allocation=phase == 1)
         return self._player
 
     def _known_run(self) -> Path:

@@ -13,11 +13,11 @@ import pytest
 
 from mtquant_rllib.cli import main
 from mtquant_rllib.config import Settings
-from mtquant_rllib.doctor import here, machines
+from mtquant_rllib.doctor import cluster_checks, local_checks
 from mtquant_rllib.doctor.findings import Finding
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.records.manifest import versions
-from mtquant_rllib.training.session.node_look import judged
+from mtquant_rllib.training.session.node_checks import judged
 
 SMALL = ["embedded.train={paths: 1, years: 3}", "embedded.validation={paths: 1, years: 3}"]
 SMALL += ["embedded.test={paths: 1, years: 3}"]
@@ -90,17 +90,17 @@ def test_set_ups_that_cannot_train_are_found(
 
 
 def test_more_cpus_than_there_are_is_a_warning() -> None:
-    found = only(machines.cpus(settings("resources.cpus=500")))
+    found = only(cluster_checks.cpus(settings("resources.cpus=500")))
     assert found.level == "warning"
     assert f"resources.cpus = 500 on a machine of {os.cpu_count()}" in found.said
-    assert not list(machines.cpus(settings(f"resources.cpus={os.cpu_count()}")))
+    assert not list(cluster_checks.cpus(settings(f"resources.cpus={os.cpu_count()}")))
 
 
 def test_a_package_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         importlib.metadata, "requires", lambda name: ["numpy<1", "no-such-package>=1", "x; extra == 'd'"]
     )
-    found = only(here.packages())
+    found = only(local_checks.packages())
     assert found.level == "failed"
     assert f"numpy {importlib.metadata.version('numpy')} is not <1; no-such-package is missing" in found.said
 
@@ -114,27 +114,27 @@ def test_a_gpu_that_torch_cannot_use_is_named_with_the_cure(tmp_path: Path, monk
     tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: GPU-1)'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    found = only(here.gpus(settings()))
+    found = only(local_checks.gpus(settings()))
     assert found.level == "failed"
     assert "GPU 0: NVIDIA H100: torch" in found.said
     assert "pip install torch" in found.cure
-    assert only(here.gpus(settings("resources.gpus=none"))).level == "ok"
+    assert only(local_checks.gpus(settings("resources.gpus=none"))).level == "ok"
 
 
 def test_a_tracker_out_of_reach_is_told_of_where_it_is_to_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
-        monkeypatch.setattr(here, "TRACKER", closed.getsockname())
+        monkeypatch.setattr(local_checks, "TRACKER", closed.getsockname())
     asked = settings("tracking.wandb=true")
-    assert "offline" in only(here.tracker(asked)).said
+    assert "offline" in only(local_checks.tracker(asked)).said
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert only(here.tracker(asked)).level == "failed"
+    assert only(local_checks.tracker(asked)).level == "failed"
 
 
 def test_a_node_is_judged_by_what_it_says() -> None:
     node, same = Node("10.0.0.2", 4, id="n"), versions()
 
     def findings(**said: Any) -> list[Finding]:
-        return list(machines.told(node, judged({"time": 100.0, "folders": {}, **said}, 99.0, 101.0)))
+        return list(cluster_checks.told(node, judged({"time": 100.0, "folders": {}, **said}, 99.0, 101.0)))
 
     assert only(findings(versions=same)).level == "ok"
     found = findings(time=200.0, versions={**same, "ray": "2.1"})

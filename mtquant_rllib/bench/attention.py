@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mtquant_rllib.bench.growth import Growth, exponent_of, measure_growth
 from mtquant_rllib.bench.heads import measure_heads
+from mtquant_rllib.bench.power_law import Growth, exponent_of, measure_growth
 from mtquant_rllib.config.features import RegimesConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import LearnerConfig

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtquant_rllib.bench.stage import endless_run, ray_session
+from mtquant_rllib.bench.setup import endless_run, ray_session
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.training.algorithm_config import build_config
-from mtquant_rllib.training.phases import JOINT, plan_named
+from mtquant_rllib.training.algorithm.building import build_config
+from mtquant_rllib.training.curriculum.phases import JOINT, plan_named
 from mtquant_rllib.training.placement.planner import TrialResources
-from mtquant_rllib.training.records import checkpoints, ownership, trust
+from mtquant_rllib.training.records import checkpoints, ownership, signatures
 from mtquant_rllib.training.records.checkpoints import Checkpoint
 from mtquant_rllib.training.records.manifest import MarketRecord, versions
 
@@ -62,7 +62,7 @@ def _algorithm(settings: Settings, market: MarketRecord, name: str, sizes: Sizes
         }
     manifest = endless_run(Settings.model_validate(tree), market)
     config: Any = build_config(plan_named(manifest.load_settings(), 3, JOINT), manifest, TrialResources(1.0, 1.0, 0.0))
-    config.desk["make_validator"] = None
+    config.training(validations=0)
     return config.build_algo()
 
 
@@ -83,7 +83,9 @@ def _measured(algorithm: Any, run: Path, repeats: int) -> dict[str, float]:
             seconds=0.0,
             versions=versions(),
         )
-        written.append(checkpoints.write(run, run / "trial", index, algorithm.save_to_path, trust.sign_where_keyed))
+        written.append(
+            checkpoints.write(run, run / "trial", index, algorithm.save_to_path, signatures.sign_where_keyed)
+        )
 
     def plainly() -> None:
         with tempfile.TemporaryDirectory(dir=run) as folder:

@@ -24,13 +24,13 @@ from typing import Any
 
 import torch
 
-from mtquant_rllib.bench.processes import PlainRunners, plain_runners
-from mtquant_rllib.bench.stage import endless_run, ray_session
-from mtquant_rllib.bench.turns import in_turns, rate
+from mtquant_rllib.bench.interleaving import in_turns, rate
+from mtquant_rllib.bench.plain_processes import PlainRunners, plain_runners
+from mtquant_rllib.bench.setup import endless_run, ray_session
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.training.algorithm import DeskPPO
-from mtquant_rllib.training.algorithm_config import build_config
-from mtquant_rllib.training.phases import JOINT, plan_named
+from mtquant_rllib.training.algorithm.building import build_config
+from mtquant_rllib.training.algorithm.ppo import DeskPPO
+from mtquant_rllib.training.curriculum.phases import JOINT, plan_named
 from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.records.manifest import MarketRecord
 
@@ -101,7 +101,7 @@ class _Stage:
         config = build_config(
             plan_named(settings, phase, JOINT), manifest, TrialResources(float(self._sizes.threads), 1.0, 0.0)
         )
-        config.desk["make_validator"] = None
+        config.training(validations=0)
         algorithm = config.build_algo()
         assert isinstance(algorithm, DeskPPO)
         return algorithm

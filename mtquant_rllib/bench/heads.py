@@ -24,7 +24,7 @@ import torch.distributed
 import torch.multiprocessing
 from torch import Tensor
 
-from mtquant_rllib.bench.turns import in_turns
+from mtquant_rllib.bench.interleaving import in_turns
 from mtquant_rllib.config.attention import AttentionConfig
 from mtquant_rllib.policies.attention import AttentionEncoder
 from mtquant_rllib.policies.head_parallel import dealt, split_heads

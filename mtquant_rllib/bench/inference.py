@@ -25,8 +25,8 @@ import torch
 
 from mtquant_rllib.agents.action_maps import NUMPY
 from mtquant_rllib.agents.groups import agent_groups
-from mtquant_rllib.bench.growth import call_time
-from mtquant_rllib.bench.turns import in_turns
+from mtquant_rllib.bench.interleaving import in_turns
+from mtquant_rllib.bench.power_law import call_time
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData

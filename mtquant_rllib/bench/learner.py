@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtquant_rllib.bench.turns import in_turns
+from mtquant_rllib.bench.interleaving import in_turns
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.learning.autograd import compiler_complaint
@@ -37,7 +37,7 @@ from mtquant_rllib.engine.learning.stacks import Stack, stacked
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.modules import module_specs
-from mtquant_rllib.training.hyperparameters import Hyperparameters
+from mtquant_rllib.training.algorithm.hyperparameters import Hyperparameters
 
 FASTER, SMALLER = 1.05, 0.9
 """Rows a second and peak memory over float32's from which, or up to which, an option pays."""

@@ -22,13 +22,13 @@ from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune.registry import register_env
 
-from mtquant_rllib.bench.stage import endless_run, ray_session
-from mtquant_rllib.bench.turns import in_turns, rate
+from mtquant_rllib.bench.interleaving import in_turns, rate
+from mtquant_rllib.bench.setup import endless_run, ray_session
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.multi_agent import desk_env
 from mtquant_rllib.policies.registry import ATTENTION
-from mtquant_rllib.training.algorithm_config import PolicyMapping, build_config
-from mtquant_rllib.training.phases import JOINT, plan_named
+from mtquant_rllib.training.algorithm.building import PolicyMapping, build_config
+from mtquant_rllib.training.curriculum.phases import JOINT, plan_named
 from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord
 
@@ -99,7 +99,7 @@ def _manifest(settings: Settings, market: MarketRecord, sizes: Sizes, meta: str 
 
 def _batched(manifest: Manifest, sizes: Sizes) -> Callable[[], float]:
     config = build_config(plan_named(manifest.load_settings(), 3, JOINT), manifest, TrialResources(1.0, 1.0, 0.0))
-    config.desk["make_validator"] = None
+    config.training(validations=0)
     algorithm: Any = config.build_algo()
     while algorithm.bars_sampled < sizes.warm_bars:
         algorithm.training_step()
@@ -117,8 +117,6 @@ def _rllib(manifest: Manifest, sizes: Sizes) -> Callable[[], float]:
                 "data": manifest.market.data,
                 "settings": manifest.settings,
                 "phase": 3,
-                "domain": None,
-                "split": "train",
                 "seed": manifest.seed,
             },
             disable_env_checking=True,

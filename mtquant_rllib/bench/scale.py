@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from mtquant_rllib.bench.core import RandomDrive, memory
-from mtquant_rllib.bench.turns import in_turns
+from mtquant_rllib.bench.interleaving import in_turns
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.data import DeskData, prepare_embedded
 
@@ -90,10 +90,10 @@ def bench_memory(settings: Settings, market: Any, *, minutes: float = 10.0, samp
 
     Growth is the median of the last quarter of the samples less that of the second: the first is warm-up.
     """
-    from mtquant_rllib.bench.stage import endless_run
+    from mtquant_rllib.bench.setup import endless_run
     from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
-    from mtquant_rllib.training.algorithm_config import build_config
-    from mtquant_rllib.training.phases import JOINT, plan_named
+    from mtquant_rllib.training.algorithm.building import build_config
+    from mtquant_rllib.training.curriculum.phases import JOINT, plan_named
     from mtquant_rllib.training.placement.planner import TrialResources
 
     manifest = endless_run(settings, market)

@@ -65,7 +65,7 @@ def check_files(*paths: Path | None) -> None:
 
 def reproducible() -> None:
     """Go on in a process whose hashes are the same every time; returns where they are already."""
-    from mtquant_rllib.training.process_variables import reexec_with_variables
+    from mtquant_rllib.training.session.process_variables import reexec_with_variables
 
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     reexec_with_variables()

@@ -37,7 +37,7 @@ def add_doctor(commands: Any) -> None:
 
 def _doctor(args: argparse.Namespace) -> None:
     run = RUNS if args.run is None else args.run if is_address(args.run) else run_path(args.run)
-    from mtquant_rllib.doctor.examination import examine
+    from mtquant_rllib.doctor.checklist import examine
 
     failed = 0
     checks = examine(args.config, args.overrides, bars=args.market, macro=args.macro, run=run, address=args.address)

@@ -13,7 +13,7 @@ from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.records.run_names import existing_run, run_path
 
 if TYPE_CHECKING:
-    from mtquant_rllib.training.assessment import Assessment
+    from mtquant_rllib.training.inspection.run_evaluation import Assessment
 
 T = TypeVar("T")
 
@@ -114,8 +114,8 @@ def _add_place(command: argparse.ArgumentParser) -> None:
 
 def _looked(run: Path, address: str | None, look: Callable[..., T], **named: Any) -> T:
     """What a look at a run comes to, here or on a cluster; what it writes belongs to the run, wherever that lies."""
-    from mtquant_rllib.training.elsewhere import on_cluster
-    from mtquant_rllib.training.records.mirror import sending_changes
+    from mtquant_rllib.training.inspection.remote_inspection import on_cluster
+    from mtquant_rllib.training.storage.mirror import sending_changes
 
     if address is not None:
         return on_cluster(address, run, look, print, **named)
@@ -135,7 +135,7 @@ def _train(args: argparse.Namespace) -> None:
     settings = settings_of(args)
     check_files(args.market, args.macro)
     reproducible()
-    from mtquant_rllib.training.curriculum import train
+    from mtquant_rllib.training.curriculum.driver import train
 
     run = train(
         settings,
@@ -156,7 +156,7 @@ def _resume(args: argparse.Namespace) -> None:
         raise ConfigError(f"--config {args.config}: a run goes on with its own settings; --set can move resources")
     run = run_folder(args.run_folder)
     reproducible()
-    from mtquant_rllib.training.curriculum import resume
+    from mtquant_rllib.training.curriculum.driver import resume
 
     run = resume(run, args.address, args.overrides, trust=args.trust)
     _compare(run)
@@ -164,17 +164,17 @@ def _resume(args: argparse.Namespace) -> None:
 
 
 def _tell_what_next(run: Path) -> None:
-    from mtquant_rllib.training.records.mirror import named
+    from mtquant_rllib.training.storage.mirror import named
 
     print(f"run: {named(run)}\nnext: mtquant evaluate {named(run)}")
 
 
 def _compare(run: Path) -> None:
     """Once the whole curriculum is done, say what came of it: the test bars, beside the baselines."""
-    from mtquant_rllib.training.assessment import evaluate_run, last_done
+    from mtquant_rllib.training.inspection.run_evaluation import evaluate_run, last_done
     from mtquant_rllib.training.records.manifest import Manifest, phases_of
-    from mtquant_rllib.training.records.mirror import sending_changes
     from mtquant_rllib.training.reporting.learning_curves import plot_learning_curves
+    from mtquant_rllib.training.storage.mirror import sending_changes
 
     manifest = Manifest.read(run)
     with sending_changes(run):
@@ -208,7 +208,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     import shutil
 
     from mtquant_rllib.policies.fallbacks import summary
-    from mtquant_rllib.training.assessment import evaluate_run
+    from mtquant_rllib.training.inspection.run_evaluation import evaluate_run
 
     done = _looked(
         run,
@@ -232,7 +232,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _explain(args: argparse.Namespace) -> None:
     run = run_folder(args.run_folder)
-    from mtquant_rllib.training.explanation import explain_run
+    from mtquant_rllib.training.inspection.run_explanation import explain_run
 
     if args.address is not None and args.out is not None:
         raise ConfigError(f"--out {args.out}: with --address the page is written into the run; leave one of them out")

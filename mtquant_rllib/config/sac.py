@@ -44,6 +44,11 @@ class SigmaFloor(Section):
     volatile: NonNegative
     sideways: NonNegative
 
+    @property
+    def by_regime(self) -> tuple[float, float, float, float]:
+        """In the order of `features.regimes.Regime`."""
+        return self.bull, self.bear, self.volatile, self.sideways
+
 
 class PrioritiesConfig(Section):
     """Prioritised replay, as in Schaul et al. 2016.

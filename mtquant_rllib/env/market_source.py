@@ -1,10 +1,7 @@
 """The market of an environment's configuration, wherever it lies now: prepared arrays, or a recipe to make them again.
 
-A configuration names the folder of its prepared arrays, `data`, which is a cache: a checkpoint may outlive it, or be
-moved to a machine that never had it. So the configuration has the market's recipe beside it, under `market`:
-
-    {"kind": "file" | "synthetic", "bars": path or None, "macro": path or None, "arrays": hash or None,
-     "content": name of the prepared folder or None}
+A configuration names the folder of its prepared arrays, which is a cache: a checkpoint may outlive it, or be moved to a
+machine that never had it. So it has the market's recipe beside it (`config.environment.MarketRecipe`).
 
 Whoever opens the market looks in `data`, then in the cache of this machine, and then prepares it again and compares
 hashes: an environment plays on the arrays that its run began with, or not at all.
@@ -19,12 +16,11 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from mtquant_rllib.config.environment import EnvironmentConfig, MarketRecipe
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.data import DeskData, cache_folder, prepare_embedded, prepare_files
 from mtquant_rllib.env.prepared_files import ARRAYS_HASH, INDEX, read_index, set_aside, verify_prepared
@@ -34,53 +30,22 @@ from mtquant_rllib.paths import address_of, is_address
 
 logger = logging.getLogger(__name__)
 
-MARKET = "market"
-"""Key of the recipe in an environment's configuration."""
 
-
-@dataclass(frozen=True)
-class MarketSource:
-    """The recipe of prepared arrays; see the module's docstring."""
-
-    kind: str
-    bars: Path | None = None
-    macro: Path | None = None
-    arrays: str | None = None
-    content: str | None = None
-
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> MarketSource:
-        """From the plain dictionary that a configuration carries."""
-        bars, macro = (None if raw.get(name) is None else Path(raw[name]) for name in ("bars", "macro"))
-        return cls(raw["kind"], bars, macro, raw.get("arrays"), raw.get("content"))
-
-    @property
-    def named(self) -> str:
-        return str(self.bars) if self.bars is not None else "the embedded market"
-
-
-def open_market(context: Mapping[str, Any], split: str | None = None) -> DeskData:
-    """One split of the market of an environment's configuration, memory-mapped.
-
-    split: without it the configuration's own, which is `train` where it names none.
+def open_market(config: EnvironmentConfig, split: str | None = None) -> DeskData:
+    """One split of the market of an environment, memory-mapped; its own where none is named.
 
     Raises
     ------
     RunError
         When the arrays are gone and cannot be made again, or come out otherwise.
     """
-    folder = Path(context["data"])
+    folder = config.data
     if not _is_there(folder):
-        settings, recipe = context["settings"], context.get(MARKET)
-        folder = find_prepared(
-            settings if isinstance(settings, Settings) else Settings.model_validate(settings),
-            folder,
-            None if recipe is None else MarketSource.of(recipe),
-        )
-    return DeskData.open(folder, split or context.get("split", "train"))
+        folder = find_prepared(config.settings, folder, config.market)
+    return DeskData.open(folder, split or config.split)
 
 
-def find_prepared(settings: Settings, data: Path, source: MarketSource | None, *, verify: bool = False) -> Path:
+def find_prepared(settings: Settings, data: Path, source: MarketRecipe | None, *, verify: bool = False) -> Path:
     """The folder of the prepared arrays: `data`, the one of its name in the cache, or one prepared again.
 
     verify: read every byte of a folder before it is taken. One that is damaged is renamed where it is ours, by its
@@ -168,7 +133,7 @@ def _is_in_the_cache(folder: Path) -> bool:
     return folder.resolve().parent == cache_folder().resolve()
 
 
-def _is_the_same(folder: Path, data: Path, source: MarketSource | None) -> bool:
+def _is_the_same(folder: Path, data: Path, source: MarketRecipe | None) -> bool:
     """Whether a folder found by its name in the cache holds the arrays of the recipe."""
     if folder == data or source is None or source.arrays is None:
         return True
@@ -195,7 +160,7 @@ def _free_the_name(folder: Path, why: str) -> None:
     logger.warning("%s; it is set aside as %s, and the market is prepared again", why, aside.name)
 
 
-def _prepared_again(settings: Settings, data: Path, source: MarketSource) -> Path:
+def _prepared_again(settings: Settings, data: Path, source: MarketRecipe) -> Path:
     if source.kind == "synthetic":
         folder = prepare_embedded(settings)
     else:
@@ -214,7 +179,7 @@ def _prepared_again(settings: Settings, data: Path, source: MarketSource) -> Pat
     same = folder.name == then if source.arrays is None else read_index(folder).get(ARRAYS_HASH) == source.arrays
     if not same:
         raise RunError(
-            f"{source.named}: prepared again it is {folder.name}, and the run began with {then}: its bars, or the "
+            f"{source.name}: prepared again it is {folder.name}, and the run began with {then}: its bars, or the "
             f"version of the code or of the numerical libraries that prepare them, are not those of then; a run goes "
             f"on with what it began with, which lay in {data}: put it back there, or begin a new run"
         )

@@ -7,10 +7,7 @@ of those off turn.
 
 `DeskEnv` has no limits of its own. `RiskWrapper` puts a risk manager between what is proposed and what is executed;
 it is a `MultiAgentEnv`, because RLlib reads spaces through `unwrapped`, where a `gym.Wrapper` would vanish.
-`desk_env` builds both from a plain dictionary, which is what travels in an RLlib config:
-
-    {"data": folder of prepared arrays, "split": "train", "settings": dict, "phase": 1 | 2 | 3, "domain": name or
-    None, "seed": int, "market": the recipe of those arrays (`env.market_source`), where there is one}
+`desk_env` builds both from RLlib's `env_config` (`config.environment.EnvironmentConfig`).
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ import numpy as np
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.utils.typing import MultiAgentDict
 
-from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import draw_episode
@@ -50,19 +47,14 @@ class DeskEnv(MultiAgentEnv):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        settings = config["settings"]
-        self.settings = settings if isinstance(settings, Settings) else Settings.model_validate(settings)
-        universe = self.settings.universe
-        data = open_market({**config, "settings": self.settings})
-        phase, domain_name = config["phase"], config.get("domain")
-        if (phase == 1) != (domain_name is not None):
-            raise ConfigError(
-                f"phase {phase} with domain {domain_name!r}: phase 1 plays one domain, phases 2 and 3 play all"
-            )
-        domain = None if domain_name is None else universe.domains.index(universe.domain_named(domain_name))
-        self.desk = Desk(self.settings, data.execution, data.features, 1, EpisodeSetup(phase, domain))
+        own = EnvironmentConfig.of(config)
+        self.settings = own.settings
+        if own.phase == 1 and own.domain is None:
+            raise ConfigError("phase 1 without a domain: this environment plays one; `make_env` plays them in turn")
+        data = open_market(own)
+        self.desk = Desk(self.settings, data.execution, data.features, 1, EpisodeSetup(own.phase, own.domain_index))
         self.stretches = data.stretches
-        self.seed_of_run = int(config.get("seed", self.settings.seed))
+        self.seed_of_run = self.settings.seed if own.seed is None else own.seed
         self.seat(getattr(config, "worker_index", 0), getattr(config, "vector_index", 0) or 0)
         self.bars_done = 0
         self._episodes_begun = 0

@@ -15,6 +15,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.tune.registry import register_env
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.engine.rllib_reference import Paced
 from mtquant_rllib.env.multi_agent import desk_env
 from mtquant_rllib.errors import ConfigError
@@ -69,14 +70,10 @@ class DomainRota(MultiAgentEnv):
 
 def make_env(config: EnvContext) -> MultiAgentEnv:
     """The environment creator: phase 1 without a domain plays them all in turn."""
-    return Paced(_turn_by_turn(config))
-
-
-def _turn_by_turn(config: EnvContext) -> MultiAgentEnv:
-    if config["phase"] == 1 and config.get("domain") is None:
-        universe = Settings.model_validate(config["settings"]).universe
-        return DomainRota(config, tuple(domain.name for domain in universe.domains))
-    return desk_env(config)
+    own = EnvironmentConfig.of(config)
+    if own.phase == 1 and own.domain is None:
+        return Paced(DomainRota(config, tuple(domain.name for domain in own.settings.universe.domains)))
+    return Paced(desk_env(config))
 
 
 def register() -> None:
@@ -119,7 +116,6 @@ def env_config(
     MarketDataError
         When the bars cannot be used.
     """
-    from mtquant_rllib.market.splits import NAMES
     from mtquant_rllib.training.preparation import centred, prepare
 
     register()
@@ -130,24 +126,12 @@ def env_config(
         settings = (
             Settings.load(overrides=overrides) if settings is None else Settings.load(settings, overrides=overrides)
         )
-    domains = [one.name for one in settings.universe.domains]
     if settings.allocator is not None:
         raise ConfigError(
             "env_config: an allocator's account is no multi-agent environment; it trains by `mtquant train`"
         )
-    if phase not in (1, 2, 3) or split not in NAMES:
-        raise ConfigError(f"env_config: phase {phase}, split {split!r}: expected 1, 2 or 3, and {', '.join(NAMES)}")
-    if domain is not None and (phase != 1 or domain not in domains):
-        raise ConfigError(
-            f"env_config: domain {domain!r} with phase {phase}: in phase 1 alone, one of {', '.join(domains)}"
-        )
+    played = {"phase": phase, "domain": domain, "split": split, "seed": settings.seed}
+    EnvironmentConfig.of({"data": ".", "settings": settings, **played})  # Before the market is prepared.
     record = prepare(settings, None if market is None else Path(market), None if macro is None else Path(macro))
-    return {
-        "data": record.data,
-        "market": record.recipe,
-        "settings": centred(settings, record).model_dump(mode="json"),
-        "phase": phase,
-        "domain": domain,
-        "split": split,
-        "seed": settings.seed,
-    }
+    prepared = {"data": record.data, "market": record.recipe, "settings": centred(settings, record)}
+    return EnvironmentConfig.of({**prepared, **played}).plain()

@@ -11,7 +11,7 @@ from typing import Any
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.data import DeskData, describe, prepare_embedded, prepare_files
-from mtquant_rllib.env.market_source import MarketSource, find_prepared, local_copy
+from mtquant_rllib.env.market_source import find_prepared, local_copy
 from mtquant_rllib.env.prepared_files import ARRAYS_HASH
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.features.feature_means import measured
@@ -68,7 +68,7 @@ def restored(settings: Settings, record: MarketRecord) -> MarketRecord:
         When the arrays are gone or damaged, and come out otherwise now: other bars, or code that prepares them
         otherwise. A change of the code that changes no array is none.
     """
-    folder = find_prepared(settings, Path(record.data), MarketSource.of(record.recipe), verify=True)
+    folder = find_prepared(settings, Path(record.data), record.recipe, verify=True)
     if folder == Path(record.data):
         return record
     return _record(folder, kind=record.kind, bars=record.bars, macro=record.macro)

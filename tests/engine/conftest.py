@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.training.algorithm_config import build_config
-from mtquant_rllib.training.phases import plan_named
+from mtquant_rllib.training.algorithm.building import build_config
+from mtquant_rllib.training.curriculum.phases import plan_named
 from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.records.manifest import Manifest, TrialRecord

@@ -22,9 +22,9 @@ from mtquant_rllib.env.regime_rewards import TERMS
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.policies.action_maps import executed
 from mtquant_rllib.policies.critics import target_entropy
-from mtquant_rllib.training.algorithm_config import build_config
-from mtquant_rllib.training.curriculum import train
-from mtquant_rllib.training.phases import plan_named, plan_phase
+from mtquant_rllib.training.algorithm.building import build_config
+from mtquant_rllib.training.curriculum.driver import train
+from mtquant_rllib.training.curriculum.phases import plan_named, plan_phase
 from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.records.manifest import Manifest, TrialRecord

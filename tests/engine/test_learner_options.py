@@ -189,7 +189,7 @@ def test_rllibs_own_engine_refuses_them(make_config: Any) -> None:
 
 def test_the_learner_gets_them_from_the_settings(make_config: Any) -> None:
     config = make_config(3, "desk", "learner.precision=bfloat16")
-    assert LearnerConfig.model_validate(config.desk["learner"]) == options(precision="bfloat16")
+    assert config.trial.learner == options(precision="bfloat16")
 
 
 def test_one_encoder_recomputes_only_on_the_way_to_gradients() -> None:

@@ -126,7 +126,7 @@ def test_stacks_side_by_side_learn_what_they_learn_in_turn(make_config: Any) -> 
     results = []
     for threads in (1, 3):
         config = make_config(3, "desk")
-        config.desk["learner_threads"] = threads
+        config.training(learner_threads=threads)
         runner = BatchedEnvRunner(config=config, worker_index=0)
         learner = built(BatchedLearner, config, runner)
         (fragment,) = runner.sample(num_timesteps=200)

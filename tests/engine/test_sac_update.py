@@ -16,7 +16,7 @@ from mtquant_rllib.engine.learning.sac_learner import REPLAY_STATE, SACLearner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT
 from mtquant_rllib.features.regimes import Regime
-from mtquant_rllib.training.records.states import as_arrays, carried_over
+from mtquant_rllib.training.records.module_states import as_arrays, carried_over
 from mtquant_rllib.universe import META
 
 SMALL = (
@@ -172,7 +172,7 @@ def test_the_regimes_floor_holds_while_collecting_and_not_in_evaluation(make_con
     config = make_config(1, "forex", *SMALL, "sac.initial_std=0.0511", "sac.std_floor=0.051")
     runner = BatchedEnvRunner(config=config, worker_index=0)
     floors = np.array([0.15, 0.25, 0.30, 0.10])
-    assert config.desk["sigma_floor_by_regime"] == floors[[int(r) for r in Regime]].tolist()
+    assert config.trial.sac.sigma_floor.by_regime == tuple(floors[[int(r) for r in Regime]])
     assert [r.name for r in Regime] == ["BULL", "BEAR", "VOLATILE", "SIDEWAYS"]
     spread: dict[int, list[np.ndarray]] = {}
     for _ in range(6):

@@ -19,7 +19,7 @@ from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
 from mtquant_rllib.engine.learning.sac_learner import REPLAY_STATE, SACLearner
 from mtquant_rllib.engine.learning.sharding import CopiedBatch, ShardedBatch, sharded
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
-from mtquant_rllib.training.process_variables import PROCESS_VARIABLES
+from mtquant_rllib.training.session.process_variables import PROCESS_VARIABLES
 from mtquant_rllib.universe import META
 
 LESSONS = ("regime_classifier", "attention_diversity", "regime_consistency")

@@ -15,6 +15,7 @@ import pytest
 from markets import smooth
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.env import data
 from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.episode_setup import EpisodeSetup
@@ -25,7 +26,7 @@ from mtquant_rllib.env.prepared_files import arrays_hash, file_hashes, verify_pr
 from mtquant_rllib.errors import MarketDataError, MtquantError, RunError
 from mtquant_rllib.features import building
 from mtquant_rllib.training import preparation
-from mtquant_rllib.training.validation import make_validator
+from mtquant_rllib.training.algorithm.validation import make_validator
 
 SMALL = [f"embedded.{split}={{paths: 2, years: 3}}" for split in ("train", "validation", "test")]
 
@@ -54,14 +55,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def context_of(settings: Settings, record: Any) -> dict[str, Any]:
-    """What an environment's configuration carries of its market."""
-    return {
-        "settings": settings.model_dump(mode="json"),
-        "data": record.data,
-        "split": "train",
-        "market": record.recipe,
-    }
+def config_of(settings: Settings, record: Any, **others: Any) -> EnvironmentConfig:
+    """An environment on a market."""
+    return EnvironmentConfig(settings=settings, data=record.data, market=record.recipe, **{"phase": 3, **others})
 
 
 def flip(path: Path, place: int = -20) -> None:
@@ -76,50 +72,48 @@ def flip(path: Path, place: int = -20) -> None:
 def test_an_environment_finds_its_market_where_it_lies_now(home: Path, tmp_path: Path) -> None:
     settings = Settings.load(overrides=SMALL)
     record = preparation.prepare(settings, None, None)
-    context = context_of(settings, record)
-    money = np.array(open_market(context).execution.money)
+    config = config_of(settings, record)
+    money = np.array(open_market(config).execution.money)
 
     moved = tmp_path / "elsewhere" / Path(record.data).name
-    context["data"] = str(moved)
-    assert open_market(context).features.folder.is_relative_to(home), "the folder of that name in the cache"
+    config = config.model_copy(update={"data": moved})
+    assert open_market(config).features.folder.is_relative_to(home), "the folder of that name in the cache"
 
     shutil.rmtree(home)
-    again = open_market(context)
+    again = open_market(config)
     assert again.features.folder.is_relative_to(home), "prepared again"
     assert np.array_equal(again.execution.money, money)
-    assert len(open_market(context, "test").execution.day) == len(
+    assert len(open_market(config, "test").execution.day) == len(
         data.DeskData.open(Path(record.data), "test").execution.day
     )
 
     shutil.rmtree(home)
     with pytest.raises(RunError, match="not those of then"):
-        open_market({**context, "market": {**context["market"], "arrays": "f00"}})
+        open_market(config.model_copy(update={"market": record.recipe.model_copy(update={"arrays": "f00"})}))
     shutil.rmtree(home)
-    del context["market"]
     with pytest.raises(RunError, match="no record of its bars; prepare it again"):
-        open_market(context)
+        open_market(config.model_copy(update={"market": None}))
 
 
 def test_an_environment_is_built_from_a_configuration_whose_arrays_are_gone(home: Path) -> None:
     """What a checkpoint does that was moved to another machine."""
     settings = Settings.load(overrides=SMALL)
-    config = {**context_of(settings, preparation.prepare(settings, None, None)), "phase": 1, "domain": "forex"}
+    config = config_of(settings, preparation.prepare(settings, None, None), phase=1, domain="forex").plain()
     first, _ = desk_env(config).reset(seed=3)
     shutil.rmtree(home)
     again, _ = desk_env(config).reset(seed=3)
     assert all(np.array_equal(first[agent], again[agent]) for agent in first)
     shutil.rmtree(home)
-    assert make_validator({**config, "phase": 1}, "forex")
+    assert make_validator(config)
 
 
 def test_bars_that_are_gone_too_are_named(home: Path, tmp_path: Path) -> None:
     settings = Settings.load(overrides=SMALL)
     record = preparation.prepare(settings, None, None)
-    context = context_of(settings, record)
+    recipe = record.recipe.model_copy(update={"kind": "file", "bars": str(tmp_path / "daily.parquet")})
     shutil.rmtree(home)
-    context["market"] |= {"kind": "file", "bars": str(tmp_path / "daily.parquet")}
     with pytest.raises(RunError, match=r"so is .*daily\.parquet.*put the file back there"):
-        open_market(context)
+        open_market(config_of(settings, record).model_copy(update={"market": recipe}))
 
 
 @pytest.mark.parametrize("file", ["block.npy", "execution_money.npy", "execution_scalars.npz", "table.json"])

@@ -25,7 +25,7 @@ from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.building import build_features
 from mtquant_rllib.portfolio.execution_data import ExecutionData
-from mtquant_rllib.training.phases import expect_trainable
+from mtquant_rllib.training.curriculum.phases import expect_trainable
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text()
 B = 3

@@ -9,9 +9,9 @@ import torch
 from mtquant_rllib.config import Settings
 from mtquant_rllib.evaluation.explain.collect import Material, collect
 from mtquant_rllib.policies.registry import build_policy, network_configs
-from mtquant_rllib.training.assessment import OpenRun
+from mtquant_rllib.training.inspection.run_evaluation import OpenRun
 from mtquant_rllib.training.preparation import prepare
-from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import PHASES, Manifest, phases_of
 
 SMALL = (
@@ -43,7 +43,9 @@ def write_run(
     settings = Settings.load(config, ["networks.last_layer_scale=1.0", *overrides])
     configs = network_configs(settings)
     modules = {
-        name: {f"policy.{key}": value for key, value in states.as_arrays(build_policy(config).state_dict()).items()}
+        name: {
+            f"policy.{key}": value for key, value in module_states.as_arrays(build_policy(config).state_dict()).items()
+        }
         for name, config in configs.items()
     }
     manifest = Manifest.begin(run.name, settings, prepare(settings, market, macro), 1.0, list(phases_of(settings)))
@@ -52,7 +54,7 @@ def write_run(
         record = manifest.phase(phase)
         record.status, record.result = "done", f"policies/phase_{phase}"
         known = {name: state for name, state in modules.items() if phase > 1 or name != "meta_controller"}
-        states.write(run / record.result, known)
+        module_states.write(run / record.result, known)
     manifest.write(run)
     return run
 

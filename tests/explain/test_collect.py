@@ -13,7 +13,7 @@ from mtquant_rllib.evaluation.explain.collect import DecisionLog, Material, bars
 from mtquant_rllib.evaluation.importance import attention_received
 from mtquant_rllib.evaluation.regime_figures import NO_REGIME
 from mtquant_rllib.policies.introspection import AgentView
-from mtquant_rllib.training.assessment import OpenRun
+from mtquant_rllib.training.inspection.run_evaluation import OpenRun
 
 
 def test_the_meta_controller_decides_every_few_bars_of_every_history(material: Material, opened: OpenRun) -> None:

@@ -34,7 +34,7 @@ from mtquant_rllib.evaluation.plots import line_colours
 from mtquant_rllib.evaluation.report import EvaluationReport, build_report
 from mtquant_rllib.evaluation.statistics import Interval
 from mtquant_rllib.features.regimes import Regime
-from mtquant_rllib.training.assessment import OpenRun
+from mtquant_rllib.training.inspection.run_evaluation import OpenRun
 
 ALWAYS = {
     "wealth", "risk_return", "regime_timeline", "transition_matrix", "durations", "regime_performance",

@@ -20,16 +20,16 @@ TINY = [
 _OPENING = """
 import hashlib, os, pickle, signal, sys, threading, time
 from pathlib import Path
-from mtquant_rllib.training.process_variables import reexec_with_variables
+from mtquant_rllib.training.session.process_variables import reexec_with_variables
 reexec_with_variables()
 import numpy as np, ray, tree
 from mtquant_rllib.config import Settings
-from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import Manifest, TrialRecord
 from mtquant_rllib.training.records.manifest_file import is_run
 from mtquant_rllib.training.preparation import prepare
-from mtquant_rllib.training.process_variables import PROCESS_VARIABLES
-from mtquant_rllib.training.trial import PhaseTrial
+from mtquant_rllib.training.session.process_variables import PROCESS_VARIABLES
+from mtquant_rllib.training.curriculum.trial import PhaseTrial
 
 run, what, overrides = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 settings = Settings.load(overrides=overrides)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.records import checkpoints, ownership, trust
+from mtquant_rllib.training.records import checkpoints, ownership, signatures
 from mtquant_rllib.training.records.checkpoints import Checkpoint, DamagedCheckpoint
 
 FILES = {"algorithm_state.pkl": b"state" * 100, "learner_group/learner/state.pkl": bytes(range(256)) * 8}
@@ -239,43 +239,43 @@ def test_a_writer_that_is_killed_leaves_whole_checkpoints_alone(run: Path) -> No
 
 @pytest.fixture
 def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(trust.KEY_VARIABLE, str(tmp_path / "home" / "key"))
+    monkeypatch.setenv(signatures.KEY_VARIABLE, str(tmp_path / "home" / "key"))
     return tmp_path / "home" / "key"
 
 
 def test_only_its_writers_key_vouches_for_a_checkpoint(run: Path, key: Path) -> None:
     path = written(run, 1) / "checkpoint_000001"
-    assert not trust.is_ours(path, trust.user_key())
-    trust.sign(path, trust.user_key())
-    assert trust.is_ours(path, trust.user_key())
-    assert not trust.is_ours(path, bytes(32)), "another user's key"
+    assert not signatures.is_ours(path, signatures.user_key())
+    signatures.sign(path, signatures.user_key())
+    assert signatures.is_ours(path, signatures.user_key())
+    assert not signatures.is_ours(path, bytes(32)), "another user's key"
     checkpoint_index = path / checkpoints.INDEX
     checkpoint_index.write_text(checkpoint_index.read_text().replace('"bars": 100', '"bars": 101'))
-    assert not trust.is_ours(path, trust.user_key()), "an index that was changed"
+    assert not signatures.is_ours(path, signatures.user_key()), "an index that was changed"
 
 
 def test_the_key_is_its_users_alone_and_a_broken_one_is_refused(key: Path) -> None:
-    first = trust.user_key()
-    assert trust.user_key() == first
+    first = signatures.user_key()
+    assert signatures.user_key() == first
     assert len(first) == 32
     assert key.stat().st_mode & 0o777 == 0o600
     key.write_bytes(b"short")
     with pytest.raises(RunError, match="expected a key of 32 bytes, found 5"):
-        trust.user_key()
+        signatures.user_key()
 
 
 def test_without_a_key_on_this_machine_nothing_is_signed_and_none_is_made(run: Path, key: Path) -> None:
-    path = checkpoints.write(run, run / "phase_1" / "forex", index(1), save, trust.sign_where_keyed)
+    path = checkpoints.write(run, run / "phase_1" / "forex", index(1), save, signatures.sign_where_keyed)
     assert not (path / checkpoints.SIGNATURE).exists()
     assert not key.exists()
-    trust.user_key()
-    path = checkpoints.write(run, run / "phase_1" / "forex", index(2), save, trust.sign_where_keyed)
-    assert trust.is_ours(path, trust.user_key())
+    signatures.user_key()
+    path = checkpoints.write(run, run / "phase_1" / "forex", index(2), save, signatures.sign_where_keyed)
+    assert signatures.is_ours(path, signatures.user_key())
 
 
 def test_two_processes_that_need_a_key_at_once_get_the_same(key: Path) -> None:
-    script = "from mtquant_rllib.training.records import trust; print(trust.user_key().hex())"
-    env = {**os.environ, trust.KEY_VARIABLE: str(key)}
+    script = "from mtquant_rllib.training.records import signatures; print(signatures.user_key().hex())"
+    env = {**os.environ, signatures.KEY_VARIABLE: str(key)}
     words = [sys.executable, "-c", script]
     started = [subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert len({process.communicate()[0] for process in started}) == 1

@@ -26,11 +26,12 @@ from mtquant_rllib.object_store import Store
 from mtquant_rllib.paths import address_of, is_address
 from mtquant_rllib.training.inspection.run_pruning import prune_run
 from mtquant_rllib.training.preparation import prepare, restored
-from mtquant_rllib.training.records import holding, lease, mirror, patience, states
+from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import Manifest
-from mtquant_rllib.training.records.mirror import working_folder
 from mtquant_rllib.training.records.run_names import run_path
-from mtquant_rllib.training.records.working_copy import LEASE, WorkingCopy
+from mtquant_rllib.training.storage import exclusive_access, lease, mirror, retries
+from mtquant_rllib.training.storage.mirror import working_folder
+from mtquant_rllib.training.storage.working_copy import LEASE, WorkingCopy
 
 ADDRESS = "s3://desk/runs/x"
 SMALL = [f"embedded.{split}={{paths: 1, years: 3}}" for split in ("train", "validation", "test")]
@@ -204,9 +205,9 @@ def test_the_drivers_own_machine_joins_in_the_drivers_copy(run: Path) -> None:
 
 
 def test_states_and_manifests_are_sent_as_they_are_written(run: Path, store: Store) -> None:
-    states.write(run / "policies" / "phase_1", {"EURUSD": {"w": np.ones(2)}}, phase=1)
+    module_states.write(run / "policies" / "phase_1", {"EURUSD": {"w": np.ones(2)}}, phase=1)
     assert "policies/phase_1/index.json" in store.files()
-    states.write(run / "policies" / "phase_1", {"GBPUSD": {"w": np.ones(2)}}, phase=1)
+    module_states.write(run / "policies" / "phase_1", {"GBPUSD": {"w": np.ones(2)}}, phase=1)
     assert sorted(store.files("policies")) == ["policies/phase_1/GBPUSD.npz", "policies/phase_1/index.json"]
     manifest = Manifest.read(run)
     manifest.phase(1).status = "running"
@@ -318,7 +319,7 @@ def test_who_holds_a_run_has_its_newest_state_and_keeps_it(
     manifest.phase(1).status = "running"
     manifest.write(run)
     machine(monkeypatch, tmp_path, 2)
-    with holding.held(other, print):
+    with exclusive_access.held(other, print):
         assert Manifest.read(other).phase(1).status == "running", "it was taken before that"
         (other / "run.log").write_text("not sent yet\n")
         assert run_path(ADDRESS) == other
@@ -393,8 +394,8 @@ def test_what_other_nodes_wrote_is_waited_for(run: Path, monkeypatch: pytest.Mon
         return files(self, below)
 
     monkeypatch.setattr(Store, "files", failing)
-    monkeypatch.setattr(patience, "_EVERY_S", 0.01)
-    patience.patiently(partial(mirror.fetched, run / "phase_1"), "the store", 20.0, action="read")
+    monkeypatch.setattr(retries, "_EVERY_S", 0.01)
+    retries.patiently(partial(mirror.fetched, run / "phase_1"), "the store", 20.0, action="read")
     assert (place / "state.pkl").read_bytes() == b"x"
     assert len(tries) == 3
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.training.curriculum import never_learning
-from mtquant_rllib.training.hyperparameters import (
+from mtquant_rllib.training.algorithm.hyperparameters import (
     Hyperparameters,
     bars_per_update,
     learning_rates,
     learning_starts_bars,
 )
-from mtquant_rllib.training.phases import budget_bars, plan_phase
+from mtquant_rllib.training.curriculum.driver import never_learning
+from mtquant_rllib.training.curriculum.phases import budget_bars, plan_phase
 from mtquant_rllib.training.records.manifest import PhaseRecord, TrialRecord
 from mtquant_rllib.universe import META
 

@@ -75,7 +75,7 @@ if __name__ == "__main__":
         algo.train()
         raise SystemExit("a used budget was trained on")
     except Exception as error:
-        assert type(error).__name__ == "RunError" and "config.desk['budget_bars']" in str(error), error
+        assert type(error).__name__ == "RunError" and "training(budget_bars=...)" in str(error), error
     assert (Path(algo.logdir) / "modules" / "last").is_dir()
 
     for path in saved:
@@ -94,7 +94,7 @@ if __name__ == "__main__":
     assert torch.equal(algo.get_module(name).forward_inference(seen)["action_dist_inputs"], decided)
 
     config = changeable(algo)
-    config.desk["budget_bars"] += 50
+    config.training(budget_bars=config.trial.budget_bars + 50)
     longer = Algorithm.from_checkpoint(last, config=config)
     result = longer.train()
     assert result["bars_sampled_lifetime"] > algo.bars_sampled and result["bars_budget"] == algo.bars_sampled + 50

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import Any
 
 import pytest
 from ray.rllib.algorithms.algorithm_config import DEPRECATED_VALUE, AlgorithmConfig
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.config.environment import EnvironmentConfig
+from mtquant_rllib.config.sac import SACRates
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.training.algorithm_config import build_config
-from mtquant_rllib.training.phases import plan_named
+from mtquant_rllib.training.algorithm.building import build_config
+from mtquant_rllib.training.algorithm.rllib_settings import READ, READ_BY, attribute, refused
+from mtquant_rllib.training.curriculum.phases import plan_named
 from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord, TrialRecord
-from mtquant_rllib.training.rllib_settings import READ, READ_BY, attribute, refused
 
 SETTERS = [
     name
@@ -110,8 +113,9 @@ def test_rllibs_own_learner_may_be_told_what_the_batched_one_may_not() -> None:
     ("change", "said"),
     [
         (lambda config: setattr(config, "learning_rate", 1.0), "learning_rate: no setting of DeskPPOConfig"),
-        (lambda config: config.desk.update(budget=5), r"desk\['budget'\]: unknown"),
-        (lambda config: config.desk.update(budget_bars=0), r"desk\['budget_bars'\] = 0"),
+        (lambda config: config.training(budget_bars=0), "budget_bars = 0"),
+        (lambda config: config.training(sac={"tau": 0.1}), r"training\(\): sac\."),
+        (lambda config: config.training(learner={"precission": "float32"}), "did you mean learner.precision"),
         (lambda config: config.training(lr=[[0, 1e-3], [500, 0.0]]), "lr = .*learning_rate_final_frac"),
         (lambda config: config.training(clip_param=[[0, 0.2]]), "clip_param = .*expected a number"),
         (lambda config: config.environment("CartPole-v1"), "env = 'CartPole-v1'"),
@@ -128,9 +132,13 @@ def test_rllibs_own_learner_may_be_told_what_the_batched_one_may_not() -> None:
 )
 def test_what_cannot_be_meant_is_said(change: Any, said: str) -> None:
     config = config_of("ppo")
-    change(config)
-    with pytest.raises(ConfigError, match=said):
+
+    def changed() -> None:
+        change(config)
         config.validate()
+
+    with pytest.raises(ConfigError, match=said):
+        changed()
 
 
 @pytest.mark.parametrize(
@@ -139,15 +147,40 @@ def test_what_cannot_be_meant_is_said(change: Any, said: str) -> None:
         ("gamma", 0.5, r"training\(gamma"),
         ("learning_starts_frac", 0.5, "learning_starts_bars"),
         ("initial_alpha", 1.0, "modules are made from it"),
-        ("bars_per_updat", 3, "did you mean bars_per_update"),
+        ("bars_per_updat", 3, "did you mean sac.bars_per_update"),
         ("tau", 7.0, "tau = 7.0"),
     ],
 )
 def test_of_sacs_numbers_those_that_are_read_elsewhere_are_refused(key: str, value: float, said: str) -> None:
     config = config_of("sac")
-    config.sac[key] = value
     with pytest.raises(ConfigError, match=said):
-        config.validate()
+        config.training(sac={key: value}).validate()
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+def test_what_a_trial_carries_is_plain_in_a_checkpoint_and_typed_for_whoever_reads_it(
+    configs: dict[str, Any], algorithm: str
+) -> None:
+    config = configs[algorithm]
+    state = config.get_state()
+    for plain in (state["_trial"], state["env_config"]):
+        assert json.loads(json.dumps(plain)) == plain
+    again = type(config).from_state(state)
+    assert again.trial == config.trial
+    assert again.trial.learning_rates.keys() == set(config.policies)
+    assert EnvironmentConfig.of(again.env_config) == EnvironmentConfig.of(config.env_config)
+    of_the_other = {"ppo": {"sac": configs["sac"].trial.sac}, "sac": {"learner_threads": 2}}[algorithm]
+    with pytest.raises(ConfigError, match="not read by"):
+        config.copy(copy_frozen=False).training(**of_the_other).validate()
+
+
+def test_one_of_sacs_numbers_is_changed_and_the_others_stay(configs: dict[str, Any]) -> None:
+    config = configs["sac"].copy(copy_frozen=False)
+    before = config.trial.sac
+    config.training(sac={"tau": 0.5, "sigma_floor": {"bull": 0.7}}).validate()
+    floor = before.sigma_floor.model_copy(update={"bull": 0.7})
+    assert config.trial.sac == before.model_copy(update={"tau": 0.5, "sigma_floor": floor})
+    assert configs["sac"].trial.sac == before
 
 
 def test_the_seed_is_that_of_the_environments_too() -> None:
@@ -159,23 +192,7 @@ def test_the_seed_is_that_of_the_environments_too() -> None:
 def test_the_learning_rate_says_what_modules_have() -> None:
     config = config_of("ppo", "recipe.learning_rate=1e-3", "recipe.phase_learning_rate_fracs=[1, 1, 0.5]")
     assert config.lr == 5e-4
-    assert set(config.desk["learning_rates"].values()) == {5e-4}
+    assert set(config.trial.learning_rates.values()) == {5e-4}
     config = config_of("sac", "recipe.phase_learning_rate_fracs=[1, 1, 0.5]")
     rates = {kind: getattr(config, f"{kind}_lr") for kind in ("actor", "critic", "alpha")}
-    assert all(own == rates for own in config.desk["learning_rates"].values())
-
-
-@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
-def test_the_configuration_of_an_older_checkpoint_says_its_rates(configs: dict[str, Any], algorithm: str) -> None:
-    today = configs[algorithm]
-    state = today.get_state()
-    state["desk"] = {key: item for key, item in state["desk"].items() if key != "base_rates"}
-    if algorithm == "ppo":
-        state |= {"lr": 1.0, "desk": {**state["desk"], "bars_per_update": 10}}
-    else:
-        state |= dict.fromkeys(today.rate_names, 1.0)
-    older = type(today).from_state(state)
-    older.algo_class = today.algo_class
-    older.validate()
-    assert older.desk["base_rates"] == today.desk["base_rates"]
-    assert [getattr(older, name) for name in older.rate_names] == [getattr(today, name) for name in today.rate_names]
+    assert all(own == SACRates(**rates) for own in config.trial.learning_rates.values())

@@ -19,7 +19,7 @@ from run_files import begun, modules, refused, snapshot
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.records import damage, manifest_file, ownership, states
+from mtquant_rllib.training.records import damage_warnings, manifest_file, module_states, ownership
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.reporting.learning_curves import plot_learning_curves
 
@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Warnings are shown once a process; every test is one."""
-    monkeypatch.setattr(damage, "_said", set())
+    monkeypatch.setattr(damage_warnings, "_said", set())
 
 
 def cut(content: bytes) -> Iterator[bytes]:
@@ -146,7 +146,7 @@ def test_the_manifest_of_another_run_is_not_taken_for_this_ones(run: Path, tmp_p
 @pytest.mark.parametrize("spoil", [cut, flipped])
 def test_damaged_module_states_are_named_and_never_read_as_others(run: Path, spoil: object) -> None:
     folder = run / "policies" / "phase_1"
-    hashes = states.write(folder, modules(1))
+    hashes = module_states.write(folder, modules(1))
     path = folder / "a.npz"
     whole = path.read_bytes()
     refusals = 0
@@ -154,27 +154,27 @@ def test_damaged_module_states_are_named_and_never_read_as_others(run: Path, spo
         path.write_bytes(content)
         try:
             # Some bytes of a zip archive mean nothing: dates, say.
-            assert states.sha256(states.read(folder)["a"]) == hashes["a"]
+            assert module_states.sha256(module_states.read(folder)["a"]) == hashes["a"]
         except RunError as error:
             assert str(path) in str(error)  # noqa: PT017
             refusals += 1
     assert refusals > FLIPS / 2
     path.unlink()
-    assert f"{path}: this file of module states is missing" in refused(lambda: states.read(folder))
+    assert f"{path}: this file of module states is missing" in refused(lambda: module_states.read(folder))
 
 
 def test_an_index_of_states_that_was_cut_off_is_named_kept_and_written_anew(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = run / "policies" / "phase_1"
-    states.write(folder, modules(1))
+    module_states.write(folder, modules(1))
     content = (folder / "index.json").read_bytes()
     for spoilt in cut(content):
         (folder / "index.json").write_bytes(spoilt)
-        assert str(folder) in refused(lambda: states.read(folder))
-    hashes = states.write(folder, modules(2))
+        assert str(folder) in refused(lambda: module_states.read(folder))
+    hashes = module_states.write(folder, modules(2))
     assert "kept as phase_1.damaged" in capsys.readouterr().err
-    assert states.index(folder)["modules"] == hashes
+    assert module_states.index(folder)["modules"] == hashes
     assert (folder.with_name("phase_1.damaged") / "a.npz").is_file(), "what cannot be told is not removed"
 
 
@@ -183,14 +183,14 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from run_files import begun, modules
-from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import Manifest
 run = Path(sys.argv[1])
 manifest = Manifest.read(run)
 print("ready", flush=True)
 for number in range(10**9):
     if sys.argv[2] == "states":
-        states.write(run / "policies" / "phase_1", modules(number % 7), number=number)
+        module_states.write(run / "policies" / "phase_1", modules(number % 7), number=number)
     else:
         manifest.budget_scale = 1.0 + number % 7
         manifest.write(run)
@@ -215,16 +215,18 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def check_states(folder: Path) -> None:
     """The states are those of one write: all numbers in them are the same."""
-    values = {float(array.flat[0]) for state in states.read(folder).values() for array in state.values()}
+    values = {float(array.flat[0]) for state in module_states.read(folder).values() for array in state.values()}
     assert len(values) == 1
     assert all(
-        np.all(array == array.flat[0]) for state in states.read(folder, ["a"]).values() for array in state.values()
+        np.all(array == array.flat[0])
+        for state in module_states.read(folder, ["a"]).values()
+        for array in state.values()
     )
 
 
 def test_states_are_whole_while_they_are_replaced_and_after_a_kill_at_any_moment(run: Path) -> None:
     folder = run / "policies" / "phase_1"
-    states.write(folder, modules(1))
+    module_states.write(folder, modules(1))
     draw, reads = random.Random(9), 0
     for _ in range(KILLS):
         process = writer(run, "states")
@@ -234,21 +236,21 @@ def test_states_are_whole_while_they_are_replaced_and_after_a_kill_at_any_moment
             reads += 1
         kill(process)
         check_states(folder)
-        assert states.exists(folder)
+        assert module_states.exists(folder)
     assert reads > KILLS
-    states.write(folder, modules(2))
+    module_states.write(folder, modules(2))
     assert [path.name for path in folder.parent.iterdir()] == ["phase_1"], "nothing of the killed is left"
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(run: Path) -> None:
     folder = run / "policies" / "phase_1"
-    states.write(folder, modules(1))
+    module_states.write(folder, modules(1))
     folder.rename(folder.with_name(f"{ownership.OLD}phase_1"))
-    assert states.exists(folder)
+    assert module_states.exists(folder)
     check_states(folder)
-    states.write(folder, modules(2))
+    module_states.write(folder, modules(2))
     assert [path.name for path in folder.parent.iterdir()] == ["phase_1"]
-    assert float(states.read(folder)["a"]["w"].flat[0]) == 2
+    assert float(module_states.read(folder)["a"]["w"].flat[0]) == 2
 
 
 def test_the_manifest_is_whole_while_it_is_replaced_and_after_a_kill_at_any_moment(
@@ -279,14 +281,14 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from run_files import modules
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import Manifest
 run = Path(sys.argv[1])
 manifest = Manifest.read(run)
 manifest.budget_scale = 7.0
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-for write in (lambda: manifest.write(run), lambda: states.write(run / "policies" / "phase_1", modules(2))):
+for write in (lambda: manifest.write(run), lambda: module_states.write(run / "policies" / "phase_1", modules(2))):
     try:
         write()
     except RunError as error:
@@ -296,7 +298,7 @@ for write in (lambda: manifest.write(run), lambda: states.write(run / "policies"
 
 def test_a_disk_that_takes_no_more_leaves_what_was_there(run: Path) -> None:
     folder = run / "policies" / "phase_1"
-    states.write(folder, modules(1))
+    module_states.write(folder, modules(1))
     before = {name: content for name, (content, _) in snapshot(run).items()}
     script = FULL.format(tests=str(Path(__file__).parent))
     done = subprocess.run([sys.executable, "-c", script, str(run)], capture_output=True, text=True, check=True)

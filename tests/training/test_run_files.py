@@ -12,7 +12,7 @@ from run_files import begun, modules, refused, snapshot, untouched, victim_in
 
 from mtquant_rllib.cli import main
 from mtquant_rllib.config import Settings
-from mtquant_rllib.training.records import manifest_file, ownership, run_names, states
+from mtquant_rllib.training.records import manifest_file, module_states, ownership, run_names
 from mtquant_rllib.training.records.manifest import Manifest, is_run
 from mtquant_rllib.training.reporting.learning_curves import PICTURE, plot_learning_curves
 
@@ -130,7 +130,7 @@ def folders(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     lost, once, exists = here / "lost", here / "once", here / "exists"
     for run in (lost, once, exists):
         begun().write(run)
-        states.write(run / "policies" / "phase_1", modules(1))
+        module_states.write(run / "policies" / "phase_1", modules(1))
     (lost / manifest_file.FILE).unlink()
     (lost / manifest_file.BACKUP).unlink()
     (once / manifest_file.FILE).unlink()
@@ -217,9 +217,9 @@ def test_only_what_really_lies_in_the_run_and_bears_its_mark_is_removed(victim: 
     (run / "phase_1" / "mine").mkdir()
     (run / "phase_1" / "mine" / "notes.txt").write_text("mine")
     (run / "phase_1" / "file").write_text("mine")
-    states.write(run / "phase_1" / "with_notes", modules(1))
+    module_states.write(run / "phase_1" / "with_notes", modules(1))
     (run / "phase_1" / "with_notes" / "notes.txt").write_text("mine")
-    states.write(victim.parent / "elsewhere", modules(1))
+    module_states.write(victim.parent / "elsewhere", modules(1))
     (run / "phase_1" / "linked").symlink_to(victim.parent / "elsewhere")
     before = snapshot(victim.parent)
     for path in (
@@ -238,7 +238,7 @@ def test_only_what_really_lies_in_the_run_and_bears_its_mark_is_removed(victim: 
         refused(lambda path=path: ownership.remove_own(path, run))
     assert snapshot(victim.parent) == before
 
-    states.write(run / "phase_1" / "best", modules(1))
+    module_states.write(run / "phase_1" / "best", modules(1))
     checkpoint = run / "phase_1" / "forex" / "checkpoint_000001"
     (checkpoint / "learner").mkdir(parents=True)
     (checkpoint / "checkpoint.json").write_text('{"format": 1}')
@@ -256,14 +256,14 @@ def test_module_states_replace_module_states_and_nothing_else(victim: Path, run:
         (run / "policies" / name).mkdir()
     (run / "policies" / "mine" / "index.json").write_text('{"pages": 7}')
     (run / "policies" / "mine" / "page.html").write_text("mine")
-    states.write(run / "policies" / "with_notes", modules(1))
+    module_states.write(run / "policies" / "with_notes", modules(1))
     (run / "policies" / "with_notes" / "notes.txt").write_text("mine")
     (run / "policies" / "file").write_text("mine")
     before = snapshot(run)
     for folder in ("phase_1", "phase_1/modules/forex/last", "policies/mine", "policies/with_notes", "policies/file"):
-        refused(lambda folder=folder: states.write(run / folder, modules(2)))
-    refused(lambda: states.write(run / "policies" / "phase_1", {"../../../victim/x": modules(1)["a"]}))
-    refused(lambda: states.write(victim.parent / "elsewhere", modules(1), run=run))
+        refused(lambda folder=folder: module_states.write(run / folder, modules(2)))
+    refused(lambda: module_states.write(run / "policies" / "phase_1", {"../../../victim/x": modules(1)["a"]}))
+    refused(lambda: module_states.write(victim.parent / "elsewhere", modules(1), run=run))
     assert snapshot(run) == before
 
 
@@ -283,20 +283,20 @@ def test_what_is_written_replaces_a_link_and_never_goes_through_it(victim: Path,
 
 def test_an_index_of_states_cannot_name_a_file_elsewhere(victim: Path, run: Path) -> None:
     folder = run / "policies" / "phase_1"
-    states.write(folder, modules(1))
+    module_states.write(folder, modules(1))
     for spoilt in ({"../../../../victim/x": "0" * 64}, {"a": "short"}, {"a": 7}, ["a"], {"a\u202e": "0" * 64}):
         (folder / "index.json").write_text(json.dumps({"format": 1, "modules": spoilt}))
-        assert "no module states here" in refused(lambda: states.read(folder))
+        assert "no module states here" in refused(lambda: module_states.read(folder))
     (folder / "index.json").write_text(json.dumps({"format": 2, "modules": {}}))
-    assert "its format is 2" in refused(lambda: states.read(folder))
+    assert "its format is 2" in refused(lambda: module_states.read(folder))
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(run: Path) -> None:
-    states.write(run / "policies" / "phase_1", modules(1))
+    module_states.write(run / "policies" / "phase_1", modules(1))
     for path in (run / "policies" / "phase_1" / "a.npz", run / "policies" / "phase_1" / "index.json"):
         path.unlink()
         os.mkfifo(path)
-        refused(lambda: states.read(run / "policies" / "phase_1"))
+        refused(lambda: module_states.read(run / "policies" / "phase_1"))
     for name in (manifest_file.FILE, manifest_file.BACKUP):
         (run / name).unlink()
         os.mkfifo(run / name)

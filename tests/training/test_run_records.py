@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.market.splits import NAMES
 from mtquant_rllib.training import preparation
-from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord
 from mtquant_rllib.training.reporting.progress import clock
 from mtquant_rllib.training.reporting.result_files import append_row, mend, truncated_csv, truncated_jsonl
@@ -24,11 +23,11 @@ def two_modules() -> dict[str, dict[str, np.ndarray]]:
 
 
 def test_module_states_come_back_as_they_were(tmp_path: Path) -> None:
-    hashes = states.write(tmp_path / "best", two_modules(), bars=7)
-    back = states.read(tmp_path / "best")
-    assert {name: states.sha256(state) for name, state in back.items()} == hashes
-    assert states.index(tmp_path / "best")["bars"] == 7
-    assert list(states.read(tmp_path / "best", ["b"])) == ["b"]
+    hashes = module_states.write(tmp_path / "best", two_modules(), bars=7)
+    back = module_states.read(tmp_path / "best")
+    assert {name: module_states.sha256(state) for name, state in back.items()} == hashes
+    assert module_states.index(tmp_path / "best")["bars"] == 7
+    assert list(module_states.read(tmp_path / "best", ["b"])) == ["b"]
 
 
 def test_a_hash_sees_a_bit_a_shape_and_a_name() -> None:
@@ -36,36 +35,24 @@ def test_a_hash_sees_a_bit_a_shape_and_a_name() -> None:
     changed = base["w"].copy()
     changed[1, 2] = 1e-30
     for other in ({"w": changed}, {"w": base["w"].reshape(3, 2)}, {"v": base["w"]}, {"w": base["w"].astype(float)}):
-        assert states.sha256(other) != states.sha256(base)
+        assert module_states.sha256(other) != module_states.sha256(base)
 
 
 def test_a_damaged_or_missing_state_is_refused(tmp_path: Path) -> None:
-    states.write(tmp_path / "best", two_modules())
+    module_states.write(tmp_path / "best", two_modules())
     with pytest.raises(RunError, match=r"no state of c; there are a, b"):
-        states.read(tmp_path / "best", ["c"])
+        module_states.read(tmp_path / "best", ["c"])
     with open(tmp_path / "best" / "a.npz", "wb") as file:
         np.savez(file, w=np.ones((2, 3), np.float32))
     with pytest.raises(RunError, match="damaged"):
-        states.read(tmp_path / "best")
+        module_states.read(tmp_path / "best")
     with pytest.raises(RunError, match="no module states here"):
-        states.read(tmp_path)
+        module_states.read(tmp_path)
 
 
 def begun(tmp_path: Path, *overrides: str) -> Manifest:
     market = MarketRecord(kind="synthetic", data=str(tmp_path / "cache" / "embedded-0123"))
     return Manifest.begin("one", Settings.load(overrides=overrides), market, 0.5, [1, 2, 3])
-
-
-def of_an_older_version(tmp_path: Path, *overrides: str) -> tuple[Path, Any]:
-    """A run as versions without checksums left it; the manifest's file and what it says."""
-    run = tmp_path / "one"
-    begun(tmp_path, *overrides).write(run)
-    (run / "manifest.backup.json").unlink()
-    (run / ".mtquant-run").unlink()
-    tree = json.loads((run / "manifest.json").read_text())
-    del tree["checksum"], tree["id"]
-    (run / "manifest.json").write_text(json.dumps(tree))
-    return run / "manifest.json", tree
 
 
 def test_a_manifest_carries_the_whole_of_the_settings(tmp_path: Path) -> None:
@@ -81,62 +68,11 @@ def test_a_manifest_carries_the_whole_of_the_settings(tmp_path: Path) -> None:
     }
 
 
-def test_a_run_of_an_older_version_takes_new_ways_to_look_at_it_from_the_defaults_and_nothing_else(
-    tmp_path: Path,
-) -> None:
-    path, tree = of_an_older_version(tmp_path)
-    del tree["settings"]["evaluation"]["explain"]
-    del tree["settings"]["tracking"]["fallback_seconds"]
-    tree["settings"]["tracking"]["attention_rows"] = 7
-    tree["settings"]["evaluation"]["plot"]["dpi"] = 77
-    path.write_text(json.dumps(tree))
-    back = Manifest.read(tmp_path / "one").load_settings()
-    assert back.evaluation.explain == Settings.load().evaluation.explain
-    assert back.evaluation.plot.dpi == 77
-    assert back.tracking == Settings.load(overrides=["tracking.attention_rows=7"]).tracking
-    del tree["settings"]["evaluation"]["plot"]["width_in"]
-    path.write_text(json.dumps(tree))
-    plot = Manifest.read(tmp_path / "one").load_settings().evaluation.plot
-    assert (plot.width_in, plot.dpi) == (Settings.load().evaluation.plot.width_in, 77), "at any depth"
-    del tree["settings"]["recipe"]["batch_size_final_factor"]
-    del tree["settings"]["sac"]["learning_starts_frac"]
-    path.write_text(json.dumps(tree))
-    idle = Manifest.read(tmp_path / "one").load_settings()
-    assert (idle.recipe.batch_size_final_factor, idle.sac.learning_starts_frac) == (1, 1), "what came later, as it was"
-    del tree["settings"]["resources"]["env_retries"], tree["settings"]["learner"]["max_parameter_abs"]
-    tree["settings"]["learner"]["max_skipped_updates"] = 7
-    path.write_text(json.dumps(tree))
-    guarded, today = Manifest.read(tmp_path / "one").load_settings(), Settings.load()
-    assert guarded.resources == today.resources
-    assert guarded.learner == today.learner.model_copy(update={"max_skipped_updates": 7})
-    del tree["settings"]["recipe"]["gae_lambda"]
-    path.write_text(json.dumps(tree))
-    with pytest.raises(ConfigError, match="gae_lambda"):
-        Manifest.read(tmp_path / "one").load_settings()
-
-
-@pytest.mark.parametrize(
-    ("overrides", "line"),
-    [
-        (("networks.names.meta=attention",), False),
-        (("networks.names.specialist=attention",), True),
-        (("networks.names.specialist=attention", "networks.linear_skip.specialist=false"), False),
-        ((), False),
-        (("networks.names={meta: attention, specialist: attention}",), None),
-    ],
-)
-def test_a_run_from_before_attention_had_a_straight_line_of_its_own_keeps_the_one_it_had(
-    tmp_path: Path, overrides: tuple[str, ...], line: bool | None
-) -> None:
-    path, tree = of_an_older_version(tmp_path, *overrides)
-    del tree["settings"]["networks"]["attention"]["linear_skip"]
-    path.write_text(json.dumps(tree))
-    back = Manifest.read(tmp_path / "one")
-    if line is None:
-        with pytest.raises(ConfigError, match=r"networks\.attention\.linear_skip"):
-            back.load_settings()
-    else:
-        assert back.load_settings().networks.attention.linear_skip is line
+def test_settings_that_a_manifest_lacks_are_named_and_not_guessed(tmp_path: Path) -> None:
+    manifest = begun(tmp_path)
+    del manifest.settings["recipe"]["gae_lambda"]
+    with pytest.raises(ConfigError, match=r"recipe\.gae_lambda: missing"):
+        manifest.load_settings()
 
 
 def test_a_folder_that_is_no_run_names_those_that_are(tmp_path: Path) -> None:

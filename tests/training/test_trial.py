@@ -13,13 +13,13 @@ from probes import TINY
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.training.curriculum.trial import PATIENCE, PHASE, RUN, TRIAL, PhaseTrial
 from mtquant_rllib.training.preparation import prepare
-from mtquant_rllib.training.records import checkpoints, states
+from mtquant_rllib.training.records import checkpoints, module_states
 from mtquant_rllib.training.records.checkpoints import Checkpoint
 from mtquant_rllib.training.records.manifest import Manifest, TrialRecord
-from mtquant_rllib.training.records.patience import StorageError
 from mtquant_rllib.training.reporting.result_files import Curves
-from mtquant_rllib.training.trial import PATIENCE, PHASE, RUN, TRIAL, PhaseTrial
+from mtquant_rllib.training.storage.retries import StorageError
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_nothing_is_made_at_the_place_of_a_run_that_is_away(run: Path) -> None:
     row = {"training_iteration": 1, TRIAL: "forex"}
     attempts: list[Callable[[], object]] = [
         lambda: checkpoints.write(run, place, index, lambda aside: pytest.fail("was written")),
-        lambda: states.write(run / "phase_1" / "modules" / "forex" / "last", {}, run=run),
+        lambda: module_states.write(run / "phase_1" / "modules" / "forex" / "last", {}, run=run),
         lambda: manifest.write(run),
         lambda: Curves(run, 1, 0.0)._write(run / "curves" / "phase_1_forex.csv", row, False),
     ]

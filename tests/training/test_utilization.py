@@ -15,10 +15,10 @@ from ray.tune.result import TIME_THIS_ITER_S
 from mtquant_rllib.config import Settings
 from mtquant_rllib.engine import process_use as uses
 from mtquant_rllib.engine.process_use import GpuUse, ProcessUse, process_use
+from mtquant_rllib.training.algorithm.utilization import Utilization, cpus_held
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.reporting.utilization_line import UtilizationLine
-from mtquant_rllib.training.utilization import Utilization, cpus_held
 
 
 def test_a_process_that_computes_uses_a_cpu_and_one_that_sleeps_none() -> None:

@@ -11,7 +11,7 @@ import yaml
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.training import WorkerType
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.training.node_watch import waits_for
+from mtquant_rllib.training.curriculum.node_callbacks import waits_for
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.placement.worker_types import startable, worker_types

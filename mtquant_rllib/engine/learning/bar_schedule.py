@@ -9,35 +9,40 @@ import torch
 from ray.rllib.core import COMPONENT_OPTIMIZER
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
+from mtquant_rllib.config.trial import TrialConfig
 from mtquant_rllib.engine.randomness import DROPOUT, pin_torch, seed_torch
 
 BARS = "bars"
 """Key of `timesteps`: bars sampled before this update's."""
-RATES, BASE_RATES = "learning_rates", "base_rates"
-"""Keys of `config.desk`: every module's rate, and RLlib's settings at the time that they were given."""
 DEFAULT = "default_optimizer"
 """RLlib's name of a module's only optimiser."""
 
 
+def kind_of(optimizer: str) -> str:
+    """`actor`, `critic` or `alpha`, by the name of one of SAC's optimisers: both critics have one rate."""
+    return optimizer.partition("_")[0]
+
+
 class FollowsBars(TorchLearner):
-    """`config.desk` names the schedule: budget_bars, learning_rate_final_frac and batch_size_final_factor, and the
-    rates at the start (`training.desk_config`)."""
+    """`trial` has the schedule: the budget, the rates at its start, how they and minibatches change over it."""
 
     # Always there once built; RLlib declares them optional, and does not know ours.
     config: Any
     _module: Any
 
     def build(self) -> None:
+        self.trial: TrialConfig = self.config.trial
         pin_torch()
         super().build()
 
     def first_rate(self, module_id: str, optimizer: str) -> float:
         """Rate at the start of the budget, as given to the module."""
-        return float(self.config.desk[RATES][module_id])
+        rates = self.trial.learning_rates[module_id]
+        return rates if isinstance(rates, float) else float(getattr(rates, kind_of(optimizer)))
 
     def rate_setting(self, optimizer: str) -> str:
-        """RLlib's setting that is this optimiser's rate: `critic_lr` is that of both critics."""
-        return "lr" if optimizer == DEFAULT else f"{optimizer.partition('_')[0]}_lr"
+        """RLlib's setting that is this optimiser's rate."""
+        return "lr" if optimizer == DEFAULT else f"{kind_of(optimizer)}_lr"
 
     def starting_rate(self, module_id: str, optimizer: str) -> float:
         """Rate at the start of the budget: the module's own override, or the rate given to it, in proportion to how
@@ -47,7 +52,7 @@ class FollowsBars(TorchLearner):
         if name in own:
             return float(own[name])
         now = getattr(self.config, name)
-        then = self.config.desk.get(BASE_RATES, {}).get(name, now)
+        then = self.trial.base_rates.get(name, now)
         return self.first_rate(module_id, optimizer) * (now / then)
 
     def register_adam(self, module_id: str, name: str, params: Sequence[Any], eps: float) -> None:
@@ -72,17 +77,17 @@ class FollowsBars(TorchLearner):
 
     def budget_done(self) -> float:
         """Share of the budget that was sampled before this update, in [0, 1]."""
-        return min(self._bars / self.config.desk["budget_bars"], 1.0)
+        return min(self._bars / self.trial.budget_bars, 1.0)
 
     def grown(self, rows: int) -> int:
         """A minibatch's rows by now, of so many at the start."""
-        return round(rows * (1.0 + (self.config.desk["batch_size_final_factor"] - 1.0) * self.budget_done()))
+        return round(rows * (1.0 + (self.trial.batch_size_final_factor - 1.0) * self.budget_done()))
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().before_gradient_based_update(timesteps=timesteps)
         self._bars = int(timesteps[BARS])
         seed_torch(self.config.seed or 0, self._bars, DROPOUT)
-        final = self.config.desk["learning_rate_final_frac"]
+        final = self.trial.learning_rate_final_frac
         share = final + (1.0 - final) * (1.0 - self.budget_done())
         for module_id in list(self.module.keys()):
             for full_name, optimizer in self.get_optimizers_for_module(module_id):

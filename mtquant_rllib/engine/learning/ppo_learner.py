@@ -39,8 +39,7 @@ from ray.rllib.utils.metrics import (
 )
 from torch import Tensor
 
-from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.config.training import LearnerConfig
+from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages, observed
 from mtquant_rllib.engine.learning.bar_schedule import DEFAULT, FollowsBars
 from mtquant_rllib.engine.learning.coefficients import KeepsCoefficients
@@ -58,7 +57,7 @@ SMALLEST_DEVIATION = 1e-4
 
 
 class BarSchedule(KeepsCoefficients, FollowsBars, PPOTorchLearner):
-    """What both engines' PPO learners add to RLlib's. `config.desk["learning_rates"]` names each module's rate."""
+    """What both engines' PPO learners add to RLlib's."""
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         self.register_adam(module_id, DEFAULT, self.get_parameters(self._module[module_id]), 1e-5)
@@ -92,11 +91,11 @@ class BatchedLearner(JoinedLearner, BarSchedule):
         if self.config.grad_clip is not None and self.config.grad_clip_by != "global_norm":
             raise ValueError(f"grad_clip_by = {self.config.grad_clip_by!r}: the batched engine clips by 'global_norm'")
         keepers: dict[str, Any] = {name: self.get_optimizers_for_module(name)[0][1] for name in learning}
-        options = LearnerConfig.model_validate(self.config.desk["learner"])
+        options = self.trial.learner
         self._watch = DivergenceWatch(learning, options, tells=self._peers.rank == 0)
-        context = self.config.env_config
-        self._settings = Settings.model_validate(context["settings"])
-        self._features = open_market({**context, "settings": self._settings}).features
+        environment = EnvironmentConfig.of(self.config.env_config)
+        self._settings = environment.settings
+        self._features = open_market(environment).features
         self._recalls: dict[tuple[tuple[str, ...], int | None], ObservationReconstruction] = {}
         self._learners = [
             StackLearner(stack, keepers, self._knobs_of(stack), self._peers.channel(), options)
@@ -222,9 +221,7 @@ class BatchedLearner(JoinedLearner, BarSchedule):
             learner.store(figures, self._watch.max_parameter_abs)
             return figures
 
-        beside = (
-            [job for job in jobs if job[0].network.draws_its_own] if self.config.desk["learner_threads"] > 1 else []
-        )
+        beside = [job for job in jobs if job[0].network.draws_its_own] if self.trial.learner_threads > 1 else []
         self._figures: dict[str, Figures] = {}
         with ThreadPoolExecutor(max(len(beside), 1)) as pool:
             running = [pool.submit(work, job) for job in beside]

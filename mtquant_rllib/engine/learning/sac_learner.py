@@ -18,9 +18,7 @@ from ray.rllib.core import ALL_MODULES
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED, NUM_ENV_STEPS_TRAINED_LIFETIME
 from torch import Tensor
 
-from mtquant_rllib.config.sac import SACConfig
-from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.config.training import LearnerConfig
+from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.engine.columns import Fragment
 from mtquant_rllib.engine.learning.bar_schedule import FollowsBars
 from mtquant_rllib.engine.learning.distributed import JoinedLearner
@@ -47,13 +45,14 @@ class _Steps(dict[str, bool]):
 
 
 class SACLearner(JoinedLearner, FollowsBars):
-    """See the module's docstring. `config.sac` holds `SACConfig` as a dictionary, `config.env_config` the market."""
+    """See the module's docstring."""
 
     def build(self) -> None:
         super().build()
-        config, self._sac = self.config, SACConfig.model_validate(self.config.sac)
+        config, sac, options = self.config, self.trial.sac, self.trial.learner
+        assert sac is not None
+        self._sac = sac
         learning = {name: self._module[name] for name in self._learning()}
-        options = LearnerConfig.model_validate(config.desk["learner"])
         self._watch = DivergenceWatch(learning, options, tells=self._peers.rank == 0)
         keepers: dict[str, Any] = {
             name: {key.removeprefix(f"{name}_"): item for key, item in self.get_optimizers_for_module(name)}
@@ -64,26 +63,26 @@ class SACLearner(JoinedLearner, FollowsBars):
                 group,
                 [learning[name] for name in group],
                 keepers,
-                tau=self._sac.tau,
-                grad_clip=self._sac.grad_clip,
-                action_penalty=self._sac.action_penalty,
+                tau=sac.tau,
+                grad_clip=sac.grad_clip,
+                action_penalty=sac.action_penalty,
                 options=options,
                 peers=self._peers,
             )
             for group in grouped(learning)
         ]
-        context = config.env_config
+        environment = EnvironmentConfig.of(config.env_config)
         self.replay = Replay(
-            Settings.model_validate(context["settings"]),
-            open_market(context).features,
+            environment.settings,
+            open_market(environment).features,
             learning=frozenset(learning),
             module_of=lambda agent: config.policy_mapping_fn(agent, None),
             n_envs=max(config.num_env_runners, 1) * config.num_envs_per_env_runner,
             envs_per_runner=config.num_envs_per_env_runner,
-            capacity_bars=self._sac.replay_bars,
-            n_steps=self._sac.n_steps,
+            capacity_bars=sac.replay_bars,
+            n_steps=sac.n_steps,
             gamma=config.gamma,
-            priorities=self._sac.priorities,
+            priorities=sac.priorities,
             seed=config.seed or 0,
         )
         self.gradient_steps = 0
@@ -104,10 +103,6 @@ class SACLearner(JoinedLearner, FollowsBars):
         }
         for name in OPTIMIZERS:
             self.register_adam(module_id, name, list(parts[name].parameters()), _ADAM_EPS)
-
-    def first_rate(self, module_id: str, optimizer: str) -> float:
-        kind = "critic" if optimizer in CRITICS else optimizer
-        return float(self.config.desk["learning_rates"][module_id][kind])
 
     # -- learning -----------------------------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ EVALUATION_SEED_OFFSET = 1_000_000
 
 
 class BatchedEnvRunner(BarRunner):
-    """See the module's docstring. `config.env_config` is what `env.multi_agent.desk_env` takes, plus a seed."""
+    """See the module's docstring."""
 
     def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
         torch.set_num_threads(1)
@@ -74,8 +74,8 @@ class BatchedEnvRunner(BarRunner):
             self._samplers = [
                 [self._sampler(level, part.desk) for level in part.levels] for part in self.env.domain_envs
             ]
-        floors = getattr(self.config, "desk", {}).get("sigma_floor_by_regime")
-        self._sigma_floor = None if floors is None else np.array(floors, dtype=np.float32)
+        sac = self.trial.sac
+        self._sigma_floor = None if sac is None else np.array(sac.sigma_floor.by_regime, dtype=np.float32)
         n_agents = 0 if self.env is None else len(self.env.settings.universe.agent_ids)
         self._returns = np.zeros((self.num_envs, n_agents))
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
@@ -86,14 +86,14 @@ class BatchedEnvRunner(BarRunner):
     # -- RLlib's seams ------------------------------------------------------------------------------------------------
 
     def make_env(self) -> None:
-        context = self.config.env_config
-        seed = int(context.get("seed", self.config.seed or 0))
+        own = self.environment_config
+        seed = (self.config.seed or 0) if own.seed is None else own.seed
         if self.config.in_evaluation:
             seed += EVALUATION_SEED_OFFSET
         self.num_envs = self.config.num_envs_per_env_runner
-        self.env = VectorEnv(context, self.num_envs, self.worker_index or 0, seed)
+        self.env = VectorEnv(own, self.num_envs, self.worker_index or 0, seed)
         self._needs_initial_reset = True
-        self._call_back("on_environment_created", env=self.env, env_context=EnvContext(context, 0))
+        self._call_back("on_environment_created", env=self.env, env_context=EnvContext(self.config.env_config, 0))
 
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
         if self.env is None:
@@ -129,7 +129,7 @@ class BatchedEnvRunner(BarRunner):
 
     def sample_surely(self, bars: int) -> list[Fragment]:
         """Sample, and where an environment fails sample the same bars again (`env_faults`)."""
-        most = self.config.env_config["settings"]["resources"]["env_retries"]
+        most = self.environment_config.settings.resources.env_retries
         fragments, self.env_faults = retried(self, lambda: self.sample(num_timesteps=bars), most)
         self.metrics.log_value(ENV_RETRIES, len(self.env_faults), reduce="sum")
         return fragments
@@ -349,7 +349,7 @@ class BatchedEnvRunner(BarRunner):
         to_train = self.config.policies_to_train
         learns = to_train if callable(to_train) else lambda name, _: to_train is None or name in to_train
         learning = np.array([bool(learns(name, None)) for name in modules])
-        exploring = learning | bool(getattr(self.config, "desk", {}).get("explore_frozen", False))
+        exploring = learning | self.trial.explore_frozen
         taught = any(self.module[name].policy.teaches for name, own in zip(modules, learning) if own)
         members = np.array([modules.index(name) for name in mapped])
         return GroupSampler(level, desk, modules, members, learning, exploring, taught)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.utils.typing import StateDict
 
+from mtquant_rllib.config.environment import EnvironmentConfig
+from mtquant_rllib.config.trial import TrialConfig
 from mtquant_rllib.engine.process_use import ProcessUse, process_use
 from mtquant_rllib.policies.fallbacks import FallbackWatch
 
@@ -58,9 +61,18 @@ class BarRunner(MultiAgentEnvRunner):
     """What the process had used before its first call: imports, and making environments and modules."""
     fallbacks: FallbackWatch
 
+    @cached_property
+    def environment_config(self) -> EnvironmentConfig:
+        return EnvironmentConfig.of(self.config.env_config)
+
+    @cached_property
+    def trial(self) -> TrialConfig:
+        trial: TrialConfig = self.config.trial
+        return trial
+
     def make_module(self) -> None:
         super().make_module()
-        self.fallbacks = FallbackWatch(self.config.env_config["settings"]["tracking"]["fallback_seconds"])
+        self.fallbacks = FallbackWatch(self.environment_config.settings.tracking.fallback_seconds)
         if self.module is not None:
             self.module.foreach_module(lambda _, module: module.eval())
             for name in list(self.module.keys()):

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.data import DeskData
@@ -37,8 +38,7 @@ class DomainEnvs:
 
 
 class VectorEnv:
-    """All environments of a runner. `config` is the plain dictionary that `env.multi_agent.desk_env` takes; phase 1
-    without a domain plays the domains in turn.
+    """All environments of a runner. Phase 1 without a domain plays the domains in turn.
 
     Attributes
     ----------
@@ -46,15 +46,12 @@ class VectorEnv:
         Bars completed by each environment since it was made or its counters were set, (B,).
     """
 
-    def __init__(self, config: Mapping[str, Any], n_envs: int, runner: int, seed: int) -> None:
-        settings = config["settings"]
-        self.settings = settings if isinstance(settings, Settings) else Settings.model_validate(settings)
-        universe, phase, domain = self.settings.universe, config["phase"], config.get("domain")
-        data = open_market({**config, "settings": self.settings})
-        played: Sequence[int | None] = (None,)
-        if phase == 1 and not universe.allocates:
-            names = [own.name for own in universe.domains]
-            played = range(universe.n_domains) if domain is None else [names.index(domain)]
+    def __init__(self, config: EnvironmentConfig, n_envs: int, runner: int, seed: int) -> None:
+        self.settings, phase = config.settings, config.phase
+        universe, data = self.settings.universe, open_market(config)
+        played: Sequence[int | None] = (config.domain_index,)
+        if phase == 1 and config.domain is None and not universe.allocates:
+            played = range(universe.n_domains)
         self.num_envs, self.runner, self.seed = n_envs, runner, seed
         self.stretches = data.stretches
         self.domain_envs = [DomainEnvs(self.settings, data, n_envs, phase, number) for number in played]

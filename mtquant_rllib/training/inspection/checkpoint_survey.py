@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.records import checkpoints, trust
+from mtquant_rllib.training.records import checkpoints, signatures
 from mtquant_rllib.training.records.checkpoints import Checkpoint, DamagedCheckpoint
 from mtquant_rllib.training.records.manifest import Manifest
 
@@ -57,7 +57,7 @@ def surveyed(
             yield Surveyed(path, None, str(damage).removeprefix(f"{path}").lstrip("/: "), False, False)
             continue
         own = (index.run, index.phase, index.trial) == (manifest.id, phase, trial)
-        yield Surveyed(path, index, None, own, key is not None and trust.is_ours(path, key))
+        yield Surveyed(path, index, None, own, key is not None and signatures.is_ours(path, key))
 
 
 def newest_whole(
@@ -71,6 +71,6 @@ def newest_whole(
 def _key() -> bytes | None:
     """This user's key; None where there is none yet. Looking at a run makes none."""
     try:
-        return trust.user_key() if trust.key_file().exists() else None
+        return signatures.user_key() if signatures.key_file().exists() else None
     except (RunError, OSError):
         return None

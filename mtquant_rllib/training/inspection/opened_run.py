@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, MtquantError, RunError
-from mtquant_rllib.training.phases import budget_bars, plan_phase
+from mtquant_rllib.training.curriculum.phases import budget_bars, plan_phase
 from mtquant_rllib.training.records.manifest import FILE, Manifest
 
 MALFORMED = (OSError, ValueError, ArithmeticError, AttributeError, KeyError, TypeError, RecursionError)

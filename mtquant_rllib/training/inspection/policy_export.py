@@ -14,8 +14,9 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.policies.exported import PolicyDocument, write_exported
 from mtquant_rllib.training.inspection.opened_run import opened
 from mtquant_rllib.training.inspection.run_verification import UNREADABLE
-from mtquant_rllib.training.records import durable, states
+from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import Manifest, versions
+from mtquant_rllib.training.storage import durable
 
 
 def export_policies(
@@ -43,7 +44,7 @@ def export_policies(
     manifest, settings = opened(run)
     phase = _done(run, manifest, phase)
     result = run / str(manifest.phase(phase).result)
-    hashes = states.index(result)["modules"]
+    hashes = module_states.index(result)["modules"]
     sharing, universe = settings.networks.sharing, settings.universe
     there = [agent for agent in universe.agent_ids if universe.policy_of(agent, sharing) in hashes]
     if missing := [agent for agent in agents or () if agent not in there]:
@@ -65,9 +66,9 @@ def export_policies(
     return document
 
 
-def _read(folder: Path, module: str) -> states.ModuleState:
+def _read(folder: Path, module: str) -> module_states.ModuleState:
     try:
-        return states.read(folder, [module])[module]
+        return module_states.read(folder, [module])[module]
     except UNREADABLE as error:
         raise RunError(f"{folder / module}.npz: cannot be read ({error}); the file is damaged") from None
 

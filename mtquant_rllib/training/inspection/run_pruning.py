@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mtquant_rllib.errors import ConfigError, MtquantError, RunError
+from mtquant_rllib.training.curriculum.phases import LAST, TrialPlan, at_bars, plan_phase
 from mtquant_rllib.training.inspection.checkpoint_survey import Surveyed, surveyed, trial_folder
 from mtquant_rllib.training.inspection.opened_run import opened
 from mtquant_rllib.training.inspection.run_overview import size_of
 from mtquant_rllib.training.inspection.run_verification import verify_states
-from mtquant_rllib.training.phases import LAST, TrialPlan, at_bars, plan_phase
-from mtquant_rllib.training.records import checkpoints, durable, holding, mirror, ownership, run_lock, states
+from mtquant_rllib.training.records import checkpoints, module_states, ownership
 from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.training.storage import durable, exclusive_access, mirror, run_lock
 
 _BARS = re.compile(r"bars_\d{9}")
 _TUNE = ("experiment_state-*.json", "basic-variant-state-*.json")
@@ -69,7 +70,7 @@ def prune_run(run: Path, *, keep: int | None = None, remove: bool = False) -> Pr
         raise RunError(f"{run}: {holder} trains this run at this moment, and removes old checkpoints itself")
     if not remove:
         return _plan(run, manifest, keep)
-    with holding.held(run, print):
+    with exclusive_access.held(run, print):
         plan = _plan(run, opened(run)[0], keep)
         for item in plan.removable:
             _remove(run, item)
@@ -156,8 +157,8 @@ def _plan_states(
     for path in sorted(folder.glob("bars_*")) if folder.is_dir() else ():
         if path.name in needed or not _BARS.fullmatch(path.name) or path.name > at_bars(reached):
             continue
-        if not (path / states.INDEX).is_file():
-            plan.left_alone.append(f"{path.relative_to(run)}: it has no {states.INDEX}")
+        if not (path / module_states.INDEX).is_file():
+            plan.left_alone.append(f"{path.relative_to(run)}: it has no {module_states.INDEX}")
         else:
             _add(plan, run, path, "module states that are neither best nor last")
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from mtquant_rllib.env.prepared_files import verify_prepared
 from mtquant_rllib.errors import MtquantError
+from mtquant_rllib.training.curriculum.phases import LAST, at_bars, plan_phase
 from mtquant_rllib.training.inspection.checkpoint_survey import Surveyed, surveyed, trial_folder
 from mtquant_rllib.training.inspection.opened_run import opened
-from mtquant_rllib.training.phases import LAST, at_bars, plan_phase
-from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.records.manifest_file import BACKUP, FILE
 
@@ -144,14 +144,14 @@ def verify_states(run: Path, name: str, cost: str = "") -> Iterator[Finding]:
     """One finding on a folder of module states, each compared with its hash. cost: what damage to it means."""
     folder = run / name
     try:
-        modules = states.index(folder)["modules"]
+        modules = module_states.index(folder)["modules"]
     except (MtquantError, *UNREADABLE) as error:
         yield Finding(name, False, _and_cost(_first_line(error).removeprefix(f"{folder}: "), cost))
         return
     damaged = []
     for module in modules:
         try:
-            states.read(folder, [module])
+            module_states.read(folder, [module])
         except (MtquantError, *UNREADABLE) as error:
             damaged.append(f"{module}.npz: {_first_line(error).removeprefix(f'{folder / module}.npz: ')}")
     if damaged:

@@ -27,11 +27,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.records import damage, durable, mirror, ownership
+from mtquant_rllib.training.records import damage_warnings, ownership
+from mtquant_rllib.training.storage import durable, mirror
 
 INDEX = ownership.CHECKPOINT_INDEX
 SIGNATURE = "signature.json"
-"""Written beside the index (`training.records.trust`)."""
+"""Written beside the index (`training.records.signatures`)."""
 FORMAT = 2
 _NAME = "checkpoint_"
 _ASIDE = "not_whole."
@@ -165,7 +166,7 @@ def _make_way(run: Path, final: Path, own: tuple[str, int, str]) -> None:
     if there and (not ownership.is_checkpoint_or_empty(final) or _whose(final) not in (None, own)):
         kept = durable.unused(final.with_name(f"{_ASIDE}{final.name}"))
         os.rename(final, kept)
-        damage.warn(f"{final}: this was no whole checkpoint of this project; it is kept as {kept.name}")
+        damage_warnings.warn(f"{final}: this was no whole checkpoint of this project; it is kept as {kept.name}")
     ownership.remove_own(final, run, ownership.is_checkpoint_or_empty)
 
 

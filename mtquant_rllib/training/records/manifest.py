@@ -26,11 +26,13 @@ from pydantic import (
 )
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.loader import merged, read_tree, validate
+from mtquant_rllib.config.environment import MarketRecipe
+from mtquant_rllib.config.loader import validate
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.records import durable, manifest_file, mirror, ownership
+from mtquant_rllib.training.records import manifest_file, ownership
 from mtquant_rllib.training.records.manifest_file import BACKUP, FILE, is_run
 from mtquant_rllib.training.records.path_names import FileName, InnerPath, Sha256, hidden_character, shown
+from mtquant_rllib.training.storage import durable, mirror
 from mtquant_rllib.version import VERSION
 
 __all__ = ["BACKUP", "FILE", "PHASES", "FrozenRecord", "Manifest", "MarketRecord", "PhaseRecord", "TrialRecord"]
@@ -70,9 +72,9 @@ class MarketRecord(_Record):
         return (self.bars and Path(self.bars)) or None, (self.macro and Path(self.macro)) or None
 
     @property
-    def recipe(self) -> dict[str, str | None]:
-        """What the arrays can be made of again, as plain values for an environment's configuration."""
-        return self.model_dump(include={"kind", "bars", "macro", "arrays", "content"})
+    def recipe(self) -> MarketRecipe:
+        """From what the arrays can be made again."""
+        return MarketRecipe(**self.model_dump(include=set(MarketRecipe.model_fields)))
 
     @model_validator(mode="before")
     @classmethod
@@ -219,7 +221,7 @@ class Manifest(_Record):
         if not run.is_dir():
             raise RunError(f"{run}: no such run folder{_others(run)}")
         try:
-            manifest = cls.model_validate(_completed(manifest_file.load(run, trust)))
+            manifest = cls.model_validate(manifest_file.load(run, trust))
         except FileNotFoundError:
             if ownership.identity(run) is not None:
                 raise RunError(
@@ -254,46 +256,6 @@ def _first_of(error: ValidationError) -> str:
 
 def phases_of(settings: Settings) -> tuple[int, ...]:
     return PHASES if settings.allocator is None else PHASES[:1]
-
-
-_WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
-    "recipe": {"batch_size_final_factor": 1.0},
-    "sac": {"learning_starts_frac": 1.0},
-}
-"""Settings that came after the first runs, at the values with which they change nothing."""
-_WITHOUT_PART = ("evaluation", "tracking", "checkpoints", "resources")
-"""Sections that shape no result. (Of `resources`, numbers of runners and learners do; every manifest has them.)"""
-_SAFEGUARDS: dict[str, tuple[str, ...]] = {"learner": ("max_skipped_updates", "max_parameter_abs")}
-"""Settings that came later and shape no result, but say when a trial gives up: an older run gets today's."""
-
-
-def _completed(tree: Any) -> Any:
-    """The manifest of an older version with today's defaults for settings that it did not know and that have no part
-    in a run's result; what shapes it is filled in only where it goes on shaping nothing."""
-    try:
-        settings, today = tree["settings"], read_tree("default.yaml")
-        known = {section: merged(today[section], settings.get(section, {})) for section in _WITHOUT_PART}
-        known |= {section: {**idle, **settings[section]} for section, idle in _WITHOUT_EFFECT.items()}
-        for section, names in _SAFEGUARDS.items():
-            known[section] = {**{name: today[section][name] for name in names}, **settings[section]}
-        known["networks"] = _with_own_line(settings)
-    except (KeyError, TypeError, AttributeError):
-        # No manifest at all, which the validation says better.
-        return tree
-    return {**{key: value for key, value in tree.items() if key != "cpus"}, "settings": {**settings, **known}}
-
-
-def _with_own_line(settings: Any) -> Any:
-    """`networks`, where the attention network's straight line was once that of the level it stood in. Levels that
-    differed in it cannot be said with one setting, and are left for the validation to refuse."""
-    networks, allocator = settings["networks"], settings.get("allocator")
-    if "linear_skip" in networks["attention"]:
-        return networks
-    levels = [name for name, network in networks["names"].items() if network == "attention"]
-    lines = {networks["linear_skip"][level] for level in levels} if allocator is None else {allocator["linear_skip"]}
-    if len(lines) > 1:
-        return networks
-    return {**networks, "attention": {**networks["attention"], "linear_skip": any(lines)}}
 
 
 def _others(run: Path) -> str:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.records import damage, durable
+from mtquant_rllib.training.records import damage_warnings
 from mtquant_rllib.training.records.path_names import shown
+from mtquant_rllib.training.storage import durable
 
 FILE = "manifest.json"
 BACKUP = "manifest.backup.json"
@@ -68,10 +69,10 @@ def load(run: Path, trust: bool = False) -> dict[str, Any]:
         return first.tree
     if first.state in ("changed", "unsigned"):
         if second.state == "whole" and second.tree == first.tree:
-            damage.warn(f"{run / FILE}: its checksum is damaged; {BACKUP}, which says the same, is used")
+            damage_warnings.warn(f"{run / FILE}: its checksum is damaged; {BACKUP}, which says the same, is used")
             return second.tree
         if trust:
-            damage.warn(f"{run / FILE}: {_changes(first, second)}; it is used as it is, on trust")
+            damage_warnings.warn(f"{run / FILE}: {_changes(first, second)}; it is used as it is, on trust")
             return first.tree
         cure = (
             f"put it back (cp {run / BACKUP} {run / FILE})"
@@ -83,7 +84,7 @@ def load(run: Path, trust: bool = False) -> dict[str, Any]:
             "is now with --trust"
         )
     if second.state == "whole" or (trust and second.state in ("changed", "unsigned")):
-        damage.warn(
+        damage_warnings.warn(
             f"{run / FILE}: {first.why}; {BACKUP} is used in its place, as of {second.tree.get('updated', 'unknown')}"
         )
         return second.tree

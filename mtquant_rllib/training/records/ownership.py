@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.records import durable
 from mtquant_rllib.training.records.manifest_file import BACKUP, FILE
 from mtquant_rllib.training.records.path_names import name_fault
+from mtquant_rllib.training.storage import durable
 
 REMOTE = "remote.json"
-"""Beside the working copy of a run in an object store (`records.mirror`): which store it is a copy of."""
+"""Beside the working copy of a run in an object store (`training.storage.mirror`): which store it is a copy of."""
 MARKER = ".mtquant-run"
 STATES_INDEX = "index.json"
 CHECKPOINT_INDEX = "checkpoint.json"

@@ -23,7 +23,7 @@ def run_path(name: str | Path) -> Path:
     """The folder of a run of this name, whether it is there or not.
 
     A `Path` does not remember a leading `./`; a text that has one is a path. Of a run in an object store it is the
-    working copy on this machine (`records.mirror`), brought to the state of the store.
+    working copy on this machine (`training.storage.mirror`), brought to the state of the store.
 
     Raises
     ------
@@ -41,14 +41,14 @@ def run_path(name: str | Path) -> Path:
     if ".." in parts:
         raise RunError(f"run {shown(text)}: a run is not named through ..; write the path out")
     if is_address(text):
-        from mtquant_rllib.training.records import mirror
+        from mtquant_rllib.training.storage import mirror
 
         return mirror.taken(text)
     path = on_disk(text, "a run")
     if (fault := name_fault(path.name or text)) is not None:
         raise RunError(f"run {shown(text)}: the run's name {fault}; {_EXAMPLE}")
     if (path.resolve().parent / REMOTE).is_file():
-        from mtquant_rllib.training.records import mirror
+        from mtquant_rllib.training.storage import mirror
 
         return mirror.taken_by_its_copy(path.resolve())
     if len(parts) == 1:

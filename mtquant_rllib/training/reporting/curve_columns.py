@@ -9,9 +9,9 @@ from ray.tune.result import TRAINING_ITERATION
 
 from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES
 from mtquant_rllib.engine.sampling.runner import REWARD_TERMS
-from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, SHARPE, VALIDATION
+from mtquant_rllib.training.algorithm.utilization import columns as system_columns
 from mtquant_rllib.training.reporting.fallback_lines import sampled_fallbacks
-from mtquant_rllib.training.utilization import columns as system_columns
+from mtquant_rllib.training.result_keys import BARS_LIFETIME, SHARPE, VALIDATION
 
 ITERATION = "iteration"
 

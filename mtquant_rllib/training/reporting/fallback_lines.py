@@ -18,8 +18,7 @@ from ray.tune import Callback
 from mtquant_rllib.engine.sampling.runner_base import FALLBACKS
 from mtquant_rllib.policies.fallbacks import told
 from mtquant_rllib.policies.regime_network import Fallback
-from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME
-from mtquant_rllib.training.phases import TRIAL
+from mtquant_rllib.training.result_keys import BARS_LIFETIME, TRIAL
 
 logger = logging.getLogger("mtquant_rllib.training")
 

@@ -15,7 +15,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from mtquant_rllib.config.evaluation import PlotConfig
-from mtquant_rllib.training.records import damage, durable
+from mtquant_rllib.training.records import damage_warnings
+from mtquant_rllib.training.storage import durable
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73")
 PICTURE = "learning_curves.png"
@@ -79,11 +80,11 @@ def _readable(source: Path) -> Iterator[tuple[float, float]]:
         # Damaged bytes spoil their own row, not the file.
         lines = source.read_bytes().decode("utf-8", errors="replace").split("\n")
     except (OSError, ValueError) as error:
-        damage.warn(f"{source}: this curve is left out of the picture: {error}")
+        damage_warnings.warn(f"{source}: this curve is left out of the picture: {error}")
         return
     header = lines[0].rstrip("\r").split(",")
     if not {BARS, SHARPE} <= set(header):
-        damage.warn(
+        damage_warnings.warn(
             f"{source}: this curve is left out of the picture: its first line does not name {BARS} and {SHARPE}"
         )
         return
@@ -102,4 +103,4 @@ def _readable(source: Path) -> Iterator[tuple[float, float]]:
             spoilt.append(f"line {number} ({error})")
     if spoilt:
         more = f" and {len(spoilt) - _LINES_NAMED} more" if len(spoilt) > _LINES_NAMED else ""
-        damage.warn(f"{source}: damaged, left out of the picture: {', '.join(spoilt[:_LINES_NAMED])}{more}")
+        damage_warnings.warn(f"{source}: damaged, left out of the picture: {', '.join(spoilt[:_LINES_NAMED])}{more}")

@@ -11,9 +11,8 @@ from typing import Any
 
 from ray.tune import Callback
 
-from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME, ENV_FAULTS, SHARPE, VALIDATION
-from mtquant_rllib.training.phases import TRIAL
-from mtquant_rllib.training.records.patience import TELL_EVERY_S, probe, reason
+from mtquant_rllib.training.result_keys import BARS_LIFETIME, ENV_FAULTS, SHARPE, TRIAL, VALIDATION
+from mtquant_rllib.training.storage.retries import TELL_EVERY_S, probe, reason
 
 logger = logging.getLogger("mtquant_rllib.training")
 

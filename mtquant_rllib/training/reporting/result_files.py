@@ -21,11 +21,11 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.logger.tensorboardx import TBXLoggerCallback
 from ray.tune.result import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE, TRAINING_ITERATION
 
-from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME
-from mtquant_rllib.training.phases import TRIAL
-from mtquant_rllib.training.records import durable, mirror, ownership
-from mtquant_rllib.training.records.patience import patiently
+from mtquant_rllib.training.records import ownership
 from mtquant_rllib.training.reporting.curve_columns import ITERATION, curve_row
+from mtquant_rllib.training.result_keys import BARS_LIFETIME, TRIAL
+from mtquant_rllib.training.storage import durable, mirror
+from mtquant_rllib.training.storage.retries import patiently
 
 
 def truncated_csv(text: str, key: str, first_lost: int) -> str:

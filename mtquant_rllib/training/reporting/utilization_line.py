@@ -12,7 +12,7 @@ from ray.tune import Callback
 from ray.tune.result import TIME_THIS_ITER_S
 
 from mtquant_rllib.training.placement.planner import Placement
-from mtquant_rllib.training.utilization import SYSTEM
+from mtquant_rllib.training.result_keys import SYSTEM
 
 PARTS = {"sampling_s": "sampling", "learning_s": "learning", "validation_s": "validation"}
 """Parts of an iteration, and what a person calls them."""

@@ -8,9 +8,8 @@ from typing import Any
 
 from ray.tune import Callback
 
-from mtquant_rllib.training.desk_algorithm import BARS_LIFETIME
-from mtquant_rllib.training.phases import TRIAL
 from mtquant_rllib.training.reporting.curve_columns import curve_row
+from mtquant_rllib.training.result_keys import BARS_LIFETIME, TRIAL
 
 
 class WandB(Callback):

@@ -25,9 +25,10 @@ from typing import Any
 import ray
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.records import durable, trust
+from mtquant_rllib.training.records import signatures
 from mtquant_rllib.training.session import processes
 from mtquant_rllib.training.session.processes import Process
+from mtquant_rllib.training.storage import durable
 
 logger = logging.getLogger("mtquant_rllib.training")
 
@@ -58,12 +59,12 @@ def record_session(run: Path, folder: Path) -> None:
 def write_record(run: Path, tree: dict[str, Any]) -> None:
     """Write a record, with this user's signature."""
     run.mkdir(parents=True, exist_ok=True)
-    signed = {**tree, SIGNATURE: _signature(tree, trust.user_key())}
+    signed = {**tree, SIGNATURE: _signature(tree, signatures.user_key())}
     durable.replace_file(run / FILE, json.dumps(signed, indent=1).encode())
 
 
 def _signature(tree: dict[str, Any], key: bytes) -> str:
-    return trust.code_of(json.dumps(tree, sort_keys=True).encode(), key)
+    return signatures.code_of(json.dumps(tree, sort_keys=True).encode(), key)
 
 
 def forget_session(run: Path) -> None:
@@ -135,7 +136,7 @@ def _read(path: Path) -> tuple[str, Process, Path, set[Process]] | None:
         if path.is_symlink():
             raise ValueError("it is a symbolic link")
         tree: Any = json.loads(path.read_text())
-        if not hmac.compare_digest(str(tree.pop(SIGNATURE, "")), _signature(tree, trust.user_key())):
+        if not hmac.compare_digest(str(tree.pop(SIGNATURE, "")), _signature(tree, signatures.user_key())):
             raise ValueError("it was not written by you")
         recorded = {Process(int(one["pid"]), int(one["start"])) for one in tree["processes"]}
         driver = Process(int(tree["driver"]["pid"]), int(tree["driver"]["start"]))

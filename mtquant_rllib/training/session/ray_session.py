@@ -6,7 +6,7 @@ killed driver leaves of it is ended by the run's next start (`ray_leftovers`).
 
 Secrets in the environment (credentials of a storage, a tracker's key) reach the processes of a session on this machine
 because they inherit the driver's environment; on a cluster, its nodes have their own. They are never put into Ray's
-runtime environments, which stand in Ray's logs (`ray_seams`).
+runtime environments, which stand in Ray's logs (`ray_internals`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from mtquant_rllib.env.data import CACHE_VARIABLE, cache_folder
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.placement.nodes import Node, listed
 from mtquant_rllib.training.placement.worker_types import startable, worker_types
-from mtquant_rllib.training.process_variables import PROCESS_VARIABLES
+from mtquant_rllib.training.session.process_variables import PROCESS_VARIABLES
+from mtquant_rllib.training.session.ray_internals import free_by_node, secrets_unsent, sent_to_trials
 from mtquant_rllib.training.session.ray_leftovers import end_leftovers, forget_session, record_session
-from mtquant_rllib.training.session.ray_seams import free_by_node, secrets_unsent, sent_to_trials
 from mtquant_rllib.training.session.ray_start import join_cluster, start_local
 from mtquant_rllib.training.session.ray_warnings import ray_warnings
 

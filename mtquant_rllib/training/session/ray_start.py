@@ -18,8 +18,8 @@ from ray._private import ray_constants
 
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.session import processes
+from mtquant_rllib.training.session.ray_internals import loopback, use_own_token
 from mtquant_rllib.training.session.ray_leftovers import END_SECONDS, ray_processes
-from mtquant_rllib.training.session.ray_seams import loopback, use_own_token
 
 ANSWER_SECONDS = 10
 """How long a cluster may take to answer. `ray.init` itself would try an address where nothing listens for a quarter of

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from broken_runs import mtquant
 
-from mtquant_rllib.training.records.trust import KEY_VARIABLE
+from mtquant_rllib.training.records.signatures import KEY_VARIABLE
 
 SETTINGS = [
     "embedded.train={paths: 2, years: 3}",

@@ -17,7 +17,7 @@ from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.evaluation.rollout import PolicyPlayer, new_desk, whole
 from mtquant_rllib.policies.exported import load_exported
 from mtquant_rllib.policies.registry import build_policy, network_configs
-from mtquant_rllib.training.records import states
+from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import Manifest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -30,7 +30,7 @@ def test_exported_policies_act_to_the_byte_as_the_run_s_own_on_the_validation_sp
     said(capsys, "export-policy", str(run), "--out", str(out))
     assert {path.suffix for path in out.iterdir()} == {".json", ".safetensors"}
     manifest, exported = Manifest.read(run), load_exported(out)
-    settings, own = manifest.load_settings(), states.read(run / "policies/phase_1")
+    settings, own = manifest.load_settings(), module_states.read(run / "policies/phase_1")
     configs = network_configs(settings)
     compared = dict.fromkeys(exported.document.agents, 0)
 
@@ -84,7 +84,7 @@ print(json.dumps(sums))
         [sys.executable, "-c", read, str(tmp_path / "out")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    own = states.read(run / "policies/phase_1")
+    own = module_states.read(run / "policies/phase_1")
     for module, sums in json.loads(done.stdout).items():
         policy = {key[7:]: array for key, array in own[module].items() if key.startswith("policy.")}
         assert sums == {key: float(np.abs(array.astype(np.float64)).sum()) for key, array in policy.items()}

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from broken_runs import BEFORE, NEWEST, cut, flip, said, tree_of, unfinish
 
-from mtquant_rllib.training.records import checkpoints, durable, states
+from mtquant_rllib.training.records import checkpoints, module_states
+from mtquant_rllib.training.storage import durable
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -49,7 +50,7 @@ def test_the_newest_whole_checkpoint_of_an_unfinished_trial_stays_whatever_is_as
     assert len(checkpoints.listed(run / "phase_1/commodities")) == 4, "none is whole, and one may be rescued"
     assert told.count("left alone: phase_1/commodities/") == 4
     best = checkpoints.read_index(run / "phase_1/equity" / BEFORE).result["best"]
-    assert states.read(run / f"phase_1/modules/equity/bars_{int(best['bars']):09d}")
+    assert module_states.read(run / f"phase_1/modules/equity/bars_{int(best['bars']):09d}")
 
 
 def test_pruning_leaves_alone_what_is_not_the_run_s_own(

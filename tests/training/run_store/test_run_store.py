@@ -14,7 +14,7 @@ from broken_runs import BEFORE, NEWEST, both_copies, cut, flip, mtquant, rewrite
 
 from mtquant_rllib.training.records import checkpoints
 from mtquant_rllib.training.records.manifest import Manifest
-from mtquant_rllib.training.records.trust import KEY_VARIABLE
+from mtquant_rllib.training.records.signatures import KEY_VARIABLE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -1,0 +1,49 @@
+"""What a trial adds to the configuration of an RLlib algorithm."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from mtquant_rllib.config.base import Count, Positive, Section
+from mtquant_rllib.config.sac import SACConfig, SACRates
+from mtquant_rllib.config.training import LearnerConfig
+
+
+class TrialConfig(Section):
+    """Set by `training(...)` of the desk's algorithm configurations, read as their `trial`.
+
+    budget_bars
+        Bars after which the trial is done. Learning rates and minibatches follow the share of it that was sampled.
+    validations
+        How many times, evenly over the budget, the policies are validated; 0 never.
+    patience, learning_rate_final_frac, batch_size_final_factor, explore_frozen, average_updates
+        As in `recipe`.
+    best_from_start
+        Whether the states that it starts from compete for "best on validation".
+    learner
+        Precision, checkpointing and compilation, and when a module counts as diverged.
+    learning_rates
+        Of each module at the start of the budget; with SAC those of actor, critics and alpha.
+    base_rates
+        RLlib's settings (`lr`, or `actor_lr`, `critic_lr`, `alpha_lr`) when `learning_rates` were given: a changed `lr`
+        changes every module's rate in proportion. RLlib's per-module overrides would do the same, but each copies the
+        copies made before it: with twelve modules a checkpoint then has 130 MB of configuration.
+    learner_threads
+        PPO: with more than one, stacks learn side by side, with the same result.
+    sac
+        SAC: its numbers.
+    """
+
+    budget_bars: Count
+    validations: int = Field(ge=0)
+    patience: Count | None
+    learning_rate_final_frac: float = Field(ge=0, le=1)
+    batch_size_final_factor: float = Field(ge=1)
+    explore_frozen: bool
+    average_updates: Count | None
+    best_from_start: bool
+    learner: LearnerConfig
+    learning_rates: dict[str, Positive | SACRates] = Field(default_factory=dict)
+    base_rates: dict[str, Positive] = Field(default_factory=dict)
+    learner_threads: Count = 1
+    sac: SACConfig | None = None

@@ -1,0 +1,60 @@
+"""Checks of what a run is placed on: the plan of every phase, and each node of a cluster from a process there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.doctor.findings import Finding, refused
+from mtquant_rllib.training.curriculum.phases import expect_trainable, plan_phase
+from mtquant_rllib.training.placement.nodes import Node
+from mtquant_rllib.training.placement.planner import placed
+from mtquant_rllib.training.records.manifest import phases_of
+from mtquant_rllib.training.session.node_checks import Seen, looked_at
+from mtquant_rllib.training.session.ray_session import overcommitted
+
+CLOCK_SECONDS = 2.0
+"""By how much a node's clock may differ: times in logs and records stand side by side."""
+
+
+def cpus(settings: Settings) -> Iterator[Finding]:
+    """A session of this machine hands out no more CPUs than there are."""
+    if (said := overcommitted(settings)) is not None:
+        yield Finding("cpus", "warning", said, "leave resources.cpus out for all that there are")
+
+
+def plan(settings: Settings, nodes: Sequence[Node]) -> Iterator[Finding]:
+    """What runs where in each phase. A fault that several phases have in common is told once."""
+    told: set[str] = set()
+    for phase in phases_of(settings):
+        trials = [trial.name for trial in plan_phase(settings, phase)]
+
+        def attempt(phase: int = phase, trials: Sequence[str] = tuple(trials)) -> Iterator[Finding]:
+            expect_trainable(settings, phase)
+            for line in placed(settings.resources, phase, trials, nodes).table():
+                yield Finding("plan", "ok", f"phase {phase} on {line}")
+
+        for finding in refused("plan", attempt):
+            if finding.level == "ok" or finding.said not in told:
+                yield finding
+            told.add(finding.said)
+
+
+def nodes(there: Sequence[Node], run: Path | str) -> Iterator[Finding]:
+    """Every node has this project in the same versions, sees the same folders or reaches the object store, and tells
+    the same time. A prepared market is sent to nodes that lack it: the cache may be their own."""
+    # A node has a working folder of its own: what it is asked for is written out.
+    found = looked_at(there, [], address=run) if isinstance(run, str) else looked_at(there, [run.absolute()])
+    for node in there:
+        yield from told(node, found[str(node.id)])
+
+
+def told(node: Node, seen: Seen) -> Iterator[Finding]:
+    for fault in seen.faults:
+        yield Finding("node", "failed", f"{node}: {fault.said}", fault.cure)
+    if seen.clock_off_s > CLOCK_SECONDS:
+        off = f"{node}: its clock is {seen.clock_off_s:.0f} s off"
+        yield Finding("node", "warning", off, "run NTP (chrony) on every node")
+    if not seen.faults:
+        yield Finding("node", "ok", f"{node}: versions, storage and clock are those of this machine")

@@ -1,0 +1,1 @@
+"""The curriculum: phases, their trials under Tune, and how a run is started and resumed."""

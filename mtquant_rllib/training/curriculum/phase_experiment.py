@@ -1,0 +1,340 @@
+"""One phase as a Tune experiment: its trials side by side, each going on from its newest whole checkpoint.
+
+Every stretch of a run starts a new experiment in the phase's folder and never reads Tune's records of the one before:
+what is finished, and where the rest goes on, stands in the trials' checkpoints. So the settings of a stretch are those
+that it was started with, its count of failures begins at none, and a record that Tune was killed while writing costs
+nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import RunError, TrainingFailed
+from mtquant_rllib.training.algorithm.building import build_config
+from mtquant_rllib.training.curriculum.attempt import Stretch
+from mtquant_rllib.training.curriculum.node_callbacks import LostNodes, SessionLost, Waiting
+from mtquant_rllib.training.curriculum.phases import TrialPlan, expect_trainable
+from mtquant_rllib.training.curriculum.resumption import resumable
+from mtquant_rllib.training.curriculum.trial import (
+    ADDRESS,
+    LEFT_OUT,
+    NODES,
+    PATIENCE,
+    PHASE,
+    RESOURCES,
+    RESUMABLE,
+    RUN,
+    STRETCH,
+    PhaseTrial,
+)
+from mtquant_rllib.training.inspection.checkpoint_survey import newest_whole
+from mtquant_rllib.training.placement.planner import Placement, placed
+from mtquant_rllib.training.records import ownership, signatures
+from mtquant_rllib.training.records.checkpoints import INDEX, SIGNATURE
+from mtquant_rllib.training.reporting.fallback_lines import FallbackLines
+from mtquant_rllib.training.reporting.progress import Progress
+from mtquant_rllib.training.reporting.result_files import (
+    Curves,
+    ProgressCSV,
+    ResultJson,
+    TensorBoard,
+)
+from mtquant_rllib.training.reporting.utilization_line import UtilizationLine
+from mtquant_rllib.training.reporting.wandb_tracker import WandB
+from mtquant_rllib.training.result_keys import FAILURE, TRIAL
+from mtquant_rllib.training.session.autoscaling import wait_for_nodes
+from mtquant_rllib.training.session.interruption import Interruption
+from mtquant_rllib.training.session.ray_internals import results_forgotten
+from mtquant_rllib.training.storage import mirror, retries
+
+logger = logging.getLogger("mtquant_rllib.training")
+
+AGAIN_S = 2.0
+"""Before an experiment begins anew on storage that was away."""
+
+
+class StorageAway(Exception):
+    """What the operating system said of it."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(retries.reason(error))
+        named = Path(str(error.filename)).parent if error.filename else None
+        self.folders = {named} if named is not None and named.is_dir() else set[Path]()
+
+
+def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[str, Any]]:
+    """Train the phase's trials to their end; `desk_algorithm.summary` of each.
+
+    Raises
+    ------
+    ConfigError
+        When a setting cannot be honoured, before anything starts.
+    RunError
+        When checkpoints are damaged or were written by somebody else.
+    TrainingFailed
+        When a trial failed for good, or storage stayed away.
+    Interrupted
+        When a signal asked for an end.
+    """
+    manifest = stretch.manifest
+    settings, record = manifest.load_settings(), manifest.phase(phase)
+    patience_s = settings.checkpoints.storage_patience_seconds
+    reached, stalled_since = 0, None
+    while True:
+        signatures.user_key()  # made, or refused, before anything starts
+        ownership.refuse_links(stretch.run, record.experiment)
+        _fetched(stretch, record.experiment, patience_s)
+        found = {plan.name: resumable(stretch, plan) for plan in plans}
+        for name, trial in found.items():
+            if trial.newest is not None and not trial.newest.finished:
+                stretch.tell(f"phase {phase} {name}: goes on from {trial.names[0]}, {trial.newest.bars:,} bars")
+        left = [plan for plan in plans if not found[plan.name].finished]
+        if not left:
+            break
+        bars = sum(trial.newest.bars for trial in found.values() if trial.newest is not None)
+        if bars > reached:
+            reached, stalled_since = bars, None
+        placement = _placed(stretch, settings, phase, [plan.name for plan in left])
+        for plan in left:
+            build_config(plan, manifest, placement.resources)
+        for line in placement.table():
+            stretch.tell(f"phase {phase} on {line}")
+        if placement.resources.gpus and not torch.backends.cuda.is_built():
+            stretch.tell(
+                f"phase {phase}: torch {torch.__version__} is built without CUDA and learns on CPUs; on every node: "
+                "pip install torch for its CUDA (https://pytorch.org/get-started/locally)"
+            )
+        config: dict[str, Any] = {
+            RUN: str(stretch.run),
+            ADDRESS: mirror.address_of_run(stretch.run),
+            PHASE: phase,
+            STRETCH: secrets.token_hex(8),
+            RESUMABLE: {plan.name: found[plan.name].names for plan in left},
+            RESOURCES: asdict(placement.resources),
+            NODES: {plan.name: placement.nodes_of(plan.name) for plan in left},
+            LEFT_OUT: stretch.readiness.left_out(),
+            PATIENCE: patience_s,
+        }
+        mirror.begin_stretch(stretch.run, config[STRETCH])
+        try:
+            if _fit(stretch, settings, record.experiment, config, placement):
+                break
+        except StorageAway as away:
+            stalled_since = stalled_since or time.monotonic()
+            if time.monotonic() - stalled_since > patience_s:
+                raise TrainingFailed(
+                    f"phase {phase} got no further for {patience_s:g} seconds: {away}; carry it on with "
+                    f"`mtquant resume {stretch.name}`"
+                ) from away
+            stretch.tell(f"storage: {away}; waiting for it")
+            for folder in {stretch.run, *away.folders}:
+                retries.patiently(partial(retries.probe, folder), str(folder), patience_s)
+            retries.patiently(partial(mirror.probed, stretch.run), stretch.name, patience_s)
+            time.sleep(AGAIN_S)
+    _fetched(stretch, record.experiment, patience_s)
+    return {plan.name: _end_of(stretch, plan) for plan in plans}
+
+
+def _fetched(stretch: Stretch, experiment: str, patience_s: float) -> None:
+    """Bring what trials on nodes with another copy of the run wrote."""
+    fetch = partial(mirror.fetched, stretch.run / experiment)
+    retries.patiently(fetch, f"{stretch.name}/{experiment}", patience_s, action="read")
+
+
+def check(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> None:
+    """Raises ConfigError when the phase's trials cannot be placed or trained as the settings want it: before the
+    manifest has these settings."""
+    settings = stretch.manifest.load_settings()
+    expect_trainable(settings, phase)
+    nodes = [*stretch.nodes(), *stretch.machines.startable()]
+    placed(settings.resources, phase, [plan.name for plan in plans], nodes)
+
+
+def _placed(stretch: Stretch, settings: Settings, phase: int, trials: list[str]) -> Placement:
+    """The trials on the nodes there are, and on those that the autoscaler has started for them."""
+    resources, nodes = settings.resources, stretch.nodes()
+    wanted = placed(resources, phase, trials, [*nodes, *stretch.machines.startable()])
+    missing = wanted.to_be_started()
+    if not missing:
+        return wanted
+
+    def stop() -> None:
+        stretch.interruption.raise_if_asked(f"carry it on with `mtquant resume {stretch.name}`")
+
+    started = wait_for_nodes(
+        stretch.machines.nodes,
+        [*nodes, *missing],
+        resources.worker_start_seconds,
+        lambda text: stretch.tell(f"phase {phase} {text}"),
+        stop,
+    )
+    if not started:
+        stretch.tell(
+            f"phase {phase} begins on what there is: not all nodes were started within resources.worker_start_seconds "
+            f"= {resources.worker_start_seconds:g}"
+        )
+    return placed(resources, phase, trials, stretch.nodes())
+
+
+def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str, Any], placement: Placement) -> bool:
+    """Run the experiment. False when it has to begin anew: a node that trials were bound to is gone.
+
+    Raises
+    ------
+    StorageAway
+        When storage went away under Tune itself: the run's, or that of Ray's sessions.
+    """
+    # The signals are answered here (`interruption`).
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    keep = settings.checkpoints
+    stretch.interruption.begin_anew()
+    tuner = tune.Tuner(
+        PhaseTrial,
+        param_space={**config, TRIAL: tune.grid_search(list(config[NODES]))},
+        tune_config=tune.TuneConfig(
+            trial_name_creator=_name_of,
+            trial_dirname_creator=_name_of,
+            max_concurrent_trials=placement.side_by_side,
+        ),
+        run_config=tune.RunConfig(
+            name=experiment,
+            storage_path=str(stretch.run),
+            stop=stretch.interruption,
+            failure_config=tune.FailureConfig(max_failures=keep.max_failures),
+            # How many are kept is the trial's own business: Tune knows those of this stretch alone.
+            checkpoint_config=tune.CheckpointConfig(
+                num_to_keep=None, checkpoint_frequency=keep.every_updates, checkpoint_at_end=True
+            ),
+            callbacks=_callbacks(stretch, settings, config[PHASE], placement),
+            verbose=0,
+        ),
+    )
+    try:
+        with results_forgotten():
+            grid = tuner.fit()
+    except SessionLost as error:
+        raise TrainingFailed(
+            f"phase {config[PHASE]}: {error}; carry it on with `mtquant resume {stretch.name}`"
+        ) from error
+    except Exception as error:
+        trouble = _storage_error(error)
+        if trouble is None:
+            raise
+        raise StorageAway(trouble) from error
+    results = [grid[number] for number in range(len(grid))]
+    for result in results:
+        if result.metrics and FAILURE in result.metrics:
+            raise TrainingFailed(
+                f"phase {config[PHASE]} {result.metrics[TRIAL]}: {result.metrics[FAILURE]}; its newest checkpoint is "
+                "the last good one"
+            )
+    failed = [result for result in results if result.error is not None]
+    if failed:
+        name = Path(failed[0].path).name
+        raise TrainingFailed(
+            f"phase {config[PHASE]} {name} failed: {_last_line(failed[0].error)}\n  its folder: {failed[0].path}\n"
+            f"  once the cause is gone: mtquant resume {stretch.name}"
+        )
+    return not stretch.interruption.node_lost
+
+
+def _storage_error(error: BaseException | None) -> OSError | None:
+    """The operating system's error behind an exception, if that is what it comes from."""
+    while error is not None:
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _callbacks(stretch: Stretch, settings: Settings, phase: int, placement: Placement) -> list[tune.Callback]:
+    run, tracking, waits = stretch.run, settings.tracking, settings.checkpoints.storage_patience_seconds
+    watchers: list[tune.Callback] = [
+        Signing(run / stretch.manifest.phase(phase).experiment),
+        Ends(stretch.interruption),
+        LostNodes(phase, placement, stretch.machines, stretch.interruption, stretch.tell),
+        Waiting(phase, placement, stretch.machines, stretch.tell),
+        Curves(run, phase, waits),
+        Progress(run, phase, tracking.progress_seconds),
+        FallbackLines(phase, tracking.fallback_seconds),
+        UtilizationLine(phase, placement, tracking.gpu_percent_wanted, stretch.tell),
+        ProgressCSV(waits),
+        ResultJson(waits),
+        TensorBoard(waits),
+    ]
+    if tracking.wandb:
+        watchers.append(WandB(run, stretch.manifest.id or run.name, phase, tracking.wandb_project))
+    return watchers
+
+
+class Signing(tune.Callback):
+    """Signs every checkpoint that a trial of this stretch reports and could not sign where it ran."""
+
+    def __init__(self, experiment: Path) -> None:
+        self._experiment = experiment
+
+    def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
+        # The key is read each time: an attribute would be pickled into Tune's records.
+        path, key = self._experiment / trial.config[TRIAL] / Path(checkpoint.path).name, signatures.user_key()
+        if path.exists():
+            if not signatures.is_ours(path, key):
+                signatures.sign(path, key)
+                mirror.sent(path / SIGNATURE)
+        elif (index := mirror.read(path / INDEX)) is not None:
+            # It lies in the object store alone, and on the node that wrote it.
+            mirror.write(path / SIGNATURE, signatures.signature_of(index, key))
+
+
+class Ends(tune.Callback):
+    """Tells the interruption which trials run no more."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._interruption.ended(trial.trial_id)
+
+    on_trial_error = on_trial_recover = on_trial_complete
+
+
+def _end_of(stretch: Stretch, plan: TrialPlan) -> dict[str, Any]:
+    """The summary of a trial that is finished.
+
+    Raises
+    ------
+    Interrupted, RunError
+        When it is not.
+    """
+    resume = f"carry it on with `mtquant resume {stretch.name}`"
+    found = newest_whole(stretch.run, stretch.manifest, plan.phase, plan.name, indexes_alone=True)
+    newest = found.index if found is not None else None
+    if newest is not None and newest.finished:
+        return newest.result
+    bars = newest.bars if newest is not None else 0
+    budget = stretch.manifest.phase(plan.phase).trials[plan.name].budget_bars
+    where = (
+        f"phase {plan.phase} {plan.name} has a checkpoint at {bars:,} of {budget:,} bars" if bars else "no bars lost"
+    )
+    stretch.interruption.raise_if_asked(f"{where}; {resume}")
+    raise RunError(f"phase {plan.phase} {plan.name} was stopped after {bars:,} of {budget:,} bars; {resume}")
+
+
+def _name_of(trial: Any) -> str:
+    return str(trial.config[TRIAL])
+
+
+def _last_line(error: BaseException | None) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else repr(error)

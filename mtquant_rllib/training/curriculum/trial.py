@@ -1,0 +1,246 @@
+"""The Tune trainable of every trial: an RLlib algorithm that goes on from its newest whole checkpoint.
+
+Its Tune configuration says where the run is and which trial this is; the rest stands in the run's manifest. The
+algorithm is an attribute, not a base class, so that a checkpoint is one of `DeskPPO` or `DeskSAC`, which
+`Algorithm.from_checkpoint` opens anywhere, and knows nothing of the run that wrote it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import PlacementGroupFactory
+
+# Tune's class trainables return this from `save` and get it handed back in `restore`; there is no public name for it.
+# tests/training/test_ray_internals.py would notice a change.
+from ray.tune.trainable.trainable import _TrainingResult
+
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.training.algorithm.building import build_config
+from mtquant_rllib.training.algorithm.desk_algorithm import DeskAlgorithm, summary
+from mtquant_rllib.training.curriculum.phases import TrialPlan, plan_named
+from mtquant_rllib.training.placement.planner import TrialResources
+from mtquant_rllib.training.records import checkpoints, module_states, signatures
+from mtquant_rllib.training.records.checkpoints import Checkpoint, DamagedCheckpoint
+from mtquant_rllib.training.records.manifest import Manifest, versions
+from mtquant_rllib.training.reporting.curve_columns import curve_row
+from mtquant_rllib.training.result_keys import BARS_LIFETIME, TRIAL
+from mtquant_rllib.training.storage import mirror
+from mtquant_rllib.training.storage.retries import patiently
+
+logger = logging.getLogger(__name__)
+
+NODE_ID = "ray.io/node-id"
+"""Ray's label of every node, with its id."""
+
+RUN, PHASE, ADDRESS = "run", "phase", "address"
+"""Keys of the run's folder, of the phase, and of the run's address where it lies in an object store."""
+RESUMABLE = "checkpoints"
+"""Key of the names of the checkpoints, by trial and newest first, that the trial may go on from."""
+STRETCH = "stretch"
+"""Key of the random word of this stretch of the run: checkpoints that bear it may be gone on from too."""
+PATIENCE = "storage_patience_seconds"
+"""Key of how long a trial waits, when it starts, for the run's folder to be there."""
+RESOURCES, NODES, LEFT_OUT = "resources", "nodes", "left_out"
+"""Keys of what a trial asks for, of the nodes of its processes by trial, None for any node, and of those that no
+process may run on."""
+
+
+class PhaseTrial(tune.Trainable):
+    """config: {"run": folder, "phase": 1 | 2 | 3, "trial": name, "checkpoints": {name: [...]},
+    "resources": a TrialResources as a dictionary, "nodes": {name: [id, ...]}, "left_out": [id, ...],
+    "storage_patience_seconds": seconds}."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Read what the trial is. Its algorithm, with processes of its own, is built by the first call that needs it:
+        an actor that fails in its constructor, while processes that it started are not up, never ends (Ray waits for
+        their answers), and Tune with it."""
+        patience_s = config.get(PATIENCE, 0.0)
+        address, stretch = config.get(ADDRESS), config.get(STRETCH, "")
+        if address is None:
+            self.run = Path(config[RUN])
+            _await_folder(self.run, patience_s)
+        else:
+            self.run = patiently(partial(mirror.joined, address, stretch), address, patience_s, action="read")
+        self.manifest = Manifest.read(self.run)
+        settings = self.manifest.load_settings()
+        self.plan: TrialPlan = plan_named(settings, config[PHASE], config[TRIAL])
+        self.keeping = settings.checkpoints
+        self.record = self.manifest.phase(self.plan.phase)
+        self.folder = self.run / self.record.experiment / self.plan.name
+        self._stretch = stretch
+        for place in (self.folder, self.run / self.plan.folder, self.run / (self.record.start or self.plan.folder)):
+            patiently(partial(mirror.fetched, place), str(place), patience_s, action="read")
+        named = config.get(RESUMABLE, {}).get(self.plan.name, [])
+        self._begin_from = [self.folder / name for name in named]
+        """What the stretch began with, newest first. What it wrote since is gone on from where Tune names it: of a
+        checkpoint that Tune has not heard of, the curves lack the result."""
+        self._whole = [path for path in checkpoints.listed(self.folder) if path.name in named or self._wrote(path)]
+        """Checkpoints that are taken to be whole, newest first; `keep` of them stay."""
+        self._built: DeskAlgorithm | None = None
+
+    @property
+    def algorithm(self) -> DeskAlgorithm:
+        """The trial's algorithm, where the newest whole checkpoint left it that the stretch began with, or the one that
+        Tune named (`restore`)."""
+        return self._built or self._build(self._begin_from)
+
+    def _build(self, candidates: list[Path]) -> DeskAlgorithm:
+        """An algorithm that goes on from the first of these checkpoints that is whole, or without any from the phase's
+        beginning.
+
+        Raises
+        ------
+        RunError
+            When there are candidates and none is whole: a trial never begins again unasked.
+        """
+        algorithm_config: Any = build_config(self.plan, self.manifest, TrialResources(**self.config[RESOURCES]))
+        self._built = built = algorithm_config.algo_class(config=algorithm_config, storage=self._storage)
+        built.module_folder, built.run_folder = self.run / self.plan.folder, self.run
+        built.storage_patience_s = self.keeping.storage_patience_seconds
+        newest = self._newest(candidates)
+        if newest is not None:
+            self._load(*newest)
+        elif candidates:
+            raise RunError(
+                f"phase {self.plan.phase} {self.plan.name}: none of the checkpoints that it was to go on from is "
+                "whole any more; bring a copy back and resume"
+            )
+        elif self.record.start is not None:
+            built.load_modules(module_states.read(self.run / self.record.start))
+        return built
+
+    def _wrote(self, path: Path) -> bool:
+        """Whether this stretch of the run wrote a checkpoint of this trial."""
+        try:
+            index = checkpoints.read_index(path)
+        except DamagedCheckpoint:
+            return False
+        own = (index.run, index.phase, index.trial) == (self.manifest.id, self.plan.phase, self.plan.name)
+        return own and bool(self._stretch) and index.stretch == self._stretch
+
+    def step(self) -> dict[str, Any]:
+        result = dict(self.algorithm.train())
+        # The whole configuration, with all settings, would stand beside every result.
+        result["config"] = self.config
+        return {**result, TRIAL: self.plan.name}
+
+    def cleanup(self) -> None:
+        if ray.get_runtime_context().get_actor_id() is not None:
+            # A learner that waits for one that died would keep this process, and its share of the machine, for as long.
+            end = threading.Timer(self.keeping.stop_grace_seconds, os._exit, (0,))
+            end.daemon = True
+            end.start()
+        if self._built is not None:
+            self._built.stop()
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def save(self, checkpoint_dir: str | None = None) -> _TrainingResult:
+        """Write a checkpoint into the trial's folder, whole and synced; see `training.records.checkpoints`.
+
+        Tune's own way copies file by file into the final folder, where a kill leaves half of one.
+        """
+        result: dict[str, Any] = self._last_result or {}
+        if self.algorithm.failure is not None:
+            # Tune takes this for "no checkpoint": the one before stays the newest.
+            nothing: Any = None
+            return _TrainingResult(checkpoint=nothing, metrics=_brief(result))
+        index = Checkpoint(
+            run=self.manifest.id or "",
+            phase=self.plan.phase,
+            trial=self.plan.name,
+            iteration=self.iteration,
+            bars=self.algorithm.bars_sampled,
+            stretch=self._stretch,
+            finished=self.algorithm.finished,
+            result=summary(self.algorithm, result),
+            row={name: str(value) for name, value in curve_row(result).items()} if result else {},
+            seconds=self._time_total,
+            versions=versions(),
+        )
+        path = patiently(
+            lambda: checkpoints.write(
+                self.run, self.folder, index, self.algorithm.save_to_path, signatures.sign_where_keyed
+            ),
+            f"the checkpoint {self.folder / index.name}",
+            self.keeping.storage_patience_seconds,
+        )
+        self._whole = [path, *(one for one in self._whole if one != path)]
+        try:
+            checkpoints.prune(self.run, self.folder, self._whole, self.keeping.keep)
+        except OSError as error:
+            logger.warning("an old checkpoint was not removed: %s", error)
+        self._whole = self._whole[: self.keeping.keep]
+        return _TrainingResult(checkpoint=tune.Checkpoint.from_directory(str(path)), metrics=_brief(result))
+
+    def restore(self, checkpoint_path: Any) -> None:
+        """Go on from the checkpoint that Tune names, or where it is damaged, from the one before. Tune calls this when
+        it starts a trial again."""
+        checkpoint = getattr(checkpoint_path, "checkpoint", checkpoint_path)
+        # By its name: on another node the run's working copy may lie elsewhere.
+        named = self.folder / Path(getattr(checkpoint, "path", checkpoint)).name
+        candidates = [named, *(path for path in self._whole if path != named)]
+        if self._built is None:
+            self._build(candidates)
+            return
+        newest = self._newest(candidates)
+        if newest is None:
+            raise RunError(f"{named}: this checkpoint is damaged or gone, and so is every one before it")
+        if newest[1].iteration != self.iteration:
+            self._load(*newest)
+
+    def load_checkpoint(self, checkpoint_dir: Any) -> None:
+        self.algorithm.restore_from_path(checkpoint_dir)
+
+    def _newest(self, candidates: list[Path]) -> tuple[Path, Checkpoint] | None:
+        for path in candidates:
+            try:
+                return path, checkpoints.verify(path)
+            except DamagedCheckpoint as damage:
+                logger.warning("%s; the checkpoint before is used", damage)
+                self._whole = [one for one in self._whole if one != path]
+        return None
+
+    def _load(self, path: Path, index: Checkpoint) -> None:
+        metrics = {"training_iteration": index.iteration, "time_total_s": index.seconds}
+        super().restore(_TrainingResult(checkpoint=tune.Checkpoint.from_directory(str(path)), metrics=metrics))
+
+    # -- resources ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
+        asked = TrialResources(**config[RESOURCES])
+        resources = Manifest.read(Path(config[RUN])).load_settings().resources
+        gpus = {"GPU": asked.gpus} if asked.gpus else {}
+        runners = [{"CPU": asked.runner_cpus}] * resources.runners
+        learners = [{"CPU": asked.learner_cpus, **gpus}] * resources.learners
+        bundles = [{"CPU": asked.cpus, **({} if learners else gpus)}, *runners, *learners]
+        nodes = config[NODES].get(config[TRIAL]) or [None] * len(bundles)
+        left_out = config.get(LEFT_OUT, [])
+        if not any(nodes) and not left_out:
+            return PlacementGroupFactory(bundles)
+        elsewhere = {NODE_ID: f"!in({','.join(left_out)})"} if left_out else {}
+        selectors = [elsewhere if node is None else {NODE_ID: node} for node in nodes]
+        return PlacementGroupFactory(bundles, bundle_label_selector=selectors)
+
+
+def _brief(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What Tune remembers of a checkpoint. It remembers all of them: with whole results, of 80 kB each, the driver
+    would grow by as much with every update."""
+    return {key: result[key] for key in ("training_iteration", "time_total_s", BARS_LIFETIME, TRIAL) if key in result}
+
+
+def _await_folder(run: Path, patience_s: float) -> None:
+    """Wait for a run's folder that is away, as when a trial is started again while its storage is. A node on which not
+    even the folder of runs is there does not share it, and no waiting would help."""
+    if run.parent.is_dir():
+        patiently(partial(os.stat, run), str(run), patience_s, action="found")

@@ -1,0 +1,161 @@
+"""Evaluating a run: its policies and the baselines on the same bars, costs and risk rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.config.loader import apply_overrides, validate
+from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.evaluation import rollout
+from mtquant_rllib.evaluation.baselines import weight_rules
+from mtquant_rllib.evaluation.plots import plot_equity
+from mtquant_rllib.evaluation.record import Record
+from mtquant_rllib.evaluation.regime_report import ByRegime, by_regime, write_by_regime
+from mtquant_rllib.evaluation.report import EvaluationReport, build_report
+from mtquant_rllib.evaluation.report_output import write_report
+from mtquant_rllib.evaluation.reward_terms import TermLog, Terms, write_terms
+from mtquant_rllib.policies.fallbacks import Counts
+from mtquant_rllib.training.preparation import prepare, restored
+from mtquant_rllib.training.records import module_states
+from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.training.records.ownership import within
+from mtquant_rllib.training.records.run_names import existing_run
+from mtquant_rllib.training.storage import mirror
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The report, and the files it was written to: json, books, parts, picture, fallbacks, regimes.
+
+    records: what every book did, bar by bar, in the report's order. fallbacks: who took the decisions of the run's
+    attention networks; empty where it has none. terms: what the terms of an allocator's reward would have paid every
+    book; empty for the desk.
+    """
+
+    report: EvaluationReport
+    files: Mapping[str, Path]
+    fallbacks: Counts
+    records: Sequence[Record]
+    regimes: ByRegime
+    terms: Terms
+
+
+def last_done(manifest: Manifest, run: Path) -> int:
+    """The last phase whose policies the run has. Raises RunError when there is none."""
+    for phase in sorted(map(int, manifest.phases), reverse=True):
+        result = manifest.phase(phase).result
+        if manifest.phase(phase).status == "done" and result is not None and module_states.exists(run / result):
+            return phase
+    raise RunError(f"{run}: no phase of this run is done yet; carry it on with `mtquant resume {run}`")
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run's policies after a phase, and the split on which they are looked at."""
+
+    run: Path
+    phase: int
+    settings: Settings
+    data: DeskData
+    states: Mapping[str, module_states.ModuleState]
+    facts: Mapping[str, Any]
+    seed: int
+    folder: Path
+    """The prepared market."""
+
+
+def open_run(
+    run: Path,
+    split: str,
+    *,
+    phase: int | None = None,
+    settings: Settings | None = None,
+    overrides: Sequence[str] = (),
+) -> OpenRun:
+    """Parameters as of `evaluate_run`.
+
+    Raises
+    ------
+    RunError
+        When the folder is no run, or the phase is not done or none of the run's.
+    """
+    run = existing_run(run).resolve()
+    manifest = Manifest.read(run)
+    own = settings is None and not overrides
+    if settings is None:
+        settings = validate(Settings, apply_overrides(manifest.settings, overrides), str(run))
+    phase = last_done(manifest, run) if phase is None else phase
+    if str(phase) not in manifest.phases:
+        raise RunError(f"{run}: there is no phase {phase} in this run; its phases are {', '.join(manifest.phases)}")
+    folder = manifest.phase(phase).result
+    if folder is None:
+        raise RunError(f"{run}: phase {phase} is not done; the last that is done is phase {last_done(manifest, run)}")
+    mirror.market_brought(run, manifest.market.data)
+    market = restored(settings, manifest.market) if own else prepare(settings, *manifest.market.files)
+    facts = {
+        "run": run.name,
+        "phase": phase,
+        "split": split,
+        "seed": manifest.seed,
+        "market": manifest.market.bars or f"embedded ({settings.embedded.variant})",
+    }
+    prepared = Path(market.data)
+    data = DeskData.open(prepared, split)
+    return OpenRun(run, phase, settings, data, module_states.read(run / folder), facts, manifest.seed, prepared)
+
+
+def evaluate_run(
+    run: Path,
+    *,
+    split: str = "test",
+    episodes: int | None = None,
+    phase: int | None = None,
+    settings: Settings | None = None,
+    overrides: Sequence[str] = (),
+) -> Assessment:
+    """Play the run's policies and every baseline over a split and write the comparison into `RUN/evaluation/SPLIT`.
+
+    Parameters
+    ----------
+    episodes
+        This many episodes from random starts instead of the whole split once from end to end.
+    phase
+        The policies after this phase; by default after the last that is done. After phase 1 there is no meta-controller
+        yet: every domain has the same allocation, at full appetite.
+    settings, overrides
+        Other settings than the run's, or changes to them: other costs, say. The market is then prepared again.
+    """
+    opened = open_run(run, split, phase=phase, settings=settings, overrides=overrides)
+    settings, data, facts = opened.settings, opened.data, opened.facts
+    if episodes is None:
+        draws = rollout.whole(data.stretches)
+    else:
+        draws = rollout.random_starts(data.stretches, settings.desk.episode.bars, episodes, opened.seed)
+    player = rollout.policy_player(settings, opened.states, equal_allocation=opened.phase == 1)
+    closes = rollout.closes_of(data)
+    rules = {name: rollout.RulePlayer(rule, closes) for name, rule in weight_rules(settings).items()}
+    records, terms = [], {}
+    books: dict[str, rollout.Player] = {rollout.subject_of(settings): player, **rules}
+    for name, book in books.items():
+        log = None if settings.allocator is None else TermLog()
+        records.append(rollout.play(settings, data, book, draws, name=name, facts=facts, on_bar=log))
+        if log is not None:
+            terms[name] = log.figures(records[-1])
+    report = build_report(records, settings)
+    regimes = by_regime(records, data, draws)
+    out = within(opened.run, opened.run / "evaluation" / split)
+    files = dict(write_report(report, out))
+    title = f"{opened.run.name}, {split}"
+    files["picture"] = plot_equity(records, out / "equity.png", settings.evaluation.plot, title)
+    files["fallbacks"] = out / "fallbacks.json"
+    files["fallbacks"].write_text(json.dumps(player.fallbacks, indent=1) + "\n")
+    files["regimes"] = write_by_regime(regimes, out / "regimes.csv")
+    if terms:
+        files["reward_terms"] = write_terms(terms, out / "reward_terms.csv")
+    return Assessment(report, files, player.fallbacks, records, regimes, terms)

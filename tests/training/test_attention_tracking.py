@@ -1,0 +1,165 @@
+"""What attention networks look at reaches every tracker at every validation, of a run as a person starts it."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.evaluation.regime_figures import regime_figures
+from mtquant_rllib.features.regimes import Regime
+from mtquant_rllib.policies.registry import build_policy, network_configs
+from mtquant_rllib.training.algorithm.attention_tracking import attending
+from mtquant_rllib.training.algorithm.validation import make_validator
+from mtquant_rllib.training.preparation import prepare
+from mtquant_rllib.training.records import module_states
+from mtquant_rllib.training.reporting.wandb_tracker import WandB
+
+SMALL = (
+    "embedded.train={paths: 1, years: 3}",
+    "embedded.validation={paths: 2, years: 3}",
+    "embedded.test={paths: 1, years: 3}",
+    "desk.episode.bars=50",
+    "networks.attention.width=16",
+    "networks.attention.heads=2",
+    "networks.attention.classifier.hidden=[8]",
+    "networks.attention.policy_heads.hidden=8",
+)
+ATTENTION = ("attention_entropy", "attention_diversity", "attention_focus")
+CLASSIFIER = (
+    "classifier_confidence",
+    "classifier_transitions",
+    "classifier_agreement",
+    *(f"classifier_share_{regime.name.lower()}" for regime in Regime),
+)
+DETECTOR = ("regime_transitions", "regime_confidence", *(f"regime_share_{regime.name.lower()}" for regime in Regime))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_curves_progress_and_tensorboard_hold_attention_and_regimes_at_each_validation(tmp_path: Path) -> None:
+    settings = (
+        *SMALL,
+        "networks.names.specialist=attention",
+        "networks.attention.mixture.min_confidence=1.0",
+        "recipe.environments=4",
+        "recipe.validations=4",
+        "resources.cpus=2",
+        "tracking.attention_rows=100",
+    )
+    run = tmp_path / "run"
+    words = [word for override in settings for word in ("--set", override)]
+    command = [sys.executable, "-m", "mtquant_rllib.cli", "train", "--phase", "1", "--run", str(run)]
+    env = {**os.environ, "MTQUANT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--budget-scale", "0.0008", *words], env=env, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+    rows = rows_of(run / "curves" / "phase_1_forex.csv")
+    agent = "forex_specialist"
+    named = [f"validation/{agent}/{name}" for name in (*ATTENTION, *CLASSIFIER)] + [f"validation/{n}" for n in DETECTOR]
+    for row in rows:
+        for name in named:
+            assert math.isfinite(float(row[name])), name
+        shares = [float(row[f"validation/{agent}/classifier_share_{regime.name.lower()}"]) for regime in Regime]
+        assert sum(shares) == pytest.approx(1)
+        # Under a confidence that nothing reaches, the global head takes every decision there is: one a bar.
+        assert int(row[f"{agent}/sampled_none"]) == 0
+        assert int(row[f"{agent}/sampled_unsure"]) > 0
+        assert float(row[f"validation/{agent}/fallback_unsure"]) == 1
+    assert sum(int(row[f"{agent}/sampled_unsure"]) for row in rows) == int(rows[-1]["bars"]) == 400
+    validated = {row["validation_bars"]: row[f"validation/{agent}/attention_entropy"] for row in rows}
+    assert len(validated) >= 3
+    assert len(set(validated.values())) == len(validated), "figures move as the network learns"
+
+    progress = rows_of(run / "phase_1" / "forex" / "progress.csv")
+    assert [row[named[0]] for row in progress] == [row[named[0]] for row in rows]
+    events = b"".join(path.read_bytes() for path in (run / "phase_1" / "forex").glob("events.out.tfevents*"))
+    for name in (*named, f"env_runners/fallbacks/{agent}/unsure"):
+        assert name.encode() in events, name
+    log = (run / "run.log").read_text()
+    assert "phase 1 forex, bar" in log
+    assert f"{agent}: in " in log
+    assert "(unsure: no regime is likely enough)" in log
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(overrides, phase, domain) -> figures of fresh policies, and the validation split."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def validate(*overrides: str, phase: int = 3, domain: str | None = None) -> tuple[dict[str, float], DeskData]:
+        settings = Settings.load(overrides=[*SMALL, *overrides])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MTQUANT_CACHE", str(cache))
+            data = prepare(settings, None, None).data
+        modules = {
+            name: {
+                f"policy.{key}": value
+                for key, value in module_states.as_arrays(build_policy(config).state_dict()).items()
+            }
+            for name, config in network_configs(settings).items()
+        }
+        judge = make_validator({"settings": settings, "data": data, "phase": phase, "domain": domain})
+        return dict(judge(modules)), DeskData.open(Path(data), "validation")
+
+    return validate
+
+
+def test_regimes_tracked_are_those_of_the_bars_that_were_played(validated: Any) -> None:
+    figures, data = validated("networks.names.meta=attention", "tracking.attention_rows=100000")
+    labels = np.concatenate([np.asarray(data.features.regime)[s.start : s.stop - 1] for s in data.stretches])
+    expected = regime_figures(labels).shares
+    found = [figures[f"regime_share_{regime.name.lower()}"] for regime in Regime]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert {f"meta_controller/{name}" for name in (*ATTENTION, *CLASSIFIER)} <= set(figures)
+    assert not any(name.startswith("forex_specialist") for name in figures)
+
+
+def test_only_agents_that_play_and_attend_are_looked_into(validated: Any) -> None:
+    everywhere = [f"networks.names.{level}=attention" for level in ("meta", "specialist", "instrument")]
+    figures, _ = validated(*everywhere, "tracking.attention_rows=50", phase=1, domain="equity")
+    agents = {name.split("/")[0] for name in figures if "/" in name}
+    assert agents == {"equity_specialist", *Settings.load().universe.domain_named("equity").symbols}
+    assert attending(Settings.load()) == []
+    plain, _ = validated()
+    assert not any("/" in name or name.startswith("regime") for name in plain)
+    silent, _ = validated("networks.names.meta=attention", "tracking.attention_rows=0")
+    assert set(silent) == set(plain)
+
+
+def test_weights_and_biases_get_the_same_row_over_bars(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    logged: list[tuple[dict[str, Any], int]] = []
+    fake = SimpleNamespace(
+        init=lambda **kwargs: SimpleNamespace(log=lambda row, step: logged.append((row, step)), finish=lambda: None),
+        Settings=lambda **kwargs: None,
+    )
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    result = {
+        "training_iteration": 1,
+        "bars_sampled_lifetime": 640,
+        **dict.fromkeys(("bars_per_s", "sampling_bars_per_s", "sampling_s", "learning_s", "validation_s"), 1.0),
+        "validation": {"sharpe": 0.5, "meta_controller/attention_entropy": 0.9, "regime_share_bull": 0.25},
+        "best": {"sharpe": 0.5},
+    }
+    WandB(tmp_path, "0123", 2, "mtquant").on_trial_result(1, [], SimpleNamespace(config={"trial": "desk"}), result)
+    ((row, step),) = logged
+    assert step == 640
+    assert row["validation/meta_controller/attention_entropy"] == 0.9
+    assert row["validation/regime_share_bull"] == 0.25
