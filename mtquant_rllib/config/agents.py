@@ -22,7 +22,8 @@ class SpecialistConfig(Section):
         Widths that the domain's features and an instrument's block are expected to have; None for whatever the layout
         comes to.
     type
-        The design document's class name. There is one class for all domains: it is taken, and nothing reads it.
+        The design document's class name, which has to be that of the domain (`ForexSpecialist`): there is one class for
+        all of them, made by their rows.
     """
 
     instruments: tuple[str, ...]

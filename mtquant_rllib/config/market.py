@@ -141,12 +141,6 @@ class SplitsConfig(Section):
         return self
 
 
-class WalkForwardConfig(Section):
-    folds: Count
-    first_train_frac: Fraction
-    expanding: bool
-
-
 class MarketConfig(Section):
     timezone: Timezone
     files: dict[str, FileOptions]
@@ -160,7 +154,6 @@ class MarketConfig(Section):
     repair: RepairConfig
     quality: QualityConfig
     splits: SplitsConfig
-    walk_forward: WalkForwardConfig
 
     @cached_property
     def clock(self) -> tuple[ZoneInfo, float]:

@@ -139,6 +139,9 @@ class Settings(Section):
     def _every_traded_symbol_has_a_row_and_one_specialist(self) -> Settings:
         owner: dict[str, str] = {}
         for name, row in self.specialists.items():
+            written = f"{''.join(part.capitalize() for part in name.split('_'))}Specialist"
+            if row.type not in (None, written):
+                raise ValueError(f"specialists.{name}.type = {row.type}: expected {written}, or nothing")
             for symbol in row.instruments:
                 if symbol not in self.symbols:
                     raise ValueError(f"specialists.{name} trades {symbol}, which has no row under symbols")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.config.market import SplitsConfig, WalkForwardConfig
+from mtquant_rllib.config.market import SplitsConfig
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.bars import MarketData
 
@@ -32,15 +32,6 @@ class Split:
     def of(self, market: MarketData) -> MarketData:
         """The rows themselves, as views."""
         return market.rows(self.start, self.stop)
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One step of a walk forward: learn on `train`, choose on `validation`, look once at `test`."""
-
-    train: Split
-    validation: Split
-    test: Split
 
 
 def cut(edges: tuple[int, int, int, int], purge_bars: int, embargo_bars: int) -> tuple[Split, Split, Split]:
@@ -75,18 +66,3 @@ def time_splits(market: MarketData, config: SplitsConfig) -> dict[str, Split]:
         edges = (0, first, second, n)
     train, validation, test = cut(edges, config.purge_bars, config.embargo_bars)
     return {split.name: split for split in (train, validation, test)}
-
-
-def walk_forward(n_rows: int, config: WalkForwardConfig, splits: SplitsConfig) -> list[Fold]:
-    """Folds that march through time; together their tests cover the end of the history once, without overlap.
-
-    The rows after `first_train_frac` are cut into folds + 1 equal blocks; fold k validates on block k, tests on block
-    k + 1 and trains on everything before (expanding) or on as many rows as the first fold had (rolling).
-    """
-    first = round(config.first_train_frac * n_rows)
-    edges = np.linspace(first, n_rows, config.folds + 2).round().astype(int)
-    folds = []
-    for k in range(config.folds):
-        start = 0 if config.expanding else int(edges[k]) - first
-        folds.append(Fold(*cut((start, *map(int, edges[k : k + 3])), splits.purge_bars, splits.embargo_bars)))  # type: ignore[arg-type]
-    return folds

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.bars import MarketData
-from mtquant_rllib.market.splits import cut, time_splits, walk_forward
+from mtquant_rllib.market.splits import cut, time_splits
 
 SETTINGS = Settings.load()
 
@@ -70,26 +68,3 @@ def test_splits_do_not_overlap_and_respect_the_gap(a: int, b: int, c: int, purge
     assert train.start == 0
     assert test.stop == a + b + c
     assert min(len(train), len(validation), len(test)) > 0
-
-
-@given(st.integers(1000, 6000), st.integers(1, 8), st.floats(0.2, 0.6), st.booleans())
-def test_walk_forward_moves_on_without_looking_back_into_a_test(
-    n: int, folds: int, frac: float, expanding: bool
-) -> None:
-    config = SETTINGS.market.walk_forward.model_copy(
-        update={"folds": folds, "first_train_frac": frac, "expanding": expanding}
-    )
-    splits = SETTINGS.market.splits
-    walk = walk_forward(n, config, splits)
-    gap = splits.purge_bars + splits.embargo_bars
-    assert len(walk) == folds
-    assert walk[-1].test.stop == n
-    for fold in walk:
-        assert 0 <= fold.train.start < fold.train.stop
-        assert fold.validation.start - fold.train.stop == gap
-        assert fold.test.start - fold.validation.stop == gap
-        assert (fold.train.start == 0) == (expanding or fold is walk[0])
-    for before, after in pairwise(walk):
-        assert before.test.stop + splits.embargo_bars <= after.test.start
-        # What was a test becomes validation, then training: never the other way.
-        assert after.validation.start == before.test.start
