@@ -54,6 +54,9 @@ class AgentGroup:
         Ids, in the universe's order.
     turn
         When it decides within a bar: groups of one turn decide side by side, and see what earlier turns have decided.
+    first_phase
+        Of the curriculum: it learns there with those of the same first phase, is absent before, and frozen after until
+        the last phase, in which all learn.
     domain
         Index of the domain that it belongs to; None for a group of all.
     observation
@@ -77,6 +80,7 @@ class AgentGroup:
     name: str
     agents: tuple[str, ...]
     turn: int
+    first_phase: int
     domain: int | None
     observation: Layout
     state_groups: tuple[str, ...]
@@ -93,6 +97,13 @@ class AgentGroup:
         parts = [self.observation[name] for name in self.state_groups]
         columns = [np.arange(part.start, part.stop) for part in parts]
         return np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
+
+    def agents_in(self, universe: Universe, domain: int | None) -> tuple[str, ...]:
+        """Those of its agents that play where one domain does; all of them where every domain does (None)."""
+        if domain is None or self.domain == domain:
+            return self.agents
+        own = universe.domains[domain].symbols if self.domain is None else ()
+        return tuple(agent for agent in self.agents if agent in own)
 
 
 def agent_groups(settings: Settings) -> tuple[AgentGroup, ...]:
@@ -139,6 +150,7 @@ def _meta_controller(settings: Settings) -> AgentGroup:
         name=META,
         agents=(META,),
         turn=0,
+        first_phase=2,
         domain=None,
         observation=seen,
         state_groups=("portfolio", "specialists"),
@@ -176,6 +188,7 @@ def _specialist(settings: Settings, number: int) -> AgentGroup:
         name=domain.specialist,
         agents=(domain.specialist,),
         turn=1,
+        first_phase=1,
         domain=number,
         observation=layout.specialist_layout(domain, settings),
         state_groups=("state",),
@@ -205,6 +218,7 @@ def _instruments(settings: Settings) -> AgentGroup:
         name=INSTRUMENTS,
         agents=settings.universe.symbols,
         turn=2,
+        first_phase=1,
         domain=None,
         observation=layout.instrument_layout(settings),
         state_groups=("state",),
@@ -234,6 +248,7 @@ def _allocator(settings: Settings) -> AgentGroup:
         name=ALLOCATOR,
         agents=(ALLOCATOR,),
         turn=0,
+        first_phase=1,
         domain=None,
         observation=layout.allocator_layout(symbols),
         state_groups=(),

@@ -188,7 +188,7 @@ class CheckpointsConfig(Section):
     keep
         How many of a trial's checkpoints are kept, the newest ones.
     max_failures
-        How often a trial that fails is started again from its newest checkpoint, in one stretch of a run.
+        How often a trial that fails is started again from its newest checkpoint, in one attempt of a run.
     storage_patience_seconds
         How long a write waits for storage that is full or away before the run stops.
     stop_grace_seconds

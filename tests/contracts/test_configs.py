@@ -46,7 +46,7 @@ def test_a_wrong_key_or_value_is_refused_with_what_was_meant(override: str, hint
         (["networks.attention.heads=7"], "networks.attention: value error, width 256 must be a multiple of heads 7"),
         (["allocator.assets=[EURUSD, EURUSD]"], "allocator: value error, assets: an asset stands twice"),
         (["allocator.assets=[SPX500, XAUUSD, BTCUSD]"], "value error, allocator.assets: no specialist trades BTCUSD"),
-        (["specialists.forex.type=EquitySpecialist"], "value error, specialists.forex.type = EquitySpecialist: expected"),
+        (["specialists.forex.type=Equity"], "value error, specialists.forex.type = Equity: expected ForexSpecialist"),
     ],
 )
 def test_a_section_that_contradicts_itself_is_named_and_not_printed(overrides: list[str], said: str) -> None:

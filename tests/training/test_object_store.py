@@ -182,7 +182,7 @@ def test_what_another_node_wrote_replaces_what_is_here(
 ) -> None:
     mirror.sent(checkpoint(run, 1, b"here"))
     machine(monkeypatch, tmp_path, 2)
-    other = mirror.joined(ADDRESS, "stretch")
+    other = mirror.joined(ADDRESS, "attempt")
     assert not (other / "phase_1").exists()
     assert Manifest.read(other).name == "x", "what makes it a run is there at once"
     mirror.fetched(other / "phase_1" / "forex")
@@ -197,11 +197,11 @@ def test_what_another_node_wrote_replaces_what_is_here(
 
 def test_the_drivers_own_machine_joins_in_the_drivers_copy(run: Path) -> None:
     (run / "run.log").write_text("not sent yet\n")
-    mirror.begin_stretch(run, "stretch")
-    assert mirror.joined(ADDRESS, "stretch") == run
+    mirror.begin_attempt(run, "attempt")
+    assert mirror.joined(ADDRESS, "attempt") == run
     assert (run / "run.log").exists()
-    mirror.joined(ADDRESS, "another stretch")
-    assert not (run / "run.log").exists(), "of an earlier stretch, and not what the store has"
+    mirror.joined(ADDRESS, "another attempt")
+    assert not (run / "run.log").exists(), "of an earlier attempt, and not what the store has"
 
 
 def test_states_and_manifests_are_sent_as_they_are_written(run: Path, store: Store) -> None:

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,13 @@ from probes import TINY
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.curriculum.trial import PATIENCE, PHASE, RUN, TRIAL, PhaseTrial
+from mtquant_rllib.training.curriculum.trial import PhaseTrial, TrialContext
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.records import checkpoints, module_states
 from mtquant_rllib.training.records.checkpoints import Checkpoint
 from mtquant_rllib.training.records.manifest import Manifest, TrialRecord
 from mtquant_rllib.training.reporting.result_files import Curves
+from mtquant_rllib.training.result_keys import TRIAL
 from mtquant_rllib.training.storage.retries import StorageError
 
 
@@ -33,7 +35,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def started(run: Path, patience_s: float) -> PhaseTrial:
-    return PhaseTrial({RUN: str(run), PHASE: 1, TRIAL: "forex", PATIENCE: patience_s})
+    return PhaseTrial(asdict(TrialContext(str(run), 1, "forex", storage_patience_seconds=patience_s)))
 
 
 def test_a_trial_waits_for_its_runs_folder(run: Path) -> None:

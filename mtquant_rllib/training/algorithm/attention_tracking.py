@@ -32,10 +32,10 @@ class TrackedDecisions:
         The states that are validated; agents whose module is not among them are left alone.
     draws
         What is played, side by side.
+    phase
+        Of the policies: groups of later ones decide nothing yet.
     domain
         The one that plays, None where all do.
-    without_meta
-        Nobody asks the meta-controller.
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class TrackedDecisions:
         modules: Mapping[str, Mapping[str, Any]],
         draws: Sequence[EpisodeDraw],
         *,
+        phase: int,
         domain: int | None,
-        without_meta: bool,
     ) -> None:
         universe = settings.universe
         self._settings, self._modules, self._draws = settings, modules, draws
@@ -53,8 +53,7 @@ class TrackedDecisions:
         bars = np.mean([draw.stop - draw.start for draw in draws])
         for agent in attending(settings):
             group = group_of(settings, agent)
-            allocates = group.action_map == "allocation"
-            plays = not without_meta if allocates else domain is None or _domain_of(settings, agent) == domain
+            plays = group.first_phase <= phase and agent in group.agents_in(universe, domain)
             if plays and universe.policy_of(agent, settings.networks.sharing) in modules:
                 count = settings.tracking.attention_rows * group.every_bars / bars
                 chosen = np.linspace(0, len(draws) - 1, int(np.clip(count, 1, len(draws)))).round().astype(int)
@@ -83,10 +82,3 @@ def attending(settings: Settings) -> list[str]:
     if not settings.tracking.attention_rows:
         return []
     return [agent for agent, network in network_names(settings).items() if network == ATTENTION]
-
-
-def _domain_of(settings: Settings, agent: str) -> int:
-    universe = settings.universe
-    if agent in universe.specialists:
-        return universe.specialists.index(agent)
-    return int(universe.domain_of[universe.symbols.index(agent)])

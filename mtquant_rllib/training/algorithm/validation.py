@@ -36,7 +36,7 @@ def make_validator(env_config: Mapping[str, Any]) -> Validator:
     draws = pieces(held.stretches, tree.desk.episode.bars)
 
     def validate(modules: Mapping[str, ModuleState]) -> Mapping[str, float]:
-        tracked = TrackedDecisions(tree, modules, draws, domain=index, without_meta=phase == 1)
+        tracked = TrackedDecisions(tree, modules, draws, phase=phase, domain=index)
         player = policy_player(tree, modules, domain=index, equal_allocation=phase == 1, on_decision=tracked)
         record = play(tree, held, player, draws, name="validation")
         figures = {**pooled_figures(record), **tracked.figures(held, record)}

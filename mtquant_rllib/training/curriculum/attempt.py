@@ -1,4 +1,4 @@
-"""What one stretch of a run is started with: from `train` or `resume` to its end or interruption."""
+"""What one attempt of a run is started with: from `train` or `resume` to its end or interruption."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """What one stretch of a run is started with, for all its phases."""
+class Attempt:
+    """What one attempt of a run is started with, for all its phases."""
 
     run: Path
     manifest: Manifest

@@ -1,4 +1,4 @@
-"""Settings that may change between two stretches of one run, and those that may not."""
+"""Settings that may change between two attempts of one run, and those that may not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MOVABLE = (
     "tracking.",
     "checkpoints.",
 )
-"""Settings that may change between two stretches of one run: they have no part in its result, but for the number of
+"""Settings that may change between two attempts of one run: they have no part in its result, but for the number of
 learners (rounding and dropout differ) and of runners (episodes in progress begin afresh)."""
 
 
@@ -54,7 +54,7 @@ def moved_settings(manifest: Manifest, settings: Settings) -> list[str]:
     Raises
     ------
     ConfigError
-        When a setting differs that may not change between two stretches of a run.
+        When a setting differs that may not change between two attempts of a run.
     """
     begun, asked = manifest.load_settings().model_dump(mode="json"), settings.model_dump(mode="json")
     if asked["desk"]["observation"]["feature_means"] is None:

@@ -29,7 +29,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import MtquantError, RunError
 from mtquant_rllib.training.algorithm.hyperparameters import learning_starts_bars
 from mtquant_rllib.training.curriculum import phase_experiment
-from mtquant_rllib.training.curriculum.attempt import Stretch
+from mtquant_rllib.training.curriculum.attempt import Attempt
 from mtquant_rllib.training.curriculum.changeable_settings import move, moved_settings, refuse_fixed
 from mtquant_rllib.training.curriculum.phase_handover import hand_on, predecessor
 from mtquant_rllib.training.curriculum.phases import algorithm_of, budget_bars, expect_trainable, plan_phase
@@ -242,12 +242,12 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
         interruption.handled(_tell),
     ):
         readiness = Readiness(run, Path(manifest.market.data), _tell)
-        stretch = Stretch(run, manifest, machines, readiness, interruption, trust, _tell)
-        phase_experiment.check(stretch, todo[0], plan_phase(settings, todo[0]))
+        attempt = Attempt(run, manifest, machines, readiness, interruption, trust, _tell)
+        phase_experiment.check(attempt, todo[0], plan_phase(settings, todo[0]))
         manifest.write(run)
         for phase in todo:
             interruption.raise_if_asked(f"phase {phase} is not done; {go_on}")
-            _run_phase(stretch, phase)
+            _run_phase(attempt, phase)
         interruption.raise_if_asked(
             f"every phase is done; see what came of it with `mtquant evaluate {mirror.named(run)}`"
         )
@@ -265,8 +265,8 @@ def _terminated(interruption: Interruption, go_on: str) -> Iterator[None]:
         raise
 
 
-def _run_phase(stretch: Stretch, phase: int) -> None:
-    run, manifest = stretch.run, stretch.manifest
+def _run_phase(attempt: Attempt, phase: int) -> None:
+    run, manifest = attempt.run, attempt.manifest
     settings, record = manifest.load_settings(), manifest.phase(phase)
     plans = plan_phase(settings, phase)
     if record.status == "pending":
@@ -284,7 +284,7 @@ def _run_phase(stretch: Stretch, phase: int) -> None:
             "(sac.learning_starts_bars, sac.bars_per_update)"
         )
     began = time.monotonic()
-    results = phase_experiment.fit(stretch, phase, plans)
+    results = phase_experiment.fit(attempt, phase, plans)
     patience_s = settings.checkpoints.storage_patience_seconds
     patiently(
         lambda: hand_on(run, phase, record, plans, results), f"what phase {phase} hands on", patience_s, run / FILE

@@ -1,7 +1,7 @@
 """One phase as a Tune experiment: its trials side by side, each going on from its newest whole checkpoint.
 
-Every stretch of a run starts a new experiment in the phase's folder and never reads Tune's records of the one before:
-what is finished, and where the rest goes on, stands in the trials' checkpoints. So the settings of a stretch are those
+Every attempt of a run starts a new experiment in the phase's folder and never reads Tune's records of the one before:
+what is finished, and where the rest goes on, stands in the trials' checkpoints. So the settings of an attempt are those
 that it was started with, its count of failures begins at none, and a record that Tune was killed while writing costs
 nothing.
 """
@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import time
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,22 +22,11 @@ from ray import tune
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError, TrainingFailed
 from mtquant_rllib.training.algorithm.building import build_config
-from mtquant_rllib.training.curriculum.attempt import Stretch
+from mtquant_rllib.training.curriculum.attempt import Attempt
 from mtquant_rllib.training.curriculum.node_callbacks import LostNodes, SessionLost, Waiting
 from mtquant_rllib.training.curriculum.phases import TrialPlan, expect_trainable
 from mtquant_rllib.training.curriculum.resumption import resumable
-from mtquant_rllib.training.curriculum.trial import (
-    ADDRESS,
-    LEFT_OUT,
-    NODES,
-    PATIENCE,
-    PHASE,
-    RESOURCES,
-    RESUMABLE,
-    RUN,
-    STRETCH,
-    PhaseTrial,
-)
+from mtquant_rllib.training.curriculum.trial import PhaseTrial, TrialContext
 from mtquant_rllib.training.inspection.checkpoint_survey import newest_whole
 from mtquant_rllib.training.placement.planner import Placement, placed
 from mtquant_rllib.training.records import ownership, signatures
@@ -74,7 +62,7 @@ class StorageAway(Exception):
         self.folders = {named} if named is not None and named.is_dir() else set[Path]()
 
 
-def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[str, Any]]:
+def fit(attempt: Attempt, phase: int, plans: list[TrialPlan]) -> dict[str, dict[str, Any]]:
     """Train the phase's trials to their end; `desk_algorithm.summary` of each.
 
     Raises
@@ -88,107 +76,108 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
     Interrupted
         When a signal asked for an end.
     """
-    manifest = stretch.manifest
+    manifest = attempt.manifest
     settings, record = manifest.load_settings(), manifest.phase(phase)
     patience_s = settings.checkpoints.storage_patience_seconds
     reached, stalled_since = 0, None
     while True:
         signatures.user_key()  # made, or refused, before anything starts
-        ownership.refuse_links(stretch.run, record.experiment)
-        _fetched(stretch, record.experiment, patience_s)
-        found = {plan.name: resumable(stretch, plan) for plan in plans}
+        ownership.refuse_links(attempt.run, record.experiment)
+        _fetched(attempt, record.experiment, patience_s)
+        found = {plan.name: resumable(attempt, plan) for plan in plans}
         for name, trial in found.items():
             if trial.newest is not None and not trial.newest.finished:
-                stretch.tell(f"phase {phase} {name}: goes on from {trial.names[0]}, {trial.newest.bars:,} bars")
+                attempt.tell(f"phase {phase} {name}: goes on from {trial.names[0]}, {trial.newest.bars:,} bars")
         left = [plan for plan in plans if not found[plan.name].finished]
         if not left:
             break
         bars = sum(trial.newest.bars for trial in found.values() if trial.newest is not None)
         if bars > reached:
             reached, stalled_since = bars, None
-        placement = _placed(stretch, settings, phase, [plan.name for plan in left])
+        placement = _placed(attempt, settings, phase, [plan.name for plan in left])
         for plan in left:
             build_config(plan, manifest, placement.resources)
         for line in placement.table():
-            stretch.tell(f"phase {phase} on {line}")
+            attempt.tell(f"phase {phase} on {line}")
         if placement.resources.gpus and not torch.backends.cuda.is_built():
-            stretch.tell(
+            attempt.tell(
                 f"phase {phase}: torch {torch.__version__} is built without CUDA and learns on CPUs; on every node: "
                 "pip install torch for its CUDA (https://pytorch.org/get-started/locally)"
             )
-        config: dict[str, Any] = {
-            RUN: str(stretch.run),
-            ADDRESS: mirror.address_of_run(stretch.run),
-            PHASE: phase,
-            STRETCH: secrets.token_hex(8),
-            RESUMABLE: {plan.name: found[plan.name].names for plan in left},
-            RESOURCES: asdict(placement.resources),
-            NODES: {plan.name: placement.nodes_of(plan.name) for plan in left},
-            LEFT_OUT: stretch.readiness.left_out(),
-            PATIENCE: patience_s,
-        }
-        mirror.begin_stretch(stretch.run, config[STRETCH])
+        context = TrialContext(
+            run=str(attempt.run),
+            phase=phase,
+            trial="",
+            address=mirror.address_of_run(attempt.run),
+            attempt=secrets.token_hex(8),
+            checkpoints={plan.name: found[plan.name].names for plan in left},
+            resources=placement.resources,
+            nodes={plan.name: placement.nodes_of(plan.name) for plan in left},
+            left_out=attempt.readiness.left_out(),
+            storage_patience_seconds=patience_s,
+        )
+        mirror.begin_attempt(attempt.run, context.attempt)
         try:
-            if _fit(stretch, settings, record.experiment, config, placement):
+            if _fit(attempt, settings, record.experiment, context, placement):
                 break
         except StorageAway as away:
             stalled_since = stalled_since or time.monotonic()
             if time.monotonic() - stalled_since > patience_s:
                 raise TrainingFailed(
                     f"phase {phase} got no further for {patience_s:g} seconds: {away}; carry it on with "
-                    f"`mtquant resume {stretch.name}`"
+                    f"`mtquant resume {attempt.name}`"
                 ) from away
-            stretch.tell(f"storage: {away}; waiting for it")
-            for folder in {stretch.run, *away.folders}:
+            attempt.tell(f"storage: {away}; waiting for it")
+            for folder in {attempt.run, *away.folders}:
                 retries.patiently(partial(retries.probe, folder), str(folder), patience_s)
-            retries.patiently(partial(mirror.probed, stretch.run), stretch.name, patience_s)
+            retries.patiently(partial(mirror.probed, attempt.run), attempt.name, patience_s)
             time.sleep(AGAIN_S)
-    _fetched(stretch, record.experiment, patience_s)
-    return {plan.name: _end_of(stretch, plan) for plan in plans}
+    _fetched(attempt, record.experiment, patience_s)
+    return {plan.name: _end_of(attempt, plan) for plan in plans}
 
 
-def _fetched(stretch: Stretch, experiment: str, patience_s: float) -> None:
+def _fetched(attempt: Attempt, experiment: str, patience_s: float) -> None:
     """Bring what trials on nodes with another copy of the run wrote."""
-    fetch = partial(mirror.fetched, stretch.run / experiment)
-    retries.patiently(fetch, f"{stretch.name}/{experiment}", patience_s, action="read")
+    fetch = partial(mirror.fetched, attempt.run / experiment)
+    retries.patiently(fetch, f"{attempt.name}/{experiment}", patience_s, action="read")
 
 
-def check(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> None:
+def check(attempt: Attempt, phase: int, plans: list[TrialPlan]) -> None:
     """Raises ConfigError when the phase's trials cannot be placed or trained as the settings want it: before the
     manifest has these settings."""
-    settings = stretch.manifest.load_settings()
+    settings = attempt.manifest.load_settings()
     expect_trainable(settings, phase)
-    nodes = [*stretch.nodes(), *stretch.machines.startable()]
+    nodes = [*attempt.nodes(), *attempt.machines.startable()]
     placed(settings.resources, phase, [plan.name for plan in plans], nodes)
 
 
-def _placed(stretch: Stretch, settings: Settings, phase: int, trials: list[str]) -> Placement:
+def _placed(attempt: Attempt, settings: Settings, phase: int, trials: list[str]) -> Placement:
     """The trials on the nodes there are, and on those that the autoscaler has started for them."""
-    resources, nodes = settings.resources, stretch.nodes()
-    wanted = placed(resources, phase, trials, [*nodes, *stretch.machines.startable()])
+    resources, nodes = settings.resources, attempt.nodes()
+    wanted = placed(resources, phase, trials, [*nodes, *attempt.machines.startable()])
     missing = wanted.to_be_started()
     if not missing:
         return wanted
 
     def stop() -> None:
-        stretch.interruption.raise_if_asked(f"carry it on with `mtquant resume {stretch.name}`")
+        attempt.interruption.raise_if_asked(f"carry it on with `mtquant resume {attempt.name}`")
 
     started = wait_for_nodes(
-        stretch.machines.nodes,
+        attempt.machines.nodes,
         [*nodes, *missing],
         resources.worker_start_seconds,
-        lambda text: stretch.tell(f"phase {phase} {text}"),
+        lambda text: attempt.tell(f"phase {phase} {text}"),
         stop,
     )
     if not started:
-        stretch.tell(
+        attempt.tell(
             f"phase {phase} begins on what there is: not all nodes were started within resources.worker_start_seconds "
             f"= {resources.worker_start_seconds:g}"
         )
-    return placed(resources, phase, trials, stretch.nodes())
+    return placed(resources, phase, trials, attempt.nodes())
 
 
-def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str, Any], placement: Placement) -> bool:
+def _fit(attempt: Attempt, settings: Settings, experiment: str, context: TrialContext, placement: Placement) -> bool:
     """Run the experiment. False when it has to begin anew: a node that trials were bound to is gone.
 
     Raises
@@ -199,10 +188,10 @@ def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str
     # The signals are answered here (`interruption`).
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     keep = settings.checkpoints
-    stretch.interruption.begin_anew()
+    attempt.interruption.begin_anew()
     tuner = tune.Tuner(
         PhaseTrial,
-        param_space={**config, TRIAL: tune.grid_search(list(config[NODES]))},
+        param_space=context.param_space(),
         tune_config=tune.TuneConfig(
             trial_name_creator=_name_of,
             trial_dirname_creator=_name_of,
@@ -210,14 +199,14 @@ def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str
         ),
         run_config=tune.RunConfig(
             name=experiment,
-            storage_path=str(stretch.run),
-            stop=stretch.interruption,
+            storage_path=str(attempt.run),
+            stop=attempt.interruption,
             failure_config=tune.FailureConfig(max_failures=keep.max_failures),
-            # How many are kept is the trial's own business: Tune knows those of this stretch alone.
+            # How many are kept is the trial's own business: Tune knows those of this attempt alone.
             checkpoint_config=tune.CheckpointConfig(
                 num_to_keep=None, checkpoint_frequency=keep.every_updates, checkpoint_at_end=True
             ),
-            callbacks=_callbacks(stretch, settings, config[PHASE], placement),
+            callbacks=_callbacks(attempt, settings, context.phase, placement),
             verbose=0,
         ),
     )
@@ -226,7 +215,7 @@ def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str
             grid = tuner.fit()
     except SessionLost as error:
         raise TrainingFailed(
-            f"phase {config[PHASE]}: {error}; carry it on with `mtquant resume {stretch.name}`"
+            f"phase {context.phase}: {error}; carry it on with `mtquant resume {attempt.name}`"
         ) from error
     except Exception as error:
         trouble = _storage_error(error)
@@ -237,17 +226,17 @@ def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str
     for result in results:
         if result.metrics and FAILURE in result.metrics:
             raise TrainingFailed(
-                f"phase {config[PHASE]} {result.metrics[TRIAL]}: {result.metrics[FAILURE]}; its newest checkpoint is "
+                f"phase {context.phase} {result.metrics[TRIAL]}: {result.metrics[FAILURE]}; its newest checkpoint is "
                 "the last good one"
             )
     failed = [result for result in results if result.error is not None]
     if failed:
         name = Path(failed[0].path).name
         raise TrainingFailed(
-            f"phase {config[PHASE]} {name} failed: {_last_line(failed[0].error)}\n  its folder: {failed[0].path}\n"
-            f"  once the cause is gone: mtquant resume {stretch.name}"
+            f"phase {context.phase} {name} failed: {_last_line(failed[0].error)}\n  its folder: {failed[0].path}\n"
+            f"  once the cause is gone: mtquant resume {attempt.name}"
         )
-    return not stretch.interruption.node_lost
+    return not attempt.interruption.node_lost
 
 
 def _storage_error(error: BaseException | None) -> OSError | None:
@@ -259,28 +248,28 @@ def _storage_error(error: BaseException | None) -> OSError | None:
     return None
 
 
-def _callbacks(stretch: Stretch, settings: Settings, phase: int, placement: Placement) -> list[tune.Callback]:
-    run, tracking, waits = stretch.run, settings.tracking, settings.checkpoints.storage_patience_seconds
+def _callbacks(attempt: Attempt, settings: Settings, phase: int, placement: Placement) -> list[tune.Callback]:
+    run, tracking, waits = attempt.run, settings.tracking, settings.checkpoints.storage_patience_seconds
     watchers: list[tune.Callback] = [
-        Signing(run / stretch.manifest.phase(phase).experiment),
-        Ends(stretch.interruption),
-        LostNodes(phase, placement, stretch.machines, stretch.interruption, stretch.tell),
-        Waiting(phase, placement, stretch.machines, stretch.tell),
+        Signing(run / attempt.manifest.phase(phase).experiment),
+        Ends(attempt.interruption),
+        LostNodes(phase, placement, attempt.machines, attempt.interruption, attempt.tell),
+        Waiting(phase, placement, attempt.machines, attempt.tell),
         Curves(run, phase, waits),
         Progress(run, phase, tracking.progress_seconds),
         FallbackLines(phase, tracking.fallback_seconds),
-        UtilizationLine(phase, placement, tracking.gpu_percent_wanted, stretch.tell),
+        UtilizationLine(phase, placement, tracking.gpu_percent_wanted, attempt.tell),
         ProgressCSV(waits),
         ResultJson(waits),
         TensorBoard(waits),
     ]
     if tracking.wandb:
-        watchers.append(WandB(run, stretch.manifest.id or run.name, phase, tracking.wandb_project))
+        watchers.append(WandB(run, attempt.manifest.id or run.name, phase, tracking.wandb_project))
     return watchers
 
 
 class Signing(tune.Callback):
-    """Signs every checkpoint that a trial of this stretch reports and could not sign where it ran."""
+    """Signs every checkpoint that a trial of this attempt reports and could not sign where it ran."""
 
     def __init__(self, experiment: Path) -> None:
         self._experiment = experiment
@@ -309,7 +298,7 @@ class Ends(tune.Callback):
     on_trial_error = on_trial_recover = on_trial_complete
 
 
-def _end_of(stretch: Stretch, plan: TrialPlan) -> dict[str, Any]:
+def _end_of(attempt: Attempt, plan: TrialPlan) -> dict[str, Any]:
     """The summary of a trial that is finished.
 
     Raises
@@ -317,17 +306,17 @@ def _end_of(stretch: Stretch, plan: TrialPlan) -> dict[str, Any]:
     Interrupted, RunError
         When it is not.
     """
-    resume = f"carry it on with `mtquant resume {stretch.name}`"
-    found = newest_whole(stretch.run, stretch.manifest, plan.phase, plan.name, indexes_alone=True)
+    resume = f"carry it on with `mtquant resume {attempt.name}`"
+    found = newest_whole(attempt.run, attempt.manifest, plan.phase, plan.name, indexes_alone=True)
     newest = found.index if found is not None else None
     if newest is not None and newest.finished:
         return newest.result
     bars = newest.bars if newest is not None else 0
-    budget = stretch.manifest.phase(plan.phase).trials[plan.name].budget_bars
+    budget = attempt.manifest.phase(plan.phase).trials[plan.name].budget_bars
     where = (
         f"phase {plan.phase} {plan.name} has a checkpoint at {bars:,} of {budget:,} bars" if bars else "no bars lost"
     )
-    stretch.interruption.raise_if_asked(f"{where}; {resume}")
+    attempt.interruption.raise_if_asked(f"{where}; {resume}")
     raise RunError(f"phase {plan.phase} {plan.name} was stopped after {bars:,} of {budget:,} bars; {resume}")
 
 

@@ -1,4 +1,4 @@
-"""The three phases as plans of trials.
+"""The phases as plans of trials, by the rows of `agents.groups`.
 
 | phase | trials | modules present | learning |
 |---|---|---|---|
@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mtquant_rllib.agents.groups import AgentGroup, agent_groups
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.universe import ALLOCATOR, JOINT, META, Sharing
+from mtquant_rllib.training.records.manifest import phases_of
+from mtquant_rllib.universe import JOINT, Sharing
 
 LAST = "last"
 """Folder name of the module states at the end of a trial."""
@@ -53,25 +55,22 @@ class TrialPlan:
 
 def plan_phase(settings: Settings, phase: int) -> list[TrialPlan]:
     """The trials of a phase, which run side by side."""
-    universe, sharing = settings.universe, settings.networks.sharing
-    if universe.allocates:
-        domains = tuple(domain.name for domain in universe.domains)
-        return [TrialPlan(phase, ALLOCATOR, domains, universe.agent_ids, universe.agent_ids)]
-    everything = universe.policies(sharing)
-    every_domain = tuple(domain.name for domain in universe.domains)
-    if phase == 2:
-        return [TrialPlan(2, JOINT, every_domain, everything, (META,))]
-    if phase == 3:
-        return [TrialPlan(3, JOINT, every_domain, everything, everything)]
-    if sharing is Sharing.ALL:
-        modules = tuple(module for module in everything if module != META)
-        return [TrialPlan(1, JOINT, every_domain, modules, modules)]
-    plans = []
-    for domain in universe.domains:
-        agents = (domain.specialist, *domain.symbols)
-        modules = tuple(dict.fromkeys(universe.policy_of(agent, sharing) for agent in agents))
-        plans.append(TrialPlan(1, domain.name, (domain.name,), modules, modules))
-    return plans
+    groups, universe, sharing = agent_groups(settings), settings.universe, settings.networks.sharing
+    present = [group for group in groups if group.first_phase <= phase]
+    last = phase == phases_of(settings)[-1]
+    learning = present if last else [group for group in groups if group.first_phase == phase]
+    domains = tuple(domain.name for domain in universe.domains)
+
+    def plan(name: str, played: tuple[str, ...], domain: int | None) -> TrialPlan:
+        def modules(of: list[AgentGroup]) -> tuple[str, ...]:
+            agents = (agent for group in of for agent in group.agents_in(universe, domain))
+            return tuple(dict.fromkeys(universe.policy_of(agent, sharing) for agent in agents))
+
+        return TrialPlan(phase, name, played, modules(present), modules(learning))
+
+    if phase == 1 and not last and sharing is not Sharing.ALL:
+        return [plan(name, (name,), number) for number, name in enumerate(domains)]
+    return [plan(JOINT if len(groups) > 1 else groups[0].name, domains, None)]
 
 
 def plan_named(settings: Settings, phase: int, name: str) -> TrialPlan:

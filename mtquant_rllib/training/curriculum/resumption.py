@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.curriculum.attempt import Stretch
+from mtquant_rllib.training.curriculum.attempt import Attempt
 from mtquant_rllib.training.curriculum.phases import TrialPlan, at_bars
 from mtquant_rllib.training.inspection.checkpoint_survey import surveyed
 from mtquant_rllib.training.records import module_states, ownership
@@ -26,7 +26,7 @@ class Found:
         return self.newest is not None and self.newest.finished
 
 
-def resumable(stretch: Stretch, plan: TrialPlan) -> Found:
+def resumable(attempt: Attempt, plan: TrialPlan) -> Found:
     """The trial's checkpoints of this run, newest first; damaged ones are told of.
 
     Raises
@@ -35,18 +35,18 @@ def resumable(stretch: Stretch, plan: TrialPlan) -> Found:
         When there are some, and none that is whole and may be loaded: beginning again would throw the work away, which
         is the person's to decide.
     """
-    found = list(surveyed(stretch.run, stretch.manifest, plan.phase, plan.name))
+    found = list(surveyed(attempt.run, attempt.manifest, plan.phase, plan.name))
     damaged = [one for one in found if one.index is None]
     for one in damaged:
-        stretch.tell(f"damaged checkpoint, not used: {one.path}: {one.fault}")
-    loadable = [one for one in found if one.own and (one.signed or stretch.trusted)]
+        attempt.tell(f"damaged checkpoint, not used: {one.path}: {one.fault}")
+    loadable = [one for one in found if one.own and (one.signed or attempt.trusted)]
     newest = loadable[0].index if loadable else None
     if newest is None and len(damaged) < len(found):
         strange, own = next((one.path, one.own) for one in found if one.index is not None)
         if not own:
             raise RunError(
                 f"{strange}: this is a checkpoint of another run or trial, and phase {plan.phase} {plan.name} has none "
-                f"of its own; {_ways_out(stretch, plan, 'one of them')}"
+                f"of its own; {_ways_out(attempt, plan, 'one of them')}"
             )
         raise RunError(
             f"{strange}: this checkpoint was not signed by you (its run was begun by somebody else, or on another "
@@ -56,44 +56,44 @@ def resumable(stretch: Stretch, plan: TrialPlan) -> Found:
     if newest is None and damaged:
         raise RunError(
             f"phase {plan.phase} {plan.name}: none of its {len(damaged)} checkpoints is whole ({damaged[0].path}: "
-            f"{damaged[0].fault}); {_ways_out(stretch, plan, 'one of them')}"
+            f"{damaged[0].fault}); {_ways_out(attempt, plan, 'one of them')}"
         )
     for one in found:
         if one.index is not None and one not in loadable:
-            stretch.tell(f"checkpoint not used: {one.path} was not signed by you, or is another trial's")
+            attempt.tell(f"checkpoint not used: {one.path} was not signed by you, or is another trial's")
     if newest is not None:
-        _expect_best(stretch, plan, newest)
-    curve = curve_of(stretch.run, plan.phase, plan.name)
+        _expect_best(attempt, plan, newest)
+    curve = curve_of(attempt.run, plan.phase, plan.name)
     if newest is not None:
-        known = rows_of_results(trial_folder_of(stretch, plan) / "result.json")
+        known = rows_of_results(trial_folder_of(attempt, plan) / "result.json")
         known |= {one.index.iteration: one.index.row for one in loadable if one.index is not None and one.index.row}
         if said := mend(curve, known, newest.iteration):
-            stretch.tell(said)
+            attempt.tell(said)
     elif curve.exists():
-        stretch.tell(f"phase {plan.phase} {plan.name}: no checkpoint is left of it; it begins again at bar 0")
+        attempt.tell(f"phase {plan.phase} {plan.name}: no checkpoint is left of it; it begins again at bar 0")
     return Found([one.path.name for one in loadable], newest)
 
 
-def _ways_out(stretch: Stretch, plan: TrialPlan, what: str) -> str:
-    folder = trial_folder_of(stretch, plan)
+def _ways_out(attempt: Attempt, plan: TrialPlan, what: str) -> str:
+    folder = trial_folder_of(attempt, plan)
     return f"bring a copy of {what} back, or remove {folder} to begin this trial again at bar 0"
 
 
-def _expect_best(stretch: Stretch, plan: TrialPlan, newest: Checkpoint) -> None:
+def _expect_best(attempt: Attempt, plan: TrialPlan, newest: Checkpoint) -> None:
     """Raises RunError when the module states that were best so far are gone: the phase could not hand them on."""
     best = newest.result.get("best", {})
     if "bars" not in best:
         return
-    folder = stretch.run / plan.folder / at_bars(int(best["bars"]))
+    folder = attempt.run / plan.folder / at_bars(int(best["bars"]))
     try:
         module_states.index(folder)
     except RunError as error:
         raise RunError(
             f"phase {plan.phase} {plan.name}: its best module states so far are gone or damaged, and could not be "
-            f"handed on ({error}); {_ways_out(stretch, plan, str(folder))}"
+            f"handed on ({error}); {_ways_out(attempt, plan, str(folder))}"
         ) from error
 
 
-def trial_folder_of(stretch: Stretch, plan: TrialPlan) -> Path:
+def trial_folder_of(attempt: Attempt, plan: TrialPlan) -> Path:
     """Where Tune and the trial keep what is the trial's."""
-    return ownership.within(stretch.run, stretch.run / stretch.manifest.phase(plan.phase).experiment / plan.name)
+    return ownership.within(attempt.run, attempt.run / attempt.manifest.phase(plan.phase).experiment / plan.name)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,47 +42,73 @@ logger = logging.getLogger(__name__)
 NODE_ID = "ray.io/node-id"
 """Ray's label of every node, with its id."""
 
-RUN, PHASE, ADDRESS = "run", "phase", "address"
-"""Keys of the run's folder, of the phase, and of the run's address where it lies in an object store."""
-RESUMABLE = "checkpoints"
-"""Key of the names of the checkpoints, by trial and newest first, that the trial may go on from."""
-STRETCH = "stretch"
-"""Key of the random word of this stretch of the run: checkpoints that bear it may be gone on from too."""
-PATIENCE = "storage_patience_seconds"
-"""Key of how long a trial waits, when it starts, for the run's folder to be there."""
-RESOURCES, NODES, LEFT_OUT = "resources", "nodes", "left_out"
-"""Keys of what a trial asks for, of the nodes of its processes by trial, None for any node, and of those that no
-process may run on."""
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What the trials of an attempt are started with; `trial` is which of them this is.
+
+    address
+        Of the run, where it lies in an object store.
+    attempt
+        Its random word: checkpoints that bear it may be gone on from, besides those named.
+    checkpoints
+        Names of those that each trial may go on from, newest first.
+    nodes
+        Ray's ids of the nodes of each trial's processes, None for any node; empty where nothing is bound.
+    left_out
+        Ids of nodes that no process may run on.
+    storage_patience_seconds
+        How long a trial waits, when it starts, for the run's folder to be there.
+    """
+
+    run: str
+    phase: int
+    trial: str
+    address: str | None = None
+    attempt: str = ""
+    checkpoints: Mapping[str, list[str]] = field(default_factory=dict)
+    resources: TrialResources = field(default_factory=lambda: TrialResources(1.0, 1.0, 0.0))
+    nodes: Mapping[str, list[str | None]] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
+    storage_patience_seconds: float = 0.0
+
+    def param_space(self) -> dict[str, Any]:
+        """As Tune's configuration, which it writes as JSON; one trial for each name in `nodes`."""
+        return {**asdict(self), TRIAL: tune.grid_search(list(self.nodes))}
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> TrialContext:
+        """From Tune's configuration, to which Tune may add keys of its own."""
+        own = {each.name: config[each.name] for each in fields(cls) if each.name in config}
+        return cls(**{**own, "resources": TrialResources(**config["resources"])})
 
 
 class PhaseTrial(tune.Trainable):
-    """config: {"run": folder, "phase": 1 | 2 | 3, "trial": name, "checkpoints": {name: [...]},
-    "resources": a TrialResources as a dictionary, "nodes": {name: [id, ...]}, "left_out": [id, ...],
-    "storage_patience_seconds": seconds}."""
+    """Its Tune configuration is a `TrialContext`."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Read what the trial is. Its algorithm, with processes of its own, is built by the first call that needs it:
         an actor that fails in its constructor, while processes that it started are not up, never ends (Ray waits for
         their answers), and Tune with it."""
-        patience_s = config.get(PATIENCE, 0.0)
-        address, stretch = config.get(ADDRESS), config.get(STRETCH, "")
-        if address is None:
-            self.run = Path(config[RUN])
+        self.context = own = TrialContext.of(config)
+        patience_s = own.storage_patience_seconds
+        if own.address is None:
+            self.run = Path(own.run)
             _await_folder(self.run, patience_s)
         else:
-            self.run = patiently(partial(mirror.joined, address, stretch), address, patience_s, action="read")
+            join = partial(mirror.joined, own.address, own.attempt)
+            self.run = patiently(join, own.address, patience_s, action="read")
         self.manifest = Manifest.read(self.run)
         settings = self.manifest.load_settings()
-        self.plan: TrialPlan = plan_named(settings, config[PHASE], config[TRIAL])
+        self.plan: TrialPlan = plan_named(settings, own.phase, own.trial)
         self.keeping = settings.checkpoints
         self.record = self.manifest.phase(self.plan.phase)
         self.folder = self.run / self.record.experiment / self.plan.name
-        self._stretch = stretch
         for place in (self.folder, self.run / self.plan.folder, self.run / (self.record.start or self.plan.folder)):
             patiently(partial(mirror.fetched, place), str(place), patience_s, action="read")
-        named = config.get(RESUMABLE, {}).get(self.plan.name, [])
+        named = own.checkpoints.get(own.trial, [])
         self._begin_from = [self.folder / name for name in named]
-        """What the stretch began with, newest first. What it wrote since is gone on from where Tune names it: of a
+        """What the attempt began with, newest first. What it wrote since is gone on from where Tune names it: of a
         checkpoint that Tune has not heard of, the curves lack the result."""
         self._whole = [path for path in checkpoints.listed(self.folder) if path.name in named or self._wrote(path)]
         """Checkpoints that are taken to be whole, newest first; `keep` of them stay."""
@@ -89,7 +116,7 @@ class PhaseTrial(tune.Trainable):
 
     @property
     def algorithm(self) -> DeskAlgorithm:
-        """The trial's algorithm, where the newest whole checkpoint left it that the stretch began with, or the one that
+        """The trial's algorithm, where the newest whole checkpoint left it that the attempt began with, or the one that
         Tune named (`restore`)."""
         return self._built or self._build(self._begin_from)
 
@@ -102,7 +129,7 @@ class PhaseTrial(tune.Trainable):
         RunError
             When there are candidates and none is whole: a trial never begins again unasked.
         """
-        algorithm_config: Any = build_config(self.plan, self.manifest, TrialResources(**self.config[RESOURCES]))
+        algorithm_config: Any = build_config(self.plan, self.manifest, self.context.resources)
         self._built = built = algorithm_config.algo_class(config=algorithm_config, storage=self._storage)
         built.module_folder, built.run_folder = self.run / self.plan.folder, self.run
         built.storage_patience_s = self.keeping.storage_patience_seconds
@@ -119,13 +146,13 @@ class PhaseTrial(tune.Trainable):
         return built
 
     def _wrote(self, path: Path) -> bool:
-        """Whether this stretch of the run wrote a checkpoint of this trial."""
+        """Whether this attempt of the run wrote a checkpoint of this trial."""
         try:
             index = checkpoints.read_index(path)
         except DamagedCheckpoint:
             return False
         own = (index.run, index.phase, index.trial) == (self.manifest.id, self.plan.phase, self.plan.name)
-        return own and bool(self._stretch) and index.stretch == self._stretch
+        return own and bool(self.context.attempt) and index.attempt == self.context.attempt
 
     def step(self) -> dict[str, Any]:
         result = dict(self.algorithm.train())
@@ -160,7 +187,7 @@ class PhaseTrial(tune.Trainable):
             trial=self.plan.name,
             iteration=self.iteration,
             bars=self.algorithm.bars_sampled,
-            stretch=self._stretch,
+            attempt=self.context.attempt,
             finished=self.algorithm.finished,
             result=summary(self.algorithm, result),
             row={name: str(value) for name, value in curve_row(result).items()} if result else {},
@@ -218,14 +245,14 @@ class PhaseTrial(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
-        asked = TrialResources(**config[RESOURCES])
-        resources = Manifest.read(Path(config[RUN])).load_settings().resources
+        own = TrialContext.of(config)
+        asked, left_out = own.resources, own.left_out
+        resources = Manifest.read(Path(own.run)).load_settings().resources
         gpus = {"GPU": asked.gpus} if asked.gpus else {}
         runners = [{"CPU": asked.runner_cpus}] * resources.runners
         learners = [{"CPU": asked.learner_cpus, **gpus}] * resources.learners
         bundles = [{"CPU": asked.cpus, **({} if learners else gpus)}, *runners, *learners]
-        nodes = config[NODES].get(config[TRIAL]) or [None] * len(bundles)
-        left_out = config.get(LEFT_OUT, [])
+        nodes = own.nodes.get(own.trial) or [None] * len(bundles)
         if not any(nodes) and not left_out:
             return PlacementGroupFactory(bundles)
         elsewhere = {NODE_ID: f"!in({','.join(left_out)})"} if left_out else {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtquant_rllib.agents.groups import agent_groups
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.evaluation.explain.collect import collect
@@ -13,7 +14,6 @@ from mtquant_rllib.evaluation.explain.influence import verdicts
 from mtquant_rllib.evaluation.explain.write import write_explanation
 from mtquant_rllib.training.inspection.run_evaluation import open_run
 from mtquant_rllib.training.records.ownership import within
-from mtquant_rllib.universe import META
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,12 @@ def explain_run(
     agent = universe.agent_ids[0] if agent is None else agent
     if agent not in universe.agent_ids:
         raise ConfigError(f"--agent {agent}: no such agent; there are {', '.join(universe.agent_ids)}")
-    if agent == META and opened.phase == 1:
-        others = ", ".join(name for name in universe.agent_ids if name != META)
+    present = [group for group in agent_groups(opened.settings) if group.first_phase <= opened.phase]
+    if not any(agent in group.agents for group in present):
+        others = ", ".join(name for group in present for name in group.agents)
         raise RunError(
-            f"{opened.run}: after phase 1 there is no {META} yet; name another with --agent ({others}), or carry the "
-            f"run on with `mtquant resume {opened.run}`"
+            f"{opened.run}: after phase {opened.phase} there is no {agent} yet; name another with --agent ({others}), "
+            f"or carry the run on with `mtquant resume {opened.run}`"
         )
     folder = within(opened.run, opened.run / "explain" / split / agent) if out is None else out
     try:

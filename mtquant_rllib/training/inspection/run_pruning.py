@@ -25,7 +25,7 @@ from mtquant_rllib.training.storage import durable, exclusive_access, mirror, ru
 
 _BARS = re.compile(r"bars_\d{9}")
 _TUNE = ("experiment_state-*.json", "basic-variant-state-*.json")
-"""Tune's records of a stretch, which this project never reads back; the newest stays for whoever wants to look."""
+"""Tune's records of an attempt, which this project never reads back; the newest stays for whoever wants to look."""
 
 
 @dataclass(frozen=True)

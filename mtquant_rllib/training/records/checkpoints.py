@@ -66,8 +66,8 @@ class Checkpoint(BaseModel):
         Identity of the run that wrote it; a checkpoint of another run is never resumed from.
     phase, trial, iteration, bars
         Whose it is, and how far it was.
-    stretch
-        Random word of the stretch of the run that wrote it: what a trial that starts again may go on from.
+    attempt
+        Random word of the attempt of the run that wrote it: what a trial that starts again may go on from.
     finished
         The trial was done: its budget was used, or validation no longer improved.
     result
@@ -75,7 +75,7 @@ class Checkpoint(BaseModel):
     row
         The iteration's row of the run's curve, as its file has it: what a curve is mended with.
     seconds
-        Training time so far, over all stretches.
+        Training time so far, over all attempts.
     versions
         Of Python and the packages that wrote it.
     files
@@ -90,7 +90,7 @@ class Checkpoint(BaseModel):
     trial: str
     iteration: int
     bars: int
-    stretch: str = ""
+    attempt: str = ""
     finished: bool
     result: dict[str, Any]
     row: dict[str, str] = Field(default_factory=dict)
@@ -160,8 +160,8 @@ def write(
 
 
 def _make_way(run: Path, final: Path, own: tuple[str, int, str]) -> None:
-    """Clear the place of a checkpoint. A stretch of the run that was lost may have come this far: what it wrote is made
-    again. What has no index any more, is another run's or was never this project's is kept under another name."""
+    """Clear the place of a checkpoint. An attempt that was lost may have come this far, and is made again. What has no
+    index any more, is another run's or was never this project's is kept under another name."""
     there = final.is_symlink() or final.exists()
     if there and (not ownership.is_checkpoint_or_empty(final) or _whose(final) not in (None, own)):
         kept = durable.unused(final.with_name(f"{_ASIDE}{final.name}"))

@@ -25,7 +25,7 @@ CURES = {
 
 
 class UtilizationLine(Callback):
-    """Sums up the results of this stretch of a phase, weighted by the time that each took."""
+    """Sums up the results of this attempt of a phase, weighted by the time that each took."""
 
     def __init__(
         self, phase: int, placement: Placement, gpu_percent_wanted: float, tell: Callable[[str], None]

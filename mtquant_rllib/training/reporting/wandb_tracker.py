@@ -15,7 +15,7 @@ from mtquant_rllib.training.result_keys import BARS_LIFETIME, TRIAL
 class WandB(Callback):
     """One Weights & Biases run per trial; without a key it is kept offline in the run's folder.
 
-    A stretch that carries a run on writes into the same W&B run: its identity follows from the run's own.
+    An attempt that carries a run on writes into the same W&B run: its identity follows from the run's own.
     """
 
     def __init__(self, run: Path, run_id: str, phase: int, project: str) -> None:

@@ -3,7 +3,7 @@
     CACHE/remote/HASH/
       remote.json    the address
       taken.json     what each file was like when it was last brought here
-      stretch*       the word of the stretch that works here
+      attempt*       the word of the attempt that works here
       NAME/          the run's folder, as on any disk
 
 The store is the truth. Whoever opens a run brings the working copy to its state (`taken`); whoever writes a record
@@ -41,7 +41,7 @@ from mtquant_rllib.training.storage.working_copy import (
     write_record,
 )
 
-_STRETCH, _IN_USE = "stretch", "in_use.lock"
+_ATTEMPT, _IN_USE = "attempt", "in_use.lock"
 
 
 def working_folder(name: str | os.PathLike[str]) -> Path:
@@ -208,14 +208,14 @@ def sending_changes(run: Path) -> Iterator[None]:
             copy.send_changed()
 
 
-def begin_stretch(run: Path, stretch: str) -> None:
+def begin_attempt(run: Path, attempt: str) -> None:
     """Let trials on this machine know that they share the driver's working copy."""
     if copy_of(run) is not None:
-        durable.replace_file(run.parent / _STRETCH, stretch.encode())
+        durable.replace_file(run.parent / _ATTEMPT, attempt.encode())
 
 
-def joined(address: str, stretch: str) -> Path:
-    """The working copy for the processes of a stretch on this machine: the driver's own where it is the driver's
+def joined(address: str, attempt: str) -> Path:
+    """The working copy for the processes of an attempt on this machine: the driver's own where it is the driver's
     machine, else a fresh one with the run's manifest, which the first of them makes.
 
     Raises
@@ -227,15 +227,15 @@ def joined(address: str, stretch: str) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / "joining.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if content_of(folder.parent / _STRETCH) != stretch.encode():
+        if content_of(folder.parent / _ATTEMPT) != attempt.encode():
             if run_lock.holder(folder) is not None:
-                raise RunError(f"{folder}: another stretch of this run is driven from this machine")
-            # Made here, of what the store has; an earlier stretch's copy may hold what was since replaced there.
+                raise RunError(f"{folder}: another attempt of this run is driven from this machine")
+            # Made here, of what the store has; an earlier attempt's copy may hold what was since replaced there.
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             write_record(folder.parent / REMOTE, {"address": address})
             WorkingCopy(folder, Store.at(address)).refresh(IDENTITY)
-            durable.replace_file(folder.parent / _STRETCH, stretch.encode())
+            durable.replace_file(folder.parent / _ATTEMPT, attempt.encode())
     # As long as this process lives.
     _USED.append(in_use(folder))
     _USED[-1].__enter__()
