@@ -25,7 +25,7 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.rollout import PolicyPlayer, new_desk, policy_player, whole
 
 if TYPE_CHECKING:
-    from mtquant_rllib.training.inspection.run_evaluation import Assessment
+    from mtquant_rllib.training.inspection.run_evaluation import RunEvaluation
 
 
 class HierarchicalTradingSystem:
@@ -80,7 +80,7 @@ class HierarchicalTradingSystem:
         self._player = None
         return resume(self._known_run(), overrides=overrides)
 
-    def evaluate(self, *, split: str = "test", episodes: int | None = None) -> Assessment:
+    def evaluate(self, *, split: str = "test", episodes: int | None = None) -> RunEvaluation:
         """Compare the policies with the baselines over a split; also written into the run's folder."""
         from mtquant_rllib.training.inspection.run_evaluation import evaluate_run
 

@@ -17,7 +17,7 @@ from mtquant_rllib.doctor import cluster_checks, local_checks
 from mtquant_rllib.doctor.findings import Finding
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.records.manifest import versions
-from mtquant_rllib.training.session.node_checks import judged
+from mtquant_rllib.training.session.node_checks import node_report
 
 SMALL = ["embedded.train={paths: 1, years: 3}", "embedded.validation={paths: 1, years: 3}"]
 SMALL += ["embedded.test={paths: 1, years: 3}"]
@@ -134,7 +134,9 @@ def test_a_node_is_judged_by_what_it_says() -> None:
     node, same = Node("10.0.0.2", 4, id="n"), versions()
 
     def findings(**said: Any) -> list[Finding]:
-        return list(cluster_checks.told(node, judged({"time": 100.0, "folders": {}, **said}, 99.0, 101.0)))
+        return list(
+            cluster_checks.node_findings(node, node_report({"time": 100.0, "folders": {}, **said}, 99.0, 101.0))
+        )
 
     assert only(findings(versions=same)).level == "ok"
     found = findings(time=200.0, versions={**same, "ray": "2.1"})

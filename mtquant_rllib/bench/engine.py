@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from mtquant_rllib.bench.interleaving import in_turns, rate
+from mtquant_rllib.bench.interleaving import interleaved, rate
 from mtquant_rllib.bench.plain_processes import PlainRunners, plain_runners
 from mtquant_rllib.bench.setup import endless_run, ray_session
 from mtquant_rllib.config.settings import Settings
@@ -114,7 +114,7 @@ class _Stage:
             "batched": rate(lambda: batched._sample(sizes.bars), sizes.bars),
             "rllib": rate(lambda: rllib._sample(sizes.rllib_bars), sizes.rllib_bars),
         }
-        return self._ratio("sampling", "sampling_ratio", in_turns(sides, sizes.repeats), [batched, rllib])
+        return self._ratio("sampling", "sampling_ratio", interleaved(sides, sizes.repeats), [batched, rllib])
 
     def ppo(self) -> dict[str, Any]:
         sizes = self._sizes
@@ -124,7 +124,7 @@ class _Stage:
             "batched": rate(batched.training_step, sizes.update_bars),
             "rllib": rate(self._threaded(rllib.training_step), sizes.update_bars),
         }
-        return self._ratio("ppo", "ppo_ratio", in_turns(sides, sizes.repeats), [batched, rllib])
+        return self._ratio("ppo", "ppo_ratio", interleaved(sides, sizes.repeats), [batched, rllib])
 
     def _threaded(self, run: Callable[[], Any]) -> Callable[[], None]:
         """With torch's operations spread over as many threads as the other side's stacks have."""
@@ -140,7 +140,7 @@ class _Stage:
         sizes = self._sizes
         both = {phase: self.algorithm("batched", sizes.environments, phase=phase) for phase in (2, 3)}
         sides = {f"phase_{phase}": rate(one.training_step, sizes.update_bars) for phase, one in both.items()}
-        return self._ratio("phase", "phase2_over_phase3", in_turns(sides, sizes.repeats), list(both.values()))
+        return self._ratio("phase", "phase2_over_phase3", interleaved(sides, sizes.repeats), list(both.values()))
 
     def runners(self) -> dict[str, Any]:
         sizes = self._sizes
@@ -159,7 +159,7 @@ class _Stage:
             for number, group in groups.items():
                 runners = stack.enter_context(plain_runners(group.config, number))
                 sides[f"processes_{number}"] = plain(number, runners)
-            windows = in_turns(sides, sizes.runner_windows * sizes.repeats)
+            windows = interleaved(sides, sizes.runner_windows * sizes.repeats)
         return {
             **self._ratio("runners", "two_runners_over_one", windows, list(groups.values())),
             "two_processes_over_one": _median_ratio(windows, "processes_2", "processes_1"),

@@ -24,7 +24,7 @@ import torch.distributed
 import torch.multiprocessing
 from torch import Tensor
 
-from mtquant_rllib.bench.interleaving import in_turns
+from mtquant_rllib.bench.interleaving import interleaved
 from mtquant_rllib.config.attention import AttentionConfig
 from mtquant_rllib.policies.attention import AttentionEncoder
 from mtquant_rllib.policies.head_parallel import dealt, split_heads
@@ -70,7 +70,7 @@ def _measure(
     whole, split = AttentionEncoder(widths, config), AttentionEncoder(widths, config)
     split_heads(split)
     one, several = _window(whole, obs_BF, calls), _window(split, obs_BF, calls)
-    windows = in_turns({"one": one if rank == 0 else _nothing, "several": several}, repeats)
+    windows = interleaved({"one": one if rank == 0 else _nothing, "several": several}, repeats)
     if rank == 0:
         medians = {side: statistics.median(own) for side, own in windows.items()}
         figures = {

@@ -25,8 +25,8 @@ import torch
 
 from mtquant_rllib.agents.action_maps import NUMPY
 from mtquant_rllib.agents.groups import agent_groups
-from mtquant_rllib.bench.interleaving import in_turns
-from mtquant_rllib.bench.power_law import call_time
+from mtquant_rllib.bench.interleaving import interleaved
+from mtquant_rllib.bench.power_law import mean_call_time
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.data import DeskData
@@ -123,8 +123,8 @@ def _desk(settings: Settings, states: States, data: Path, sizes: Sizes) -> dict[
     for way, actor in actors.items():
         for batch in sizes.batches:
             rows = _rows(seen, slice(0, batch))
-            sides[way, batch] = call_time(lambda actor=actor, rows=rows: _answers(actor, rows))  # type: ignore[misc]
-    windows = in_turns(sides, sizes.repeats)
+            sides[way, batch] = mean_call_time(lambda actor=actor, rows=rows: _answers(actor, rows))  # type: ignore[misc]
+    windows = interleaved(sides, sizes.repeats)
     speed = {
         way: {str(batch): batch / statistics.median(windows[way, batch]) for batch in sizes.batches} for way in WAYS
     }

@@ -10,7 +10,7 @@ Side = TypeVar("Side")
 Figure = TypeVar("Figure")
 
 
-def in_turns(sides: Mapping[Side, Callable[[], Figure]], repeats: int) -> dict[Side, list[Figure]]:
+def interleaved(sides: Mapping[Side, Callable[[], Figure]], repeats: int) -> dict[Side, list[Figure]]:
     """`repeats` figures of each side; the first window of each is thrown away."""
     windows: dict[Side, list[Figure]] = {side: [] for side in sides}
     for repeat in range(repeats + 1):

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtquant_rllib.bench.interleaving import in_turns
+from mtquant_rllib.bench.interleaving import interleaved
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.learning.autograd import compiler_complaint
@@ -120,7 +120,7 @@ def _compare(settings: Settings, names: Mapping[str, str], device: str, sizes: S
     if names == PLAIN and device == "cpu":
         runs[CLOSED_FORM] = _update_of(settings, modules, None, device, sizes)
     first: dict[str, float] = {}
-    windows = in_turns({name: partial(_noted, run, name, first) for name, run in runs.items()}, sizes.repeats)
+    windows = interleaved({name: partial(_noted, run, name, first) for name, run in runs.items()}, sizes.repeats)
     n_rows = len(modules) * sizes.rows
     speed = {name: [n_rows / window.seconds for window in own] for name, own in windows.items()}
     peaks = {name: [window.peak_mb for window in own] for name, own in windows.items()}

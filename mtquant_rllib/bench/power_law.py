@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mtquant_rllib.bench.interleaving import in_turns
+from mtquant_rllib.bench.interleaving import interleaved
 
 WINDOW_S = 0.05
 """A window is at least so long, with as many calls as that takes."""
@@ -49,7 +49,7 @@ def exponent_of(sizes: Sequence[float], costs: Sequence[float]) -> float:
 def measure_growth(works: Mapping[int, Callable[[], Any]], repeats: int) -> Growth:
     """works: size -> what is timed. Sizes take turns, so that a machine that slows down slows all of them."""
     sizes = tuple(sorted(works))
-    windows = in_turns({size: call_time(works[size]) for size in sizes}, repeats)
+    windows = interleaved({size: mean_call_time(works[size]) for size in sizes}, repeats)
     medians = tuple(statistics.median(windows[size]) for size in sizes)
     fits = [exponent_of(sizes, [windows[size][repeat] for size in sizes]) for repeat in range(repeats)]
     return Growth(
@@ -62,7 +62,7 @@ def measure_growth(works: Mapping[int, Callable[[], Any]], repeats: int) -> Grow
     )
 
 
-def call_time(work: Callable[[], Any]) -> Callable[[], float]:
+def mean_call_time(work: Callable[[], Any]) -> Callable[[], float]:
     """A window over `work`: mean seconds of a call, over as many calls as a window has room for."""
     began = time.perf_counter()
     work()

@@ -22,7 +22,7 @@ from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune.registry import register_env
 
-from mtquant_rllib.bench.interleaving import in_turns, rate
+from mtquant_rllib.bench.interleaving import interleaved, rate
 from mtquant_rllib.bench.setup import endless_run, ray_session
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.multi_agent import desk_env
@@ -62,7 +62,7 @@ def bench_sac(settings: Settings, market: MarketRecord, sizes: Sizes) -> Mapping
             "attention": _batched(_manifest(settings, market, few, meta=ATTENTION), few),
             "rllib": _rllib(manifest, sizes),
         }
-        windows = in_turns(sides, sizes.repeats)
+        windows = interleaved(sides, sizes.repeats)
     batched, attention, rllib = (statistics.median(values) for values in windows.values())
     return {
         "sac_ratio": batched / rllib,

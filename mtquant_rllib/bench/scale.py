@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from mtquant_rllib.bench.core import RandomDrive, memory
-from mtquant_rllib.bench.interleaving import in_turns
+from mtquant_rllib.bench.interleaving import interleaved
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.data import DeskData, prepare_embedded
 
@@ -43,7 +43,7 @@ def bench_scale(settings: Settings, *, n_envs: int = 256, steps: int = 60, repea
                 bars = sum(stretch.stop - stretch.start for stretch in data.stretches)
                 drives[bars] = RandomDrive(settings, data, n_envs, settings.seed)
             sides = {bars: partial(_cost, drive, n_envs, steps) for bars, drive in drives.items()}
-            windows = in_turns(sides, repeats)
+            windows = interleaved(sides, repeats)
         finally:
             if before is None:
                 del os.environ["MTQUANT_CACHE"]

@@ -69,13 +69,13 @@ def inference_options(parser: Any) -> None:
 def inference(settings: Settings, args: argparse.Namespace) -> Figures:
     repeats = at_least_one(args, "repeats")
     from mtquant_rllib.bench.inference import Sizes, bench_inference
-    from mtquant_rllib.training.inspection.run_evaluation import open_run
+    from mtquant_rllib.training.inspection.run_evaluation import open_policies
     from mtquant_rllib.training.preparation import prepare
 
     sizes = Sizes(repeats=repeats)
     if args.run is None:
         return bench_inference(settings, Path(prepare(settings, None, None).data), sizes)
-    opened = open_run(run_folder(args.run), "validation")
+    opened = open_policies(run_folder(args.run), "validation")
     if opened.phase == 1 and not opened.settings.universe.allocates:
         raise RunError(f"{opened.run}: after phase 1 there is no {META} yet to ask; carry the run on first")
     return bench_inference(opened.settings, opened.folder, sizes, opened.states)

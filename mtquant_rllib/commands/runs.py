@@ -13,7 +13,7 @@ from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.records.run_names import existing_run, run_path
 
 if TYPE_CHECKING:
-    from mtquant_rllib.training.inspection.run_evaluation import Assessment
+    from mtquant_rllib.training.inspection.run_evaluation import RunEvaluation
 
 T = TypeVar("T")
 
@@ -115,11 +115,11 @@ def _add_place(command: argparse.ArgumentParser) -> None:
 def _looked(run: Path, address: str | None, look: Callable[..., T], **named: Any) -> T:
     """What a look at a run comes to, here or on a cluster; what it writes belongs to the run, wherever that lies."""
     from mtquant_rllib.training.inspection.remote_inspection import on_cluster
-    from mtquant_rllib.training.storage.mirror import sending_changes
+    from mtquant_rllib.training.storage.mirror import pushing_changes
 
     if address is not None:
         return on_cluster(address, run, look, print, **named)
-    with sending_changes(run):
+    with pushing_changes(run):
         return look(run, **named)
 
 
@@ -174,10 +174,10 @@ def _compare(run: Path) -> None:
     from mtquant_rllib.training.inspection.run_evaluation import evaluate_run, last_done
     from mtquant_rllib.training.records.manifest import Manifest, phases_of
     from mtquant_rllib.training.reporting.learning_curves import plot_learning_curves
-    from mtquant_rllib.training.storage.mirror import sending_changes
+    from mtquant_rllib.training.storage.mirror import pushing_changes
 
     manifest = Manifest.read(run)
-    with sending_changes(run):
+    with pushing_changes(run):
         plot_learning_curves(run, manifest.load_settings().evaluation.plot)
         if last_done(manifest, run) != phases_of(manifest.load_settings())[-1]:
             return
@@ -186,7 +186,7 @@ def _compare(run: Path) -> None:
     print(f"pictures: {done.files['picture']}, {run / 'learning_curves.png'}")
 
 
-def _tell(done: Assessment) -> None:
+def _tell(done: RunEvaluation) -> None:
     """The books beside each other, whole and by regime, and what an allocator's reward would have paid them."""
     from rich.console import Console
 

@@ -11,7 +11,7 @@ from mtquant_rllib.training.curriculum.phases import expect_trainable, plan_phas
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.records.manifest import phases_of
-from mtquant_rllib.training.session.node_checks import Seen, looked_at
+from mtquant_rllib.training.session.node_checks import NodeReport, inspect_nodes
 from mtquant_rllib.training.session.ray_session import overcommitted
 
 CLOCK_SECONDS = 2.0
@@ -45,12 +45,12 @@ def nodes(there: Sequence[Node], run: Path | str) -> Iterator[Finding]:
     """Every node has this project in the same versions, sees the same folders or reaches the object store, and tells
     the same time. A prepared market is sent to nodes that lack it: the cache may be their own."""
     # A node has a working folder of its own: what it is asked for is written out.
-    found = looked_at(there, [], address=run) if isinstance(run, str) else looked_at(there, [run.absolute()])
+    found = inspect_nodes(there, [], address=run) if isinstance(run, str) else inspect_nodes(there, [run.absolute()])
     for node in there:
-        yield from told(node, found[str(node.id)])
+        yield from node_findings(node, found[str(node.id)])
 
 
-def told(node: Node, seen: Seen) -> Iterator[Finding]:
+def node_findings(node: Node, seen: NodeReport) -> Iterator[Finding]:
     for fault in seen.faults:
         yield Finding("node", "failed", f"{node}: {fault.said}", fault.cure)
     if seen.clock_off_s > CLOCK_SECONDS:

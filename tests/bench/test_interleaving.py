@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from mtquant_rllib.bench.interleaving import in_turns, rate
+from mtquant_rllib.bench.interleaving import interleaved, rate
 
 
 def test_sides_take_turns_and_the_first_window_of_each_is_thrown_away() -> None:
@@ -14,7 +14,7 @@ def test_sides_take_turns_and_the_first_window_of_each_is_thrown_away() -> None:
         order.append(name)
         return float(order.count(name))
 
-    windows = in_turns({"a": lambda: side("a"), "b": lambda: side("b")}, repeats=3)
+    windows = interleaved({"a": lambda: side("a"), "b": lambda: side("b")}, repeats=3)
     assert order == ["a", "b"] * 4
     assert windows == {"a": [2.0, 3.0, 4.0], "b": [2.0, 3.0, 4.0]}
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from mtquant_rllib.bench import power_law as module
-from mtquant_rllib.bench.power_law import call_time, exponent_of, measure_growth
+from mtquant_rllib.bench.power_law import exponent_of, mean_call_time, measure_growth
 
 Wait = Callable[[float], None]
 
@@ -49,6 +49,6 @@ def test_a_window_has_as_many_calls_as_fit(wait: Wait) -> None:
         wait(0.01)
         calls.append(0)
 
-    measure = call_time(work)
+    measure = mean_call_time(work)
     assert measure() == pytest.approx(0.01)
     assert len(calls) == 1 + 5

@@ -16,7 +16,7 @@ from mtquant_rllib.engine.learning.divergence import (
     SKIPPED_STEPS,
     SKIPPED_STEPS_LIFETIME,
     Divergence,
-    told,
+    diverged_modules,
 )
 from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
 from mtquant_rllib.engine.learning.sac_learner import SACLearner
@@ -83,7 +83,7 @@ def test_of_healthy_updates_nothing_is_skipped(pupil_of: Any) -> None:
     pupil.update()
     assert len(pupil.said) == 12
     assert all(set(figures.values()) == {0} for figures in pupil.said.values())
-    assert told(pupil.said) == {}
+    assert diverged_modules(pupil.said) == {}
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
@@ -110,7 +110,7 @@ def test_one_module_without_sound_gradients_diverges_alone_after_so_many_updates
     pupil.update(np.nan, "EURUSD")
     assert pupil.diverged == {"EURUSD"}
     assert pupil.said["EURUSD"][REASON] == Divergence.SKIPPED
-    assert "learner.max_skipped_updates" in told(pupil.said)["EURUSD"]
+    assert "learner.max_skipped_updates" in diverged_modules(pupil.said)["EURUSD"]
     assert all(figures[SKIPPED_STEPS] == 0 for name, figures in pupil.said.items() if name != "EURUSD")
     pupil.update()
     assert pupil.diverged == {"EURUSD"}, "it is said until somebody ends the trial"

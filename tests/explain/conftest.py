@@ -8,7 +8,7 @@ import pytest
 from page_runs import ATTENTION, SMALL, gather, write_run
 
 from mtquant_rllib.evaluation.explain.collect import Material
-from mtquant_rllib.training.inspection.run_evaluation import OpenRun, open_run
+from mtquant_rllib.training.inspection.run_evaluation import OpenedRun, open_policies
 
 
 @pytest.fixture(scope="session")
@@ -31,15 +31,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def opened(runs: Path) -> OpenRun:
-    return open_run(runs / "attention", "test")
+def opened(runs: Path) -> OpenedRun:
+    return open_policies(runs / "attention", "test")
 
 
 @pytest.fixture(scope="session")
-def material(opened: OpenRun) -> Material:
+def material(opened: OpenedRun) -> Material:
     return gather(opened, "meta_controller")
 
 
 @pytest.fixture(scope="session")
 def plain(runs: Path) -> Material:
-    return gather(open_run(runs / "plain", "test"), "XAUUSD")
+    return gather(open_policies(runs / "plain", "test"), "XAUUSD")

@@ -9,7 +9,7 @@ import torch
 from mtquant_rllib.config import Settings
 from mtquant_rllib.evaluation.explain.collect import Material, collect
 from mtquant_rllib.policies.registry import build_policy, network_configs
-from mtquant_rllib.training.inspection.run_evaluation import OpenRun
+from mtquant_rllib.training.inspection.run_evaluation import OpenedRun
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import PHASES, Manifest, phases_of
@@ -59,7 +59,7 @@ def write_run(
     return run
 
 
-def gather(opened: OpenRun, agent: str) -> Material:
+def gather(opened: OpenedRun, agent: str) -> Material:
     return collect(
         opened.settings, opened.data, opened.states, agent, equal_allocation=opened.phase == 1, facts=opened.facts
     )

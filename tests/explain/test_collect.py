@@ -13,17 +13,17 @@ from mtquant_rllib.evaluation.explain.collect import DecisionLog, Material, bars
 from mtquant_rllib.evaluation.importance import attention_received
 from mtquant_rllib.evaluation.regime_figures import NO_REGIME
 from mtquant_rllib.policies.introspection import AgentView
-from mtquant_rllib.training.inspection.run_evaluation import OpenRun
+from mtquant_rllib.training.inspection.run_evaluation import OpenedRun
 
 
-def test_the_meta_controller_decides_every_few_bars_of_every_history(material: Material, opened: OpenRun) -> None:
+def test_the_meta_controller_decides_every_few_bars_of_every_history(material: Material, opened: OpenedRun) -> None:
     every = opened.settings.desk.decision.meta_every_bars
     for env, stretch in enumerate(opened.data.stretches):
         bars = material.decisions.bar[material.decisions.of_history(env)]
         np.testing.assert_array_equal(bars, np.arange(0, stretch.stop - 1 - stretch.start, every))
 
 
-def test_labels_are_those_known_when_the_decision_was_taken(material: Material, opened: OpenRun) -> None:
+def test_labels_are_those_known_when_the_decision_was_taken(material: Material, opened: OpenedRun) -> None:
     regime = np.asarray(opened.data.features.regime)
     for env, stretch in enumerate(opened.data.stretches):
         count = stretch.stop - 1 - stretch.start
@@ -34,7 +34,7 @@ def test_labels_are_those_known_when_the_decision_was_taken(material: Material, 
 
 
 @pytest.mark.parametrize("agent", ["meta_controller", "forex_specialist", "WTIUSD"])
-def test_decisions_made_again_from_what_was_kept_are_those_that_the_desk_took(opened: OpenRun, agent: str) -> None:
+def test_decisions_made_again_from_what_was_kept_are_those_that_the_desk_took(opened: OpenedRun, agent: str) -> None:
     log, config = DecisionLog(agent), opened.settings.desk.decision
     player = rollout.PolicyPlayer.of(opened.settings, opened.states, on_decision=log)
     start = opened.data.stretches[0].start
@@ -58,7 +58,7 @@ def test_decisions_made_again_from_what_was_kept_are_those_that_the_desk_took(op
     np.testing.assert_allclose(again, np.array(taken[agent])[kept.bar], atol=1e-5)
 
 
-def test_watching_changes_no_byte_of_the_record(material: Material, opened: OpenRun) -> None:
+def test_watching_changes_no_byte_of_the_record(material: Material, opened: OpenedRun) -> None:
     player = rollout.PolicyPlayer.of(opened.settings, opened.states)
     draws = rollout.whole(opened.data.stretches)
     unwatched = rollout.play(opened.settings, opened.data, player, draws, name="desk")
@@ -91,7 +91,7 @@ def test_figures_for_trackers_hold_attention_and_regimes(material: Material) -> 
     assert 0 < figures["attention_entropy"] <= 1
 
 
-def test_blocks_of_decisions_know_how_many_bars_lie_between_them(material: Material, opened: OpenRun) -> None:
+def test_blocks_of_decisions_know_how_many_bars_lie_between_them(material: Material, opened: OpenedRun) -> None:
     assert bars_per_row(np.array([0, 0, 0, 1, 1]), np.array([0, 5, 10, 0, 7])) == 5
     assert bars_per_row(np.array([0, 1]), np.array([3, 9])) == 1, "no history has two"
     kept = material.decisions

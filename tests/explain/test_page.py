@@ -34,7 +34,7 @@ from mtquant_rllib.evaluation.plots import line_colours
 from mtquant_rllib.evaluation.report import EvaluationReport, build_report
 from mtquant_rllib.evaluation.statistics import Interval
 from mtquant_rllib.features.regimes import Regime
-from mtquant_rllib.training.inspection.run_evaluation import OpenRun
+from mtquant_rllib.training.inspection.run_evaluation import OpenedRun
 
 ALWAYS = {
     "wealth", "risk_return", "regime_timeline", "transition_matrix", "durations", "regime_performance",
@@ -48,12 +48,12 @@ PICTURES = {
 
 
 @pytest.fixture(scope="module")
-def report(material: Material, opened: OpenRun) -> EvaluationReport:
+def report(material: Material, opened: OpenedRun) -> EvaluationReport:
     return build_report(material.records, opened.settings)
 
 
 @pytest.fixture(scope="module")
-def page(material: Material, report: EvaluationReport, opened: OpenRun) -> Page:
+def page(material: Material, report: EvaluationReport, opened: OpenedRun) -> Page:
     return build_page(material, report, opened.settings)
 
 
@@ -95,7 +95,7 @@ def test_a_text_cannot_end_the_pages_data(page: Page) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_run_gives_the_same_page(page: Page, opened: OpenRun) -> None:
+def test_the_same_run_gives_the_same_page(page: Page, opened: OpenedRun) -> None:
     again = gather(opened, "meta_controller")
     assert build_page(again, build_report(again.records, opened.settings), opened.settings).render() == page.render()
 
@@ -300,7 +300,7 @@ def test_ten_years_are_drawn_in_as_many_points_as_asked_for_and_no_peak_is_lost(
     assert short(np.array([[1.234567, np.inf]])) == [[1.2346, None]]
 
 
-def test_a_plain_network_has_no_attention_panels_and_the_page_says_so(plain: Material, opened: OpenRun) -> None:
+def test_a_plain_network_has_no_attention_panels_and_the_page_says_so(plain: Material, opened: OpenedRun) -> None:
     page = build_page(plain, build_report(plain.records, opened.settings), opened.settings)
     assert {panel.id for section in page.sections for panel in section.panels} == ALWAYS
     text = page.render()
@@ -358,7 +358,7 @@ def test_the_command_writes_page_pictures_and_figures(runs: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_the_command_says_and_writes_how_the_classifier_does_against_the_detector(
-    runs: Path, opened: OpenRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, opened: OpenedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["explain", str(runs / "attention"), "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out

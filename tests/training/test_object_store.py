@@ -137,10 +137,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_another_machine_gets_what_was_sent(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror.sent(checkpoint(run, 1))
+    mirror.push(checkpoint(run, 1))
     checkpoint(run, 2)  # never sent
     (run / "run.log").write_text("one\n")
-    with mirror.sending_changes(run):
+    with mirror.pushing_changes(run):
         (run / "run.log").write_text("one\ntwo\n")
     here = contents(run)
     machine(monkeypatch, tmp_path, 2)
@@ -152,8 +152,8 @@ def test_another_machine_gets_what_was_sent(run: Path, tmp_path: Path, monkeypat
 
 def test_a_checkpoint_without_its_index_is_none(run: Path, store: Store) -> None:
     """As its sender, or whoever removed it, was killed half way."""
-    mirror.sent(checkpoint(run, 1))
-    mirror.sent(checkpoint(run, 2))
+    mirror.push(checkpoint(run, 1))
+    mirror.push(checkpoint(run, 2))
     store.remove_file("phase_1/forex/checkpoint_000002/checkpoint.json")
     run_path(ADDRESS)
     assert [path.name for path in (run / "phase_1" / "forex").iterdir()] == ["checkpoint_000001"]
@@ -167,12 +167,12 @@ def test_the_index_is_sent_last_and_removed_first(run: Path, monkeypatch: pytest
     )
     monkeypatch.setattr(Store, "remove_folder", lambda self, path: (done.append(("gone", path)), remove(self, path)))
     place = checkpoint(run, 1)
-    mirror.sent(place)
+    mirror.push(place)
     assert done[-1] == ("put", "phase_1/forex/checkpoint_000001/checkpoint.json")
     there = mirror.copy_of(run)
     monkeypatch.setattr(Store, "remove_folder", lambda self, path: pytest.fail("killed"))
     with pytest.raises(pytest.fail.Exception):
-        mirror.removed(place)
+        mirror.remove_remote(place)
     assert there.store.stamp("phase_1/forex/checkpoint_000001/checkpoint.json") is None
     assert there.store.stamp("phase_1/forex/checkpoint_000001/state.pkl") is not None
 
@@ -180,17 +180,17 @@ def test_the_index_is_sent_last_and_removed_first(run: Path, monkeypatch: pytest
 def test_what_another_node_wrote_replaces_what_is_here(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirror.sent(checkpoint(run, 1, b"here"))
+    mirror.push(checkpoint(run, 1, b"here"))
     machine(monkeypatch, tmp_path, 2)
-    other = mirror.joined(ADDRESS, "attempt")
+    other = mirror.join_working_copy(ADDRESS, "attempt")
     assert not (other / "phase_1").exists()
     assert Manifest.read(other).name == "x", "what makes it a run is there at once"
-    mirror.fetched(other / "phase_1" / "forex")
+    mirror.pull(other / "phase_1" / "forex")
     assert (other / "phase_1/forex/checkpoint_000001/state.pkl").read_bytes() == b"here"
-    mirror.sent(checkpoint(other, 1, b"there"))
-    mirror.sent(checkpoint(other, 2, b"more"))
+    mirror.push(checkpoint(other, 1, b"there"))
+    mirror.push(checkpoint(other, 2, b"more"))
     machine(monkeypatch, tmp_path, 1)
-    mirror.fetched(run / "phase_1")
+    mirror.pull(run / "phase_1")
     assert (run / "phase_1/forex/checkpoint_000001/state.pkl").read_bytes() == b"there"
     assert (run / "phase_1/forex/checkpoint_000002/state.pkl").read_bytes() == b"more"
 
@@ -198,9 +198,9 @@ def test_what_another_node_wrote_replaces_what_is_here(
 def test_the_drivers_own_machine_joins_in_the_drivers_copy(run: Path) -> None:
     (run / "run.log").write_text("not sent yet\n")
     mirror.begin_attempt(run, "attempt")
-    assert mirror.joined(ADDRESS, "attempt") == run
+    assert mirror.join_working_copy(ADDRESS, "attempt") == run
     assert (run / "run.log").exists()
-    mirror.joined(ADDRESS, "another attempt")
+    mirror.join_working_copy(ADDRESS, "another attempt")
     assert not (run / "run.log").exists(), "of an earlier attempt, and not what the store has"
 
 
@@ -217,12 +217,12 @@ def test_states_and_manifests_are_sent_as_they_are_written(run: Path, store: Sto
 
 def test_the_prepared_market_goes_with_the_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = Manifest.read(run)
-    mirror.market_sent(run, Path(manifest.market.data))
+    mirror.push_market(run, Path(manifest.market.data))
     shutil.rmtree(manifest.market.data)
     machine(monkeypatch, tmp_path, 2)
     run = run_path(ADDRESS)
     assert not (run / "market").exists(), "in the store alone"
-    mirror.market_brought(run, manifest.market.data)
+    mirror.pull_market(run, manifest.market.data)
     monkeypatch.setattr("mtquant_rllib.env.market_source.prepare_embedded", lambda *_: pytest.fail("made again"))
     found = restored(manifest.load_settings(), manifest.market)
     assert Path(found.data).parent == tmp_path / "machine_2"
@@ -324,7 +324,7 @@ def test_who_holds_a_run_has_its_newest_state_and_keeps_it(
         (other / "run.log").write_text("not sent yet\n")
         assert run_path(ADDRESS) == other
         assert (other / "run.log").read_text() == "not sent yet\n", "whoever looks meanwhile changes nothing"
-        with mirror.sending_changes(other):
+        with mirror.pushing_changes(other):
             Path(other / "evaluation").mkdir()
             (other / "evaluation" / "a").write_text("new")
         assert Store.at(ADDRESS).read("run.log") is None, "a looker sends its own files alone"
@@ -383,7 +383,7 @@ def test_a_run_that_another_machine_trains_is_not_pruned(
 def test_what_other_nodes_wrote_is_waited_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that fails for a moment costs a moment."""
     place = checkpoint(run, 1)
-    mirror.sent(place)
+    mirror.push(place)
     shutil.rmtree(place)
     files, tries = Store.files, list[str]()
 
@@ -395,7 +395,7 @@ def test_what_other_nodes_wrote_is_waited_for(run: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Store, "files", failing)
     monkeypatch.setattr(retries, "_EVERY_S", 0.01)
-    retries.patiently(partial(mirror.fetched, run / "phase_1"), "the store", 20.0, action="read")
+    retries.with_retries(partial(mirror.pull, run / "phase_1"), "the store", 20.0, action="read")
     assert (place / "state.pkl").read_bytes() == b"x"
     assert len(tries) == 3
 

@@ -11,7 +11,7 @@ from mtquant_rllib.training.algorithm.hyperparameters import (
     learning_rates,
     learning_starts_bars,
 )
-from mtquant_rllib.training.curriculum.driver import never_learning
+from mtquant_rllib.training.curriculum.driver import trials_without_updates
 from mtquant_rllib.training.curriculum.phases import budget_bars, plan_phase
 from mtquant_rllib.training.records.manifest import PhaseRecord, TrialRecord
 from mtquant_rllib.universe import META
@@ -90,7 +90,7 @@ def test_a_budget_that_ends_before_the_first_gradient_step_is_told(algorithm: st
     ]
     settings = Settings.load("allocator.yaml", starts)
     record = PhaseRecord(experiment="phase_1", trials={"allocator": TrialRecord(budget_bars=bars)})
-    assert never_learning(settings, 1, record) == (["allocator"] if named else [])
+    assert trials_without_updates(settings, 1, record) == (["allocator"] if named else [])
 
 
 def test_a_small_budget_is_not_spent_on_collecting() -> None:

@@ -16,7 +16,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.tune.trainable.trainable import _TrainingResult
 from ray.util import debug
 
-from mtquant_rllib.training.session.ray_internals import learners_summing_by, results_forgotten, secrets_unsent
+from mtquant_rllib.training.session.ray_internals import bounded_tune_memory, learners_reducing_by, secrets_unsent
 
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
@@ -110,11 +110,11 @@ def test_tune_forgets_results_and_checkpoints(two_cpus: None, tmp_path: Path, mo
     noted: set[str] = set()
     monkeypatch.setattr(debug, "_logged", noted)
     stock = held(tmp_path / "rllib", monkeypatch)
-    assert stock.futures >= 20, "Tune forgets results by itself: this half of `results_forgotten` may go"
+    assert stock.futures >= 20, "Tune forgets results by itself: this half of `bounded_tune_memory` may go"
     assert stock.checkpoints == 20
     assert any(text.startswith("tune_func_encode") for text in noted), "Tune notes them no more"
     noted.clear()
-    with results_forgotten():
+    with bounded_tune_memory():
         watch = held(tmp_path / "forgotten", monkeypatch)
     assert watch.futures <= 2
     assert watch.checkpoints == 1
@@ -126,9 +126,9 @@ def test_tune_forgets_results_and_checkpoints(two_cpus: None, tmp_path: Path, mo
 def test_learners_add_up_by_what_they_are_told(two_cpus: None) -> None:
     config = PPOConfig().environment("CartPole-v1").learners(num_learners=2, num_cpus_per_learner=0.5)
     env = gymnasium.make("CartPole-v1")
-    with learners_summing_by("no-such-backend"), pytest.raises(Exception, match="no-such-backend"):
+    with learners_reducing_by("no-such-backend"), pytest.raises(Exception, match="no-such-backend"):
         config.build_learner_group(env=env)
-    with learners_summing_by("gloo"):
+    with learners_reducing_by("gloo"):
         group = config.build_learner_group(env=env)
     try:
         names = [result.get() for result in group.foreach_learner(lambda _: _backend())]

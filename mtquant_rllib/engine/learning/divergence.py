@@ -120,7 +120,7 @@ class DivergenceWatch:
         self._skipped.clear()
 
 
-def told(learners: Mapping[str, Any]) -> dict[str, str]:
+def diverged_modules(learners: Mapping[str, Any]) -> dict[str, str]:
     """Of an algorithm's results["learners"]: module -> why it has diverged, in words; empty where none has."""
     return {
         module: _SAID[Divergence(int(figures[REASON]))]

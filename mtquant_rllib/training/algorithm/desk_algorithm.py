@@ -28,13 +28,13 @@ from ray.rllib.utils.typing import StateDict
 
 from mtquant_rllib.config.trial import TrialConfig
 from mtquant_rllib.engine.learning.bar_schedule import BARS
-from mtquant_rllib.engine.learning.divergence import told
+from mtquant_rllib.engine.learning.divergence import diverged_modules
 from mtquant_rllib.engine.learning.sharding import ShardedBatch
 from mtquant_rllib.engine.process_use import ProcessUse, process_use
 from mtquant_rllib.engine.randomness import pin_torch
 from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT, Sampled
 from mtquant_rllib.errors import DivergedPolicyError, EnvironmentFailed
-from mtquant_rllib.training.algorithm.remote_sampling import PROBE_S, sampled_remotely, shared_among
+from mtquant_rllib.training.algorithm.remote_sampling import POLL_S, reassigned_counters, sample_remotely
 from mtquant_rllib.training.algorithm.utilization import Utilization, cpus_held, learner_use
 from mtquant_rllib.training.algorithm.validation import make_validator
 from mtquant_rllib.training.algorithm.weight_average import WeightAverage
@@ -51,8 +51,8 @@ from mtquant_rllib.training.result_keys import (
     SYSTEM,
     VALIDATION,
 )
-from mtquant_rllib.training.session.ray_internals import learners_summing_by
-from mtquant_rllib.training.storage.retries import patiently
+from mtquant_rllib.training.session.ray_internals import learners_reducing_by
+from mtquant_rllib.training.storage.retries import with_retries
 
 DESK = "desk"
 """Key of what the desk adds to an algorithm's state."""
@@ -80,7 +80,7 @@ class DeskAlgorithm(Algorithm):
         self._env_faults: list[str] = []
         self._validation_s = 0.0
         self._fruitless = 0
-        with learners_summing_by(summing_backend(config.num_gpus_per_learner)):
+        with learners_reducing_by(gradient_backend(config.num_gpus_per_learner)):
             super().setup(config)
         self.trial: TrialConfig = self.config.trial
         self._average = WeightAverage(self.trial.average_updates)
@@ -161,7 +161,7 @@ class DeskAlgorithm(Algorithm):
             # What is left over goes round.
             turns = {index: (position - self.bars_sampled) % len(runners) for position, index in enumerate(runners)}
             asked = {index: share + (turn < rest) for index, turn in turns.items()}
-            sampled = sampled_remotely(self, asked)
+            sampled = sample_remotely(self, asked)
         self.metrics.aggregate([part.metrics for part in sampled], key=ENV_RUNNER_RESULTS)
         for part in sampled:
             self._env_faults += part.env_faults
@@ -205,7 +205,7 @@ class DeskAlgorithm(Algorithm):
             late = time.monotonic() - began > self.config.env_runner_restore_timeout_s
             if ENV_RUNNER_RESULTS in results or group is None or late:
                 return results
-            time.sleep(PROBE_S)
+            time.sleep(POLL_S)
 
     def _place_runners(self) -> None:
         """Let the runners go on where `self._runner_states` says, as many as there are: the local one now, remote ones
@@ -214,7 +214,7 @@ class DeskAlgorithm(Algorithm):
         n_remote = group.num_remote_env_runners()
         if self._runner_states:
             indices = list(range(1, n_remote + 1)) or [self.env_runner.worker_index]
-            self._runner_states = shared_among(
+            self._runner_states = reassigned_counters(
                 indices, self.config.num_envs_per_env_runner, self._runner_states, self.bars_sampled
             )
         self.runners_prepared_by = uuid.uuid4().hex
@@ -249,7 +249,7 @@ class DeskAlgorithm(Algorithm):
             results = super().step()
         except (DivergedPolicyError, EnvironmentFailed) as error:
             return self._ended_by(str(error), {})
-        if diverged := told(results.get(LEARNER_RESULTS, {})):
+        if diverged := diverged_modules(results.get(LEARNER_RESULTS, {})):
             reasons = "; ".join(f"{module} has diverged: {reason}" for module, reason in diverged.items())
             return self._ended_by(f"{reasons}; a smaller learning rate may help", results)
         if self.bars_sampled > before and trial.average_updates is not None:
@@ -325,7 +325,7 @@ class DeskAlgorithm(Algorithm):
         """Write module states into the module folder."""
         folder = self.module_folder / name
         write = partial(module_states.write, folder, modules, run=self.run_folder, **notes)
-        patiently(write, f"{folder}", self.storage_patience_s)
+        with_retries(write, f"{folder}", self.storage_patience_s)
 
     # checkpoints
 
@@ -375,7 +375,7 @@ def _nothing_of(learner: Any) -> None:
     """Answered by a learner that lives."""
 
 
-def summing_backend(gpus_per_learner: float) -> str:
+def gradient_backend(gpus_per_learner: float) -> str:
     """By what several learners add up their gradients: NCCL where each has a GPU of its own."""
     return "nccl" if gpus_per_learner >= 1 and torch.distributed.is_nccl_available() else "gloo"
 

@@ -19,11 +19,11 @@ import tree
 from mtquant_rllib.engine.sampling.runner_base import Sampled
 from mtquant_rllib.errors import RunError
 
-PROBE_S = 0.2
+POLL_S = 0.2
 """Between two looks at whether a lost runner is back, in seconds."""
 
 
-def sampled_remotely(algorithm: Any, asked: Mapping[int, int]) -> list[Sampled]:
+def sample_remotely(algorithm: Any, asked: Mapping[int, int]) -> list[Sampled]:
     """So many bars of each remote runner, in the order of `asked`, runner index -> bars.
 
     Raises
@@ -66,7 +66,7 @@ def sampled_remotely(algorithm: Any, asked: Mapping[int, int]) -> list[Sampled]:
                 f"{patience_s:.0f} seconds"
             )
         if not algorithm.restore_env_runners(group):
-            time.sleep(PROBE_S)
+            time.sleep(POLL_S)
     return [found[index] for index in asked]
 
 
@@ -95,7 +95,7 @@ def _sampled(runner: Any, bars: int, algorithm_id: str) -> Sampled | Unprepared 
         return error
 
 
-def shared_among(
+def reassigned_counters(
     runners: Sequence[int], n_envs: int, seats: Mapping[int, dict[str, Any]], bars: int
 ) -> dict[int, dict[str, Any]]:
     """Counters of runners for others in their place: those given, where the same runners with as many environments ask.

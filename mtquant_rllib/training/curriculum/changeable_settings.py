@@ -12,7 +12,7 @@ from mtquant_rllib.config.loader import apply_overrides, validate
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.records.manifest import Manifest
 
-MOVABLE = (
+CHANGEABLE = (
     "resources.cpus",
     "resources.gpus",
     "resources.learner_cpus",
@@ -32,23 +32,23 @@ MOVABLE = (
 learners (rounding and dropout differ) and of runners (episodes in progress begin afresh)."""
 
 
-def refuse_fixed(overrides: Sequence[str]) -> None:
+def refuse_unchangeable(overrides: Sequence[str]) -> None:
     """Raises ConfigError for an override that would change what a run is."""
     for override in overrides:
-        if not override.startswith(MOVABLE):
+        if not override.startswith(CHANGEABLE):
             raise ConfigError(
                 f"--set {override}: a run goes on with the settings it began with; only "
-                f"{', '.join(part.rstrip('.') for part in MOVABLE)} can be changed"
+                f"{', '.join(part.rstrip('.') for part in CHANGEABLE)} can be changed"
             )
 
 
-def move(manifest: Manifest, overrides: Sequence[str], run: Path) -> None:
+def change_settings(manifest: Manifest, overrides: Sequence[str], run: Path) -> None:
     """Change a run's settings."""
     changed = validate(Settings, apply_overrides(manifest.settings, overrides), str(run))
     manifest.settings = changed.model_dump(mode="json")
 
 
-def moved_settings(manifest: Manifest, settings: Settings) -> list[str]:
+def changed_settings(manifest: Manifest, settings: Settings) -> list[str]:
     """How these settings differ from a run's, as overrides.
 
     Raises
@@ -62,7 +62,7 @@ def moved_settings(manifest: Manifest, settings: Settings) -> list[str]:
         asked["desk"]["observation"]["feature_means"] = begun["desk"]["observation"]["feature_means"]
     before = dict(_leaves(begun))
     differing = [f"{key}={json.dumps(value)}" for key, value in _leaves(asked) if value != before.get(key)]
-    fixed = [override for override in differing if not override.startswith(MOVABLE)]
+    fixed = [override for override in differing if not override.startswith(CHANGEABLE)]
     if fixed:
         raise ConfigError(
             f"run {manifest.name} was begun with other settings, and goes on with those that it began with: leave out "

@@ -30,7 +30,7 @@ from mtquant_rllib.errors import MtquantError, RunError
 from mtquant_rllib.training.algorithm.hyperparameters import learning_starts_bars
 from mtquant_rllib.training.curriculum import phase_experiment
 from mtquant_rllib.training.curriculum.attempt import Attempt
-from mtquant_rllib.training.curriculum.changeable_settings import move, moved_settings, refuse_fixed
+from mtquant_rllib.training.curriculum.changeable_settings import change_settings, changed_settings, refuse_unchangeable
 from mtquant_rllib.training.curriculum.phase_handover import hand_on, predecessor
 from mtquant_rllib.training.curriculum.phases import algorithm_of, budget_bars, expect_trainable, plan_phase
 from mtquant_rllib.training.placement.node_readiness import Readiness
@@ -43,7 +43,7 @@ from mtquant_rllib.training.reporting.progress import clock
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_session import local_node, session
 from mtquant_rllib.training.storage import durable, exclusive_access, mirror
-from mtquant_rllib.training.storage.retries import patiently
+from mtquant_rllib.training.storage.retries import with_retries
 
 logger = logging.getLogger("mtquant_rllib.training")
 
@@ -96,8 +96,8 @@ def train(
     run = run_names.claim_free() if run is None else run_names.run_path(run).resolve()
     change: Callable[[Manifest], None] | None = None
     if resume_existing and is_run(run) and not nothing_trained(run):
-        moved = moved_settings(Manifest.read(run), settings)
-        carry_on(run, address, change=lambda manifest: move(manifest, moved, run) if moved else None)
+        moved = changed_settings(Manifest.read(run), settings)
+        carry_on(run, address, change=lambda manifest: change_settings(manifest, moved, run) if moved else None)
         return run
     if is_run(run) and phase in (None, 1) and nothing_trained(run):
         record = prepare(settings, market, macro)
@@ -170,9 +170,9 @@ def resume(run: Path, address: str | None = None, overrides: Sequence[str] = (),
     if ownership.identity(run) is not None:
         _log_to(run)
     Manifest.read(run, trust=trust)
-    refuse_fixed(overrides)
+    refuse_unchangeable(overrides)
 
-    change = partial(move, overrides=overrides, run=run)
+    change = partial(change_settings, overrides=overrides, run=run)
     carry_on(run, address, trust=trust, change=change if overrides else None)
     return run
 
@@ -228,10 +228,10 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
         return
     settings = manifest.load_settings()
     patience_s = settings.checkpoints.storage_patience_seconds
-    bring = partial(mirror.market_brought, run, manifest.market.data)
-    patiently(bring, "the prepared market", patience_s, action="read")
+    bring = partial(mirror.pull_market, run, manifest.market.data)
+    with_retries(bring, "the prepared market", patience_s, action="read")
     manifest.market = restored(settings, manifest.market)
-    patiently(partial(mirror.market_sent, run, Path(manifest.market.data)), "the prepared market", patience_s)
+    with_retries(partial(mirror.push_market, run, Path(manifest.market.data)), "the prepared market", patience_s)
     interruption = Interruption(settings.checkpoints.stop_grace_seconds)
     go_on = f"carry on with `mtquant resume {mirror.named(run)}`"
     with (
@@ -278,7 +278,7 @@ def _run_phase(attempt: Attempt, phase: int) -> None:
         manifest.write(run)
     budgets = ", ".join(f"{name} {trial.budget_bars:,}" for name, trial in record.trials.items())
     _tell(f"phase {phase}: {budgets} bars")
-    for name in never_learning(settings, phase, record):
+    for name in trials_without_updates(settings, phase, record):
         _tell(
             f"phase {phase} {name} will learn nothing: its budget ends before SAC's first gradient step "
             "(sac.learning_starts_bars, sac.bars_per_update)"
@@ -286,12 +286,12 @@ def _run_phase(attempt: Attempt, phase: int) -> None:
     began = time.monotonic()
     results = phase_experiment.fit(attempt, phase, plans)
     patience_s = settings.checkpoints.storage_patience_seconds
-    patiently(
+    with_retries(
         lambda: hand_on(run, phase, record, plans, results), f"what phase {phase} hands on", patience_s, run / FILE
     )
     record.seconds += time.monotonic() - began
     record.status = "done"
-    patiently(lambda: manifest.write(run), str(run / FILE), patience_s)
+    with_retries(lambda: manifest.write(run), str(run / FILE), patience_s)
     best = ", ".join(
         f"{name} {trial.best_sharpe:.2f} at {trial.best_bars:,} bars"
         for name, trial in record.trials.items()
@@ -300,7 +300,7 @@ def _run_phase(attempt: Attempt, phase: int) -> None:
     _tell(f"phase {phase} done in {clock(record.seconds)}; best validation Sharpe: {best or 'not validated'}")
 
 
-def never_learning(settings: Settings, phase: int, record: PhaseRecord) -> list[str]:
+def trials_without_updates(settings: Settings, phase: int, record: PhaseRecord) -> list[str]:
     """Trials whose budget ends before the first gradient step of an algorithm that collects first."""
     if algorithm_of(settings, phase) != "sac":
         return []

@@ -44,7 +44,7 @@ from mtquant_rllib.training.reporting.wandb_tracker import WandB
 from mtquant_rllib.training.result_keys import FAILURE, TRIAL
 from mtquant_rllib.training.session.autoscaling import wait_for_nodes
 from mtquant_rllib.training.session.interruption import Interruption
-from mtquant_rllib.training.session.ray_internals import results_forgotten
+from mtquant_rllib.training.session.ray_internals import bounded_tune_memory
 from mtquant_rllib.training.storage import mirror, retries
 
 logger = logging.getLogger("mtquant_rllib.training")
@@ -129,8 +129,8 @@ def fit(attempt: Attempt, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
                 ) from away
             attempt.tell(f"storage: {away}; waiting for it")
             for folder in {attempt.run, *away.folders}:
-                retries.patiently(partial(retries.probe, folder), str(folder), patience_s)
-            retries.patiently(partial(mirror.probed, attempt.run), attempt.name, patience_s)
+                retries.with_retries(partial(retries.probe, folder), str(folder), patience_s)
+            retries.with_retries(partial(mirror.probe_store, attempt.run), attempt.name, patience_s)
             time.sleep(AGAIN_S)
     _fetched(attempt, record.experiment, patience_s)
     return {plan.name: _end_of(attempt, plan) for plan in plans}
@@ -138,8 +138,8 @@ def fit(attempt: Attempt, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
 
 def _fetched(attempt: Attempt, experiment: str, patience_s: float) -> None:
     """Bring what trials on nodes with another copy of the run wrote."""
-    fetch = partial(mirror.fetched, attempt.run / experiment)
-    retries.patiently(fetch, f"{attempt.name}/{experiment}", patience_s, action="read")
+    fetch = partial(mirror.pull, attempt.run / experiment)
+    retries.with_retries(fetch, f"{attempt.name}/{experiment}", patience_s, action="read")
 
 
 def check(attempt: Attempt, phase: int, plans: list[TrialPlan]) -> None:
@@ -211,7 +211,7 @@ def _fit(attempt: Attempt, settings: Settings, experiment: str, context: TrialCo
         ),
     )
     try:
-        with results_forgotten():
+        with bounded_tune_memory():
             grid = tuner.fit()
     except SessionLost as error:
         raise TrainingFailed(
@@ -280,10 +280,10 @@ class Signing(tune.Callback):
         if path.exists():
             if not signatures.is_ours(path, key):
                 signatures.sign(path, key)
-                mirror.sent(path / SIGNATURE)
-        elif (index := mirror.read(path / INDEX)) is not None:
+                mirror.push(path / SIGNATURE)
+        elif (index := mirror.read_remote(path / INDEX)) is not None:
             # It lies in the object store alone, and on the node that wrote it.
-            mirror.write(path / SIGNATURE, signatures.signature_of(index, key))
+            mirror.write_remote(path / SIGNATURE, signatures.signature_of(index, key))
 
 
 class Ends(tune.Callback):

@@ -15,7 +15,7 @@ from mtquant_rllib.training.reporting.result_files import curve_of, mend, rows_o
 
 
 @dataclass(frozen=True)
-class Found:
+class ResumableTrial:
     """A trial's checkpoints that may be gone on from: names, newest first, and the index of the newest."""
 
     names: list[str]
@@ -26,7 +26,7 @@ class Found:
         return self.newest is not None and self.newest.finished
 
 
-def resumable(attempt: Attempt, plan: TrialPlan) -> Found:
+def resumable(attempt: Attempt, plan: TrialPlan) -> ResumableTrial:
     """The trial's checkpoints of this run, newest first; damaged ones are told of.
 
     Raises
@@ -71,7 +71,7 @@ def resumable(attempt: Attempt, plan: TrialPlan) -> Found:
             attempt.tell(said)
     elif curve.exists():
         attempt.tell(f"phase {plan.phase} {plan.name}: no checkpoint is left of it; it begins again at bar 0")
-    return Found([one.path.name for one in loadable], newest)
+    return ResumableTrial([one.path.name for one in loadable], newest)
 
 
 def _ways_out(attempt: Attempt, plan: TrialPlan, what: str) -> str:

@@ -35,7 +35,7 @@ from mtquant_rllib.training.records.manifest import Manifest, versions
 from mtquant_rllib.training.reporting.curve_columns import curve_row
 from mtquant_rllib.training.result_keys import BARS_LIFETIME, TRIAL
 from mtquant_rllib.training.storage import mirror
-from mtquant_rllib.training.storage.retries import patiently
+from mtquant_rllib.training.storage.retries import with_retries
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +96,8 @@ class PhaseTrial(tune.Trainable):
             self.run = Path(own.run)
             _await_folder(self.run, patience_s)
         else:
-            join = partial(mirror.joined, own.address, own.attempt)
-            self.run = patiently(join, own.address, patience_s, action="read")
+            join = partial(mirror.join_working_copy, own.address, own.attempt)
+            self.run = with_retries(join, own.address, patience_s, action="read")
         self.manifest = Manifest.read(self.run)
         settings = self.manifest.load_settings()
         self.plan: TrialPlan = plan_named(settings, own.phase, own.trial)
@@ -105,7 +105,7 @@ class PhaseTrial(tune.Trainable):
         self.record = self.manifest.phase(self.plan.phase)
         self.folder = self.run / self.record.experiment / self.plan.name
         for place in (self.folder, self.run / self.plan.folder, self.run / (self.record.start or self.plan.folder)):
-            patiently(partial(mirror.fetched, place), str(place), patience_s, action="read")
+            with_retries(partial(mirror.pull, place), str(place), patience_s, action="read")
         named = own.checkpoints.get(own.trial, [])
         self._begin_from = [self.folder / name for name in named]
         """What the attempt began with, newest first. What it wrote since is gone on from where Tune names it: of a
@@ -194,7 +194,7 @@ class PhaseTrial(tune.Trainable):
             seconds=self._time_total,
             versions=versions(),
         )
-        path = patiently(
+        path = with_retries(
             lambda: checkpoints.write(
                 self.run, self.folder, index, self.algorithm.save_to_path, signatures.sign_where_keyed
             ),
@@ -270,4 +270,4 @@ def _await_folder(run: Path, patience_s: float) -> None:
     """Wait for a run's folder that is away, as when a trial is started again while its storage is. A node on which not
     even the folder of runs is there does not share it, and no waiting would help."""
     if run.parent.is_dir():
-        patiently(partial(os.stat, run), str(run), patience_s, action="found")
+        with_retries(partial(os.stat, run), str(run), patience_s, action="found")

@@ -54,7 +54,7 @@ def export_policies(
     wanted = [agent for agent in there if agents is None or agent in agents]
     modules = {name: _read(result, name) for name in {universe.policy_of(agent, sharing): None for agent in wanted}}
     source = _source(manifest, phase)
-    half = durable.half_of(out)
+    half = durable.temporary_path(out)
     try:
         half.mkdir(parents=True)
         document = write_exported(half, settings, modules, hashes, source, wanted)

@@ -53,6 +53,6 @@ def on_cluster(address: str, run: Path, look: Callable[..., T], tell: Callable[[
 
 def _look(name: str, look: Callable[..., Any], named: dict[str, Any]) -> Any:
     run = existing_run(name).resolve()
-    with mirror.sending_changes(run):
+    with mirror.pushing_changes(run):
         done = look(run, **named)
     return dataclasses.replace(done, files={kind: Path(path).relative_to(run) for kind, path in done.files.items()})

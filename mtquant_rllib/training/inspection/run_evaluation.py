@@ -30,7 +30,7 @@ from mtquant_rllib.training.storage import mirror
 
 
 @dataclass(frozen=True)
-class Assessment:
+class RunEvaluation:
     """The report, and the files it was written to: json, books, parts, picture, fallbacks, regimes.
 
     records: what every book did, bar by bar, in the report's order. fallbacks: who took the decisions of the run's
@@ -56,7 +56,7 @@ def last_done(manifest: Manifest, run: Path) -> int:
 
 
 @dataclass(frozen=True)
-class OpenRun:
+class OpenedRun:
     """A run's policies after a phase, and the split on which they are looked at."""
 
     run: Path
@@ -70,14 +70,14 @@ class OpenRun:
     """The prepared market."""
 
 
-def open_run(
+def open_policies(
     run: Path,
     split: str,
     *,
     phase: int | None = None,
     settings: Settings | None = None,
     overrides: Sequence[str] = (),
-) -> OpenRun:
+) -> OpenedRun:
     """Parameters as of `evaluate_run`.
 
     Raises
@@ -96,7 +96,7 @@ def open_run(
     folder = manifest.phase(phase).result
     if folder is None:
         raise RunError(f"{run}: phase {phase} is not done; the last that is done is phase {last_done(manifest, run)}")
-    mirror.market_brought(run, manifest.market.data)
+    mirror.pull_market(run, manifest.market.data)
     market = restored(settings, manifest.market) if own else prepare(settings, *manifest.market.files)
     facts = {
         "run": run.name,
@@ -107,7 +107,7 @@ def open_run(
     }
     prepared = Path(market.data)
     data = DeskData.open(prepared, split)
-    return OpenRun(run, phase, settings, data, module_states.read(run / folder), facts, manifest.seed, prepared)
+    return OpenedRun(run, phase, settings, data, module_states.read(run / folder), facts, manifest.seed, prepared)
 
 
 def evaluate_run(
@@ -118,7 +118,7 @@ def evaluate_run(
     phase: int | None = None,
     settings: Settings | None = None,
     overrides: Sequence[str] = (),
-) -> Assessment:
+) -> RunEvaluation:
     """Play the run's policies and every baseline over a split and write the comparison into `RUN/evaluation/SPLIT`.
 
     Parameters
@@ -131,7 +131,7 @@ def evaluate_run(
     settings, overrides
         Other settings than the run's, or changes to them: other costs, say. The market is then prepared again.
     """
-    opened = open_run(run, split, phase=phase, settings=settings, overrides=overrides)
+    opened = open_policies(run, split, phase=phase, settings=settings, overrides=overrides)
     settings, data, facts = opened.settings, opened.data, opened.facts
     if episodes is None:
         draws = rollout.whole(data.stretches)
@@ -158,4 +158,4 @@ def evaluate_run(
     files["regimes"] = write_by_regime(regimes, out / "regimes.csv")
     if terms:
         files["reward_terms"] = write_terms(terms, out / "reward_terms.csv")
-    return Assessment(report, files, player.fallbacks, records, regimes, terms)
+    return RunEvaluation(report, files, player.fallbacks, records, regimes, terms)

@@ -12,7 +12,7 @@ from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.evaluation.explain.collect import collect
 from mtquant_rllib.evaluation.explain.influence import verdicts
 from mtquant_rllib.evaluation.explain.write import write_explanation
-from mtquant_rllib.training.inspection.run_evaluation import open_run
+from mtquant_rllib.training.inspection.run_evaluation import open_policies
 from mtquant_rllib.training.records.ownership import within
 
 
@@ -54,7 +54,7 @@ def explain_run(
     ConfigError
         When there is no such agent.
     """
-    opened = open_run(run, split, phase=phase, settings=settings, overrides=overrides)
+    opened = open_policies(run, split, phase=phase, settings=settings, overrides=overrides)
     universe = opened.settings.universe
     agent = universe.agent_ids[0] if agent is None else agent
     if agent not in universe.agent_ids:

@@ -184,8 +184,8 @@ def _add(plan: PruningPlan, run: Path, path: Path, why: str) -> None:
 def _remove(run: Path, item: Removable) -> None:
     if item.path.is_dir():
         ownership.remove_own(item.path, run)
-        mirror.removed(item.path)
+        mirror.remove_remote(item.path)
         return
     with durable.named_errors(item.path):
         ownership.within(run, item.path).unlink(missing_ok=True)
-        mirror.removed(item.path)
+        mirror.remove_remote(item.path)

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mtquant_rllib.env import market_source
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.placement.nodes import Node
-from mtquant_rllib.training.session.node_checks import Seen, looked_at
+from mtquant_rllib.training.session.node_checks import NodeReport, inspect_nodes
 from mtquant_rllib.training.storage import mirror
 
 Tell = Callable[[str], None]
@@ -32,7 +32,7 @@ class Readiness:
 
     def __init__(self, run: Path, data: Path, tell: Tell) -> None:
         self._run, self._data, self._tell = run, data, tell
-        self._seen = dict[str | None, Seen]()
+        self._seen = dict[str | None, NodeReport]()
 
     def usable(self, nodes: Sequence[Node]) -> list[Node]:
         """Those of these nodes that can train, in the same order; the others are told of once.
@@ -50,7 +50,7 @@ class Readiness:
         if new:
             address = mirror.address_of_run(self._run)
             folders = [self._run] if address is None else []
-            found = looked_at(new, folders, data=self._data, address=address)
+            found = inspect_nodes(new, folders, data=self._data, address=address)
             self._seen.update(found)
             for node in new:
                 for fault in found[str(node.id)].faults:

@@ -133,7 +133,7 @@ def write(
     ownership.expect_there(run)
     final = ownership.within(run, folder / checkpoint.name)
     final.parent.mkdir(parents=True, exist_ok=True)
-    aside = durable.half_of(final)
+    aside = durable.temporary_path(final)
     try:
         aside.mkdir()
         save(str(aside))
@@ -151,7 +151,7 @@ def write(
         _make_way(run, final, (index.run, index.phase, index.trial))
         os.rename(aside, final)
         durable.sync_folder(final.parent)
-        mirror.sent(final)
+        mirror.push(final)
     except BaseException:
         if aside.exists():
             ownership.remove_own(aside, run, lambda path: path == aside)
@@ -297,7 +297,7 @@ def prune(run: Path, folder: Path, whole: Sequence[Path], keep: int) -> list[Pat
     for path in (*old, *left):
         ownership.remove_own(path, run)
     for path in old:
-        mirror.removed(path)
+        mirror.remove_remote(path)
     return old
 
 

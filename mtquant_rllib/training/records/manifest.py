@@ -196,7 +196,7 @@ class Manifest(_Record):
         manifest_file.write(run, json.loads(self.model_dump_json()))
         for name in (ownership.MARKER, FILE, BACKUP):
             try:
-                mirror.sent(run / name)
+                mirror.push(run / name)
             except OSError as error:
                 raise RunError(
                     f"{mirror.named(run)}/{name}: cannot be written ({error.strerror or error}); see to the bucket and "

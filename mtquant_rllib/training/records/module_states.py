@@ -73,7 +73,7 @@ def write(folder: Path, states: Mapping[str, ModuleState], *, run: Path | None =
     with durable.named_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         _tidy(place, run)
-        half = durable.half_of(place)
+        half = durable.temporary_path(place)
         try:
             half.mkdir()
             for module, state in states.items():
@@ -139,7 +139,7 @@ def _swap(half: Path, place: Path, run: Path) -> None:
         raise
     durable.sync_folder(place.parent)
     ownership.remove_own(old, run)
-    mirror.sent(place)
+    mirror.push(place)
 
 
 def exists(folder: Path) -> bool:

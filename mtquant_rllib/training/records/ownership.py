@@ -216,7 +216,7 @@ def remove_own(path: Path, inside: Path, mine: Callable[[Path], bool] = is_own) 
     with durable.named_errors(place):
         gone = place
         if not place.name.startswith(durable.HALF):
-            gone = durable.half_of(place.with_name(place.name.removeprefix(OLD)))
+            gone = durable.temporary_path(place.with_name(place.name.removeprefix(OLD)))
             os.rename(place, gone)
         shutil.rmtree(gone)
 

@@ -43,14 +43,14 @@ def run_path(name: str | Path) -> Path:
     if is_address(text):
         from mtquant_rllib.training.storage import mirror
 
-        return mirror.taken(text)
+        return mirror.pulled(text)
     path = on_disk(text, "a run")
     if (fault := name_fault(path.name or text)) is not None:
         raise RunError(f"run {shown(text)}: the run's name {fault}; {_EXAMPLE}")
     if (path.resolve().parent / REMOTE).is_file():
         from mtquant_rllib.training.storage import mirror
 
-        return mirror.taken_by_its_copy(path.resolve())
+        return mirror.pulled_by_its_copy(path.resolve())
     if len(parts) == 1:
         return _under_runs(text, path)
     for folder in path.parents:

@@ -25,7 +25,7 @@ from mtquant_rllib.training.records import ownership
 from mtquant_rllib.training.reporting.curve_columns import ITERATION, curve_row
 from mtquant_rllib.training.result_keys import BARS_LIFETIME, TRIAL
 from mtquant_rllib.training.storage import durable, mirror
-from mtquant_rllib.training.storage.retries import patiently
+from mtquant_rllib.training.storage.retries import with_retries
 
 
 def truncated_csv(text: str, key: str, first_lost: int) -> str:
@@ -95,7 +95,7 @@ def _written_patiently(write: Callable[[bool], None], turns_back: bool, path: An
         attempts += 1
         write(turns_back or attempts > 1)
 
-    patiently(attempt, str(path), patience_s)
+    with_retries(attempt, str(path), patience_s)
 
 
 class _Keyed:
@@ -192,7 +192,7 @@ class Curves(Callback):
         if turns_back:
             _rewrite(path, lambda text: truncated_csv(text, ITERATION, result[TRAINING_ITERATION]))
         append_row(path, curve_row(result))
-        mirror.sent(path)
+        mirror.push(path)
 
 
 def curve_of(run: Path, phase: int, trial: str) -> Path:

@@ -40,7 +40,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Seen:
+class NodeReport:
     """What a node is like. clock_off_s: by how much its clock differs from this machine's, at least; data: whether the
     prepared market is there, None where it was not asked for."""
 
@@ -89,9 +89,9 @@ def _looker() -> Callable[[list[str], str, str | None, str | None], dict[str, An
     return look
 
 
-def looked_at(
+def inspect_nodes(
     nodes: Sequence[Node], folders: Sequence[Path], *, data: Path | None = None, address: str | None = None
-) -> dict[str, Seen]:
+) -> dict[str, NodeReport]:
     """By id: what each of these nodes is like, all asked at once.
 
     Parameters
@@ -104,7 +104,7 @@ def looked_at(
         The folder in an object store that every node should reach.
     """
     remote = ray.remote(num_cpus=0, max_retries=0)(_looker())
-    word, found = f".mtquant-probe-{time.time_ns()}", dict[str, Seen]()
+    word, found = f".mtquant-probe-{time.time_ns()}", dict[str, NodeReport]()
     with _probes(folders, word):
         began, asked = time.time(), {}
         for node in nodes:
@@ -115,9 +115,9 @@ def looked_at(
         for node_id, answer in asked.items():
             try:
                 left = max(began + ANSWER_SECONDS - time.time(), 0.0)
-                found[node_id] = judged(ray.get(answer, timeout=left), began, time.time())
+                found[node_id] = node_report(ray.get(answer, timeout=left), began, time.time())
             except Exception as error:
-                found[node_id] = Seen([Fault("silent", f"no process answers there ({type(error).__name__})")])
+                found[node_id] = NodeReport([Fault("silent", f"no process answers there ({type(error).__name__})")])
     return found
 
 
@@ -133,7 +133,7 @@ def _probes(folders: Sequence[Path], word: str) -> Iterator[None]:
             (folder / word).unlink(missing_ok=True)
 
 
-def judged(seen: dict[str, Any], began: float, ended: float) -> Seen:
+def node_report(seen: dict[str, Any], began: float, ended: float) -> NodeReport:
     """What a process on a node found, held against this machine. began, ended: times here between which it was asked
     and had answered."""
     faults = []
@@ -149,4 +149,4 @@ def judged(seen: dict[str, Any], began: float, ended: float) -> Seen:
     if "store" in seen:
         faults.append(Fault("store", f"the object store does not answer there ({seen['store']})"))
     behind = max(began - seen["time"], seen["time"] - ended, 0.0)
-    return Seen(faults, behind, seen.get("data"))
+    return NodeReport(faults, behind, seen.get("data"))

@@ -83,7 +83,7 @@ def sent_to_trials(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def learners_summing_by(backend: str) -> Iterator[None]:
+def learners_reducing_by(backend: str) -> Iterator[None]:
     """Let several learners that are built meanwhile add up their gradients by `nccl` or `gloo`.
 
     RLlib takes NCCL wherever a learner asks for a GPU, if only for a part of one: NCCL refuses two processes on one
@@ -104,7 +104,7 @@ def learners_summing_by(backend: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def results_forgotten() -> Iterator[None]:
+def bounded_tune_memory() -> Iterator[None]:
     """Let Tune forget meanwhile what a trial has answered, and every checkpoint but a trial's newest.
 
     Tune's manager of actors notes the future of every call in a set that it empties only when the actor ends, and a

@@ -22,7 +22,7 @@ HALF = f"{PREFIX}half."
 """Written aside and not whole yet, or renamed aside to be removed."""
 
 
-def half_of(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """A new name beside `path`, on the same file system, for what will be renamed to it."""
     return path.with_name(f"{HALF}{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
 
@@ -93,7 +93,7 @@ def replace_file(path: Path, content: bytes) -> None:
     RunError
         When the storage is full, read-only or away; the old content stands then.
     """
-    half = half_of(path)
+    half = temporary_path(path)
     with named_errors(path):
         try:
             write_new(half, lambda file: file.write(content))

@@ -6,8 +6,8 @@
       attempt*       the word of the attempt that works here
       NAME/          the run's folder, as on any disk
 
-The store is the truth. Whoever opens a run brings the working copy to its state (`taken`); whoever writes a record
-sends it before it counts (`sent`): a checkpoint before Tune hears of it, the manifest before a phase begins. What
+The store is the truth. Whoever opens a run brings the working copy to its state (`pulled`); whoever writes a record
+sends it before it counts (`push`): a checkpoint before Tune hears of it, the manifest before a phase begins. What
 grows line by line (results, logs) follows every few seconds.
 
 On a disk that all nodes mount there is nothing to do here: every function returns at once for a run that is no working
@@ -86,7 +86,7 @@ def copy_of(place: Path) -> WorkingCopy | None:
     return _copy(root / parts[0] / parts[1], address)
 
 
-def taken(name: str | os.PathLike[str]) -> Path:
+def pulled(name: str | os.PathLike[str]) -> Path:
     """The working copy of a run in a store, as the run stands there; the run need not exist. While a process of this
     machine trains it, the copy is what that process made of it.
 
@@ -110,7 +110,7 @@ def taken(name: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def taken_by_its_copy(folder: Path) -> Path:
+def pulled_by_its_copy(folder: Path) -> Path:
     """The same, of a run that is named by its working copy.
 
     Raises
@@ -123,7 +123,7 @@ def taken_by_its_copy(folder: Path) -> Path:
         raise RunError(f"{folder.parent / REMOTE}: this file marks a working copy and names no address; move it away")
     if working_folder(address) != folder:
         raise RunError(f"{folder}: this is a working copy of {address}, of another MTQUANT_CACHE; name the address")
-    return taken(address)
+    return pulled(address)
 
 
 @contextlib.contextmanager
@@ -134,31 +134,31 @@ def in_use(run: Path) -> Iterator[None]:
         yield
 
 
-def sent(place: Path) -> None:
+def push(place: Path) -> None:
     """Send what was just written at a place, if it lies in a working copy."""
     if (copy := copy_of(place)) is not None:
         copy.send(place)
 
 
-def removed(place: Path) -> None:
+def remove_remote(place: Path) -> None:
     """Remove in the store what was just removed here, if it lay in a working copy."""
     if (copy := copy_of(place)) is not None and not place.name.startswith(durable.PREFIX):
         copy.remove(place)
 
 
-def fetched(place: Path) -> None:
+def pull(place: Path) -> None:
     """Bring what trials on other nodes wrote below a folder."""
     if (copy := copy_of(place)) is not None:
         copy.fetch(copy.path_of(place))
 
 
-def market_sent(run: Path, data: Path) -> None:
+def push_market(run: Path, data: Path) -> None:
     """See to it that a run in a store has its prepared market there."""
     if (copy := copy_of(run)) is not None:
         stored_market.send(copy.store, data)
 
 
-def market_brought(run: Path, data: str) -> None:
+def pull_market(run: Path, data: str) -> None:
     """Bring the prepared market of a run in a store where this machine does not have it."""
     if (copy := copy_of(run)) is not None and not lies_here(data):
         stored_market.bring(copy.store, Path(data).name)
@@ -170,19 +170,19 @@ def address_of_run(run: Path) -> str | None:
     return None if copy is None else copy.address
 
 
-def read(place: Path) -> bytes | None:
+def read_remote(place: Path) -> bytes | None:
     """What the store has at a place of a working copy; None where there is nothing, or the run lies on a disk."""
     copy = copy_of(place)
     return None if copy is None else copy.store.read(copy.path_of(place))
 
 
-def write(place: Path, content: bytes) -> None:
+def write_remote(place: Path, content: bytes) -> None:
     """Put a file into the store alone."""
     if (copy := copy_of(place)) is not None:
         copy.store.write(copy.path_of(place), content)
 
 
-def probed(run: Path) -> None:
+def probe_store(run: Path) -> None:
     """See whether the store of a run takes files. Raises OSError where it does not."""
     if (copy := copy_of(run)) is not None:
         copy.store.probe()
@@ -195,7 +195,7 @@ def named(run: Path) -> str:
 
 
 @contextlib.contextmanager
-def sending_changes(run: Path) -> Iterator[None]:
+def pushing_changes(run: Path) -> Iterator[None]:
     """Send what is changed meanwhile, at the end."""
     copy = copy_of(run)
     if copy is not None:
@@ -214,7 +214,7 @@ def begin_attempt(run: Path, attempt: str) -> None:
         durable.replace_file(run.parent / _ATTEMPT, attempt.encode())
 
 
-def joined(address: str, attempt: str) -> Path:
+def join_working_copy(address: str, attempt: str) -> Path:
     """The working copy for the processes of an attempt on this machine: the driver's own where it is the driver's
     machine, else a fresh one with the run's manifest, which the first of them makes.
 

@@ -27,7 +27,7 @@ class StorageError(TrainingFailed):
     """Something that had to be written could not be, for longer than the run waits."""
 
 
-def patiently(
+def with_retries(
     write: Callable[[], T], what: str, patience_s: float, witness: Path | None = None, action: str = "written"
 ) -> T:
     """Do `write`, and where the storage does not take it, again and again for up to `patience_s` seconds.
@@ -68,7 +68,7 @@ def patiently(
 
 def probe(folder: Path) -> None:
     """Write a block into a folder and remove it. Raises OSError where the storage does not take it."""
-    path = durable.half_of(folder / "probe")
+    path = durable.temporary_path(folder / "probe")
     try:
         durable.write_new(path, lambda file: file.write(b"x" * 4096))
     finally:

@@ -36,7 +36,7 @@ def bring(store: Store, name: str) -> None:
     if INDEX not in paths:
         return
     final = cache_folder() / name
-    aside = durable.half_of(final)
+    aside = durable.temporary_path(final)
     try:
         in_parallel(lambda path: store.download(f"{place}{path}", aside / path), paths)
         with contextlib.suppress(OSError):

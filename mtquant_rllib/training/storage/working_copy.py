@@ -191,7 +191,7 @@ class WorkingCopy:
 
     def _replace(self, unit: str, paths: list[str]) -> None:
         place = self.folder / unit
-        aside = durable.half_of(place)
+        aside = durable.temporary_path(place)
         try:
             if self._download(paths, lambda path: aside / path[len(unit) + 1 :]):
                 return  # removed by whoever wrote it, while it was on its way
