@@ -1,4 +1,4 @@
-"""Whether the stated complexities hold when they are measured: cost over size, fitted, beside what is counted.
+"""Measured complexities beside the stated ones: exponents fitted to cost over size, and those of counted operations.
 
 The design document states O(n^2 d) time and O(n^2) space of attention over n tokens of width d, O(k) of regime
 detection over a window of k bars, and O(batch x hidden^2) of SAC's updates. Each is a sweep over one size, all others

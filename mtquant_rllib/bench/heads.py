@@ -1,4 +1,4 @@
-"""What it costs and spares to have the heads of the document's attention network over two processes.
+"""Time and memory of the document's attention network with its heads split over two processes.
 
 Forward and backward pass of its encoder, 50 features in four groups, in one process and with the heads of its layers
 over several, all on this machine and with one thread each. A layer then stops twice for a sum over the processes, once

@@ -1,4 +1,4 @@
-"""What asking policies costs when they no longer learn, and how far cheaper ways of asking move their answers.
+"""Speed of inference in float32, bfloat16 and int8, cached and batched, and how far each moves the actions.
 
 A decision of the desk is all twelve agents once, for one environment; an allocator is one agent. Each way is a
 `DeskActor` of its own, as `evaluation.inference` configures it: float32, bfloat16, eight bits, and remembered answers

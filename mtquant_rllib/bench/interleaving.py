@@ -1,4 +1,4 @@
-"""Sides of a comparison measured in turns, so that a machine that slows down slows all of them."""
+"""Interleaved measurement: sides of a comparison take turns, so that a machine that slows down slows all of them."""
 
 from __future__ import annotations
 

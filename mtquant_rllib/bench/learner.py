@@ -1,4 +1,4 @@
-"""What the options of section `learner` are worth in PPO's update: rows a second and peak memory, each beside float32.
+"""Rows a second and peak memory of PPO's update under each option of section `learner`, beside plain float32.
 
 Two networks, each run by autograd: `attention` (one module of each level, all of them attention networks, with their
 auxiliary losses) and `plain` (all twelve modules, as three stacks; they have no attention layers to recompute). On a

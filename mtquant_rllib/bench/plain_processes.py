@@ -1,4 +1,4 @@
-"""Runners in processes of their own that share nothing, not even Ray: what a machine's cores come to with this work.
+"""Runners in plain processes without Ray: the upper bound of what a second core adds.
 
 Two of them over one is the most that two remote runners can come to over one. On machines whose cores are shared with
 strangers it is less than 2, and moves.

@@ -1,4 +1,4 @@
-"""Whether cost and memory stay what they are as data grows and time passes.
+"""Cost of a bar as the market grows, and memory as time passes.
 
     cost_ratio       the dearest bar over the cheapest, over markets of 5,000 to 1,000,000 bars
     rss_growth_mb    what a sampling runner's resident memory gains after it has warmed up

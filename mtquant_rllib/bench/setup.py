@@ -1,4 +1,4 @@
-"""What benches of training stand on: a Ray session of their own, and a run whose budget does not end."""
+"""Setup of benches of training: a Ray session, and a run whose budget does not end."""
 
 from __future__ import annotations
 

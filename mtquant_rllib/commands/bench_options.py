@@ -1,4 +1,4 @@
-"""What several benches take, and how they tell rates."""
+"""Options and rate formatting that several benches share."""
 
 from __future__ import annotations
 

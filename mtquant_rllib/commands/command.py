@@ -1,4 +1,4 @@
-"""What every command has: help with an example, settings, and one way to refuse, to start again and to write JSON."""
+"""Shared parts of commands: help with an example, settings, checks of files, a reproducible process, JSON output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mtquant data`: read, draw and look through bars, their regimes and what is made of them."""
+"""`mtquant data`: import, describe and plot bars, their regimes and features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mtquant runs`: what lies in the folders of runs, whether it is whole, and what leaves them."""
+"""`mtquant runs`: list, show, verify, export and prune runs."""
 
 from __future__ import annotations
 
@@ -247,5 +247,5 @@ def size_in_words(count: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Text of files and folders without characters that a terminal would obey."""
+    """Text without control characters, which a terminal would execute."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

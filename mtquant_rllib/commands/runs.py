@@ -1,4 +1,4 @@
-"""`mtquant train`, `resume`, `evaluate`, `explain`: a run from its first bar to what it rests on."""
+"""`mtquant train`, `resume`, `evaluate`, `explain`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def add_training(commands: Any) -> None:
-    """Commands that make a run."""
+    """`train` and `resume`."""
     train = add_command(
         commands,
         "train",
@@ -68,7 +68,7 @@ def _add_address(command: argparse.ArgumentParser) -> None:
 
 
 def add_judging(commands: Any) -> None:
-    """Commands that look at one."""
+    """`evaluate` and `explain`."""
     judge = add_command(
         commands,
         "evaluate",
@@ -113,7 +113,7 @@ def _add_place(command: argparse.ArgumentParser) -> None:
 
 
 def _looked(run: Path, address: str | None, look: Callable[..., T], **named: Any) -> T:
-    """What a look at a run comes to, here or on a cluster; what it writes belongs to the run, wherever that lies."""
+    """The result of `look(run, **named)`, here or on a cluster; what it writes is pushed to the run's store."""
     from mtquant_rllib.training.inspection.remote_inspection import on_cluster
     from mtquant_rllib.training.storage.mirror import pushing_changes
 
@@ -170,7 +170,7 @@ def _tell_what_next(run: Path) -> None:
 
 
 def _compare(run: Path) -> None:
-    """Once the whole curriculum is done, say what came of it: the test bars, beside the baselines."""
+    """Evaluate a run whose curriculum is complete on the test split, beside the baselines."""
     from mtquant_rllib.training.inspection.run_evaluation import evaluate_run, last_done
     from mtquant_rllib.training.records.manifest import Manifest, phases_of
     from mtquant_rllib.training.reporting.learning_curves import plot_learning_curves
@@ -187,7 +187,7 @@ def _compare(run: Path) -> None:
 
 
 def _tell(done: RunEvaluation) -> None:
-    """The books beside each other, whole and by regime, and what an allocator's reward would have paid them."""
+    """Print the comparison: all bars, by regime, and for an allocator the terms of its reward."""
     from rich.console import Console
 
     from mtquant_rllib.evaluation.regime_report import print_by_regime

@@ -1,4 +1,4 @@
-"""Checks of what a run is placed on: the plan of every phase, and each node of a cluster from a process there."""
+"""Checks of placement and nodes: the plan of every phase, and every node of a cluster by a process there."""
 
 from __future__ import annotations
 

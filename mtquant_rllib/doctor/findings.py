@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Level = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's. cure: what to do about it; empty where all is well."""
+    """One line of the report. cure: what to do about it; empty where all is well."""
 
     check: str
     level: Level
@@ -25,7 +25,7 @@ class Finding:
 
 
 def refused(check: str, attempt: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of an attempt; an error of this project's becomes a failed one, which names its own cure."""
+    """The findings of a check; a MtquantError becomes a failed one."""
     try:
         yield from attempt()
     except MtquantError as error:

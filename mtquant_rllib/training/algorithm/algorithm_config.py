@@ -32,7 +32,7 @@ class DeskAlgorithmConfig(AlgorithmConfig):
     _engine: str
 
     def _begin(self) -> None:
-        """What the desk sets otherwise than RLlib, whatever the run."""
+        """The defaults of every run that differ from RLlib's."""
         self._trial = {}
         self.environment(
             ENV, env_config={}, normalize_actions=False, clip_actions=True, disable_env_checking=True
@@ -121,7 +121,7 @@ class DeskAlgorithmConfig(AlgorithmConfig):
 
 
 def used_up(algorithm: Any) -> str:
-    """What to say to somebody who trains on when nothing is left to do."""
+    """The message for a `train()` after the trial is done: how to go on."""
     how = (
         "config = algo.config.copy(copy_frozen=False); config.training({}=...); then Algorithm.from_checkpoint(path, "
         "config=config).train()"

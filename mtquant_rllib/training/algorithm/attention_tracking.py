@@ -1,4 +1,4 @@
-"""What a validation says of attention networks besides how well they trade: where they look, and what they believe.
+"""Figures of attention networks in a validation: their attention weights and their guesses of the regime.
 
 Looking costs a pass of its own, so each network is looked into on some whole stretches of the validation split and not
 on all of it; whole ones, because changes from one decision to the next are among the figures.
@@ -24,7 +24,7 @@ from mtquant_rllib.policies.registry import ATTENTION, network_names
 
 
 class TrackedDecisions:
-    """Keeps what attention networks see while they are validated: an observer for `PolicyPlayer`.
+    """Logs the observations of attention networks during a validation; an observer of `PolicyPlayer`.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class TrackedDecisions:
 
 
 def attending(settings: Settings) -> list[str]:
-    """Agents whose network attends, where validations look into them."""
+    """Agents with an attention network; none where `tracking.attention_rows` is 0."""
     if not settings.tracking.attention_rows:
         return []
     return [agent for agent, network in network_names(settings).items() if network == ATTENTION]

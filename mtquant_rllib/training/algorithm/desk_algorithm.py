@@ -1,4 +1,4 @@
-"""What the desk adds to an RLlib algorithm: it counts bars, validates itself and can be handed a start.
+"""What PPO and SAC on the desk share: a budget in bars, validation, early stopping, a start from given weights.
 
 It stops being asked for bars when its budget is used up: the last batch is as large as what is left. Where the recipe
 has patience, it ends once so many validations in a row have brought no new best.
@@ -119,7 +119,7 @@ class DeskAlgorithm(Algorithm):
         self.set_state({COMPONENT_LEARNER_GROUP: part})
 
     def learn_from(self, sampled: list[Sampled], **how: Any) -> None:
-        """Let the learner learn from what was sampled, and the runners know."""
+        """Update the learner with samples, and the runners' weights."""
         bars = sum(part.bars for part in sampled)
         results = self.learner_group.update(
             training_data=self.batch_class(episodes=[sample for part in sampled for sample in part.samples]),
@@ -171,7 +171,7 @@ class DeskAlgorithm(Algorithm):
         return sampled
 
     def _uses(self) -> dict[str, ProcessUse]:
-        """What the trial's processes have used so far: its own, runners as they said it last, learners."""
+        """CPU time and memory of the trial's processes so far: its own, learners, and runners by their last report."""
         learners = self._of_learners(learner_use)
         if not self.config.num_learners:
             return {"trial": learners[0], **self._runner_use}
@@ -179,7 +179,7 @@ class DeskAlgorithm(Algorithm):
         return {"trial": process_use(), **self._runner_use, **of_learners}
 
     def _of_learners(self, function: Callable[[Any], Any]) -> list[Any]:
-        """What a function says of every learner.
+        """Results of a function on every learner.
 
         Raises
         ------
@@ -208,8 +208,8 @@ class DeskAlgorithm(Algorithm):
             time.sleep(POLL_S)
 
     def _place_runners(self) -> None:
-        """Let the runners go on where `self._runner_states` says, as many as there are: the local one now, remote ones
-        before they sample."""
+        """Restore the runners' states, reassigned where their number has changed: the local one's now, those of
+        remote ones before they sample."""
         group = self.env_runner_group
         n_remote = group.num_remote_env_runners()
         if self._runner_states:
@@ -279,7 +279,7 @@ class DeskAlgorithm(Algorithm):
         return self._reported(results, math.nan)
 
     def _reported(self, results: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """The result with what the desk adds."""
+        """A result with the desk's keys (`training.result_keys`)."""
         bars = self._speed["bars"]
         results[BARS_LIFETIME] = results["timesteps_total"] = self.bars_sampled
         results["bars_budget"] = self.trial.budget_bars
@@ -297,7 +297,7 @@ class DeskAlgorithm(Algorithm):
         return results
 
     def validate_now(self) -> None:
-        """Validate the present policies, and their average along the way; keep the better when none before was."""
+        """Validate the present policies and their average; write the better one if it is the best so far."""
         if self._validate is None:
             return
         began = time.perf_counter()
@@ -372,11 +372,11 @@ class DeskAlgorithm(Algorithm):
 
 
 def _nothing_of(learner: Any) -> None:
-    """Answered by a learner that lives."""
+    """Does nothing: a learner that is dead does not answer even this."""
 
 
 def gradient_backend(gpus_per_learner: float) -> str:
-    """By what several learners add up their gradients: NCCL where each has a GPU of its own."""
+    """Backend of the learners' all-reduce: NCCL where each has a GPU of its own."""
     return "nccl" if gpus_per_learner >= 1 and torch.distributed.is_nccl_available() else "gloo"
 
 

@@ -1,4 +1,4 @@
-"""Sampling by remote runners of which any may be lost: the same bars come out as if none had been.
+"""Fault-tolerant sampling by remote runners: the same bars come out whether or not one is lost.
 
 Each sample brings along where its runner stood after it (`engine.sampling.runner_base`). A runner that is lost is
 started again there and samples what it was asked for. Ray starts lost ones again by itself, unseen between two calls:
@@ -24,7 +24,7 @@ POLL_S = 0.2
 
 
 def sample_remotely(algorithm: Any, asked: Mapping[int, int]) -> list[Sampled]:
-    """So many bars of each remote runner, in the order of `asked`, runner index -> bars.
+    """Samples of each remote runner. asked: runner index -> bars, in the order of the results.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def _owned(leaf: Any) -> Any:
 
 @dataclass(frozen=True)
 class Unprepared:
-    """The answer of a runner that nobody has put where it should stand: its process is new."""
+    """The answer of a runner in a new process, whose state has to be restored first."""
 
     runner: int
 
@@ -111,7 +111,7 @@ def reassigned_counters(
 
 
 def _largest(counters: Sequence[Any]) -> Any:
-    """The largest of every counter in equally nested ones."""
+    """Elementwise maximum of equally nested counters."""
     first = counters[0]
     if isinstance(first, Mapping):
         return {key: _largest([own[key] for own in counters]) for key in first}

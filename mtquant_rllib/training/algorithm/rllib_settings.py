@@ -1,4 +1,4 @@
-"""Which of RLlib's settings the desk's algorithms act on, and what is said of every other when it is changed.
+"""Which of RLlib's settings the desk's algorithms act on, and the refusal of every other when it is changed.
 
 RLlib's configurations have some three hundred settings, and a learner or a runner of one's own reads as many of them as
 it likes: the others are taken without a word and change nothing. Here each is either acted on (`READ`) or refused when

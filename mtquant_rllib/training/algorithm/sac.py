@@ -1,4 +1,4 @@
-"""SAC on the desk: RLlib's seams, with the desk's runner, replay and learner.
+"""SAC on the desk: RLlib's algorithm with the desk's runner, replay and learner.
 
 An iteration is many rounds: sample a few bars, remember them, make the gradient steps that are due. Checkpoints hold
 the replay, its generator and the episodes in progress, so that a restored run goes on as if it had never been stopped.

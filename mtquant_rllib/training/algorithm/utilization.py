@@ -1,4 +1,4 @@
-"""How busy a trial keeps what it holds: `system/...` of its results."""
+"""CPU, GPU and memory utilisation of a trial: `system/...` of its results."""
 
 from __future__ import annotations
 
@@ -70,6 +70,6 @@ def columns(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def learner_use(learner: Any) -> ProcessUse:
-    """Of the process of an RLlib learner, on the device that its modules are on."""
+    """Use of an RLlib learner's process, and of the device that its modules are on."""
     parameter = next(one for _, module in learner.module.items() for one in module.parameters())
     return process_use(parameter.device)

@@ -1,4 +1,4 @@
-"""How good are these policies on bars that they did not learn from: the figure that decides which are kept.
+"""Validation: the Sharpe ratio of policies on bars that they did not learn from, which decides which are kept.
 
 The validation split is played without exploration by the same core, costs and risk rules; what counts is the unshaped
 net return. A trial of one domain is judged on that domain's book alone, at the allocation the desk has after phase 1:

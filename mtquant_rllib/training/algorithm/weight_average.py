@@ -1,4 +1,4 @@
-"""An average of the weights along the way, which competes with the weights themselves for "best on validation".
+"""Exponential moving average of the weights, which competes with the weights themselves for "best on validation".
 
 A policy gradient of daily bars is noise for the most part: the weights of one update carry the noise of the last
 batches, which their average does not (Polyak & Juditsky 1992; for networks Izmailov et al. 2018). Learning itself goes

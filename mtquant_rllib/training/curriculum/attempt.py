@@ -1,4 +1,4 @@
-"""What one attempt of a run is started with: from `train` or `resume` to its end or interruption."""
+"""An attempt: one call of `train` or `resume`, to its end or interruption."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one attempt of a run is started with, for all its phases."""
+    """What all phases of an attempt share."""
 
     run: Path
     manifest: Manifest

@@ -197,7 +197,7 @@ def carry_on(
 
 @contextlib.contextmanager
 def _ends_in_the_log(run: Path) -> Iterator[None]:
-    """Write an error into the log, once, where the way on has to be found later; whoever prints it says it too."""
+    """Log an error once, with the command to resume, and raise it again."""
     try:
         yield
     except Exception as error:
@@ -255,7 +255,7 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
 
 @contextlib.contextmanager
 def _terminated(interruption: Interruption, go_on: str) -> Iterator[None]:
-    """Turn the end that Ray's own handler of SIGTERM makes, while its session begins, into ours."""
+    """Turn the SystemExit of Ray's own SIGTERM handler, while its session begins, into `Interrupted`."""
     try:
         yield
     except SystemExit as end:

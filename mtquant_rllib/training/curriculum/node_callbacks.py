@@ -1,5 +1,5 @@
-"""Watches the nodes of a phase while it trains: one that is lost ends what was bound to it, and a trial that waits for
-a place says what for. Ray would wait for both without an end and without a word."""
+"""Tune callbacks that watch the nodes of a phase: a lost node ends the experiment, to be placed anew, and a trial that
+waits for resources says which. Ray would wait for both silently and without end."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Waiting(Callback):
 
 
 def waits_for(placement: Placement, trial: str, there: Sequence[Node], free: Mapping[str, Mapping[str, float]]) -> str:
-    """What keeps a trial from its place.
+    """The resources that a pending trial lacks, in words.
 
     there: the nodes that are alive. free: by node, the CPUs and GPUs that are not handed out.
     """

@@ -54,7 +54,7 @@ AGAIN_S = 2.0
 
 
 class StorageAway(Exception):
-    """What the operating system said of it."""
+    """Storage failed under Tune, with the operating system's reason."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(retries.reason(error))
@@ -137,7 +137,7 @@ def fit(attempt: Attempt, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
 
 
 def _fetched(attempt: Attempt, experiment: str, patience_s: float) -> None:
-    """Bring what trials on nodes with another copy of the run wrote."""
+    """Pull what trials on nodes with another copy of the run wrote."""
     fetch = partial(mirror.pull, attempt.run / experiment)
     retries.with_retries(fetch, f"{attempt.name}/{experiment}", patience_s, action="read")
 
@@ -240,7 +240,7 @@ def _fit(attempt: Attempt, settings: Settings, experiment: str, context: TrialCo
 
 
 def _storage_error(error: BaseException | None) -> OSError | None:
-    """The operating system's error behind an exception, if that is what it comes from."""
+    """The OSError in an exception's chain of causes; None where there is none."""
     while error is not None:
         if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
             return error
@@ -287,7 +287,7 @@ class Signing(tune.Callback):
 
 
 class Ends(tune.Callback):
-    """Tells the interruption which trials run no more."""
+    """Tells the interruption which trials have ended."""
 
     def __init__(self, interruption: Interruption) -> None:
         self._interruption = interruption

@@ -1,4 +1,4 @@
-"""What a trial goes on from: its newest checkpoint that is whole, its own, and may be loaded."""
+"""Finds the checkpoint that a trial resumes from: the newest that is whole, its own, and may be loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mtquant_rllib.training.reporting.result_files import curve_of, mend, rows_o
 
 @dataclass(frozen=True)
 class ResumableTrial:
-    """A trial's checkpoints that may be gone on from: names, newest first, and the index of the newest."""
+    """A trial's checkpoints that it may resume from: names, newest first, and the index of the newest."""
 
     names: list[str]
     newest: Checkpoint | None
@@ -95,5 +95,5 @@ def _expect_best(attempt: Attempt, plan: TrialPlan, newest: Checkpoint) -> None:
 
 
 def trial_folder_of(attempt: Attempt, plan: TrialPlan) -> Path:
-    """Where Tune and the trial keep what is the trial's."""
+    """Tune's folder of the trial: checkpoints, progress, logs."""
     return ownership.within(attempt.run, attempt.run / attempt.manifest.phase(plan.phase).experiment / plan.name)

@@ -261,8 +261,8 @@ class PhaseTrial(tune.Trainable):
 
 
 def _brief(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What Tune remembers of a checkpoint. It remembers all of them: with whole results, of 80 kB each, the driver
-    would grow by as much with every update."""
+    """The metrics that Tune keeps with a checkpoint. It keeps those of all: whole results, of 80 kB each, would make
+    the driver grow with every update."""
     return {key: result[key] for key in ("training_iteration", "time_total_s", BARS_LIFETIME, TRIAL) if key in result}
 
 

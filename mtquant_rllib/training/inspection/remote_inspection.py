@@ -1,4 +1,4 @@
-"""Looking at a run from a node of a cluster, where its files and the power are: evaluating and explaining."""
+"""Evaluates or explains a run on a node of a cluster, as a Ray task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluating a run: its policies and the baselines on the same bars, costs and risk rules."""
+"""Evaluates a run: its policies and the baselines on the same bars, costs and risk rules."""
 
 from __future__ import annotations
 

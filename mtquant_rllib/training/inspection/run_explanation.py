@@ -1,4 +1,4 @@
-"""Explaining a run: its policies played once over a split, and the page and pictures that come of it."""
+"""Explains a run: plays its policies once over a split and writes the page and pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damage that is survived is said: once on the console, and every time in the log."""
+"""Warns of damaged files that a run survives: once on the console, every time in the log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _said: set[str] = set()
 
 
 def warn(text: str) -> None:
-    """Log the warning, and show it to the person who waits, once a process."""
+    """Log a warning, and print it to standard error once a process."""
     if logger.hasHandlers():
         # Without one, logging itself would show the warning a second time.
         logger.warning(text)

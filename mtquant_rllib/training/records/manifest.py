@@ -149,7 +149,7 @@ class Manifest(_Record):
     def begin(
         cls, name: str, settings: Settings, market: MarketRecord, budget_scale: float, wanted: list[int]
     ) -> Manifest:
-        """A new run's. Its first `write` claims the folder, and is refused where anything of somebody else's lies."""
+        """The manifest of a new run. Its first `write` claims the folder, and is refused where something else lies."""
         now = _now()
         manifest = cls(
             name=name,
@@ -167,7 +167,7 @@ class Manifest(_Record):
         return manifest
 
     def begin_again(self, fresh: Manifest) -> None:
-        """Become what another run would begin as, in this one's folder."""
+        """Replace everything but id and date of creation by the content of a new run's manifest."""
         for field in type(self).model_fields:
             if field not in ("id", "created"):
                 setattr(self, field, getattr(fresh, field))
@@ -247,7 +247,7 @@ class Manifest(_Record):
 
 
 def _first_of(error: ValidationError) -> str:
-    """Place and fault of the first thing that a validation found, on one line."""
+    """The first error of a validation, with its field, on one line."""
     first = error.errors(include_url=False, include_input=False)[0]
     place = shown(".".join(map(str, first["loc"])))[1:-1]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -269,7 +269,7 @@ def _now() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, this package and what its results depend on."""
+    """Versions of Python, of this package and of the libraries that its results depend on."""
     found = {"python": platform.python_version(), "mtquant_rllib": VERSION}
     for package in ("ray", "torch", "numpy", "pandas"):
         try:

@@ -39,7 +39,7 @@ def as_arrays(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def sha256(state: ModuleState) -> str:
-    """Of names, types, shapes and bytes of the arrays, in the order of their names."""
+    """Hash of the arrays' names, types, shapes and bytes, in the order of their names."""
     digest = hashlib.sha256()
     for key in sorted(state):
         array = np.ascontiguousarray(state[key])
@@ -99,7 +99,7 @@ def _aside(place: Path) -> Path:
 
 
 def _tidy(place: Path, run: Path) -> None:
-    """Finish what a killed process began here, and make sure that what stands at the place may be replaced."""
+    """Complete a replacement that a killed process left half done; refuse to replace what is not ours."""
     ownership.sweep(place.parent, run, place.name)
     old = _aside(place)
     if old.is_dir() and not place.exists():
@@ -245,7 +245,7 @@ _POLICY, _DEVIATION = "policy.", "policy.rho"
 
 
 def acting(state: ModuleState) -> dict[str, np.ndarray]:
-    """The part that acts: the policy's."""
+    """The policy's part of a module state, without value network and critics."""
     return {key: array for key, array in state.items() if key.startswith(_POLICY)}
 
 

@@ -1,4 +1,4 @@
-"""Whose checkpoints may be loaded: those that this user's own processes wrote, known by a keyed signature.
+"""Signatures of checkpoints: those that this user's processes wrote are loaded, others with --trust alone.
 
 RLlib's checkpoints hold pickles, and loading a pickle runs whatever code it names. A run that came from elsewhere, or
 was changed on its way, must not do so unasked. Each user has a secret key in a file of their own. It signs the index of

@@ -62,7 +62,7 @@ class Interruption(tune.Stopper):
         return self.number is not None or self.node_lost
 
     def ended(self, trial_id: str) -> None:
-        """Take note that a trial runs no more."""
+        """Record that a trial has ended."""
         self._running.discard(trial_id)
 
     def stop_all(self) -> bool:
@@ -75,7 +75,7 @@ class Interruption(tune.Stopper):
         self.number, self._since = number, time.monotonic()
 
     def lose_node(self) -> None:
-        """Ask for an end because trials wait for a node that is gone."""
+        """Stop the experiment because a node is lost that trials are bound to."""
         if not self._asked:
             self.node_lost, self._since = True, time.monotonic()
 

@@ -1,4 +1,4 @@
-"""A look at every node from a process there: whether it has this project in the same versions, sees the same folders,
+"""Checks of every node, by a process there: whether it has this project in the same versions, sees the same folders,
 has the prepared market and tells the same time."""
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a node is like. clock_off_s: by how much its clock differs from this machine's, at least; data: whether the
+    """The state of a node. clock_off_s: by how much its clock differs from this machine's, at least; data: whether the
     prepared market is there, None where it was not asked for."""
 
     faults: list[Fault] = field(default_factory=list)
@@ -92,7 +92,7 @@ def _looker() -> Callable[[list[str], str, str | None, str | None], dict[str, An
 def inspect_nodes(
     nodes: Sequence[Node], folders: Sequence[Path], *, data: Path | None = None, address: str | None = None
 ) -> dict[str, NodeReport]:
-    """By id: what each of these nodes is like, all asked at once.
+    """Node id -> report, of all nodes at the same time.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def _probes(folders: Sequence[Path], word: str) -> Iterator[None]:
 
 
 def node_report(seen: dict[str, Any], began: float, ended: float) -> NodeReport:
-    """What a process on a node found, held against this machine. began, ended: times here between which it was asked
+    """The answer of a node's process, compared with this machine. began, ended: times here between which it was asked
     and had answered."""
     faults = []
     if "missing" in seen:

@@ -1,4 +1,4 @@
-"""Processes of this machine as the kernel tells of them under /proc: Linux alone; elsewhere there are none to see.
+"""Processes of this machine, from /proc; on other systems than Linux the lists are empty.
 
 A process id is given out again once its process is gone; with the time its process started it names one process for as
 long as the machine is up.
@@ -45,7 +45,7 @@ def alive(process_: Process) -> bool:
 
 
 def command_line(pid: int) -> list[str]:
-    """Its words; empty where it is gone or another user's."""
+    """Its arguments; empty where it has ended or is another user's."""
     try:
         return (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
     except OSError:
@@ -63,7 +63,7 @@ def everyone() -> list[Process]:
 
 
 def below(pid: int) -> set[Process]:
-    """The live children of a process, their children, and so on."""
+    """The live descendants of a process."""
     children: dict[int, list[Process]] = {}
     for one in everyone():
         stat = _stat(one.pid)

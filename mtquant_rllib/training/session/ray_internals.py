@@ -1,4 +1,4 @@
-"""Where this project reaches past Ray's settings: names that no setting moves once Ray is imported.
+"""Private parts of Ray that this project patches or reads, because no public setting does the same.
 
 tests/training/test_ray_internals.py would notice if one were gone or did no more what it does here; of the first,
 test_ray_session.py.
@@ -84,7 +84,7 @@ def sent_to_trials(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def learners_reducing_by(backend: str) -> Iterator[None]:
-    """Let several learners that are built meanwhile add up their gradients by `nccl` or `gloo`.
+    """Let learners that are built meanwhile reduce their gradients by `nccl` or `gloo`.
 
     RLlib takes NCCL wherever a learner asks for a GPU, if only for a part of one: NCCL refuses two processes on one
     GPU, and a torch without CUDA has none. It has no setting for it.
@@ -105,7 +105,7 @@ def learners_reducing_by(backend: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bounded_tune_memory() -> Iterator[None]:
-    """Let Tune forget meanwhile what a trial has answered, and every checkpoint but a trial's newest.
+    """Let Tune drop handled results and all checkpoint records of a trial but the newest: it would keep every one.
 
     Tune's manager of actors notes the future of every call in a set that it empties only when the actor ends, and a
     future keeps its result. Its manager of checkpoints remembers them all unless it is the one that removes them. And
@@ -137,7 +137,7 @@ def bounded_tune_memory() -> Iterator[None]:
 
 
 def free_by_node() -> dict[str, dict[str, float]]:
-    """By a node's id: what Ray has not handed out of its resources. Ray's public sum over all nodes does not say where
+    """Node id -> resources that are free there. Ray's public sum over all nodes does not say where
     something is free, and its state API asks a dashboard, which a session need not have."""
     free: dict[str, dict[str, float]] = available_resources_per_node()
     return free

@@ -77,13 +77,13 @@ class Machines:
 
 
 def local_node(settings: Settings) -> Node:
-    """The one node of a session that would begin here."""
+    """This machine as the only node of a local session."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return Node("127.0.0.1", settings.resources.cpus or os.cpu_count() or 1, gpus, id="local")
 
 
 def overcommitted(settings: Settings) -> str | None:
-    """One sentence where more CPUs would be handed out on this machine than it has."""
+    """A warning where a local session would hand out more CPUs than the machine has; None otherwise."""
     asked, there = settings.resources.cpus, os.cpu_count() or 1
     if asked is None or asked <= there:
         return None
@@ -92,7 +92,7 @@ def overcommitted(settings: Settings) -> str | None:
 
 @contextlib.contextmanager
 def joined(settings: Settings, address: str) -> Iterator[Machines]:
-    """A cluster, to look at it.
+    """Connect to a cluster for as long as the block lasts.
 
     Raises
     ------

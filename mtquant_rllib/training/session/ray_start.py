@@ -1,4 +1,4 @@
-"""How a Ray session begins: on this machine or by joining a cluster, or with one sentence on why it cannot."""
+"""Starts a Ray session on this machine or joins a cluster; a failure is one sentence with its cause."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _expect_cluster(address: str) -> bool:
 
 
 def _asked(address: str, env: dict[str, str]) -> str | None:
-    """What the health check complains of; None where all is well."""
+    """The error of Ray's health check; None where it passes."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         asked = subprocess.run(

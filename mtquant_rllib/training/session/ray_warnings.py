@@ -1,4 +1,4 @@
-"""What Ray warns of while a run trains: into the run's log, and while the session begins before the person's eyes.
+"""Routes Ray's warnings into the run's log, and to the console while the session begins.
 
 Ray's own handler would put every warning between the progress lines; switched off, it would hide that the shared memory
 is too small. So it keeps errors, and warnings go the way of this project's own lines.

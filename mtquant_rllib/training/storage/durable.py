@@ -23,18 +23,18 @@ HALF = f"{PREFIX}half."
 
 
 def temporary_path(path: Path) -> Path:
-    """A new name beside `path`, on the same file system, for what will be renamed to it."""
+    """Name of a temporary file or folder beside `path`, which is renamed to `path` once it is complete."""
     return path.with_name(f"{HALF}{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def unused(path: Path) -> Path:
-    """`path`, or with a number behind it the first of that kind at which nothing stands."""
+    """`path`, or the first of `path`.1, `path`.2, ... that does not exist."""
     candidates = itertools.chain([path], (path.with_name(f"{path.name}-{number}") for number in itertools.count(2)))
     return next(candidate for candidate in candidates if not os.path.lexists(candidate))
 
 
 def left_behind(path: Path, target: str | None = None) -> bool:
-    """Whether a process that is gone wrote this aside; target: the name that it was to have had."""
+    """Whether this is a temporary file of a process that is dead. target: the final name that it was meant for."""
     name, _, writer = path.name.removeprefix(HALF).rpartition(".")
     pid, _, token = writer.partition("-")
     if not path.name.startswith(HALF) or not pid.isdigit() or not token:
@@ -76,7 +76,7 @@ def write_new(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 @contextlib.contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """What the storage refuses, as a RunError that names the file."""
+    """Turn an OSError into a RunError that names the file."""
     try:
         yield
     except OSError as error:

@@ -1,5 +1,5 @@
-"""Holding a run, so that one process at a time changes it: by the operating system's lock on its folder, and for a run
-in an object store by a note there too. Whoever holds it has the newest state of it."""
+"""Exclusive access to a run: by a file lock on its folder, and for a run in an object store by a lease there too. Its
+holder has the newest state of the run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mtquant_rllib.training.storage import lease, mirror, run_lock
 
 @contextlib.contextmanager
 def held(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Hold a run. Of one in an object store, the working copy is brought to the state of the store once it is held, and
-    stays as it is for whoever else looks at it on this machine.
+    """Hold a run exclusively. The working copy of one in an object store is pulled first, and other processes of this
+    machine do not pull meanwhile.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""One driver at a time trains a run in an object store, where no lock of an operating system reaches.
+"""A lease on a run in an object store, where no file lock reaches: one driver at a time trains the run.
 
-Its driver leaves a note there and writes it anew every few seconds. Whoever comes sees who trains the run, and waits
-to see whether that driver still writes. Only changes count: clocks of two machines differ.
+The driver writes a lease file there and renews it every few seconds. Another driver that finds one waits to see whether
+it is renewed. Only changes count: clocks of two machines differ.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LOOKS, BETWEEN_LOOKS_S = 3, 0.3
 
 @contextlib.contextmanager
 def held(copy: WorkingCopy, tell: Callable[[str], None]) -> Iterator[None]:
-    """Hold the run, and send what is changed every few seconds and at the end.
+    """Hold the lease, and push changed files every few seconds and at the end.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def _expect_free(copy: WorkingCopy, tell: Callable[[str], None]) -> None:
 
 
 def _has_ended(note: dict[str, Any]) -> bool:
-    """Whether its process was one of this machine and is gone."""
+    """Whether its process ran on this machine and is dead."""
     if note.get("host") != socket.gethostname() or note.get("boot") != _boot() or not isinstance(note.get("pid"), int):
         return False
     try:
@@ -106,7 +106,7 @@ def _expect_own(copy: WorkingCopy, word: str) -> None:
 
 
 def _send(copy: WorkingCopy, stop: threading.Event) -> None:
-    """Send what is changed, and rest nine times as long as that took: files that grow are sent whole."""
+    """Push changed files, and pause nine times as long as that took: files that grow are sent whole."""
     told, rest = False, RENEW_EVERY_S
     while not stop.wait(rest):
         began = time.monotonic()
@@ -121,7 +121,7 @@ def _send(copy: WorkingCopy, stop: threading.Event) -> None:
 
 
 def _renew(copy: WorkingCopy, word: str, stop: threading.Event, lost: list[str]) -> None:
-    """Write the note anew; by itself, so that nothing that takes long keeps it from that."""
+    """Renew the lease, in a thread of its own so that no long push delays it."""
     while not stop.wait(RENEW_EVERY_S):
         try:
             found = _read(copy)
@@ -140,7 +140,7 @@ def _renew(copy: WorkingCopy, word: str, stop: threading.Event, lost: list[str])
 
 
 def _looked_for(copy: WorkingCopy) -> dict[str, Any] | None:
-    """The note; None where it is not there however often it is looked for."""
+    """The lease; None where it is missing in several reads."""
     for look in range(LOOKS):
         if look:
             time.sleep(BETWEEN_LOOKS_S)
@@ -151,7 +151,7 @@ def _looked_for(copy: WorkingCopy) -> dict[str, Any] | None:
 
 
 def _read(copy: WorkingCopy) -> dict[str, Any] | None:
-    """The note; None where there is none. One that cannot be read is nobody's, and tells that somebody writes."""
+    """The lease; None where there is none. One that cannot be parsed is being written, by an unknown driver."""
     content = copy.store.read(LEASE)
     if not content:
         return None

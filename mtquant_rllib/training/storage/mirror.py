@@ -1,4 +1,4 @@
-"""A run in an object store: its working copy on this machine's disk, and what goes back and forth.
+"""A run in an object store: its working copy on this machine's disk, and what is pushed and pulled.
 
     CACHE/remote/HASH/
       remote.json    the address
@@ -111,7 +111,7 @@ def pulled(name: str | os.PathLike[str]) -> Path:
 
 
 def pulled_by_its_copy(folder: Path) -> Path:
-    """The same, of a run that is named by its working copy.
+    """As `pulled`, for a run that is named by its working copy.
 
     Raises
     ------
@@ -128,14 +128,14 @@ def pulled_by_its_copy(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def in_use(run: Path) -> Iterator[None]:
-    """Keep others on this machine from bringing the working copy to the state of the store meanwhile."""
+    """Keep other processes of this machine from pulling into the working copy meanwhile."""
     with open(run.parent / _IN_USE, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         yield
 
 
 def push(place: Path) -> None:
-    """Send what was just written at a place, if it lies in a working copy."""
+    """Push a file or folder that was just written, if it lies in a working copy."""
     if (copy := copy_of(place)) is not None:
         copy.send(place)
 
@@ -147,19 +147,19 @@ def remove_remote(place: Path) -> None:
 
 
 def pull(place: Path) -> None:
-    """Bring what trials on other nodes wrote below a folder."""
+    """Pull what trials on other nodes wrote below a folder."""
     if (copy := copy_of(place)) is not None:
         copy.fetch(copy.path_of(place))
 
 
 def push_market(run: Path, data: Path) -> None:
-    """See to it that a run in a store has its prepared market there."""
+    """Push the prepared market of a run, where the store does not have it."""
     if (copy := copy_of(run)) is not None:
         stored_market.send(copy.store, data)
 
 
 def pull_market(run: Path, data: str) -> None:
-    """Bring the prepared market of a run in a store where this machine does not have it."""
+    """Pull the prepared market of a run, where this machine does not have it."""
     if (copy := copy_of(run)) is not None and not lies_here(data):
         stored_market.bring(copy.store, Path(data).name)
 
@@ -183,7 +183,7 @@ def write_remote(place: Path, content: bytes) -> None:
 
 
 def probe_store(run: Path) -> None:
-    """See whether the store of a run takes files. Raises OSError where it does not."""
+    """Write a test file into a run's store. Raises OSError where it cannot be written."""
     if (copy := copy_of(run)) is not None:
         copy.store.probe()
 
@@ -196,7 +196,7 @@ def named(run: Path) -> str:
 
 @contextlib.contextmanager
 def pushing_changes(run: Path) -> Iterator[None]:
-    """Send what is changed meanwhile, at the end."""
+    """Push, at the end of the block, what changed in it."""
     copy = copy_of(run)
     if copy is not None:
         copy = WorkingCopy(copy.folder, copy.store)

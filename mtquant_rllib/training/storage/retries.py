@@ -1,4 +1,4 @@
-"""Waiting for storage that is full or away for a while, instead of losing what was to be written."""
+"""Retries of writes while storage is full or unreachable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger("mtquant_rllib.training")
 
 T = TypeVar("T")
 _EVERY_S = 2.0
-"""Between two attempts."""
+"""Pause between two tries."""
 TELL_EVERY_S = 30.0
 """Between two lines that say what is waited for."""
 _NEVER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
@@ -24,13 +24,13 @@ _NEVER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
 class StorageError(TrainingFailed):
-    """Something that had to be written could not be, for longer than the run waits."""
+    """Storage failed for longer than the run waits."""
 
 
 def with_retries(
     write: Callable[[], T], what: str, patience_s: float, witness: Path | None = None, action: str = "written"
 ) -> T:
-    """Do `write`, and where the storage does not take it, again and again for up to `patience_s` seconds.
+    """Call `write`, and call it again while the storage fails, for up to `patience_s` seconds.
 
     action: what is done with `what`, for the sentence that says what could not be.
 

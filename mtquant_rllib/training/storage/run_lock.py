@@ -1,5 +1,5 @@
-"""One process at a time trains a run: a lock on the run's folder that the operating system gives back when its holder
-ends, however it ends."""
+"""A file lock on the run's folder, so that one process at a time trains it. The operating system releases it when its
+holder ends, however it ends."""
 
 from __future__ import annotations
 

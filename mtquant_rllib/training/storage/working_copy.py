@@ -71,7 +71,7 @@ class WorkingCopy:
         in_parallel(upload, [self.path_of(path) for path in paths])
 
     def known(self) -> None:
-        """Take every file as it is here for sent."""
+        """Count every file as pushed in its present state."""
         for path in self.folder.rglob("*"):
             if path.is_file():
                 name = self.path_of(path)
@@ -222,7 +222,7 @@ def _is_a_trials(path: str) -> bool:
 
 
 def _whole(files: dict[str, Stamp]) -> dict[str, Stamp]:
-    """Without what is left of folders that were being sent or removed when their process ended: they lack the index."""
+    """The complete ones: a folder whose push or removal was cut off has no index."""
     indexed = {path.rsplit("/", 1)[0] for path in files if path.rsplit("/", 1)[-1] in _INDEXES}
     return {
         path: stamp
