@@ -1,4 +1,4 @@
-"""`mtquant data`: import, describe and plot bars, their regimes and features."""
+"""`mtquant data`: import, synthesise and describe bars; list regimes and features."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ def cpus(settings: Settings) -> Iterator[Finding]:
 
 
 def plan(settings: Settings, nodes: Sequence[Node]) -> Iterator[Finding]:
-    """What runs where in each phase. A fault that several phases have in common is told once."""
-    told: set[str] = set()
+    """What runs where in each phase. A fault that several phases have in common is reported once."""
+    reported: set[str] = set()
     for phase in phases_of(settings):
         trials = [trial.name for trial in plan_phase(settings, phase)]
 
@@ -36,9 +36,9 @@ def plan(settings: Settings, nodes: Sequence[Node]) -> Iterator[Finding]:
                 yield Finding("plan", "ok", f"phase {phase} on {line}")
 
         for finding in refused("plan", attempt):
-            if finding.level == "ok" or finding.said not in told:
+            if finding.level == "ok" or finding.said not in reported:
                 yield finding
-            told.add(finding.said)
+            reported.add(finding.said)
 
 
 def nodes(there: Sequence[Node], run: Path | str) -> Iterator[Finding]:

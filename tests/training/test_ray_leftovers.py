@@ -48,7 +48,7 @@ def test_what_a_killed_driver_leaves_is_ended_by_the_next_start_and_nothing_else
 def record(run: Path, one: processes.Process, folder: Path, **changed: object) -> None:
     dead = {"pid": 2**22 + 1, "start": 1}
     own = {"pid": one.pid, "start": one.start}
-    tree = {"here": processes.here(), "driver": dead, "folder": str(folder), "processes": [own]}
+    tree = {"machine": processes.machine_id(), "driver": dead, "folder": str(folder), "processes": [own]}
     ray_leftovers.write_record(run, {**tree, **changed})
 
 

@@ -153,7 +153,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     finally:
         own = [
             one
-            for one in processes.everyone()
+            for one in processes.own_processes()
             if any(str(temporary) in word for word in processes.command_line(one.pid))
             or processes.holds_open(one.pid, temporary)
         ]

@@ -28,5 +28,5 @@ def last_errors(run: Path, most: int) -> list[str]:
             entries.append([line])
         elif entries and line.strip():
             entries[-1].append(line.strip())
-    told = [entry for entry in entries if any(word in entry[0] for word in _TELLS)]
-    return [entry[0] if len(entry) == 1 else f"{entry[0]}  [...]  {entry[-1]}" for entry in told[-most:]]
+    errors = [entry for entry in entries if any(word in entry[0] for word in _TELLS)]
+    return [entry[0] if len(entry) == 1 else f"{entry[0]}  [...]  {entry[-1]}" for entry in errors[-most:]]

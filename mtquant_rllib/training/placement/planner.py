@@ -94,11 +94,11 @@ class Placement:
             there = [process for process, seat in self.seats if seat == node]
             cpus, gpus = sum(one.cpus for one in there) / _WHOLE, sum(one.gpus for one in there) / _WHOLE
             used = f"{cpus:g} of {node.cpus:g} CPU" + (f", {gpus:g} of {node.gpus:g} GPU" if node.gpus else "")
-            lines.append(f"{node.name}{'' if node.id else ' (to be started)'}: {used}: {_told(there)}")
+            lines.append(f"{node.name}{'' if node.id else ' (to be started)'}: {used}: {_in_words(there)}")
         return lines
 
 
-def _told(processes: Sequence[Process]) -> str:
+def _in_words(processes: Sequence[Process]) -> str:
     """`forex (trial .66), equity (2 runners of .33)`."""
     parts = []
     for trial in dict.fromkeys(process.trial for process in processes):

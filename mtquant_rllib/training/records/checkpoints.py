@@ -234,14 +234,14 @@ def unfinished(path: Path) -> str | None:
     for described in sorted(path.rglob("*.json")):
         if described.name not in _DESCRIPTIONS:
             continue
-        told = json.loads(described.read_text())
+        metadata = json.loads(described.read_text())
         folder = described.parent
-        states = [one for one in folder.glob(f"{told['state_file']}.*") if one.stat().st_size]
-        how = folder / told["class_and_ctor_args_file"]
+        states = [one for one in folder.glob(f"{metadata['state_file']}.*") if one.stat().st_size]
+        how = folder / metadata["class_and_ctor_args_file"]
         if not (how.is_file() and how.stat().st_size):
             return str(how.relative_to(path))
         if not states:
-            return str((folder / told["state_file"]).relative_to(path))
+            return str((folder / metadata["state_file"]).relative_to(path))
     return None
 
 

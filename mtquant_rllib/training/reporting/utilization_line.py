@@ -56,8 +56,10 @@ class UtilizationLine(Callback):
         seconds = self._sums["seconds"]
         percent = self._sums["cpu_percent"] / seconds
         shares = {name: self._sums[part] / seconds for part, name in PARTS.items()}
-        told = ", ".join(f"{name} {100 * share:.0f}%" for name, share in shares.items())
-        line = f"kept {percent / 100 * self._cpus:.1f} of {self._cpus:g} CPUs busy ({percent:.0f}%): of the time {told}"
+        parts = ", ".join(f"{name} {100 * share:.0f}%" for name, share in shares.items())
+        line = (
+            f"kept {percent / 100 * self._cpus:.1f} of {self._cpus:g} CPUs busy ({percent:.0f}%): of the time {parts}"
+        )
         if not self._sums["gpu_seconds"]:
             return line
         gpu = self._sums["gpu_percent"] / self._sums["gpu_seconds"]

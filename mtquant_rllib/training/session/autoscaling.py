@@ -43,7 +43,7 @@ def wait_for_nodes(
         return True
     before = {node.id for node in there()}
     group = placement_group([dict(_bundle(node)) for node in wanted])
-    began = told = time.monotonic()
+    began = last_report = time.monotonic()
     tell(f"waits for {_listed(missing)} to be started by the autoscaler (`ray status` shows what it does)")
     try:
         while True:
@@ -54,8 +54,8 @@ def wait_for_nodes(
             now = time.monotonic()
             if now - began > patience_s:
                 return False
-            if now - told > TELL_EVERY_S:
-                told = now
+            if now - last_report > TELL_EVERY_S:
+                last_report = now
                 tell(f"waits for {_listed(lacking)} for {now - began:.0f} s of at most {patience_s:.0f}")
             stop()
             time.sleep(LOOK_EVERY_S)

@@ -26,8 +26,8 @@ class Process:
     start: int
 
 
-def here() -> str:
-    """Which machine, since which boot, and which table of process ids; empty where the kernel does not tell."""
+def machine_id() -> str:
+    """Identifies a machine, its boot and its table of process ids; empty where the kernel does not tell."""
     try:
         return f"{(PROC / 'sys/kernel/random/boot_id').read_text().strip()} {os.readlink(PROC / 'self/ns/pid')}"
     except OSError:
@@ -52,7 +52,7 @@ def command_line(pid: int) -> list[str]:
         return []
 
 
-def everyone() -> list[Process]:
+def own_processes() -> list[Process]:
     """Every live process of this machine that this user owns."""
     found = []
     for entry in PROC.glob("[0-9]*"):
@@ -62,10 +62,10 @@ def everyone() -> list[Process]:
     return found
 
 
-def below(pid: int) -> set[Process]:
+def descendants(pid: int) -> set[Process]:
     """The live descendants of a process."""
     children: dict[int, list[Process]] = {}
-    for one in everyone():
+    for one in own_processes():
         stat = _stat(one.pid)
         if stat is not None:
             children.setdefault(stat[0], []).append(one)

@@ -48,7 +48,7 @@ def record_session(run: Path, folder: Path) -> None:
     if driver is None:
         return
     tree = {
-        "here": processes.here(),
+        "machine": processes.machine_id(),
         "driver": asdict(driver),
         "folder": str(folder),
         "processes": [asdict(one) for one in sorted(ray_processes(), key=lambda one: one.pid)],
@@ -84,7 +84,7 @@ def end_leftovers(run: Path) -> list[Process]:
     if record is None:
         return []
     place, driver, folder, recorded = record
-    if place != processes.here():
+    if place != processes.machine_id():
         # Numbers of another machine's processes say nothing here.
         forget_session(run)
         return []
@@ -93,7 +93,7 @@ def end_leftovers(run: Path) -> list[Process]:
     session = _session_folder(folder, driver)
     found = [
         one
-        for one in processes.everyone()
+        for one in processes.own_processes()
         if is_ray(one.pid) and (one in recorded or (session is not None and processes.holds_open(one.pid, session)))
     ]
     left = processes.kill(found, END_SECONDS)
@@ -110,7 +110,7 @@ def end_leftovers(run: Path) -> list[Process]:
 
 def ray_processes() -> set[Process]:
     """Processes below this one that are Ray's."""
-    return {one for one in processes.below(os.getpid()) if is_ray(one.pid)}
+    return {one for one in processes.descendants(os.getpid()) if is_ray(one.pid)}
 
 
 def is_ray(pid: int) -> bool:
@@ -140,7 +140,7 @@ def _read(path: Path) -> tuple[str, Process, Path, set[Process]] | None:
             raise ValueError("it was not written by you")
         recorded = {Process(int(one["pid"]), int(one["start"])) for one in tree["processes"]}
         driver = Process(int(tree["driver"]["pid"]), int(tree["driver"]["start"]))
-        return str(tree["here"]), driver, Path(tree["folder"]), recorded
+        return str(tree["machine"]), driver, Path(tree["folder"]), recorded
     except FileNotFoundError:
         return None
     except (RunError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -107,16 +107,16 @@ def _expect_own(copy: WorkingCopy, word: str) -> None:
 
 def _send(copy: WorkingCopy, stop: threading.Event) -> None:
     """Push changed files, and pause nine times as long as that took: files that grow are sent whole."""
-    told, rest = False, RENEW_EVERY_S
+    warned, rest = False, RENEW_EVERY_S
     while not stop.wait(rest):
         began = time.monotonic()
         try:
             copy.send_changed()
-            told = False
+            warned = False
         except OSError as error:
-            if not told:
+            if not warned:
                 logger.warning("waiting for storage: %s: %s", copy.address, error.strerror or error)
-            told = True
+            warned = True
         rest = max(RENEW_EVERY_S, 9 * (time.monotonic() - began))
 
 

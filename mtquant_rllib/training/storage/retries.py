@@ -42,7 +42,7 @@ def with_retries(
         With the operating system's reason, when the time is over or waiting cannot help.
     """
     began = time.monotonic()
-    told = began - TELL_EVERY_S
+    last_report = began - TELL_EVERY_S
     while True:
         # Storage that comes back while an attempt fails is there when it has failed: the next attempt tells.
         was_there = witness is not None and witness.exists()
@@ -60,8 +60,8 @@ def with_retries(
                     f"{what} could not be {action} for {waited:.0f} seconds: {reason(error)}; once there is room, "
                     "or the storage is back, carry the run on with `mtquant resume`"
                 ) from error
-            if time.monotonic() - told >= TELL_EVERY_S:
-                told = time.monotonic()
+            if time.monotonic() - last_report >= TELL_EVERY_S:
+                last_report = time.monotonic()
                 logger.warning("waiting for storage: %s cannot be %s: %s", what, action, reason(error))
             time.sleep(min(_EVERY_S, max(patience_s - waited, 0.05)))
 
