@@ -12,6 +12,7 @@ from run_files import begun, modules, refused, snapshot, untouched, victim_in
 
 from mtquant_rllib.cli import main
 from mtquant_rllib.config import Settings
+from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import manifest_file, module_states, ownership, run_names
 from mtquant_rllib.training.records.manifest import Manifest, is_run
 from mtquant_rllib.training.reporting.learning_curves import PICTURE, plot_learning_curves
@@ -165,16 +166,23 @@ def test_an_empty_folder_and_one_that_was_claimed_and_never_used_are_taken(tmp_p
     assert Manifest.read(run).id == known == ownership.identity(run)
 
 
-def test_a_run_of_an_older_version_gets_its_marker_when_it_is_written_next(run: Path) -> None:
+def test_a_run_that_lost_marker_and_second_copy_gets_both_when_it_is_written_next(run: Path) -> None:
+    known = ownership.identity(run)
     (run / ownership.MARKER).unlink()
     (run / manifest_file.BACKUP).unlink()
-    tree = json.loads((run / manifest_file.FILE).read_text())
-    del tree["checksum"], tree["id"]
-    (run / manifest_file.FILE).write_text(json.dumps(tree))
-    manifest = Manifest.read(run)
-    manifest.write(run)
-    assert ownership.identity(run) == Manifest.read(run).id
+    Manifest.read(run).write(run)
+    assert ownership.identity(run) == Manifest.read(run).id == known
     assert (run / manifest_file.BACKUP).read_bytes() == (run / manifest_file.FILE).read_bytes()
+
+
+def test_a_manifest_without_a_checksum_is_an_edited_one(run: Path) -> None:
+    tree = json.loads((run / manifest_file.FILE).read_text())
+    del tree["checksum"]
+    (run / manifest_file.FILE).write_text(json.dumps(tree))
+    (run / manifest_file.BACKUP).unlink()
+    with pytest.raises(RunError, match="it was changed after it was written"):
+        Manifest.read(run)
+    assert Manifest.read(run, trust=True).id == tree["id"]
 
 
 HOSTILE_FIELDS = {

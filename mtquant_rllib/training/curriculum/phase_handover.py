@@ -39,8 +39,9 @@ def hand_on(run: Path, phase: int, record: PhaseRecord, plans: list[TrialPlan], 
         _record_trial(run, record.trials[plan.name], plan, results[plan.name])
     record.result = f"policies/phase_{phase}"
     _copy_best(run, record, plans)
-    if phase == 2:
-        record.frozen = _prove_frozen(run, record, plans[0])
+    for plan in plans:
+        if plan.frozen:
+            record.frozen = _prove_frozen(run, record, plan)
 
 
 def _copy_best(run: Path, record: PhaseRecord, plans: list[TrialPlan]) -> None:
@@ -67,7 +68,7 @@ def _prove_frozen(run: Path, record: PhaseRecord, plan: TrialPlan) -> FrozenReco
     one differs."""
     assert record.start is not None
     assert record.result is not None
-    frozen = [module for module in plan.modules if module not in plan.learning]
+    frozen = plan.frozen
     before = module_states.read(run / record.start, frozen)
     proof = FrozenRecord(
         before={module: module_states.sha256(module_states.acting(state)) for module, state in before.items()}, after={}

@@ -48,6 +48,11 @@ class TrialPlan:
         return self.name if self.name in self.domains else None
 
     @property
+    def frozen(self) -> list[str]:
+        """Modules that play and do not learn."""
+        return [module for module in self.modules if module not in self.learning]
+
+    @property
     def folder(self) -> str:
         """Its module states, relative to the run's folder."""
         return f"phase_{self.phase}/modules/{self.name}"

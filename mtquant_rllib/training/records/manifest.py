@@ -52,7 +52,7 @@ class _Record(BaseModel):
 class MarketRecord(_Record):
     """What was traded. kind: `file` or `synthetic`; the files that were read; data: the prepared arrays, cached.
 
-    arrays: their hash, which runs of older versions do not have."""
+    arrays: their hash."""
 
     kind: Literal["file", "synthetic"]
     bars: str | None = None
@@ -123,7 +123,7 @@ class PhaseRecord(_Record):
 class Manifest(_Record):
     name: str
     id: FileName | None = None
-    """The random id of the run's marker; runs of older versions get theirs when they are written next."""
+    """The random id of the run's marker; None before the first write."""
     created: str
     updated: str
     format: Literal[1] = 1

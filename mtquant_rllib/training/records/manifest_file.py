@@ -2,7 +2,7 @@
 
 The checksum tells three cases apart. A copy that is no JSON any more, or not there, is damaged, and the other is used
 and the damage named. A copy that is JSON and differs from its checksum was edited, and is refused with what was
-changed: the run would no longer be what it was. Manifests from before checksums have no second copy either.
+changed: the run would no longer be what it was.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def write(run: Path, tree: dict[str, Any]) -> None:
 class _Copy:
     """One copy as it was found. tree: without its checksum; why: what is wrong with it."""
 
-    state: Literal["whole", "unsigned", "changed", "damaged", "missing"]
+    state: Literal["whole", "changed", "damaged", "missing"]
     tree: dict[str, Any]
     why: str = ""
 
@@ -65,9 +65,9 @@ def load(run: Path, trust: bool = False) -> dict[str, Any]:
         When both copies are damaged or missing, or the manifest was edited.
     """
     first, second = _look(run / FILE), _look(run / BACKUP)
-    if first.state == "whole" or (first.state == "unsigned" and second.state == "missing"):
+    if first.state == "whole":
         return first.tree
-    if first.state in ("changed", "unsigned"):
+    if first.state == "changed":
         if second.state == "whole" and second.tree == first.tree:
             damage_warnings.warn(f"{run / FILE}: its checksum is damaged; {BACKUP}, which says the same, is used")
             return second.tree
@@ -83,7 +83,7 @@ def load(run: Path, trust: bool = False) -> dict[str, Any]:
             f"{run / FILE}: {_changes(first, second)}, so the run is no longer what it was; {cure}, or accept it as it "
             "is now with --trust"
         )
-    if second.state == "whole" or (trust and second.state in ("changed", "unsigned")):
+    if second.state == "whole" or (trust and second.state == "changed"):
         damage_warnings.warn(
             f"{run / FILE}: {first.why}; {BACKUP} is used in its place, as of {second.tree.get('updated', 'unknown')}"
         )
@@ -106,10 +106,7 @@ def _look(path: Path) -> _Copy:
         tree = json.loads(path.read_bytes().decode("utf-8"))
         if not isinstance(tree, dict):
             raise ValueError(f"expected an object, found {type(tree).__name__}")
-        said = tree.pop(CHECKSUM, None)
-        if said is None:
-            return _Copy("unsigned", tree, "has no checksum")
-        if said == checksum(tree):
+        if tree.pop(CHECKSUM, None) == checksum(tree):
             return _Copy("whole", tree)
         return _Copy("changed", tree, "differs from its checksum")
     except OSError as error:

@@ -204,8 +204,8 @@ def _index(place: Path) -> dict[str, Any]:
         tree = json.loads(path.read_bytes())
         if not isinstance(tree, dict) or not isinstance(tree.get("modules"), dict):
             raise ValueError("it names no modules")
-        if tree.get("format", FORMAT) != FORMAT:
-            raise ValueError(f"its format is {tree['format']!r}, and this version reads {FORMAT}")
+        if tree.get("format") != FORMAT:
+            raise ValueError(f"its format is {tree.get('format')!r}, and this version reads {FORMAT}")
         for module, found in tree["modules"].items():
             if (fault := name_fault(module)) is not None:
                 raise ValueError(f"the module {shown(module)} {fault}")

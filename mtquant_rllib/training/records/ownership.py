@@ -156,10 +156,10 @@ def stays_inside(run: Path, relative: str) -> bool:
 
 
 def is_states(folder: Path) -> bool:
-    """Whether this is a folder of module states and holds nothing else. Those of older versions have no format."""
+    """Whether this is a folder of module states and holds nothing else."""
     tree = _json(folder / STATES_INDEX)
     modules = tree.get("modules")
-    if tree.get("format", FORMAT) != FORMAT or not isinstance(modules, dict):
+    if tree.get("format") != FORMAT or not isinstance(modules, dict):
         return False
     own = {STATES_INDEX, *(f"{module}.npz" for module in modules)}
     return all(path.name in own and path.is_file() and not path.is_symlink() for path in folder.iterdir())
