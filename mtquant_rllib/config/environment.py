@@ -21,15 +21,12 @@ class MarketRecipe(Section):
         Paths, or addresses in an object store; None for the embedded market.
     arrays
         Hash of the prepared arrays.
-    content
-        Name of the prepared folder, a hash of bars and of the settings that shape the arrays.
     """
 
     kind: Literal["file", "synthetic"]
     bars: str | None = None
     macro: str | None = None
     arrays: str | None = None
-    content: str | None = None
 
     @property
     def name(self) -> str:
@@ -40,7 +37,7 @@ class EnvironmentConfig(Section):
     """One environment: which market, which part of it, which agents play.
 
     data
-        Folder of the prepared arrays.
+        Folder of the prepared arrays. Its name is a hash of the bars and of the settings that shape the arrays.
     market
         How to make them again where that folder is gone; None where it cannot be done.
     phase, domain

@@ -56,8 +56,7 @@ def find_prepared(settings: Settings, data: Path, source: MarketRecipe | None, *
     RunError
         When there is none, and no recipe, or the recipe's bars are gone, or what it makes is not what was there.
     """
-    content = (source and source.content) or data.name
-    for folder in dict.fromkeys((data, cache_folder() / content)):
+    for folder in dict.fromkeys((data, cache_folder() / data.name)):
         if _is_there(folder) and (not verify or _is_sound(folder)) and _is_the_same(folder, data, source):
             return folder
         if not _is_there(folder) and folder.is_dir() and _is_in_the_cache(folder):
@@ -175,11 +174,10 @@ def _prepared_again(settings: Settings, data: Path, source: MarketRecipe) -> Pat
                 )
         assert bars is not None
         folder = prepare_files(settings, bars, macro)
-    then = source.content or data.name
-    same = folder.name == then if source.arrays is None else read_index(folder).get(ARRAYS_HASH) == source.arrays
+    same = folder.name == data.name if source.arrays is None else read_index(folder).get(ARRAYS_HASH) == source.arrays
     if not same:
         raise RunError(
-            f"{source.name}: prepared again it is {folder.name}, and the run began with {then}: its bars, or the "
+            f"{source.name}: prepared again it is {folder.name}, and the run began with {data.name}: its bars, or the "
             f"version of the code or of the numerical libraries that prepare them, are not those of then; a run goes "
             f"on with what it began with, which lay in {data}: put it back there, or begin a new run"
         )

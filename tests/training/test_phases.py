@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from mtquant_rllib.agents.groups import agent_groups
 from mtquant_rllib.config import Settings
 from mtquant_rllib.training.algorithm.hyperparameters import (
     Hyperparameters,
@@ -11,6 +14,7 @@ from mtquant_rllib.training.algorithm.hyperparameters import (
     learning_rates,
     learning_starts_bars,
 )
+from mtquant_rllib.training.curriculum import phases
 from mtquant_rllib.training.curriculum.driver import trials_without_updates
 from mtquant_rllib.training.curriculum.phases import budget_bars, plan_phase
 from mtquant_rllib.training.records.manifest import PhaseRecord, TrialRecord
@@ -31,6 +35,16 @@ def test_phase_2_teaches_the_meta_controller_alone_and_phase_3_everyone() -> Non
     (second,), (third,) = plan_phase(SETTINGS, 2), plan_phase(SETTINGS, 3)
     assert (len(second.modules), second.learning) == (12, (META,))
     assert third.learning == third.modules == SETTINGS.universe.policies()
+
+
+def test_another_level_of_agents_is_another_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    above = replace(agent_groups(SETTINGS)[0], name="strategist", agents=("strategist",))
+    monkeypatch.setattr(phases, "agent_groups", lambda settings: (above, *agent_groups(settings)))
+    assert not any("strategist" in plan.modules for plan in plan_phase(SETTINGS, 1))
+    (second,), (third,) = plan_phase(SETTINGS, 2), plan_phase(SETTINGS, 3)
+    assert second.learning == ("strategist", META)
+    assert second.frozen == list(third.learning[2:])
+    assert third.learning == ("strategist", *SETTINGS.universe.policies())
 
 
 def test_a_module_shared_by_all_instruments_makes_phase_1_one_trial() -> None:

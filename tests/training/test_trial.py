@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from probes import TINY
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.curriculum.trial import PhaseTrial, TrialContext
+from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.records import checkpoints, module_states
 from mtquant_rllib.training.records.checkpoints import Checkpoint
@@ -87,3 +89,21 @@ def test_nothing_is_made_at_the_place_of_a_run_that_is_away(run: Path) -> None:
         with pytest.raises((OSError, RunError), match="the run's folder is away"):
             attempt()
     assert [path for path in run.rglob("*") if path.is_file()] == []
+
+
+def test_what_trials_are_started_with_travels_through_tune_as_plain_values() -> None:
+    context = TrialContext(
+        run="/runs/x",
+        phase=1,
+        trial="",
+        attempt="a1",
+        checkpoints={"forex": ["checkpoint_000002"]},
+        resources=TrialResources(1.0, 0.5, 0.25),
+        nodes={"forex": [None], "equity": ["n1", "n2"]},
+        left_out=["n3"],
+        storage_patience_seconds=3.0,
+    )
+    space = context.param_space()
+    assert space.pop(TRIAL) == {"grid_search": ["forex", "equity"]}
+    sent = json.loads(json.dumps({**space, TRIAL: "equity", "of_tunes_own": 1}))
+    assert TrialContext.of(sent) == replace(context, trial="equity")

@@ -21,7 +21,6 @@ from pydantic import (
     PrivateAttr,
     StringConstraints,
     ValidationError,
-    computed_field,
     model_validator,
 )
 
@@ -60,7 +59,6 @@ class MarketRecord(_Record):
     data: str
     arrays: str | None = None
 
-    @computed_field  # type: ignore[prop-decorator]
     @property
     def content(self) -> str:
         """Hash of the bars and of the settings that shaped the arrays: the name of their folder."""
@@ -75,11 +73,6 @@ class MarketRecord(_Record):
     def recipe(self) -> MarketRecipe:
         """From what the arrays can be made again."""
         return MarketRecipe(**self.model_dump(include=set(MarketRecipe.model_fields)))
-
-    @model_validator(mode="before")
-    @classmethod
-    def _content_is_derived(cls, raw: Any) -> Any:
-        return {key: value for key, value in raw.items() if key != "content"} if isinstance(raw, dict) else raw
 
 
 class TrialRecord(_Record):
