@@ -1,4 +1,4 @@
-"""The market of an environment's configuration, wherever it lies now: prepared arrays, or a recipe to make them again.
+"""The market of an environment's configuration: its prepared arrays, or a recipe to prepare them again.
 
 A configuration names the folder of its prepared arrays, `data`, which is a cache: a checkpoint may outlive it, or be
 moved to a machine that never had it. So the configuration has the market's recipe beside it, under `market`:
@@ -6,8 +6,8 @@ moved to a machine that never had it. So the configuration has the market's reci
     {"kind": "file" | "synthetic", "bars": path or None, "macro": path or None, "arrays": hash or None,
      "content": name of the prepared folder or None}
 
-Whoever opens the market looks in `data`, then in the cache of this machine, and then prepares it again and compares
-hashes: an environment plays on the arrays that its run began with, or not at all.
+The market is opened from `data`, or from the cache of this machine, or prepared again and compared by hash: an
+environment plays on the arrays that its run began with, or not at all.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def open_market(context: Mapping[str, Any], split: str | None = None) -> DeskDat
     Raises
     ------
     RunError
-        When the arrays are gone and cannot be made again, or come out otherwise.
+        When the arrays are gone and cannot be prepared again, or differ then.
     """
     folder = Path(context["data"])
     if not _is_there(folder):
@@ -83,13 +83,13 @@ def open_market(context: Mapping[str, Any], split: str | None = None) -> DeskDat
 def find_prepared(settings: Settings, data: Path, source: MarketSource | None, *, verify: bool = False) -> Path:
     """The folder of the prepared arrays: `data`, the one of its name in the cache, or one prepared again.
 
-    verify: read every byte of a folder before it is taken. One that is damaged is renamed where it is ours, by its
-    index or by lying in the cache, and left alone elsewhere.
+    verify: check the hashes of a folder before it is used. A damaged one is renamed if it has our index or lies in the
+    cache, and left alone otherwise.
 
     Raises
     ------
     RunError
-        When there is none, and no recipe, or the recipe's bars are gone, or what it makes is not what was there.
+        When there is none and no recipe, or the recipe's bars are gone, or it makes other arrays.
     """
     content = (source and source.content) or data.name
     for folder in dict.fromkeys((data, cache_folder() / content)):
@@ -126,7 +126,8 @@ def local_copy(name: str | Path) -> Path:
 
 
 def lies_here(data: str | Path) -> bool:
-    """Whether this machine has the prepared market that another has in `data`: there, or by its name in the cache."""
+    """Whether this machine has the prepared market that another one has in `data`: there, or by its name in the
+    cache."""
     return any(_is_there(folder) for folder in (Path(data), cache_folder() / Path(data).name))
 
 

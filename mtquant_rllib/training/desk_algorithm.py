@@ -26,12 +26,12 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP, COMPONENT
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.typing import StateDict
 
-from mtquant_rllib.engine.learning.bar_schedule import BARS
-from mtquant_rllib.engine.learning.divergence import told
+from mtquant_rllib.engine.learning.divergence import diverged_modules
+from mtquant_rllib.engine.learning.schedules import BARS
 from mtquant_rllib.engine.learning.sharding import ShardedBatch
 from mtquant_rllib.engine.process_use import ProcessUse, process_use
-from mtquant_rllib.engine.randomness import pin_torch
-from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT, Sampled
+from mtquant_rllib.engine.randomness import make_torch_deterministic
+from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT, SampleResult
 from mtquant_rllib.errors import DivergedPolicyError, EnvironmentFailed
 from mtquant_rllib.training.averaging import WeightAverage
 from mtquant_rllib.training.desk_config import DeskConfig
@@ -75,7 +75,7 @@ class DeskAlgorithm(Algorithm):
     metrics: Any
 
     def setup(self, config: Any) -> None:
-        pin_torch()
+        make_torch_deterministic()
         self.bars_sampled = 0
         self.best: dict[str, Any] = {}
         self._runner_states: dict[int, dict[str, Any]] = {}
@@ -123,7 +123,7 @@ class DeskAlgorithm(Algorithm):
         part = {COMPONENT_LEARNER: {COMPONENT_RL_MODULE: dict(modules)}}
         self.set_state({COMPONENT_LEARNER_GROUP: part})
 
-    def learn_from(self, sampled: list[Sampled], **how: Any) -> None:
+    def learn_from(self, sampled: list[SampleResult], **how: Any) -> None:
         """Let the learner learn from what was sampled, and the runners know."""
         bars = sum(part.bars for part in sampled)
         results = self.learner_group.update(
@@ -146,7 +146,7 @@ class DeskAlgorithm(Algorithm):
     def _learning(self) -> list[str]:
         return list(self.config.policies_to_train or self.config.policies)
 
-    def _sample(self, wanted: int) -> list[Sampled]:
+    def _sample(self, wanted: int) -> list[SampleResult]:
         """Exactly `wanted` bars, in equal shares.
 
         A runner that is lost while it samples is started again where it stood before the call, and samples the same
@@ -254,7 +254,7 @@ class DeskAlgorithm(Algorithm):
             results = super().step()
         except (DivergedPolicyError, EnvironmentFailed) as error:
             return self._ended_by(str(error), {})
-        if diverged := told(results.get(LEARNER_RESULTS, {})):
+        if diverged := diverged_modules(results.get(LEARNER_RESULTS, {})):
             reasons = "; ".join(f"{module} has diverged: {reason}" for module, reason in diverged.items())
             return self._ended_by(f"{reasons}; a smaller learning rate may help", results)
         if self.bars_sampled > before and self.config.desk["average_updates"] is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.util.debug import log_once
 
-from mtquant_rllib.engine.learning.bar_schedule import BASE_RATES, RATES
+from mtquant_rllib.engine.learning.schedules import BASE_RATES, RATES
 from mtquant_rllib.engine.sampling.runner_base import BarRunner
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.environments import ENV, register

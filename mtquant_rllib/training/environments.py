@@ -15,7 +15,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.tune.registry import register_env
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.engine.rllib_reference import Paced
+from mtquant_rllib.engine.rllib_reference import PausingEnv
 from mtquant_rllib.env.multi_agent import desk_env
 from mtquant_rllib.errors import ConfigError
 
@@ -43,10 +43,10 @@ class DomainRota(MultiAgentEnv):
     def bars_done(self) -> int:
         return sum(desk.bars_done for desk in self._desks)
 
-    def seat(self, runner: int, environment: int) -> None:
+    def set_env_index(self, runner: int, environment: int) -> None:
         self._environment = environment
         for desk in self._desks:
-            desk.seat(runner, environment)
+            desk.set_env_index(runner, environment)
 
     def get_state(self) -> dict[str, Any]:
         return {"episodes_begun": self._episodes_begun, "desks": [desk.get_state() for desk in self._desks]}
@@ -69,7 +69,7 @@ class DomainRota(MultiAgentEnv):
 
 def make_env(config: EnvContext) -> MultiAgentEnv:
     """The environment creator: phase 1 without a domain plays them all in turn."""
-    return Paced(_turn_by_turn(config))
+    return PausingEnv(_turn_by_turn(config))
 
 
 def _turn_by_turn(config: EnvContext) -> MultiAgentEnv:

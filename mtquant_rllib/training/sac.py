@@ -17,7 +17,7 @@ from ray.rllib.algorithms.sac import SAC, SACConfig
 from mtquant_rllib.config.loader import validate
 from mtquant_rllib.config.sac import SACConfig as Numbers
 from mtquant_rllib.engine.learning.sac_learner import SACLearner
-from mtquant_rllib.engine.learning.sharding import CopiedBatch
+from mtquant_rllib.engine.learning.sharding import ReplicatedBatch
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.training.desk_algorithm import DeskAlgorithm
@@ -93,7 +93,7 @@ class DeskSACConfig(DeskConfig, SACConfig):
 class DeskSAC(DeskAlgorithm, SAC):
     """See the module's docstring."""
 
-    batch_class = CopiedBatch
+    batch_class = ReplicatedBatch
 
     def __init__(self, config: Any = None, **kwargs: Any) -> None:
         # RLlib's names no argument, and `from_checkpoint(path, config=...)` goes by names: it would ignore the config.

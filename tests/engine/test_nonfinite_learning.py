@@ -16,7 +16,7 @@ from mtquant_rllib.engine.learning.divergence import (
     SKIPPED_STEPS,
     SKIPPED_STEPS_LIFETIME,
     Divergence,
-    told,
+    diverged_modules,
 )
 from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
 from mtquant_rllib.engine.learning.sac_learner import SACLearner
@@ -42,8 +42,8 @@ class Pupil:
         (fragment,) = self.runner.sample(num_timesteps=80)
         for level in fragment.levels:
             if poison is not None and (module is None or module in level.modules):
-                seat = slice(None) if module is None else level.modules.index(module)
-                level.rewards[5:9, :, seat] = poison
+                slot = slice(None) if module is None else level.modules.index(module)
+                level.rewards[5:9, :, slot] = poison
         times = {"bars": self.bars, NUM_ENV_STEPS_SAMPLED_LIFETIME: self.bars + 80}
         how = {"n_steps": 4} if self.sac else {"num_epochs": 2, "minibatch_size": 64}
         results = self.learner.update(episodes=[fragment], timesteps=times, **how)
@@ -83,7 +83,7 @@ def test_of_healthy_updates_nothing_is_skipped(pupil_of: Any) -> None:
     pupil.update()
     assert len(pupil.said) == 12
     assert all(set(figures.values()) == {0} for figures in pupil.said.values())
-    assert told(pupil.said) == {}
+    assert diverged_modules(pupil.said) == {}
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
@@ -110,7 +110,7 @@ def test_one_module_without_sound_gradients_diverges_alone_after_so_many_updates
     pupil.update(np.nan, "EURUSD")
     assert pupil.diverged == {"EURUSD"}
     assert pupil.said["EURUSD"][REASON] == Divergence.SKIPPED
-    assert "learner.max_skipped_updates" in told(pupil.said)["EURUSD"]
+    assert "learner.max_skipped_updates" in diverged_modules(pupil.said)["EURUSD"]
     assert all(figures[SKIPPED_STEPS] == 0 for name, figures in pupil.said.items() if name != "EURUSD")
     pupil.update()
     assert pupil.diverged == {"EURUSD"}, "it is said until somebody ends the trial"
