@@ -208,11 +208,11 @@ def test_prioritised_draws_follow_their_priorities_and_weights_correct_for_them(
         raw = (len(leaves) * chance[np.searchsorted(leaves, batch.leaves)]) ** -0.5
         np.testing.assert_allclose(batch.weight, raw / raw.max(), rtol=1e-5)
     replay.add(runner.sample(num_timesteps=40))
-    owner = replay._owners["EURUSD"]
-    fresh = np.setdiff1d(np.flatnonzero(owner.tree.leaves), leaves)
+    streams = replay._streams["EURUSD"]
+    fresh = np.setdiff1d(np.flatnonzero(streams.tree.leaves), leaves)
     assert len(fresh) >= 30
-    assert (owner.tree.leaves[fresh] == owner.largest).all()
-    assert owner.largest >= priority.max()
+    assert (streams.tree.leaves[fresh] == streams.largest).all()
+    assert streams.largest >= priority.max()
 
 
 def test_a_sum_tree_finds_what_a_cumulative_sum_finds() -> None:

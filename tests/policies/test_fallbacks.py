@@ -138,7 +138,7 @@ def test_rows_that_do_not_decide_and_rehearsals_are_not_counted() -> None:
 
 
 def test_remembered_answers_and_cheaper_ones_are_counted_like_others() -> None:
-    for inference in ("{precision: int8, cached_rows: 0}", "{precision: bfloat16, remembered_rows: 50}"):
+    for inference in ("{precision: int8, cached_rows: 0}", "{precision: bfloat16, cached_rows: 50}"):
         settings = settings_with("networks.attention.mixture.min_confidence=1.0", f"evaluation.inference={inference}")
         actor, obs = actor_of(settings), observations(settings)
         obs[0, 0] = np.nan
