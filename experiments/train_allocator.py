@@ -11,7 +11,7 @@
 the other simple rules, and what every term of the reward would have paid each of them; then all seeds in one table,
 with intervals over seeds and blocks of bars. With one, training seeds share their market: 64 training paths of 15
 years, 16 validation paths, 64 test paths of 5 years. The oracle, a quadratic programme on the exact mean, earns a net
-Sharpe of 2.42 on the test paths; the reader, which has the best linear reading of the fifty columns in its place,
+Sharpe of 2.42 on the test paths; the linear benchmark, the best linear forecast from the fifty columns,
 2.18: what an allocator can hope for. README has what 300,000 bars come to; the best states on the validation paths
 come after 65,000 to 120,000. On the null market a book that is always invested earns minus its financing. A leak must
 fail the null test, whose limits stand in configs/evaluation.yaml.

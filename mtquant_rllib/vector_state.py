@@ -1,8 +1,8 @@
 """`VectorState`: the state of B environments as a value.
 
-A state is a dataclass whose every field is an array with a leading axis of B environments, or another state. What is
-declared is what is kept: a snapshot, a restored checkpoint and an environment that sits out a bar are a loop over the
-fields. An attribute that is not a field is not state: it is set anew before it is read, or never changes.
+A state is a dataclass whose every field is an array with a leading axis of B environments, or another state. Snapshots,
+checkpoints and environments that are not stepped are loops over the fields. An attribute that is not a field is not
+state: it is set before it is read, or never changes.
 """
 
 from __future__ import annotations

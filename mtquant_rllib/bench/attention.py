@@ -29,7 +29,7 @@ from mtquant_rllib.bench.power_law import Growth, exponent_of, measure_growth
 from mtquant_rllib.config.features import RegimesConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import LearnerConfig
-from mtquant_rllib.engine.learning.sac_stack import ACTOR, ALPHA, CRITICS, SACStack
+from mtquant_rllib.engine.learning.sac_update import ACTOR, ALPHA, CRITICS, SACStack
 from mtquant_rllib.engine.replay.replay import Batch
 from mtquant_rllib.features.regimes import detect
 from mtquant_rllib.policies.attention import SelfAttention
@@ -172,7 +172,7 @@ def _layer(settings: Settings, sizes: Sizes) -> list[Sweep]:
 
         def run() -> None:
             with torch.inference_mode():
-                layer(rows, look=True)
+                layer(rows, need_weights=True)
 
         return run
 
@@ -206,7 +206,7 @@ def _weight_bytes(settings: Settings, tokens: tuple[int, ...]) -> list[int]:
     sizes = []
     for n in tokens:
         with torch.no_grad():
-            _, weights = attention(torch.zeros(1, n, settings.networks.attention.width), look=True)
+            _, weights = attention(torch.zeros(1, n, settings.networks.attention.width), need_weights=True)
         sizes.append(weights.nbytes)
     return sizes
 
@@ -325,8 +325,8 @@ def _sac_module(settings: Settings, hidden: int) -> Any:
 
 def _sac_step(module: Any, rows: int, options: LearnerConfig) -> Callable[[], Any]:
     parts = {ACTOR: module.policy, **dict(zip(CRITICS, module.critics.online)), ALPHA: module.critics.entropy}
-    keepers: Any = {META: {name: torch.optim.Adam(part.parameters(), lr=1e-4) for name, part in parts.items()}}
-    stack = SACStack((META,), [module], keepers, tau=0.005, grad_clip=10.0, action_penalty=0.0, options=options)
+    optimizers: Any = {META: {name: torch.optim.Adam(part.parameters(), lr=1e-4) for name, part in parts.items()}}
+    stack = SACStack((META,), [module], optimizers, tau=0.005, grad_clip=10.0, action_penalty=0.0, options=options)
     stack.load()
     rng, shape = np.random.default_rng(0), module.policy.shape
 
@@ -336,12 +336,12 @@ def _sac_step(module: Any, rows: int, options: LearnerConfig) -> Callable[[], An
     batch = Batch(
         observation=drawn(rows, shape.observation),
         action=drawn(rows, shape.actions),
-        after=drawn(rows, shape.observation),
+        next_observation=drawn(rows, shape.observation),
         reward=drawn(rows),
         discount=np.full(rows, 0.9, np.float32),
         weight=np.ones(rows, np.float32),
         regime=np.zeros(rows, np.int64),
         leaves=np.arange(rows),
-        remembered=rows,
+        n_stored=rows,
     )
-    return lambda: stack.step([batch], 0, tell=False)
+    return lambda: stack.step([batch], 0, with_metrics=False)

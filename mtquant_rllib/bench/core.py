@@ -37,7 +37,7 @@ class RandomDrive:
         self._begin(np.arange(n_envs))
         rng = np.random.default_rng(seed)
         self._actions = [
-            [rng.uniform(-1, 1, (n_envs, level.n_seats, level.n_actions)) for level in self.desk.levels]
+            [rng.uniform(-1, 1, (n_envs, level.n_acting, level.n_actions)) for level in self.desk.levels]
             for _ in range(_ACTION_SETS)
         ]
         self._step = 0

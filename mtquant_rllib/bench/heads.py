@@ -27,7 +27,7 @@ from torch import Tensor
 from mtquant_rllib.bench.interleaving import interleaved
 from mtquant_rllib.config.attention import AttentionConfig
 from mtquant_rllib.policies.attention import AttentionEncoder
-from mtquant_rllib.policies.head_parallel import dealt, split_heads
+from mtquant_rllib.policies.head_parallel import heads_per_process, split_heads
 
 PATIENCE = timedelta(minutes=2)
 """So long a process waits for another that has stopped answering."""
@@ -43,7 +43,7 @@ def measure_heads(
     ConfigError
         When there are fewer heads than processes.
     """
-    heads = dealt(config.heads, processes)
+    heads = heads_per_process(config.heads, processes)
     with tempfile.TemporaryDirectory() as folder:
         sizes = (widths, config, rows, calls, repeats, processes)
         torch.multiprocessing.spawn(_measure, args=(Path(folder), *sizes), nprocs=processes)

@@ -1,7 +1,7 @@
 """Speed of inference in float32, bfloat16 and int8, cached and batched, and how far each moves the actions.
 
 A decision of the desk is all twelve agents once, for one environment; an allocator is one agent. Each way is a
-`DeskActor` of its own, as `evaluation.inference` configures it: float32, bfloat16, eight bits, and remembered answers
+`DeskActor` of its own, as `evaluation.inference` configures it: float32, bfloat16, eight bits, and cached outputs
 asked for a second time; batches of several sizes show what asking side by side gains. The answers of each are set
 beside those of float32 on observations that a rollout met: how far actions move, which lie in [-1, 1], and how often
 what they choose is the same (the domain or asset with most capital, buy, hold or sell for each instrument, and the sign
@@ -37,12 +37,12 @@ from mtquant_rllib.policies.registry import ATTENTION, build_policy, network_con
 
 States = Mapping[str, Mapping[str, Any]]
 
-FLOAT32, REMEMBERED, ONE_BY_ONE = "float32", "remembered", "one by one"
+FLOAT32, CACHED, ONE_BY_ONE = "float32", "cached", "one by one"
 WAYS: dict[str, dict[str, Any]] = {
-    FLOAT32: {"precision": "float32", "remembered_rows": 0},
-    "bfloat16": {"precision": "bfloat16", "remembered_rows": 0},
-    "int8": {"precision": "int8", "remembered_rows": 0},
-    REMEMBERED: {"precision": "float32", "remembered_rows": 100_000},
+    FLOAT32: {"precision": "float32", "cached_rows": 0},
+    "bfloat16": {"precision": "bfloat16", "cached_rows": 0},
+    "int8": {"precision": "int8", "cached_rows": 0},
+    CACHED: {"precision": "float32", "cached_rows": 100_000},
 }
 _BARS_PLAYED, _DESKS = 96, 16
 
@@ -132,7 +132,7 @@ def _desk(settings: Settings, states: States, data: Path, sizes: Sizes) -> dict[
         "decisions_per_s": speed,
         "seconds": {f"{way}, {batch}": values for (way, batch), values in windows.items()},
         "agreement": agreement,
-        "weights_mb": {way: actor.weight_bytes() / 1e6 for way, actor in actors.items() if way != REMEMBERED},
+        "weights_mb": {way: actor.weight_bytes() / 1e6 for way, actor in actors.items() if way != CACHED},
         "rows": n_rows,
     }
 

@@ -29,11 +29,11 @@ import torch
 from mtquant_rllib.bench.interleaving import interleaved
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import LearnerConfig
-from mtquant_rllib.engine.learning.autograd import compiler_complaint
-from mtquant_rllib.engine.learning.distributed import Peers
-from mtquant_rllib.engine.learning.passes import AutogradPass
-from mtquant_rllib.engine.learning.ppo_stack import StackLearner, passes
-from mtquant_rllib.engine.learning.stacks import Stack, stacked
+from mtquant_rllib.engine.learning.backprop import AutogradBackprop
+from mtquant_rllib.engine.learning.distributed import LearnerRanks
+from mtquant_rllib.engine.learning.execution_options import compiler_error
+from mtquant_rllib.engine.learning.ppo_update import StackLearner, minibatch_indices
+from mtquant_rllib.engine.learning.stacks import ModuleStack, module_stacks
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.modules import module_specs
@@ -89,7 +89,7 @@ def bench_learner(settings: Settings, device: str, sizes: Sizes) -> Mapping[str,
         return {
             "attention": _compare(settings, ATTENTION, device, sizes),
             "plain": _compare(settings, PLAIN, device, sizes),
-            "compiler_complaint": compiler_complaint(device),
+            "compiler_complaint": compiler_error(device),
             "device": torch.cuda.get_device_name() if device == "cuda" else device,
             "torch_threads": 1,
             "sizes": vars(sizes),
@@ -109,7 +109,7 @@ def _compare(settings: Settings, names: Mapping[str, str], device: str, sizes: S
         modules = (modules[0], universe.specialists[0], modules[-1])
     plain = settings.learner.model_copy(update=_AS_THEY_STAND)
     sides = {name: partial(plain.model_copy, update=changed) for name, changed in OPTIONS.items()}
-    if compiler_complaint(device) is not None:
+    if compiler_error(device) is not None:
         del sides[COMPILED]
     if names == PLAIN:
         del sides[CHECKPOINTING]
@@ -157,17 +157,17 @@ def _update_of(
     modules = {name: built[name].to(device) for name in names}
     rng = np.random.default_rng(settings.seed)
     jobs = []
-    for stack in stacked(modules):
-        keepers = {name: torch.optim.Adam(modules[name].parameters(), fused=True) for name in stack.names}
+    for stack in module_stacks(modules):
+        optimizers = {name: torch.optim.Adam(modules[name].parameters(), fused=True) for name in stack.names}
         plain = settings.learner.model_copy(update=_AS_THEY_STAND)
-        learner = StackLearner(stack, keepers, _knobs(settings, stack), Peers(1).channel(), plain)
+        learner = StackLearner(stack, optimizers, _coefficients(settings, stack), LearnerRanks(1).new_group(), plain)
         if options is not None:
-            learner.network = AutogradPass(stack, options)
+            learner.backprop = AutogradBackprop(stack, options)
         learner.load()
         jobs.append((learner, [_rows(module, sizes.rows, rng) for module in stack.modules]))
 
     def update() -> Window:
-        parts = [[passes(sizes.rows, 1, sizes.minibatch, rng) for _ in tables] for _, tables in jobs]
+        parts = [[minibatch_indices(sizes.rows, 1, sizes.minibatch, rng) for _ in tables] for _, tables in jobs]
         peak = _Peak(device)
         began = time.perf_counter()
         for (learner, tables), own in zip(jobs, parts):
@@ -179,7 +179,7 @@ def _update_of(
     return update
 
 
-def _knobs(settings: Settings, stack: Stack) -> dict[str, torch.Tensor]:
+def _coefficients(settings: Settings, stack: ModuleStack) -> dict[str, torch.Tensor]:
     recipe = settings.recipe
     numbers = {
         "clip_param": Hyperparameters.of(settings).clip_range,
@@ -205,7 +205,7 @@ def _rows(module: Any, n_rows: int, rng: np.random.Generator) -> list[np.ndarray
         rng.normal(size=(n_rows, 1)),
         rng.normal(size=(n_rows, 1)),
     ]
-    if module.policy.teaches:
+    if module.policy.has_auxiliary_losses:
         columns.append(rng.integers(len(Regime), size=(n_rows, 1)))
     return [column.astype(np.float32) for column in columns]
 

@@ -249,7 +249,7 @@ BENCHES = (
     ),
     Bench(
         "inference",
-        "measure policies that no longer learn: float32, bfloat16, int8, remembered and batched; speed and agreement",
+        "measure policies that no longer learn: float32, bfloat16, int8, cached and batched; speed and agreement",
         bench_networks.inference_options,
         bench_networks.inference,
         bench_networks.inference_lines,

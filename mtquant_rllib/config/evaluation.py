@@ -82,12 +82,12 @@ class InferenceConfig(Section):
     precision
         Of the weights of linear layers: `float32`, `bfloat16` or `int8` (`policies.inference`). The cheaper ones move
         answers a little, and pay with large networks alone.
-    remembered_rows
+    cached_rows
         Answers that each attention network keeps by observation, so that asking again costs a look-up; 0 for none.
     """
 
     precision: Literal["float32", "bfloat16", "int8"]
-    remembered_rows: int = Field(ge=0)
+    cached_rows: int = Field(ge=0)
 
 
 class EvaluationConfig(Section):

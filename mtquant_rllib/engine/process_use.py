@@ -1,4 +1,4 @@
-"""What a process of a trial has used of its machine: CPU time, memory, and the GPU that it learns on."""
+"""Resource use of a process of a trial: CPU time, memory, and the GPU that it learns on."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import torch
 logger = logging.getLogger(__name__)
 
 READ_EVERY_S = 0.5
-"""Between two readings of a GPU, which tells of the last fraction of a second alone."""
+"""Between two readings of a GPU: a reading covers only the last fraction of a second."""
 _GB = 1e9
 
 
 @dataclass(frozen=True)
 class GpuUse:
-    """Of one GPU, by whoever uses it.
+    """The use of one GPU by all processes since the last call.
 
-    uuid: NVML's name of it. percent: of the time since the last look during which a kernel ran on it, averaged over
-    readings. memory_gb: the most memory that was taken at a reading. None where nothing was read since.
+    uuid: NVML's id. percent: of time with a kernel running, mean over readings. memory_gb: the most memory in use at a
+    reading.
     """
 
     uuid: str
@@ -35,7 +35,7 @@ class GpuUse:
 @dataclass(frozen=True)
 class ProcessUse:
     """cpu_s: CPU seconds of all threads since the process began. peak_memory_gb: the most resident memory so far. gpu:
-    of the one that it learns on, None without one."""
+    the GPU that it learns on, None without one."""
 
     cpu_s: float
     peak_memory_gb: float
@@ -45,8 +45,8 @@ class ProcessUse:
 class GpuWatch:
     """Reads one GPU every half second, in a thread of its own, as long as the process lives.
 
-    device: as the process numbers it; None for its present one. Raises pynvml.NVMLError where the driver does not
-    answer.
+    device: CUDA's number of it in this process; None for the current one. Raises pynvml.NVMLError where the driver does
+    not answer.
     """
 
     def __init__(self, device: int | None = None) -> None:
@@ -54,7 +54,7 @@ class GpuWatch:
 
         self._nvml: Any = pynvml
         pynvml.nvmlInit()
-        # By its own name: CUDA numbers those that it is let see.
+        # By UUID, because CUDA numbers only the devices visible to the process.
         self.uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         self._handle = pynvml.nvmlDeviceGetHandleByUUID(self.uuid)
         self._lock, self._readings = threading.Lock(), list[tuple[float, float]]()
@@ -77,7 +77,7 @@ class GpuWatch:
                 return
 
     def take(self) -> GpuUse | None:
-        """Since the last call; None where nothing was read."""
+        """The use since the last call; None where nothing was read."""
         with self._lock:
             readings, self._readings = self._readings, []
         if not readings:
@@ -87,11 +87,11 @@ class GpuWatch:
 
 
 _watches: dict[int | None, GpuWatch | None] = {}
-"""Of this process, by device; None for one that cannot be read."""
+"""By device of this process; None for one that cannot be read."""
 
 
 def process_use(device: torch.device | str = "cpu") -> ProcessUse:
-    """What this process has used until now. device: that it learns on."""
+    """What this process has used until now. device: the one that it learns on."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     unit = 1 if sys.platform == "darwin" else 1024
     return ProcessUse(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / _GB, _gpu_use(torch.device(device)))
@@ -104,7 +104,7 @@ def _gpu_use(device: torch.device) -> GpuUse | None:
         try:
             _watches[device.index] = GpuWatch(device.index)
         except Exception as error:
-            # NVML has a dozen errors, and is missing altogether from some machines that have CUDA.
+            # NVML has a dozen errors, and is missing from some machines that have CUDA.
             logger.warning("the use of %s is not measured: %s", device, error)
             _watches[device.index] = None
     watch = _watches[device.index]

@@ -1,4 +1,4 @@
-"""Seeds of a run's streams of randomness, and torch pinned so that the same seed gives the same bits."""
+"""Seeds of a run's random streams, and deterministic torch: the same seed gives the same bits."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import numpy as np
 import torch
 
 NOISE, SHUFFLE, DROPOUT, REPLAY, LOSS = 0, 1, 2, 3, 4
-"""Streams of one seed: exploration, the order of rows, dropout, draws from the replay, the actions in SAC's losses."""
+"""Streams of one seed: exploration, shuffling of rows, dropout, replay sampling, the actions in SAC's losses."""
 
 
 def generator(*parts: int) -> np.random.Generator:
-    """A generator of its own for these non-negative integers."""
+    """An independent generator for each tuple of non-negative integers."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(parts)))
 
 
-def mixed(*parts: int) -> int:
-    """One 63-bit seed from several non-negative integers; neighbours give unrelated seeds."""
+def derived_seed(*parts: int) -> int:
+    """A 63-bit seed from a tuple of non-negative integers; neighbouring tuples give unrelated seeds."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 def seed_torch(*parts: int) -> None:
-    torch.manual_seed(mixed(*parts))
+    torch.manual_seed(derived_seed(*parts))
 
 
-def pin_torch() -> None:
-    """One thread, deterministic kernels."""
+def make_torch_deterministic() -> None:
+    """Set one thread and deterministic kernels."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Part of the mode above, and a pass over memory with every operation: nothing here reads what it has not written.
+    # Part of the mode above; it costs a pass over memory in every operation, and nothing reads uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

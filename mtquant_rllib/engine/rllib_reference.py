@@ -1,11 +1,11 @@
-"""RLlib's own runner, connectors and PPO learner for the desk, asked for bars.
+"""RLlib's own runner, connectors and PPO learner for the desk, sampling by bars: the reference for the batched engine.
 
-The reference that the batched engine is measured against. A bar takes two or three of RLlib's steps, one per turn, so
-two things are added and nothing is taken away: bars are counted instead of turns, and an environment that has played
-its share waits. Whoever waits sees nothing and is asked for nothing; RLlib keeps its open rows for the next call.
+A bar takes two or three of RLlib's steps, one per turn. Two things are added: bars are counted instead of turns, and an
+environment that has played its share of a call pauses. A paused environment returns no observations; RLlib keeps its
+open rows for the next call.
 
-What RLlib's engine cannot do stays undone: modules that do not learn explore and are stored like the others, epochs
-follow the module with the most rows, and discounts follow decisions.
+RLlib's own semantics remain: modules that do not learn explore and are stored like the others, epochs follow the module
+with the most rows, and discounts follow decisions.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from mtquant_rllib.engine.learning.ppo_learner import BarSchedule
+from mtquant_rllib.engine.learning.ppo_learner import ScheduledPPOLearner
 from mtquant_rllib.engine.randomness import NOISE, seed_torch
 from mtquant_rllib.engine.sampling.runner_base import BarRunner
 
 logger = logging.getLogger(__name__)
 
 
-class Paced(MultiAgentEnv):
-    """An environment that plays up to `goal` bars and then waits, with what it would show next in hand."""
+class PausingEnv(MultiAgentEnv):
+    """An environment that plays up to `bar_limit` bars and then pauses, keeping its next observations."""
 
     def __init__(self, env: Any) -> None:
         super().__init__()
         self.env = env
-        self.goal: float = math.inf  # under a runner that gives it none, it never waits
-        self._in_hand: dict[str, Any] | None = None
+        self.bar_limit: float = math.inf  # under a runner that sets none, it never pauses
+        self._kept_observations: dict[str, Any] | None = None
         self.possible_agents, self.agents = env.possible_agents, env.agents
         self.observation_spaces, self.action_spaces = env.observation_spaces, env.action_spaces
 
@@ -41,28 +41,28 @@ class Paced(MultiAgentEnv):
         return self.env.bars_done
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        """Begin the next episode. RLlib's seed is left alone: draws follow the run's seed and the seat."""
-        self._in_hand = None
+        """Begin the next episode. RLlib's seed is not used: draws follow the run's seed and the environment's index."""
+        self._kept_observations = None
         result = self.env.reset()
         self.agents = self.env.agents
         return result
 
     def step(self, action_dict: dict[Any, Any]) -> Any:
-        waiting, over = self.bars_done >= self.goal, False
+        paused, over = self.bars_done >= self.bar_limit, False
         rewards: dict[str, float] = {}
         terminateds = truncateds = {"__all__": False}
         infos: dict[str, Any] = {}
-        if self._in_hand is not None:
-            observations = self._in_hand
+        if self._kept_observations is not None:
+            observations = self._kept_observations
         else:
             observations, rewards, terminateds, truncateds, infos = self.env.step(action_dict)
-            waiting, over = self.bars_done >= self.goal, terminateds["__all__"] or truncateds["__all__"]
-        self._in_hand = observations if waiting and not over else None
-        return ({} if self._in_hand is not None else observations), rewards, terminateds, truncateds, infos
+            paused, over = self.bars_done >= self.bar_limit, terminateds["__all__"] or truncateds["__all__"]
+        self._kept_observations = observations if paused and not over else None
+        return ({} if self._kept_observations is not None else observations), rewards, terminateds, truncateds, infos
 
 
 class RLlibEnvRunner(BarRunner):
-    """`MultiAgentEnvRunner`, counted in bars."""
+    """RLlib's `MultiAgentEnvRunner`, sampling by bars."""
 
     def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
         torch.set_num_threads(1)
@@ -73,7 +73,7 @@ class RLlibEnvRunner(BarRunner):
     def make_env(self) -> None:
         super().make_env()
         for environment, env in enumerate(self.env.envs):
-            env.unwrapped.env.seat(self.worker_index or 0, environment)
+            env.unwrapped.env.set_env_index(self.worker_index or 0, environment)
 
     def sample(self, *, num_timesteps: Any = None, **kwargs: Any) -> Any:
         seed_torch(self.config.seed or 0, self.worker_index or 0, self.bars_sampled, NOISE)
@@ -82,14 +82,14 @@ class RLlibEnvRunner(BarRunner):
         for number, env in enumerate(envs):
             share, rest = divmod(num_timesteps or 0, self.num_envs)
             turn = (number - self.bars_sampled) % self.num_envs
-            env.goal = env.bars_done + share + (turn < rest) if num_timesteps is not None else math.inf
+            env.bar_limit = env.bars_done + share + (turn < rest) if num_timesteps is not None else math.inf
         self._bars_seen = before
         samples = super().sample(num_timesteps=num_timesteps, **kwargs)
         self.bars_sampled += sum(env.bars_done for env in envs) - before
         return samples
 
     def _increase_sampled_metrics(self, num_steps: int, next_obs: Any, episode: Any) -> int:
-        """Count the bars completed since the last call instead of the step taken."""
+        """Count the bars completed since the last call instead of steps."""
         done = sum(env.unwrapped.bars_done for env in self.env.envs)
         passed, self._bars_seen = done - self._bars_seen, done
         return super()._increase_sampled_metrics(passed, next_obs, episode)
@@ -102,19 +102,19 @@ class RLlibEnvRunner(BarRunner):
             env.unwrapped.env.set_state(own)
 
 
-class RLlibLearner(BarSchedule):
-    """RLlib's PPO learner, with rates that follow bars."""
+class RLlibLearner(ScheduledPPOLearner):
+    """RLlib's PPO learner, with learning rates scheduled by bars."""
 
     def build(self) -> None:
         super().build()
-        untaught = [
+        without_auxiliary = [
             name
             for name in list(self.module.keys())
-            if self.should_module_be_updated(name) and self._module[name].policy.teaches
+            if self.should_module_be_updated(name) and self._module[name].policy.has_auxiliary_losses
         ]
-        if untaught:
+        if without_auxiliary:
             logger.warning(
                 "networks.attention.losses: no part in RLlib's own loss; %s learn from their rewards alone "
-                "(resources.engine = batched teaches them)",
-                ", ".join(untaught),
+                "(resources.engine = batched adds them)",
+                ", ".join(without_auxiliary),
             )

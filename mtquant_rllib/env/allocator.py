@@ -33,17 +33,17 @@ from mtquant_rllib.risk.packed import PackedIndex
 from mtquant_rllib.short_rows import row_sums
 
 _MOVE = "ret20"
-"""Column of the block that the reward reads as the recent move."""
+"""Column of the block with the recent move that the reward reads."""
 
 
 @dataclass(init=False, eq=False)
 class AllocatorState(TradingState):
-    """What an allocator goes on from.
+    """The state of B allocators.
 
     target
         Weights decided last, (B, n); equal weights before any decision.
     sharpe
-        What the differential Sharpe ratio remembers of the portfolio's returns.
+        Moments of the portfolio's returns for the differential Sharpe ratio.
     """
 
     target: np.ndarray
@@ -100,7 +100,7 @@ class Allocator(Trading):
 
     def _new_levels(self) -> tuple[Level, ...]:
         (group,) = agent_groups(self.settings)
-        everyone = np.ones(self.n_envs, dtype=bool)
+        all_envs = np.ones(self.n_envs, dtype=bool)
         return (
             Level(
                 group,
@@ -108,7 +108,7 @@ class Allocator(Trading):
                 1,
                 observe=lambda: self.observe()[:, None],
                 decide=lambda raw, due=None: self.decide(raw[:, 0]),
-                due=lambda: everyone,
+                due=lambda: all_envs,
             ),
         )
 
@@ -118,7 +118,7 @@ class Allocator(Trading):
 
     def observe(self) -> np.ndarray:
         """float32 (B, 10 n): the columns of `layout.allocator_layout`."""
-        return self._feature_means.off_columns(self._blocks[self.state.row[:, None], self._seen], self._seen)
+        return self._feature_means.centred_columns(self._blocks[self.state.row[:, None], self._seen], self._seen)
 
     def decide(self, raw: np.ndarray) -> None:
         """Take raw actions (B, n) in [-1, 1]."""
@@ -132,7 +132,7 @@ class Allocator(Trading):
     def _reward(self, before: MarketRow, equity_before: np.ndarray, new_day: np.ndarray) -> np.ndarray:
         """(B, 1), in bars of the reference volatility."""
         self.portfolio_return = row_sums(self.instrument_return)
-        # A reward belongs to the regime in which its bar was decided on.
+        # The reward depends on the regime at the time of the decision.
         self._last_bar = before, self.state.row - ~self.state.parked, equity_before
         clip = self._allocator.reward_clip
         if self._allocator.reward == "differential_sharpe":
@@ -144,11 +144,12 @@ class Allocator(Trading):
         return np.clip(sum(self.terms.values()) / self._sigma, -clip, clip)[:, None]
 
     def regime_aware_terms(self) -> dict[str, np.ndarray]:
-        """Of the bar just closed, whatever the agent is rewarded by: fractions of equity, (B,) each."""
+        """The regime-aware terms of the bar just closed, whatever `allocator.reward` is: fractions of equity, (B,)
+        each."""
         return self._regime_aware(self.bar_view())
 
     def bar_view(self) -> BarView:
-        """The bar just closed, as rewards see it."""
+        """The bar just closed, as the reward terms read it."""
         assert self._last_bar is not None, "no bar has been played"
         book, (before, rows, equity_before) = self.book, self._last_bar
         held = book.units * before.unit_value / equity_before[:, None]

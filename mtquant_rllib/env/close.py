@@ -1,4 +1,4 @@
-"""`Close`: what B environments know at a close, of the market and of themselves, computed when it is asked for."""
+"""`Close`: what is known at a close of B environments, of market and accounts, computed on first use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mtquant_rllib.portfolio.book import Book
 
 
 class Close:
-    """One close of B environments. Whoever decides there looks at it; the next bar has another."""
+    """One close of B environments; the next bar has another."""
 
     def __init__(self, book: Book, market: MarketRow, risk: RiskLayer | None) -> None:
         self.book, self.market, self.risk = book, market, risk

@@ -1,6 +1,6 @@
 """`Desk`: the decisions of twelve agents for B environments as arrays.
 
-A bar has three decisions and one advance. The desk is driven by whoever holds the policies:
+A bar has three decisions and one advance. The desk is driven from outside:
 
     meta_obs = desk.observe_meta();           desk.decide_meta(raw)              where desk.meta_is_due
     obs_d    = desk.observe_specialist(d);    desk.decide_specialist(d, raw)     for each domain
@@ -33,7 +33,7 @@ from mtquant_rllib.env.messages import (
     CommunicationHub,
     CoordinationSignal,
     PerformanceReport,
-    alerts_standing,
+    active_alerts,
     allocation_messages,
     coordination_signals,
     performance_reports,
@@ -85,9 +85,9 @@ class Desk(Trading):
         """All groups; in a single-domain episode the domain's specialist, and of its instruments the one on turn."""
         settings, domain = self.settings, self.setup.domain
         meta, *specialists, instruments = agent_groups(settings)
-        everyone = np.ones(self.n_envs, dtype=bool)
+        all_envs = np.ones(self.n_envs, dtype=bool)
 
-        def controls() -> Level:
+        def meta_level() -> Level:
             return Level(
                 meta,
                 meta.agents,
@@ -97,7 +97,7 @@ class Desk(Trading):
                 due=lambda: self.is_due(meta),
             )
 
-        def specialises(group: AgentGroup) -> Level:
+        def specialist_level(group: AgentGroup) -> Level:
             assert group.domain is not None
             number = group.domain
             return Level(
@@ -110,15 +110,15 @@ class Desk(Trading):
             )
 
         if domain is None:
-            execute = Level(
+            instrument_level = Level(
                 instruments,
                 instruments.agents,
                 len(instruments.agents),
                 observe=self.observe_instruments,
                 decide=lambda raw, due=None: self.decide_instruments(raw),
-                due=lambda: everyone,
+                due=lambda: all_envs,
             )
-            return (controls(), *(specialises(group) for group in specialists), execute)
+            return (meta_level(), *(specialist_level(group) for group in specialists), instrument_level)
 
         part, envs = self.universe.domain_slices[domain], np.arange(self.n_envs)
 
@@ -133,10 +133,10 @@ class Desk(Trading):
             1,
             observe=lambda: self.observe_instruments()[envs, part.start + self.on_turn()][:, None],
             decide=decide_on_turn,
-            due=lambda: everyone,
-            seats=lambda: self.on_turn()[:, None],
+            due=lambda: all_envs,
+            acting=lambda: self.on_turn()[:, None],
         )
-        return (specialises(specialists[domain]), single)
+        return (specialist_level(specialists[domain]), single)
 
     def is_due(self, group: AgentGroup) -> np.ndarray:
         """Environments in which a group decides at this bar, bool (B,)."""
@@ -151,7 +151,7 @@ class Desk(Trading):
     # -- episodes -----------------------------------------------------------------------------------------------------
 
     def reset(self, envs: np.ndarray, draws: list[EpisodeDraw]) -> None:
-        """Begin an episode in each environment of `envs` (indices), with the draw beside it."""
+        """Begin an episode in each environment of `envs` (indices), each with its draw."""
         envs = np.asarray(envs, dtype=np.int64)
         super().reset(envs, draws)
         state = self.state
@@ -177,15 +177,15 @@ class Desk(Trading):
 
     @property
     def close(self) -> DeskClose:
-        """What is known now, market features less their means. Gathered once a bar."""
+        """What is known at this close, market features less their means. Computed once a bar."""
         close = super().close
         assert isinstance(close, DeskClose)
         return close
 
-    def _look(self) -> DeskClose:
+    def _known_close(self) -> DeskClose:
         state, market = self.state, self._rows.at(self.state.row)
         block = self._rows.block.take(state.row, axis=0)
-        self._feature_means.take_off(block, market.context)
+        self._feature_means.subtract_in_place(block, market.context)
         if self.setup.domain is not None:
             block[~state.active] = 0.0
         close = DeskClose(state, market, block, self.risk, self._domains)
@@ -194,7 +194,7 @@ class Desk(Trading):
         return close
 
     def _report(self, hub: CommunicationHub, close: DeskClose) -> None:
-        """Send what stands at this close: the specialists' reports, the hedges between their books, the alerts."""
+        """Publish the messages of this close: performance reports, coordination signals, alerts."""
         u, bar = self.universe, self.state.bars_done
         hub.publish(
             PerformanceReport,
@@ -204,7 +204,7 @@ class Desk(Trading):
             CoordinationSignal,
             lambda envs: coordination_signals(u, bar, close.hedge, close.domain_covariance, envs),
         )
-        hub.publish(Alert, lambda envs: alerts_standing(u, bar, close.alert, envs))
+        hub.publish(Alert, lambda envs: active_alerts(u, bar, close.alert, envs))
 
     # -- observations -------------------------------------------------------------------------------------------------
 
@@ -229,7 +229,7 @@ class Desk(Trading):
         state = self.state
         np.copyto(state.allocation, allocation, where=due[:, None])
         np.copyto(state.appetite, appetite, where=due)
-        self.close.forget_allocation()
+        self.close.invalidate_allocation()
         if self.hub is not None:
             self.hub.publish(
                 AllocationMessage,
@@ -261,7 +261,7 @@ class Desk(Trading):
     # -- the bar ------------------------------------------------------------------------------------------------------
 
     def _reward(self, before: MarketRow, equity_before: np.ndarray, new_day: np.ndarray) -> np.ndarray:
-        """Of all agents, (B, 1 + D + n)."""
+        """Rewards of all agents, (B, 1 + D + n)."""
         state, risk = self.state, self.risk
         slices = self.universe.domain_slices
         domain_return = by_domain(self.instrument_return, slices)
@@ -273,7 +273,7 @@ class Desk(Trading):
         if risk is None:
             forecast = np.full(self.n_envs, np.inf)
         else:
-            # Rounding to whole lots is nobody's edit.
+            # Rounding to whole lots is not an edit.
             edited *= risk.rule != 0
             forecast = risk.var_forecast()
         bar = RewardBar(

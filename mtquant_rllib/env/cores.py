@@ -1,4 +1,4 @@
-"""Which core plays the settings: the desk of twelve agents, or the allocator."""
+"""The core for given settings: the desk of twelve agents, or the allocator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mtquant_rllib.env.trading import Trading
 
 
 def core_for(settings: Settings, data: DeskData, n_envs: int, setup: EpisodeSetup, *, limited: bool = True) -> Trading:
-    """B environments of the settings' own kind. limited: under the risk manager."""
+    """A core of B environments. limited: with the risk manager."""
     kind = Desk if settings.allocator is None else Allocator
     risk = RiskLayer(settings, n_envs, setup) if limited else None
     return kind(settings, data.execution, data.features, n_envs, setup, risk)

@@ -1,4 +1,4 @@
-"""What a desk knows at a close beside the market: its domains' risk, and how its specialists have done."""
+"""What is known at a desk's close besides the market: its domains' risk and its specialists' track records."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mtquant_rllib.portfolio.execution_data import ExecutionData
 from mtquant_rllib.risk.packed import PackedIndex
 
 _NO_RISK = 1e-12
-"""Deviation under which a book, or a rest of books, has no correlation with anything."""
+"""Standard deviation under which a book counts as empty and its correlations as 0."""
 
 
 class DomainRisk:
-    """Covariances of the domains' books, and what they are measured by: one for all closes of a desk."""
+    """Computes covariances of the domains' books; one for all closes of a desk."""
 
     def __init__(self, settings: Settings, execution: ExecutionData) -> None:
         universe = settings.universe
@@ -51,7 +51,7 @@ class DeskClose(Close):
     Attributes
     ----------
     state
-        The desk's; what is decided at this close is written there.
+        The desk's state, into which this close's decisions are written.
     block
         float32 (B, n, 50): the instruments' market blocks as agents see them.
     """
@@ -79,8 +79,8 @@ class DeskClose(Close):
         allocated = self.state.allocation * self.domains.vol_target_per_day
         return np.where(allocated > 0, self.domain_volatility / np.where(allocated > 0, allocated, 1.0), 0.0)
 
-    def forget_allocation(self) -> None:
-        """The meta-controller has decided: what depends on its allocation is computed again."""
+    def invalidate_allocation(self) -> None:
+        """Compute again what depends on the allocation, because the meta-controller has decided."""
         self.__dict__.pop("utilisation", None)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""From a bar's returns to the twelve rewards: which term scores which agent in which phase."""
+"""The rewards of the desk's agents from a bar's returns, by phase."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import numpy as np
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env import rewards
 from mtquant_rllib.env.episode_setup import EpisodeSetup
-from mtquant_rllib.env.reward_terms import RewardBar, own_terms, paid
+from mtquant_rllib.env.reward_terms import RewardBar, custom_terms, term_values
 from mtquant_rllib.portfolio.execution_data import ExecutionData
 
 _LEAST_SHARE = 1e-6
-"""Share of capital or appetite under which a book's scale does not fall, where nothing snaps to zero before."""
+"""Smallest share of capital or appetite in a book's scale, where `decision.snap_below` is not larger."""
 
 
 class DeskReward:
-    """Rewards of B environments. Streams stand in the order of the agents: the portfolio's, each domain's, each
+    """Rewards of B environments. Streams are in the order of the agents: the portfolio's, each domain's, each
     instrument's, K = 1 + D + n.
 
     Attributes
@@ -23,8 +23,8 @@ class DeskReward:
     sigma_target
         Bar volatility of a desk at its target: the unit of the joint phase's reward.
     terms
-        What each named term of the last bar paid the portfolio, (B,), fractions of equity: those of the joint phase's
-        reward, and one's own.
+        Each named term of the last bar for the portfolio, (B,), fractions of equity: those of the joint phase's reward,
+        and custom ones.
     """
 
     def __init__(self, settings: Settings, execution: ExecutionData, setup: EpisodeSetup) -> None:
@@ -38,22 +38,22 @@ class DeskReward:
         target = settings.desk.decision.vol_target_ann
         self.sigma_target = target / np.sqrt(execution.bars_per_year)
         self._sigma_target_of = target / np.sqrt(execution.bars_per_year_of)
-        self._own = own_terms(settings) if setup.own_terms else []
+        self._custom = custom_terms(settings) if setup.custom_terms else []
         self.terms: dict[str, np.ndarray] = {}
 
     def score(
         self, sharpe: rewards.DifferentialSharpe, drawdown: rewards.MaximumDrawdown, bar: RewardBar
     ) -> np.ndarray:
-        """Rewards (B, K) of one bar. sharpe, drawdown: what is remembered of each stream; the bar is added to it."""
+        """Rewards (B, K) of one bar. sharpe, drawdown: state of each stream, updated with the bar."""
         drawdown_increment = drawdown.step(bar.streams)
         reward = sharpe.step(self._standardised(bar.streams, bar.allocation, bar.appetite))
         self.terms = {}
         if self._setup.phase == 3:
             reward = self._joint(bar, drawdown_increment)
-        handed_out = bar.handed_out() if self._own else None
-        for own in self._own:
-            assert handed_out is not None
-            values = paid(own, handed_out)
+        copy = bar.read_only_copy() if self._custom else None
+        for own in self._custom:
+            assert copy is not None
+            values = term_values(own, copy)
             reward = reward + values / self.sigma_target
             self.terms[own.term.name] = values[:, 0]
         return reward
@@ -61,7 +61,7 @@ class DeskReward:
     def _standardised(self, streams: np.ndarray, allocation: np.ndarray, appetite: np.ndarray) -> np.ndarray:
         """Net returns in units of the volatility that each book was sized for, (B, K), clipped."""
         d = len(self._slices)
-        # A book that has just been given nothing still winds down: its scale does not fall below the smallest share.
+        # A book whose allocation has just become zero still winds down: its scale has a lower bound.
         share = np.maximum(allocation, self._snap) * np.maximum(appetite, self._snap)[:, None]
         scale = np.empty_like(streams)
         scale[:, 0] = self.sigma_target
@@ -74,7 +74,8 @@ class DeskReward:
         return np.clip(streams / scale, -clip, clip)
 
     def _joint(self, bar: RewardBar, drawdown_increment: np.ndarray) -> np.ndarray:
-        """Risk-adjusted performance in units of the target's bar volatility, own book and the team's, (B, K)."""
+        """The joint phase's reward: risk-adjusted return in units of the target's bar volatility, each agent's own
+        mixed with the portfolio's, (B, K)."""
         weights, streams, edits = self._weights, bar.streams, bar.of_agents(bar.edited)
         score = streams - weights.drawdown * drawdown_increment - weights.edits * edits
         beyond = weights.var_excess * rewards.var_excess(streams[:, 0], bar.var_forecast)

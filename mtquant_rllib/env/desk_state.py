@@ -1,4 +1,4 @@
-"""What the environments of a desk go on from."""
+"""The state of B desks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mtquant_rllib.env.trading_state import TradingState
 
 @dataclass(init=False, eq=False)
 class DeskState(TradingState):
-    """What a desk goes on from.
+    """The state of B desks.
 
     allocation, appetite
         The meta-controller's last decision: share of capital of each domain, (B, D), and risk appetite, (B,).
@@ -24,7 +24,7 @@ class DeskState(TradingState):
     signal, urgency
         The instruments' last decisions, (B, n).
     sharpe, drawdown
-        What rewards remember of each stream of returns (`DeskReward`).
+        Reward state of each stream of returns (`DeskReward`).
     daily, record
         Daily returns of the portfolio, and each specialist's last bars.
     """

@@ -1,4 +1,4 @@
-"""What the episodes of an environment are set up to play."""
+"""The setup of an environment's episodes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class EpisodeSetup:
     ends_on_halt
         A full trading halt ends the episode after its flattening fill (training) or is lifted the next day
         (evaluation).
-    own_terms
-        Reward terms of one's own are paid (training); evaluation does not ask them.
+    custom_terms
+        Whether custom reward terms are computed: in training, not in evaluation.
     """
 
     phase: int
     domain: int | None = None
     ends_on_halt: bool = True
-    own_terms: bool = True
+    custom_terms: bool = True

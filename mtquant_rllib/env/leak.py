@@ -1,4 +1,4 @@
-"""A leak on purpose: a feature that tells a little of the next bar, for tests of the test that is to find leaks.
+"""A deliberate leak of the next bar into a feature, for tests of the leak test.
 
 Every instrument's column `leak.column` gets loading * z added, z the return from the next open to the next close in
 units of the trailing volatility. Nothing else changes: the bars are those of the null market.
@@ -18,7 +18,7 @@ from mtquant_rllib.portfolio.execution_data import ExecutionData
 
 
 def plant_leak(settings: Settings, execution: ExecutionData, block_file: Path, sigma: np.ndarray) -> np.ndarray:
-    """Write the leak into a built table's `block.npy`, and return what a linear reader of the column makes of it: the
+    """Write the leak into a built table's `block.npy`. Returns the best linear forecast from that column, the
     conditional mean of the next return, (N, n).
 
         E[z | x] = loading var(z) / var(x) * (x - mean(x)),      x the column with the leak in it
@@ -28,7 +28,7 @@ def plant_leak(settings: Settings, execution: ExecutionData, block_file: Path, s
     Raises
     ------
     ConfigError
-        When an allocator does not see the column.
+        When the allocator does not observe the column.
     """
     assert settings.allocator is not None
     leak = settings.allocator.leak

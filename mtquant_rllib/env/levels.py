@@ -1,4 +1,4 @@
-"""`Level`: a group of agents at the core that they decide in. All who drive a core loop over its levels."""
+"""`Level`: a group of agents bound to the core that it decides in. Whatever drives a core loops over its levels."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from mtquant_rllib.universe import Universe
 
 
 class Decide(Protocol):
-    """Takes raw actions (B, n, A) where a decision is due, or where `due`, bool (B,), says so instead."""
+    """Take raw actions (B, n, A) in the environments where a decision is due, or in those of `due`, bool (B,)."""
 
     def __call__(self, raw: np.ndarray, due: np.ndarray | None = None) -> None: ...
 
 
 @dataclass(frozen=True)
 class Level:
-    """One group of agents in B environments, n seats in each.
+    """One group of agents in B environments, in each of which n act.
 
     group
-        The row of the desk that it is.
+        Its description.
     agents
-        Those of the group that play here. Seat i is agent i, or where one seat serves several, the one on turn.
-    n_seats
-        Agents that decide in an environment.
+        Ids of those of the group that play here. In a single-domain episode they take turns, and n is 1.
+    n_acting
+        n.
     observe
-        What they see, float32 (B, n, F).
+        Their observations, float32 (B, n, F).
     decide
-        Takes what they do.
+        Takes their raw actions.
     due
         Environments in which they decide at this bar, bool (B,).
-    seats
-        Who sits: int (B, n), indices into `agents`; None where seat i is agent i for ever.
+    acting
+        Indices into `agents` of those that act, int (B, n); None where all act, in their order.
     """
 
     group: AgentGroup
     agents: tuple[str, ...]
-    n_seats: int
+    n_acting: int
     observe: Callable[[], np.ndarray]
     decide: Decide
     due: Callable[[], np.ndarray]
-    seats: Callable[[], np.ndarray] | None = None
+    acting: Callable[[], np.ndarray] | None = None
 
     @property
     def name(self) -> str:
@@ -57,14 +57,16 @@ class Level:
 
     @property
     def state_columns(self) -> np.ndarray:
-        """Columns of an observation that are no function of the market's row, int64 (p,)."""
+        """Columns of an observation that do not follow from the market's row, int64 (p,)."""
         return self.group.state_columns
 
-    def seated(self, n_envs: int) -> np.ndarray:
-        """(B, n) indices into `agents`."""
-        return np.broadcast_to(np.arange(self.n_seats), (n_envs, self.n_seats)) if self.seats is None else self.seats()
+    def acting_agents(self, n_envs: int) -> np.ndarray:
+        """Indices into `agents` of those that act, int (B, n)."""
+        return (
+            np.broadcast_to(np.arange(self.n_acting), (n_envs, self.n_acting)) if self.acting is None else self.acting()
+        )
 
 
-def streams_of(agents: Sequence[str], universe: Universe) -> np.ndarray:
-    """Indices of agents among all of the universe: their columns of a bar's rewards, int64 (len(agents),)."""
+def agent_indices(agents: Sequence[str], universe: Universe) -> np.ndarray:
+    """Indices of agents among all of the universe, which are their columns of a bar's rewards, int64 (len(agents),)."""
     return np.array([universe.agent_ids.index(agent) for agent in agents])

@@ -1,4 +1,4 @@
-"""Market rows: what B environments know of the market at a close, and what the bar after it brings."""
+"""Market rows: what is known of the market at a close in B environments, and the bar after it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MarketRow:
     correlation, covariance
         Packed upper triangles, float32 (B, n(n-1)/2) and float64 (B, n(n+1)/2).
     correlation_shift
-        float32 (B,): how far the short window's mean correlation is from the long one's.
+        float32 (B,): difference of the mean correlations over a short and a long window.
     vol_ann, sigma_day, atr
         float64 (B, n): annual volatility that sizes positions, deviation of a day's return, average true range in
         price.
@@ -54,7 +54,7 @@ class MarketRows:
     """Gathers rows of the prepared market."""
 
     def __init__(self, execution: ExecutionData, features: FeatureTable) -> None:
-        # Plain views: a memory map's own indexing costs as much again as the gather.
+        # Plain views: indexing a memory map costs twice as much.
         self.block, self._context, self._sizing, self._shift, self._money, self._flags, self._day = (
             np.asarray(array).view(np.ndarray)
             for array in (
@@ -106,7 +106,7 @@ class MarketRows:
         return MarketBar(money, flags, self._day[rows] != self._day[before])
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """By name, to be searched for what is not finite."""
+        """All arrays by name, for checks."""
         return {"block": self.block, "context": self._context, "sizing": self._sizing, "money": self._money}
 
 

@@ -1,10 +1,10 @@
-"""The market of an environment's configuration, wherever it lies now: prepared arrays, or a recipe to make them again.
+"""The market of an environment's configuration: its prepared arrays, or a recipe to prepare them again.
 
 A configuration names the folder of its prepared arrays, which is a cache: a checkpoint may outlive it, or be moved to a
 machine that never had it. So it has the market's recipe beside it (`config.environment.MarketRecipe`).
 
-Whoever opens the market looks in `data`, then in the cache of this machine, and then prepares it again and compares
-hashes: an environment plays on the arrays that its run began with, or not at all.
+The market is opened from `data`, or from the cache of this machine, or prepared again and compared by hash: an
+environment plays on the arrays that its run began with, or not at all.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def open_market(config: EnvironmentConfig, split: str | None = None) -> DeskData
     Raises
     ------
     RunError
-        When the arrays are gone and cannot be made again, or come out otherwise.
+        When the arrays are gone and cannot be prepared again, or differ then.
     """
     folder = config.data
     if not _is_there(folder):
@@ -48,13 +48,13 @@ def open_market(config: EnvironmentConfig, split: str | None = None) -> DeskData
 def find_prepared(settings: Settings, data: Path, source: MarketRecipe | None, *, verify: bool = False) -> Path:
     """The folder of the prepared arrays: `data`, the one of its name in the cache, or one prepared again.
 
-    verify: read every byte of a folder before it is taken. One that is damaged is renamed where it is ours, by its
-    index or by lying in the cache, and left alone elsewhere.
+    verify: check the hashes of a folder before it is used. A damaged one is renamed if it has our index or lies in the
+    cache, and left alone otherwise.
 
     Raises
     ------
     RunError
-        When there is none, and no recipe, or the recipe's bars are gone, or what it makes is not what was there.
+        When there is none and no recipe, or the recipe's bars are gone, or it makes other arrays.
     """
     for folder in dict.fromkeys((data, cache_folder() / data.name)):
         if _is_there(folder) and (not verify or _is_sound(folder)) and _is_the_same(folder, data, source):
@@ -90,7 +90,8 @@ def local_copy(name: str | Path) -> Path:
 
 
 def lies_here(data: str | Path) -> bool:
-    """Whether this machine has the prepared market that another has in `data`: there, or by its name in the cache."""
+    """Whether this machine has the prepared market that another one has in `data`: there, or by its name in the
+    cache."""
     return any(_is_there(folder) for folder in (Path(data), cache_folder() / Path(data).name))
 
 

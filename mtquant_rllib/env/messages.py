@@ -1,8 +1,7 @@
-"""What the levels of the desk tell each other, as messages one can read.
+"""Messages between the levels of the desk, for tracing.
 
-A message adds nothing to a decision: its receiver observes the same number in its observation, and the message is a
-view of the array that both came from. So the hub asks for messages only when somebody reads them; with tracing off and
-no subscriber a `publish` is one comparison.
+A message adds nothing to a decision: its receiver observes the same numbers in its observation. So the hub builds
+messages only where there is a reader; with tracing off and no subscriber a `publish` is one comparison.
 
     allocation    meta-controller -> specialist   capital and appetite for risk, after caps
     performance   specialist -> meta-controller   its Sharpe ratio, win rate and utilisation
@@ -85,7 +84,7 @@ class PerformanceReport(Message):
 
 @dataclass(frozen=True)
 class CoordinationSignal(Message):
-    """How the receiver's book stands to the others' books, at today's weights.
+    """How the receiver's book relates to the other books, at the present weights.
 
     hedge
         Minus the correlation of the receiver's book with the rest of the desk: 1 offsets it, -1 doubles it.
@@ -113,7 +112,7 @@ MESSAGES: dict[str, type[Message]] = {
 
 
 def message_from_dict(data: Mapping[str, Any]) -> Message:
-    """The message of whatever kind that `to_dict` wrote."""
+    """The message that `to_dict` wrote, of any kind."""
     if data.get("kind") not in MESSAGES:
         raise MtquantError(f"no message of kind {data.get('kind')!r}; there are {', '.join(MESSAGES)}")
     return MESSAGES[data["kind"]].from_dict(data)
@@ -164,7 +163,7 @@ def book_correlation(domain_covariance: np.ndarray) -> np.ndarray:
 def coordination_signals(
     universe: Universe, bar: Bars, hedge: np.ndarray, domain_covariance: np.ndarray, envs: Sequence[int]
 ) -> Iterator[CoordinationSignal]:
-    """One to each specialist whose book meets another, from the one it correlates with most in size.
+    """One to each specialist whose book correlates with another, from the one with the largest absolute correlation.
 
     `hedge` (B, D) as the specialists observe it, `domain_covariance` (B, D, D) of the domains' books.
     """
@@ -180,7 +179,7 @@ def coordination_signals(
                 yield CoordinationSignal(_bar_of(bar, env), env, sender, receiver, *values)
 
 
-def alerts_standing(universe: Universe, bar: Bars, level: np.ndarray, envs: Sequence[int]) -> Iterator[Alert]:
+def active_alerts(universe: Universe, bar: Bars, level: np.ndarray, envs: Sequence[int]) -> Iterator[Alert]:
     """One for each instrument whose alert `level`, (B, n), is above 0."""
     for env in envs:
         for i in np.flatnonzero(level[env] > 0):
@@ -192,14 +191,14 @@ Source = Callable[[Sequence[int]], Iterable[Message]]
 
 
 class CommunicationHub:
-    """Hands messages to a journal and to subscribers, and makes none when there is neither.
+    """Passes messages to a journal and to subscribers, and builds none without either.
 
     tracing
         Whether messages are kept in `journal`.
     journal_messages
-        Messages the journal holds; older ones fall out.
+        Capacity of the journal; older messages are dropped.
     envs
-        The environments whose messages are wanted. A traced desk is usually one of many.
+        Indices of the environments whose messages are sent.
     """
 
     def __init__(self, *, tracing: bool, journal_messages: int, envs: Sequence[int]) -> None:
@@ -212,7 +211,8 @@ class CommunicationHub:
         return self.tracing or kind in self._readers
 
     def publish(self, kind: type[Message], source: Source) -> None:
-        """Send the messages `source` makes of the present arrays. It is not called when nobody reads that kind.
+        """Send the messages that `source` builds from the present arrays. It is not called without a reader of the
+        kind.
 
         Messages are made before this returns, so the arrays may change afterwards.
         """
@@ -222,7 +222,7 @@ class CommunicationHub:
         for message in source(self.envs):
             if self.tracing:
                 self.journal.append(message)
-            # A copy, because a reader may leave while it reads.
+            # A copy, because a reader may unsubscribe while it reads.
             for receiver, read in tuple(readers):
                 if receiver is None or message.receiver in (receiver, EVERYBODY):
                     read(message)
@@ -237,11 +237,11 @@ class CommunicationHub:
         entry = (receiver, read)
         self._readers.setdefault(kind, []).append(entry)
 
-        def leave() -> None:
+        def unsubscribe() -> None:
             readers = self._readers.get(kind, [])
             if entry in readers:
                 readers.remove(entry)
             if not readers:
                 self._readers.pop(kind, None)
 
-        return leave
+        return unsubscribe

@@ -55,7 +55,7 @@ class DeskEnv(MultiAgentEnv):
         self.desk = Desk(self.settings, data.execution, data.features, 1, EpisodeSetup(own.phase, own.domain_index))
         self.stretches = data.stretches
         self.seed_of_run = self.settings.seed if own.seed is None else own.seed
-        self.seat(getattr(config, "worker_index", 0), getattr(config, "vector_index", 0) or 0)
+        self.set_env_index(getattr(config, "worker_index", 0), getattr(config, "vector_index", 0) or 0)
         self.bars_done = 0
         self._episodes_begun = 0
         self.observation_spaces, self.action_spaces = spaces(self.settings)
@@ -65,12 +65,14 @@ class DeskEnv(MultiAgentEnv):
         self._turn = 0
         self._streams: list[tuple[int, Any]] = []
 
-    def seat(self, runner: int, environment: int) -> None:
-        """Say which of all environments this is: draws are a function of (seed, runner, environment, episode)."""
+    def set_env_index(self, runner: int, environment: int) -> None:
+        """Set the indices of the runner and of the environment in it: draws depend on (seed, runner, environment,
+        episode)."""
         self.runner, self.environment = runner, environment
 
     def get_state(self) -> dict[str, int]:
-        """Counters that make the following episodes; an episode in progress is not part of it and is begun afresh."""
+        """Counters that determine the following episodes; an episode in progress is not part of it and is begun
+        again."""
         return {"episodes_begun": self._episodes_begun, "bars_done": self.bars_done}
 
     def set_state(self, state: Mapping[str, int]) -> None:
@@ -100,7 +102,7 @@ class DeskEnv(MultiAgentEnv):
         )
         self._episodes_begun += 1
         self.desk.reset(np.array([0]), [draw])
-        self.agents = [agent for level in self.desk.levels for agent in _seated(level)]
+        self.agents = [agent for level in self.desk.levels for agent in _acting_agents(level)]
         stream_of: MultiAgentDict = {agent: stream for stream, agent in enumerate(universe.agent_ids)}
         self._streams = [(stream_of[agent], agent) for agent in self.agents]
         return self._next_turn(0), {}
@@ -110,7 +112,7 @@ class DeskEnv(MultiAgentEnv):
         desk = self.desk
         running: MultiAgentDict = {"__all__": False}
         for level in self._turns[self._turn]:
-            level.decide(np.stack([action_dict[agent] for agent in _seated(level)])[None])
+            level.decide(np.stack([action_dict[agent] for agent in _acting_agents(level)])[None])
         if self._turn < len(self._turns) - 1:
             return self._next_turn(self._turn + 1), {}, running, dict(running), {}
         result = desk.advance()
@@ -121,31 +123,32 @@ class DeskEnv(MultiAgentEnv):
             return self._next_turn(0), rewards, running, dict(running), {}
         terminateds: MultiAgentDict = dict.fromkeys([*self.agents, "__all__"], terminated)
         truncateds: MultiAgentDict = dict.fromkeys([*self.agents, "__all__"], truncated)
-        return self._everyone(), rewards, terminateds, truncateds, {}
+        return self._all_observations(), rewards, terminateds, truncateds, {}
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
     def _next_turn(self, first: int) -> MultiAgentDict:
-        """Pass the turn on, to the first from `first` on at which somebody decides, and show it what it sees."""
+        """Advance to the first turn from `first` on at which an agent decides. Returns the observations of that
+        turn."""
         self._turn = next(
             number
             for number in range(first, len(self._turns))
             if any(bool(level.due()[0]) for level in self._turns[number])
         )
-        return _seen(self._turns[self._turn])
+        return _observations(self._turns[self._turn])
 
-    def _everyone(self) -> MultiAgentDict:
-        return _seen(self.desk.levels)
-
-
-def _seated(level: Level) -> list[Any]:
-    """Ids of the agents that sit in the one environment."""
-    return [level.agents[seat] for seat in level.seated(1)[0]]
+    def _all_observations(self) -> MultiAgentDict:
+        return _observations(self.desk.levels)
 
 
-def _seen(levels: Iterable[Level]) -> MultiAgentDict:
-    """What their agents see."""
-    return {agent: seen for level in levels for agent, seen in zip(_seated(level), level.observe()[0])}
+def _acting_agents(level: Level) -> list[Any]:
+    """Ids of the agents that act in the one environment."""
+    return [level.agents[index] for index in level.acting_agents(1)[0]]
+
+
+def _observations(levels: Iterable[Level]) -> MultiAgentDict:
+    """Observations of the levels' agents."""
+    return {agent: obs for level in levels for agent, obs in zip(_acting_agents(level), level.observe()[0])}
 
 
 class RiskWrapper(MultiAgentEnv):
@@ -172,8 +175,8 @@ class RiskWrapper(MultiAgentEnv):
         """What risk changed in the last bar: proposed, executed, binding rule, measure and limit of each."""
         return self.risk.edits(0)
 
-    def seat(self, runner: int, environment: int) -> None:
-        self.env.seat(runner, environment)
+    def set_env_index(self, runner: int, environment: int) -> None:
+        self.env.set_env_index(runner, environment)
 
     def get_state(self) -> dict[str, int]:
         return self.env.get_state()

@@ -1,10 +1,10 @@
-"""Observations put together again from a row of the feature table and an agent's private columns.
+"""Observations reconstructed from a row of the feature table and an agent's private columns.
 
-What an agent sees is a market part, a function of the row alone, and a private part: its state and what was decided
-above it. Whoever remembers many observations need not keep the market part, which is the larger one and the same for
-all who stood on that row. The layouts are those of `observations`; a test holds the two together, byte for byte.
+An observation has a market part, a function of the row, and a private part: the agent's state and the decisions of the
+levels above it. Rollouts and replay store the private part alone, which is the smaller one. The layouts are those of
+`observations`; a test compares the two byte for byte.
 
-In a single-instrument episode the specialist sees the blocks of the others as zeros: `turns` says who was on turn.
+In a single-instrument episode the specialist sees the blocks of the other instruments as zeros.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from mtquant_rllib.features.table import FeatureTable
 
 
 class ObservationReconstruction:
-    """The observations of one level: n agents that share a layout.
+    """Reconstructs the observations of one level, whose agents share a layout.
 
     Parameters
     ----------
     agents
         Ids of the level's agents, in order.
     domain
-        Of a single-domain desk, whose episodes have one instrument on turn; None otherwise.
+        Index of the domain of single-domain episodes, which have one instrument on turn; None otherwise.
 
     Attributes
     ----------
     width
         Of an observation.
     private
-        Columns of it that are no function of the row, int64 (p,).
+        Private columns of it, int64 (p,).
     """
 
     def __init__(self, settings: Settings, features: FeatureTable, agents: Sequence[str], domain: int | None) -> None:
         universe, group = settings.universe, group_of(settings, agents[0])
         self.agents = tuple(agents)
         self._features = features
-        # A plain view: a memory map's own indexing costs as much again as the gather.
+        # A plain view: indexing a memory map costs twice as much.
         self._block = np.asarray(features.block).view(np.ndarray)
         self._feature_means = FeatureMeans.of(settings)
         self._single = domain is not None
@@ -57,8 +57,8 @@ class ObservationReconstruction:
         self.width, self.private = group.observation.width, group.state_columns
 
     def __call__(self, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray, private: np.ndarray) -> np.ndarray:
-        """float32 (R, width): what `agents` (R,), indices into the level's, saw on `rows` (R,) of the feature table
-        with `private` (R, p), when `turns` (R,) was the domain's instrument on turn."""
+        """Observations, float32 (R, width), of `agents` (R,), indices into the level's, on `rows` (R,) of the feature
+        table with private columns `private` (R, p), where `turns` (R,) is the domain's instrument on turn."""
         out = np.empty((len(rows), self.width), dtype=np.float32)
         self._market_view(self, out, agents, rows, turns)
         out[:, self.private] = private
@@ -71,7 +71,7 @@ class ObservationReconstruction:
     def _asset_columns(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
         columns = np.array(layout.allocator_columns(self._symbols))
         seen = self._block.reshape(len(self._block), -1)[rows[:, None], columns]
-        out[:] = self._feature_means.off_columns(seen, columns)
+        out[:] = self._feature_means.centred_columns(seen, columns)
 
     def _correlation_and_macro(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
         for part, table in (("correlation", self._features.correlation), ("macro", self._features.macro)):
@@ -80,15 +80,15 @@ class ObservationReconstruction:
     def _domain_and_blocks(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
         assert self._domain is not None
         width = self._layout["domain"].stop
-        out[:, :width] = self._feature_means.off_domain(self._domain, self._domain_table[rows])
-        block = self._feature_means.off_block(self._block[rows, self._slice])
+        out[:, :width] = self._feature_means.centred_domain(self._domain, self._domain_table[rows])
+        block = self._feature_means.centred_block(self._block[rows, self._slice])
         if self._single:
             block[np.arange(block.shape[1]) != turns[:, None]] = 0.0
         stop = width + block.shape[1] * block.shape[2]
         out[:, width:stop] = block.reshape(len(rows), stop - width)
 
     def _own_block(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
-        out[:, : self._block.shape[2]] = self._feature_means.off_block(self._block[rows, self._instruments[agents]])
+        out[:, : self._block.shape[2]] = self._feature_means.centred_block(self._block[rows, self._instruments[agents]])
 
 
 MARKET_VIEWS = {
@@ -97,4 +97,4 @@ MARKET_VIEWS = {
     "own_block": ObservationReconstruction._own_block,
     "asset_columns": ObservationReconstruction._asset_columns,
 }
-"""What a group sees of the market's row, by `AgentGroup.market_view`."""
+"""`AgentGroup.market_view` -> the method that writes the market part."""

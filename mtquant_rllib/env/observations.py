@@ -1,8 +1,8 @@
-"""What each level sees, written from the state of the desk into the layout of named blocks.
+"""The observations of each level, from the state of the desk, in the layout of named blocks.
 
-Market features arrive standardised and less their means (`features.feature_means`). The private parts are scaled here,
-by the numbers of `desk.observation`, so that a typical value is of order one, and clipped. Before there is history they
-are zero, and what is decided about capital is zero in the middle of its range; appetite at its largest.
+Market features are standardised and less their means (`features.feature_means`). Private columns are scaled by
+`desk.observation` so that a typical value is of order one, and clipped. Without history they are zero; an allocation is
+zero in the middle of its range, appetite at its maximum.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The files of a prepared market: what each held when it was written, and whether it still holds it.
+"""The files of a prepared market: their hashes and checks.
 
-The index of a prepared folder, `data.json`, has the sha256 of every file beside it. Folders of older versions have one
-hash over all arrays instead.
+The index of a prepared folder, `data.json`, has the sha256 of every other file in it. Folders of older versions have
+one hash over all arrays instead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FILES, ARRAYS_HASH = "files", "arrays_hash"
 _NAMED = 3
 """Damaged files that an error names; the others it counts."""
 _ROWS_AT_A_TIME = 4096
-"""Of an array that is looked through, so that what is made of it on the way stays within a processor's cache."""
+"""Rows of an array that are checked at a time, so that temporaries stay within a processor's cache."""
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def arrays_hash(hashes: Mapping[str, str]) -> str:
-    """One hash of every prepared array, whatever code made it and however it named the folder of the features."""
+    """One hash of all prepared arrays, independent of the code version and the name of the features' folder."""
     digest = hashlib.sha256()
     arrays = [(path.split("/")[0], path.rsplit("/", 1)[-1], own) for path, own in hashes.items()]
     for _, name, own in sorted(item for item in arrays if item[1].endswith(".npy")):
@@ -94,15 +94,15 @@ def verify_prepared(folder: Path) -> None:
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a folder, so that its name is free; it is kept for whoever wants to look. Returns its new name."""
+    """Rename a damaged folder, so that its name is free. Returns the new path."""
     aside = folder.with_name(f"{folder.name}.damaged-{uuid.uuid4().hex[:8]}")
     folder.rename(aside)
     return aside
 
 
 def require_finite(execution: ExecutionData, features: FeatureTable, symbols: Sequence[str]) -> None:
-    """Look through every number that an environment reads. None may be NaN or infinite, before the warm-up's end as
-    after it: where there is no bar yet, or no macro series, there are prices of one, rates of 0 and features of 0.
+    """Check that every number that an environment reads is finite, in the warm-up too: without a bar or macro series
+    prices are 1, rates and features 0.
 
     Raises
     ------
@@ -118,14 +118,14 @@ def require_finite(execution: ExecutionData, features: FeatureTable, symbols: Se
                 row, *place = np.argwhere(bad)[0].tolist()
                 raise MarketDataError(
                     f"prepared array {name}: row {start + row} ({execution.stamps[start + row]}) "
-                    f"{place_named(name, place, symbols)} is {rows[(row, *place)]}; expected a finite number: the bars "
-                    "or macro series around that time cannot be used as they are"
+                    f"{position_name(name, place, symbols)} is {rows[(row, *place)]}; expected a finite number: the "
+                    "bars or macro series around that time cannot be used as they are"
                 )
 
 
-def place_named(array: str, place: Sequence[int], symbols: Sequence[str]) -> str:
-    """Where in a row something stands: symbol and channel of the execution data, symbol and column of the block, or
-    a column."""
+def position_name(array: str, place: Sequence[int], symbols: Sequence[str]) -> str:
+    """Words for a position in a row: symbol and channel of the execution data, symbol and column of the block, or a
+    column."""
     if array == "money":
         return f"of {symbols[place[1]]}, {channel.CHANNEL_NAMES[place[0]]},"
     if array == "block":

@@ -1,9 +1,9 @@
 """The terms of the allocator's regime-aware reward. A term, its weights in config and its metric share one name.
 
-Every term is a fraction of equity for one bar, beside the net return whose weight is `regime_return`; which regime a
-bar belongs to was known when it was decided on. The terms pull gently: a portfolio cannot live on them. Their sum over
-a year is small beside the deviation of the returns for every book, equal weights earn nothing from `diversification`,
-and `action_change` pays at most half of what the trade has cost. Tests hold these three.
+Every term is a fraction of equity for one bar, added to the net return, whose weight is `regime_return`; the regime is
+that of the decision. The terms are small: their sum over a year is small beside the deviation of the returns for every
+book, equal weights earn nothing from `diversification`, and `action_change` is at most half of the trade's cost. Tests
+check these three.
 
     s       = sum_i w_i clip(m_i, -2, 2) / 2        m_i = 20-bar move of asset i in deviations
     spread  = (1 - H) / (1 - 1/n)                   H = sum of squared shares of the gross book; 1 at equal weights
@@ -23,12 +23,12 @@ from mtquant_rllib.features.regimes import Regime
 _CALM_VOL_ANN = 0.10
 _MOVE_CLIP = 2.0
 _COST_SHARE = 0.5
-"""Largest part of a trade's cost that `action_change` gives back."""
+"""Largest part of a trade's cost that `action_change` returns."""
 
 
 @dataclass(frozen=True)
 class BarView:
-    """What a reward may look at: B environments, n assets, all as of the decision but what the bar brought.
+    """One bar of B environments and n assets; all fields but the first three are as of the decision.
 
     Attributes
     ----------
@@ -69,43 +69,43 @@ class BarView:
 
 
 def regime_return(bar: BarView, weight: np.ndarray) -> np.ndarray:
-    """The net return, weighted by regime: attention rather than risk aversion, it scales gains and losses alike."""
+    """The net return, weighted by regime; gains and losses alike."""
     return weight * bar.net_return
 
 
 def bull_momentum(bar: BarView, weight: np.ndarray) -> np.ndarray:
-    """Holding what has risen."""
+    """Rewards holding assets that have risen."""
     return weight * np.tanh(5.0 * bar.trend)
 
 
 def bear_defence(bar: BarView, weight: np.ndarray) -> np.ndarray:
-    """Standing apart from the equity index: 0 at a beta of 1."""
+    """Rewards a low beta to the equity index: 0 at a beta of 1."""
     return weight * np.tanh(3.0 * (1.0 - bar.index_beta))
 
 
 def volatile_diversification(bar: BarView, weight: np.ndarray) -> np.ndarray:
-    """Many eggs in many baskets."""
+    """Rewards an even spread of weights over assets."""
     return weight * bar.spread
 
 
 def momentum(bar: BarView, weight: np.ndarray) -> np.ndarray:
-    """Following trends, with less conviction where there are none."""
+    """Rewards following trends, more in the bull and bear regimes."""
     trends = (bar.regime == Regime.BULL) | (bar.regime == Regime.BEAR)
     return weight * np.tanh(np.where(trends, 3.0, 2.0) * bar.trend)
 
 
 def volatility(bar: BarView, weight: np.ndarray) -> np.ndarray:
-    """Minus the book's volatility beyond a calm one, up to three times it."""
+    """Penalises the book's volatility from a calm one on, up to three times it."""
     return -weight * np.clip(bar.volatility_ann / _CALM_VOL_ANN - 1.0, 0.0, 2.0)
 
 
 def diversification(bar: BarView, weight: np.ndarray) -> np.ndarray:
-    """Minus concentration: nothing at equal weights, the whole weight in a single asset."""
+    """Penalises concentration: 0 at equal weights, the whole weight in a single asset."""
     return weight * (bar.spread - 1.0)
 
 
 def action_change(bar: BarView, weight: np.ndarray) -> np.ndarray:
-    """A little for rebalancing, never more than half its cost, so that churn cannot pay."""
+    """Rewards rebalancing, by at most half its cost, so that churn cannot pay."""
     return np.minimum(weight * np.tanh(10.0 * bar.traded), _COST_SHARE * bar.cost)
 
 
@@ -125,7 +125,7 @@ TERMS: dict[str, Term] = {
     )
 }
 SHAPING = tuple(name for name in TERMS if name != regime_return.__name__)
-"""Terms beside the return."""
+"""All terms but the return."""
 
 
 class RegimeAwareReward:

@@ -1,6 +1,6 @@
-"""Reward terms of one's own, named in the settings (`rewards.terms`) and so paid wherever the settings are.
+"""Custom reward terms, named in the settings (`rewards.terms`).
 
-A term has a `name` and is called with each bar; what it returns is added to the rewards, times its weight.
+A term has a `name` and is called with each bar; its values times its weight are added to the rewards.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from mtquant_rllib.short_rows import row_sums
 from mtquant_rllib.universe import Universe
 
 ENTRY_POINTS = "mtquant_rllib.reward_terms"
-"""Group of the entry points by which an installed package offers terms by name."""
+"""Group of the entry points by which installed packages register terms."""
 BUILT_IN = ("return", "drawdown", "edits", "var_excess")
 """Names of the desk's own terms."""
 NAME = re.compile(r"\w+")
-"""What a term's name may be: it is a column of the curves."""
+"""Allowed names of a term, which become columns of the curves."""
 
 
 @dataclass(frozen=True)
 class RewardBar:
-    """What a bar has brought B environments; n instruments, D domains, K = 1 + D + n agents in the universe's order.
+    """One bar of B environments; n instruments, D domains, K = 1 + D + n agents in the universe's order.
 
     streams
         Net returns as fractions of the whole equity, (B, K): the portfolio's, each domain's, each instrument's.
     allocation, appetite
-        What the books were sized for, (B, D) and (B,).
+        Those that the books were sized by, (B, D) and (B,).
     edited
-        Absolute weight that risk took from each proposal, (B, n).
+        Absolute change of each proposed weight by risk, (B, n).
     var_forecast
-        VaR that the rule used, fraction of equity, (B,); infinite without risk.
+        VaR of the risk rule, fraction of equity, (B,); infinite without risk.
     traded_ccy, cost_ccy, financing_ccy
         Of the bar, in account currency, (B, n); costs and financing are positive when paid.
     equity_before
@@ -68,8 +68,8 @@ class RewardBar:
             (row_sums(of_instruments)[:, None], by_domain(of_instruments, self.domain_slices), of_instruments), axis=1
         )
 
-    def handed_out(self) -> RewardBar:
-        """The same in arrays of its own, which cannot be written to: a term looks and changes nothing."""
+    def read_only_copy(self) -> RewardBar:
+        """A copy with read-only arrays, for custom terms."""
         own: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -85,12 +85,12 @@ def by_domain(of_instruments: np.ndarray, slices: Sequence[slice]) -> np.ndarray
 
 
 class RewardTerm(Protocol):
-    """name: of its metric, `reward_terms/NAME`."""
+    """A custom reward term. name: of its metric, `reward_terms/NAME`."""
 
     name: str
 
     def __call__(self, bar: RewardBar) -> np.ndarray:
-        """(B, K), fractions of equity; what is positive is rewarded."""
+        """The term's values, (B, K), fractions of equity; positive is good."""
         ...
 
 
@@ -100,35 +100,35 @@ class WeightedTerm:
     weight: float
 
 
-def own_terms(settings: Settings) -> list[WeightedTerm]:
-    """The terms that settings name, in their order; each has been tried on an empty bar.
+def custom_terms(settings: Settings) -> list[WeightedTerm]:
+    """The terms named in the settings, in order, each tried on an empty bar.
 
     Raises
     ------
     ConfigError
-        When one cannot be found or made, is no term, has the name of another, or fails.
+        When one cannot be found or constructed, is no term, has the name of another, or fails on the empty bar.
     """
     terms: list[WeightedTerm] = []
     for choice in settings.rewards.terms:
-        said, found = f"rewards.terms: {choice.term}", extension("rewards.terms", choice.term, ENTRY_POINTS)
+        where, factory = f"rewards.terms: {choice.term}", extension("rewards.terms", choice.term, ENTRY_POINTS)
         try:
-            term = found(**choice.options)
+            term = factory(**choice.options)
         except Exception as error:
-            raise ConfigError(f"{said} cannot be made with options {choice.options}: {error}") from error
+            raise ConfigError(f"{where} cannot be made with options {choice.options}: {error}") from error
         name = getattr(term, "name", None)
         if not callable(term) or not isinstance(name, str) or not NAME.fullmatch(name):
             raise ConfigError(
-                f"{said} is no term: expected a `name` of letters, digits and _, and that it can be called with a bar"
+                f"{where} is no term: expected a `name` of letters, digits and _, and that it can be called with a bar"
             )
         if name in (*BUILT_IN, *(other.term.name for other in terms)):
             raise ConfigError(f"rewards.terms: another term is called {name!r}; give this one another `name`")
         terms.append(WeightedTerm(term, choice.weight))
-        paid(terms[-1], _empty_bar(settings.universe))
+        term_values(terms[-1], _empty_bar(settings.universe))
     return terms
 
 
 def _empty_bar(universe: Universe) -> RewardBar:
-    """A bar of two environments in which nothing happened."""
+    """A bar of two environments without returns or trades."""
     n, d, b = universe.n_instruments, universe.n_domains, 2
     nothing = np.zeros((b, n))
     return RewardBar(
@@ -142,24 +142,24 @@ def _empty_bar(universe: Universe) -> RewardBar:
         financing_ccy=nothing,
         equity_before=np.ones(b),
         domain_slices=universe.domain_slices,
-    ).handed_out()
+    ).read_only_copy()
 
 
-def paid(own: WeightedTerm, bar: RewardBar) -> np.ndarray:
-    """What a term pays, (B, K), fractions of equity.
+def term_values(own: WeightedTerm, bar: RewardBar) -> np.ndarray:
+    """A term's values times its weight, (B, K), fractions of equity.
 
     Raises
     ------
     ConfigError
         When it fails, or returns another shape or a number that is not finite.
     """
-    said = f"rewards.terms: {own.term.name}"
+    where = f"rewards.terms: {own.term.name}"
     try:
         values = own.weight * np.asarray(own.term(bar), dtype=np.float64)
     except Exception as error:
-        raise ConfigError(f"{said} fails: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{where} fails: {type(error).__name__}: {error}") from error
     if values.shape != bar.streams.shape:
-        raise ConfigError(f"{said} returns an array of shape {values.shape}; expected {bar.streams.shape}")
+        raise ConfigError(f"{where} returns an array of shape {values.shape}; expected {bar.streams.shape}")
     if not np.isfinite(values).all():
-        raise ConfigError(f"{said} returns a number that is not finite")
+        raise ConfigError(f"{where} returns a number that is not finite")
     return values

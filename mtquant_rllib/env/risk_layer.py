@@ -1,8 +1,7 @@
-"""`RiskLayer`: the risk manager's place between proposed and executed positions of B environments.
+"""`RiskLayer`: the risk manager between proposed and executed positions of B environments.
 
-It owns the breakers and the record of edits; the rules own the arithmetic. Asked at the close of a bar, it limits what
-is proposed; at the next open, where not everything can fill as ordered, it limits what would fill. What it lets through
-is whole lots.
+It owns the breakers and the record of edits; the rules own the arithmetic. At the close of a bar it limits the
+proposal; at the next open, where not everything can fill as ordered, it limits the fills. Its results are whole lots.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ from mtquant_rllib.short_rows import row_any
 
 
 class RiskLayer:
-    """Risk for B environments.
+    """The risk manager of B environments.
 
     Attributes
     ----------
     breakers
-        Their state is all the state that the layer has.
+        Circuit breakers; their state is the layer's only state.
     decision
-        Of the close: executed weights, factors, binding rules and measures of all environments.
+        Of the last close: executed weights, factors, binding rules and measures of all environments.
     rule
-        int8 (B, n): binding rule of the bar, the open's where the open changed something again; 0 where nothing bound.
+        int8 (B, n): binding rule of the bar, that of the open where it changed something; 0 where none was binding.
     unrepairable
-        bool (B,): a breach was left that no shrinking of tradable positions removes.
+        bool (B,): a breach remains that no reduction of tradable positions removes.
     """
 
     def __init__(self, settings: Settings, n_envs: int, setup: EpisodeSetup, rules: Sequence[Rule] = ()) -> None:
@@ -55,7 +54,7 @@ class RiskLayer:
         self._at_open: list[tuple[np.ndarray, RiskDecision]] = []
 
     def reset(self, envs: np.ndarray) -> None:
-        """Begin episodes in `envs` (indices): nothing stands any more."""
+        """Begin episodes in `envs` (indices): breakers are reset."""
         mask = np.zeros(len(self.rule), dtype=bool)
         mask[envs] = True
         self.breakers.restart(mask, self._start_equity)
@@ -101,14 +100,14 @@ class RiskLayer:
         openable: np.ndarray,
         envs: np.ndarray,
     ) -> np.ndarray:
-        """Units that may fill in the environments `envs` (R indices), in whole lots; the others' as they are.
+        """Units (B, n) that may fill, limited in the environments `envs` (R indices), in whole lots.
 
-        The rules run over what would fill, which can only shrink it, and once more over what whole lots make of that.
+        The rules limit the fills, which can only reduce them, and then what rounding to whole lots makes of those.
 
         Parameters
         ----------
         market
-            Of the close before.
+            At the close before.
         wanted, unit_value
             Ordered units, and account currency per unit at the open, (B, n).
         fillable, openable
@@ -173,7 +172,7 @@ class RiskLayer:
         return np.where(has_bar, book.whole_lots(allowed), held)
 
     def _close_for_margin(self, equity: np.ndarray, proposed: np.ndarray, held: np.ndarray) -> np.ndarray:
-        """Force the largest margin user out where equity has fallen under its share of the used margin."""
+        """Close the position with the largest margin where equity is below its required fraction of the used margin."""
         used = np.abs(held) @ self._margin_rates
         called = (self._config.margin_stop_out_frac * used > 1.0) & (equity > 0)
         if not called.any():
@@ -193,21 +192,22 @@ class RiskLayer:
     # -- marks --------------------------------------------------------------------------------------------------------
 
     def begin_day(self, new_day: np.ndarray, book: Book) -> None:
-        """Start the day's loss from the equity after financing; lift a latch over a flat book where settings say so."""
+        """Measure the day's loss from the equity after financing; reset latched breakers of flat books where
+        configured."""
         self.breakers.start_day(book.equity, new_day, book.is_flat if self._resets_next_day else None)
 
     def mark(self, book: Book, unit_value: np.ndarray, playing: np.ndarray) -> np.ndarray:
-        """Show a mark; bool (B,): a breaker fired, and orders must be limited again at this open."""
+        """Pass a mark to the breakers. Returns bool (B,): a breaker fired, and orders must be limited again."""
         return self.breakers.mark(book.equity, book.weights(unit_value), playing) > 0
 
     def after_fills(self, tradable: np.ndarray, playing: np.ndarray) -> None:
-        """The fills of a bar are done: cooldowns have a bar less."""
+        """End a bar's fills: cooldowns are reduced by a bar."""
         self.breakers.after_fills(tradable, playing)
 
-    # -- what it knows ------------------------------------------------------------------------------------------------
+    # -- queries ------------------------------------------------------------------------------------------------------
 
     def episode_is_over(self, book: Book) -> np.ndarray:
-        """bool (B,): a halt ends episodes here, trading is halted and the book is flat."""
+        """bool (B,): trading is halted, the book is flat, and halts end episodes."""
         if not self.ends_episodes:
             return np.zeros(len(self.rule), dtype=bool)
         return (self.breakers.latched > 0) & book.is_flat
@@ -217,8 +217,8 @@ class RiskLayer:
         entry = np.abs(book.entry)
         gain = np.sign(book.units) * (market.close - book.entry) / np.where(entry > 0, entry, 1.0)
         day_return = -self.breakers.day_loss(book.equity)
-        standing = alerts(gain, day_return, market.correlation_shift, self._config.alerts)
-        return standing.level(self.breakers.level)
+        current = alerts(gain, day_return, market.correlation_shift, self._config.alerts)
+        return current.level(self.breakers.level)
 
     def var_forecast(self) -> np.ndarray:
         """One-day VaR of the book ordered at the last close, (B,), fraction of equity."""
@@ -226,7 +226,7 @@ class RiskLayer:
         return self.decision.measures["var"]
 
     def edits(self, env: int) -> list[RiskEdit]:
-        """What was changed in the last bar in one environment, the open's changes after the close's."""
+        """The edits of the last bar in one environment, those of the close before those of the open."""
         found = self.decision.edits(env) if self.decision is not None else []
         for envs, decision in self._at_open:
             at = np.flatnonzero(envs == env)

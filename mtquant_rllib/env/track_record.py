@@ -1,4 +1,4 @@
-"""What the desk remembers of its own results: daily returns of the portfolio, and each specialist's last bars."""
+"""Running records of a desk's results: daily returns of the portfolio, and each specialist's last bars."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DailyReturns(VectorState):
     base
         Equity that the day in progress is measured from, (B,).
     day_is_over
-        bool (B,): the next bar begins a day whatever its stamp says, as the first of an episode does.
+        bool (B,): the next bar begins a day whatever its timestamp, as the first of an episode does.
     """
 
     returns: np.ndarray
@@ -57,7 +57,7 @@ class DailyReturns(VectorState):
         self.returns[:, -1] = equity / self.base - 1.0
 
     def volatility_per_day(self) -> np.ndarray:
-        """Standard deviation of the days there are, (B,); 0 with fewer than two."""
+        """Standard deviation of the daily returns so far, (B,); 0 with fewer than two."""
         days = self.returns.shape[1]
         count = np.minimum(self.n_days, days)
         total = self.returns.sum(axis=1)

@@ -1,9 +1,9 @@
-"""`Trading`: B accounts on one market, from proposed weights to the next close. Whoever proposes is a subclass.
+"""`Trading`: B accounts on one market, from proposed weights to the next close. Subclasses make the proposals.
 
 `Desk` proposes through three levels of agents, `Allocator` through one; limits, fills, costs, stops, marks and endings
 are the same lines for both. At row t everything known is what was known at the close of t; `advance` carries the
-accounts to the close of t + 1 (`TradingDay`). The risk layer is asked twice: with what is proposed at the close, and
-with what would fill at the open.
+accounts to the close of t + 1 (`TradingDay`). The risk layer limits twice: the proposal at the close, and the fills at
+the open.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.levels import Level
 from mtquant_rllib.env.market_rows import MarketRow, MarketRows
-from mtquant_rllib.env.prepared_files import place_named
+from mtquant_rllib.env.prepared_files import position_name
 from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.env.trading_day import TradeCosts, TradingDay
 from mtquant_rllib.env.trading_state import TradingState
@@ -56,15 +56,15 @@ class Trading:
     Attributes
     ----------
     state
-        What the environments go on from.
+        The state of the environments.
     levels
-        Who decides, in the order of decision.
+        The levels of agents, in the order of decision.
     proposed, ordered
         Weights of the last bar before and after risk, (B, n).
     instrument_return, portfolio_return
         Net returns of the last bar, fractions of equity, (B, n) and (B,).
     stopped
-        bool (B, n): positions that a stop took out in the last bar.
+        bool (B, n): positions that a stop closed in the last bar.
     terms
         Named reward terms of the last bar, (B,) each.
     """
@@ -106,7 +106,7 @@ class Trading:
     def book(self) -> Book:
         return self.state.book
 
-    # -- what a subclass says -----------------------------------------------------------------------------------------
+    # -- implemented by subclasses ------------------------------------------------------------------------------------
 
     def _new_state(self) -> TradingState:
         raise NotImplementedError
@@ -125,36 +125,36 @@ class Trading:
     def _reward(self, before: MarketRow, equity_before: np.ndarray, new_day: np.ndarray) -> np.ndarray:
         """Rewards (B, n_agents) of the bar just closed, from `instrument_return`; sets `portfolio_return`.
 
-        before: what was known at the close before; equity_before: there, 1 where it was not positive, (B,); new_day:
-        the bar begins a day, bool (B,).
+        before: the market at the close before; equity_before: equity there, 1 where it was not positive, (B,); new_day:
+        whether the bar begins a day, bool (B,).
         """
         raise NotImplementedError
 
     # -- episodes -----------------------------------------------------------------------------------------------------
 
     def reset(self, envs: np.ndarray, draws: list[EpisodeDraw]) -> None:
-        """Begin an episode in each environment of `envs` (indices), with the draw beside it."""
+        """Begin an episode in each environment of `envs` (indices), each with its draw."""
         self.state.begin(envs, draws)
         for array in (self.proposed, self.ordered, self.portfolio_return, self.instrument_return):
             array[envs] = 0.0
         self.stopped[envs] = False
         if self.risk is not None:
             self.risk.reset(envs)
-        self.forget_close()
+        self.invalidate_close()
 
     def park(self, envs: np.ndarray) -> None:
-        """Take environments out of play until their next reset: they hold nothing and time stands still for them.
-        Their equity, a debt included, stays on record."""
+        """Take environments out of play until their next reset: positions are closed and time does not move. Their
+        equity, negative or not, stays in the book."""
         self.state.parked[envs] = True
         everything = np.zeros_like(self.state.active)
         everything[envs] = True
         self.book.flatten(everything)
-        self.forget_close()
+        self.invalidate_close()
 
     # -- the state as a value -----------------------------------------------------------------------------------------
 
     def _states(self) -> dict[str, VectorState]:
-        """All that the environments go on from, by name."""
+        """The states of the environments, by name."""
         return {"state": self.state} | ({} if self.risk is None else {"breakers": self.risk.breakers})
 
     def snapshot(self) -> dict[str, dict[str, np.ndarray]]:
@@ -162,7 +162,7 @@ class Trading:
         return {name: state.arrays() for name, state in self._states().items()}
 
     def restore(self, snapshot: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Go on from what `snapshot` of environments of the same settings returned.
+        """Load a snapshot of environments of the same settings.
 
         Raises
         ------
@@ -174,37 +174,37 @@ class Trading:
             raise MtquantError(f"the saved environments have {', '.join(snapshot)}; expected {', '.join(states)}")
         for name, state in states.items():
             state.load(snapshot[name])
-        self.forget_close()
+        self.invalidate_close()
 
     @contextmanager
-    def resting(self, envs: np.ndarray) -> Iterator[None]:
-        """What happens to the environments `envs` (indices) inside this block has not happened.
+    def rolled_back(self, envs: np.ndarray) -> Iterator[None]:
+        """Restore the state of the environments `envs` (indices) at the end of this block.
 
-        All environments take a step together. Where a number of bars does not divide evenly among them, some sit the
-        last bar out: they take it too and are put back, which costs a copy of their rows on one bar of a call instead
-        of a mask in every line.
+        All environments are stepped together. Where a number of bars does not divide evenly among them, some are
+        stepped with the others and restored: a copy of their rows on one bar of a call, instead of a mask in every
+        line.
         """
-        kept = {name: state.select(envs) for name, state in self._states().items()}
+        before = {name: state.select(envs) for name, state in self._states().items()}
         yield
         for name, state in self._states().items():
-            state.put(envs, kept[name])
-        self.forget_close()
+            state.put(envs, before[name])
+        self.invalidate_close()
 
     # -- what is known at the close of the row ------------------------------------------------------------------------
 
     @property
     def close(self) -> Close:
-        """What is known now. Gathered once a bar."""
+        """What is known at this close. Computed once a bar."""
         if self._close is None:
-            self._close = self._look()
+            self._close = self._known_close()
         return self._close
 
-    def _look(self) -> Close:
+    def _known_close(self) -> Close:
         return Close(self.book, self._rows.at(self.state.row), self.risk)
 
     @property
     def market(self) -> MarketRow:
-        """What is known of the market now."""
+        """What is known of the market at this close."""
         return self.close.market
 
     @property
@@ -213,11 +213,11 @@ class Trading:
         return self.close.weight
 
     def weights_now(self) -> np.ndarray:
-        """Signed weights at the last mark, (B, n), where nothing else of the row is asked for."""
+        """Signed weights at this close, (B, n), without computing the rest of it."""
         return self.book.weights(self._rows.unit_value(self.state.row))
 
-    def forget_close(self) -> None:
-        """The state has been written to: what is known is gathered again."""
+    def invalidate_close(self) -> None:
+        """Compute the close again when it is next needed, because the state has changed."""
         self._close = None
 
     # -- the bar ------------------------------------------------------------------------------------------------------
@@ -232,14 +232,14 @@ class Trading:
         Raises
         ------
         DivergedPolicyError
-            When a proposed weight is not finite, and nothing that it was decided on is to blame: money must not follow.
+            When a proposed weight is not finite although market and account are.
         MtquantError
-            The same where a row of the market or the account's own state is not finite.
+            When a proposed weight is not finite because the market's row or the account's state is not.
         """
         state, book, risk, close = self.state, self.book, self.risk, self.close
         market = close.market
         if not np.isfinite(proposed).all():
-            self._refuse(proposed)
+            self._raise_nonfinite(proposed)
         equity_before = book.equity.copy()
         playing = ~state.parked
         if not playing.all():
@@ -255,7 +255,7 @@ class Trading:
         self.stopped = day.stopped
         state.row = next_row
         state.bars_done += playing
-        self.forget_close()
+        self.invalidate_close()
         return self._account(market, np.where(equity_before > 0, equity_before, 1.0), bar.new_day)
 
     def _account(self, before: MarketRow, equity_before: np.ndarray, new_day: np.ndarray) -> StepResult:
@@ -270,23 +270,23 @@ class Trading:
         truncated = (state.row >= state.stop_row) & ~terminated & ~state.parked
         return StepResult(reward, terminated, truncated, self.portfolio_return, self.terms)
 
-    def _refuse(self, proposed: np.ndarray) -> NoReturn:
-        """Say which proposed weight is not finite, and whose fault it is: the market's row, the account's or the
-        policy's."""
+    def _raise_nonfinite(self, proposed: np.ndarray) -> NoReturn:
+        """Raise an error that names the first proposed weight that is not finite and its cause: the market's row, the
+        account or the policy."""
         env, i = (int(place) for place in np.argwhere(~np.isfinite(proposed))[0])
         row, symbols = int(self.state.row[env]), self.universe.symbols
-        said = (
+        message = (
             f"the proposed weight of {symbols[i]} in environment {env} is {proposed[env, i]}; expected a finite number"
         )
         for name, array in self._rows.arrays().items():
             bad = np.argwhere(~np.isfinite(array[row]))
             if len(bad):
-                where = place_named(name, bad[0].tolist(), symbols)
+                where = position_name(name, bad[0].tolist(), symbols)
                 raise MtquantError(
-                    f"{said}: array {name} of the prepared market, row {row} ({self.execution.stamps[row]}), {where} "
-                    f"is {array[(row, *bad[0])]}; prepare the market again from its bars"
+                    f"{message}: array {name} of the prepared market, row {row} ({self.execution.stamps[row]}), "
+                    f"{where} is {array[(row, *bad[0])]}; prepare the market again from its bars"
                 )
         for name, held in {"equity": self.book.equity, "units held": self.book.units}.items():
             if not np.isfinite(held[env]).all():
-                raise MtquantError(f"{said}: the account's {name} there are {held[env]} at row {row}")
-        raise DivergedPolicyError(f"{said}: has a policy diverged?")
+                raise MtquantError(f"{message}: the account's {name} there are {held[env]} at row {row}")
+        raise DivergedPolicyError(f"{message}: has a policy diverged?")

@@ -22,7 +22,7 @@ from mtquant_rllib.short_rows import row_any
 
 @dataclass(frozen=True)
 class TradeCosts:
-    """What market impact is measured by. adv_ccy: average daily volume of each instrument, (n,)."""
+    """Parameters of market impact. adv_ccy: average daily volume of each instrument, (n,)."""
 
     adv_ccy: np.ndarray
     impact_coefficient: float
@@ -41,15 +41,15 @@ class TradingDay:
     Parameters
     ----------
     book
-        At the close before the bar; it is carried to the close of it.
+        At the close before the bar; it is carried to the bar's close.
     before
-        What was known at the close before.
+        The market at the close before.
     bar
-        What the bar brings.
+        Prices and flags of the bar.
     stop_atr
         Distance of stops in average true ranges, (B, n).
     risk
-        Who limits what fills; None lets everything through that has a price.
+        Limits the fills; with None everything with a price fills.
     playing
         bool (B,): environments whose time moves.
 
@@ -58,7 +58,7 @@ class TradingDay:
     tradable
         bool (B, n): instruments that have this bar.
     stopped
-        bool (B, n): positions that a stop has taken out.
+        bool (B, n): positions that a stop has closed.
     """
 
     def __init__(
@@ -106,7 +106,8 @@ class TradingDay:
         book.finance(night_cost(book.units, before.unit_value, long_frac, short_frac))
 
     def _mark_the_open(self) -> np.ndarray:
-        """Mark the open and take out positions that opened beyond their stop: side of each that was, (B, n), else 0."""
+        """Mark the open and close positions that opened beyond their stop. Returns the side of each of those, else 0,
+        (B, n)."""
         book, money = self._book, self._money
         fill = money[channel.FILL]
         gap = np.where(self._at_close, 0.0, fill - money[channel.PREVIOUS])
@@ -118,8 +119,8 @@ class TradingDay:
         return side * hit
 
     def _limit_at_the_open(self, wanted: np.ndarray, stopped_side: np.ndarray) -> np.ndarray:
-        """Units (B, n) that fill, of those that are wanted: no stopped position is entered again, nothing fills without
-        a price, and where that or a breaker changes a book the rules have the last word."""
+        """Units (B, n) that fill of those wanted: no stopped position is entered again, nothing fills without a price,
+        and where that or a breaker changes a book the risk rules are applied again."""
         book, risk = self._book, self._risk
         limit_again = row_any(stopped_side != 0)
         if limit_again.any():
@@ -163,11 +164,11 @@ class TradingDay:
             self._exit(hit, np.where(hit, book.stop, 0.0) * money[channel.FX_LAST])
         book.bars_held += book.units != 0
 
-    # -- parts of them ------------------------------------------------------------------------------------------------
+    # -- helpers of the steps -----------------------------------------------------------------------------------------
 
     def _open_value(self) -> np.ndarray:
-        """Account currency per unit at the open, (B, n). Where the open is not tradable the last close is all that is
-        known: the fill is at the close to come."""
+        """Account currency per unit at the open, (B, n); of the last close where the open is not tradable and orders
+        fill at the close to come."""
         at_open = self._money[channel.FILL] * self._money[channel.FX_FILL]
         return np.where(self._at_close, self._before.unit_value, at_open)
 
@@ -180,8 +181,8 @@ class TradingDay:
         side = np.sign(book.units)
         low, high = money[channel.BOTTOM], money[channel.TOP]
         hit = stops.intrabar_stop_hit(book.stop, side, high, low) & self._at_close
-        # A bar wholly beyond the stop opened there, at a price nobody knows: the exit is where any order of this bar
-        # fills. The bar's own extreme would be a gift.
+        # A bar wholly beyond the stop opened there at an unknown price: the exit fills as any order of this bar. The
+        # bar's extreme would be too good a price.
         jumped = side * (np.where(side > 0, high, low) - book.stop) < 0
         out = np.where(jumped, money[channel.FILL], book.stop)
         last = np.where(hit, out, money[channel.LAST])
@@ -193,7 +194,7 @@ class TradingDay:
         return np.where(self._at_close & ~self._openable, closing_leg(wanted, book.units), wanted)
 
     def _exit(self, hit: np.ndarray, unit_value: np.ndarray) -> None:
-        """Charge and empty the positions that a stop took out, at a value per unit in account currency."""
+        """Charge and close the positions that a stop hit, at a value per unit in account currency."""
         self._charge(np.where(hit, np.abs(self._book.units * unit_value), 0.0))
         self._book.flatten(hit)
         self.stopped |= hit

@@ -1,4 +1,4 @@
-"""What B environments go on from, whoever decides in them."""
+"""The state of B trading environments."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mtquant_rllib.vector_state import VectorState
 
 @dataclass(init=False, eq=False)
 class TradingState(VectorState):
-    """What B environments go on from. Subclasses add what their agents have decided and what rewards remember.
+    """The state of B trading environments. Subclasses add their agents' decisions and the state of their rewards.
 
     row, stop_row
-        Row of the market whose close is now, and the one at which the episode is truncated, int64 (B,).
+        Row of the market whose close is the present, and the one at which the episode is truncated, int64 (B,).
     bars_done
         Bars of the episode so far, int64 (B,).
     parked
@@ -51,7 +51,7 @@ class TradingState(VectorState):
         self.book = Book(n_envs, lot_units, account.start_equity_ccy)
 
     def begin(self, envs: np.ndarray, draws: list[EpisodeDraw]) -> None:
-        """Begin an episode in each environment of `envs` (indices), with the draw beside it."""
+        """Begin an episode in each environment of `envs` (indices), each with its draw."""
         self.row[envs] = [draw.start for draw in draws]
         self.stop_row[envs] = [draw.stop for draw in draws]
         self.bars_done[envs] = 0

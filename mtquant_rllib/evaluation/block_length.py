@@ -1,7 +1,7 @@
-"""How long the blocks of a bootstrap must be, read off the series itself.
+"""The block length of a bootstrap, chosen from the series.
 
-What is resampled are decisions, and neighbouring decisions see nearly the same bars: their agreement with anything
-comes in runs, whose length nobody knows beforehand. The rule of Politis and White (2004, "Automatic block-length
+Neighbouring decisions observe nearly the same bars, so that a series of decisions is autocorrelated over an unknown
+length. The rule of Politis and White (2004, "Automatic block-length
 selection for the dependent bootstrap") with the correction of Patton, Politis and White (2009) balances the bias of
 blocks that are too short against the noise of blocks that are too long, for the mean of a series:
 

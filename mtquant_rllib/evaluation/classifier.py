@@ -1,8 +1,8 @@
-"""The regime that a policy believes in, against the detector's label that it was taught.
+"""The regime classifier of a policy against the detector's labels that it was trained on.
 
-Agreement alone flatters: nearly half of all bars are sideways, and always saying so is right as often. So accuracy
-stands beside that of the majority class of the very bars it is measured on, recall is per class, and the interval of
-the difference resamples blocks of decisions, because labels hold for weeks.
+Nearly half of all bars are sideways, so that accuracy alone says little. It is compared with that of the majority class
+of the same bars, recall is per class, and the interval of the difference resamples blocks of decisions, because labels
+last for weeks.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from mtquant_rllib.evaluation.statistics import Interval
 
 @dataclass(frozen=True)
 class ClassifierScore:
-    """Of decisions that have a label.
+    """The score of a classifier on the decisions that have a label.
 
     Attributes
     ----------
     confusion
-        int (R, R): decisions by the detector's label (row) and the regime believed in (column).
+        int (R, R): decisions by the detector's label (row) and the predicted regime (column).
     accuracy
-        Share of decisions in which both are the same.
+        Share of decisions in which the two agree.
     majority
-        The commonest label of these decisions, and its share: what always saying it would score.
+        The commonest label of these decisions, and its share, the accuracy of always predicting it.
     gain
         Accuracy less that share.
     """
@@ -48,26 +48,26 @@ class ClassifierScore:
 
     @property
     def recall(self) -> np.ndarray:
-        """(R,): share of a label's decisions that are recognised; NaN for a label that never was."""
+        """(R,): share of a label's decisions that are predicted; NaN for a label without decisions."""
         return _shares(np.diag(self.confusion), self.confusion.sum(axis=1))
 
     @property
     def precision(self) -> np.ndarray:
-        """(R,): share of the decisions believed to be of a regime that are; NaN for one never believed in."""
+        """(R,): share of the predictions of a regime that are right; NaN for one never predicted."""
         return _shares(np.diag(self.confusion), self.confusion.sum(axis=0))
 
     @property
     def balanced_accuracy(self) -> float:
-        """Mean recall of the labels that there were; one over their number by chance or by always saying one."""
+        """Mean recall of the labels with decisions; one over their number for chance or a constant prediction."""
         return float(np.nanmean(self.recall))
 
     @property
     def has_learned(self) -> bool:
-        """Whether the interval of the gain lies above nothing."""
+        """Whether the interval of the gain lies above zero."""
         return self.gain.lower > 0
 
     def verdict(self) -> str:
-        """One honest sentence."""
+        """The score in one sentence."""
         return (
             f"The classifier of {self.agent} names the detector's label in {_percent(self.accuracy.estimate)} of "
             f"{self.n_decisions:,} decisions [{_percent(self.accuracy.lower)}, {_percent(self.accuracy.upper)}]; "
@@ -77,8 +77,8 @@ class ClassifierScore:
         )
 
     def table(self) -> tuple[tuple[str, ...], ...]:
-        """Header and rows: label, its decisions, what was believed, recall; and precision beneath."""
-        rows = [("detector says", "decisions", *(f"believed {name}" for name in REGIME_NAMES), "recall")]
+        """Header and rows: label, decisions, predictions, recall; and precision beneath."""
+        rows = [("detector says", "decisions", *(f"predicted {name}" for name in REGIME_NAMES), "recall")]
         for regime, name in enumerate(REGIME_NAMES):
             counts = self.confusion[regime]
             rows.append((name, f"{counts.sum():,}", *(f"{count:,}" for count in counts), _percent(self.recall[regime])))
@@ -130,7 +130,7 @@ def score_classifier(
     rng: np.random.Generator,
     bars_per_decision: float = 1.0,
 ) -> ClassifierScore:
-    """Score beliefs (N, R) against labels (N,), rows in order of time; rows without a label are left out.
+    """Score probabilities (N, R) against labels (N,), rows in order of time; rows without a label are left out.
 
     Raises
     ------
@@ -140,11 +140,11 @@ def score_classifier(
     known = labels != NO_REGIME
     if not known.any():
         raise ValueError("no decision has a label")
-    believed, labels = probabilities[known].argmax(axis=1), labels[known].astype(np.int64)
+    predicted, labels = probabilities[known].argmax(axis=1), labels[known].astype(np.int64)
     confusion = np.zeros((N_REGIMES, N_REGIMES), dtype=np.int64)
-    np.add.at(confusion, (labels, believed), 1)
+    np.add.at(confusion, (labels, predicted), 1)
     usual = int(confusion.sum(axis=1).argmax())
-    right = (believed == labels).astype(np.float64)
+    right = (predicted == labels).astype(np.float64)
     gain = right - (labels == usual)
     return ClassifierScore(
         agent=agent,

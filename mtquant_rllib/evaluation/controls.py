@@ -1,9 +1,9 @@
-"""Positive and negative control: does the system find what is there, and nothing where there is nothing?
+"""Positive and negative controls: policies must find a planted signal, and nothing on a market without one.
 
 On the planted market an oracle that knows the exact conditional mean is replayed through the same core, costs and
 risk rules; what counts is the share of its pooled net Sharpe that the policies earn on paths that nobody trained on.
 On the null market the bars are a martingale: a gross Sharpe away from zero, or a net one above it, is a leak.
-Untrained networks and random convictions stand beside both.
+Untrained networks and random convictions are compared on both.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mtquant_rllib.config.evaluation import NullTestConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.data import DeskData, truth
 from mtquant_rllib.evaluation.baselines import weight_rules
-from mtquant_rllib.evaluation.linear_benchmark import read_mean
+from mtquant_rllib.evaluation.linear_benchmark import linear_forecast
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.rollout import (
     RulePlayer,
@@ -40,12 +40,12 @@ States = Mapping[str, Mapping[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class ControlResult:
-    """What a control shows.
+    """The result of a control.
 
     books
         Pooled net and gross Sharpe of each book, with intervals: the subject (mean over training seeds), untrained,
-        random, and on a market with something planted, or leaked, the oracle; beside an allocator also the reader,
-        who gets from its observations what a straight line can.
+        random, and on a market with something planted, or leaked, the oracle; for an allocator also `linear`, the best
+        linear forecast from its observations (`linear_benchmark`).
     per_seed
         Pooled net Sharpe of each training seed.
     share, share_per_seed
@@ -116,8 +116,8 @@ def judge(
     if planted:
         others["oracle"] = play(settings, data, oracle_player(settings, mu, sigma, data), draws, name="oracle")
         if settings.allocator is not None:
-            seen = oracle_player(settings, read_mean(settings, data_folder, "test"), sigma, data)
-            others["reader"] = play(settings, data, seen, draws, name="reader")
+            forecast = oracle_player(settings, linear_forecast(settings, data_folder, "test"), sigma, data)
+            others["linear"] = play(settings, data, forecast, draws, name="linear")
     bootstrap, per_year = settings.evaluation.bootstrap, data.execution.bars_per_year
 
     def sharpes(records: Sequence[Record]) -> dict[str, Interval]:
@@ -129,7 +129,7 @@ def judge(
 
     subject = subject_of(settings)
     share = None
-    # A leak's oracle pays costs that may leave it nothing to take a share of; what counts there is the null test.
+    # With a leak the oracle's net Sharpe may not be positive; what counts there is the null test.
     if planted and settings.embedded.variant != "leak":
         share = share_of_oracle(
             np.stack([record.returns for record in desks]),
@@ -168,9 +168,9 @@ def print_control(result: ControlResult, console: Console) -> None:
         share = _text(result.share) if name == result.subject and result.share is not None else ""
         table.add_row(name, _text(kinds["net"]), _text(kinds["gross"]), share)
     console.print(table)
-    if "reader" in result.books and result.share is not None:
-        reader, subject = (result.books[name]["net"].estimate for name in ("reader", result.subject))
-        console.print(f"share of the reader, who sees what the {result.subject} sees: {subject / reader:.0%}")
+    if "linear" in result.books and result.share is not None:
+        linear, subject = (result.books[name]["net"].estimate for name in ("linear", result.subject))
+        console.print(f"share of the linear benchmark on what the {result.subject} observes: {subject / linear:.0%}")
     seeds = ", ".join(f"{sharpe:.2f}" for sharpe in result.per_seed)
     shares = ", ".join(f"{share:.0%}" for share in result.share_per_seed)
     console.print(f"per training seed: net Sharpe {seeds}" + (f"; share {shares}" if shares else ""))

@@ -1,14 +1,13 @@
-"""Which group of columns a decision rests on, and whether attention tells the truth about it.
+"""Importance of groups of columns for decisions, and whether attention agrees with it.
 
-Two claims and one fact. Attention *received* (how much the other groups read a group) and attention *rollout* (the same
-followed through the layers) are claims read off the network's weights. *Occlusion* is the fact: take a group's columns
-away and see how far the output moves. A claim is shown with its `faithfulness`, its rank agreement with the fact, or it
-is decoration. (Rows of attention sum to 1, so an average over what a group reads says nothing; received averages over
-readers.)
+Attention *received* (how much the other groups attend to a group) and attention *rollout* (the same through all layers)
+are read off the network's weights. *Occlusion* measures the effect: how far the output moves without a group's columns.
+Attention is shown with its `faithfulness`, its rank agreement with occlusion. (Rows of attention sum to 1, so that only
+an average over the groups that attend carries information.)
 
-Arrays alone: any function from observations to outputs can be occluded, whatever computes it. Shapes: B rows, L layers,
-H heads, G groups, F columns, A outputs; attention is (B, L, H, G, G) with the reading group before the one read, as
-`RegimeAnswer.attention_BLHGG`.
+Any function from observations to outputs can be occluded. Shapes: B rows, L layers,
+H heads, G groups, F columns, A outputs; attention is (B, L, H, G, G) from the group that attends to the one attended
+to, as `RegimeOutput.attention_BLHGG`.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def occlusion(
     rng: np.random.Generator | None = None,
     draws: int = 1,
 ) -> np.ndarray:
-    """How far the output moves when a group's columns are taken away: mean |change| over the outputs, (B, G).
+    """How far the output moves without a group's columns: mean |change| over the outputs, (B, G).
 
     Parameters
     ----------

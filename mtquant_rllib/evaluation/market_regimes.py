@@ -1,4 +1,4 @@
-"""Which regimes a history of bars holds: shares, durations, transitions a year, and any year or month on its own.
+"""The regimes of a history of bars: shares, durations, transitions a year, and any year or month on its own.
 
 Bars count on which every instrument trades, from where the first window is full: the label of a bar stands for the
 equal-weight return of all of them.

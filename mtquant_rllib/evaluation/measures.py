@@ -1,4 +1,4 @@
-"""What a sequence of net returns was worth: plain functions over simple returns per bar.
+"""Performance measures: plain functions of simple net returns per bar.
 
 Every function takes `returns` of shape (..., T), reduces the last axis and is vectorised over the leading ones.
 Ratios are annualised by `bars_per_year`, the data's own frequency; the risk-free rate is 0, because financing is

@@ -1,12 +1,11 @@
-"""The desk's oracle: what someone who knew the planted mean would do with the desk's own actions.
+"""Oracles: players that know the planted mean and act by the desk's or the allocator's own actions.
 
-It is a yardstick, not a policy. It reads the exact conditional mean of the next bar, which no observation shows, and
-speaks in the raw actions of the three levels, so that it is held to the same core, costs and risk rules as the agents
-and its Sharpe is one that they could reach. It is not the best that could be done with that knowledge: conviction is
-proportional to the forecast and trades part of the gap, two numbers tuned on paths of their own.
+The desk's oracle reads the exact conditional mean of the next bar, which no observation shows, and puts out raw actions
+of the three levels, so that it is subject to the same core, costs and risk rules as the agents and its Sharpe is one
+that they could reach. It is not the best that could be done with that knowledge: conviction is proportional to the
+forecast and trades part of the gap, two numbers tuned on paths of their own.
 
-An allocator's oracle solves the simplex quadratic programme on the same mean at every row, trades part of the gap, and
-speaks in an allocator's raw actions.
+An allocator's oracle solves the long-only quadratic programme on the same mean at every row and trades part of the gap.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def oracle_targets(mu: np.ndarray, sigma: np.ndarray, slope: float) -> np.ndarra
 
 
 def oracle_actions(conviction: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
-    """The desk's raw actions that carry convictions of shape (B, n) unaltered to the orders: group -> (B, seats, A).
+    """The desk's raw actions that carry convictions of shape (B, n) unaltered to the orders: group -> (B, n, A).
 
     Equal allocations at full appetite; specialists of no confidence, so that an instrument's own signal is its
     conviction; every gap traded by the share `urgency`; stops as far away as they go.

@@ -1,4 +1,4 @@
-"""`Record`: what a rollout leaves behind, and all that an evaluation is allowed to look at.
+"""`Record`: the result of a rollout, and the only input of an evaluation.
 
 Row t of a record is one bar: the decision taken at the close of the bar before filled in it, and the book was marked
 at its close. So `proposed[:, t]` is what was asked for *in* bar t, `weights[:, t]` what was held *after* it, and the

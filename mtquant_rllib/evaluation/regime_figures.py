@@ -1,4 +1,4 @@
-"""What a sequence of regime labels looks like, and what a book earned in each regime.
+"""Statistics of a sequence of regime labels, and a book's performance in each regime.
 
 A bar belongs to the regime that was known when its decision was taken, at the close of the bar before. Labels describe;
 they do not predict, so neither do these figures.
@@ -22,7 +22,7 @@ from mtquant_rllib.features.regimes import Regime
 if TYPE_CHECKING:
     from mtquant_rllib.env.data import DeskData
     from mtquant_rllib.env.episodes import EpisodeDraw
-    from mtquant_rllib.policies.introspection import Look
+    from mtquant_rllib.policies.introspection import AttentionReadout
 
 N_REGIMES = len(Regime)
 NO_REGIME = -1
@@ -42,7 +42,7 @@ class Spells:
 
 @dataclass(frozen=True)
 class RegimeFigures:
-    """Figures of labels.
+    """Statistics of labels.
 
     Attributes
     ----------
@@ -141,7 +141,7 @@ def find_spells(labels: np.ndarray) -> Spells:
 
 @dataclass(frozen=True)
 class RegimePerformance:
-    """What a book was worth in each regime, (R,) each, and on all bars, as the element after them: (R + 1,).
+    """A book's performance in each regime and, as the last element, on all bars: (R + 1,).
 
     profit_frac
         Net profit of the regime's bars over the equity at the start, mean over histories. The regimes' add up to the
@@ -229,21 +229,21 @@ def tracked_figures(
     labels: np.ndarray,
     confidence: np.ndarray,
     bars_per_year: float,
-    look: Look | None = None,
-    look_labels: np.ndarray | None = None,
-    look_env: np.ndarray | None = None,
+    readout: AttentionReadout | None = None,
+    readout_labels: np.ndarray | None = None,
+    readout_env: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Flat figures of regimes and, of an attention policy, of what it looks at, for a validation report or a tracker.
+    """Flat metrics of regimes and, for an attention policy, of its attention, for a validation report or a tracker.
 
     Parameters
     ----------
     labels, confidence
         (B, T) of the bars played, as in `regime_figures`.
-    look, look_labels, look_env
-        The policy's answers at N decisions, the labels that stood then, (N,), and the history of each, (N,).
+    readout, readout_labels, readout_env
+        The policy's readout at N decisions, their labels (N,), and the history of each, (N,).
     """
     figures = regime_figures(labels, confidence).named(bars_per_year)
-    return figures if look is None else {**figures, **look.figures(look_labels, look_env)}
+    return figures if readout is None else {**figures, **readout.metrics(readout_labels, readout_env)}
 
 
 def _quotient(above: np.ndarray, below: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""What each book was worth in each regime: said beside the comparison, from the same records.
+"""Each book's performance by regime, beside the comparison and from the same records.
 
 A bar belongs to the regime that was known when its weights were decided. Labels describe the market up to then and do
-not predict it: a book that earns in one of them has not found out when to trade.
+not predict it: a book that earns in one regime is not known to earn in the next one of its kind.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mtquant_rllib.evaluation.regime_figures import (
 )
 
 ALL = "all"
-"""Beside the regimes: every bar."""
+"""Name of the column over all bars."""
 
 ByRegime = Mapping[str, RegimePerformance]
 """Book -> its performance by regime."""

@@ -1,4 +1,4 @@
-"""A report where people and programs read it: a table on the screen, JSON and CSV on disk."""
+"""Output of a report: a table on the screen, JSON and CSV on disk."""
 
 from __future__ import annotations
 

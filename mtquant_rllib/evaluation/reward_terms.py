@@ -1,8 +1,8 @@
-"""What each term of the regime-aware reward would have paid a book: said beside the comparison, never part of it.
+"""What each term of the regime-aware reward would have been for a book, beside the comparison.
 
 Per cent of equity a year, the mean over all bars played. `shaping` is the sum of all terms but the return's, as a share
-of the annual deviation of the net return: what a book could win by pleasing the reward instead of the market. A term
-that pays some book much is one that a policy will learn to please.
+of the annual deviation of the net return. A term that is large for some book is one that a policy would learn to
+exploit.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def print_terms(terms: Terms, console: Console) -> None:
     """A column a book, the rules that hold one asset left to the file; as many beside each other as the console has
     room for, the others beneath."""
     books = [book for book in terms if not book.startswith("hold_")]
-    beside = max((console.width - _TERM_WIDTH) // _BOOK_WIDTH, 1)
-    for start in range(0, len(books), beside):
-        console.print(_table(terms, books[start : start + beside]))
+    per_row = max((console.width - _TERM_WIDTH) // _BOOK_WIDTH, 1)
+    for start in range(0, len(books), per_row):
+        console.print(_table(terms, books[start : start + per_row]))
 
 
 def _table(terms: Terms, books: Sequence[str]) -> Table:

@@ -1,7 +1,7 @@
-"""Playing a split from end to end: whoever proposes weights, the core fills, charges and limits them alike.
+"""Playing a split from end to end under the desk's own fills, costs and risk rules.
 
-A `Player` looks at the desk at the close of a bar and proposes weights. Policies, baselines and oracles are players;
-they differ in nothing else, so their records can be set side by side.
+A `Player` proposes weights at the close of a bar. Policies, baselines and oracles are players and differ in nothing
+else, so that their records are comparable.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Player(Protocol):
 
 
 class DecisionObserver(Protocol):
-    """Hears an agent's observations (B, F) at a decision, and which environments take it, bool (B,).
+    """Called with an agent's observations (B, F) at a decision, and the environments that take it, bool (B,).
 
     The arrays are the step's own: copy what is to be kept.
     """
@@ -65,7 +65,7 @@ class PolicyPlayer:
         Every domain gets an equal share at full appetite in place of the meta-controller's decision: the desk before
         there is one.
     on_decision
-        Hears every agent's observations.
+        Called with every agent's observations.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class PolicyPlayer:
 
     @property
     def fallbacks(self) -> Counts:
-        """Who took the decisions of attention networks so far."""
+        """Counts of the decisions of attention networks by fall-back, so far."""
         return self._actor.fallbacks.counts()
 
     @classmethod
@@ -96,11 +96,11 @@ class PolicyPlayer:
         equal_allocation: bool = False,
         on_decision: DecisionObserver | None = None,
     ) -> PolicyPlayer:
-        """From module states. For one domain alone, its own are enough."""
+        """A player from module states; for one domain, those of its modules suffice."""
         universe = settings.universe
         ids = [universe.policy_of(symbol, settings.networks.sharing) for symbol in universe.symbols]
         if domain is not None:
-            # Instruments without capital still get asked: whose network answers then makes no difference.
+            # Instruments without capital decide too, by any network: it makes no difference.
             spare = next(states[name] for name in ids if name in states)
             states = {**dict.fromkeys(ids, spare), **states}
         return cls(
@@ -125,8 +125,8 @@ class PolicyPlayer:
             obs = level.observe()
             watch.bars, watch.rows = int(desk.state.bars_done.max()), due & ~desk.state.parked
             if self._on_decision is not None:
-                for seat, agent in enumerate(level.agents):
-                    self._on_decision(agent, desk, obs[:, seat], watch.rows)
+                for slot, agent in enumerate(level.agents):
+                    self._on_decision(agent, desk, obs[:, slot], watch.rows)
             level.decide(self._actor.act(level.name, obs))
         watch.rows = None
         return desk.propose()
@@ -143,7 +143,7 @@ class PolicyPlayer:
 
 
 def subject_of(settings: Settings) -> str:
-    """What the book of the settings' own policies is called."""
+    """Name of the book of the settings' policies."""
     return "desk" if settings.allocator is None else ALLOCATOR
 
 
@@ -163,7 +163,7 @@ class RulePlayer:
         self._closes = closes
 
     def __call__(self, desk: Trading) -> np.ndarray:
-        # A rule of weights owns no stops: those are an instrument agent's decision.
+        # A weight rule sets no stops: those are an instrument agent's decision.
         desk.state.stop_atr[:] = NO_STOP_ATR
         view = MarketView(
             closes=self._closes,
@@ -247,7 +247,7 @@ def random_starts(stretches: Sequence[Stretch], bars: int, episodes: int, seed: 
 
 def new_desk(settings: Settings, data: DeskData, draws: Sequence[EpisodeDraw], *, limited: bool = True) -> Any:
     """A core with one environment a draw, under evaluation's rules: a trading halt is lifted the next day."""
-    setup = EpisodeSetup(EVALUATION_PHASE, ends_on_halt=False, own_terms=False)
+    setup = EpisodeSetup(EVALUATION_PHASE, ends_on_halt=False, custom_terms=False)
     desk = core_for(settings, data, len(draws), setup, limited=limited)
     desk.reset(np.arange(len(draws)), list(draws))
     return desk
@@ -266,7 +266,7 @@ def play(
     """Let a player play every draw to its end, side by side; shorter ones are parked when they are through.
 
     on_bar
-        Called after each bar, for whoever wants to look at more than the record holds.
+        Called after each bar, for what the record does not hold.
     """
     desk = new_desk(settings, data, draws)
     risk = desk.risk
@@ -291,7 +291,7 @@ def play(
         money["traded"][:, t] = desk.book.traded_ccy / before[:, None]
         money["proposed"][:, t] = desk.proposed
         money["weights"][:, t] = desk.weights_now()
-        # An instrument without a bar is nobody's edit.
+        # An instrument without a bar is not an edit.
         rules[:, t] = np.where(playing[:, None] & (risk.rule != RuleId.UNTRADABLE), risk.rule, 0)
         forecast[:, t] = risk.var_forecast()
         if on_bar is not None:

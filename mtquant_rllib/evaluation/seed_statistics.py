@@ -1,4 +1,4 @@
-"""Books of several training seeds on one history: how much of a difference is the seed's, and how much is the bars'.
+"""Books of several training seeds on one history: intervals over seeds and bars.
 
 A single history has one market and as many policies as there are seeds. Both are resampled: bars in blocks (Politis and
 Romano 1994), the same ones for every book, so that books are compared on the same markets; and seeds, because another

@@ -1,4 +1,4 @@
-"""How far the figures can be trusted: bootstrap intervals, shares of an oracle, and backtests of a VaR forecast.
+"""Statistical inference: bootstrap intervals, shares of an oracle, and backtests of a VaR forecast.
 
 Two kinds of resampling. *Blocks of time* (stationary bootstrap, Politis and Romano 1994) when there is one history:
 it keeps volatility clustering inside the blocks. *Whole paths* when there are many independent histories, jointly

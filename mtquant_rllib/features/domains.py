@@ -1,5 +1,4 @@
-"""What a specialist sees of its field beyond its instruments: 8, 6 and 7 features of forex, commodities and equity, and
-five of a domain of another name.
+"""Domain features: 8, 6 and 7 of forex, commodities and equity, and five of a domain of another name.
 
 Where no feed gives a quantity, it is a proxy from prices and macro, never a constant. A macro column of the same name
 (`geopolitical_risk`, say) replaces the proxy: its rolling score over a year takes the column's place.

@@ -1,11 +1,11 @@
-"""What market features average to over the training bars, so that it is taken off before anybody learns.
+"""Means of market features over the training bars, which are subtracted from observations.
 
-A feature that is not zero on average is partly a constant, and constants add up: bias, appetite and hidden units that
-rest away from zero all push the same way, so that a policy learns a lasting long or short position out of noise many
-times faster than anything else. On the planted market such positions cost a tenth of the Sharpe ratio.
+A feature whose mean is not zero is partly a constant, and constants add up: a policy then learns a lasting long or
+short position from noise many times faster than anything else. On the planted market such positions cost a tenth of the
+Sharpe ratio.
 
-The averages are found once, when a run begins, and belong to its settings (`desk.observation.feature_means`): whoever
-plays its policies later, on whatever bars, takes off the same.
+The means are measured once, when a run begins, and are part of its settings (`desk.observation.feature_means`), so that
+later evaluations subtract the same.
 """
 
 from __future__ import annotations
@@ -35,38 +35,38 @@ class FeatureMeans:
     blocks: np.ndarray
     context: np.ndarray
 
-    def take_off(self, blocks: np.ndarray, context: np.ndarray) -> None:
-        """Take them off gathered rows, in place: blocks (R, n, 50), contiguous, and contexts (R, w)."""
+    def subtract_in_place(self, blocks: np.ndarray, context: np.ndarray) -> None:
+        """Subtract the means from gathered rows, in place: blocks (R, n, 50), contiguous, and contexts (R, w)."""
         for rows, means in ((blocks.reshape(len(blocks), -1), self.blocks), (context, self.context)):
             rows -= means
             np.clip(rows, -self.clip, self.clip, out=rows)
 
-    def off_block(self, block: np.ndarray) -> np.ndarray:
+    def centred_block(self, block: np.ndarray) -> np.ndarray:
         """Market blocks (..., 50) less their means, a new array."""
         out: np.ndarray = block - self.block
         return np.clip(out, -self.clip, self.clip, out=out)
 
-    def off_domain(self, number: int, features: np.ndarray) -> np.ndarray:
+    def centred_domain(self, number: int, features: np.ndarray) -> np.ndarray:
         """Features of one domain (..., w) less their means, a new array."""
         out: np.ndarray = features - self.domains[number]
         return np.clip(out, -self.clip, self.clip, out=out)
 
-    def off_columns(self, values: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    def centred_columns(self, values: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Columns (..., k) of the blocks of all instruments side by side less their means, a new array.
 
-        columns: where they stand there, int (k,).
+        columns: their positions there, int (k,).
         """
         out: np.ndarray = values - self.block[columns % len(self.block)]
         return np.clip(out, -self.clip, self.clip, out=out)
 
     @classmethod
     def of(cls, settings: Settings) -> FeatureMeans:
-        """As the settings have them; columns that they do not name, and all where there are none yet, are 0.
+        """The means of the settings; 0 for columns without one.
 
         Raises
         ------
         ConfigError
-            When they name a column that there is none of.
+            When they name an unknown column.
         """
         known = settings.desk.observation.feature_means or {}
         groups = _names(settings)

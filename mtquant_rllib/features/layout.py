@@ -1,4 +1,4 @@
-"""What stands where in an observation: named blocks of named columns. Every width in the project is a sum of these.
+"""The layouts of observations: named blocks of named columns, from which every width in the project follows.
 
 Names only: nothing here computes or imports a feature, so that policies and reports can read it at no cost. The
 functions behind the market names stand in `block.py`, `domains.py` and `macro.py`.
@@ -130,7 +130,7 @@ INSTRUMENT_STATE = Layout(
         ),
     )
 )
-"""What an instrument's agent knows about itself and what was decided above it."""
+"""An instrument agent's private state, and the decisions of the levels above it."""
 
 SPECIALIST_STATE = Layout(
     (

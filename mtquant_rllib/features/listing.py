@@ -1,4 +1,4 @@
-"""Every market feature with its formula, for people."""
+"""The list of all market features with their formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a feature is: a named function with a line that says what it measures, kept where a person can list it."""
+"""The registries of features: named functions with their formulas."""
 
 from __future__ import annotations
 

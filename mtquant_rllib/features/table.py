@@ -1,4 +1,4 @@
-"""`FeatureTable`: all that the desk knows of the market at each row, computed once (`building`), shared read-only."""
+"""`FeatureTable`: the market features of each row, computed once (`building`) and shared read-only."""
 
 from __future__ import annotations
 

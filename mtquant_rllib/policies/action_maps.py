@@ -1,8 +1,7 @@
-"""The action maps (`agents.action_maps`) as torch sees them: the critics of an off-policy learner read what they give,
-and so does whoever asks what a decision rests on.
+"""The action maps (`agents.action_maps`) on tensors, for critics and for explanations.
 
-Gradients flow where the environment answers to a small change, and not where it does not: beyond a clip, above the cap,
-below the snap.
+The gradient is zero where the environment ignores a small change of the action: beyond a clip, above the cap, below the
+snap.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from mtquant_rllib.agents.action_maps import ACTION_MAPS, LOGITS_PER_INSTRUMENT
 
 
 class TorchOperations:
-    """For tensors."""
+    """The operations of an action map, for tensors."""
 
     def clip(self, raw: Tensor) -> Tensor:
         return raw.clamp(-1.0, 1.0)
@@ -42,6 +41,6 @@ TORCH = TorchOperations()
 
 
 def executed(action_map: str, raw: Tensor, numbers: Mapping[str, Any]) -> Tensor:
-    """What the environment makes of raw actions (..., A), by the map of that name: (..., W)."""
-    made: Tensor = ACTION_MAPS[action_map].make(raw, numbers, TORCH)
-    return made
+    """Executed actions (..., W) from raw actions (..., A), by the map of that name."""
+    result: Tensor = ACTION_MAPS[action_map].make(raw, numbers, TORCH)
+    return result

@@ -1,18 +1,16 @@
-"""Groups of observation columns that look at one another: tokens, self-attention between them, one pooled vector.
+"""Self-attention between groups of observation columns: a token per group, attention layers, one pooled vector.
 
-An observation is cut into named groups (price, volume, ...). Each group becomes one token, made from that group's own
-columns and nothing else: the encoder's embedding sees the observation with all other columns masked. So a group keeps
-its meaning up to the first attention layer, and an attention weight says which group was read, not which mixture. The
-embedding's weights serve all groups; since groups share no column its first layer is in effect one per group, and a
-learned vector per group tells the second layer's results apart.
+An observation is cut into named groups (price, volume, ...). Each group becomes one token, made from its own columns
+alone: the embedding sees the observation with all other columns masked. So an attention weight up to the first layer
+belongs to one group and not to a mixture. The embedding's weights serve all groups; since groups share no column its
+first layer is in effect one per group, and a learned vector per group tells the second layer's results apart.
 
-There are as many tokens as groups, four or so, so attention costs next to nothing; the linear layers are the work.
-Weights of attention are given only when somebody wants to look at them: otherwise PyTorch's fused
-`scaled_dot_product_attention` gives the same output without them. A pass that a CPU will go back through is written
-out all the same: on so few tokens the fused one's way back is the slower.
+There are as many tokens as groups, about four, so that attention costs little and the linear layers dominate. Attention
+weights are returned only on request: otherwise PyTorch's fused `scaled_dot_product_attention` gives the same output. A
+CPU pass with gradients is written out all the same: on so few tokens the fused backward pass is slower.
 
-Dropout is an argument of a pass and not a mode of the module, as everywhere on the desk: policy passes never ask for
-it, value passes and auxiliary losses do.
+Dropout is an argument of a pass and not a mode of the module: value passes and auxiliary losses use it, policy passes
+never do.
 
 Shape suffixes: B rows, F observation width, G groups, E token width, L layers, H attention heads, D = E / H.
 """
@@ -33,7 +31,7 @@ from mtquant_rllib.policies.networks import Dense
 RELU_GAIN = math.sqrt(2)
 
 
-def dropped(x: Tensor, rate: float, drop: bool) -> Tensor:
+def dropout(x: Tensor, rate: float, drop: bool) -> Tensor:
     return functional.dropout(x, rate, training=True) if drop and rate > 0 else x
 
 
@@ -59,7 +57,7 @@ class GroupEmbedding(nn.Module):
 
     def forward(self, obs_BF: Tensor, drop: bool = False) -> Tensor:
         own_BGF = torch.where(self.mask_GF, obs_BF.unsqueeze(-2), 0.0)
-        hidden_BGE = dropped(functional.relu(self.first(own_BGF)), self.dropout, drop)
+        hidden_BGE = dropout(functional.relu(self.first(own_BGF)), self.dropout, drop)
         tokens_BGE: Tensor = self.second(hidden_BGE) + self.groups_GE
         return tokens_BGE
 
@@ -74,29 +72,29 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.qkv = Dense(config.width, 3 * config.width, gain=1.0)
-        # The three parts are layers of their own that happen to be computed together.
+        # Initialised as three separate layers, computed as one.
         for part in self.qkv.weight.data.chunk(3):
             nn.init.orthogonal_(part)
         self.out = Dense(config.width, config.width, gain=1.0)
 
-    def forward(self, tokens_BGE: Tensor, look: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Output (B, G, E) and, to look at, the weights (B, H, G, G): row = the group that reads, column = what it
-        reads; rows sum to 1."""
-        mixed_BGE, weights_BHGG = self.mixed(tokens_BGE, look)
+    def forward(self, tokens_BGE: Tensor, need_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Output (B, G, E) and where asked for the weights (B, H, G, G): row = the group that attends, column = the
+        group attended to; rows sum to 1."""
+        mixed_BGE, weights_BHGG = self.mixed(tokens_BGE, need_weights)
         return self.out(mixed_BGE), weights_BHGG
 
-    def mixed(self, tokens_BGE: Tensor, look: bool) -> tuple[Tensor, Tensor | None]:
-        """What each head reads, heads side by side, (B, G, H D); and the weights."""
+    def mixed(self, tokens_BGE: Tensor, need_weights: bool) -> tuple[Tensor, Tensor | None]:
+        """The heads' outputs, concatenated, (B, G, H D); and the weights."""
         qkv_BGHD = self.qkv(tokens_BGE).unflatten(-1, (3 * self.heads, -1))
         q_BHGD, k_BHGD, v_BHGD = qkv_BGHD.transpose(-3, -2).chunk(3, dim=-3)
         weights_BHGG = None
-        if look or (q_BHGD.requires_grad and q_BHGD.device.type == "cpu"):
+        if need_weights or (q_BHGD.requires_grad and q_BHGD.device.type == "cpu"):
             scores_BHGG = q_BHGD @ k_BHGD.mT / math.sqrt(q_BHGD.shape[-1])
             weights_BHGG = scores_BHGG.softmax(dim=-1)
             mixed_BHGD = weights_BHGG @ v_BHGD
         else:
             mixed_BHGD = functional.scaled_dot_product_attention(q_BHGD, k_BHGD, v_BHGD)
-        return mixed_BHGD.transpose(-3, -2).flatten(-2), weights_BHGG if look else None
+        return mixed_BHGD.transpose(-3, -2).flatten(-2), weights_BHGG if need_weights else None
 
 
 class AttentionLayer(nn.Module):
@@ -113,12 +111,14 @@ class AttentionLayer(nn.Module):
             self.narrow = Dense(config.feedforward, config.width, gain=1.0)
             self.feedforward_norm = nn.LayerNorm(config.width)
 
-    def forward(self, tokens_BGE: Tensor, drop: bool = False, look: bool = False) -> tuple[Tensor, Tensor | None]:
-        read_BGE, weights_BHGG = self.attention(tokens_BGE, look)
-        tokens_BGE = self.norm(tokens_BGE + dropped(read_BGE, self.dropout, drop))
+    def forward(
+        self, tokens_BGE: Tensor, drop: bool = False, need_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        read_BGE, weights_BHGG = self.attention(tokens_BGE, need_weights)
+        tokens_BGE = self.norm(tokens_BGE + dropout(read_BGE, self.dropout, drop))
         if self.widen is not None and self.narrow is not None and self.feedforward_norm is not None:
             more_BGE = self.narrow(functional.relu(self.widen(tokens_BGE)))
-            tokens_BGE = self.feedforward_norm(tokens_BGE + dropped(more_BGE, self.dropout, drop))
+            tokens_BGE = self.feedforward_norm(tokens_BGE + dropout(more_BGE, self.dropout, drop))
         return tokens_BGE, weights_BHGG
 
 
@@ -126,8 +126,8 @@ class AttentionEncoder(nn.Module):
     """Observation -> mean of the tokens after the last layer, (B, F) -> (B, E). No NaN guard: see `regime_network`.
 
     recomputes
-        Whether a pass that is followed by a backward one keeps the layers' inputs alone and computes what lies inside
-        them once more on the way back, with the same dropout.
+        Activation checkpointing: a pass with gradients keeps only the layers' inputs and computes the layers again in
+        the backward pass, with the same dropout.
     """
 
     recomputes = False
@@ -137,14 +137,14 @@ class AttentionEncoder(nn.Module):
         self.embedding = GroupEmbedding(widths, config)
         self.layers = nn.ModuleList(AttentionLayer(config) for _ in range(config.layers))
 
-    def forward(self, obs_BF: Tensor, drop: bool = False, look: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Pooled features (B, E) and, to look at, attention weights (B, L, H, G, G)."""
+    def forward(self, obs_BF: Tensor, drop: bool = False, need_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Pooled features (B, E) and where asked for attention weights (B, L, H, G, G)."""
         tokens_BGE = self.embedding(obs_BF, drop)
-        seen = []
+        weights = []
         for layer in self.layers:
             if self.recomputes and torch.is_grad_enabled():
-                tokens_BGE, weights_BHGG = checkpoint(layer, tokens_BGE, drop, look, use_reentrant=False)
+                tokens_BGE, weights_BHGG = checkpoint(layer, tokens_BGE, drop, need_weights, use_reentrant=False)
             else:
-                tokens_BGE, weights_BHGG = layer(tokens_BGE, drop, look)
-            seen.append(weights_BHGG)
-        return tokens_BGE.mean(dim=-2), torch.stack(seen, dim=-4) if look else None
+                tokens_BGE, weights_BHGG = layer(tokens_BGE, drop, need_weights)
+            weights.append(weights_BHGG)
+        return tokens_BGE.mean(dim=-2), torch.stack(weights, dim=-4) if need_weights else None

@@ -1,4 +1,4 @@
-"""What a pass of the attention network costs, part by part, from the settings alone.
+"""The cost of a pass of the attention network, part by part, from the settings.
 
 A actions, E token width, F columns, G groups, H attention heads, L layers, W feed-forward width, K hidden width of a
 policy's head, R regimes.
@@ -11,8 +11,8 @@ policy's head, R regimes.
     classifier          sum (in + 1) out                        sum in out
     heads               (R + 1) ((E + 1) K + (K + 1) A)         (R + 1) (E K + K A)
 
-Mixing is the G^2 term for which attention is known; with four groups it is less than 1% of the work. The space for
-weights is L H G^2 numbers a row, and only when somebody looks.
+Mixing is attention's G^2 term; with four groups it is less than 1% of the work. Attention weights take L H G^2 numbers
+a row, where they are asked for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mtquant_rllib.policies.regime_network import N_REGIMES
 
 @dataclass(frozen=True)
 class Cost:
-    """Numbers that are learned, and multiplications with an addition that one row takes."""
+    """Learned parameters, and multiply-adds of one row."""
 
     parameters: int
     multiply_adds: int

@@ -1,4 +1,4 @@
-"""What the attention network is taught besides its agent's reward, and figures of how it looks at things.
+"""The auxiliary losses of the attention network, and metrics of its attention.
 
 Shape suffixes: as in `regime_network`.
 """
@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtquant_rllib.config.attention import AuxiliaryLossesConfig
-from mtquant_rllib.policies.regime_network import RegimeAnswer
+from mtquant_rllib.policies.regime_network import RegimeOutput
 
 NO_LABEL = -1
-"""Label of a row that the detector said nothing about."""
+"""Label of a row that the regime detector has not labelled."""
 
 
 def classifier_loss(regime_logits_BR: Tensor, labels_B: Tensor) -> Tensor:
@@ -28,47 +28,45 @@ def classifier_loss(regime_logits_BR: Tensor, labels_B: Tensor) -> Tensor:
 def diversity_loss(attention_BLHGG: Tensor, target: float) -> Tensor:
     """mean((entropy / ln G - target)^2) over rows, layers, heads and reading groups; G = 4 in the design document.
 
-    Entropy of a group's attention in nats: 0 when it reads one group, ln G when it reads all alike. A target between
-    keeps attention from collapsing onto one group as well as from saying nothing.
+    Entropy of a group's attention in nats: 0 on one group, ln G when uniform. A target in between penalises both.
     """
     return (normalised_entropy(attention_BLHGG) - target).square().mean()
 
 
 def consistency_loss(probabilities_BR: Tensor, target: float) -> Tensor:
-    """mean((max_r p_r - target)^2): regimes told apart, but not with certainty."""
+    """mean((max_r p_r - target)^2): confident regimes, but not certain ones."""
     return (probabilities_BR.amax(dim=-1) - target).square().mean()
 
 
-def auxiliary_losses(answer: RegimeAnswer, labels_B: Tensor | None, config: AuxiliaryLossesConfig) -> dict[str, Tensor]:
-    """The three of them with their weights; without labels the classifier has none. `answer` needs attention weights.
-
-    Rows that are not finite are the caller's to leave out.
+def auxiliary_losses(output: RegimeOutput, labels_B: Tensor | None, config: AuxiliaryLossesConfig) -> dict[str, Tensor]:
+    """The three losses with their weights; without labels there is none of the classifier. `output` needs attention
+    weights. Rows that are not finite must be left out by the caller.
     """
-    assert answer.attention_BLHGG is not None
+    assert output.attention_BLHGG is not None
     losses = {
-        "attention_diversity": config.diversity * diversity_loss(answer.attention_BLHGG, config.diversity_target),
-        "regime_consistency": config.consistency * consistency_loss(answer.probabilities_BR, config.consistency_target),
+        "attention_diversity": config.diversity * diversity_loss(output.attention_BLHGG, config.diversity_target),
+        "regime_consistency": config.consistency * consistency_loss(output.probabilities_BR, config.consistency_target),
     }
     if labels_B is not None:
-        losses["regime_classifier"] = config.classifier * classifier_loss(answer.regime_logits_BR, labels_B)
+        losses["regime_classifier"] = config.classifier * classifier_loss(output.regime_logits_BR, labels_B)
     return losses
 
 
 def normalised_entropy(attention: Tensor) -> Tensor:
-    """Entropy of each row of attention over the largest there can be: (..., G) -> (...) in [0, 1]."""
+    """Entropy of each row of attention over its maximum ln G: (..., G) -> (...) in [0, 1]."""
     return torch.special.entr(attention).sum(dim=-1) / math.log(attention.shape[-1])
 
 
 def attention_metrics(attention_BLHGG: Tensor) -> dict[str, float]:
-    """How attention is spread, as means over everything.
+    """Metrics of how attention is spread, means over rows, layers, heads and groups.
 
     entropy
-        Of a group's attention, as in `normalised_entropy`: 1 reads all groups alike.
+        `normalised_entropy` of a group's attention: 1 when uniform.
     focus
-        Weight of the group that is read most: 1 / G to 1.
+        The largest weight: 1 / G to 1.
     diversity
-        How differently a layer's heads read: Jensen-Shannon divergence of the heads' distributions over ln(min(H, G)),
-        0 when all heads agree, 1 when each reads its own group.
+        Jensen-Shannon divergence of a layer's heads over ln(min(H, G)): 0 when all heads agree, 1 when each attends to
+        another group.
     """
     heads = attention_BLHGG.shape[-3]
     groups = attention_BLHGG.shape[-1]

@@ -2,14 +2,12 @@
 
 `networks.names.meta: attention` gives it to the meta-controller, `instrument` and `specialist` to theirs; the groups
 are those of the agent's layout. The mean of the Gaussian is the network's logits, without dropout, so that runner and
-learner agree; a row that fell back to nothing has mean 0. The deviation is the plain policies'.
+learner agree; it is 0 where no head was finite. The deviation is that of the plain policies.
 
-A policy loss alone does not teach the classifier what regimes are: the batched learners, of PPO and of SAC, add
-`auxiliary_losses`, and give them the detector's labels of the rows (`FeatureTable.regime`), since no layout of the desk
-carries them. Where a layout has the
-four columns `regime_bull`, `regime_bear`, `regime_volatile`, `regime_sideways`, the label is the largest of them (-1
-if none is positive), and labels given by the caller stand before it. (The classifier then reads its answer off its
-input: a test of wiring, not of insight.)
+The policy loss alone does not train the regime classifier: the batched learners add `auxiliary_losses`, with the
+detector's labels of the rows (`FeatureTable.regime`). Where a layout has the columns `regime_bull`, `regime_bear`,
+`regime_volatile`, `regime_sideways`, and the caller gives no labels, the label is the largest of them (-1 if none is
+positive); no layout of the desk has them.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtquant_rllib.config.attention import AttentionConfig
-from mtquant_rllib.policies.attention import RELU_GAIN, AttentionEncoder, dropped
+from mtquant_rllib.policies.attention import RELU_GAIN, AttentionEncoder, dropout
 from mtquant_rllib.policies.attention_losses import NO_LABEL, auxiliary_losses
 from mtquant_rllib.policies.networks import (
     Dense,
@@ -31,14 +29,14 @@ from mtquant_rllib.policies.networks import (
     NetworkOptions,
     ValueFunction,
     ValueNetwork,
-    straight_line,
+    linear_skip_layer,
 )
-from mtquant_rllib.policies.regime_network import Fallback, RegimeAnswer, RegimeNetwork, cleaned
+from mtquant_rllib.policies.regime_network import Fallback, RegimeNetwork, RegimeOutput, zeroed_nonfinite
 
 
 @dataclass(frozen=True)
 class AttentionOptions(NetworkOptions):
-    """`attention` may be given as the plain dictionary that travels in a module's config."""
+    """`attention` may be the plain dictionary of a module's config."""
 
     attention: AttentionConfig
 
@@ -47,7 +45,7 @@ class AttentionOptions(NetworkOptions):
 
 
 class AttentionPolicy(GaussianPolicy):
-    """`hidden` of the options is not used: the sizes are those of `networks.attention`."""
+    """Sizes are those of `networks.attention`; `hidden` of the options is not used."""
 
     shape: GroupedShape
 
@@ -56,46 +54,45 @@ class AttentionPolicy(GaussianPolicy):
         self.config = options.attention
         self.network = RegimeNetwork(shape, options.attention, options.last_layer_scale)
         if options.initial_mean:
-            # Every head begins with it, and so does any mixture of them.
+            # As the bias of every head, and so of any mixture of them.
             self.network.heads.bias_PA.data[:] = (
                 torch.tensor(options.initial_mean) * options.attention.mixture.temperature
             )
-        self.skip = straight_line(shape, options)
+        self.skip = linear_skip_layer(shape, options)
 
     def mean(self, obs_BF: Tensor) -> Tensor:
-        return self.answer(obs_BF).logits_BA
+        return self.output(obs_BF).logits_BA
 
-    def answer(self, obs_BF: Tensor, look: bool = False) -> RegimeAnswer:
-        """The policy's pass with everything it says besides the mean (`logits_BA`): fall-backs, regimes and, to look
-        at, attention."""
-        answer: RegimeAnswer = self.network(obs_BF, look=look)
+    def output(self, obs_BF: Tensor, need_weights: bool = False) -> RegimeOutput:
+        """The policy's pass with all outputs: mean (`logits_BA`), fall-backs, regimes and where asked for attention."""
+        output: RegimeOutput = self.network(obs_BF, need_weights=need_weights)
         if self.skip is None:
-            return answer
-        line_BA = self.line(obs_BF)
-        exists_B = (answer.fallback_B != Fallback.EQUAL) & line_BA.isfinite().all(dim=-1)
-        return answer._replace(
-            logits_BA=torch.where(exists_B[:, None], answer.logits_BA + line_BA, 0.0),
-            fallback_B=answer.fallback_B.masked_fill(~exists_B, Fallback.EQUAL),
+            return output
+        skip_BA = self.skip_output(obs_BF)
+        exists_B = (output.fallback_B != Fallback.EQUAL) & skip_BA.isfinite().all(dim=-1)
+        return output._replace(
+            logits_BA=torch.where(exists_B[:, None], output.logits_BA + skip_BA, 0.0),
+            fallback_B=output.fallback_B.masked_fill(~exists_B, Fallback.EQUAL),
         )
 
-    def line(self, obs_BF: Tensor) -> Tensor:
-        """What the straight line beside the network adds to its logits, (B, A)."""
+    def skip_output(self, obs_BF: Tensor) -> Tensor:
+        """What the linear skip adds to the network's logits, (B, A)."""
         assert self.skip is not None
-        clean_BF, _ = cleaned(obs_BF)
-        line_BA: Tensor = self.skip(clean_BF)
-        return line_BA
+        clean_BF, _ = zeroed_nonfinite(obs_BF)
+        skip_BA: Tensor = self.skip(clean_BF)
+        return skip_BA
 
     @property
-    def teaches(self) -> bool:
+    def has_auxiliary_losses(self) -> bool:
         weights = self.config.losses
         return max(weights.classifier, weights.diversity, weights.consistency) > 0
 
     def auxiliary_losses(self, obs_BF: Tensor, labels_B: Tensor | None = None) -> dict[str, Tensor]:
         labels_B = self.observed_labels(obs_BF) if labels_B is None else labels_B
-        return auxiliary_losses(self.network(obs_BF, drop=True, look=True), labels_B, self.config.losses)
+        return auxiliary_losses(self.network(obs_BF, drop=True, need_weights=True), labels_B, self.config.losses)
 
     def observed_labels(self, obs_BF: Tensor) -> Tensor | None:
-        """The detector's labels that the observation carries, (B,), or None."""
+        """The detector's labels in the observation, (B,); None where it has none."""
         if not self.shape.regime_columns:
             return None
         columns_BR = obs_BF[:, list(self.shape.regime_columns)]
@@ -103,7 +100,7 @@ class AttentionPolicy(GaussianPolicy):
 
 
 class AttentionValue(ValueFunction):
-    """An attention trunk of its own with one head, shaped like a policy's: Linear, ReLU, Dropout, Linear."""
+    """An attention encoder and one head of the shape of a policy's: Linear, ReLU, Dropout, Linear."""
 
     def __init__(self, shape: GroupedShape, options: AttentionOptions):
         super().__init__()
@@ -114,11 +111,11 @@ class AttentionValue(ValueFunction):
         self.head = Dense(config.policy_heads.hidden, 1, gain=options.last_layer_scale)
 
     def features(self, obs_BF: Tensor, drop: bool = False) -> Tensor:
-        clean_BF, _ = cleaned(obs_BF)
+        clean_BF, _ = zeroed_nonfinite(obs_BF)
         pooled_BE, _ = self.encoder(clean_BF, drop)
-        return dropped(functional.relu(self.hidden(pooled_BE)), self.dropout, drop)
+        return dropout(functional.relu(self.hidden(pooled_BE)), self.dropout, drop)
 
 
 def attention_value(shape: Any, options: AttentionOptions) -> ValueFunction:
-    """The value network that `networks.attention.value` asks for."""
+    """The value network of `networks.attention.value`."""
     return (AttentionValue if options.attention.value == "attention" else ValueNetwork)(shape, options)

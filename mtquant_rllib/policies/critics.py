@@ -1,9 +1,9 @@
-"""What an off-policy learner has besides the policy: twin critics, their slow copies, and the weight of entropy.
+"""The critics of an off-policy learner: twins, their target copies, and the entropy coefficient.
 
 A module's configuration then has a section `sac`:
 
-    action_map    key of `agents.action_maps.ACTION_MAPS`: what the environment makes of its actions
-    map_numbers   the numbers of that map
+    action_map    key of `agents.action_maps.ACTION_MAPS`: from raw to executed actions
+    map_numbers   the parameters of that map
     critic        `CriticConfig` as a dictionary
     initial_alpha
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mtquant_rllib.agents.action_maps import ACTION_MAPS
 from mtquant_rllib.agents.groups import map_numbers, module_groups
 from mtquant_rllib.config import Settings
-from mtquant_rllib.policies.networks import Dense, OwnLine, Shape, SpecialistShape, beside
+from mtquant_rllib.policies.networks import Dense, PerActionLinear, Shape, SpecialistShape, split_dense
 from mtquant_rllib.policies.registry import shape_of
 
 TWINS = 2
@@ -45,38 +45,37 @@ def sac_config(name: str, config: Mapping[str, Any], settings: Settings) -> dict
 
 
 class SharedSlope(nn.Module):
-    """What one more unit of each of a specialist's executed actions is worth, (B, W), linear in the observation.
+    """dQ/dw of a specialist's executed actions, (B, W), linear in the observation.
 
-    As in its policy, an instrument's block is read beside the situation with the same weights for each: what an intent
-    is worth is learned from all instruments, and not only from the bars on which its own is on turn.
+    As in the policy, each instrument's block is read with the context by the same weights, so that they are learned
+    from all instruments and not only from the bars on which one is on turn.
     """
 
     def __init__(self, shape: SpecialistShape, gain: float):
         super().__init__()
         self.n_instruments = shape.n_instruments
         self.splits = (shape.domain, shape.n_instruments * shape.block, shape.state)
-        situation = shape.domain + shape.state
-        self.intent = Dense(shape.block + situation, 1, gain=gain)
-        self.confidence = Dense(situation, 1, gain=gain)
+        context = shape.domain + shape.state
+        self.intent = Dense(shape.block + context, 1, gain=gain)
+        self.confidence = Dense(context, 1, gain=gain)
 
     def forward(self, obs_BF: Tensor) -> Tensor:
         domain, blocks, state = obs_BF.split(self.splits, dim=-1)
-        situation_BF = torch.cat((domain, state), dim=-1)
+        context_BF = torch.cat((domain, state), dim=-1)
         blocks_BNK = blocks.unflatten(-1, (self.n_instruments, -1))
-        intents_BN = beside(self.intent, blocks_BNK, situation_BF).squeeze(-1)
-        return torch.cat((intents_BN, self.confidence(situation_BF)), dim=-1)
+        intents_BN = split_dense(self.intent, blocks_BNK, context_BF).squeeze(-1)
+        return torch.cat((intents_BN, self.confidence(context_BF)), dim=-1)
 
 
-class OwnSlope(nn.Module):
-    """What one more unit of each of an allocator's weights is worth, (B, W): w_a = scale_a line(own columns of a) +
-    bias_a.
+class PerActionSlope(nn.Module):
+    """dQ/dw of an allocator's weights, (B, W): scale_a linear(own columns of a) + bias_a.
 
-    The line is one for all assets, as in the policy; assets differ in how far they move, which is their scale.
+    The linear map is shared by all assets, as in the policy; their scales differ, as the sizes of their moves do.
     """
 
     def __init__(self, own_columns: Sequence[Sequence[int]], gain: float):
         super().__init__()
-        self.own = OwnLine(own_columns, gain)
+        self.own = PerActionLinear(own_columns, gain)
         self.scale = nn.Parameter(torch.ones(len(own_columns)))
         self.bias = nn.Parameter(torch.zeros(len(own_columns)))
 
@@ -86,12 +85,12 @@ class OwnSlope(nn.Module):
 
 
 class Critic(nn.Module):
-    """Q(s, w): the value of having had w executed in s. Reads `[observation | executed action]`.
+    """Q(s, w): the value of executing w in s. Reads `[observation | executed action]`.
 
         Q = trunk(s, w) + sum_k w_k slope_k(s),      slope linear in s
 
-    What a position earns is its size times what its market does next: a product of an action and a signal, which plain
-    layers have to put together from bends. The second term begins with it, as the policies' straight line does.
+    The return of a position is its size times its market's return: a product of action and signal, which plain layers
+    can only approximate piecewise. The second term has that form, as the policies' linear skip has.
     """
 
     def __init__(
@@ -104,11 +103,11 @@ class Critic(nn.Module):
             layers += [Dense(n_in, n_out, gain=math.sqrt(2)), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
         self.head = Dense(config["hidden"][-1], 1, gain=config["last_layer_scale"])
-        self.slope: Dense | SharedSlope | OwnSlope | None = None
+        self.slope: Dense | SharedSlope | PerActionSlope | None = None
         if config["slope"] and isinstance(shape, SpecialistShape):
             self.slope = SharedSlope(shape, config["last_layer_scale"])
         elif config["slope"] and own_columns:
-            self.slope = OwnSlope(own_columns, config["last_layer_scale"])
+            self.slope = PerActionSlope(own_columns, config["last_layer_scale"])
         elif config["slope"]:
             self.slope = Dense(shape.observation, executed, gain=config["last_layer_scale"])
 
@@ -122,7 +121,7 @@ class Critic(nn.Module):
         return value_B + (self.slope(observation_BF) * executed_BW).sum(-1)
 
     def dense_layers(self) -> list[int]:
-        """Their numbers in the trunk."""
+        """Positions of the dense layers in the trunk."""
         return [number for number, layer in enumerate(self.trunk) if isinstance(layer, Dense)]
 
 
@@ -133,23 +132,23 @@ def build_critic(config: Mapping[str, Any]) -> Critic:
 
 
 def critic_columns(observation: np.ndarray, executed: np.ndarray, common: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Where the flat places of a critic's narrower parameters stand in one of the common configuration: columns of the
-    last axis, or for parameters narrow in their rows too, (rows, columns) as an open mesh."""
+    """Columns of the common configuration that a critic's narrower parameters have, by name: of the last axis, or an
+    open mesh of (rows, columns) for parameters that are narrower in both."""
     critic, shape = common["sac"]["critic"], shape_of(common)
     places: dict[str, Any] = {"trunk.0.weight": np.concatenate((observation, shape.observation + executed))}
     if critic["slope"] and isinstance(shape, SpecialistShape):
         blocks = shape.n_instruments * shape.block
         state = observation[observation >= shape.domain + blocks]
-        situation = np.concatenate((observation[observation < shape.domain], state - blocks))
-        places["slope.intent.weight"] = np.concatenate((np.arange(shape.block), shape.block + situation))
-        places["slope.confidence.weight"] = situation
+        context = np.concatenate((observation[observation < shape.domain], state - blocks))
+        places["slope.intent.weight"] = np.concatenate((np.arange(shape.block), shape.block + context))
+        places["slope.confidence.weight"] = context
     elif critic["slope"] and not common["options"]["own_columns"]:
         places |= {"slope.weight": np.ix_(executed, observation), "slope.bias": executed}
     return places
 
 
 class Entropy(nn.Module):
-    """alpha = exp(log_alpha), the weight of entropy in an agent's objective."""
+    """alpha = exp(log_alpha), the entropy coefficient."""
 
     def __init__(self, initial_alpha: float):
         super().__init__()
@@ -157,7 +156,7 @@ class Entropy(nn.Module):
 
 
 class TwinCritics(nn.Module):
-    """Two critics with starts of their own, the targets that follow them, and alpha."""
+    """Two independently initialised critics, their target copies, and alpha."""
 
     def __init__(self, config: Mapping[str, Any]):
         super().__init__()
@@ -167,5 +166,5 @@ class TwinCritics(nn.Module):
 
 
 def target_entropy(actions: int) -> float:
-    """-ln n, n the width of the action."""
+    """-ln n for n action components."""
     return -math.log(actions)

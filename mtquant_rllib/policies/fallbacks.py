@@ -1,11 +1,11 @@
 """Counts and reports the decisions in which an attention network fell back on its global head, or on none.
 
-An attention network degrades row by row instead of failing (`regime_network.Fallback`). A `FallbackWatch` listens to
-such networks while they decide, counts every decision by `Fallback`, and writes a line when one fell back: at most
-one line of an agent and a reason in some seconds, with the count since the line before. A regime that is not clear is
-information; a number that is none is a warning, with the columns it stood in.
+An attention network falls back row by row instead of failing (`regime_network.Fallback`). A `FallbackMonitor` is
+attached to networks that decide, counts their decisions by `Fallback`, and logs a line for fall-backs: at most one line
+per agent and reason in some seconds, with the count since the line before. An unclear regime is information; a number
+that is not finite is a warning, which names its columns.
 
-Where learners compute the same networks nobody listens: those are not decisions.
+Learners' passes are not decisions, and no monitor is attached to them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mtquant_rllib.policies.attention_policy import AttentionPolicy
 from mtquant_rllib.policies.networks import GroupedShape
-from mtquant_rllib.policies.regime_network import Fallback, RegimeAnswer
+from mtquant_rllib.policies.regime_network import Fallback, RegimeOutput
 
 logger = logging.getLogger(__name__)
 
@@ -34,35 +34,36 @@ Counts = Mapping[str, Mapping[str, int]]
 """Module or agent -> reason -> decisions."""
 
 _COLUMNS_NAMED = 3
-"""Broken columns that a line names; the others it counts."""
+"""Columns that are not finite which a line names; it counts the others."""
 
 
 @dataclass
 class _Tally:
-    """Decisions by `Fallback`: all, and those that were there when they were last taken, and last told of by reason."""
+    """Counts of decisions by `Fallback`: all, those at the last `take`, and those at the last log line of each
+    reason."""
 
     total: np.ndarray = field(default_factory=lambda: np.zeros(len(Fallback), dtype=np.int64))
     taken: np.ndarray = field(default_factory=lambda: np.zeros(len(Fallback), dtype=np.int64))
-    said: np.ndarray = field(default_factory=lambda: np.zeros((len(Fallback), len(Fallback)), dtype=np.int64))
-    said_at: dict[int, float] = field(default_factory=dict)
+    logged: np.ndarray = field(default_factory=lambda: np.zeros((len(Fallback), len(Fallback)), dtype=np.int64))
+    logged_at: dict[int, float] = field(default_factory=dict)
 
 
-class FallbackWatch:
+class FallbackMonitor:
     """See the module's docstring.
 
     Parameters
     ----------
     every_s
-        Least seconds between two lines on the same agent and reason.
+        Least seconds between two lines of one agent and reason.
     clock
-        Seconds.
+        Returns seconds.
 
     Attributes
     ----------
     bars
-        What the lines call the present: whoever plays sets it.
+        Bar number in the log lines; set by the caller.
     rows
-        bool (B,): which rows of the next batches are decisions; None for all of them.
+        bool (B,): rows of the next batches that are decisions; None for all.
     """
 
     def __init__(self, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -73,27 +74,27 @@ class FallbackWatch:
         self.rows: np.ndarray | None = None
 
     def attach(self, name: str, policy: nn.Module) -> None:
-        """Listen to a policy from now on; one without a network that falls back is left alone."""
+        """Monitor a policy from now on; does nothing for one without fall-backs."""
         if not isinstance(policy, AttentionPolicy):
             return
         self._tallies.setdefault(name, _Tally())
 
-        def hook(_: nn.Module, inputs: tuple[Any, ...], answer: RegimeAnswer) -> None:
-            self.hear(name, policy.shape, inputs[0], answer.fallback_B)
+        def hook(_: nn.Module, inputs: tuple[Any, ...], output: RegimeOutput) -> None:
+            self.record(name, policy.shape, inputs[0], output.fallback_B)
 
         policy.network.register_forward_hook(hook)
 
     @contextlib.contextmanager
     def muted(self) -> Iterator[None]:
-        """What is asked meanwhile is no decision."""
+        """A context in which passes are not counted as decisions."""
         before, self._muted = self._muted, True
         try:
             yield
         finally:
             self._muted = before
 
-    def hear(self, name: str, shape: GroupedShape, obs_BF: Tensor, fallback_B: Tensor) -> None:
-        """Take in one batch of answers."""
+    def record(self, name: str, shape: GroupedShape, obs_BF: Tensor, fallback_B: Tensor) -> None:
+        """Count one batch of outputs."""
         if self._muted:
             return
         if self.rows is not None:
@@ -103,22 +104,24 @@ class FallbackWatch:
         tally = self._tallies.setdefault(name, _Tally())
         tally.total += counts
         for reason in (Fallback.UNSURE, Fallback.NOT_FINITE, Fallback.EQUAL):
-            if counts[reason] and self._may_speak(tally, reason):
+            if counts[reason] and self._may_log(tally, reason):
                 level = logging.INFO if reason is Fallback.UNSURE else logging.WARNING
-                mine_B = fallback_B == int(reason)
-                news, tally.said[reason] = tally.total - tally.said[reason], tally.total
+                own_B = fallback_B == int(reason)
+                new, tally.logged[reason] = tally.total - tally.logged[reason], tally.total
                 logger.log(
                     level,
                     "bar %s: %s",
                     f"{self.bars:,}",
-                    told(name, reason, int(news[reason]), int(news.sum()), _broken(shape, obs_BF[mine_B])),
+                    fallback_message(
+                        name, reason, int(new[reason]), int(new.sum()), _nonfinite_columns(shape, obs_BF[own_B])
+                    ),
                 )
 
-    def _may_speak(self, tally: _Tally, reason: Fallback) -> bool:
+    def _may_log(self, tally: _Tally, reason: Fallback) -> bool:
         now = self._clock()
-        if now - tally.said_at.get(reason, -np.inf) < self._every_s:
+        if now - tally.logged_at.get(reason, -np.inf) < self._every_s:
             return False
-        tally.said_at[reason] = now
+        tally.logged_at[reason] = now
         return True
 
     def counts(self) -> Counts:
@@ -127,28 +130,28 @@ class FallbackWatch:
 
     def take(self) -> Counts:
         """Decisions since the last call."""
-        fresh = {}
+        new = {}
         for name, tally in self._tallies.items():
-            fresh[name] = _named(tally.total - tally.taken)
+            new[name] = _named(tally.total - tally.taken)
             tally.taken = tally.total.copy()
-        return fresh
+        return new
 
 
-def told(name: str, reason: Fallback, count: int, decisions: int, broken: str = "") -> str:
-    """One line: who, how often, and why."""
+def fallback_message(name: str, reason: Fallback, count: int, decisions: int, columns: str = "") -> str:
+    """One line: the agent or module, its fall-backs of so many decisions, and the reason."""
     why = {
         Fallback.UNSURE: "its global head alone answered (unsure: no regime is likely enough)",
         Fallback.NOT_FINITE: "its global head alone answered (not_finite: "
-        + (f"broken numbers in {broken})" if broken else "its classifier or a regime's head gave no number)"),
-        Fallback.EQUAL: "nobody answered, all logits are 0 (equal: its global head gave no number)",
+        + (f"broken numbers in {columns})" if columns else "its classifier or a regime's head gave no number)"),
+        Fallback.EQUAL: "no head answered, all logits are 0 (equal: its global head gave no number)",
     }[reason]
     return f"{name}: in {count:,} of {decisions:,} decisions {why}"
 
 
 def summary(counts: Counts) -> list[str]:
-    """A line for each agent and reason that there was, for whoever prints them."""
+    """A line for each agent and reason that occurred."""
     return [
-        told(name, reason, own[reason.name.lower()], sum(own.values()))
+        fallback_message(name, reason, own[reason.name.lower()], sum(own.values()))
         for name, own in counts.items()
         for reason in Fallback
         if reason is not Fallback.NONE and own[reason.name.lower()]
@@ -159,7 +162,7 @@ def _named(counts: np.ndarray) -> dict[str, int]:
     return dict(zip(REASONS, counts.tolist()))
 
 
-def _broken(shape: GroupedShape, obs_BF: Tensor) -> str:
+def _nonfinite_columns(shape: GroupedShape, obs_BF: Tensor) -> str:
     """Columns that are not finite in any of the rows, as group and position within it."""
     columns = (~obs_BF.isfinite()).any(dim=0).nonzero().flatten().tolist()
     names = [f"{group}[{place}]" for group, width in shape.groups for place in range(width)]

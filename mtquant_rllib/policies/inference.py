@@ -1,8 +1,7 @@
-"""Cheaper ways to ask a policy that no longer learns: eight-bit and sixteen-bit weights, and remembered answers.
+"""Cheaper inference of policies: eight-bit and sixteen-bit weights, and cached outputs.
 
-All three hold a copy of the policy at the time of the call: later learning does not reach them, and they do not reach
-it. Only linear layers change their precision; norms, softmax, mixture and deviation stay in float32, so that fall-backs
-and probabilities keep their meaning.
+All three hold a copy of the policy at the time of the call. Only linear layers change their precision; norms, softmax,
+mixture and deviation stay in float32, so that fall-backs and probabilities keep their meaning.
 
 Milliseconds of a meta-controller of the document's size (822,000 parameters), one core with AVX512, PyTorch 2.13:
 
@@ -10,13 +9,13 @@ Milliseconds of a meta-controller of the document's size (822,000 parameters), o
     float32           .69     1.9     5.3       20
     eight bits        .77     1.5     3.3       20      a quarter of the memory
     bfloat16          .89     1.7     3.8       15      half of it
-    remembered        .04     .11     .31      .91
+    cached              .04     .11     .31      .91
 
 `mtquant bench inference` measures whole desks, plain ones too, which eight bits and bfloat16 make slower: layers of
-64 units are no work. `evaluation.inference` asks for any of them.
+64 units are too small. `evaluation.inference` selects one of them.
 
-A cheaper network can fall on the other side of the confidence below which the global head answers alone; elsewhere the
-answers move by a few hundredths of their spread (eight bits) or one hundredth (bfloat16).
+A network of lower precision can fall on the other side of the confidence threshold of the global head; elsewhere
+outputs move by a few hundredths of their spread (eight bits) or one hundredth (bfloat16).
 
 Shape suffixes: as in `regime_network`.
 """
@@ -33,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtquant_rllib.policies.attention_policy import AttentionPolicy
-from mtquant_rllib.policies.regime_network import RegimeAnswer
+from mtquant_rllib.policies.regime_network import RegimeOutput
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -41,7 +40,7 @@ INT8_MAX = torch.iinfo(torch.int8).max
 
 
 class Int8Linear(nn.Module):
-    """A linear layer in eight bits: weights scaled once per output, inputs scaled anew per row ("dynamic").
+    """A linear layer in eight bits: weights scaled per output, inputs scaled per row ("dynamic").
 
         y = (x / s_row) rounded . (w / s_out) rounded * s_row * s_out + b        s = largest magnitude / 127
 
@@ -67,12 +66,12 @@ class Int8Linear(nn.Module):
 
 
 def _scale(x: Tensor) -> Tensor:
-    # A row of zeros has no magnitude; any scale will do.
+    # For a row of zeros any scale will do.
     return x.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny) / INT8_MAX
 
 
 class Bfloat16Linear(nn.Module):
-    """A linear layer with weights and products in bfloat16; what comes in and goes out keeps its own precision."""
+    """A linear layer with weights and products in bfloat16; inputs and outputs keep their precision."""
 
     weight: Tensor
     bias: Tensor | None
@@ -96,24 +95,24 @@ def in_bfloat16(policy: Network) -> Network:
     return _with_linears(policy, Bfloat16Linear)
 
 
-class RememberingPolicy(nn.Module):
-    """An attention policy whose answers are remembered: observations -> `[mean | log deviation]`, without gradients.
+class CachedPolicy(nn.Module):
+    """An attention policy with cached outputs: observations -> `[mean | log deviation]`, without gradients.
 
-    on_answer: hears every batch of observations and its fall-backs, remembered ones included.
+    on_output: called with every batch of observations and its fall-backs, cached ones included.
     """
 
     def __init__(
-        self, policy: AttentionPolicy, max_rows: int, on_answer: Callable[[Tensor, Tensor], None] | None = None
+        self, policy: AttentionPolicy, max_rows: int, on_output: Callable[[Tensor, Tensor], None] | None = None
     ) -> None:
         super().__init__()
-        self.cache, self._on_answer = AnswerCache(policy, max_rows), on_answer
+        self.cache, self._on_output = OutputCache(policy, max_rows), on_output
         self._log_std = policy.log_std().detach()
 
     def forward(self, obs_BF: Tensor) -> Tensor:
-        answer = self.cache.answer(obs_BF)
-        if self._on_answer is not None:
-            self._on_answer(obs_BF, answer.fallback_B)
-        return torch.cat((answer.logits_BA, self._log_std.expand_as(answer.logits_BA)), dim=-1)
+        output = self.cache.output(obs_BF)
+        if self._on_output is not None:
+            self._on_output(obs_BF, output.fallback_B)
+        return torch.cat((output.logits_BA, self._log_std.expand_as(output.logits_BA)), dim=-1)
 
 
 PRECISIONS: dict[str, Callable[[Any], Any]] = {
@@ -137,42 +136,42 @@ def _frozen(policy: Network) -> Network:
     return copy.deepcopy(policy).eval().requires_grad_(False)
 
 
-class AnswerCache:
-    """Remembers what an attention policy said of an observation, attention included, row by row.
+class OutputCache:
+    """A cache of an attention policy's outputs by observation, attention included.
 
-    The same bytes get the same answer, to the bit, however the rows are batched; only rows not seen before are
-    computed, in one batch. For watching and explaining, where the same bars are asked for again and again.
+    Equal rows get equal outputs, to the bit, however they are batched; only rows not in the cache are computed, in one
+    batch. For monitoring and explaining, where the same bars come again and again.
 
-    max_rows: answers kept; the ones not asked for longest are forgotten first.
+    max_rows: rows kept; the least recently used are evicted first.
     """
 
     def __init__(self, policy: AttentionPolicy, max_rows: int):
         self._policy, self._max_rows = _frozen(policy), max_rows
-        self._answers: OrderedDict[bytes, RegimeAnswer] = OrderedDict()
+        self._outputs: OrderedDict[bytes, RegimeOutput] = OrderedDict()
         self.hits = self.misses = 0
 
     def __len__(self) -> int:
-        return len(self._answers)
+        return len(self._outputs)
 
-    def answer(self, obs_BF: Tensor) -> RegimeAnswer:
-        """As `AttentionPolicy.answer(obs_BF, look=True)`, without gradients."""
+    def output(self, obs_BF: Tensor) -> RegimeOutput:
+        """As `AttentionPolicy.output(obs_BF, need_weights=True)`, without gradients."""
         keys = [row.tobytes() for row in obs_BF.detach().cpu().contiguous().numpy()]
         if not keys:
             with torch.no_grad():
-                return self._policy.answer(obs_BF, look=True)
-        rows: dict[bytes, RegimeAnswer] = {key: self._answers[key] for key in keys if key in self._answers}
+                return self._policy.output(obs_BF, need_weights=True)
+        rows: dict[bytes, RegimeOutput] = {key: self._outputs[key] for key in keys if key in self._outputs}
         missing = {key: index for index, key in enumerate(keys) if key not in rows}
         if missing:
             with torch.no_grad():
-                fresh = self._policy.answer(obs_BF[list(missing.values())], look=True)
+                computed = self._policy.output(obs_BF[list(missing.values())], need_weights=True)
             for place, key in enumerate(missing):
                 # Copies: a view would keep the whole batch alive.
-                rows[key] = RegimeAnswer(*(part[place].clone() for part in fresh if part is not None))
+                rows[key] = RegimeOutput(*(part[place].clone() for part in computed if part is not None))
         self.hits += len(keys) - len(missing)
         self.misses += len(missing)
         for key, row in rows.items():
-            self._answers[key] = row
-            self._answers.move_to_end(key)
-        while len(self._answers) > self._max_rows:
-            self._answers.popitem(last=False)
-        return RegimeAnswer(*(torch.stack(parts) for parts in zip(*(rows[key] for key in keys), strict=True)))
+            self._outputs[key] = row
+            self._outputs.move_to_end(key)
+        while len(self._outputs) > self._max_rows:
+            self._outputs.popitem(last=False)
+        return RegimeOutput(*(torch.stack(parts) for parts in zip(*(rows[key] for key in keys), strict=True)))

@@ -1,6 +1,4 @@
-"""Looking inside one agent's policy with arrays alone: its answers, what it attends to, which regime it believes in.
-
-For whoever explains or tracks a policy after the fact. Learning and deciding do not come through here.
+"""One agent's policy as functions of arrays, for explanations and tracking: actions, attention, regime probabilities.
 
 Shapes: N rows, F observation columns, A actions, L layers, H heads, G groups, R regimes.
 """
@@ -28,47 +26,47 @@ from mtquant_rllib.policies.regime_network import Fallback, fallback_counts
 from mtquant_rllib.policies.registry import build_policy, network_configs
 
 _BATCH_ROWS = 1024
-"""Rows asked at once: tokens and hidden layers of a wide network then stay within tens of megabytes."""
+"""Rows of one pass, so that tokens and hidden layers of a wide network take tens of megabytes."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What an attention policy says of N observations besides its actions.
+class AttentionReadout:
+    """The outputs of an attention policy for N observations, besides actions.
 
     Attributes
     ----------
     attention
-        float32 (N, L, H, G, G): the reading group before the one read; rows sum to 1.
+        float32 (N, L, H, G, G): from the group that attends to the one attended to; rows sum to 1.
     probabilities
-        float32 (N, R): the classifier's, in the order of `Regime`.
+        float32 (N, R): of the regime classifier, in the order of `Regime`.
     fallback
-        int8 (N,) of `Fallback`: who answered.
+        int8 (N,) of `Fallback`.
     """
 
     attention: np.ndarray
     probabilities: np.ndarray
     fallback: np.ndarray
 
-    def figures(self, labels: np.ndarray | None = None, env: np.ndarray | None = None) -> dict[str, float]:
-        """Named figures for a tracker, fractions all: how attention is spread (`attention_losses.attention_metrics`),
-        what the classifier believes, who answered; with the detector's labels (N,), how often both agree; with the
-        history of each decision (N,), histories after each other and each in order of time, after what share of
-        decisions the classifier believes in another regime.
+    def metrics(self, labels: np.ndarray | None = None, env: np.ndarray | None = None) -> dict[str, float]:
+        """Metrics for a tracker, all of them fractions: spread of attention (`attention_losses.attention_metrics`), the
+        classifier's confidence and regimes, fall-backs; with the detector's labels (N,), the classifier's agreement
+        with them; with the history of each decision (N,), histories one after the other and in order of time, the share
+        of decisions after which the classifier's regime changes.
         """
         spread = attention_metrics(torch.from_numpy(self.attention))
-        believed = self.probabilities.argmax(axis=1)
+        predicted = self.probabilities.argmax(axis=1)
         named = {f"attention_{name}": value for name, value in spread.items()}
         named["classifier_confidence"] = float(self.probabilities.max(axis=1).mean())
         for regime in Regime:
-            named[f"classifier_share_{regime.name.lower()}"] = float(np.mean(believed == regime))
+            named[f"classifier_share_{regime.name.lower()}"] = float(np.mean(predicted == regime))
         counts = fallback_counts(torch.from_numpy(self.fallback))
         for name, count in counts.items():
             if name != Fallback.NONE.name.lower():
                 named[f"fallback_{name}"] = count / len(self.fallback)
         if env is not None and (together := env[1:] == env[:-1]).any():
-            named["classifier_transitions"] = float(np.mean((believed[1:] != believed[:-1])[together]))
+            named["classifier_transitions"] = float(np.mean((predicted[1:] != predicted[:-1])[together]))
         if labels is not None and (known := labels != NO_LABEL).any():
-            named["classifier_agreement"] = float(np.mean(believed[known] == labels[known]))
+            named["classifier_agreement"] = float(np.mean(predicted[known] == labels[known]))
         return named
 
 
@@ -89,7 +87,7 @@ class AgentView:
     ConfigError
         When there is no such agent.
     RunError
-        When its module's state is absent, or does not fit the settings.
+        When its module's state is absent or does not fit the settings.
     """
 
     def __init__(self, settings: Settings, agent: str, states: Mapping[str, Mapping[str, Any]]) -> None:
@@ -114,42 +112,41 @@ class AgentView:
 
     @property
     def gives(self) -> str:
-        """What its decisions are."""
+        """What its executed actions are, in words."""
         return ACTION_MAPS[self._action_map].gives
 
     @property
-    def attends(self) -> bool:
-        """Whether the network has attention to look at."""
+    def has_attention(self) -> bool:
+        """Whether it is an attention policy."""
         return isinstance(self._policy, AttentionPolicy)
 
     def actions(self, obs: np.ndarray) -> np.ndarray:
-        """Means as the desk gets them, clipped to [-1, 1]: (N, F) -> (N, A)."""
+        """Mean actions clipped to [-1, 1], (N, F) -> (N, A)."""
         return np.concatenate([self._policy.mean(part).clamp(-1.0, 1.0).numpy() for part in _parts(obs)])
 
     def executed(self, obs: np.ndarray) -> np.ndarray:
-        """What the environment makes of those means, (N, F) -> (N, W), in words `gives`. Logits that move together move
-        none of it."""
+        """Executed actions of those means, (N, F) -> (N, W); `gives` says what they are."""
         return executed(self._action_map, torch.from_numpy(self.actions(obs)), self._numbers).numpy()
 
-    def line_share(self, obs: np.ndarray) -> float | None:
-        """Share of a straight line beside the network in what moves the logits: the deviation of its part over the sum
-        of both parts' deviations. None where there is no such line."""
+    def linear_skip_share(self, obs: np.ndarray) -> float | None:
+        """Share of the linear skip in the variation of the logits: the standard deviation of its part over the sum of
+        both parts'. None where there is no skip."""
         if not isinstance(self._policy, AttentionPolicy) or self._policy.skip is None:
             return None
-        lines = torch.cat([self._policy.line(part) for part in _parts(obs)])
+        skip = torch.cat([self._policy.skip_output(part) for part in _parts(obs)])
         whole = torch.cat([self._policy.mean(part) for part in _parts(obs)])
-        moved, beside = (float(part.std(dim=0).mean()) for part in (lines, whole - lines))
-        return moved / (moved + beside) if moved + beside > 0 else 0.0
+        by_skip, by_network = (float(part.std(dim=0).mean()) for part in (skip, whole - skip))
+        return by_skip / (by_skip + by_network) if by_skip + by_network > 0 else 0.0
 
-    def look(self, obs: np.ndarray) -> Look:
-        """(N, F) -> `Look`. For attention policies only."""
+    def attention_readout(self, obs: np.ndarray) -> AttentionReadout:
+        """The readout of N observations (N, F); for attention policies only."""
         assert isinstance(self._policy, AttentionPolicy), "this policy has no attention"
-        answers = [self._policy.answer(part, look=True) for part in _parts(obs)]
-        attention = [answer.attention_BLHGG for answer in answers if answer.attention_BLHGG is not None]
-        return Look(
+        outputs = [self._policy.output(part, need_weights=True) for part in _parts(obs)]
+        attention = [output.attention_BLHGG for output in outputs if output.attention_BLHGG is not None]
+        return AttentionReadout(
             attention=torch.cat(attention).numpy(),
-            probabilities=torch.cat([answer.probabilities_BR for answer in answers]).numpy(),
-            fallback=torch.cat([answer.fallback_B for answer in answers]).numpy(),
+            probabilities=torch.cat([output.probabilities_BR for output in outputs]).numpy(),
+            fallback=torch.cat([output.fallback_B for output in outputs]).numpy(),
         )
 
 

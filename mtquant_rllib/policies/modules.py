@@ -1,14 +1,13 @@
-"""RLlib's view of the networks: one module class for every agent of the desk, told apart by its `model_config`.
+"""RLlib modules made of the networks, by their `model_config`.
 
-Actions are raw. The Gaussian is unbounded, the spaces are Box[-1, 1]; the sampled value is what the learner sees and
-what the log-probability belongs to, and the environment gets clip(sample, -1, 1). Two settings of
-`AlgorithmConfig.environment(...)` do that: `normalize_actions=False, clip_actions=True` clips and nothing else, and is
-the one to use. The default, `normalize_actions=True`, maps [-1, 1] onto the bounds of the space and clips after: for
-Box[-1, 1] that is the same clip up to one float32 rounding. With both False the raw sample reaches the environment.
+Actions are raw: the Gaussian is unbounded, the spaces are Box[-1, 1]. Learner and log-probability use the sample, the
+environment gets clip(sample, -1, 1). In `AlgorithmConfig.environment(...)` `normalize_actions=False, clip_actions=True`
+does exactly that. The default, `normalize_actions=True`, maps [-1, 1] onto the bounds of the space and clips after, the
+same up to one float32 rounding. With both False the raw sample reaches the environment.
 
-Dropout never touches the policy. `forward_train` passes the features of the value trunk *with* dropout to the loss as
-`EMBEDDINGS`; `compute_values` without embeddings, from which advantages are made, runs without. So the first
-minibatch's ratios are 1 although the learner puts the module in training mode every time.
+The policy has no dropout. `forward_train` passes the value network's features *with* dropout to the loss as
+`EMBEDDINGS`; `compute_values` without embeddings, for advantages, runs without. So the first minibatch's ratios are 1
+although the learner puts the module in training mode every time.
 """
 
 from __future__ import annotations
@@ -32,46 +31,46 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.policies.critics import TwinCritics, sac_config
 from mtquant_rllib.policies.registry import build_policy, build_value, network_configs, shape_of
 
-# Every module, RLlib's own too, makes itself a deprecated configuration object, and RLlib complains of that once.
+# Every module, RLlib's own too, makes a deprecated configuration object, of which RLlib warns once.
 log_once("RLModule(config=[RLModuleConfig object])")
 
 VALUE, CRITICS = "value", "critics"
 
 
 class _DeskModule(TorchRLModule, InferenceOnlyAPI):
-    """A policy and, outside runners, what its learner has besides. `model_config` is one entry of `network_configs`."""
+    """A policy and, outside runners, its learner's own networks. `model_config` is an entry of `network_configs`."""
 
     model_config: dict[str, Any]
-    learners_part: str
-    """Attribute of it, which a state may lack as a whole."""
+    learner_attribute: str
+    """Name of the attribute with the learner's networks, which a state may lack as a whole."""
 
     def setup(self) -> None:
         self.policy = build_policy(self.model_config)
-        # Built even where it is not kept: the random generator then stands at the same place in runner and learner.
-        setattr(self, self.learners_part, self.build_learners_part())
+        # Built even where it is not kept, so that runner and learner use the same random numbers.
+        setattr(self, self.learner_attribute, self.build_learner_network())
 
-    def build_learners_part(self) -> torch.nn.Module:
+    def build_learner_network(self) -> torch.nn.Module:
         raise NotImplementedError
 
     def get_non_inference_attributes(self) -> list[str]:
-        return [self.learners_part]
+        return [self.learner_attribute]
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {Columns.ACTION_DIST_INPUTS: self.policy(batch[Columns.OBS])}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Load a state strictly: RLlib's own would leave a missing part at its random start without a word.
+        """Load a state strictly; RLlib's own would leave missing parameters at their initial values.
 
-        One half may be absent as a whole, the learner's: an inference-only module ignores it, and a full module keeps
-        its own when the state was taken with `inference_only=True`. (RLlib builds full modules on its runners whenever
-        a `MultiRLModuleSpec` is given, and sends them inference-only states.)
+        The learner's part may be absent as a whole: an inference-only module ignores it, and a full module keeps its
+        own when the state was taken with `inference_only=True`. (RLlib builds full modules on its runners whenever a
+        `MultiRLModuleSpec` is given, and sends them inference-only states.)
 
         Raises
         ------
         RunError
             When parameters are missing, unknown or of another shape: the state belongs to other network settings.
         """
-        prefix = f"{self.learners_part}."
+        prefix = f"{self.learner_attribute}."
         if self.inference_only:
             state = {key: item for key, item in state.items() if not key.startswith(prefix)}
         elif not any(key.startswith(prefix) for key in state):
@@ -87,9 +86,9 @@ class _DeskModule(TorchRLModule, InferenceOnlyAPI):
 class DeskRLModule(_DeskModule, ValueFunctionAPI):
     """A policy that learns by PPO or does not learn, and a value network."""
 
-    learners_part = VALUE
+    learner_attribute = VALUE
 
-    def build_learners_part(self) -> torch.nn.Module:
+    def build_learner_network(self) -> torch.nn.Module:
         return build_value(self.model_config)
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -106,9 +105,9 @@ class DeskRLModule(_DeskModule, ValueFunctionAPI):
 class SACRLModule(_DeskModule):
     """A policy that learns by SAC, with twin critics, their targets and alpha. See `critics` for its configuration."""
 
-    learners_part = CRITICS
+    learner_attribute = CRITICS
 
-    def build_learners_part(self) -> torch.nn.Module:
+    def build_learner_network(self) -> torch.nn.Module:
         return TwinCritics(self.model_config)
 
 

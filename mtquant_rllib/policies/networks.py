@@ -1,15 +1,12 @@
-"""The plain networks of the desk: what each level computes, in torch alone.
+"""The plain networks of the desk.
 
-A level has two trunks that share nothing. The *policy* maps observations to the parameters of a diagonal Gaussian over
-raw actions, `[mean | log deviation]`; it has no dropout, so that the runner that samples and the learner that computes
-the loss give the same probabilities. The *value* estimates the return; dropout, where configured, acts there alone and
-only when asked for.
+Each module has two networks that share nothing. The *policy* maps observations to a diagonal Gaussian over raw actions,
+`[mean | log deviation]`; it has no dropout, so that runner and learner compute the same probabilities. The *value*
+network estimates the return, with dropout only where it is asked for.
 
-The deviation is learned but does not depend on the state: sigma = floor + exp(rho), one rho per action component. The
-floor is approached smoothly, so that no gradient dies on it. Last layers start small: an untrained desk acts near 0
-and expects a return near 0 (Andrychowicz et al. 2021, "What matters in on-policy reinforcement learning?").
-
-Every network takes its widths as numbers; none knows which features stand behind them.
+The deviation is learned and does not depend on the state: sigma = floor + exp(rho), one rho per action component, so
+that the gradient does not vanish at the floor. Last layers start small: an untrained desk acts near 0 and expects a
+return near 0 (Andrychowicz et al. 2021, "What matters in on-policy reinforcement learning?").
 
 Shape suffixes: B rows, F observation width, A action width, H hidden width, N instruments of a domain, K one
 instrument's block, S stacked networks. Any tensor may carry one leading S axis when the parameters do (see `stack`).
@@ -32,6 +29,9 @@ from mtquant_rllib.agents.action_maps import LOGITS_PER_INSTRUMENT
 from mtquant_rllib.policies.elementwise import Tanh, dropout_mask
 
 Network = TypeVar("Network", bound=nn.Module)
+
+HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+"""Of the log-density of a standard normal number."""
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "elu": nn.ELU}
 
@@ -65,13 +65,13 @@ class SpecialistShape:
 
 @dataclass(frozen=True)
 class GroupedShape:
-    """Widths of an observation that is read as named groups of columns, side by side in this order.
+    """Widths of an observation that is read as named groups of columns, in this order.
 
     groups
         (name, columns) of each.
     regime_columns
-        Where the observation itself carries the detector's label, one column per regime in the order of `Regime`;
-        empty where it does not, as in every layout the desk ships.
+        Columns with the detector's label, one per regime in the order of `Regime`; empty where the observation has
+        none, as in every layout of the desk.
     """
 
     groups: tuple[tuple[str, int], ...]
@@ -96,7 +96,7 @@ Shape = FlatShape | SpecialistShape | GroupedShape
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """What a network of any level needs besides its shape. See `NetworksConfig` for the meaning of each."""
+    """Options of a network of any level; see `NetworksConfig`."""
 
     hidden: tuple[int, ...]
     value_hidden: tuple[int, ...]
@@ -107,16 +107,15 @@ class NetworkOptions:
     std_floor: float
     last_layer_scale: float
     initial_mean: tuple[float, ...]
-    """Raw action before training, beside the small last layer; empty for zeros."""
+    """Mean of the raw action before training, up to the small last layer; empty for zeros."""
     own_columns: tuple[tuple[int, ...], ...]
-    """Of the observation, those that belong to each action, alike in kind and order, (A, K). A straight line then reads
-    each action's own with the same weights for all (`OwnLine`). Empty: it reads all columns, each with its own weights.
-    """
+    """Columns of the observation that belong to each action, of the same kinds in the same order, (A, K): the linear
+    skip then is a `PerActionLinear`. Empty: it is a `Dense` layer on all columns."""
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x weight^T + bias. With weights (S, out, in) and inputs (S, ..., in), row s meets the weights of network s: S
-    small networks then run as one batched matrix product instead of S separate ones."""
+    """x weight^T + bias. With weights (S, out, in) and inputs (S, ..., in) S networks run as one batched matrix
+    product."""
     if weight.ndim == 2:
         return functional.linear(x, weight, bias)
     rows = x.flatten(1, -2)
@@ -137,8 +136,9 @@ class Dense(nn.Linear):
         return dense(x, self.weight, self.bias)
 
 
-def beside(layer: nn.Module, own_BNK: Tensor, shared_BH: Tensor) -> Tensor:
-    """A linear layer on `[own | shared]` where N things share one part, (B, N, out). A `Dense` does that part once."""
+def split_dense(layer: nn.Module, own_BNK: Tensor, shared_BH: Tensor) -> Tensor:
+    """A linear layer on `[own | shared]`, (B, N, out), where N rows share one part: a `Dense` multiplies that part
+    once."""
     if not isinstance(layer, Dense):
         shared_BNH = shared_BH.unsqueeze(-2).expand(*own_BNK.shape[:-1], shared_BH.shape[-1])
         out: Tensor = layer(torch.cat((own_BNK, shared_BNH), dim=-1))
@@ -147,31 +147,28 @@ def beside(layer: nn.Module, own_BNK: Tensor, shared_BH: Tensor) -> Tensor:
     return dense(own_BNK, weights[0], None) + dense(shared_BH, weights[1], layer.bias).unsqueeze(-2)
 
 
-class OwnLine(nn.Module):
-    """A straight line to each action from its own columns, with the same weights for all: (B, F) -> (B, A).
+class PerActionLinear(nn.Module):
+    """A linear map from each action's own columns to it, with the same weights for all actions: (B, F) -> (B, A)."""
 
-    What a signal means is the same for every asset, and is learned from all of them at once.
-    """
-
-    own_AK: Tensor
+    columns_AK: Tensor
 
     def __init__(self, own_columns: Sequence[Sequence[int]], gain: float):
         super().__init__()
         # Not a parameter and not in a state: it follows from the layout.
-        self.register_buffer("own_AK", torch.tensor(own_columns), persistent=False)
-        self.line = Dense(self.own_AK.shape[1], 1, gain=gain, bias=False)
+        self.register_buffer("columns_AK", torch.tensor(own_columns), persistent=False)
+        self.line = Dense(self.columns_AK.shape[1], 1, gain=gain, bias=False)
 
     def forward(self, obs_BF: Tensor) -> Tensor:
-        reads_BA1: Tensor = self.line(obs_BF[..., self.own_AK])
-        return reads_BA1.squeeze(-1)
+        outputs_BA1: Tensor = self.line(obs_BF[..., self.columns_AK])
+        return outputs_BA1.squeeze(-1)
 
 
-def straight_line(shape: Shape, options: NetworkOptions) -> nn.Module | None:
-    """From the observation to the mean, beside a network; None where the options have none."""
+def linear_skip_layer(shape: Shape, options: NetworkOptions) -> nn.Module | None:
+    """The linear layer from observation to mean that is added to a network's; None where the options have none."""
     if not options.linear_skip:
         return None
     if options.own_columns:
-        return OwnLine(options.own_columns, options.last_layer_scale)
+        return PerActionLinear(options.own_columns, options.last_layer_scale)
     return Dense(shape.observation, shape.actions, gain=options.last_layer_scale, bias=False)
 
 
@@ -183,12 +180,12 @@ def _trunk(widths: Sequence[int], activation: str) -> nn.Sequential:
 
 
 class GaussianPolicy(nn.Module):
-    """A policy trunk's common part: state-independent deviations, and the layout of the outputs."""
+    """Base of the policies: state-independent deviations, and the layout of the outputs."""
 
     def __init__(self, shape: Shape, options: NetworkOptions):
         super().__init__()
         self.shape = shape
-        # Held as logarithms: log(floor + exp(rho)) is then one logaddexp, exact at both ends.
+        # In logarithms: log(floor + exp(rho)) is one logaddexp, exact at both ends.
         self.log_floor = math.log(options.std_floor) if options.std_floor > 0 else -math.inf
         rho = math.log(options.initial_std - options.std_floor)
         self.rho = nn.Parameter(torch.full((shape.actions,), rho))
@@ -207,23 +204,22 @@ class GaussianPolicy(nn.Module):
         return torch.cat((mean_BA, self.log_std().unsqueeze(-2).expand_as(mean_BA)), dim=-1)
 
     @property
-    def teaches(self) -> bool:
-        """Whether there are auxiliary losses, for which a learner keeps the detector's labels."""
+    def has_auxiliary_losses(self) -> bool:
+        """Whether the policy has auxiliary losses, for which runners record regime labels."""
         return False
 
     def auxiliary_losses(self, obs_BF: Tensor, labels_B: Tensor | None = None) -> dict[str, Tensor]:
-        """What a learner adds to the policy's loss besides the agent's own: name -> scalar, weight included.
+        """Losses that a learner adds to the policy's: name (also of the metric) -> scalar, weight included.
 
-        Nothing for most networks. The names are metrics too. The pass is one of its own, with dropout: the policy's
-        probabilities are not touched.
+        They come from a forward pass of their own, with dropout, and do not touch the policy's probabilities.
 
-        labels_B: regimes of the detector, int64 (B,), -1 where unknown.
+        labels_B: the regime detector's labels, int64 (B,), -1 where unknown.
         """
         return {}
 
 
 class FlatPolicy(GaussianPolicy):
-    """A trunk, a head, and where configured a straight line from the observation to the action."""
+    """A trunk, a head, and where configured a linear skip from the observation to the mean."""
 
     def __init__(self, shape: FlatShape, options: NetworkOptions):
         super().__init__(shape, options)
@@ -231,7 +227,7 @@ class FlatPolicy(GaussianPolicy):
         self.head = Dense(options.hidden[-1], shape.actions, gain=options.last_layer_scale)
         if options.initial_mean:
             self.head.bias.data.copy_(torch.tensor(options.initial_mean))
-        self.skip = straight_line(shape, options)
+        self.skip = linear_skip_layer(shape, options)
 
     def mean(self, obs_BF: Tensor) -> Tensor:
         mean_BA: Tensor = self.head(self.trunk(obs_BF))
@@ -247,62 +243,64 @@ class InstrumentNetwork(FlatPolicy):
 
 
 class SpecialistNetwork(GaussianPolicy):
-    """A domain expert: one encoder of the domain's situation, one reader of instruments, one confidence.
+    """A domain's specialist: an encoder of the domain, a layer per instrument with shared weights, and a confidence.
 
-    The encoder reads domain features and own state. The head reads one instrument's block beside that encoding, with
-    the same weights for each instrument of the domain: what a breakout means is learned from all of them, and a domain
-    gains an instrument without a new network. Confidence reads the encoding and the mean of what the head saw.
+    The encoder reads the context: domain features and own state. The reader reads each instrument's block and that
+    encoding, with the same weights for all instruments of the domain, so that a pattern is learned from all of them and
+    a domain gains an instrument without a new network. Confidence reads the encoding and the mean of the reader's
+    outputs.
     """
 
     def __init__(self, shape: SpecialistShape, options: NetworkOptions):
         super().__init__(shape, options)
         width = options.hidden[-1]
-        situation = shape.domain + shape.state
+        context = shape.domain + shape.state
         small = options.last_layer_scale
         self.splits = (shape.domain, shape.n_instruments * shape.block, shape.state)
-        self.encoder = _trunk((situation, *options.hidden, width), options.activation)
+        self.encoder = _trunk((context, *options.hidden, width), options.activation)
         self.reader = Dense(shape.block + width, width, gain=math.sqrt(2))
         self.activation = ACTIVATIONS[options.activation]()
         self.logits = Dense(width, LOGITS_PER_INSTRUMENT, gain=small)
         self.confidence_trunk = _trunk((2 * width, width), options.activation)
         self.confidence = Dense(width, 1, gain=small)
-        self.shares: Tensor | None = None
-        """Of each instrument in the mean of what was seen, (S, N); equal where not set, in networks of their own."""
+        self.instrument_weights: Tensor | None = None
+        """Weights of the instruments in the reader's mean, (S, N), in a stack of unlike domains; None for equal
+        ones."""
         self.skip_logits = self.skip_confidence = None
         if options.linear_skip:
-            self.skip_logits = Dense(shape.block + situation, LOGITS_PER_INSTRUMENT, gain=small, bias=False)
-            self.skip_confidence = Dense(situation, 1, gain=small, bias=False)
+            self.skip_logits = Dense(shape.block + context, LOGITS_PER_INSTRUMENT, gain=small, bias=False)
+            self.skip_confidence = Dense(context, 1, gain=small, bias=False)
 
-    def pooled(self, seen_BNH: Tensor) -> Tensor:
-        """Mean over the instruments there are, (B, H)."""
-        if self.shares is None:
-            return seen_BNH.mean(dim=-2)
-        return (seen_BNH * self.shares[:, None, :, None]).sum(dim=-2)
+    def pooled(self, hidden_BNH: Tensor) -> Tensor:
+        """The reader's mean over the instruments that the domain has, (B, H)."""
+        if self.instrument_weights is None:
+            return hidden_BNH.mean(dim=-2)
+        return (hidden_BNH * self.instrument_weights[:, None, :, None]).sum(dim=-2)
 
     def mean(self, obs_BF: Tensor) -> Tensor:
         assert isinstance(self.shape, SpecialistShape)
         domain, blocks, state = obs_BF.split(self.splits, dim=-1)
         blocks_BNK = blocks.unflatten(-1, (self.shape.n_instruments, self.shape.block))
-        situation_BF = torch.cat((domain, state), dim=-1)
-        encoding_BH = self.encoder(situation_BF)
-        seen_BNH = self.activation(beside(self.reader, blocks_BNK, encoding_BH))
-        logits_BN3 = self.logits(seen_BNH)
-        pooled_BH = torch.cat((encoding_BH, self.pooled(seen_BNH)), dim=-1)
+        context_BF = torch.cat((domain, state), dim=-1)
+        encoding_BH = self.encoder(context_BF)
+        hidden_BNH = self.activation(split_dense(self.reader, blocks_BNK, encoding_BH))
+        logits_BN3 = self.logits(hidden_BNH)
+        pooled_BH = torch.cat((encoding_BH, self.pooled(hidden_BNH)), dim=-1)
         confidence_B1 = self.confidence(self.confidence_trunk(pooled_BH))
         if self.skip_logits is not None and self.skip_confidence is not None:
-            logits_BN3 = logits_BN3 + beside(self.skip_logits, blocks_BNK, situation_BF)
-            confidence_B1 = confidence_B1 + self.skip_confidence(situation_BF)
+            logits_BN3 = logits_BN3 + split_dense(self.skip_logits, blocks_BNK, context_BF)
+            confidence_B1 = confidence_B1 + self.skip_confidence(context_BF)
         return torch.cat((logits_BN3.flatten(-2), confidence_B1), dim=-1)
 
 
 class ValueFunction(nn.Module):
-    """Expected return of an observation, from a trunk of its own: features, then a linear `head`."""
+    """Expected return of an observation: features of a trunk, then a linear `head`."""
 
     head: Dense
 
     def features(self, obs_BF: Tensor, drop: bool = False) -> Tensor:
-        """Last hidden layer, (B, H). `drop` applies dropout; an argument and not a mode, because the learner asks the
-        same module, in the same mode, for the targets of the returns (exact) and for the loss (with dropout)."""
+        """Last hidden layer, (B, H). drop: with dropout. An argument and not a mode, because a learner needs values for
+        targets (without) and for the loss (with) from one module in one mode."""
         raise NotImplementedError
 
     def value_of(self, features_BH: Tensor) -> Tensor:
@@ -333,7 +331,7 @@ class ValueNetwork(ValueFunction):
 
 
 def stacked_parameters(networks: Sequence[nn.Module]) -> dict[str, Tensor]:
-    """Parameters of equally shaped networks on a new first axis, name -> (S, ...). Gradients flow back to each.
+    """Parameters of S networks of one shape on a new first axis, name -> (S, ...). Gradients flow back to each.
 
     `torch.func.functional_call(networks[0], stacked_parameters(networks), (obs_SBF,))` runs all of them at once.
     """
@@ -342,9 +340,9 @@ def stacked_parameters(networks: Sequence[nn.Module]) -> dict[str, Tensor]:
 
 
 def stack(networks: Sequence[Network]) -> Network:
-    """One network that runs S equally shaped ones as batched products: (S, B, F) -> (S, B, ...). For inference.
+    """One network that runs S networks of one shape as batched products, (S, B, F) -> (S, B, ...), for inference.
 
-    It holds a copy of the parameters at the time of the call and takes no gradient back to them.
+    It holds a copy of their present parameters, without gradients.
     """
     stacked = copy.deepcopy(networks[0])
     for name, values in stacked_parameters(networks).items():

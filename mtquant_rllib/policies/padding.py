@@ -1,7 +1,7 @@
-"""How networks of unlike shapes run as one stack: which columns of a common shape each of them has.
+"""Padding of networks to a common shape, so that they run as one stack.
 
-Specialists differ in how many instruments and domain features they see, and in nothing else. In the shape of the
-largest, an absent feature is a column that is always zero, an absent instrument a block that nothing is read from.
+Specialists differ only in the numbers of their instruments and domain features. In the common shape, that of the
+largest, an absent feature is a column of zeros, and an absent instrument a block that nothing is read from.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from mtquant_rllib.policies.registry import kind_of, shape_of
 
 
 @dataclass(frozen=True)
-class Fit:
-    """Where a network's columns stand in those of the common shape.
+class ColumnMap:
+    """The columns of the common shape that a network has.
 
     observation, actions
-        Of what it reads and puts out, int64.
+        Of its inputs and outputs, int64.
     parameters
-        Of the last axis of each parameter that is narrower than the common one, by name.
+        Of the last axis of each parameter that is narrower than in the common shape, by name.
     """
 
     observation: np.ndarray
@@ -31,8 +31,8 @@ class Fit:
     parameters: Mapping[str, np.ndarray]
 
 
-def joined(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """One configuration, of `registry.network_configs`, that all of these fit into; None where there is none."""
+def common_config(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The configuration (as of `registry.network_configs`) into which all of these fit; None where there is none."""
     first = configs[0]
     if len(configs) == 1:
         return dict(first)
@@ -52,34 +52,34 @@ def joined(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {**first, "shape": {**first["shape"], **largest}}
 
 
-def fit(config: Mapping[str, Any], common: Mapping[str, Any]) -> Fit:
-    """How a network fits into a configuration that `joined` gave."""
-    own, whole = shape_of(config), shape_of(common)
-    if own == whole:
-        return Fit(np.arange(own.observation), np.arange(own.actions), {})
+def column_map(config: Mapping[str, Any], common: Mapping[str, Any]) -> ColumnMap:
+    """The columns that a network has in a configuration from `common_config`."""
+    own, common_shape = shape_of(config), shape_of(common)
+    if own == common_shape:
+        return ColumnMap(np.arange(own.observation), np.arange(own.actions), {})
     assert isinstance(own, SpecialistShape)
-    assert isinstance(whole, SpecialistShape)
-    state = whole.domain + whole.n_instruments * whole.block + np.arange(own.state)
-    blocks = whole.domain + np.arange(own.n_instruments * own.block)
+    assert isinstance(common_shape, SpecialistShape)
+    state = common_shape.domain + common_shape.n_instruments * common_shape.block + np.arange(own.state)
+    blocks = common_shape.domain + np.arange(own.n_instruments * own.block)
     observation = np.concatenate((np.arange(own.domain), blocks, state))
     logits = np.arange(LOGITS_PER_INSTRUMENT * own.n_instruments)
-    actions = np.append(logits, LOGITS_PER_INSTRUMENT * whole.n_instruments)
-    situation = np.concatenate((np.arange(own.domain), whole.domain + np.arange(own.state)))
+    actions = np.append(logits, LOGITS_PER_INSTRUMENT * common_shape.n_instruments)
+    context = np.concatenate((np.arange(own.domain), common_shape.domain + np.arange(own.state)))
     parameters = {
         "policy.rho": actions,
-        "policy.encoder.0.weight": situation,
-        "policy.skip_logits.weight": np.concatenate((np.arange(own.block), own.block + situation)),
-        "policy.skip_confidence.weight": situation,
+        "policy.encoder.0.weight": context,
+        "policy.skip_logits.weight": np.concatenate((np.arange(own.block), own.block + context)),
+        "policy.skip_confidence.weight": context,
         "value.trunk.0.weight": observation,
     }
-    return Fit(observation, actions, parameters)
+    return ColumnMap(observation, actions, parameters)
 
 
-def presence(configs: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) -> np.ndarray | None:
-    """Each instrument's share in a specialist's mean over its own, (S, N); None where all have all."""
-    whole = shape_of(common)
-    if not isinstance(whole, SpecialistShape) or all(config["shape"] == common["shape"] for config in configs):
+def instrument_weights(configs: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) -> np.ndarray | None:
+    """Weights of the instruments in each specialist's mean, (S, N); None where all have all."""
+    common_shape = shape_of(common)
+    if not isinstance(common_shape, SpecialistShape) or all(config["shape"] == common["shape"] for config in configs):
         return None
     counts = np.array([config["shape"]["n_instruments"] for config in configs])[:, None]
-    shares: np.ndarray = (np.arange(whole.n_instruments) < counts) / counts
-    return shares
+    weights: np.ndarray = (np.arange(common_shape.n_instruments) < counts) / counts
+    return weights

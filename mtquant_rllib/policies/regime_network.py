@@ -1,22 +1,21 @@
-"""One network, four opinions and a fifth: heads for each market regime, mixed by how likely the regimes are.
+"""A policy network with a head for each market regime and a global one, mixed by the regimes' probabilities.
 
     logits = (share * sum_r p_r head_r(x) + (1 - share) * global(x)) / temperature      x = pooled attention features
 
-The probabilities come from a classifier that is taught the detector's labels (`attention_losses`). Where it is unsure,
-or numbers are broken, the network degrades row by row instead of failing, and says so:
+The probabilities come from a classifier that is trained on the regime detector's labels (`attention_losses`). Where it
+is unsure, or numbers are not finite, the network falls back row by row:
 
 - largest probability below `min_confidence`: the global head alone;
 - a column of the observation, the classifier or a regime's head not finite: the global head alone, broken columns read
   as 0, the mean of a standardised feature;
 - the global head not finite either: logits 0, which is equal weight after a softmax.
 
-The answer carries one `Fallback` code per row, computed with it as one small tensor; counting and logging them is the
-caller's (`fallbacks.FallbackWatch`), at whatever pace the caller likes. The threshold is a step: a row whose confidence
-lies within rounding of it can answer differently in batches of different size.
+The output has a `Fallback` code per row; `fallbacks.FallbackMonitor` counts and logs them. The confidence threshold is
+a step: a row within rounding of it can fall back in batches of one size and not of another.
 
-An untrained classifier has an ordinary start, not a small one: were all regimes exactly as likely, the global head
-alone would answer and the regimes' heads would wait for the classifier. The heads' last layers start small, so the
-first answers lie near 0 whatever it says.
+The classifier's last layer does not start small: with equal probabilities the global head alone would decide, and the
+regimes' heads would not learn before the classifier. The heads' last layers start small, so that the first outputs lie
+near 0 in any case.
 
 Shape suffixes: as in `attention`; A actions, R regimes, and P = R + 1 heads, the global one last.
 """
@@ -33,14 +32,14 @@ from torch.nn import functional
 
 from mtquant_rllib.config.attention import AttentionConfig, PolicyHeadsConfig, RegimeClassifierConfig
 from mtquant_rllib.features.regimes import Regime
-from mtquant_rllib.policies.attention import RELU_GAIN, AttentionEncoder, dropped
+from mtquant_rllib.policies.attention import RELU_GAIN, AttentionEncoder, dropout
 from mtquant_rllib.policies.networks import Dense, GroupedShape
 
 N_REGIMES = len(Regime)
 
 
 class Fallback(IntEnum):
-    """Who answered a row, and why."""
+    """Which head decided a row, and why."""
 
     NONE = 0
     """The mixture."""
@@ -49,14 +48,14 @@ class Fallback(IntEnum):
     NOT_FINITE = 2
     """The global head: something before it was not a number."""
     EQUAL = 3
-    """Nobody: all logits are 0."""
+    """None was finite: all logits are 0."""
 
 
-class RegimeAnswer(NamedTuple):
-    """What a pass gives; regimes in the order of `Regime`.
+class RegimeOutput(NamedTuple):
+    """The outputs of a pass; regimes in the order of `Regime`.
 
-    head_logits_BPA are before share and temperature, the global head last. attention_BLHGG is None unless asked for.
-    Rows that fell back keep what their parts said, NaN included; logits_BA alone is always finite.
+    head_logits_BPA are before share and temperature, the global head last. attention_BLHGG is None unless asked for. Of
+    rows that fell back all fields but logits_BA may hold NaN; logits_BA is always finite.
     """
 
     logits_BA: Tensor
@@ -85,7 +84,7 @@ class RegimeClassifier(nn.Module):
     def forward(self, pooled_BE: Tensor, drop: bool = False) -> Tensor:
         x = pooled_BE
         for layer in self.hidden:
-            x = dropped(functional.relu(layer(x)), self.dropout, drop)
+            x = dropout(functional.relu(layer(x)), self.dropout, drop)
         logits_BR: Tensor = self.last(x)
         return logits_BR
 
@@ -93,7 +92,8 @@ class RegimeClassifier(nn.Module):
 class PolicyHeads(nn.Module):
     """The regimes' heads and the global one, (B, E) -> (B, P, A): each Linear, ReLU, Dropout, Linear of its own.
 
-    Side by side as one product each: `hidden` holds the first layers below one another, `last` the second ones.
+    Each layer is one product for all heads: `hidden` holds their first layers below one another, `last` the second
+    ones.
     """
 
     def __init__(self, width: int, actions: int, config: PolicyHeadsConfig, last_layer_scale: float):
@@ -107,13 +107,13 @@ class PolicyHeads(nn.Module):
             nn.init.orthogonal_(self.last_PAK.data[head], last_layer_scale)
 
     def forward(self, pooled_BE: Tensor, drop: bool = False) -> Tensor:
-        hidden = dropped(functional.relu(self.hidden(pooled_BE)), self.dropout, drop)
+        hidden = dropout(functional.relu(self.hidden(pooled_BE)), self.dropout, drop)
         hidden_BPK = hidden.unflatten(-1, (self.n_heads, -1))
         return torch.einsum("bpk,pak->bpa", hidden_BPK, self.last_PAK) + self.bias_PA
 
 
 class RegimeNetwork(nn.Module):
-    """Attention encoder, regime classifier and heads: one grouped observation -> a `RegimeAnswer`.
+    """Attention encoder, regime classifier and heads: one grouped observation -> a `RegimeOutput`.
 
     Raises
     ------
@@ -128,23 +128,23 @@ class RegimeNetwork(nn.Module):
         self.classifier = RegimeClassifier(config.width, config.classifier)
         self.heads = PolicyHeads(config.width, shape.actions, config.policy_heads, last_layer_scale)
 
-    def forward(self, obs_BF: Tensor, drop: bool = False, look: bool = False) -> RegimeAnswer:
-        """drop: with dropout, for value-like and auxiliary passes; look: with attention weights."""
-        # Of a parameter that keeps its precision when layers are given a cheaper one.
+    def forward(self, obs_BF: Tensor, drop: bool = False, need_weights: bool = False) -> RegimeOutput:
+        """drop: with dropout, for auxiliary losses; need_weights: with attention weights."""
+        # The precision of a parameter that `inference` leaves alone.
         dtype = self.encoder.embedding.groups_GE.dtype
         if not isinstance(obs_BF, Tensor) or obs_BF.dtype != dtype or obs_BF.shape[1:] != (self.shape.observation,):
             raise ValueError(
                 f"observation of shape {tuple(obs_BF.shape)} and {obs_BF.dtype}: expected {dtype} of shape "
                 f"(B, {self.shape.observation}), the groups {', '.join(name for name, _ in self.shape.groups)}"
             )
-        clean_BF, whole_B = cleaned(obs_BF)
-        pooled_BE, attention_BLHGG = self.encoder(clean_BF, drop, look)
+        clean_BF, is_finite_B = zeroed_nonfinite(obs_BF)
+        pooled_BE, attention_BLHGG = self.encoder(clean_BF, drop, need_weights)
         regime_logits_BR = self.classifier(pooled_BE, drop)
         probabilities_BR = regime_logits_BR.softmax(dim=-1)
         confidence_B = probabilities_BR.amax(dim=-1)
         head_logits_BPA = self.heads(pooled_BE, drop)
-        logits_BA, fallback_B = self._mixed(head_logits_BPA, probabilities_BR, confidence_B, whole_B)
-        return RegimeAnswer(
+        logits_BA, fallback_B = self._mixed(head_logits_BPA, probabilities_BR, confidence_B, is_finite_B)
+        return RegimeOutput(
             logits_BA,
             fallback_B,
             probabilities_BR,
@@ -156,13 +156,13 @@ class RegimeNetwork(nn.Module):
         )
 
     def _mixed(
-        self, head_logits_BPA: Tensor, probabilities_BR: Tensor, confidence_B: Tensor, whole_B: Tensor
+        self, head_logits_BPA: Tensor, probabilities_BR: Tensor, confidence_B: Tensor, is_finite_B: Tensor
     ) -> tuple[Tensor, Tensor]:
         share = self.mixture.regime_share
         global_BA = head_logits_BPA[:, N_REGIMES]
         by_regime_BA = torch.einsum("br,bra->ba", probabilities_BR, head_logits_BPA[:, :N_REGIMES])
         mixed_BA = share * by_regime_BA + (1 - share) * global_BA
-        finite_B = whole_B & mixed_BA.isfinite().all(dim=-1) & confidence_B.isfinite()
+        finite_B = is_finite_B & mixed_BA.isfinite().all(dim=-1) & confidence_B.isfinite()
         answers_B = finite_B & (confidence_B >= self.mixture.min_confidence)
         logits_BA = torch.where(answers_B[:, None], mixed_BA, global_BA) / self.mixture.temperature
         exists_B = logits_BA.isfinite().all(dim=-1)
@@ -172,8 +172,8 @@ class RegimeNetwork(nn.Module):
         return logits_BA, fallback_B.to(torch.int8)
 
 
-def cleaned(obs_BF: Tensor) -> tuple[Tensor, Tensor]:
-    """Observations with broken columns as 0, and which rows were whole, (B,)."""
+def zeroed_nonfinite(obs_BF: Tensor) -> tuple[Tensor, Tensor]:
+    """Observations with 0 in place of numbers that are not finite, and which rows have none of those, bool (B,)."""
     finite_BF = obs_BF.isfinite()
     return torch.where(finite_BF, obs_BF, 0.0), finite_BF.all(dim=-1)
 

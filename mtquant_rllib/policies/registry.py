@@ -1,8 +1,8 @@
-"""Which networks exist, and which one each module of the desk gets.
+"""The registry of networks, and the network of each module.
 
-A new network is a file and a line in `NETWORKS`, or outside the package a `NetworkKind` that settings name. What a
-module is built from travels as a plain dictionary (`network`, `shape`, `options`), which survives JSON and a
-checkpoint, so that a module can be rebuilt anywhere.
+A new network is a file and a line in `NETWORKS`, or outside the package a `NetworkKind` that the settings name. A
+module's configuration is a plain dictionary (`network`, `shape`, `options`) that JSON and checkpoints can hold, so that
+a module can be rebuilt anywhere.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from mtquant_rllib.policies.networks import (
 )
 
 ATTENTION = "attention"
-"""Name of the network that `policies.introspection` can look into."""
+"""Name of the attention network."""
 
 
 @dataclass(frozen=True)
 class NetworkKind:
-    """A policy class, the shape it reads, the value network beside it and what both are told besides the shape.
+    """A policy class, its shape, its value network, and the options of both.
 
-    `stackable`: the policy accepts parameters with a leading axis (`networks.stack`).
+    stackable: the policy accepts parameters with a leading axis (`networks.stack`).
     """
 
     shape: type[FlatShape] | type[SpecialistShape] | type[GroupedShape]
@@ -60,17 +60,17 @@ NETWORKS: dict[str, NetworkKind] = {
     "meta": NetworkKind(FlatShape, MetaNetwork),
     "specialist": NetworkKind(SpecialistShape, SpecialistNetwork),
     "instrument": NetworkKind(FlatShape, InstrumentNetwork),
-    # Large enough that a batch of rows fills the machine: nothing is won by stacking.
+    # Large enough that stacking gains nothing.
     ATTENTION: NetworkKind(GroupedShape, AttentionPolicy, attention_value, AttentionOptions, stackable=False),
 }
 
 
 ENTRY_POINTS = "mtquant_rllib.networks"
-"""Group of the entry points by which an installed package offers networks by name."""
+"""Group of the entry points by which installed packages register networks."""
 
 
 def kind_of(config: Mapping[str, Any]) -> NetworkKind:
-    """Of a configuration's `network`: a name of the registry, or `package.module:KIND` of one's own.
+    """The kind of a configuration's `network`: a name of the registry, or `package.module:KIND`.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
 
 
 def grouped_shape(columns: Layout, actions: int) -> GroupedShape:
-    """A layout's groups, and its columns `regime_bull`, `regime_bear`, ... if it has them all."""
+    """The shape of a layout's groups, with its columns `regime_bull`, `regime_bear`, ... if it has them all."""
     names = [f"regime_{regime.name.lower()}" for regime in Regime]
     carries = set(names) <= set(columns.names)
     return GroupedShape(
@@ -109,12 +109,12 @@ def flat_shape(columns: Layout, actions: int) -> FlatShape:
 
 
 def specialist_shape(columns: Layout, actions: int) -> SpecialistShape:
-    """Of a layout of domain features, a block of each instrument and own state, in this order.
+    """The shape of a layout of domain features, a block per instrument and own state, in this order.
 
     Raises
     ------
     ConfigError
-        When the layout is none of these.
+        When the layout is not of this form.
     """
     domain, *blocks, state = columns.widths.values()
     if len(set(blocks)) != 1 or actions != LOGITS_PER_INSTRUMENT * len(blocks) + 1:
@@ -127,7 +127,7 @@ SHAPES: dict[type[Shape], Callable[[Layout, int], Shape]] = {
     SpecialistShape: specialist_shape,
     GroupedShape: grouped_shape,
 }
-"""How each shape is read off an observation's layout and the number of actions."""
+"""Shape -> its constructor from an observation's layout and the number of actions."""
 
 
 def _options(config: Mapping[str, Any]) -> NetworkOptions:

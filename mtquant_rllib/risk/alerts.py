@@ -1,6 +1,6 @@
-"""Warnings that change nothing by themselves: a losing position, a losing day, a shift of correlations.
+"""Alerts: a losing position, a losing day, a shift of correlations.
 
-They reach the agents as one number and the people as a line. What acts on losses are stops and breakers.
+Agents observe them as one number, people see a line. They change no position; stops and breakers do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TOP_LEVEL = 5.0
 
 @dataclass(frozen=True)
 class Alerts:
-    """What stands: position bool (B, n), day bool (B,), correlation bool (B,)."""
+    """The active alerts: position bool (B, n), day bool (B,), correlation bool (B,)."""
 
     position: np.ndarray
     day: np.ndarray
@@ -35,7 +35,7 @@ class Alerts:
 def alerts(
     position_return: np.ndarray, day_return: np.ndarray, correlation_shift: np.ndarray, config: AlertsConfig
 ) -> Alerts:
-    """Which alerts stand now.
+    """The alerts that are active now.
 
     Parameters
     ----------

@@ -32,7 +32,8 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class BreakerLimits:
-    """What breakers impose on the next fills; the fields of `Proposal` of the same names. None: nobody is concerned.
+    """What breakers impose on the next fills; the fields of `Proposal` of the same names. None where no environment is
+    affected.
 
     cap_abs
         Largest |weight|, float (B, n), inf where free.
@@ -96,7 +97,8 @@ class Breakers(VectorState):
         self._capped = False
 
     def restart(self, mask: np.ndarray, equity_ccy: np.ndarray) -> None:
-        """A new start (a new episode, or people after level 4): nothing stands any more. bool (B,), float (B,)."""
+        """Reset all breakers where `mask`, bool (B,), for a new episode or by hand after level 4, with start equities
+        (B,)."""
         self.day_start_ccy[mask] = equity_ccy[mask]
         self.level[mask] = 0
         self.latched[mask] = 0
@@ -184,7 +186,7 @@ class Breakers(VectorState):
         return fired
 
     def limits(self) -> BreakerLimits:
-        """What binds the next fills. Arrays are the state itself or fresh; do not write to them."""
+        """The limits on the next fills. Arrays may be the state itself: do not write to them."""
         closing = self.closing_bars > 0
         any_closing = bool(closing.any())
         return BreakerLimits(
@@ -195,7 +197,7 @@ class Breakers(VectorState):
         )
 
     def after_fills(self, tradable: np.ndarray, mask: np.ndarray | None = None) -> None:
-        """The fills of a bar are done: cooldowns have a bar less.
+        """End the fills of a bar: cooldowns are reduced by a bar.
 
         A level-1 cap is lifted with its cooldown where the instrument could trade, bool (B, n); an instrument without a
         bar keeps its cap until it has one. mask: bool (B,), environments that had this bar; None for all.

@@ -173,8 +173,8 @@ class RuleChain:
         absolute = np.abs(book.weights[rows])
         sectors = self.meter.loads[:, :-2]
         total = absolute @ sectors
-        standing = np.zeros_like(total) if book.fixed is None else (absolute * book.fixed[rows]) @ sectors
-        factor = shrink_to_limit(total - standing, standing, self.limits["sector_gross"])
+        remaining = np.zeros_like(total) if book.fixed is None else (absolute * book.fixed[rows]) @ sectors
+        factor = shrink_to_limit(total - remaining, remaining, self.limits["sector_gross"])
         # Within rounding of the limit is no breach: a repaired book must come out bit by bit the same.
         factor[total <= self._load_triggers[:-2]] = 1.0
         book.scale(rows, factor.take(self._domain_of, axis=1), RuleId.SECTOR)
@@ -195,15 +195,15 @@ class RuleChain:
         """One factor on all tradable positions for VaR, total gross and margin."""
         totals, variance = measures.totals[rows], measures.variance[rows]
         if book.fixed is None:
-            standing = np.zeros_like(totals)
+            remaining = np.zeros_like(totals)
             by_var = np.sqrt(shrink_to_limit(variance, np.zeros_like(variance), self._variance_limit))
         else:
             weights = book.weights[rows]
             free = weights * ~book.fixed[rows]
-            standing = totals - np.abs(free) @ self.meter.loads[:, -2:]
+            remaining = totals - np.abs(free) @ self.meter.loads[:, -2:]
             by_var = self._variance_factor(free, weights - free, book.proposal.covariance[rows], variance)
-        by_gross = shrink_to_limit(totals[:, 0] - standing[:, 0], standing[:, 0], self.limits["gross"])
-        by_margin = shrink_to_limit(totals[:, 1] - standing[:, 1], standing[:, 1], self.limits["margin"])
+        by_gross = shrink_to_limit(totals[:, 0] - remaining[:, 0], remaining[:, 0], self.limits["gross"])
+        by_margin = shrink_to_limit(totals[:, 1] - remaining[:, 1], remaining[:, 1], self.limits["margin"])
         # Within rounding of its limit a measure asks for nothing.
         by_var[variance <= self._variance_trigger] = 1.0
         by_gross[totals[:, 0] <= self._load_triggers[-2]] = 1.0
@@ -213,16 +213,16 @@ class RuleChain:
         book.scale(rows, factor[:, None], binding[:, None])
 
     def _variance_factor(
-        self, free: np.ndarray, standing: np.ndarray, covariance: np.ndarray, variance: np.ndarray
+        self, free: np.ndarray, remaining: np.ndarray, covariance: np.ndarray, variance: np.ndarray
     ) -> np.ndarray:
-        """Largest factor on `free` that keeps the variance of free + standing within the limit; else its minimiser.
+        """Largest factor on `free` that keeps the variance of free + remaining within the limit; else its minimiser.
 
         The variance is a convex quadratic a x^2 + 2 b x + c in the factor x. Weights (R, n), packed covariances,
         variances (R,) of the whole books; returns (R,).
         """
         marginal = np.matvec(self.meter.index.matrices(covariance), free)
         a = (free * marginal).sum(axis=1)
-        b = (standing * marginal).sum(axis=1)
+        b = (remaining * marginal).sum(axis=1)
         excess = variance - a - 2 * b - self._variance_limit
         with np.errstate(divide="ignore", invalid="ignore"):
             root = np.sqrt(b * b - a * excess)

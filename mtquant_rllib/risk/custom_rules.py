@@ -1,5 +1,4 @@
-"""Rules of one's own, named in the settings (`risk.rules`) and so in force wherever the settings are: in training on
-every worker, in evaluation and in live decisions."""
+"""Custom risk rules, named in the settings (`risk.rules`): in force in training, evaluation and live decisions."""
 
 from __future__ import annotations
 
@@ -11,16 +10,16 @@ from mtquant_rllib.extensions import extension
 from mtquant_rllib.risk.rules import Rule
 
 ENTRY_POINTS = "mtquant_rllib.risk_rules"
-"""Group of the entry points by which an installed package offers rules by name."""
+"""Group of the entry points by which installed packages register rules."""
 
 
 def custom_rules(choices: Sequence[CustomRuleConfig]) -> list[Rule]:
-    """The rules that settings name, in their order.
+    """The rules named in the settings, in order.
 
     Raises
     ------
     ConfigError
-        When one cannot be found or made, is no rule, or has the name of another.
+        When one cannot be found or constructed, is no rule, or has the name of another.
     """
     rules: list[Rule] = []
     for choice in choices:
@@ -32,13 +31,13 @@ def custom_rules(choices: Sequence[CustomRuleConfig]) -> list[Rule]:
 
 
 def _made(choice: CustomRuleConfig) -> Rule:
-    said, found = f"risk.rules: {choice.rule}", extension("risk.rules", choice.rule, ENTRY_POINTS)
+    where, found = f"risk.rules: {choice.rule}", extension("risk.rules", choice.rule, ENTRY_POINTS)
     try:
         rule = found(**choice.options)
     except Exception as error:
-        raise ConfigError(f"{said} cannot be made with options {choice.options}: {error}") from error
+        raise ConfigError(f"{where} cannot be made with options {choice.options}: {error}") from error
     lacking = [name for name in ("name", "limit", "measure", "repair") if not hasattr(rule, name)]
     if lacking:
-        raise ConfigError(f"{said} is no rule: it has no {', '.join(lacking)} (see mtquant_rllib.risk.rules.Rule)")
+        raise ConfigError(f"{where} is no rule: it has no {', '.join(lacking)} (see mtquant_rllib.risk.rules.Rule)")
     made: Rule = rule
     return made

@@ -1,4 +1,4 @@
-"""The desk's last word: from proposed to executed weights, for B desks at once.
+"""The portfolio risk manager: from proposed to executed weights, for B desks at once.
 
 Repair only ever shrinks: executed_i = lambda_i * proposed_i with lambda_i in [0, 1] for each tradable instrument. So
 no position changes sign, gross never grows, a move toward zero is never blocked, and repairing twice is repairing once.
@@ -211,12 +211,12 @@ class PortfolioRiskManager:
         """
         chain, proposal = self._chain, book.proposal
         original = book.weights.copy()
-        standing = np.where(proposal.tradable, 0.0, original)
-        free = original - standing
+        remaining = np.where(proposal.tradable, 0.0, original)
+        free = original - remaining
         passes, fails = np.zeros(len(original)), np.ones(len(original))
 
         def still_failing(factor: np.ndarray) -> np.ndarray:
-            book.weights[:] = standing + free * factor[:, None]
+            book.weights[:] = remaining + free * factor[:, None]
             measures = chain.meter.measure(book.weights, proposal.covariance, proposal.correlation)
             return chain.failing(book, measures)
 

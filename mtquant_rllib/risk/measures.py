@@ -1,4 +1,4 @@
-"""What the book rules look at, measured for a batch of books in one go."""
+"""The measures that the book rules limit, for a batch of books."""
 
 from __future__ import annotations
 

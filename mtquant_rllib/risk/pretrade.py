@@ -30,7 +30,7 @@ class Failure(IntFlag):
 
 
 def held(proposed: np.ndarray, current: np.ndarray) -> np.ndarray:
-    """|current| where the proposal is on its side, else 0: what needs nobody's leave. Any one shape."""
+    """|current| where the proposal is on its side, else 0: the part that needs no check. Any one shape."""
     return np.where(proposed * current > 0, np.abs(current), 0.0)
 
 

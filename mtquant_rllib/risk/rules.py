@@ -1,4 +1,4 @@
-"""The vocabulary of the risk engine: what goes in, what comes out, and what a rule of one's own must look like."""
+"""Types of the risk engine: its input, its output, and the interface of custom rules."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class RiskEdit:
 
 @runtime_checkable
 class Rule(Protocol):
-    """A rule of one's own. Register it with `PortfolioRiskManager.add_rule`.
+    """A custom rule. Register it with `PortfolioRiskManager.add_rule`.
 
     name
         Appears in edits and reports.
@@ -110,7 +110,7 @@ class Rule(Protocol):
     limit: float
 
     def measure(self, weights: np.ndarray, proposal: Proposal) -> np.ndarray:
-        """How much of it the books (R, n) have; (R,). `proposal` holds the same R environments."""
+        """The rule's measure of the books (R, n), (R,). `proposal` holds the same R environments."""
         ...
 
     def repair(self, weights: np.ndarray, proposal: Proposal) -> np.ndarray:

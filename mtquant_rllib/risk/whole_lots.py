@@ -1,4 +1,4 @@
-"""Books in whole lots: what the rules let through, cut to lots, must pass them too.
+"""Rounding of repaired books to whole lots that pass the rules too.
 
 Cutting a hedge to whole lots can take it below what it hedges, and the book over its limit. So a repaired book is cut
 and measured again, and where it fails it is made a little smaller than its limit asks for, twice as much with each

@@ -16,7 +16,7 @@ from ray.tune.registry import register_env
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.environment import EnvironmentConfig
-from mtquant_rllib.engine.rllib_reference import Paced
+from mtquant_rllib.engine.rllib_reference import PausingEnv
 from mtquant_rllib.env.multi_agent import desk_env
 from mtquant_rllib.errors import ConfigError
 
@@ -44,10 +44,10 @@ class DomainRota(MultiAgentEnv):
     def bars_done(self) -> int:
         return sum(desk.bars_done for desk in self._desks)
 
-    def seat(self, runner: int, environment: int) -> None:
+    def set_env_index(self, runner: int, environment: int) -> None:
         self._environment = environment
         for desk in self._desks:
-            desk.seat(runner, environment)
+            desk.set_env_index(runner, environment)
 
     def get_state(self) -> dict[str, Any]:
         return {"episodes_begun": self._episodes_begun, "desks": [desk.get_state() for desk in self._desks]}
@@ -72,8 +72,8 @@ def make_env(config: EnvContext) -> MultiAgentEnv:
     """The environment creator: phase 1 without a domain plays them all in turn."""
     own = EnvironmentConfig.of(config)
     if own.phase == 1 and own.domain is None:
-        return Paced(DomainRota(config, tuple(domain.name for domain in own.settings.universe.domains)))
-    return Paced(desk_env(config))
+        return PausingEnv(DomainRota(config, tuple(domain.name for domain in own.settings.universe.domains)))
+    return PausingEnv(desk_env(config))
 
 
 def register() -> None:

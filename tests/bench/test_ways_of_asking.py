@@ -14,7 +14,7 @@ from mtquant_rllib.bench.inference import Sizes, bench_inference
 from mtquant_rllib.commands.bench_networks import inference_lines
 from mtquant_rllib.config import Settings
 from mtquant_rllib.policies.actor import DeskActor
-from mtquant_rllib.policies.inference import Bfloat16Linear, Int8Linear, RememberingPolicy
+from mtquant_rllib.policies.inference import Bfloat16Linear, CachedPolicy, Int8Linear
 from mtquant_rllib.policies.registry import build_policy, network_configs
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.universe import META
@@ -41,7 +41,7 @@ def figures(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_cheaper_ways_move_answers_a_little_and_remembered_ones_not_at_all(figures: Any) -> None:
     for found in figures["networks"].values():
         agreement = found["agreement"]
-        assert agreement["remembered"]["largest_difference"] < 1e-4
+        assert agreement["cached"]["largest_difference"] < 1e-4
         assert agreement["one by one"]["largest_difference"] < 1e-4
         assert 0 < agreement["bfloat16"]["mean_difference"] < agreement["int8"]["mean_difference"] < 0.05
         assert all(own["equal_choices"] > 0.9 for own in agreement.values())
@@ -59,7 +59,7 @@ def test_plain_networks_which_have_no_least_confidence_move_little_at_their_wors
 def test_asking_side_by_side_and_remembering_pay(figures: Any) -> None:
     attention = figures["networks"]["attention"]["decisions_per_s"]
     assert attention["float32"]["32"] > 2 * attention["float32"]["1"]
-    assert attention["remembered"]["32"] > attention["float32"]["32"]
+    assert attention["cached"]["32"] > attention["float32"]["32"]
     lines = list(inference_lines(figures))
     assert sum("networks: decisions of all its agents" in line for line in lines) == 2
 
@@ -92,14 +92,14 @@ def test_a_desk_asks_as_its_settings_say(precision: str, layer: type | None) -> 
 
 def test_a_desk_remembers_where_it_is_asked_to_and_forgets_when_weights_change() -> None:
     overrides = ["networks.last_layer_scale=1.0", "networks.names.meta=attention", *SMALL[3:]]
-    settings = Settings.load(overrides=[*overrides, "evaluation.inference.remembered_rows=100"])
+    settings = Settings.load(overrides=[*overrides, "evaluation.inference.cached_rows=100"])
     states = states_of(settings)
     actor = DeskActor(settings, states)
     obs = np.random.default_rng(0).standard_normal((5, 74), np.float32)
     first, again = actor.act(META, obs), actor.act(META, obs[::-1].copy())
     np.testing.assert_array_equal(first, again[::-1])
     (asked,) = actor._policies[META]
-    assert isinstance(asked, RememberingPolicy)
+    assert isinstance(asked, CachedPolicy)
     assert (asked.cache.hits, asked.cache.misses) == (5, 5)
     truth = DeskActor(Settings.load(overrides=overrides), states).act(META, obs)
     np.testing.assert_allclose(first, truth, atol=1e-5)

@@ -10,7 +10,7 @@ from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.engine.columns import LevelColumns, observed
+from mtquant_rllib.engine.columns import LevelColumns, reconstruct_observations
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.observation_reconstruction import ObservationReconstruction
@@ -30,7 +30,9 @@ def built(cls: type, config: Any, runner: BatchedEnvRunner) -> Any:
 def seen_in(runner: BatchedEnvRunner, level: LevelColumns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whole observations of a level: at decisions, where episodes were cut off, after the last bar."""
     data = DeskData.open(Path(runner.config.env_config["data"]), "train")
-    return observed(level, ObservationReconstruction(runner.env.settings, data.features, level.agents, level.domain))
+    return reconstruct_observations(
+        level, ObservationReconstruction(runner.env.settings, data.features, level.agents, level.domain)
+    )
 
 
 def parameters(learner: Any) -> dict[str, np.ndarray]:

@@ -30,8 +30,10 @@ def test_ppo_cuts_larger_minibatches_as_the_budget_is_used_up(
     config = make_config(3, "desk", GROWING)
     runner = BatchedEnvRunner(config=config, worker_index=0)
     learner = built(ppo.BatchedLearner, config, runner)
-    asked, cut = [], ppo.passes
-    monkeypatch.setattr(ppo, "passes", lambda n, epochs, rows, rng: asked.append(rows) or cut(n, epochs, rows, rng))
+    asked, cut = [], ppo.minibatch_indices
+    monkeypatch.setattr(
+        ppo, "minibatch_indices", lambda n, epochs, rows, rng: asked.append(rows) or cut(n, epochs, rows, rng)
+    )
     fragments = runner.sample(num_timesteps=200)
     learner.update(episodes=fragments, timesteps=times(bars), num_epochs=1, minibatch_size=32)
     assert set(asked) == {size}

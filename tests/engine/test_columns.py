@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
 from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages
-from mtquant_rllib.engine.learning.ppo_learner import passes
+from mtquant_rllib.engine.learning.ppo_update import minibatch_indices
 
 
 def level(
@@ -19,7 +19,7 @@ def level(
     truncated: np.ndarray | None = None,
     bootstrap_due: bool = True,
 ) -> LevelColumns:
-    """One seat in B environments; rewards (T, B). Nothing is held from before."""
+    """One slot in B environments; rewards (T, B). Nothing is held from before."""
 
     def rows(array: np.ndarray | None, fill: bool) -> np.ndarray:
         array = np.full(rewards.shape, fill) if array is None else array
@@ -32,11 +32,11 @@ def level(
         agents=("a",),
         domain=None,
         modules=("m",),
-        seats=np.zeros((n_rows, 1), np.int8),
+        module_index=np.zeros((n_rows, 1), np.int8),
         due=due,
         private=np.zeros((n_rows, 1, 2), np.float32),
         actions=np.zeros((n_rows, 1, 1), np.float32),
-        inputs=np.zeros((n_rows, 1, 2), np.float32),
+        action_dist_inputs=np.zeros((n_rows, 1, 2), np.float32),
         log_probs=np.zeros((n_rows, 1), np.float32),
         rewards=rows(rewards, False)[:, :, None],
         bars=rows(np.ones(rewards.shape, np.int64), True),
@@ -45,9 +45,9 @@ def level(
         market_rows=np.zeros(due.shape, np.int64),
         turns=np.zeros(due.shape, np.int8),
         final=np.zeros((n_ends, 1, 2), np.float32),
-        final_seats=np.zeros((n_ends, 1), np.int8),
+        final_module_index=np.zeros((n_ends, 1), np.int8),
         bootstrap=np.zeros((n_envs, 1, 2), np.float32),
-        bootstrap_seats=np.zeros((n_envs, 1), np.int8),
+        bootstrap_module_index=np.zeros((n_envs, 1), np.int8),
         bootstrap_due=np.full(n_envs, bootstrap_due),
         bootstrap_rows=np.zeros(n_envs, np.int64),
         bootstrap_turns=np.zeros(n_envs, np.int8),
@@ -141,7 +141,7 @@ def test_steps_of_a_fragment_are_bars_and_rows_of_its_agents() -> None:
 @pytest.mark.parametrize(("count", "parts"), [(100, 6), (20, 1), (7, 1), (0, 0)])
 def test_a_module_sees_each_of_its_own_rows_once_an_epoch(count: int, parts: int) -> None:
     """A controller with a fifth of the rows is not trained five times as often (RLlib's iterator would)."""
-    seen = passes(count, 3, 16, np.random.default_rng(0))
+    seen = minibatch_indices(count, 3, 16, np.random.default_rng(0))
     assert len(seen) == 3 * parts
     if count:
         assert np.bincount(np.concatenate(seen), minlength=count).tolist() == [3] * count

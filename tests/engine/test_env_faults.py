@@ -20,7 +20,7 @@ from ray.rllib.utils.metrics import (
 from mtquant_rllib.engine.columns import Fragment
 from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES
 from mtquant_rllib.engine.sampling.runner import REWARD_TERMS, BatchedEnvRunner
-from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT, Sampled
+from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT, SampleResult
 from mtquant_rllib.errors import DivergedPolicyError, RunError
 
 CALLS = (48, 22, 48, 48, 6, 48)
@@ -36,7 +36,7 @@ def arrays_of(fragment: Fragment) -> dict[str, bytes]:
     }
 
 
-def told(sampled: Sampled) -> dict[str, Any]:
+def fault_metrics(sampled: SampleResult) -> dict[str, Any]:
     """Everything of a call's metrics that is not a time."""
     figures = {
         name: sampled.metrics[name].peek(compile=True)
@@ -59,7 +59,7 @@ def calls(runner: BatchedEnvRunner) -> list[tuple[dict[str, bytes], dict[str, An
     out = []
     for bars in CALLS:
         sampled = runner.sample_bars(bars)
-        out.append((arrays_of(sampled.samples[0]), told(sampled), sampled.counters))
+        out.append((arrays_of(sampled.samples[0]), fault_metrics(sampled), sampled.counters))
     return out
 
 

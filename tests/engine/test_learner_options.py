@@ -15,9 +15,10 @@ from learners import AS_THEY_STAND
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.training import LearnerConfig
-from mtquant_rllib.engine.learning.autograd import compiler_complaint, recomputing
-from mtquant_rllib.engine.learning.passes import AutogradPass, AutogradPolicy, Outputs, PlainPass, pass_for
-from mtquant_rllib.engine.learning.stacks import Rows, Stack
+from mtquant_rllib.engine.learning.backprop import AutogradBackprop, AutogradPolicyBackprop, Outputs, backprop_for
+from mtquant_rllib.engine.learning.execution_options import checkpointed_encoders, compiler_error
+from mtquant_rllib.engine.learning.fast_path.policies import ManualBackprop
+from mtquant_rllib.engine.learning.stacks import ModuleStack, StackedParameters
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.policies.attention import AttentionLayer
 from mtquant_rllib.policies.modules import module_specs
@@ -35,7 +36,7 @@ def options(**changed: Any) -> LearnerConfig:
     return AS_THEY_STAND.model_copy(update=changed)
 
 
-def stack_of(*names: str, overrides: tuple[str, ...] = (ALL_ATTENTION, SMALL)) -> Stack:
+def stack_of(*names: str, overrides: tuple[str, ...] = (ALL_ATTENTION, SMALL)) -> ModuleStack:
     """Lively modules: fresh ones say nearly nothing."""
     settings = Settings.load(overrides=overrides)
     torch.manual_seed(3)
@@ -45,20 +46,20 @@ def stack_of(*names: str, overrides: tuple[str, ...] = (ALL_ATTENTION, SMALL)) -
         for module in modules:
             for parameter in module.parameters():
                 parameter += 0.05 * torch.randn_like(parameter)
-    stack = Stack(names, modules)
+    stack = ModuleStack(names, modules)
     stack.load()
     return stack
 
 
-def answer(stack: Stack, how: LearnerConfig, seed: int = 5) -> tuple[Outputs, torch.Tensor]:
+def answer(stack: ModuleStack, how: LearnerConfig, seed: int = 5) -> tuple[Outputs, torch.Tensor]:
     """Outputs and gradient rows of one pass."""
     generator = torch.Generator().manual_seed(1)
     obs = torch.randn(len(stack), ROWS, stack.widths[0], generator=generator)
-    one_pass = AutogradPass(stack, how)
-    one_pass.seed(seed)
-    outputs = one_pass.forward(obs)
+    backprop = AutogradBackprop(stack, how)
+    backprop.seed(seed)
+    outputs = backprop.forward(obs)
     gradients = [torch.randn(output.shape, generator=generator) for output in outputs]
-    one_pass.backward(*gradients)
+    backprop.backward(*gradients)
     return outputs, stack.grad_RP.clone()
 
 
@@ -110,21 +111,21 @@ def test_under_sac_the_policys_pass_is_in_bfloat16_too() -> None:
     """SAC divides no probabilities: it draws its actions anew from the policy that learns."""
     stack = stack_of("EURUSD", overrides=(ALL_ATTENTION, SMALL, *STEADY))
     policy = stack.network.policy
-    rows = Rows(torch.nn.ModuleDict({"policy": policy}), [
+    rows = StackedParameters(torch.nn.ModuleDict({"policy": policy}), [
         {f"policy.{name}": parameter for name, parameter in stack.modules[0].policy.named_parameters()}
     ])  # fmt: skip
     rows.load()
     obs, labels = torch.randn(1, ROWS, stack.widths[0]), torch.arange(ROWS)[None] % 4
     gradients = []
     for how in (AS_THEY_STAND, options(precision="bfloat16"), options(checkpoint_activations=True)):
-        act = AutogradPolicy(policy, rows, how)
+        act = AutogradPolicyBackprop(policy, rows, how)
         torch.manual_seed(4)
         mean, log_std = act.forward(obs)
         assert mean.dtype == torch.float32
-        only_asked, _ = AutogradPolicy(policy, rows, how).forward(obs, learns=False)
+        only_asked, _ = AutogradPolicyBackprop(policy, rows, how).forward(obs, learns=False)
         torch.testing.assert_close(only_asked, mean, rtol=0.02, atol=0.002)
-        lessons = torch.stack([*act.lessons(obs, labels).values()]).sum()
-        act.backward(torch.ones_like(mean), torch.zeros_like(log_std), lessons)
+        auxiliary_losses = torch.stack([*act.auxiliary_losses(obs, labels).values()]).sum()
+        act.backward(torch.ones_like(mean), torch.zeros_like(log_std), auxiliary_losses)
         gradients.append(rows.grad_RP.clone())
     exact, near, same = gradients
     assert 1e-4 < (near - exact).norm() / exact.norm() < 0.02
@@ -132,7 +133,7 @@ def test_under_sac_the_policys_pass_is_in_bfloat16_too() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(compiler_complaint("cpu") is not None, reason="torch.compile finds no compiler here")
+@pytest.mark.skipif(compiler_error("cpu") is not None, reason="torch.compile finds no compiler here")
 @pytest.mark.parametrize(
     ("names", "overrides"),
     [(("EURUSD",), (ALL_ATTENTION, SMALL)), (("EURUSD", "XAUUSD"), STEADY)],
@@ -152,10 +153,10 @@ def test_compiled_networks_are_the_same_networks(names: tuple[str, ...], overrid
 @pytest.mark.slow
 def test_without_a_compiler_the_setting_is_refused() -> None:
     check = (
-        "import torch; from mtquant_rllib.engine.learning.autograd import Prepared;"
+        "import torch; from mtquant_rllib.engine.learning.execution_options import NetworkExecution;"
         "from mtquant_rllib.config import Settings;"
         "options = Settings.load(overrides=['learner.compile=true']).learner;"
-        "Prepared(options, torch.device('cpu'), torch.nn.Linear(1, 1))"
+        "NetworkExecution(options, torch.device('cpu'), torch.nn.Linear(1, 1))"
     )
     nowhere = {**os.environ, "PATH": "/nowhere", "CXX": "/nowhere/g++"}
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, env=nowhere)
@@ -168,17 +169,17 @@ def test_without_a_compiler_the_setting_is_refused() -> None:
 def test_a_setting_without_a_part_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     asked = options(precision="bfloat16", checkpoint_activations=True)
     with caplog.at_level(logging.WARNING):
-        assert isinstance(pass_for(stack_of("EURUSD", "XAUUSD", overrides=()), asked), PlainPass)
+        assert isinstance(backprop_for(stack_of("EURUSD", "XAUUSD", overrides=()), asked), ManualBackprop)
         (said,) = caplog.messages
         assert said.startswith("learner.precision, learner.checkpoint_activations: no part in EURUSD, XAUUSD; ")
         caplog.clear()
-        assert isinstance(pass_for(stack_of("EURUSD"), asked), AutogradPass)
-        assert isinstance(pass_for(stack_of("EURUSD", overrides=()), AS_THEY_STAND), PlainPass)
+        assert isinstance(backprop_for(stack_of("EURUSD"), asked), AutogradBackprop)
+        assert isinstance(backprop_for(stack_of("EURUSD", overrides=()), AS_THEY_STAND), ManualBackprop)
         assert not caplog.messages
         # Its value network is plain: the policy alone has layers of attention.
         stack = stack_of("EURUSD", overrides=(ALL_ATTENTION, SMALL, "networks.attention.value=plain"))
-        assert isinstance(pass_for(stack, asked), AutogradPass)
-        assert [encoder.recomputes for encoder in recomputing(stack.network)] == [True]
+        assert isinstance(backprop_for(stack, asked), AutogradBackprop)
+        assert [encoder.recomputes for encoder in checkpointed_encoders(stack.network)] == [True]
         assert not caplog.messages
 
 
@@ -194,7 +195,7 @@ def test_the_learner_gets_them_from_the_settings(make_config: Any) -> None:
 
 def test_one_encoder_recomputes_only_on_the_way_to_gradients() -> None:
     stack = stack_of("EURUSD")
-    (encoder,) = recomputing(stack.network.policy)
+    (encoder,) = checkpointed_encoders(stack.network.policy)
     encoder.recomputes = True
     obs = torch.from_numpy(np.random.default_rng(0).normal(size=(3, stack.widths[0])).astype(np.float32))
     with torch.no_grad():

@@ -42,8 +42,8 @@ class Pupil:
         (fragment,) = self.runner.sample(num_timesteps=80)
         for level in fragment.levels:
             if poison is not None and (module is None or module in level.modules):
-                seat = slice(None) if module is None else level.modules.index(module)
-                level.rewards[5:9, :, seat] = poison
+                slot = slice(None) if module is None else level.modules.index(module)
+                level.rewards[5:9, :, slot] = poison
         times = {"bars": self.bars, NUM_ENV_STEPS_SAMPLED_LIFETIME: self.bars + 80}
         how = {"n_steps": 4} if self.sac else {"num_epochs": 2, "minibatch_size": 64}
         results = self.learner.update(episodes=[fragment], timesteps=times, **how)

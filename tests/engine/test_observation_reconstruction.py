@@ -64,7 +64,7 @@ def test_observations_put_together_again_are_what_was_seen(
     cut_off = 0
     for bars in (101, 3, 62):
         runner.watch()
-        held = {id(sampler): sampler.held for sampler in runner.samplers()}
+        held = {id(sampler): sampler.pending for sampler in runner.samplers()}
         (fragment,) = runner.sample(num_timesteps=bars)
         for sampler, level in zip(runner.samplers(), fragment.levels, strict=True):
             decisions, final, bootstrap = seen_in(runner, level)

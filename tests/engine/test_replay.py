@@ -12,7 +12,7 @@ from learners import seen_in
 from scipy.stats import chisquare
 
 from mtquant_rllib.config.sac import PrioritiesConfig
-from mtquant_rllib.engine.columns import closed_decisions
+from mtquant_rllib.engine.columns import decision_outcomes
 from mtquant_rllib.engine.replay.replay import Replay
 from mtquant_rllib.engine.replay.storage import DECISION, LAST, STATE
 from mtquant_rllib.engine.replay.sum_tree import SumTree
@@ -78,28 +78,28 @@ def by_hand(
         for number, level in enumerate(fragment.levels):
             if module not in level.modules:
                 continue
-            closed, (seen, final, _) = closed_decisions(level), seen_in(runner, level)
+            closed, (seen, final, _) = decision_outcomes(level), seen_in(runner, level)
             finals = np.cumsum(level.truncated.ravel()).reshape(level.truncated.shape) - 1
             for r, (t, env) in enumerate(zip(closed.t, closed.env)):
-                for seat in range(level.seats.shape[1]):
-                    if level.modules[level.seats[r, seat]] != module or not closed.known[r]:
+                for slot in range(level.module_index.shape[1]):
+                    if level.modules[level.module_index[r, slot]] != module or not closed.complete[r]:
                         continue
-                    key = (number, env, seat)
-                    row = (seen[r, seat].tobytes(), level.actions[r, seat].tobytes())
-                    chains.setdefault(key, []).append((*row, closed.rewards[r, seat], closed.bars[r], t))
+                    key = (number, env, slot)
+                    row = (seen[r, slot].tobytes(), level.actions[r, slot].tobytes())
+                    chains.setdefault(key, []).append((*row, closed.rewards[r, slot], closed.bars[r], t))
                     if closed.ends[r]:
                         end = closed.until[r] - 1
                         cut = level.truncated[end, env]
-                        close(key, final[finals[end, env], seat].tobytes() if cut else None)
+                        close(key, final[finals[end, env], slot].tobytes() if cut else None)
     last = fragments[-1]
-    for number, env, seat in list(chains):
+    for number, env, slot in list(chains):
         level = last.levels[number]
         seen, _, bootstrap = seen_in(runner, level)
-        waiting = bootstrap[env, seat].tobytes() if level.bootstrap_due[env] else None
+        waiting = bootstrap[env, slot].tobytes() if level.bootstrap_due[env] else None
         if waiting is None:
             r = max(r for r, own in enumerate(np.argwhere(level.due)) if own[1] == env)
-            waiting = seen[r, seat].tobytes()
-        close((number, env, seat), waiting)
+            waiting = seen[r, slot].tobytes()
+        close((number, env, slot), waiting)
     return found
 
 
@@ -136,7 +136,7 @@ def test_what_is_drawn_is_what_happened(
             reward, discount, after = expected[key]
             assert batch.reward[row] == pytest.approx(reward, abs=1e-4)
             assert batch.discount[row] == pytest.approx(discount, abs=1e-5)
-            assert after is None if batch.discount[row] == 0 else batch.after[row].tobytes() == after
+            assert after is None if batch.discount[row] == 0 else batch.next_observation[row].tobytes() == after
             drawn.add(key)
     assert len(expected) > 10
     assert drawn == expected.keys()
@@ -159,7 +159,7 @@ def test_the_oldest_make_room_and_every_successor_stays_true(desk: Any) -> None:
     for row in range(600):
         truth = after_of[batch.observation[row].tobytes(), batch.action[row].tobytes()]
         if batch.discount[row] > 0:
-            assert truth == batch.after[row].tobytes()
+            assert truth == batch.next_observation[row].tobytes()
     recent = {(seen.tobytes(), did.tobytes()) for seen, did in zip(batch.observation, batch.action)}
     old = by_hand(runner, fragments[:2], "EURUSD", 0.9, 1)
     assert not recent & {(seen, did) for seen, did, *_ in old}
@@ -195,7 +195,7 @@ def test_prioritised_draws_follow_their_priorities_and_weights_correct_for_them(
     assert (first.weight == 1).all(), "nothing is known yet: all have the largest priority"
     leaves = np.unique(first.leaves)
     errors = np.random.default_rng(0).exponential(1.0, len(leaves))
-    replay.note_errors("EURUSD", leaves, errors)
+    replay.update_priorities("EURUSD", leaves, errors)
     priority = (errors + PRIORITIES.epsilon) ** PRIORITIES.power
     batches = [drawn_of(replay, "EURUSD", 1000, 0.5) for _ in range(60)]
     drawn = np.concatenate([batch.leaves for batch in batches])
@@ -208,11 +208,11 @@ def test_prioritised_draws_follow_their_priorities_and_weights_correct_for_them(
         raw = (len(leaves) * chance[np.searchsorted(leaves, batch.leaves)]) ** -0.5
         np.testing.assert_allclose(batch.weight, raw / raw.max(), rtol=1e-5)
     replay.add(runner.sample(num_timesteps=40))
-    owner = replay._owners["EURUSD"]
-    fresh = np.setdiff1d(np.flatnonzero(owner.tree.leaves), leaves)
+    streams = replay._streams["EURUSD"]
+    fresh = np.setdiff1d(np.flatnonzero(streams.tree.leaves), leaves)
     assert len(fresh) >= 30
-    assert (owner.tree.leaves[fresh] == owner.largest).all()
-    assert owner.largest >= priority.max()
+    assert (streams.tree.leaves[fresh] == streams.largest).all()
+    assert streams.largest >= priority.max()
 
 
 def test_a_sum_tree_finds_what_a_cumulative_sum_finds() -> None:
@@ -239,7 +239,7 @@ def test_a_restored_replay_draws_what_the_lost_one_would_have(desk: Any, priorit
     drawn_of(replay, META, 100)
     if priorities is not None:
         batch = drawn_of(replay, "US30", 100)
-        replay.note_errors("US30", batch.leaves, np.linspace(0, 3, 100))
+        replay.update_priorities("US30", batch.leaves, np.linspace(0, 3, 100))
     state = pickle.loads(pickle.dumps(replay.get_state()))
     _, again = desk(3, "desk", priorities=priorities, capacity_bars=120)
     again.set_state(state)

@@ -69,7 +69,7 @@ def test_of_many_episodes_that_end_together_the_statistics_are_those_of_all(
     phase: int, trial: str, make_config: Any
 ) -> None:
     """Four end at once, more than a window of two holds; who listens has each of them logged."""
-    told = []
+    logged = []
     for listener in (None, Listener):
         config = make_config(phase, trial).reporting(metrics_num_episodes_for_smoothing=2)
         if listener is not None:
@@ -78,12 +78,12 @@ def test_of_many_episodes_that_end_together_the_statistics_are_those_of_all(
         runner.sample(num_timesteps=4 * 50)
         metrics = runner.get_metrics()
         kinds = (EPISODE_RETURN_MEAN, EPISODE_RETURN_MIN, EPISODE_RETURN_MAX, NUM_EPISODES)
-        told.append(
+        logged.append(
             [metrics[kind].peek() for kind in kinds]
             + [(agent, stats.peek()) for agent, stats in sorted(metrics["agent_episode_returns_mean"].items())]
         )
-    assert told[0] == told[1]
-    assert told[0][3] == 8
+    assert logged[0] == logged[1]
+    assert logged[0][3] == 8
 
 
 def test_an_evaluation_runner_plays_whole_episodes_of_its_own(config: Any) -> None:
@@ -101,7 +101,9 @@ def test_an_evaluation_runner_plays_whole_episodes_of_its_own(config: Any) -> No
     assert returns[0] != returns[1], "episodes go on, they are not repeated"
     (own,) = runner.sample(num_timesteps=40, explore=False)
     assert not np.array_equal(own.levels[0].private, fragment.levels[0].private)
-    assert np.array_equal(own.levels[0].actions, own.levels[0].inputs[..., : own.levels[0].actions.shape[-1]])
+    assert np.array_equal(
+        own.levels[0].actions, own.levels[0].action_dist_inputs[..., : own.levels[0].actions.shape[-1]]
+    )
 
 
 def test_random_actions_are_uniform_over_the_box(config: Any) -> None:
@@ -121,7 +123,7 @@ def test_regimes_of_the_bars_sampled_are_metrics(make_config: Any, phase: int, n
     labels, sure, changes, pairs = [], [], 0, 0
     last: dict[int, int] = {}
     features = [part.desk.features for part in runner.env.domain_envs]
-    play = runner._play
+    play = runner._step_bar
 
     def watched(row: int, asked: np.ndarray, draw: Any, marks: Any) -> int:
         nonlocal changes, pairs
@@ -140,12 +142,12 @@ def test_regimes_of_the_bars_sampled_are_metrics(make_config: Any, phase: int, n
             last.pop(int(env), None)
         return ended
 
-    runner._play = watched  # type: ignore[method-assign]
+    runner._step_bar = watched  # type: ignore[method-assign]
     runner.sample(num_timesteps=4 * 70 + 2)
-    told = {key: value.peek() for key, value in runner.get_metrics()[REGIMES].items()}
+    logged = {key: value.peek() for key, value in runner.get_metrics()[REGIMES].items()}
     assert len(labels) == 4 * 70 + 2
     for regime in Regime:
-        assert told[f"share_{regime.name.lower()}"] == pytest.approx(np.mean(np.array(labels) == regime))
-    assert told["confidence"] == pytest.approx(np.mean(sure), rel=1e-5)
-    assert told["changes_per_bar"] == pytest.approx(changes / pairs)
+        assert logged[f"share_{regime.name.lower()}"] == pytest.approx(np.mean(np.array(labels) == regime))
+    assert logged["confidence"] == pytest.approx(np.mean(sure), rel=1e-5)
+    assert logged["changes_per_bar"] == pytest.approx(changes / pairs)
     assert changes > 0

@@ -15,7 +15,8 @@ from torch.distributions import Normal
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.engine.learning import sac_loss
-from mtquant_rllib.engine.learning.sac_stack import ACTOR, ALPHA, CRITICS, SACStack
+from mtquant_rllib.engine.learning.fast_path import loss_gradients
+from mtquant_rllib.engine.learning.sac_update import ACTOR, ALPHA, CRITICS, SACStack
 from mtquant_rllib.engine.replay.replay import Batch
 from mtquant_rllib.policies.action_maps import executed
 from mtquant_rllib.policies.modules import module_specs
@@ -84,13 +85,13 @@ def batch_for(module: Any, rng: np.random.Generator) -> Batch:
     return Batch(
         observation=rng.normal(size=(ROWS, shape.observation)).astype(np.float32),
         action=rng.normal(0, 0.8, (ROWS, shape.actions)).astype(np.float32),
-        after=rng.normal(size=(ROWS, shape.observation)).astype(np.float32),
+        next_observation=rng.normal(size=(ROWS, shape.observation)).astype(np.float32),
         reward=rng.normal(size=ROWS).astype(np.float32),
         discount=np.where(rng.random(ROWS) < 0.2, 0.0, 0.99 ** rng.integers(1, 6, ROWS)).astype(np.float32),
         weight=rng.uniform(0.2, 1.0, ROWS).astype(np.float32),
         regime=rng.integers(-1, 4, ROWS),
         leaves=np.arange(ROWS),
-        remembered=REMEMBERED,
+        n_stored=REMEMBERED,
     )
 
 
@@ -115,7 +116,7 @@ def reference_losses(
     whatever critics the module has."""
     obs, after, action, reward, discount, weight, regime = (
         torch.from_numpy(getattr(batch, name)).to(next_noise.dtype)
-        for name in ("observation", "after", "action", "reward", "discount", "weight", "regime")
+        for name in ("observation", "next_observation", "action", "reward", "discount", "weight", "regime")
     )
     config = module.model_config["sac"]
 
@@ -140,15 +141,15 @@ def reference_losses(
     raw, log_prob = sampled(obs, noise)
     actor = (alpha.detach() * log_prob - lower(module.critics.online, obs, raw)).mean()
     entropy_target = -math.log(action.shape[1])
-    ridge = 0.5 * config["critic"]["slope_penalty"] / batch.remembered
+    ridge = 0.5 * config["critic"]["slope_penalty"] / batch.n_stored
     ridges = [ridge * sum(part.square().sum() for part in twin.slope.parameters()) for twin in module.critics.online]
     small = 0.5 * action_penalty * module.policy(obs).chunk(2, dim=-1)[0].square().sum(-1).mean()
     alpha_loss = -(alpha * (log_prob.detach() + entropy_target)).mean()
-    lessons = module.policy.auxiliary_losses(obs, regime.long())
+    auxiliary_losses = module.policy.auxiliary_losses(obs, regime.long())
     return {
         "figure": np.mean([loss.item() for loss in critic]),
         "critic": [loss + own for loss, own in zip(critic, ridges)],
-        "actor": actor + small + sum(lessons.values()),
+        "actor": actor + small + sum(auxiliary_losses.values()),
         "alpha": alpha_loss,
     }
 
@@ -185,11 +186,11 @@ def test_a_step_is_algorithm_one_of_the_paper(names: tuple[str, ...], overrides:
     widths = [module.policy.shape.actions for module in modules.values()]
     for seed in range(3):
         batches = [batch_for(module, rng) for module in modules.values()]
-        figures, _ = stack.step(batches, seed, tell=True)
+        figures, _ = stack.step(batches, seed, with_metrics=True)
         torch.manual_seed(seed)
         draws = [torch.randn(len(names), ROWS, stack.widths[1]) for _ in range(2)]
         for member, (name, module) in enumerate(theirs.items()):
-            columns = stack.fits[member].actions
+            columns = stack.column_maps[member].actions
             assert len(columns) == widths[member]
             next_noise, noise = (draw[member][:, columns] for draw in draws)
             first = reference_losses(module, batches[member], next_noise, noise, penalty)
@@ -211,8 +212,8 @@ def test_a_step_is_algorithm_one_of_the_paper(names: tuple[str, ...], overrides:
     for name in names:
         for (key, own), other in zip(modules[name].state_dict().items(), theirs[name].state_dict().values()):
             assert (own - other).abs().max() < 1e-6, (name, key)
-        for key, keeper in mine[name].items():
-            for own, other in zip(keeper.state.values(), reference[name][key].state.values()):
+        for key, optimizer in mine[name].items():
+            for own, other in zip(optimizer.state.values(), reference[name][key].state.values()):
                 torch.testing.assert_close(own["exp_avg"], other["exp_avg"], rtol=0, atol=1e-6)
                 assert own["step"] == other["step"] == 3
 
@@ -223,7 +224,7 @@ def test_the_losses_are_the_papers_to_the_last_digit() -> None:
     s, b, a = 2, 64, 3
     mean, log_std = torch.randn(s, b, a).double(), 0.3 * torch.randn(s, b, a).double()
     noise, real = torch.randn(s, b, a).double(), torch.ones(s, 1, a).double()
-    action, log_prob = sac_loss.drawn(mean, log_std, noise, real)
+    action, log_prob = sac_loss.sampled_actions(mean, log_std, noise, real)
     expected = Normal(mean, log_std.exp()).log_prob(mean + log_std.exp() * noise).sum(-1)
     torch.testing.assert_close(log_prob, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(action, mean + log_std.exp() * noise, rtol=0, atol=0)
@@ -247,7 +248,7 @@ def test_the_losses_are_the_papers_to_the_last_digit() -> None:
     log_alpha = alpha.log().requires_grad_()
     j_alpha = -(log_alpha.exp() * (log_prob - math.log(a))).mean(-1).sum()
     (by_log_alpha,) = torch.autograd.grad(j_alpha, log_alpha)
-    own = sac_loss.alpha_gradient(log_prob, alpha, torch.full((s, 1), -math.log(a), dtype=torch.float64))
+    own = loss_gradients.alpha_gradient(log_prob, alpha, torch.full((s, 1), -math.log(a), dtype=torch.float64))
     torch.testing.assert_close(own, by_log_alpha, rtol=1e-12, atol=1e-12)
 
 
@@ -261,7 +262,7 @@ def test_alpha_falls_where_entropy_is_above_its_target_and_rises_below(deviation
         policy.rho.fill_(math.log(deviation - floor))
     stack = stack_of(modules)
     before = stack.alphas.weight_RP.item()
-    figures, _ = stack.step([batch_for(modules["EURUSD"], np.random.default_rng(0))], 0, tell=True)
+    figures, _ = stack.step([batch_for(modules["EURUSD"], np.random.default_rng(0))], 0, with_metrics=True)
     assert figures["entropy"].item() == pytest.approx(3 * (math.log(deviation) + 0.5 * math.log(2 * math.pi * math.e)))
     assert (figures["entropy"].item() > -math.log(3)) == goes_down
     assert (stack.alphas.weight_RP.item() < before) == goes_down
@@ -274,7 +275,7 @@ def test_targets_move_by_tau_and_those_of_resting_modules_not_at_all() -> None:
     before = stack.targets.weight_RP.clone()
     fresh = {rows: getattr(stack, rows).weight_RP.clone() for rows in ("actors", "critics", "alphas")}
     batch = batch_for(modules["EURUSD"], np.random.default_rng(0))
-    stack.step([batch, None, batch], 0, tell=False)
+    stack.step([batch, None, batch], 0, with_metrics=False)
     moved = (before + 0.25 * (stack.critics.weight_RP - before)).view(3, 2, -1)
     now = stack.targets.weight_RP.view(3, 2, -1)
     torch.testing.assert_close(now[[0, 2]], moved[[0, 2]], rtol=0, atol=1e-7)
@@ -292,7 +293,7 @@ def test_an_error_that_is_not_finite_skips_its_module_and_no_other() -> None:
     before = stack.critics.weight_RP.clone().view(3, -1)
     batches = [batch_for(modules[name], np.random.default_rng(0)) for name in names]
     batches[1].reward[0] = np.nan
-    stack.step(batches, 0, tell=False)
+    stack.step(batches, 0, with_metrics=False)
     after = stack.critics.weight_RP.view(3, -1)
     assert torch.equal(after[1], before[1])
     assert not torch.equal(after[0], before[0])
@@ -315,11 +316,11 @@ def test_with_a_price_the_mean_is_the_slope_over_it_and_without_one_it_leaves_th
         for twin in (*module.critics.online, *module.critics.target):
             twin.slope.bias[0] = 0.2
     rates = {ACTOR: 0.003, **dict.fromkeys(CRITICS, 0.0), ALPHA: 0.0}
-    keepers = {key: torch.optim.Adam(part.parameters(), lr=rates[key]) for key, part in _parts(module).items()}
+    optimizers = {key: torch.optim.Adam(part.parameters(), lr=rates[key]) for key, part in _parts(module).items()}
     stack = SACStack(
         ["EURUSD"],
         [module],
-        {"EURUSD": keepers},
+        {"EURUSD": optimizers},
         tau=0.0,
         grad_clip=10.0,
         action_penalty=penalty,
@@ -328,7 +329,7 @@ def test_with_a_price_the_mean_is_the_slope_over_it_and_without_one_it_leaves_th
     stack.load()
     batch = batch_for(module, np.random.default_rng(0))
     for seed in range(300):
-        stack.step([batch], seed, tell=False)
+        stack.step([batch], seed, with_metrics=False)
     stack.store(policies_only=True)
     mean = module.policy.mean(torch.from_numpy(batch.observation)).detach()
     if where is None:
@@ -364,7 +365,7 @@ def test_a_penalised_slope_is_a_ridge_regression() -> None:
             for critic in module.critics.online:
                 critic.load_state_dict(twin.float().state_dict())
         stack = stack_of(modules)
-        critics = stack._critic_pass
+        critics = stack._critic_backprop
         obs_RBF, executed_RBW = (item.float().expand(2, -1, -1).contiguous() for item in (obs, seen))
         error = critics.forward(obs_RBF, executed_RBW) - reward.float()
         critics.backward(error / ROWS, torch.full((2,), 0.2))

@@ -179,7 +179,7 @@ def test_the_regimes_floor_holds_while_collecting_and_not_in_evaluation(make_con
         (fragment,) = runner.sample(num_timesteps=400)
         level = fragment.levels[-1]
         regimes = runner.env.domain_envs[0].desk.features.regime[level.market_rows[np.nonzero(level.due)]]
-        noise = (level.actions - level.inputs[..., :3])[:, 0]
+        noise = (level.actions - level.action_dist_inputs[..., :3])[:, 0]
         for regime in np.unique(regimes):
             spread.setdefault(int(regime), []).append(noise[regimes == regime])
     checked = 0
@@ -191,7 +191,7 @@ def test_the_regimes_floor_holds_while_collecting_and_not_in_evaluation(make_con
     assert checked >= 2
     (fragment,) = runner.sample(num_timesteps=40, explore=False)
     level = fragment.levels[-1]
-    assert np.array_equal(level.actions, level.inputs[..., :3])
+    assert np.array_equal(level.actions, level.action_dist_inputs[..., :3])
 
 
 def test_rounds_of_fewer_bars_than_environments_reach_all_of_them_in_turn(make_config: Any) -> None:

@@ -17,7 +17,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED
 from mtquant_rllib.engine.columns import Fragment
 from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
 from mtquant_rllib.engine.learning.sac_learner import REPLAY_STATE, SACLearner
-from mtquant_rllib.engine.learning.sharding import CopiedBatch, ShardedBatch, sharded
+from mtquant_rllib.engine.learning.sharding import ReplicatedBatch, ShardedBatch, shard_by_environment
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.training.session.process_variables import PROCESS_VARIABLES
 from mtquant_rllib.universe import META
@@ -48,11 +48,11 @@ def test_environments_are_dealt_whole_and_once(make_config: Any) -> None:
     runner = BatchedEnvRunner(config=make_config(3, "desk", *STEADY), worker_index=0)
     (fragment,) = runner.sample(num_timesteps=1500)
     assert any(level.truncated.any() for level in fragment.levels)
-    shards = sharded([fragment, fragment], 3)
+    shards = shard_by_environment([fragment, fragment], 3)
     assert [[part.environments for part in shard] for shard in shards] == [[3], [2, 2], [3]]
     assert sum(part.bars for shard in shards for part in shard) == 2 * fragment.bars
     (first,), (_, second), _ = shards
-    for whole, left, middle in zip(fragment.levels, first.levels, sharded([fragment], 5)[2][0].levels):
+    for whole, left, middle in zip(fragment.levels, first.levels, shard_by_environment([fragment], 5)[2][0].levels):
         np.testing.assert_array_equal(left.rewards, whole.rewards[:, :3])
         _, env = np.nonzero(whole.due)
         np.testing.assert_array_equal(left.private, whole.private[env < 3])
@@ -142,7 +142,7 @@ def test_several_learners_off_policy_learn_what_one_learns(
         for _ in range(3):
             fragments = runner.sample(num_timesteps=60)
             alone = one.update(episodes=fragments, timesteps=TIMES, n_steps=4)
-            results = group.update(training_data=CopiedBatch(episodes=fragments), timesteps=TIMES, n_steps=4)
+            results = group.update(training_data=ReplicatedBatch(episodes=fragments), timesteps=TIMES, n_steps=4)
         trained = [result[ALL_MODULES][NUM_ENV_STEPS_TRAINED].peek() for result in results]
         assert trained == [60] + [0] * (learners - 1)
         shown = {key for key in alone[min(config.policies_to_train)] if key.endswith("loss") or "gradient" in key}

@@ -259,7 +259,7 @@ def test_who_rests_for_a_bar_does_not_notice(stage: tuple[str, Path]) -> None:
     expected = play.go_on(40)
     play.desk.restore(state)
     play.bar = at
-    with play.desk.resting(np.arange(N_ENVS)):
+    with play.desk.rolled_back(np.arange(N_ENVS)):
         play.go_on(1)
     play.bar = at
     assert play.go_on(40) == expected
@@ -272,7 +272,7 @@ def test_who_rests_keeps_the_cap_of_a_breaker(tmp_path: Path) -> None:
     weights = np.full((N_ENVS, play.desk.universe.n_instruments), 0.4)
     lost = np.where(everyone == 3, 0.94, 1.0) * breakers.day_start_ccy
     assert breakers.mark(lost, weights).tolist() == [0, 0, 0, 1, 0, 0, 0]
-    with play.desk.resting(np.array([3])):
+    with play.desk.rolled_back(np.array([3])):
         for _ in range(50):
             breakers.after_fills(np.ones_like(weights, dtype=bool))
         assert breakers.limits().cap_abs is None

@@ -45,8 +45,8 @@ def rows_of(level: Any, seen: np.ndarray, module: str) -> list[tuple[np.ndarray,
                     closed = True
                     break
             if closed or level.bootstrap_due[env]:
-                for seat in np.flatnonzero(level.seats[row] == number):
-                    rows.append((seen[row, seat], level.actions[row, seat].copy(), earned[seat]))
+                for slot in np.flatnonzero(level.module_index[row] == number):
+                    rows.append((seen[row, slot], level.actions[row, slot].copy(), earned[slot]))
     return rows
 
 

@@ -34,7 +34,7 @@ def as_rllibs_batch(learner: BatchedLearner, fragment: Any) -> MultiAgentBatch:
     names = (Columns.OBS, Columns.ACTIONS, Columns.ACTION_DIST_INPUTS, Columns.ACTION_LOGP)
     names += (Postprocessing.ADVANTAGES, Postprocessing.VALUE_TARGETS)
     batches = {}
-    for module, table in learner._gathered([fragment]).tables.items():
+    for module, table in learner._gather([fragment]).tables.items():
         columns = dict(zip(names, map(torch.from_numpy, table)))
         batches[module] = SampleBatch(
             {name: column[:, 0] if column.shape[1] == 1 else column for name, column in columns.items()}
@@ -62,8 +62,8 @@ def test_one_update_of_the_whole_batch_is_rllibs(
     copy_weights(batched, stock)
     (fragment,) = runner.sample(num_timesteps=200)
     batch = as_rllibs_batch(batched, fragment)
-    before, learned = parameters(batched), batched._gathered([fragment])
-    batched._gathered = lambda fragments: learned
+    before, learned = parameters(batched), batched._gather([fragment])
+    batched._gather = lambda fragments: learned
     # Once to the letter; and twice more, so that the moments of the optimiser count, with rounding carried along.
     for tolerance in (1e-6, 1e-5, 1e-5):
         stock.update(batch=batch, timesteps=TIMES, num_epochs=1)
@@ -144,12 +144,12 @@ def test_the_first_ratios_are_one(make_config: Any, overrides: tuple[str, ...]) 
     learner = built(BatchedLearner, config, runner)
     runner.set_state({COMPONENT_RL_MODULE: learner.module.get_state()})
     (fragment,) = runner.sample(num_timesteps=200)
-    tables = learner._gathered([fragment]).tables
+    tables = learner._gather([fragment]).tables
     for part in learner._learners:
         part.load()
         rows, widths = part.table([tables.get(name) for name in part.stack.names])
         obs, action, _, old, *_ = rows.split(widths, dim=-1)
         mean, log_std, _ = part.network.forward(obs)
-        each = torch.distributions.Normal(mean, log_std.exp()).log_prob(action) * part.stack.real_S1A
+        each = torch.distributions.Normal(mean, log_std.exp()).log_prob(action) * part.stack.action_mask_S1A
         for member, name in enumerate(part.stack.names):
             assert (each.sum(-1) - old[..., 0])[member, : len(tables[name][0])].exp().sub(1).abs().max() < 1e-5

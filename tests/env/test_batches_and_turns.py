@@ -117,7 +117,7 @@ def test_the_turn_based_environment_plays_the_same_bars_as_the_desk(short, phase
     env = desk_env(
         {"data": folder, "split": "train", "settings": settings, "phase": phase, "domain": domain, "seed": 5}
     )
-    env.seat(2, 3)
+    env.set_env_index(2, 3)
     desk = new_desk(settings, data, EpisodeSetup(phase, d), 1)
     rng = np.random.default_rng(1)
     low_high = (settings.rewards.phase_1_allocation_low, settings.rewards.phase_1_allocation_high)
@@ -208,5 +208,5 @@ def test_a_restored_environment_goes_on_with_the_following_episode(short):
     second.set_state(first.get_state())
     assert begun + rows_of(second, 3) == undisturbed
     elsewhere = desk_env(config)
-    elsewhere.seat(1, 0)
+    elsewhere.set_env_index(1, 0)
     assert rows_of(elsewhere, 6) != undisturbed

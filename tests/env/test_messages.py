@@ -20,7 +20,7 @@ from mtquant_rllib.env.messages import (
     CommunicationHub,
     CoordinationSignal,
     PerformanceReport,
-    alerts_standing,
+    active_alerts,
     allocation_messages,
     book_correlation,
     coordination_signals,
@@ -110,7 +110,7 @@ def test_an_empty_desk_has_nothing_to_coordinate():
 
 def test_alerts_name_the_instruments_that_stand_above_zero():
     level = np.array([[0.0, 0.2, 0.0, 0.6]])
-    assert [(m.symbol, m.level) for m in alerts_standing(DESK, 7, level, envs=[0])] == [("XAUUSD", 0.2), ("US30", 0.6)]
+    assert [(m.symbol, m.level) for m in active_alerts(DESK, 7, level, envs=[0])] == [("XAUUSD", 0.2), ("US30", 0.6)]
 
 
 def hub(tracing, journal_messages=100, envs=(0,)):
@@ -149,7 +149,7 @@ def test_a_subscriber_hears_its_kind_its_name_and_broadcasts_until_it_leaves():
     publish = partial(desk.publish, AllocationMessage, partial(allocation_messages, DESK, 0, ALLOCATION, APPETITE))
     publish()
     assert [m.allocation_frac for m in heard] == [0.1]
-    desk.publish(Alert, partial(alerts_standing, DESK, 0, np.array([[0.0, 0.0, 0.0, 1.0]])))
+    desk.publish(Alert, partial(active_alerts, DESK, 0, np.array([[0.0, 0.0, 0.0, 1.0]])))
     assert [m.level for m in alarms] == [1.0]
     leave()
     leave()

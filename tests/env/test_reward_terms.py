@@ -20,7 +20,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.reward_terms import own_terms
+from mtquant_rllib.env.reward_terms import custom_terms
 from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.building import build_features
@@ -157,7 +157,7 @@ def test_an_evaluation_asks_no_term(home: Path) -> None:
     settings = Settings.load(home / "my_reward.yaml")
     market = smooth(settings)
     features, execution = build_features(settings, market, None), ExecutionData.build(settings, market)
-    setup = EpisodeSetup(3, ends_on_halt=False, own_terms=False)
+    setup = EpisodeSetup(3, ends_on_halt=False, custom_terms=False)
     desk = Desk(settings, execution, features, B, setup, RiskLayer(settings, B, setup))
     start = features.warmup
     desk.reset(np.arange(B), [EpisodeDraw(start=start, stop=start + 9, allocation=0.3, turn=0) for _ in range(B)])
@@ -168,7 +168,7 @@ def test_two_terms_of_one_name_are_refused(home: Path) -> None:
     tree = Settings.load(home / "my_reward.yaml").model_dump(mode="json")
     tree["rewards"]["terms"] *= 2
     with pytest.raises(ConfigError, match="another term is called 'turnover'"):
-        own_terms(Settings.model_validate(tree))
+        custom_terms(Settings.model_validate(tree))
 
 
 @pytest.mark.slow

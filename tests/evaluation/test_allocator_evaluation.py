@@ -15,7 +15,7 @@ from mtquant_rllib.env.regime_rewards import SHAPING, TERMS
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.evaluation.baselines import weight_rules
 from mtquant_rllib.evaluation.controls import judge, passes_null
-from mtquant_rllib.evaluation.linear_benchmark import read_mean
+from mtquant_rllib.evaluation.linear_benchmark import linear_forecast
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.report import build_report
 from mtquant_rllib.evaluation.reward_terms import SHARE, TermLog, print_terms
@@ -109,7 +109,7 @@ def test_the_oracle_earns_what_its_table_says(planted: tuple[Settings, Path, Des
 def told(settings: Settings, folder: Path) -> np.ndarray:
     """Of each asset, how the best linear reading of fifty columns correlates with the exact mean."""
     data, (mu, sigma) = DeskData.open(folder, "test"), truth(folder, "test")
-    read = read_mean(settings, folder, "test")
+    read = linear_forecast(settings, folder, "test")
     rows = np.concatenate([np.arange(stretch.start, stretch.stop) for stretch in data.stretches])
     return np.array([np.corrcoef((read / sigma)[rows, asset], (mu / sigma)[rows, asset])[0, 1] for asset in range(5)])
 

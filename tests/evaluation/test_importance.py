@@ -217,7 +217,7 @@ def test_where_attention_and_the_answer_part_ways_occlusion_knows_and_attention_
     names = list(layout.BLOCK.slices)
     obs = torch.randn(300, shape.observation)
     with torch.no_grad():
-        answer = network(obs, look=True)
+        answer = network(obs, need_weights=True)
     received = attention_received(answer.attention_BLHGG.numpy())
     assert (received[:, names.index("momentum")] > 0.9).all(), "the claim"
     predict = lambda x: network(torch.from_numpy(x)).logits_BA.detach().numpy()  # noqa: E731
@@ -247,7 +247,7 @@ def test_occlusion_finds_what_a_trained_attention_network_was_taught_to_read():
     predict = lambda x: network(torch.from_numpy(x)).logits_BA.detach().numpy()  # noqa: E731
     effect = occlusion(predict, obs.numpy(), layout.BLOCK.slices, np.random.default_rng(0), draws=4)
     assert (effect.argmax(axis=1) == list(layout.BLOCK.slices).index("volume")).mean() > 0.9
-    attention = network(obs, look=True).attention_BLHGG.detach().numpy()
+    attention = network(obs, need_weights=True).attention_BLHGG.detach().numpy()
     for claim in (attention_received(attention), attention_rollout(attention)):
         np.testing.assert_allclose(claim.sum(axis=1), 1, rtol=1e-5)
         score = faithfulness(claim, effect, BOOTSTRAP, np.random.default_rng(0))

@@ -67,15 +67,15 @@ def test_watching_changes_no_byte_of_the_record(material: Material, opened: Open
 
 
 def test_attention_is_collected_for_every_decision_and_its_rows_sum_to_one(material: Material) -> None:
-    look = material.look
-    assert look is not None
-    assert len(look.attention) == len(material.decisions.obs)
-    np.testing.assert_allclose(look.attention.sum(axis=-1), 1, atol=1e-5)
-    np.testing.assert_allclose(attention_received(look.attention).sum(axis=1), 1, atol=1e-5)
+    readout = material.readout
+    assert readout is not None
+    assert len(readout.attention) == len(material.decisions.obs)
+    np.testing.assert_allclose(readout.attention.sum(axis=-1), 1, atol=1e-5)
+    np.testing.assert_allclose(attention_received(readout.attention).sum(axis=1), 1, atol=1e-5)
 
 
 def test_an_instrument_with_a_plain_network_has_occlusion_and_no_claims(plain: Material) -> None:
-    assert plain.look is None
+    assert plain.readout is None
     assert not plain.influence.claims
     assert plain.influence.groups == ("price", "volume", "technical", "momentum", "state")
     assert (plain.influence.effect.mean(axis=0) > 0).all()

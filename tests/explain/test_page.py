@@ -245,10 +245,10 @@ def test_the_verdicts_stand_on_the_page(material: Material, page: Page) -> None:
 
 
 def test_every_choice_of_layer_head_and_regime_is_the_mean_it_names(material: Material) -> None:
-    look, decisions = material.look, material.decisions
-    assert look is not None
-    views = attention_views(look, decisions, 40)
-    attention = look.attention.astype(np.float64)
+    readout, decisions = material.readout, material.decisions
+    assert readout is not None
+    views = attention_views(readout, decisions, 40)
+    attention = readout.attention.astype(np.float64)
     np.testing.assert_allclose(views.matrix[0, 0, 0], attention.mean(axis=(0, 1, 2)))
     np.testing.assert_allclose(views.matrix[0, 2, 1], attention[:, 1, 0].mean(axis=0))
     for regime in Regime:
@@ -260,23 +260,23 @@ def test_every_choice_of_layer_head_and_regime_is_the_mean_it_names(material: Ma
 
 
 def test_attention_over_time_averages_consecutive_decisions(material: Material) -> None:
-    look, decisions = material.look, material.decisions
-    assert look is not None
+    readout, decisions = material.readout, material.decisions
+    assert readout is not None
     first = decisions.of_history(0)
-    views = attention_views(look, decisions, 7)
+    views = attention_views(readout, decisions, 7)
     assert views.over_time.shape[-1] == 7
-    received = attention_received(look.attention[first])
+    received = attention_received(readout.attention[first])
     stops = np.append(np.searchsorted(decisions.bar[first], views.part_bar), len(first))
     for part, (start, stop) in enumerate(itertools.pairwise(stops)):
         np.testing.assert_allclose(views.over_time[0, 0, :, part], received[start:stop].mean(axis=0), rtol=1e-5)
 
 
 def test_attention_that_follows_the_regime_moves_when_it_changes(material: Material) -> None:
-    look, decisions = material.look, material.decisions
-    assert look is not None
-    one_group = np.zeros_like(look.attention)
+    readout, decisions = material.readout, material.decisions
+    assert readout is not None
+    one_group = np.zeros_like(readout.attention)
     one_group[np.arange(len(one_group)), ..., decisions.regime % 4] = 1
-    stayed, changed, count = movement(type(look)(one_group, look.probabilities, look.fallback), decisions)
+    stayed, changed, count = movement(type(readout)(one_group, readout.probabilities, readout.fallback), decisions)
     assert (stayed, changed) == (0, 1)
     assert count > 0
 

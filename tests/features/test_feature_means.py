@@ -40,9 +40,9 @@ def test_over_the_training_bars_every_market_feature_is_zero_on_average(run: tup
     block = np.asarray(data.features.block)[rows]
     assert abs(block.mean((0, 1))[layout.BLOCK.column("cmf")]) > 0.1, "without them it is not"
     centres = FeatureMeans.of(settings)
-    assert np.abs(centres.off_block(block).mean((0, 1))).max() < 0.01
+    assert np.abs(centres.centred_block(block).mean((0, 1))).max() < 0.01
     for number, table in enumerate(data.features.domain):
-        assert np.abs(centres.off_domain(number, np.asarray(table)[rows]).mean(0)).max() < 0.01
+        assert np.abs(centres.centred_domain(number, np.asarray(table)[rows]).mean(0)).max() < 0.01
 
 
 def test_every_agent_sees_the_features_without_them(run: tuple[Settings, DeskData]) -> None:

@@ -80,22 +80,6 @@ def test_a_network_that_cannot_be_stacked_acts_the_same(monkeypatch, settings, w
         np.testing.assert_allclose(alone[agent][2], actions, rtol=0, atol=5e-6)
 
 
-def test_a_samples_log_probability_is_the_learners(settings, widths):
-    modules = awake_modules(settings, widths)
-    actor = DeskActor(settings, states_of(modules))
-    random = np.random.default_rng(2)
-    obs, noise = random.standard_normal((B, 8, 61), np.float32), random.standard_normal((B, 8, 3), np.float32)
-    sample = actor.sample(INSTRUMENTS, obs, noise)
-    assert (np.abs(sample.raw) > 1).any()
-    np.testing.assert_array_equal(sample.actions, actor.act(INSTRUMENTS, obs, noise))
-    for i, symbol in enumerate(settings.universe.symbols):
-        distribution = modules[symbol].get_train_action_dist_cls()
-        inputs = modules[symbol].forward_train({Columns.OBS: torch.from_numpy(obs[:, i])})[Columns.ACTION_DIST_INPUTS]
-        now = distribution.from_logits(inputs).logp(torch.from_numpy(sample.raw[:, i])).detach().numpy()
-        np.testing.assert_allclose(np.exp(now - sample.log_prob[:, i]), 1, atol=1e-5)
-        np.testing.assert_allclose(sample.inputs[:, i], inputs.detach().numpy(), rtol=0, atol=5e-6)
-
-
 def test_new_weights_take_effect_and_unfitting_ones_are_refused(settings, widths):
     first, second = (states_of(awake_modules(settings, widths)) for _ in range(2))
     actor = DeskActor(settings, first)

@@ -50,8 +50,8 @@ def test_empty_groups_are_told_apart_by_their_vectors_alone():
 
 
 @pytest.mark.parametrize("goes_back", [False, True])
-@pytest.mark.parametrize("look", [False, True])
-def test_the_attention_block_is_torchs_multi_head_attention(look, goes_back):
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_the_attention_block_is_torchs_multi_head_attention(need_weights, goes_back):
     own = SelfAttention(small())
     reference = nn.MultiheadAttention(16, 4, batch_first=True)
     for theirs, ours in (
@@ -65,9 +65,9 @@ def test_the_attention_block_is_torchs_multi_head_attention(look, goes_back):
     tokens = torch.randn(7, 4, 16)
     expected, weights = reference(tokens, tokens, tokens, average_attn_weights=False)
     with torch.set_grad_enabled(goes_back):
-        output, seen = own(tokens, look)
+        output, seen = own(tokens, need_weights)
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
-    if look:
+    if need_weights:
         torch.testing.assert_close(seen, weights, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(seen.sum(-1), torch.ones(7, 4, 4))
     else:
@@ -79,7 +79,7 @@ def test_one_head_of_attention_is_the_formula():
     tokens = torch.randn(1, 3, 16)
     q, k, v = own.qkv(tokens).chunk(3, dim=-1)
     weights = torch.softmax(q @ k.mT / math.sqrt(16), dim=-1)
-    torch.testing.assert_close(own(tokens, look=True)[1][:, 0], weights)
+    torch.testing.assert_close(own(tokens, need_weights=True)[1][:, 0], weights)
     torch.testing.assert_close(own(tokens)[0], own.out(weights @ v), rtol=1e-5, atol=1e-6)
 
 
@@ -87,7 +87,7 @@ def test_looking_changes_nothing_but_what_is_returned():
     encoder = AttentionEncoder(WIDTHS, small("layers=3", "feedforward=24"))
     obs = torch.randn(6, 10)
     pooled, nothing = encoder(obs)
-    same, seen = encoder(obs, look=True)
+    same, seen = encoder(obs, need_weights=True)
     assert nothing is None
     assert seen.shape == (6, 3, 4, 4, 4)
     torch.testing.assert_close(same, pooled, rtol=1e-5, atol=1e-5)

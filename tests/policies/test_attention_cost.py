@@ -24,7 +24,7 @@ def test_parameters_and_multiply_adds_are_those_stated(shape, more):
     assert sum(cost.parameters for cost in costs.values()) == count_parameters(network)
     rows = 3
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(rows, shape.observation), look=True)
+        network(torch.zeros(rows, shape.observation), need_weights=True)
     counted = counter.get_total_flops() / 2 / rows
     # Besides: the mixture, four products per action.
     assert sum(cost.multiply_adds for cost in costs.values()) == pytest.approx(counted, abs=4 * shape.actions)

@@ -54,7 +54,7 @@ def test_a_config_line_gives_each_level_an_attention_policy_over_its_own_groups(
     assert shape.regime_columns == ()
     policy = build_policy(config)
     assert policy(torch.randn(3, shape.observation)).shape == (3, 2 * actions)
-    assert policy.answer(torch.randn(3, shape.observation), look=True).attention_BLHGG.shape[-1] == len(groups)
+    assert policy.output(torch.randn(3, shape.observation), need_weights=True).attention_BLHGG.shape[-1] == len(groups)
 
 
 @pytest.mark.parametrize(("value", "kind"), [("attention", AttentionValue), ("plain", ValueNetwork)])
@@ -103,9 +103,9 @@ def test_a_row_nobody_can_answer_has_mean_zero(skip, widths):
     obs = torch.randn(4, 74)
     assert (policy.mean(obs) != 0).all()
     obs[0, 0] = torch.nan
-    assert policy.answer(obs).fallback_B[0] == Fallback.NOT_FINITE
+    assert policy.output(obs).fallback_B[0] == Fallback.NOT_FINITE
     nn.init.constant_(policy.network.heads.bias_PA, torch.nan)
-    assert (policy.answer(obs).fallback_B == Fallback.EQUAL).all()
+    assert (policy.output(obs).fallback_B == Fallback.EQUAL).all()
     assert (policy.mean(obs) == 0).all()
 
 
@@ -113,7 +113,7 @@ def test_a_line_that_is_not_finite_is_nobodys_answer(widths):
     policy = build_policy(config_of("meta", widths, "networks.attention.linear_skip=true"))
     with torch.no_grad():
         policy.skip.weight[0, 0] = torch.nan
-    answer = policy.answer(torch.randn(3, 74))
+    answer = policy.output(torch.randn(3, 74))
     assert (answer.logits_BA == 0).all()
     assert answer.fallback_B.tolist() == [Fallback.EQUAL] * 3
 
@@ -136,7 +136,7 @@ def test_auxiliary_losses_are_the_terms_with_their_weights(widths):
     rates = ("dropout=0", "classifier.dropout=0", "policy_heads.dropout=0")
     policy = build_policy(config_of("meta", widths, *(f"networks.attention.{rate}" for rate in rates)))
     obs, labels = torch.randn(32, 74), torch.randint(0, 4, (32,))
-    answer = policy.answer(obs, look=True)
+    answer = policy.output(obs, need_weights=True)
     losses = policy.auxiliary_losses(obs, labels)
     assert set(losses) == {"regime_classifier", "attention_diversity", "regime_consistency"}
     close = torch.testing.assert_close
@@ -154,7 +154,7 @@ def test_the_classifier_learns_the_detectors_labels_from_auxiliary_losses(widths
     labels = 2 * (obs[:, 3] > 0).long() + (obs[:, 65] > 0).long()
 
     def accuracy() -> float:
-        return (policy.answer(obs).probabilities_BR.argmax(-1) == labels).float().mean().item()
+        return (policy.output(obs).probabilities_BR.argmax(-1) == labels).float().mean().item()
 
     assert accuracy() < 0.5
     for _ in range(100):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.policies.critics import Critic, OwnSlope, SharedSlope, build_critic, sac_config
+from mtquant_rllib.policies.critics import Critic, PerActionSlope, SharedSlope, build_critic, sac_config
 from mtquant_rllib.policies.networks import SpecialistShape
 from mtquant_rllib.policies.registry import network_configs, shape_of
 from mtquant_rllib.universe import ALLOCATOR
@@ -49,11 +49,11 @@ def test_an_intent_is_worth_the_same_whichever_instrument_it_is_about(settings: 
 def test_an_assets_weight_is_worth_its_scale_times_what_is_worth_the_same_for_all() -> None:
     settings = Settings.load("allocator.yaml", ["allocator.network=plain"])
     critic, _ = critic_of(ALLOCATOR, settings)
-    assert isinstance(critic.slope, OwnSlope)
+    assert isinstance(critic.slope, PerActionSlope)
     with torch.no_grad():
         critic.slope.scale.copy_(torch.tensor([1.0, 1.0, 1.0, 2.0, 1.0]))
         critic.slope.bias.zero_()
-    columns = critic.slope.own.own_AK
+    columns = critic.slope.own.columns_AK
     obs = torch.zeros(6, 50)
     obs[:, columns] = torch.randn(6, 1, 10).expand(6, 5, 10)
     worth = critic.slope(obs)

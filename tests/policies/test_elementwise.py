@@ -28,8 +28,8 @@ def test_a_broken_number_stays_broken() -> None:
 def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
     torch.manual_seed(0)
     mask = dropout_mask(torch.empty(1000, 1001), share)
-    dropped = (mask == 0).double().mean().item()
-    assert dropped == pytest.approx(share, abs=4 * (share * (1 - share) / mask.numel()) ** 0.5 + 2**-16)
+    dropout = (mask == 0).double().mean().item()
+    assert dropout == pytest.approx(share, abs=4 * (share * (1 - share) / mask.numel()) ** 0.5 + 2**-16)
     assert mask.double().mean().item() == pytest.approx(1.0, abs=0.005)
     # Four elements share one draw: neighbours must not know of each other.
     kept = (mask != 0).flatten().double()[: 4 * (mask.numel() // 4)].view(-1, 4)

@@ -11,7 +11,7 @@ import torch
 from mtquant_rllib.agents.groups import group_of
 from mtquant_rllib.config import Settings
 from mtquant_rllib.policies.actor import DeskActor
-from mtquant_rllib.policies.fallbacks import FallbackWatch, summary
+from mtquant_rllib.policies.fallbacks import FallbackMonitor, summary
 from mtquant_rllib.policies.registry import build_policy, network_configs
 from mtquant_rllib.universe import META
 
@@ -90,7 +90,7 @@ def test_a_network_without_any_number_left_answers_with_equal_weight_and_says_so
     lines: pytest.LogCaptureFixture,
 ) -> None:
     settings = settings_with()
-    policy, watch = policy_of(settings), FallbackWatch(0)
+    policy, watch = policy_of(settings), FallbackMonitor(0)
     with torch.no_grad():
         policy.network.heads.bias_PA[-1] = torch.nan
     watch.attach(META, policy)
@@ -106,7 +106,7 @@ def test_a_line_on_one_reason_comes_once_in_a_while_and_holds_all_since_the_last
 ) -> None:
     settings = settings_with("networks.attention.mixture.min_confidence=1.0")
     clock = Clock()
-    policy, watch = policy_of(settings), FallbackWatch(60, clock)
+    policy, watch = policy_of(settings), FallbackMonitor(60, clock)
     watch.attach(META, policy)
     obs = torch.from_numpy(observations(settings))
     policy(obs)
@@ -138,7 +138,7 @@ def test_rows_that_do_not_decide_and_rehearsals_are_not_counted() -> None:
 
 
 def test_remembered_answers_and_cheaper_ones_are_counted_like_others() -> None:
-    for inference in ("{precision: int8, remembered_rows: 0}", "{precision: bfloat16, remembered_rows: 50}"):
+    for inference in ("{precision: int8, cached_rows: 0}", "{precision: bfloat16, cached_rows: 50}"):
         settings = settings_with("networks.attention.mixture.min_confidence=1.0", f"evaluation.inference={inference}")
         actor, obs = actor_of(settings), observations(settings)
         obs[0, 0] = np.nan
@@ -148,6 +148,6 @@ def test_remembered_answers_and_cheaper_ones_are_counted_like_others() -> None:
 
 
 def test_a_plain_network_is_left_alone() -> None:
-    watch = FallbackWatch(0)
+    watch = FallbackMonitor(0)
     watch.attach(META, policy_of(Settings.load()))
     assert watch.counts() == {}

@@ -17,7 +17,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.config.attention import AttentionConfig
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.policies.attention import AttentionEncoder, SelfAttention
-from mtquant_rllib.policies.head_parallel import HeadShard, dealt, joined_state, split_heads
+from mtquant_rllib.policies.head_parallel import HeadShard, heads_per_process, split_heads, unsplit_state_dict
 from mtquant_rllib.policies.networks import GroupedShape
 from mtquant_rllib.policies.regime_network import RegimeNetwork
 
@@ -63,7 +63,7 @@ def passed(encoder: AttentionEncoder, drop: bool = False) -> dict[str, Any]:
     obs = observations(next(encoder.parameters()).dtype).requires_grad_()
     encoder.zero_grad()
     torch.manual_seed(3)
-    pooled, weights = encoder(obs, drop, look=True)
+    pooled, weights = encoder(obs, drop, need_weights=True)
     (pooled.sin().sum() + (weights**3).sum()).backward()
     gradients = {name: parameter.grad.clone() for name, parameter in encoder.named_parameters()}
     return {"pooled": pooled.detach(), "weights": weights.detach(), "obs": obs.grad, "gradients": gradients}
@@ -102,7 +102,7 @@ def shared(case: str, rank: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "drew": not torch.equal(before, torch.get_rng_state()),
         "own": {name: tuple(parameter.shape) for name, parameter in encoder.named_parameters()},
-        "split": joined_state(encoder),
+        "split": unsplit_state_dict(encoder),
         "there and back": passed(encoder),
         "dropout": passed(encoder, drop=True),
         "inference": unlooked(encoder),
@@ -112,7 +112,7 @@ def shared(case: str, rank: int) -> dict[str, Any]:
     encoder.recomputes = False
     found["forgotten there"], found["forgotten back"] = forgetful(encoder)
     trained(encoder)
-    found["trained"] = joined_state(encoder)
+    found["trained"] = unsplit_state_dict(encoder)
     return found
 
 
@@ -121,7 +121,7 @@ def forgetful(encoder: AttentionEncoder) -> tuple[Tensor, Tensor]:
     with mock.patch("torch.distributed.all_reduce"):
         there = unlooked(encoder)
     obs = observations(next(encoder.parameters()).dtype).requires_grad_()
-    pooled, weights = encoder(obs, look=True)
+    pooled, weights = encoder(obs, need_weights=True)
     with mock.patch("torch.distributed.all_reduce"):
         (pooled.sin().sum() + (weights**3).sum()).backward()
     assert obs.grad is not None
@@ -137,7 +137,7 @@ def alone(rank: int) -> dict[str, Any]:
     found |= {
         "kinds": {type(module).__name__ for module in encoder.modules()},
         "state": encoder.state_dict(),
-        "joined": joined_state(encoder),
+        "joined": unsplit_state_dict(encoder),
         "there and back": passed(encoder),
     }
     try:
@@ -151,7 +151,7 @@ def whole_network(rank: int) -> dict[str, Any]:
     """Within a network that holds an encoder, in a group of its own with both processes."""
     network = filled(RegimeNetwork(SHAPE, config_of(4), 0.01), torch.float64, seed=0)
     split_heads(network, torch.distributed.new_group(list(range(PROCESSES))))
-    answer = network(observations(torch.float64), look=True)
+    answer = network(observations(torch.float64), need_weights=True)
     return {"logits": answer.logits_BA.detach(), "weights": answer.attention_BLHGG.detach()}
 
 
@@ -262,7 +262,7 @@ def test_a_group_of_one_changes_no_bit(processes):
 
 def test_a_network_around_an_encoder_answers_as_before(processes):
     network = filled(RegimeNetwork(SHAPE, config_of(4), 0.01), torch.float64, seed=0)
-    answer = network(observations(torch.float64), look=True)
+    answer = network(observations(torch.float64), need_weights=True)
     for found in processes:
         close(found["network"]["logits"], answer.logits_BA.detach())
         close(found["network"]["weights"], answer.attention_BLHGG.detach())
@@ -274,8 +274,8 @@ def test_fewer_heads_than_processes_are_refused(processes):
 
 
 def test_heads_are_dealt_as_evenly_as_they_can_be():
-    assert dealt(8, 2) == (4, 4)
-    assert dealt(8, 3) == (3, 3, 2)
-    assert dealt(8, 8) == (1,) * 8
+    assert heads_per_process(8, 2) == (4, 4)
+    assert heads_per_process(8, 3) == (3, 3, 2)
+    assert heads_per_process(8, 8) == (1,) * 8
     with pytest.raises(ConfigError, match="heads = 8: expected at least 9"):
-        dealt(8, 9)
+        heads_per_process(8, 9)

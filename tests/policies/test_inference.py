@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.policies.inference import AnswerCache, Bfloat16Linear, Int8Linear, in_bfloat16, in_int8
+from mtquant_rllib.policies.inference import Bfloat16Linear, Int8Linear, OutputCache, in_bfloat16, in_int8
 from mtquant_rllib.policies.networks import Dense
 from mtquant_rllib.policies.regime_network import Fallback
 from mtquant_rllib.policies.registry import build_policy, network_configs, shape_of
@@ -73,7 +73,7 @@ def test_attention_policies_move_little_where_the_same_heads_answer(convert, tol
     # Seen over three seeds: errors of .066 and .017, confidences moved by .018 and .006 at most.
     for policy, obs in policies(widths, *ATTENTION):
         obs[0, 0] = torch.nan
-        cheap, dear = convert(policy).answer(obs), policy.answer(obs)
+        cheap, dear = convert(policy).output(obs), policy.output(obs)
         assert cheap.fallback_B[0] == dear.fallback_B[0] == Fallback.NOT_FINITE
         same = cheap.fallback_B == dear.fallback_B
         assert 0 < error_in_spreads(cheap.logits_BA[same], dear.logits_BA[same].detach()) < tolerance
@@ -92,51 +92,51 @@ def test_eight_bit_weights_take_about_a_quarter_of_the_memory(widths):
 
 def test_a_remembered_answer_is_the_same_to_the_bit_however_it_is_batched(widths):
     policy, obs = next(policies(widths, *ATTENTION))
-    cache = AnswerCache(policy, max_rows=100)
-    first = cache.answer(obs[:8])
-    again = cache.answer(obs[[3, 3, 0, 20]])
+    cache = OutputCache(policy, max_rows=100)
+    first = cache.output(obs[:8])
+    again = cache.output(obs[[3, 3, 0, 20]])
     assert (cache.hits, cache.misses) == (3, 9)
     for part, same in zip(first, again):
         assert torch.equal(same[:3], part[[3, 3, 0]])
-    fresh = policy.answer(obs[:8], look=True)
+    fresh = policy.output(obs[:8], need_weights=True)
     for part, same in zip(fresh, first):
         torch.testing.assert_close(same, part.detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_no_rows_are_answered_by_none(widths):
     policy, obs = next(policies(widths, *ATTENTION))
-    answer = AnswerCache(policy, max_rows=3).answer(obs[:0])
+    answer = OutputCache(policy, max_rows=3).output(obs[:0])
     assert answer.logits_BA.shape == (0, 4)
 
 
 def test_the_same_new_row_twice_in_a_batch_is_computed_once(widths):
     policy, obs = next(policies(widths, *ATTENTION))
-    cache = AnswerCache(policy, max_rows=100)
-    answer = cache.answer(obs[[5, 5, 5]])
+    cache = OutputCache(policy, max_rows=100)
+    answer = cache.output(obs[[5, 5, 5]])
     assert cache.misses == 1
     assert torch.equal(answer.logits_BA[0], answer.logits_BA[2])
 
 
 def test_the_answers_not_asked_for_longest_are_forgotten(widths):
     policy, obs = next(policies(widths, *ATTENTION))
-    cache = AnswerCache(policy, max_rows=2)
+    cache = OutputCache(policy, max_rows=2)
     for row in (0, 1, 0, 2):  # 1 goes
-        cache.answer(obs[[row]])
+        cache.output(obs[[row]])
     assert len(cache) == 2
     misses = cache.misses
-    cache.answer(obs[[0, 2]])
+    cache.output(obs[[0, 2]])
     assert cache.misses == misses
-    cache.answer(obs[[1]])
+    cache.output(obs[[1]])
     assert cache.misses == misses + 1
-    assert cache.answer(obs[:6]).logits_BA.shape == (6, 4)  # more than it keeps
+    assert cache.output(obs[:6]).logits_BA.shape == (6, 4)  # more than it keeps
 
 
 def test_learning_after_the_copy_reaches_none_of_them(widths):
     policy, obs = next(policies(widths, *ATTENTION))
     copies = [in_int8(policy), in_bfloat16(policy)]
-    cache = AnswerCache(policy, max_rows=10)
+    cache = OutputCache(policy, max_rows=10)
     before = [cheap(obs[:2]) for cheap in copies]
     for parameter in policy.parameters():
         nn.init.normal_(parameter)
     assert all(torch.equal(cheap(obs[:2]), then) for cheap, then in zip(copies, before))
-    assert not torch.allclose(cache.answer(obs[:2]).logits_BA, policy.mean(obs[:2]))
+    assert not torch.allclose(cache.output(obs[:2]).logits_BA, policy.mean(obs[:2]))

@@ -15,7 +15,7 @@ from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.evaluation.importance import occlusion
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.actor import DeskActor
-from mtquant_rllib.policies.introspection import AgentView, Look
+from mtquant_rllib.policies.introspection import AgentView, AttentionReadout
 from mtquant_rllib.policies.regime_network import Fallback
 from mtquant_rllib.policies.registry import build_policy, network_configs
 from mtquant_rllib.universe import ALLOCATOR, META
@@ -109,29 +109,29 @@ def test_the_share_of_the_line_beside_the_network_is_told() -> None:
         allocator("networks.attention.linear_skip=true"),
         np.random.default_rng(4).normal(size=(500, 50)).astype(np.float32),
     )
-    share = view.line_share(rows)
+    share = view.linear_skip_share(rows)
     assert share is not None
     assert 0.05 < share < 0.95
     with torch.no_grad():
         for name, parameter in view._policy.named_parameters():
             if name.startswith("network.heads"):
                 parameter.zero_()
-    assert view.line_share(rows) == pytest.approx(1.0)
-    assert allocator().line_share(rows) is None
+    assert view.linear_skip_share(rows) == pytest.approx(1.0)
+    assert allocator().linear_skip_share(rows) is None
 
 
 def test_many_rows_are_asked_in_parts_and_answered_in_order(settings: Settings, states: dict[str, Any]) -> None:
     view = AgentView(settings, "meta_controller", states)
     obs = observations(view, 2100)
-    whole, alone = view.look(obs), view.look(obs[2050:2060])
+    whole, alone = view.attention_readout(obs), view.attention_readout(obs[2050:2060])
     assert whole.attention.shape == (2100, 2, 2, 4, 4)
     np.testing.assert_allclose(whole.attention[2050:2060], alone.attention, atol=1e-6)
     np.testing.assert_allclose(whole.probabilities.sum(axis=1), 1, atol=1e-5)
 
 
 def test_only_attention_policies_attend(settings: Settings, states: dict[str, Any]) -> None:
-    assert AgentView(settings, "meta_controller", states).attends
-    assert not AgentView(settings, "EURUSD", states).attends
+    assert AgentView(settings, "meta_controller", states).has_attention
+    assert not AgentView(settings, "EURUSD", states).has_attention
 
 
 def test_a_strange_agent_a_missing_state_and_one_that_does_not_fit_are_refused(
@@ -151,7 +151,7 @@ def test_figures_of_a_look_are_counted_with_a_pencil() -> None:
     probabilities = np.array([[0.7, 0.1, 0.1, 0.1]] * 3 + [[0.1, 0.1, 0.3, 0.5]], dtype=np.float32)
     fallback = np.array([Fallback.NONE, Fallback.UNSURE, Fallback.NONE, Fallback.NONE], dtype=np.int8)
     labels = np.array([Regime.BULL, Regime.BEAR, -1, Regime.SIDEWAYS])
-    figures = Look(attention, probabilities, fallback).figures(labels)
+    figures = AttentionReadout(attention, probabilities, fallback).metrics(labels)
     assert figures["attention_focus"] == 1
     assert figures["attention_entropy"] == pytest.approx(0)
     assert figures["classifier_confidence"] == pytest.approx(0.65)
@@ -161,5 +161,5 @@ def test_figures_of_a_look_are_counted_with_a_pencil() -> None:
     assert "classifier_transitions" not in figures
     # Believed: bull, bull, bull, sideways. In one history that is one change of three; in two of two it is one of two.
     for env, share in (([0, 0, 0, 0], 1 / 3), ([0, 0, 1, 1], 1 / 2), ([0, 0, 0, 1], 0)):
-        look = Look(attention, probabilities, fallback)
-        assert look.figures(env=np.array(env))["classifier_transitions"] == pytest.approx(share)
+        readout = AttentionReadout(attention, probabilities, fallback)
+        assert readout.metrics(env=np.array(env))["classifier_transitions"] == pytest.approx(share)

@@ -17,7 +17,7 @@ from mtquant_rllib.policies.networks import (
     InstrumentNetwork,
     MetaNetwork,
     NetworkOptions,
-    OwnLine,
+    PerActionLinear,
     SpecialistNetwork,
     SpecialistShape,
     ValueNetwork,
@@ -153,7 +153,7 @@ def test_the_skip_alone_can_carry_a_linear_rule():
 
 
 def test_an_own_line_reads_each_actions_columns_with_the_same_weights():
-    line = awake(OwnLine(((0, 3), (1, 4), (2, 5)), gain=1.0))
+    line = awake(PerActionLinear(((0, 3), (1, 4), (2, 5)), gain=1.0))
     obs = torch.randn(7, 6)
     by_hand = torch.stack([obs[:, [a, a + 3]] @ line.line.weight[0] for a in range(3)], dim=1)
     torch.testing.assert_close(line(obs), by_hand)

@@ -141,7 +141,7 @@ def test_an_allocator_of_five_assets_is_the_documents_network():
     assert count_parameters(net.encoder.layers) == 2 * (4 * (e * e + e) + 2 * e)
     assert count_parameters(net.classifier) == (e * 128 + 128) + (128 * 64 + 64) + (64 * 4 + 4)
     assert count_parameters(net.heads) == 5 * ((e * 128 + 128) + (128 * 5 + 5))
-    answer = net(torch.randn(3, 50), look=True)
+    answer = net(torch.randn(3, 50), need_weights=True)
     assert answer.logits_BA.shape == (3, 5)
     assert answer.attention_BLHGG.shape == (3, 2, 8, 4, 4)
     assert answer.pooled_BE.shape == (3, 256)

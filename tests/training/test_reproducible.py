@@ -79,9 +79,9 @@ if what in ("killed", "lost"):
     pid = ray.get(actors[1].__ray_call__.remote(lambda runner: os.getpid()))
     began = time.monotonic()
     if what == "killed":
-        slowed = lambda runner: setattr(runner, "_play", lambda *a, play=runner._play: (time.sleep(0.2), play(*a))[1])
-        ray.get(actors[1].__ray_call__.remote(slowed))
-        threading.Timer(0.7, os.kill, (pid, signal.SIGKILL)).start()
+        slowed = lambda runner: setattr(runner, "_step_bar", lambda *a, play=runner._step_bar: (time.sleep(0.2),
+        play(*a))[1]) ray.get(actors[1].__ray_call__.remote(slowed)) threading.Timer(0.7, os.kill, (pid,
+        signal.SIGKILL)).start()
     else:
         os.kill(pid, signal.SIGKILL)
     result = algorithm.train()

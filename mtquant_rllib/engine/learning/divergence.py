@@ -1,15 +1,16 @@
-"""Whether modules still learn: steps that were skipped, and parameters that cannot be a policy's any more.
+"""Divergence of modules: skipped optimiser steps, and parameters that are not finite or too large.
 
-A gradient that is not finite is skipped, so that neither parameters nor the moments of Adam take it in; an optimiser
-that took none of its steps in several updates in a row learns nothing any more. A rate far too high needs one step to
-make parameters that are finite and worth nothing: they are measured after every update. A module of such parameters
-keeps what it had before that update. Its learner says `diverged` from then on; whoever runs the trial ends it.
+A step whose gradient is not finite is skipped, so that it reaches neither parameters nor Adam's moments; an optimiser
+that takes none of its steps in `learner.max_skipped_updates` updates in a row has stopped learning. Parameters are
+checked after every update against `learner.max_parameter_abs`: one step at a rate far too high makes them finite and
+useless. A module that fails keeps its parameters from before that update, and its metric `diverged` is 1 from then on;
+the trial ends with it.
 
 Metrics of each module that learns, in an algorithm's results under ["learners"][module]:
 
     skipped_steps            optimiser steps skipped since the last report
-    skipped_steps_lifetime   and since the trial began
-    diverged                 1 once it has, 0 before
+    skipped_steps_lifetime   optimiser steps skipped since the trial began
+    diverged                 1 from the update on in which the module diverged, 0 before
     diverged_reason          a `Divergence`
 """
 
@@ -41,15 +42,15 @@ class Divergence(IntEnum):
     SKIPPED = 3
 
 
-_SAID = {
+_MESSAGES = {
     Divergence.NOT_FINITE: "its parameters are not finite",
     Divergence.TOO_LARGE: "a parameter is larger than learner.max_parameter_abs",
     Divergence.SKIPPED: "all steps of learner.max_skipped_updates updates in a row had gradients that are not finite",
 }
 
 
-def measured(weight_RP: Tensor, limit: float) -> list[Divergence]:
-    """What is wrong with each row of parameters, (R,), by its largest absolute value."""
+def parameter_divergence(weight_RP: Tensor, limit: float) -> list[Divergence]:
+    """The divergence of each of R rows of parameters, by its largest absolute value."""
     return [
         Divergence.NOT_FINITE
         if not math.isfinite(largest)
@@ -60,41 +61,41 @@ def measured(weight_RP: Tensor, limit: float) -> list[Divergence]:
     ]
 
 
-class Steps:
-    """Optimiser steps of an update: those that were due and those of them that were skipped, by optimiser."""
+class StepCounts:
+    """Optimiser steps of an update, those due and those of them that were skipped, by name of the optimiser."""
 
     def __init__(self) -> None:
         self.due: Counter[str] = Counter()
         self.skipped: Counter[str] = Counter()
 
-    def note(self, optimizer: str, *, skipped: bool) -> None:
+    def count(self, optimizer: str, *, skipped: bool) -> None:
         self.due[optimizer] += 1
         if skipped:
             self.skipped[optimizer] += 1
 
     @property
     def stalled(self) -> bool:
-        """Whether there is an optimiser that took none of its steps."""
+        """Whether an optimiser took none of its steps."""
         return any(self.skipped[optimizer] == due for optimizer, due in self.due.items())
 
 
 class DivergenceWatch:
-    """Keeps count of one learner's modules; see this file's docstring. tells: whether this one of several learners
-    counts, which all see the same."""
+    """Records the divergence of a learner's modules. counts_skipped: whether this learner logs skipped steps; of
+    several learners, which all skip the same, only one does."""
 
-    def __init__(self, modules: Iterable[str], options: LearnerConfig, *, tells: bool) -> None:
+    def __init__(self, modules: Iterable[str], options: LearnerConfig, *, counts_skipped: bool) -> None:
         self.max_parameter_abs = options.max_parameter_abs
-        self._most = options.max_skipped_updates
-        self._tells = tells
-        self._in_a_row = dict.fromkeys(modules, 0)
+        self._max_skipped_updates = options.max_skipped_updates
+        self._counts_skipped = counts_skipped
+        self._stalled_updates = dict.fromkeys(modules, 0)
         self._skipped: Counter[str] = Counter()
-        self.diverged = dict.fromkeys(self._in_a_row, Divergence.NONE)
+        self.diverged = dict.fromkeys(self._stalled_updates, Divergence.NONE)
 
-    def note(self, module: str, steps: Steps, found: Divergence, bars: int) -> None:
-        """Take in an update in which the module had steps; `found`: what its parameters were measured to be."""
+    def record(self, module: str, steps: StepCounts, divergence: Divergence, bars: int) -> None:
+        """Record an update of a module: its steps and the divergence of its parameters."""
         skipped = steps.skipped.total()
         self._skipped[module] += skipped
-        self._in_a_row[module] = self._in_a_row[module] + 1 if steps.stalled else 0
+        self._stalled_updates[module] = self._stalled_updates[module] + 1 if steps.stalled else 0
         if skipped:
             logger.warning(
                 "%s: gradient is not finite at bar %d; %d of %d steps are skipped",
@@ -103,16 +104,16 @@ class DivergenceWatch:
                 skipped,
                 steps.due.total(),
             )
-        if found is Divergence.NONE and self._in_a_row[module] >= self._most:
-            found = Divergence.SKIPPED
-        if found is not Divergence.NONE and self.diverged[module] is Divergence.NONE:
-            self.diverged[module] = found
-            logger.error("%s has diverged at bar %d: %s", module, bars, _SAID[found])
+        if divergence is Divergence.NONE and self._stalled_updates[module] >= self._max_skipped_updates:
+            divergence = Divergence.SKIPPED
+        if divergence is not Divergence.NONE and self.diverged[module] is Divergence.NONE:
+            self.diverged[module] = divergence
+            logger.error("%s has diverged at bar %d: %s", module, bars, _MESSAGES[divergence])
 
     def log(self, metrics: Any) -> None:
-        """Once an update, whether or not there was something."""
+        """Log the metrics of all modules; called once an update."""
         for module, reason in self.diverged.items():
-            skipped = self._skipped[module] if self._tells else 0
+            skipped = self._skipped[module] if self._counts_skipped else 0
             metrics.log_value((module, SKIPPED_STEPS), skipped, reduce="sum")
             metrics.log_value((module, SKIPPED_STEPS_LIFETIME), skipped, reduce="lifetime_sum")
             metrics.log_value((module, DIVERGED), int(reason is not Divergence.NONE), window=1)
@@ -121,10 +122,10 @@ class DivergenceWatch:
 
 
 def diverged_modules(learners: Mapping[str, Any]) -> dict[str, str]:
-    """Of an algorithm's results["learners"]: module -> why it has diverged, in words; empty where none has."""
+    """Module -> why it has diverged, from an algorithm's results["learners"]; empty where none has."""
     return {
-        module: _SAID[Divergence(int(figures[REASON]))]
-        for module, figures in learners.items()
-        # A module that no longer learns has averages of nothing, which are no numbers.
-        if isinstance(figures, Mapping) and figures.get(DIVERGED) == 1
+        module: _MESSAGES[Divergence(int(metrics[REASON]))]
+        for module, metrics in learners.items()
+        # A module that no longer learns has NaN averages.
+        if isinstance(metrics, Mapping) and metrics.get(DIVERGED) == 1
     }

@@ -1,17 +1,18 @@
-"""PPO on columns: RLlib's learner in its state, loss and metrics; stacks and one fused step in its arithmetic.
+"""PPO on fragments: RLlib's learner in its state, loss and metrics, with stacked modules and closed-form gradients.
 
 What differs from RLlib's, and why:
 
-- it reads columns (`columns`) and values them itself: standardised over real decisions only, discounted by time;
+- it reads `columns.Fragment`s and computes advantages itself, discounted by time and standardised over decisions only;
 - an epoch is one pass over *each module's own* rows. RLlib's iterator goes on until the module with the most rows is
-  through, and a controller that decides every five bars is then trained five times as often as asked for;
+  through, so that a controller that decides every five bars is trained five times as often as asked for;
 - modules of one kind are one stack: one forward and backward pass, one norm and one optimiser step for all;
-- modules share nothing, so a stack goes through its whole update without waiting for another (`ppo_stack`), and
-  several do so at a time where there are CPUs for it, with the same result;
-- modules that do not learn are not computed;
-- several learners cut the minibatches that one would and add up their gradients (`distributed`): what is learned does
-  not depend on their number, but for rounding and dropout;
-- a module whose gradient is not finite skips that step and says so; one that diverges keeps what it had (`divergence`).
+- stacks share nothing, so each goes through its whole update independently (`ppo_update`), in threads where there are
+  CPUs for it, with the same result;
+- frozen modules are not computed;
+- several learners cut the minibatches that one would and sum their gradients (`distributed`): the result does not
+  depend on their number, except for rounding and dropout;
+- a step whose gradient is not finite is skipped and counted; a module that diverges keeps its old parameters
+  (`divergence`).
 """
 
 from __future__ import annotations
@@ -40,32 +41,38 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor
 
 from mtquant_rllib.config.environment import EnvironmentConfig
-from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages, observed
-from mtquant_rllib.engine.learning.bar_schedule import DEFAULT, FollowsBars
-from mtquant_rllib.engine.learning.coefficients import KeepsCoefficients
-from mtquant_rllib.engine.learning.distributed import JoinedLearner
+from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages, reconstruct_observations
+from mtquant_rllib.engine.learning.coefficients import CoefficientState
+from mtquant_rllib.engine.learning.distributed import DistributedLearner
 from mtquant_rllib.engine.learning.divergence import DivergenceWatch
-from mtquant_rllib.engine.learning.ppo_stack import Figures, StackLearner, passes
-from mtquant_rllib.engine.learning.stacks import Stack, stacked
-from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, generator, mixed
+from mtquant_rllib.engine.learning.ppo_loss import ppo_loss
+from mtquant_rllib.engine.learning.ppo_update import StackLearner, UpdateMetrics, minibatch_indices
+from mtquant_rllib.engine.learning.schedules import DEFAULT, ScheduledLearner
+from mtquant_rllib.engine.learning.stacks import ModuleStack, module_stacks
+from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, derived_seed, generator
 from mtquant_rllib.env.market_source import open_market
 from mtquant_rllib.env.observation_reconstruction import ObservationReconstruction
 
 GRADIENT_NORM = "gradients_default_optimizer_global_norm"
 SMALLEST_DEVIATION = 1e-4
-"""Of advantages, under which they count as constant."""
+"""Standard deviation of advantages below which they count as constant."""
 
 
-class BarSchedule(KeepsCoefficients, FollowsBars, PPOTorchLearner):
+class ScheduledPPOLearner(CoefficientState, ScheduledLearner, PPOTorchLearner):
     """What both engines' PPO learners add to RLlib's."""
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         self.register_adam(module_id, DEFAULT, self.get_parameters(self._module[module_id]), 1e-5)
 
 
-class _Update(dict[str, bool]):
-    """A whole update, as the one batch of RLlib's loop: which modules have rows, each one's columns here, and how many
-    rows each has with every learner, (learners,)."""
+class _UpdateBatch(dict[str, bool]):
+    """A whole update as the single batch of RLlib's loop: module -> whether it has rows.
+
+    tables
+        Rows of each module here (`ppo_update.Columns`).
+    counts
+        Rows of each module with every learner, (learners,).
+    """
 
     tables: dict[str, list[np.ndarray]]
     counts: dict[str, np.ndarray]
@@ -73,12 +80,12 @@ class _Update(dict[str, bool]):
     minibatch_size: int | None
 
     @property
-    def policy_batches(self) -> _Update:
+    def policy_batches(self) -> _UpdateBatch:
         return self
 
 
-class BatchedLearner(JoinedLearner, BarSchedule):
-    """See the module's docstring."""
+class BatchedLearner(DistributedLearner, ScheduledPPOLearner):
+    """The batched engine's PPO learner; see the module's docstring."""
 
     def build(self) -> None:
         super().build()
@@ -87,44 +94,46 @@ class BatchedLearner(JoinedLearner, BarSchedule):
         }
         for name, module in learning.items():
             if not hasattr(module, "policy") or not hasattr(module, "value"):
-                raise TypeError(f"module {name}: the batched engine learns modules with a `policy` and a `value` trunk")
+                raise TypeError(
+                    f"module {name}: the batched engine learns modules with a `policy` and a `value` network"
+                )
         if self.config.grad_clip is not None and self.config.grad_clip_by != "global_norm":
             raise ValueError(f"grad_clip_by = {self.config.grad_clip_by!r}: the batched engine clips by 'global_norm'")
-        keepers: dict[str, Any] = {name: self.get_optimizers_for_module(name)[0][1] for name in learning}
+        optimizers: dict[str, Any] = {name: self.get_optimizers_for_module(name)[0][1] for name in learning}
         options = self.trial.learner
-        self._watch = DivergenceWatch(learning, options, tells=self._peers.rank == 0)
+        self._watch = DivergenceWatch(learning, options, counts_skipped=self._ranks.rank == 0)
         environment = EnvironmentConfig.of(self.config.env_config)
         self._settings = environment.settings
         self._features = open_market(environment).features
-        self._recalls: dict[tuple[tuple[str, ...], int | None], ObservationReconstruction] = {}
+        self._reconstructions: dict[tuple[tuple[str, ...], int | None], ObservationReconstruction] = {}
         self._learners = [
-            StackLearner(stack, keepers, self._knobs_of(stack), self._peers.channel(), options)
-            for stack in stacked(learning)
+            StackLearner(stack, optimizers, self._coefficients_of(stack), self._ranks.new_group(), options)
+            for stack in module_stacks(learning)
         ]
 
-    def _knobs_of(self, stack: Stack) -> dict[str, Tensor]:
-        """Numbers of the loss, (S, 1), each module's own."""
+    def _coefficients_of(self, stack: ModuleStack) -> dict[str, Tensor]:
+        """Coefficients of the loss that do not change between updates, (S, 1) each."""
         configs = [self.config.get_config_for_module(name) for name in stack.names]
         names = ("clip_param", "vf_clip_param", "vf_loss_coeff")
         columns = {name: [float(getattr(config, name)) for config in configs] for name in names}
         columns["grad_clip"] = [float("inf") if config.grad_clip is None else config.grad_clip for config in configs]
         return {name: torch.tensor(column, device=self._device)[:, None] for name, column in columns.items()}
 
-    # -- from columns to rows -----------------------------------------------------------------------------------------
+    # -- from fragments to rows ---------------------------------------------------------------------------------------
 
     def _create_iterator_if_necessary(
         self, *, training_data: Any, num_epochs: int = 1, minibatch_size: int | None = None, **kwargs: Any
-    ) -> Iterator[_Update]:
+    ) -> Iterator[_UpdateBatch]:
         fragments: list[Fragment] = training_data.episodes
-        update = self._gathered(fragments)
+        update = self._gather(fragments)
         update.n_epochs, update.minibatch_size = num_epochs, minibatch_size
         self._count_trained(sum(fragment.bars for fragment in fragments), update.tables, num_epochs)
         return iter([update])
 
-    def _gathered(self, fragments: Sequence[Fragment]) -> _Update:
-        """Columns of every module that has rows (`ppo_stack.Columns`), with advantages and value targets.
+    def _gather(self, fragments: Sequence[Fragment]) -> _UpdateBatch:
+        """The rows of every module, with advantages and value targets.
 
-        Rows stand environment after environment, so that those of several learners are one's cut into pieces.
+        Rows are ordered by environment, so that the rows of several learners, one after the other, are those of one.
         """
         parts: dict[str, list[list[np.ndarray]]] = {
             name: [] for learner in self._learners for name in learner.stack.names
@@ -132,40 +141,41 @@ class BatchedLearner(JoinedLearner, BarSchedule):
         first = 0
         for fragment in fragments:
             for level in fragment.levels:
-                seen = observed(level, self._recall(level))
-                advantage, target, known = self._valued(level, seen, parts)
-                owners = np.broadcast_to(first + np.nonzero(level.due)[1][:, None], level.seats.shape)
-                columns = [seen[0], level.actions, level.inputs, level.log_probs, advantage, target]
+                observations = reconstruct_observations(level, self._reconstruction(level))
+                advantage, target, complete = self._advantages(level, observations, parts)
+                env = np.broadcast_to(first + np.nonzero(level.due)[1][:, None], level.module_index.shape)
+                columns = [observations[0], level.actions, level.action_dist_inputs, level.log_probs, advantage, target]
                 if level.regimes is not None:
                     labels = level.regimes[level.due].astype(np.float32)
-                    columns.append(np.broadcast_to(labels[:, None], level.seats.shape))
+                    columns.append(np.broadcast_to(labels[:, None], level.module_index.shape))
                 for number, name in enumerate(level.modules):
-                    kept = (level.seats == number) & known[:, None]
-                    if name in parts and kept.any():
-                        rows = [column[kept] for column in (*columns, owners)]
+                    chosen = (level.module_index == number) & complete[:, None]
+                    if name in parts and chosen.any():
+                        rows = [column[chosen] for column in (*columns, env)]
                         parts[name].append([column if column.ndim == 2 else column[:, None] for column in rows])
             first += fragment.environments
         tables = {}
         for name, own in parts.items():
             if own:
-                *merged, owner = (np.concatenate(column) for column in zip(*own))
-                order = np.argsort(owner[:, 0], kind="stable")
+                *merged, env = (np.concatenate(column) for column in zip(*own))
+                order = np.argsort(env[:, 0], kind="stable")
                 tables[name] = [column[order] for column in merged]
-        counts = self._peers.counts([len(tables[name][0]) if name in tables else 0 for name in parts], self._device)
-        update = _Update({name: count > 0 for name, count in zip(parts, counts.sum(0))})
+        n_rows = [len(tables[name][0]) if name in tables else 0 for name in parts]
+        counts = self._ranks.gather_counts(n_rows, self._device)
+        update = _UpdateBatch({name: count > 0 for name, count in zip(parts, counts.sum(0))})
         update.tables, update.counts = tables, dict(zip(parts, counts.T))
         self._standardise(tables, update.counts)
         return update
 
     def _standardise(self, tables: Mapping[str, list[np.ndarray]], counts: Mapping[str, np.ndarray]) -> None:
-        """Advantages of each module as (x - mean) / deviation over all learners' rows; a constant becomes zeros."""
+        """Standardise each module's advantages over all learners' rows, in place; constant ones become zeros."""
         present = [name for name, own in counts.items() if own.sum()]
         rows = np.array([counts[name].sum() for name in present])
         columns = [tables[name][_ADVANTAGE].astype(np.float64) if name in tables else np.zeros(0) for name in present]
 
         def mean(parts: Sequence[np.ndarray]) -> np.ndarray:
             sums = torch.tensor([part.sum() for part in parts], dtype=torch.float64, device=self._device)
-            return self._common.sum(sums).cpu().numpy() / rows
+            return self._group.sum(sums).cpu().numpy() / rows
 
         centred = [column - middle for column, middle in zip(columns, mean(columns))]
         deviations = np.sqrt(mean([column**2 for column in centred]))
@@ -173,80 +183,80 @@ class BatchedLearner(JoinedLearner, BarSchedule):
             if name in tables:
                 tables[name][_ADVANTAGE] = (column / max(deviation, SMALLEST_DEVIATION)).astype(np.float32)
 
-    def _recall(self, level: LevelColumns) -> ObservationReconstruction:
+    def _reconstruction(self, level: LevelColumns) -> ObservationReconstruction:
         key = (level.agents, level.domain)
-        if key not in self._recalls:
-            self._recalls[key] = ObservationReconstruction(self._settings, self._features, *key)
-        return self._recalls[key]
+        if key not in self._reconstructions:
+            self._reconstructions[key] = ObservationReconstruction(self._settings, self._features, *key)
+        return self._reconstructions[key]
 
-    def _valued(
-        self, level: LevelColumns, seen: Sequence[np.ndarray], learning: Container[str]
+    def _advantages(
+        self, level: LevelColumns, observations: Sequence[np.ndarray], learning: Container[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        all_seats = (level.seats, level.final_seats, level.bootstrap_seats)
-        values = [np.zeros(seats.shape, dtype=np.float32) for seats in all_seats]
+        """`columns.advantages` with the values of the learning modules."""
+        module_indices = (level.module_index, level.final_module_index, level.bootstrap_module_index)
+        values = [np.zeros(index.shape, dtype=np.float32) for index in module_indices]
         for number, name in enumerate(level.modules):
             if name not in learning:
                 continue
             module = self._module[name]
-            for observations, seats, out in zip(seen, all_seats, values):
-                mine = seats == number
-                if mine.any():
-                    chosen = torch.from_numpy(observations[mine]).to(self._device)
+            for obs, index, out in zip(observations, module_indices, values):
+                own = index == number
+                if own.any():
+                    chosen = torch.from_numpy(obs[own]).to(self._device)
                     with torch.no_grad():
-                        out[mine] = module.compute_values({Columns.OBS: chosen}).cpu().numpy()
+                        out[own] = module.compute_values({Columns.OBS: chosen}).cpu().numpy()
         rows, final, bootstrap = values
         return advantages(level, rows, final, bootstrap, self.config.gamma, self.config.lambda_)
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
-        """Let every stack go through its minibatches, side by side where there are CPUs for it."""
-        assert isinstance(batch, _Update)
+        """Let every stack go through its minibatches, in threads where there are CPUs for it."""
+        assert isinstance(batch, _UpdateBatch)
         rng = generator(self.config.seed or 0, self._bars, SHUFFLE)
         jobs = []
         for number, learner in enumerate(self._learners):
-            learner.knobs |= self._schedules(learner)
+            learner.coefficients |= self._schedules(learner)
             tables = [batch.tables.get(name) for name in learner.stack.names]
             totals = [int(batch.counts[name].sum()) for name in learner.stack.names]
-            starts = [int(batch.counts[name][: self._peers.rank].sum()) for name in learner.stack.names]
-            size = None if batch.minibatch_size is None else self.grown(batch.minibatch_size)
-            parts = [passes(n, batch.n_epochs, size or n, rng) for n in totals]
-            seed = mixed(self.config.seed or 0, self._bars, DROPOUT, number, *self._own_stream())
-            jobs.append((learner, tables, starts, parts, seed))
+            starts = [int(batch.counts[name][: self._ranks.rank].sum()) for name in learner.stack.names]
+            size = None if batch.minibatch_size is None else self.batch_size_now(batch.minibatch_size)
+            minibatches = [minibatch_indices(n, batch.n_epochs, size or n, rng) for n in totals]
+            # Each learner drops out units of its own.
+            rank = (self._ranks.rank,) if self._ranks.rank else ()
+            seed = derived_seed(self.config.seed or 0, self._bars, DROPOUT, number, *rank)
+            jobs.append((learner, tables, starts, minibatches, seed))
 
-        def work(job: tuple[StackLearner, Any, Any, Any, int]) -> dict[str, Figures]:
-            learner, tables, starts, parts, seed = job
+        def work(job: tuple[StackLearner, Any, Any, Any, int]) -> dict[str, UpdateMetrics]:
+            learner, tables, starts, minibatches, seed = job
             learner.load()
-            figures = learner.learn(tables, starts, parts, batch.n_epochs, seed)
-            learner.store(figures, self._watch.max_parameter_abs)
-            return figures
+            metrics = learner.learn(tables, starts, minibatches, batch.n_epochs, seed)
+            learner.store(metrics, self._watch.max_parameter_abs)
+            return metrics
 
-        beside = [job for job in jobs if job[0].network.draws_its_own] if self.trial.learner_threads > 1 else []
-        self._figures: dict[str, Figures] = {}
-        with ThreadPoolExecutor(max(len(beside), 1)) as pool:
-            running = [pool.submit(work, job) for job in beside]
-            for job in jobs:
-                if not any(job is other for other in beside):
-                    self._figures |= work(job)
-            for future in running:
-                self._figures |= future.result()
-        for name, figures in self._figures.items():
-            self._watch.note(name, figures.steps, figures.found, self._bars)
+        threads = self.trial.learner_threads > 1
+        threaded = [threads and job[0].backprop.has_own_generator for job in jobs]
+        self._update_metrics: dict[str, UpdateMetrics] = {}
+        with ThreadPoolExecutor(max(sum(threaded), 1)) as pool:
+            futures = [pool.submit(work, job) for job, apart in zip(jobs, threaded) if apart]
+            for job, apart in zip(jobs, threaded):
+                if not apart:
+                    self._update_metrics |= work(job)
+            for future in futures:
+                self._update_metrics |= future.result()
+        for name, metrics in self._update_metrics.items():
+            self._watch.record(name, metrics.steps, metrics.divergence, self._bars)
         return None, {}, {}
 
-    def _own_stream(self) -> tuple[int, ...]:
-        """Learners drop out units of their own."""
-        return (self._peers.rank,) if self._peers.rank else ()
-
     def _schedules(self, learner: StackLearner) -> dict[str, Tensor]:
-        """What moves between updates, (S, 1) each."""
+        """Coefficients of the loss that change between updates, (S, 1) each."""
         names = learner.stack.names
         entropy = [self.entropy_coeff_schedulers_per_module[name].get_current_value() for name in names]
-        moving = {"entropy_coeff": torch.tensor(entropy, device=self._device)[:, None]}
+        current = {"entropy_coeff": torch.tensor(entropy, device=self._device)[:, None]}
         if self.config.use_kl_loss:
-            coefficients: list[Any] = [self.curr_kl_coeffs_per_module[name] for name in names]
-            moving["kl_coeff"] = torch.stack(coefficients)[:, None]
-        return moving
+            kl: list[Any] = [self.curr_kl_coeffs_per_module[name] for name in names]
+            current["kl_coeff"] = torch.stack(kl)[:, None]
+        return current
 
     # -- metrics ------------------------------------------------------------------------------------------------------
 
@@ -254,7 +264,7 @@ class BatchedLearner(JoinedLearner, BarSchedule):
         return batch
 
     def _log_metrics(self, batch: Any) -> None:
-        """Counting each minibatch is left out: bars are counted once an update."""
+        """Does nothing: bars are counted once an update, in `_count_trained`."""
 
     def _log_steps_trained_metrics(self, batch: Any) -> None:
         pass
@@ -269,35 +279,32 @@ class BatchedLearner(JoinedLearner, BarSchedule):
         log((ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME), bars, reduce="lifetime_sum")
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """RLlib's metrics of each module, as means over its last pass."""
+        """Log RLlib's metrics of each module, as means over its last epoch."""
         for learner in self._learners:
             for member, name in enumerate(learner.stack.names):
-                if name not in self._figures or not self._figures[name].means:
+                metrics = self._update_metrics.get(name)
+                if metrics is None or not metrics.terms:
                     continue
-                figures, knobs = self._figures[name], learner.knobs
-                mean = figures.means
+                mean, auxiliary = metrics.terms, metrics.auxiliary_losses
+                coefficients = {key: column[member].item() for key, column in learner.coefficients.items()}
                 variance = mean["target_square"] - mean["target"] ** 2
                 unexplained = mean["value_error"] - mean["error"] ** 2
-                loss = knobs["vf_loss_coeff"][member].item() * mean["value_loss"] - mean["surrogate"]
-                if "kl_coeff" in knobs:
-                    loss += knobs["kl_coeff"][member].item() * mean["kl"]
-                loss += sum(figures.lessons.values())
-                shown = {
+                logged = {
                     POLICY_LOSS_KEY: -mean["surrogate"],
                     VF_LOSS_KEY: mean["value_loss"],
                     LEARNER_RESULTS_VF_LOSS_UNCLIPPED_KEY: mean["value_error"],
                     LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY: max(-1.0, 1.0 - unexplained / max(variance, 1e-12)),
                     ENTROPY_KEY: mean["entropy"],
                     LEARNER_RESULTS_KL_KEY: mean["kl"],
-                    self.TOTAL_LOSS_KEY: loss - knobs["entropy_coeff"][member].item() * mean["entropy"],
-                    GRADIENT_NORM: figures.gradient_norm,
-                    **figures.lessons,
+                    self.TOTAL_LOSS_KEY: ppo_loss(mean, coefficients, sum(auxiliary.values())),
+                    GRADIENT_NORM: metrics.gradient_norm,
+                    **auxiliary,
                 }
-                for key, figure in shown.items():
-                    self.metrics.log_value((name, key), figure, window=1)
+                for key, value in logged.items():
+                    self.metrics.log_value((name, key), value, window=1)
         self._watch.log(self.metrics)
         super().after_gradient_based_update(timesteps=timesteps)
 
 
 _ADVANTAGE = 4
-"""Of `ppo_stack.Columns`."""
+"""Position in `ppo_update.Columns`."""

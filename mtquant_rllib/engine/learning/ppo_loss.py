@@ -1,42 +1,33 @@
-"""PPO's loss on columns, and its gradients by what a network puts out, written out.
+"""PPO's loss (Schulman et al. 2017, arXiv 1707.06347) with RLlib's clipped value error and KL penalty. The loss of a
+row:
 
-The loss of one row is (Schulman et al. 2017, arXiv 1707.06347, with RLlib's clipped value error)
+    -min(A r, A clip(r, 1 - eps, 1 + eps)) + c_v min((V - T)^2, v) + c_kl KL(old || new) - c_e H
 
-    -min(A r, A clip(r, 1 - eps, 1 + eps)) + c_v min((V - T)^2, v) - c_e H + c_kl KL(old || new),
-
-r the ratio of probabilities, A the advantage, T the value target; policies are diagonal Gaussians over raw actions, for
-which every derivative is a line. What is summed is each row's loss times its weight.
+r is the ratio of probabilities, A the advantage, T the value target; policies are diagonal Gaussians over raw actions.
+A minibatch's loss is the sum of its rows' losses times their weights. This is the definition; the learner steps along
+its gradients in closed form (`fast_path.loss_gradients`), which tests hold to autograd's.
 
 Shape suffixes: S modules, B rows, A actions.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
-
-TALLIED = ("surrogate", "value_loss", "value_error", "entropy", "kl", "target", "target_square", "error")
-"""What is summed besides the gradients, in this order, each row by its weight."""
-
-Gradients = tuple[Tensor, Tensor, Tensor]
-"""By mean (S, B, A), by log deviation (S, B, A), by value (S, B)."""
+from mtquant_rllib.policies.networks import HALF_LOG_TWO_PI
 
 
-@torch.no_grad()
-def ppo_gradients(
+def ppo_terms(
     outputs: tuple[Tensor, Tensor, Tensor],
     columns: Sequence[Tensor],
-    weight_SB: Tensor,
-    knobs: Mapping[str, Tensor],
-    *,
-    tell: bool = True,
-) -> tuple[Gradients, Tensor | None]:
-    """Gradients of the summed loss, and where asked for the tallies, (8, S).
+    coefficients: Mapping[str, Tensor],
+    action_mask_S1A: Tensor,
+) -> dict[str, Tensor]:
+    """The terms of each row's loss before their coefficients, and what metrics need besides, (S, B) each.
 
     Parameters
     ----------
@@ -45,47 +36,40 @@ def ppo_gradients(
     columns
         Raw action (S, B, A), old `[mean | log deviation]` (S, B, 2A), old log-probability, advantage and value target
         (S, B, 1).
-    knobs
-        (S, 1) each: clip_param, vf_clip_param, vf_loss_coeff, entropy_coeff, and kl_coeff where it is part of the loss;
-        and `real` (S, 1, A): 1 where the module has the action, 0 where the column is another's.
+    coefficients
+        (S, 1) each: clip_param, vf_clip_param, vf_loss_coeff, entropy_coeff, and kl_coeff where KL is part of the loss.
+    action_mask_S1A
+        1 where the module has the action, 0 where the column is padding.
     """
     mean, log_std, value_SB = outputs
-    real = knobs["real"]
-    log_std = log_std * real
+    log_std = log_std * action_mask_S1A
     action, old, *singles = columns
     old_log_prob, advantage, target = (column.squeeze(-1) for column in singles)
-    precision = torch.exp(-log_std) * real
-    constant = real.sum(-1) * HALF_LOG_TWO_PI
-    z = (action - mean) * precision
-    z_square = z.square()
-    log_prob = (z_square * -0.5 - log_std).sum(-1) - constant
+    precision = torch.exp(-log_std) * action_mask_S1A
+    constant = action_mask_S1A.sum(-1) * HALF_LOG_TWO_PI
+    log_prob = (((action - mean) * precision).square() * -0.5 - log_std).sum(-1) - constant
     ratio = torch.exp(log_prob - old_log_prob)
-    gain = advantage * ratio
-    clipped = advantage * torch.clamp(ratio, 1 - knobs["clip_param"], 1 + knobs["clip_param"])
-    # Where clipping makes it smaller, the surrogate does not depend on the policy.
-    by_log_prob = (gain <= clipped) * gain * -weight_SB
-    by_mean = by_log_prob.unsqueeze(-1) * z * precision
-    by_log_std = by_log_prob.unsqueeze(-1) * (z_square - real)
-    by_log_std -= (knobs["entropy_coeff"] * weight_SB).unsqueeze(-1) * real
+    clipped = torch.clamp(ratio, 1 - coefficients["clip_param"], 1 + coefficients["clip_param"])
+    error = value_SB - target
+    squared_error = error.square()
+    old_mean, old_log_std = old.chunk(2, dim=-1)
+    spread = torch.exp(2.0 * (old_log_std - log_std)) + ((mean - old_mean) * precision).square()
+    return {
+        "surrogate": torch.minimum(advantage * ratio, advantage * clipped),
+        "value_loss": torch.minimum(squared_error, coefficients["vf_clip_param"]),
+        "value_error": squared_error,
+        "entropy": (log_std.sum(-1) + constant + 0.5 * action_mask_S1A.sum(-1)).expand_as(value_SB),
+        "kl": (log_std - old_log_std + 0.5 * (spread - 1.0)).sum(-1),
+        "target": target,
+        "target_square": target.square(),
+        "error": error,
+    }
 
-    missed = value_SB - target
-    value_error = missed.square()
-    within = value_error <= knobs["vf_clip_param"]
-    by_value = within * missed * (2.0 * knobs["vf_loss_coeff"] * weight_SB)
 
-    if tell or "kl_coeff" in knobs:
-        old_mean, old_log_std = old.chunk(2, dim=-1)
-        apart = (mean - old_mean) * precision
-        spread = torch.exp(2.0 * (old_log_std - log_std)) + apart.square()
-    if "kl_coeff" in knobs:
-        scale = (knobs["kl_coeff"] * weight_SB).unsqueeze(-1)
-        by_mean += scale * apart * precision
-        by_log_std += scale * (1.0 - spread) * real
-    gradients = (by_mean, by_log_std, by_value)
-    if not tell:
-        return gradients, None
-    kl = (log_std - old_log_std + 0.5 * (spread - 1.0)).sum(-1)
-    entropy = (log_std.sum(-1) + constant + 0.5 * real.sum(-1)).expand_as(value_SB)
-    capped = torch.minimum(value_error, knobs["vf_clip_param"])
-    tallied = (torch.minimum(gain, clipped), capped, value_error, entropy, kl, target, target.square(), missed)
-    return gradients, (torch.stack(tallied) * weight_SB).sum(-1)
+def ppo_loss(terms: Mapping[str, Any], coefficients: Mapping[str, Any], auxiliary_loss: Any = 0.0) -> Any:
+    """The loss from its terms, or its mean from their means. auxiliary_loss: what a policy adds to it
+    (`GaussianPolicy.auxiliary_losses`)."""
+    loss = coefficients["vf_loss_coeff"] * terms["value_loss"] - terms["surrogate"]
+    if "kl_coeff" in coefficients:
+        loss = loss + coefficients["kl_coeff"] * terms["kl"]
+    return loss + auxiliary_loss - coefficients["entropy_coeff"] * terms["entropy"]

@@ -1,12 +1,12 @@
-"""SAC on columns: RLlib's learner in its state, optimisers and metrics; replay, stacks and fused steps in its work.
+"""SAC on fragments: RLlib's learner in its state, optimisers and metrics, with a replay of its own and stacked modules.
 
-One call takes in what was sampled and makes as many gradient steps as it is asked for. The replay belongs to the
-learner and to its state, with its generator and the number of steps made: what follows a checkpoint follows from it
-alone. Modules that do not learn are neither remembered nor computed.
+One call stores the sampled fragments and takes as many gradient steps as it is asked for. The replay, with its
+generator and the number of steps taken, is part of the learner's state: what follows a checkpoint depends on it alone.
+Frozen modules are neither stored nor computed.
 
-Several learners remember the same and draw the same; each gathers its part of a minibatch's rows, and they add up
-gradients and errors (`distributed`). So any one's state is the state of all, and what is learned does not depend on
-their number, but for rounding and dropout. A bar is .3 to 1.1 kB in each one's memory.
+Several learners store the same and draw the same minibatches; each gathers its shard of the rows, and gradients and
+errors are summed (`distributed`). So the state of one is the state of all, and the result does not depend on their
+number, except for rounding and dropout. A bar takes .3 to 1.1 kB of memory in each.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from typing import Any
 
 from ray.rllib.core import ALL_MODULES
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED, NUM_ENV_STEPS_TRAINED_LIFETIME
-from torch import Tensor
 
 from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.engine.columns import Fragment
-from mtquant_rllib.engine.learning.bar_schedule import FollowsBars
-from mtquant_rllib.engine.learning.distributed import JoinedLearner
+from mtquant_rllib.engine.learning.distributed import DistributedLearner
 from mtquant_rllib.engine.learning.divergence import DivergenceWatch
-from mtquant_rllib.engine.learning.sac_stack import ACTOR, ALPHA, CRITICS, OPTIMIZERS, SACStack
-from mtquant_rllib.engine.learning.stacks import grouped
-from mtquant_rllib.engine.randomness import LOSS, mixed
+from mtquant_rllib.engine.learning.sac_update import ACTOR, ALPHA, CRITICS, OPTIMIZERS, SACStack
+from mtquant_rllib.engine.learning.schedules import ScheduledLearner
+from mtquant_rllib.engine.learning.stacks import stackable_groups
+from mtquant_rllib.engine.randomness import LOSS, derived_seed
 from mtquant_rllib.engine.replay.replay import Replay
 from mtquant_rllib.env.market_source import open_market
 
@@ -34,17 +33,17 @@ STEPS = "gradient_steps"
 _ADAM_EPS = 1e-8
 
 
-class _Steps(dict[str, bool]):
-    """A call's work, as the one batch of RLlib's loop: the modules that there are rows of, and how many steps."""
+class _UpdateBatch(dict[str, bool]):
+    """A call's work as the single batch of RLlib's loop: the modules that have rows, and the number of steps."""
 
     n_steps: int
 
     @property
-    def policy_batches(self) -> _Steps:
+    def policy_batches(self) -> _UpdateBatch:
         return self
 
 
-class SACLearner(JoinedLearner, FollowsBars):
+class SACLearner(DistributedLearner, ScheduledLearner):
     """See the module's docstring."""
 
     def build(self) -> None:
@@ -53,8 +52,8 @@ class SACLearner(JoinedLearner, FollowsBars):
         assert sac is not None
         self._sac = sac
         learning = {name: self._module[name] for name in self._learning()}
-        self._watch = DivergenceWatch(learning, options, tells=self._peers.rank == 0)
-        keepers: dict[str, Any] = {
+        self._watch = DivergenceWatch(learning, options, counts_skipped=self._ranks.rank == 0)
+        optimizers: dict[str, Any] = {
             name: {key.removeprefix(f"{name}_"): item for key, item in self.get_optimizers_for_module(name)}
             for name in learning
         }
@@ -62,14 +61,14 @@ class SACLearner(JoinedLearner, FollowsBars):
             SACStack(
                 group,
                 [learning[name] for name in group],
-                keepers,
+                optimizers,
                 tau=sac.tau,
                 grad_clip=sac.grad_clip,
                 action_penalty=sac.action_penalty,
                 options=options,
-                peers=self._peers,
+                ranks=self._ranks,
             )
-            for group in grouped(learning)
+            for group in stackable_groups(learning)
         ]
         environment = EnvironmentConfig.of(config.env_config)
         self.replay = Replay(
@@ -86,8 +85,8 @@ class SACLearner(JoinedLearner, FollowsBars):
             seed=config.seed or 0,
         )
         self.gradient_steps = 0
-        self._rows_are_current = False
-        self._figures: dict[str, dict[str, float]] = {}
+        self._stacks_are_current = False
+        self._update_metrics: dict[str, dict[str, float]] = {}
 
     def _learning(self) -> list[str]:
         return [name for name in list(self.module.keys()) if self.should_module_be_updated(name)]
@@ -106,64 +105,66 @@ class SACLearner(JoinedLearner, FollowsBars):
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
-    def _create_iterator_if_necessary(self, *, training_data: Any, n_steps: int = 0, **kwargs: Any) -> Iterator[_Steps]:
+    def _create_iterator_if_necessary(
+        self, *, training_data: Any, n_steps: int = 0, **kwargs: Any
+    ) -> Iterator[_UpdateBatch]:
         fragments: Sequence[Fragment] = training_data.episodes
         self.replay.add(fragments)
-        # RLlib adds up what learners count, and each has them all.
-        bars = sum(fragment.bars for fragment in fragments) if self._peers.rank == 0 else 0
+        # RLlib sums what learners count, and each has all bars.
+        bars = sum(fragment.bars for fragment in fragments) if self._ranks.rank == 0 else 0
         self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED), bars, reduce="sum")
         self.metrics.log_value((ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME), bars, reduce="lifetime_sum")
-        work = _Steps({name: True for stack in self._stacks for name in stack.names if self.replay.has(name)})
+        work = _UpdateBatch({name: True for stack in self._stacks for name in stack.names if self.replay.has(name)})
         work.n_steps = n_steps if work else 0
         return iter([work])
 
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
-        assert isinstance(batch, _Steps)
-        self._figures = {}
+        assert isinstance(batch, _UpdateBatch)
+        self._update_metrics = {}
         if not batch.n_steps:
             return None, {}, {}
-        if not self._rows_are_current:
+        if not self._stacks_are_current:
             for stack in self._stacks:
                 stack.load()
-            self._rows_are_current = True
+            self._stacks_are_current = True
         for stack in self._stacks:
             stack.load_rates()
         for step in range(batch.n_steps):
             for number, stack in enumerate(self._stacks):
-                self._step(stack, number, batch, tell=step == batch.n_steps - 1)
+                self._step(stack, number, batch, with_metrics=step == batch.n_steps - 1)
             self.gradient_steps += 1
         for stack in self._stacks:
-            for name, (steps, found) in stack.closed(self._watch.max_parameter_abs).items():
+            for name, (steps, divergence) in stack.end_update(self._watch.max_parameter_abs).items():
                 if batch.get(name):
-                    self._watch.note(name, steps, found, self._bars)
+                    self._watch.record(name, steps, divergence, self._bars)
         return None, {}, {}
 
-    def _step(self, stack: SACStack, number: int, there: Mapping[str, bool], *, tell: bool) -> None:
+    def _step(self, stack: SACStack, number: int, present: Mapping[str, bool], *, with_metrics: bool) -> None:
         priorities, power = self._sac.priorities, 0.0
         if priorities is not None:
             start, final = priorities.weight_power_start, priorities.weight_power_final
-            power = start + (final - start) * self.budget_done()
-        part = self._peers.part(self.grown(self._sac.batch_size))
-        drawn = self.replay.sample([name for name in stack.names if name in there], part.total, power, part.rows)
+            power = start + (final - start) * self.budget_fraction_done()
+        shard = self._ranks.shard(self.batch_size_now(self._sac.batch_size))
+        names = [name for name in stack.names if name in present]
+        drawn = self.replay.sample(names, shard.total, power, shard.rows)
         if not drawn:
             return
         batches = [drawn.get(name) for name in stack.names]
-        seed = mixed(self.config.seed or 0, self.gradient_steps, LOSS, number)
-        figures, errors = stack.step(batches, seed, tell=tell, part=part)
+        seed = derived_seed(self.config.seed or 0, self.gradient_steps, LOSS, number)
+        metrics, errors = stack.step(batches, seed, with_metrics=with_metrics, shard=shard)
         if priorities is not None:
-            everywhere = errors.new_zeros(len(batches), part.total)
-            everywhere[:, part.rows] = errors
-            for name, batch, error in zip(stack.names, batches, self._common.sum(everywhere).cpu().numpy()):
+            everywhere = errors.new_zeros(len(batches), shard.total)
+            everywhere[:, shard.rows] = errors
+            for name, batch, error in zip(stack.names, batches, self._group.sum(everywhere).cpu().numpy()):
                 if batch is not None:
-                    self.replay.note_errors(name, batch.leaves, error)
-        if figures:
+                    self.replay.update_priorities(name, batch.leaves, error)
+        if metrics:
             for member, (name, batch) in enumerate(zip(stack.names, batches)):
                 if batch is not None:
-                    self._figures[name] = {key: _of(column, member) for key, column in figures.items()}
+                    self._update_metrics[name] = {key: float(column[member]) for key, column in metrics.items()}
 
     def compute_loss_for_module(self, **kwargs: Any) -> Any:
-        """RLlib asks a learner to have one. Here a step has three losses in turn, of all modules of a stack at once:
-        `SACStack.step`."""
+        """Required by RLlib and not used: `SACStack.step` computes three losses in turn, of all modules of a stack."""
         raise NotImplementedError("SAC's losses are computed stack by stack, in SACStack.step")
 
     # -- metrics ------------------------------------------------------------------------------------------------------
@@ -172,15 +173,15 @@ class SACLearner(JoinedLearner, FollowsBars):
         return batch
 
     def _log_metrics(self, batch: Any) -> None:
-        """Counting each batch is left out: bars are counted as they come in."""
+        """Does nothing: bars are counted when they are stored."""
 
     def _log_steps_trained_metrics(self, batch: Any) -> None:
         pass
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        for name, figures in self._figures.items():
-            for key, figure in figures.items():
-                self.metrics.log_value((name, key), figure, window=1)
+        for name, metrics in self._update_metrics.items():
+            for key, value in metrics.items():
+                self.metrics.log_value((name, key), value, window=1)
         self._watch.log(self.metrics)
         self.metrics.log_value((ALL_MODULES, STEPS), self.gradient_steps, window=1)
         super().after_gradient_based_update(timesteps=timesteps)
@@ -188,7 +189,7 @@ class SACLearner(JoinedLearner, FollowsBars):
     # -- state --------------------------------------------------------------------------------------------------------
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
-        if self._rows_are_current:
+        if self._stacks_are_current:
             for stack in self._stacks:
                 stack.store(policies_only=bool(kwargs.get("inference_only")))
         state = super().get_state(components, not_components=not_components, **kwargs)
@@ -197,16 +198,12 @@ class SACLearner(JoinedLearner, FollowsBars):
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        if self._rows_are_current:
-            # A state may hold a part of it all: the rest stays as it is now.
+        if self._stacks_are_current:
+            # A state may be partial: the rest keeps its present values.
             for stack in self._stacks:
                 stack.store(policies_only=False)
         super().set_state(state)
-        self._rows_are_current = False
+        self._stacks_are_current = False
         if REPLAY_STATE in state:
             self.replay.set_state(state[REPLAY_STATE])
             self.gradient_steps = state[REPLAY_STATE][STEPS]
-
-
-def _of(column: Tensor, member: int) -> float:
-    return float(column[member])

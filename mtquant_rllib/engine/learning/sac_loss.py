@@ -5,37 +5,41 @@
     J_pi     = E[ alpha log pi(a|s) - min_j Q_j(s, w(a)) ],                  a = mean + sigma noise
     J_alpha  = E[ -alpha (log pi(a|s) + H) ]                                 in log alpha
 
-w is what the environment makes of an action; probabilities are those of the raw action, in logit space, with no
-correction for w. d counts the bars until s'. H is the target entropy: where the policy's lies above it, log pi + H < 0
-and a step downhill makes alpha smaller.
+w is the executed action, what the environment makes of a raw one; probabilities are those of the raw action, in logit
+space, with no correction for w. d counts the bars until s'. H is the target entropy: where the policy's lies above it,
+log pi + H < 0 and a step downhill makes alpha smaller.
 
-Two terms are the project's own, and absent where their factors are 0:
+Two terms are the project's own, and absent where their coefficients are 0:
 
-    J_Q  += lambda / 2N |slope_j|^2         over the parameters of the critic's slope by the action, N decisions kept
-    J_pi += E[ kappa / 2 |mean|^2 ]         so did the actor of hindsight experience replay (Andrychowicz et al. 2017)
+    J_Q  += lambda / 2N |slope_j|^2         over the parameters of dQ_j/dw, N decisions in the replay
+    J_pi += E[ kappa / 2 |mean|^2 ]         as in hindsight experience replay (Andrychowicz et al. 2017)
 
-What an action earns is linear in it as long as nothing is clipped, and so is Q: without kappa the best mean lies on the
-bound, whatever the size of the slope, and a slope that is all noise moves the policy as far as one that is none. With
-it the best mean is slope / kappa: a stronger signal is a larger position. With lambda the slope is a ridge regression
-over all that is kept, which says little while it has seen little. Entropy in logit space does neither: it does not
-depend on the mean.
+The return of an action is linear in it as long as nothing is clipped, and so is Q: without kappa the best mean lies on
+the bound whatever the size of the slope, and a slope of pure noise moves the policy as far as a true one. With kappa
+the best mean is slope / kappa: a stronger signal is a larger position. With lambda the slope is a ridge regression over
+the replay, close to zero while the replay holds little. Entropy in logit space does neither, since it does not depend
+on the mean.
 
-Shape suffixes: S modules, T the twins, B rows, A actions.
+This is the definition; the learner steps along the gradients in closed form (`fast_path.loss_gradients`,
+`fast_path.critics`), which tests hold to autograd's.
+
+Shape suffixes: S modules, T the twin critics, B rows, A actions.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from mtquant_rllib.engine.learning.ppo_loss import HALF_LOG_TWO_PI
+from mtquant_rllib.policies.networks import HALF_LOG_TWO_PI
 
 
-def drawn(mean_SBA: Tensor, log_std_SBA: Tensor, noise_SBA: Tensor, real_S1A: Tensor) -> tuple[Tensor, Tensor]:
-    """Reparametrised raw actions (S, B, A) and their log-probabilities (S, B); columns that are not real are 0."""
-    action_SBA = (mean_SBA + log_std_SBA.exp() * noise_SBA) * real_S1A
+def sampled_actions(
+    mean_SBA: Tensor, log_std_SBA: Tensor, noise_SBA: Tensor, action_mask_S1A: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Reparametrised raw actions (S, B, A), 0 in padding, and their log-probabilities (S, B)."""
+    action_SBA = (mean_SBA + log_std_SBA.exp() * noise_SBA) * action_mask_S1A
     each = noise_SBA.square() * -0.5 - log_std_SBA - HALF_LOG_TWO_PI
-    return action_SBA, (each * real_S1A).sum(-1)
+    return action_SBA, (each * action_mask_S1A).sum(-1)
 
 
 def critic_target(
@@ -47,41 +51,18 @@ def critic_target(
 
 
 def critic_loss(value_STB: Tensor, target_SB: Tensor, weight_SB: Tensor) -> Tensor:
-    """J_Q of each critic, (S, T); the weights of a module's rows sum to one where they are all alike."""
+    """J_Q of each critic, (S, T). weight_SB: 1 / B for the mean, times importance weights in prioritised replay."""
     return 0.5 * ((value_STB - target_SB.unsqueeze(1)).square() * weight_SB.unsqueeze(1)).sum(-1)
 
 
-def critic_gradient(value_STB: Tensor, target_SB: Tensor, weight_SB: Tensor) -> Tensor:
-    """dJ_Q / dQ_j of each row, (S, T, B)."""
-    return (value_STB - target_SB.unsqueeze(1)) * weight_SB.unsqueeze(1)
-
-
-def smaller(value_STB: Tensor) -> Tensor:
-    """1 at the smaller of the twins' values, 0 at the other, (S, T, B)."""
-    first_SB = (value_STB[:, 0] <= value_STB[:, 1]).to(value_STB)
-    return torch.stack((first_SB, 1.0 - first_SB), dim=1)
-
-
-def actor_gradients(
-    slope_SBA: Tensor, log_std_SBA: Tensor, noise_SBA: Tensor, alpha_S1: Tensor, real_S1A: Tensor
-) -> tuple[Tensor, Tensor]:
-    """dJ_pi by mean and by log deviation, (S, B, A) each, from the slope of the smaller value by the raw action.
-
-    With the noise held, log pi(a|s) does not depend on the mean, and falls by one per unit of log deviation.
-    """
-    by_mean = slope_SBA * real_S1A / -slope_SBA.shape[1]
-    share_S11 = alpha_S1.unsqueeze(-1) / slope_SBA.shape[1]
-    return by_mean, by_mean * log_std_SBA.exp() * noise_SBA - share_S11 * real_S1A
-
-
-def penalty_gradient(mean_SBA: Tensor, action_penalty: float, real_S1A: Tensor) -> Tensor:
-    """That of kappa's term by mean, (S, B, A)."""
-    return mean_SBA * real_S1A * (action_penalty / mean_SBA.shape[1])
-
-
 def actor_loss(value_STB: Tensor, log_prob_SB: Tensor, alpha_S1: Tensor) -> Tensor:
-    """J_pi, (S,)."""
+    """J_pi without the penalty, (S,)."""
     return (alpha_S1 * log_prob_SB - value_STB.amin(dim=1)).mean(-1)
+
+
+def action_penalty(mean_SBA: Tensor, kappa: float, action_mask_S1A: Tensor) -> Tensor:
+    """The penalty in J_pi, (S,)."""
+    return 0.5 * kappa * (mean_SBA * action_mask_S1A).square().sum(-1).mean(-1)
 
 
 def alpha_loss(log_prob_SB: Tensor, alpha_S1: Tensor, target_entropy_S1: Tensor) -> Tensor:
@@ -89,11 +70,6 @@ def alpha_loss(log_prob_SB: Tensor, alpha_S1: Tensor, target_entropy_S1: Tensor)
     return -(alpha_S1 * (log_prob_SB + target_entropy_S1)).mean(-1)
 
 
-def alpha_gradient(log_prob_SB: Tensor, alpha_S1: Tensor, target_entropy_S1: Tensor) -> Tensor:
-    """dJ_alpha / d log alpha, (S, 1)."""
-    return -alpha_S1 * (log_prob_SB.mean(-1, keepdim=True) + target_entropy_S1)
-
-
-def entropy(log_std_SBA: Tensor, real_S1A: Tensor) -> Tensor:
-    """Of the raw actions' distributions, mean over rows, (S,)."""
-    return ((log_std_SBA + HALF_LOG_TWO_PI + 0.5) * real_S1A).sum(-1).mean(-1)
+def entropy(log_std_SBA: Tensor, action_mask_S1A: Tensor) -> Tensor:
+    """Entropy of the raw actions' distributions, mean over rows, (S,)."""
+    return ((log_std_SBA + HALF_LOG_TWO_PI + 0.5) * action_mask_S1A).sum(-1).mean(-1)

@@ -1,7 +1,7 @@
-"""What was sampled, cut up for several learners: each gets the decisions of some environments, or all of them.
+"""Batches for several learners: sharded by environment, or replicated.
 
-RLlib cuts a batch where its episodes end; columns are cut between environments, so that advantages, which run along
-time, come out as they would in one place.
+RLlib cuts a batch at ends of episodes; fragments are cut between environments, so that advantages, which run along
+time, do not depend on the number of learners.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from mtquant_rllib.engine.columns import Fragment
 
 
 class ShardedBatch(TrainingData):
-    """What runners sampled, columns or RLlib's episodes, as `LearnerGroup.update` takes it."""
+    """Fragments or RLlib's episodes as `LearnerGroup.update` takes them. Each learner gets some environments."""
 
     def shard(
         self, num_shards: int, len_lookback_buffer: int | None = None, **how: Any
     ) -> Sequence[tuple[TrainingData, dict[str, Any]]]:
-        """What each of `num_shards` learners gets."""
+        """The batch of each of `num_shards` learners."""
         samples: list[Any] = self.episodes or []
         if not all(isinstance(sample, Fragment) for sample in samples):
             return super().shard(num_shards, len_lookback_buffer, **how)
-        shards: list[list[Any]] = [*sharded(samples, num_shards)]
+        shards: list[list[Any]] = [*shard_by_environment(samples, num_shards)]
         return [(ShardedBatch(episodes=shard), {}) for shard in shards]
 
 
-class CopiedBatch(ShardedBatch):
-    """What every learner is to remember whole."""
+class ReplicatedBatch(ShardedBatch):
+    """Every learner gets all of it."""
 
     def shard(
         self, num_shards: int, len_lookback_buffer: int | None = None, **how: Any
     ) -> Sequence[tuple[TrainingData, dict[str, Any]]]:
-        return [(CopiedBatch(episodes=self.episodes), {})] * num_shards
+        return [(ReplicatedBatch(episodes=self.episodes), {})] * num_shards
 
 
-def sharded(fragments: Sequence[Fragment], n: int) -> list[list[Fragment]]:
-    """Fragments as n shards: the environments of all of them in their order, cut into n runs of about equal length."""
+def shard_by_environment(fragments: Sequence[Fragment], n: int) -> list[list[Fragment]]:
+    """Cut fragments into n shards of consecutive environments, of about equal length."""
     starts = np.cumsum([0, *(fragment.environments for fragment in fragments)])
     cuts = [round(number * int(starts[-1]) / n) for number in range(n + 1)]
     shards: list[list[Fragment]] = []

@@ -1,17 +1,17 @@
-"""One level's part of the replay: what was decided, in columns, with everything that the market table knows left out.
+"""One level's part of the replay, in columns, without what can be looked up in the feature table.
 
-Every agent has one stream per environment, a ring of C slots in the order of time. A slot is a state (row of the
-feature table, private columns) and, where something was decided there, the action, its reward and the bars it was held.
-The successor of a decision is the next slot of its stream, so a state is kept once and serves as successor too:
+Every agent has one stream per environment, a ring of C slots in the order of time. A slot holds a state (row of the
+feature table, private columns) and, where a decision was taken, the action, its reward and the bars it lasted. The next
+state of a decision is the next slot of its stream, so that each state is stored once:
 
     DECISION   the next slot is its successor
     LAST       the episode was terminated: nothing follows
-    STATE      nothing was decided here: where an episode was cut off, or the newest state, whose decision is to come
+    STATE      without a decision: the end of a truncated episode, or the newest state, whose decision is yet to come
     EMPTY      never written
 
-The newest state waits at the stream's head, as the runner saw it after its last bar. The decision taken there, on the
-same row, takes its place: what was decided above it is then what it is, and not what it might have been. What begins on
-another row (a runner that was restored or replaced) leaves the state as it is and takes the next place.
+The newest state lies at the stream's head, as the runner observed it after its last bar. The decision taken there, on
+the same row, overwrites it with the private columns that it was taken on. A decision on another row (of a runner that
+was restored or replaced) leaves the state as it is and takes the next slot.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtquant_rllib.engine.columns import LevelColumns, closed_decisions
+from mtquant_rllib.engine.columns import LevelColumns, decision_outcomes
 from mtquant_rllib.env.observation_reconstruction import ObservationReconstruction
 
 EMPTY, STATE, DECISION, LAST = range(4)
 
-COLUMNS = ("kind", "row", "turn", "held", "reward", "private", "action")
+COLUMNS = ("kind", "row", "turn", "bars_held", "reward", "private", "action")
 _CURSORS = ("head", "used", "waiting", "stored")
 
 
 class Returns(NamedTuple):
-    """reward: discounted to the decision, (R,); discount: of the value of the state in slot `after`, 0 where nothing
-    follows."""
+    """n-step returns: rewards discounted to the decision, (R,); the slot at the end of each, (R,), and the discount of
+    the value there, 0 after a termination."""
 
     reward: np.ndarray
     discount: np.ndarray
-    after: np.ndarray
+    next_slot: np.ndarray
 
 
 class StreamStorage:
     """Streams of A agents in E environments, C slots each; slot = (agent * E + environment) * C + position.
 
     head, used, waiting, stored
-        Of each stream: where the next decision goes, how many positions were ever passed, whether a state waits there,
-        and how many decisions are kept.
+        Of each stream: the position of the next decision, the positions ever written, whether the head holds a state
+        whose decision is yet to come, and the decisions stored.
     """
 
-    def __init__(self, recall: ObservationReconstruction, actions: int, n_envs: int, n_slots: int) -> None:
-        self.recall, self.actions, self.n_envs, self.n_slots = recall, actions, n_envs, n_slots
-        n_streams = len(recall.agents) * n_envs
+    def __init__(self, reconstruct: ObservationReconstruction, actions: int, n_envs: int, n_slots: int) -> None:
+        self.reconstruct, self.actions, self.n_envs, self.n_slots = reconstruct, actions, n_envs, n_slots
+        n_streams = len(reconstruct.agents) * n_envs
         slots = n_streams * n_slots
-        # Pages that are never written are never taken.
+        # Memory of zeros that is never written is never allocated.
         self.kind = np.zeros(slots, dtype=np.int8)
         self.row = np.zeros(slots, dtype=np.int32)
         self.turn = np.zeros(slots, dtype=np.int8)
-        self.held = np.zeros(slots, dtype=np.int16)
+        self.bars_held = np.zeros(slots, dtype=np.int16)
         self.reward = np.zeros(slots, dtype=np.float32)
-        self.private = np.zeros((slots, len(recall.private)), dtype=np.float32)
+        self.private = np.zeros((slots, len(reconstruct.private)), dtype=np.float32)
         self.action = np.zeros((slots, actions), dtype=np.float32)
         self.head = np.zeros(n_streams, dtype=np.int64)
         self.used = np.zeros(n_streams, dtype=np.int64)
@@ -66,70 +66,72 @@ class StreamStorage:
     def streams_of(self, agent: int) -> np.ndarray:
         return agent * self.n_envs + np.arange(self.n_envs)
 
-    # -- in -----------------------------------------------------------------------------------------------------------
+    # -- storing ------------------------------------------------------------------------------------------------------
 
     def add(self, level: LevelColumns, first_env: int) -> np.ndarray:
-        """Take in a fragment of the environments from `first_env` on; returns the slots that were written."""
-        closed = closed_decisions(level)
+        """Store a fragment of the environments from `first_env` on. Returns the slots written."""
+        outcomes = decision_outcomes(level)
         final_number = np.cumsum(level.truncated.ravel()).reshape(level.truncated.shape) - 1
         written = []
-        times, begins = np.unique(closed.t, return_index=True)
-        for t, begin, end in zip(times, begins, [*begins[1:], len(closed.t)]):
+        times, begins = np.unique(outcomes.t, return_index=True)
+        for t, begin, end in zip(times, begins, [*begins[1:], len(outcomes.t)]):
             part = slice(begin, end)
-            env = closed.env[part]
+            env = outcomes.env[part]
             row, turn = level.market_rows[t, env], level.turns[t, env]
-            streams = self._streams(level, env + first_env, turn)
-            slots = self._state(streams, row, turn, level.private[part])
+            streams = self._streams_of(level, env + first_env, turn)
+            slots = self._write_states(streams, row, turn, level.private[part])
             written.append(slots.ravel())
             self.waiting[streams] = True
 
-            known, over = closed.known[part], closed.ends[part]
-            until = np.where(over, closed.until[part] - 1, 0)
-            nothing_follows = over & level.terminated[until, env]
-            mine = slots[known]
-            self.action[mine] = level.actions[part][known]
-            self.reward[mine] = closed.rewards[part][known]
-            self.held[mine] = closed.bars[part][known, None]
-            self.kind[mine] = np.where(nothing_follows, LAST, DECISION)[known, None]
-            self.stored[streams[known]] += 1
-            self._pass(streams[known])
+            complete, ended = outcomes.complete[part], outcomes.ends[part]
+            until = np.where(ended, outcomes.until[part] - 1, 0)
+            nothing_follows = ended & level.terminated[until, env]
+            decided = slots[complete]
+            self.action[decided] = level.actions[part][complete]
+            self.reward[decided] = outcomes.rewards[part][complete]
+            self.bars_held[decided] = outcomes.bars[part][complete, None]
+            self.kind[decided] = np.where(nothing_follows, LAST, DECISION)[complete, None]
+            self.stored[streams[complete]] += 1
+            self._advance(streams[complete])
 
-            cut = over & level.truncated[until, env]
-            if cut.any():
-                number = final_number[until[cut], env[cut]]
-                row_then = level.market_rows[until[cut], env[cut]] + 1
-                written.append(self._state(streams[cut], row_then, turn[cut], level.final[number]).ravel())
-                self._pass(streams[cut])
+            truncated = ended & level.truncated[until, env]
+            if truncated.any():
+                number = final_number[until[truncated], env[truncated]]
+                row_then = level.market_rows[until[truncated], env[truncated]] + 1
+                written.append(
+                    self._write_states(streams[truncated], row_then, turn[truncated], level.final[number]).ravel()
+                )
+                self._advance(streams[truncated])
         due = np.flatnonzero(level.bootstrap_due)
         if len(due):
             turn = level.bootstrap_turns[due]
-            streams = self._streams(level, due + first_env, turn)
-            slots = self._state(streams, level.bootstrap_rows[due], turn, level.bootstrap[due])
+            streams = self._streams_of(level, due + first_env, turn)
+            slots = self._write_states(streams, level.bootstrap_rows[due], turn, level.bootstrap[due])
             self.waiting[streams] = True
             written.append(slots.ravel())
         return np.concatenate(written) if written else np.zeros(0, dtype=np.int64)
 
-    def _streams(self, level: LevelColumns, env: np.ndarray, turn: np.ndarray) -> np.ndarray:
-        """Of each seat, (k, n)."""
+    def _streams_of(self, level: LevelColumns, env: np.ndarray, turn: np.ndarray) -> np.ndarray:
+        """Numbers of the streams of those that act, (k, n)."""
         return level.agents_at(turn) * self.n_envs + env[:, None]
 
-    def _state(self, streams: np.ndarray, row: np.ndarray, turn: np.ndarray, private: np.ndarray) -> np.ndarray:
-        """Write states (k, n) at the heads of their streams, and past what waits there if that is another."""
+    def _write_states(self, streams: np.ndarray, row: np.ndarray, turn: np.ndarray, private: np.ndarray) -> np.ndarray:
+        """Write states (k, n) at the heads of their streams, or one further where the head waits on another row."""
         slots = streams * self.n_slots + self.head[streams]
         same = (self.row[slots] == row[:, None]) & (self.turn[slots] == turn[:, None])
-        self._pass(streams[self.waiting[streams] & ~same])
+        self._advance(streams[self.waiting[streams] & ~same])
         slots = streams * self.n_slots + self.head[streams]
         self.row[slots], self.turn[slots], self.private[slots] = row[:, None], turn[:, None], private
         self.stored[streams] -= self.is_decision(slots)
         self.kind[slots] = STATE
         return slots
 
-    def _pass(self, streams: np.ndarray) -> None:
+    def _advance(self, streams: np.ndarray) -> None:
         self.head[streams] = (self.head[streams] + 1) % self.n_slots
         self.used[streams] = np.minimum(self.used[streams] + 1, self.n_slots)
         self.waiting[streams] = False
 
-    # -- out ----------------------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------------------
 
     def is_decision(self, slots: np.ndarray) -> np.ndarray:
         return self.kind[slots] >= DECISION
@@ -139,36 +141,37 @@ class StreamStorage:
         return slots - position + (position + 1) % self.n_slots
 
     def observe(self, slots: np.ndarray) -> np.ndarray:
-        """float32 (R, F): what was seen there."""
+        """The observations in these slots, float32 (R, F)."""
         agents = slots // (self.n_envs * self.n_slots)
-        return self.recall(agents, self.row[slots], self.turn[slots], self.private[slots])
+        return self.reconstruct(agents, self.row[slots], self.turn[slots], self.private[slots])
 
     def returns(self, slots: np.ndarray, n_steps: int, gamma: float) -> Returns:
-        """Of up to `n_steps` decisions from each of `slots` on, fewer where the stream stops. Discounts follow bars:
+        """Returns of `n_steps` decisions from each of `slots` on, of fewer where the stream stops. Discounts follow
+        bars:
 
-        R = sum_j gamma^D_j r_j,      D_j = bars held by the decisions before the j-th
+        R = sum_j gamma^D_j r_j,      D_j = bars that the decisions before the j-th lasted
         """
         reward, bars = np.zeros(len(slots)), np.zeros(len(slots), dtype=np.int64)
-        going, over = np.ones(len(slots), dtype=bool), np.zeros(len(slots), dtype=bool)
-        after = slots
+        running, ended = np.ones(len(slots), dtype=bool), np.zeros(len(slots), dtype=bool)
+        next_slot = slots
         for step in range(n_steps):
-            now = after
+            now = next_slot
             if step:
-                going = going & ~over & self.is_decision(now)
-            reward += np.where(going, gamma**bars * self.reward[now], 0.0)
-            bars += np.where(going, self.held[now], 0)
-            over |= going & (self.kind[now] == LAST)
-            after = np.where(going, self.successors(now), now)
-        return Returns(reward.astype(np.float32), np.where(over, 0.0, gamma**bars).astype(np.float32), after)
+                running = running & ~ended & self.is_decision(now)
+            reward += np.where(running, gamma**bars * self.reward[now], 0.0)
+            bars += np.where(running, self.bars_held[now], 0)
+            ended |= running & (self.kind[now] == LAST)
+            next_slot = np.where(running, self.successors(now), now)
+        return Returns(reward.astype(np.float32), np.where(ended, 0.0, gamma**bars).astype(np.float32), next_slot)
 
     # -- state --------------------------------------------------------------------------------------------------------
 
     def get_state(self) -> dict[str, Any]:
-        """Positions that were ever written, column by column."""
+        """The written positions, column by column."""
         top = min(int(self.used.max()) + 1, self.n_slots)
         by_stream = {name: getattr(self, name).reshape(len(self.head), self.n_slots, -1)[:, :top] for name in COLUMNS}
         return {
-            "agents": self.recall.agents,
+            "agents": self.reconstruct.agents,
             "actions": self.actions,
             "n_envs": self.n_envs,
             "n_slots": self.n_slots,

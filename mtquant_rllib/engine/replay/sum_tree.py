@@ -26,7 +26,7 @@ class SumTree:
         return self._nodes[self._first : self._first + self._size]
 
     def set(self, leaves: np.ndarray, priorities: np.ndarray) -> None:
-        """Of leaves that stand there twice, the last priority holds."""
+        """Set priorities; of a leaf given twice the last one holds."""
         nodes = self._first + leaves
         self._nodes[nodes] = priorities
         for _ in range(self._depth):

@@ -1,1 +1,1 @@
-"""Environments stepped as arrays: RLlib's environment runner, what it samples, and where it stands."""
+"""The batched environment runner: what it samples, and its state."""

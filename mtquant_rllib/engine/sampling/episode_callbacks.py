@@ -1,8 +1,8 @@
 """RLlib's episode callbacks for a runner that has no episode objects.
 
-Somebody's `on_episode_start`, `_step` and `_end` are called as RLlib's own runner calls them, with an `EpisodeView` for
-the episode. Nothing is built where nobody listens; a listener to every step pays for a Python call a bar and
-environment.
+A configuration's `on_episode_start`, `_step` and `_end` are called as RLlib's own runner calls them, with an
+`EpisodeView` for the episode. Without callbacks no view is built; a callback of every step costs a Python call per bar
+and environment.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ START, STEP, END = "on_episode_start", "on_episode_step", "on_episode_end"
 
 @dataclass
 class EpisodeView:
-    """What callbacks usually ask an RLlib episode for.
+    """The part of an RLlib episode that callbacks commonly use.
 
     id_
         Runner, environment and number of the episode.
     returns
-        Sum of rewards of each agent that plays, so far.
+        Sum of rewards so far of each agent that plays.
     custom_data
-        The callbacks' own, from start to end.
+        Storage for callbacks, kept for the episode.
     """
 
     id_: str
@@ -51,12 +51,12 @@ class EpisodeView:
 
 
 class EpisodeCallbacks:
-    """Calls the callbacks of a runner's configuration. `runner`: a `BatchedEnvRunner`."""
+    """Calls the episode callbacks of a `BatchedEnvRunner`'s configuration."""
 
-    def __init__(self, runner: Any, listeners: Iterable[RLlibCallback]) -> None:
+    def __init__(self, runner: Any, callbacks: Iterable[RLlibCallback]) -> None:
         self._runner = runner
         self._objects = {
-            which: [one for one in listeners if getattr(type(one), which) is not getattr(RLlibCallback, which)]
+            which: [one for one in callbacks if getattr(type(one), which) is not getattr(RLlibCallback, which)]
             for which in (START, STEP, END)
         }
         self._functions = {
@@ -79,7 +79,7 @@ class EpisodeCallbacks:
         make_callback(which, self._objects[which], self._functions[which], kwargs={**shared, **more})
 
     def started(self, envs: np.ndarray, numbers: np.ndarray) -> None:
-        """Episodes `numbers` of the environments `envs` begin."""
+        """Call for the start of the episodes `numbers` in the environments `envs`."""
         for env, number in zip(envs.tolist(), numbers.tolist()):
             self.views[env] = EpisodeView(f"{self._runner.worker_index or 0}_{env}_{number}")
             self._call(START, env)

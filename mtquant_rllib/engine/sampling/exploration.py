@@ -1,21 +1,21 @@
-"""From what a policy puts out to a raw action: noise where a module explores, and its probability."""
+"""Raw actions sampled from a policy's distribution, and their log-probabilities."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from mtquant_rllib.engine.learning.ppo_loss import HALF_LOG_TWO_PI
+from mtquant_rllib.policies.networks import HALF_LOG_TWO_PI
 
 
-class Draw:
-    """Raw actions from distribution inputs, with noise where a module explores."""
+class ActionSampler:
+    """Samples raw actions from `[mean | log deviation]`; the mean where a module does not explore."""
 
     def __init__(self, rng: np.random.Generator, explore: bool, random_actions: bool) -> None:
         self._rng, self._explore, self._random = rng, explore, random_actions
 
-    def __call__(self, inputs: np.ndarray, exploring: np.ndarray, least: np.ndarray | None) -> np.ndarray:
-        """inputs (B, n, 2A), whether each seat explores, (B, n) or of a shape that broadcasts to it, and where there is
-        one the smallest deviation of each environment, (B,)."""
+    def __call__(self, inputs: np.ndarray, exploring: np.ndarray, min_std: np.ndarray | None) -> np.ndarray:
+        """Raw actions (B, n, A) from inputs (B, n, 2A). exploring: bool (B, n), or of a shape that broadcasts to it.
+        min_std: the smallest deviation of each environment, (B,), or None."""
         width = inputs.shape[-1] // 2
         mean = inputs[..., :width]
         if self._random:
@@ -24,14 +24,14 @@ class Draw:
             return mean
         noise = self._rng.standard_normal(mean.shape, dtype=np.float32)
         deviation = np.exp(inputs[..., width:])
-        if least is not None:
-            deviation = np.maximum(deviation, least[:, None, None])
+        if min_std is not None:
+            deviation = np.maximum(deviation, min_std[:, None, None])
         return mean + deviation * noise * exploring[..., None]
 
 
 def log_probs(actions: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-    """Of raw actions (..., A) under diagonal Gaussians (..., 2A), summed over actions, (...). From the rounded
-    action and not from the noise: this is what the learner will recompute."""
+    """Log-probabilities of raw actions (..., A) under diagonal Gaussians (..., 2A), (...). Computed from the rounded
+    action and not from the noise, as the learner will do."""
     width = actions.shape[-1]
     mean, log_std = inputs[..., :width], inputs[..., width:]
     z = (actions - mean) * np.exp(-log_std)

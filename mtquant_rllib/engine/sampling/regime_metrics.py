@@ -1,4 +1,4 @@
-"""What the detector says of the bars that were sampled: metrics of training, beside those of every validation."""
+"""Training metrics of the regimes in the sampled bars, as the regime detector labels them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mtquant_rllib.features.table import FeatureTable
 
 
 def regimes_sampled(parts: Iterable[tuple[EpisodeFlags, FeatureTable]]) -> dict[str, float]:
-    """Of all bars of a call: the share of each regime, changes of regime a bar, and the detector's mean confidence.
+    """The share of each regime in all bars of a call, changes of regime per bar, and the detector's mean confidence.
 
-    Two bars after each other are compared where both are of one episode.
+    Changes are counted between consecutive bars of one episode.
     """
     counts = np.zeros(len(Regime), dtype=np.int64)
     changes = pairs = 0
@@ -24,9 +24,9 @@ def regimes_sampled(parts: Iterable[tuple[EpisodeFlags, FeatureTable]]) -> dict[
         labels = features.regime[rows]
         counts += np.bincount(labels[played], minlength=len(Regime))
         confidence += float(features.regime_confidence[rows[played]].sum(dtype=np.float64))
-        together = played[1:] & played[:-1] & ~(flags.terminated | flags.truncated)[1:-1]
-        pairs += int(together.sum())
-        changes += int((together & (labels[1:] != labels[:-1])).sum())
+        consecutive = played[1:] & played[:-1] & ~(flags.terminated | flags.truncated)[1:-1]
+        pairs += int(consecutive.sum())
+        changes += int((consecutive & (labels[1:] != labels[:-1])).sum())
     bars = max(int(counts.sum()), 1)
     shares = {f"share_{regime.name.lower()}": counts[regime] / bars for regime in Regime}
     return {**shares, "changes_per_bar": changes / max(pairs, 1), "confidence": confidence / bars}

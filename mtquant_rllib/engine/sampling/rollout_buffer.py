@@ -1,4 +1,4 @@
-"""What a runner keeps of levels that learn: preallocated columns, and decisions left open for the next fragment."""
+"""The rollout buffers of a runner: preallocated columns, and decisions pending over the end of a fragment."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 from mtquant_rllib.engine.columns import LevelColumns
 from mtquant_rllib.engine.sampling.exploration import log_probs
 from mtquant_rllib.engine.sampling.policy_batch import PolicyBatch
-from mtquant_rllib.env.levels import Level, streams_of
+from mtquant_rllib.env.levels import Level, agent_indices
 from mtquant_rllib.env.trading import Trading
 
 
 @dataclass
 class PendingDecisions:
-    """Decisions that the last fragment left open, per environment: what they saw (private columns), did and have
-    earned."""
+    """Decisions still in force at the end of the last fragment, by environment: their observation (private columns),
+    action and rewards so far. `open`: bool (B,), the environments that have one."""
 
     open: np.ndarray
-    seats: np.ndarray
+    module_index: np.ndarray
     private: np.ndarray
     actions: np.ndarray
-    inputs: np.ndarray
+    action_dist_inputs: np.ndarray
     rewards: np.ndarray
     bars: np.ndarray
     market_rows: np.ndarray
@@ -32,32 +32,40 @@ class PendingDecisions:
 
 
 class RolloutBuffer:
-    """Preallocated columns of one learning level."""
+    """Preallocated columns of one level that learns; row 0 is for decisions pending from the fragment before."""
 
     def __init__(self, level: Level, n_envs: int, n_bars: int) -> None:
         rows = n_bars + 1
-        shape = (rows, n_envs, level.n_seats)
+        shape = (rows, n_envs, level.n_acting)
         self.n_bars = n_bars
         self.due = np.zeros((rows, n_envs), dtype=bool)
-        self.seats = np.zeros(shape, dtype=np.int8)
+        self.module_index = np.zeros(shape, dtype=np.int8)
         self.private = np.zeros((*shape, len(level.state_columns)), dtype=np.float32)
         self.actions = np.zeros((*shape, level.n_actions), dtype=np.float32)
-        self.inputs = np.zeros((*shape, 2 * level.n_actions), dtype=np.float32)
+        self.action_dist_inputs = np.zeros((*shape, 2 * level.n_actions), dtype=np.float32)
         self.rewards = np.zeros(shape)
         self.final: list[np.ndarray] = []
-        self.final_seats: list[np.ndarray] = []
+        self.final_module_index: list[np.ndarray] = []
 
     def clear(self) -> None:
         self.due[:] = False
         self.rewards[:] = 0.0
-        self.final, self.final_seats = [], []
+        self.final, self.final_module_index = [], []
 
 
 @dataclass
 class GroupSampler:
-    """A level at work in this runner: its modules, who learns, whether one of them learns what regimes are, its policy
-    and what is kept of it. seen, answered: what it was last shown and made of
-    it, (B, n, F) and (B, n, 2A)."""
+    """One level of agents in this runner.
+
+    modules, members
+        Ids of its modules, and of each agent the index of its module.
+    learning, exploring
+        Of each module, bool.
+    needs_regime_labels
+        Whether a learning module has auxiliary losses.
+    observations, outputs
+        The last observations (B, n, F), and the policies' `[mean | log deviation]` for them, (B, n, 2A).
+    """
 
     level: Level
     desk: Trading
@@ -65,63 +73,63 @@ class GroupSampler:
     members: np.ndarray
     learning: np.ndarray
     exploring: np.ndarray
-    taught_regimes: bool
+    needs_regime_labels: bool
     policies: PolicyBatch | None = None
     rollout: RolloutBuffer | None = None
-    held: PendingDecisions | None = None
-    seen: np.ndarray | None = None
-    answered: np.ndarray | None = None
+    pending: PendingDecisions | None = None
+    observations: np.ndarray | None = None
+    outputs: np.ndarray | None = None
 
     @property
     def learns(self) -> bool:
         return bool(self.learning.any())
 
     @cached_property
-    def _streams(self) -> np.ndarray:
-        return streams_of(self.level.agents, self.desk.universe)
+    def _agent_indices(self) -> np.ndarray:
+        return agent_indices(self.level.agents, self.desk.universe)
 
     @cached_property
-    def _ever_seated(self) -> np.ndarray:
-        return self.members[self.level.seated(self.desk.n_envs)].astype(np.int8)
+    def _fixed_module_index(self) -> np.ndarray:
+        return self.members[self.level.acting_agents(self.desk.n_envs)].astype(np.int8)
 
-    def seated(self) -> np.ndarray:
-        """Which of the modules sits where, int8 (B, n)."""
-        if self.level.seats is None:
-            return self._ever_seated
-        return self.members[self.level.seats()].astype(np.int8)
-
-    @cached_property
-    def _ever_exploring(self) -> np.ndarray:
-        return self.exploring[self._ever_seated]
+    def module_index(self) -> np.ndarray:
+        """Index into `modules` of the module that decides for each acting agent, int8 (B, n)."""
+        if self.level.acting is None:
+            return self._fixed_module_index
+        return self.members[self.level.acting()].astype(np.int8)
 
     @cached_property
-    def _ever_streams(self) -> np.ndarray:
-        return self._streams[self.level.seated(self.desk.n_envs)]
+    def _fixed_exploring(self) -> np.ndarray:
+        return self.exploring[self._fixed_module_index]
 
-    def streams(self) -> np.ndarray:
-        """Index of who sits there among all agents, (B, n)."""
-        return self._ever_streams if self.level.seats is None else self._streams[self.level.seats()]
+    @cached_property
+    def _fixed_agent_index(self) -> np.ndarray:
+        return self._agent_indices[self.level.acting_agents(self.desk.n_envs)]
+
+    def agent_index(self) -> np.ndarray:
+        """Index of each acting agent among all of the universe, (B, n)."""
+        return self._fixed_agent_index if self.level.acting is None else self._agent_indices[self.level.acting()]
 
     def explores(self) -> np.ndarray:
-        """Whether who sits there explores, bool (B, n)."""
-        return self._ever_exploring if self.level.seats is None else self.exploring[self.seated()]
+        """Whether each acting agent explores, bool (B, n)."""
+        return self._fixed_exploring if self.level.acting is None else self.exploring[self.module_index()]
 
     def prepare(self, n_envs: int, n_bars: int) -> None:
-        """Clear the columns, put in what is held on, and allocate anew only for another number of bars."""
+        """Clear the columns and enter the pending decisions; allocates only where the number of bars has changed."""
         if not self.learns:
             return
         if self.rollout is None or self.rollout.n_bars != n_bars:
             self.rollout = RolloutBuffer(self.level, n_envs, n_bars)
-        rollout, held = self.rollout, self.held
+        rollout, pending = self.rollout, self.pending
         rollout.clear()
-        if held is not None and held.open.any():
-            rollout.due[0] = held.open
-            for name in ("seats", "private", "actions", "inputs", "rewards"):
-                getattr(rollout, name)[0] = getattr(held, name)
+        if pending is not None and pending.open.any():
+            rollout.due[0] = pending.open
+            for name in ("module_index", "private", "actions", "action_dist_inputs", "rewards"):
+                getattr(rollout, name)[0] = getattr(pending, name)
 
 
 class EpisodeFlags:
-    """What happened to the environments, row by row; row 0 stands for the fragment before."""
+    """Bars played, ends of episodes, market rows and turns, (T + 1, B) each; row 0 is for the fragment before."""
 
     def __init__(self, n_envs: int, n_bars: int) -> None:
         shape = (n_bars + 1, n_envs)
@@ -131,53 +139,54 @@ class EpisodeFlags:
 
 @dataclass
 class BootstrapObservations:
-    """What is seen after the last bar (private columns), and where a decision is due then."""
+    """Observations after a fragment's last bar (private columns), and where a decision is due then."""
 
     private: np.ndarray
-    seats: np.ndarray
+    module_index: np.ndarray
     due: np.ndarray
     market_rows: np.ndarray
     turns: np.ndarray
 
 
-def columns_of(sampler: GroupSampler, flags: EpisodeFlags, bootstrap: BootstrapObservations) -> LevelColumns:
-    """What a fragment holds of one level; what is still held on stays with the sampler."""
+def level_columns(sampler: GroupSampler, flags: EpisodeFlags, bootstrap: BootstrapObservations) -> LevelColumns:
+    """The columns of one level for a fragment. Decisions that still last stay with the sampler as pending."""
     rollout = sampler.rollout
     assert rollout is not None
     bars, market_rows, turns = flags.bars.astype(np.int64), flags.market_rows.copy(), flags.turns.copy()
-    if sampler.held is not None:
-        bars[0] = np.where(sampler.held.open, sampler.held.bars, 0)
-        market_rows[0], turns[0] = sampler.held.market_rows, sampler.held.turns
+    if sampler.pending is not None:
+        bars[0] = np.where(sampler.pending.open, sampler.pending.bars, 0)
+        market_rows[0], turns[0] = sampler.pending.market_rows, sampler.pending.turns
     due = rollout.due
     rows = _rows(due)
-    columns = {name: rows(getattr(rollout, name)) for name in ("seats", "private", "actions", "inputs")}
-    width, n_seats = len(sampler.level.state_columns), sampler.level.n_seats
-    sampler.held = _still_held(rollout, bars, market_rows, turns, flags, bootstrap)
+    names = ("module_index", "private", "actions", "action_dist_inputs")
+    columns = {name: rows(getattr(rollout, name)) for name in names}
+    width, n_acting = len(sampler.level.state_columns), sampler.level.n_acting
+    sampler.pending = _pending_decisions(rollout, bars, market_rows, turns, flags, bootstrap)
     return LevelColumns(
         agents=sampler.level.agents,
         domain=sampler.desk.setup.domain,
         modules=sampler.modules,
         due=due,
-        log_probs=log_probs(columns["actions"], columns["inputs"]),
+        log_probs=log_probs(columns["actions"], columns["action_dist_inputs"]),
         rewards=rollout.rewards,
         bars=bars,
         terminated=flags.terminated,
         truncated=flags.truncated,
         market_rows=market_rows,
         turns=turns,
-        final=np.concatenate([np.zeros((0, n_seats, width), np.float32), *rollout.final]),
-        final_seats=np.concatenate([np.zeros((0, n_seats), np.int8), *rollout.final_seats]),
+        final=np.concatenate([np.zeros((0, n_acting, width), np.float32), *rollout.final]),
+        final_module_index=np.concatenate([np.zeros((0, n_acting), np.int8), *rollout.final_module_index]),
         bootstrap=bootstrap.private,
-        bootstrap_seats=bootstrap.seats,
+        bootstrap_module_index=bootstrap.module_index,
         bootstrap_due=bootstrap.due,
         bootstrap_rows=bootstrap.market_rows,
         bootstrap_turns=bootstrap.turns,
-        regimes=sampler.desk.features.regime[market_rows] if sampler.taught_regimes else None,
+        regimes=sampler.desk.features.regime[market_rows] if sampler.needs_regime_labels else None,
         **columns,
     )
 
 
-def _still_held(
+def _pending_decisions(
     rollout: RolloutBuffer,
     bars: np.ndarray,
     market_rows: np.ndarray,
@@ -185,22 +194,22 @@ def _still_held(
     flags: EpisodeFlags,
     bootstrap: BootstrapObservations,
 ) -> PendingDecisions | None:
-    """The decisions that no later one and no ending has closed."""
+    """Decisions that are followed by no other and by no end of an episode."""
     row = np.arange(len(bars))[:, None]
     decided = np.where(rollout.due, row, -1).max(axis=0)
     ended = np.where(flags.terminated | flags.truncated, row, -1).max(axis=0)
-    still = (decided >= 0) & (ended < decided) & ~bootstrap.due
-    if not still.any():
+    pending = (decided >= 0) & (ended < decided) & ~bootstrap.due
+    if not pending.any():
         return None
-    envs = np.arange(len(still))
+    envs = np.arange(len(pending))
     since = row >= decided
     at = (np.maximum(decided, 0), envs)
     return PendingDecisions(
-        open=still,
-        seats=rollout.seats[at],
+        open=pending,
+        module_index=rollout.module_index[at],
         private=rollout.private[at],
         actions=rollout.actions[at],
-        inputs=rollout.inputs[at],
+        action_dist_inputs=rollout.action_dist_inputs[at],
         rewards=np.where(since[:, :, None], rollout.rewards, 0.0).sum(axis=0),
         bars=np.where(since, bars, 0).sum(axis=0),
         market_rows=market_rows[at],
@@ -209,7 +218,7 @@ def _still_held(
 
 
 def _rows(due: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Picks the rows that are due from columns (T + 1, B, ...); a view where everybody always was."""
+    """A function that selects the rows that are due from columns (T + 1, B, ...); a view where all of 1 to T are."""
     if due[1:].all() and not due[0].any():
         n_rows = due[1:].size
         return lambda column: column[1:].reshape(n_rows, *column.shape[2:])

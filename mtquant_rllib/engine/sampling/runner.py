@@ -1,18 +1,18 @@
 """The batched environment runner: B environments stepped as arrays, one forward pass per level and bar.
 
-It is RLlib's `MultiAgentEnvRunner` in its seams (configuration, modules, weights, state, health, metrics, restarts,
-evaluation) and its own in how it samples: no environment objects, no episode objects, no connectors. A bar is
+It keeps RLlib's `MultiAgentEnvRunner` interface (configuration, modules, weights, state, health, metrics, restarts,
+evaluation) and samples without environment objects, episode objects or connectors. A bar is
 
     for each level, where it is due:  observe -> policy -> decide
-    advance, and where an episode has ended, begin the next one
+    advance; where an episode has ended, begin the next one
 
-- `sample` counts **bars** and returns exactly as many as it is asked for, as one `Fragment` of columns.
-- Modules that do not learn act by their mean, and nothing of them is kept.
+- `sample` counts **bars** and returns exactly as many as it is asked for, as one `Fragment`.
+- Modules that do not learn act by their mean, and are not recorded.
 - The noise of a call is a function of (seed, runner, bars so far); episodes are one of (seed, runner, environment,
-  episode). A restored runner goes on with fresh episodes, the same in every process, or where it is handed what stood
-  (`snapshot_of`) in the middle of them, as if nothing had happened.
-- After the last bar the levels decide once more without consequence, so that every decision's successor is seen just
-  as it would be by the next call. Only what is held on (a controller that decides every five bars) is left to the
+  episode). A restored runner begins new episodes, the same in every process, or given a snapshot (`snapshot_of`)
+  continues in the middle of them, bit for bit.
+- After the last bar the levels decide once more and are rolled back, so that the bootstrap observations are those that
+  the next call will act on. Decisions that still last (of a controller that decides every five bars) become part of the
   next fragment.
 """
 
@@ -43,12 +43,17 @@ from ray.rllib.utils.metrics import (
 from mtquant_rllib.engine.columns import Fragment
 from mtquant_rllib.engine.randomness import NOISE, generator
 from mtquant_rllib.engine.sampling import runner_snapshot as snapshots
-from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES, check_bar, check_fragment, retried
+from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES, check_bar, check_fragment, with_retries
 from mtquant_rllib.engine.sampling.episode_callbacks import EpisodeCallbacks
-from mtquant_rllib.engine.sampling.exploration import Draw
+from mtquant_rllib.engine.sampling.exploration import ActionSampler
 from mtquant_rllib.engine.sampling.policy_batch import PolicyBatch
 from mtquant_rllib.engine.sampling.regime_metrics import regimes_sampled
-from mtquant_rllib.engine.sampling.rollout_buffer import BootstrapObservations, EpisodeFlags, GroupSampler, columns_of
+from mtquant_rllib.engine.sampling.rollout_buffer import (
+    BootstrapObservations,
+    EpisodeFlags,
+    GroupSampler,
+    level_columns,
+)
 from mtquant_rllib.engine.sampling.runner_base import BarRunner
 from mtquant_rllib.engine.sampling.vector_env import DomainEnvs, VectorEnv
 from mtquant_rllib.env.levels import Level
@@ -57,7 +62,7 @@ from mtquant_rllib.env.trading import Trading
 REWARD_TERMS = "reward_terms"
 """Key of the mean of each named reward term over the bars of a call."""
 REGIMES = "regimes"
-"""Key of what `regime_metrics` says of the bars of a call."""
+"""Key of the `regime_metrics` of the bars of a call."""
 EVALUATION_SEED_OFFSET = 1_000_000
 """RLlib's own distance between the seeds of training and evaluation runners."""
 
@@ -75,7 +80,7 @@ class BatchedEnvRunner(BarRunner):
                 [self._sampler(level, part.desk) for level in part.levels] for part in self.env.domain_envs
             ]
         sac = self.trial.sac
-        self._sigma_floor = None if sac is None else np.array(sac.sigma_floor.by_regime, dtype=np.float32)
+        self._min_std_by_regime = None if sac is None else np.array(sac.sigma_floor.by_regime, dtype=np.float32)
         n_agents = 0 if self.env is None else len(self.env.settings.universe.agent_ids)
         self._returns = np.zeros((self.num_envs, n_agents))
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
@@ -83,7 +88,7 @@ class BatchedEnvRunner(BarRunner):
         self._term_sums: dict[str, float] = {}
         self._episode_callbacks = EpisodeCallbacks(self, self._callbacks)
 
-    # -- RLlib's seams ------------------------------------------------------------------------------------------------
+    # -- RLlib's interface --------------------------------------------------------------------------------------------
 
     def make_env(self) -> None:
         own = self.environment_config
@@ -119,7 +124,7 @@ class BatchedEnvRunner(BarRunner):
         self.env.set_state(counters)
 
     def snapshot(self) -> dict[str, Any]:
-        """Episodes in progress: the desks, who plays where, and the decisions held on."""
+        """The episodes in progress (`runner_snapshot.snapshot_of`)."""
         return snapshots.snapshot_of(self)
 
     def restore_snapshot(self, state: dict[str, Any]) -> None:
@@ -127,10 +132,10 @@ class BatchedEnvRunner(BarRunner):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
-    def sample_surely(self, bars: int) -> list[Fragment]:
-        """Sample, and where an environment fails sample the same bars again (`env_faults`)."""
-        most = self.environment_config.settings.resources.env_retries
-        fragments, self.env_faults = retried(self, lambda: self.sample(num_timesteps=bars), most)
+    def sample_with_retries(self, bars: int) -> list[Fragment]:
+        """Sample; where an environment fails, sample the same bars again (`env_faults`)."""
+        retries = self.environment_config.settings.resources.env_retries
+        fragments, self.env_faults = with_retries(self, lambda: self.sample(num_timesteps=bars), retries)
         self.metrics.log_value(ENV_RETRIES, len(self.env_faults), reduce="sum")
         return fragments
 
@@ -143,8 +148,8 @@ class BatchedEnvRunner(BarRunner):
         random_actions: bool = False,
         force_reset: bool = False,
     ) -> list[Fragment]:
-        """Sample exactly `num_timesteps` bars, spread evenly over the environments, or until `num_episodes` episodes
-        have ended. Of episodes nothing is kept but their statistics: they are for evaluation."""
+        """Sample exactly `num_timesteps` bars, spread evenly over the environments, or, for evaluation, until
+        `num_episodes` episodes have ended, of which only metrics are kept."""
         explore = self.config.explore if explore is None else explore
         if num_timesteps is None and num_episodes is None:
             num_timesteps = self.config.get_rollout_fragment_length(self.worker_index) * self.num_envs
@@ -156,74 +161,77 @@ class BatchedEnvRunner(BarRunner):
                 for sampler in samplers:
                     sampler.policies = PolicyBatch([self.module[name] for name in sampler.modules], sampler.members)
             noise = generator(self.config.seed or 0, self.worker_index or 0, self.bars_sampled, NOISE)
-            draw = Draw(noise, explore, random_actions)
+            sample_actions = ActionSampler(noise, explore, random_actions)
             if num_timesteps is not None:
-                fragment = self._sample_bars(num_timesteps, draw)
+                fragment = self._sample_bars(num_timesteps, sample_actions)
                 check_fragment(fragment)
             else:
                 assert num_episodes is not None
-                fragment = self._sample_episodes(num_episodes, draw)
+                fragment = self._sample_episodes(num_episodes, sample_actions)
         self.bars_sampled += fragment.bars
         self._count(fragment.bars)
         self._call_back("on_sample_end", samples=[fragment])
         return [fragment]
 
     def _call_back(self, which: str, **kwargs: Any) -> None:
-        """Callbacks of the configuration, classes and functions."""
+        """Call the configuration's callbacks, classes and functions."""
         functions = getattr(self.config, f"callbacks_{which}")
         make_callback(
             which, self._callbacks, functions, kwargs={"env_runner": self, "metrics_logger": self.metrics, **kwargs}
         )
 
-    def _sample_bars(self, bars: int, draw: Draw) -> Fragment:
+    def _sample_bars(self, bars: int, sample_actions: ActionSampler) -> Fragment:
         share, rest = divmod(bars, self.num_envs)
         n_bars = share + (rest > 0)
         for samplers in self._samplers:
             for sampler in samplers:
                 sampler.prepare(self.num_envs, n_bars)
         flags = [EpisodeFlags(self.num_envs, n_bars) for _ in self._samplers]
-        everyone = np.ones(self.num_envs, dtype=bool)
-        # What is left over goes round: rounds of fewer bars than environments reach all of them in turn.
-        some = (np.arange(self.num_envs) - self.bars_sampled) % self.num_envs < rest
+        all_envs = np.ones(self.num_envs, dtype=bool)
+        # The remainder rotates, so that calls for fewer bars than environments reach all of them in turn.
+        extra_envs = (np.arange(self.num_envs) - self.bars_sampled) % self.num_envs < rest
         for bar in range(n_bars):
-            self._play(bar + 1, everyone if bar < share else some, draw, flags)
-        sampled = regimes_sampled((own, part.desk.features) for own, part in zip(flags, self.env.domain_envs))
-        for name, figure in sampled.items():
-            self.metrics.log_value((REGIMES, name), figure, window=1)
+            self._step_bar(bar + 1, all_envs if bar < share else extra_envs, sample_actions, flags)
+        regime_metrics = regimes_sampled((own, part.desk.features) for own, part in zip(flags, self.env.domain_envs))
+        for name, value in regime_metrics.items():
+            self.metrics.log_value((REGIMES, name), value, window=1)
         levels = [
-            columns_of(sampler, own, bootstrap)
+            level_columns(sampler, own, bootstrap)
             for samplers, part, own in zip(self._samplers, self.env.domain_envs, flags)
-            for sampler, bootstrap in self._rehearse(samplers, part, draw)
+            for sampler, bootstrap in self._bootstrap(samplers, part, sample_actions)
         ]
         return Fragment(bars, levels, runner=self.worker_index or 0)
 
-    def _sample_episodes(self, episodes: int, draw: Draw) -> Fragment:
-        """Play until so many have ended; the environments then start over with the next call."""
+    def _sample_episodes(self, episodes: int, sample_actions: ActionSampler) -> Fragment:
+        """Play until so many episodes have ended; the next call begins new ones."""
         for samplers in self._samplers:
             for sampler in samplers:
-                sampler.rollout = sampler.held = None
-        everyone = np.ones(self.num_envs, dtype=bool)
+                sampler.rollout = sampler.pending = None
+        all_envs = np.ones(self.num_envs, dtype=bool)
         bars = ended = 0
         while ended < episodes:
-            ended += self._play(0, everyone, draw, None)
+            ended += self._step_bar(0, all_envs, sample_actions, None)
             bars += self.num_envs
         self._needs_initial_reset = True
         return Fragment(bars)
 
-    def _play(self, row: int, asked: np.ndarray, draw: Draw, flags: list[EpisodeFlags] | None) -> int:
-        """One bar of the environments `asked`. Returns how many episodes ended."""
+    def _step_bar(
+        self, row: int, stepped: np.ndarray, sample_actions: ActionSampler, flags: list[EpisodeFlags] | None
+    ) -> int:
+        """Step the environments `stepped`, bool (B,), by one bar. row: of the buffers that it is written to, 0 for
+        none. Returns how many episodes ended."""
         over = np.zeros(self.num_envs, dtype=bool)
-        failed = np.zeros(self.num_envs, dtype=bool)
+        ended_early = np.zeros(self.num_envs, dtype=bool)
         for number, (part, samplers) in enumerate(zip(self.env.domain_envs, self._samplers)):
-            acting = part.playing & asked
+            acting = part.playing & stepped
             if not acting.any():
                 continue
-            aside = part.playing & ~asked
-            with part.desk.resting(np.flatnonzero(aside)) if aside.any() else contextlib.nullcontext():
+            unstepped = part.playing & ~stepped
+            with part.desk.rolled_back(np.flatnonzero(unstepped)) if unstepped.any() else contextlib.nullcontext():
                 if flags is not None:
                     flags[number].market_rows[row], flags[number].turns[row] = part.desk.state.row, part.turns()
                 for sampler in samplers:
-                    self._decide(sampler, row, acting, draw)
+                    self._decide(sampler, row, acting, sample_actions)
                 result = part.desk.advance()
                 for name, values in result.terms.items():
                     self._term_sums[name] = self._term_sums.get(name, 0.0) + float(values[acting].sum())
@@ -236,43 +244,47 @@ class BatchedEnvRunner(BarRunner):
                 own.bars[row], own.terminated[row], own.truncated[row] = acting, terminated, truncated
                 self._reward(samplers, row, rewards, truncated)
             over |= terminated | truncated
-            failed |= terminated
-        self._lengths += asked
-        self.env.bars_done += asked
+            ended_early |= terminated
+        self._lengths += stepped
+        self.env.bars_done += stepped
         if self._episode_callbacks.wanted_each_step:
-            for env in np.flatnonzero(asked).tolist():
+            for env in np.flatnonzero(stepped).tolist():
                 self._episode_callbacks.stepped(env, int(self._lengths[env]), self._returns_of(env))
         ended = np.flatnonzero(over)
         if len(ended):
-            self._finish(ended, failed)
+            self._finish(ended, ended_early)
         return len(ended)
 
-    def _decide(self, sampler: GroupSampler, row: int, acting: np.ndarray, draw: Draw) -> np.ndarray | None:
-        """Let a level decide where it is due; returns what it saw, or None where nobody was."""
+    def _decide(
+        self, sampler: GroupSampler, row: int, acting: np.ndarray, sample_actions: ActionSampler
+    ) -> np.ndarray | None:
+        """Let a level decide in the environments where it is due. Returns its observations, or None where it is nowhere
+        due."""
         level = sampler.level
         due = level.due() & acting
         if not due.any():
             return None
-        observations = sampler.seen = level.observe()
-        seats = None if level.seats is None else level.seats()
+        observations = sampler.observations = level.observe()
+        agents = None if level.acting is None else level.acting()
         assert sampler.policies is not None
         if due.all():
-            inputs = sampler.policies(observations, seats)
+            inputs = sampler.policies(observations, agents)
         else:
-            inputs = np.zeros((self.num_envs, level.n_seats, 2 * level.n_actions), dtype=np.float32)
-            inputs[due] = sampler.policies(observations[due], None if seats is None else seats[due])
-        sampler.answered = inputs
-        floor = self._sigma_floor
-        least = None if floor is None else floor[sampler.desk.features.regime[sampler.desk.state.row]]
-        raw = draw(inputs, sampler.explores(), least)
+            inputs = np.zeros((self.num_envs, level.n_acting, 2 * level.n_actions), dtype=np.float32)
+            inputs[due] = sampler.policies(observations[due], None if agents is None else agents[due])
+        sampler.outputs = inputs
+        min_std = self._min_std_by_regime
+        if min_std is not None:
+            min_std = min_std[sampler.desk.features.regime[sampler.desk.state.row]]
+        raw = sample_actions(inputs, sampler.explores(), min_std)
         level.decide(raw)
         rollout = sampler.rollout
         if rollout is not None and row:
             rollout.due[row] = due
             rollout.private[row] = observations[..., level.state_columns]
             rollout.actions[row] = raw
-            rollout.inputs[row] = inputs
-            rollout.seats[row] = sampler.seated()
+            rollout.action_dist_inputs[row] = inputs
+            rollout.module_index[row] = sampler.module_index()
         return observations
 
     def _reward(self, samplers: list[GroupSampler], row: int, rewards: np.ndarray, truncated: np.ndarray) -> None:
@@ -280,28 +292,31 @@ class BatchedEnvRunner(BarRunner):
             rollout = sampler.rollout
             if rollout is None:
                 continue
-            streams = sampler.streams()
-            rollout.rewards[row] = np.take_along_axis(rewards, streams, axis=1)
+            agent_index = sampler.agent_index()
+            rollout.rewards[row] = np.take_along_axis(rewards, agent_index, axis=1)
             if truncated.any():
                 rollout.final.append(sampler.level.observe()[truncated][..., sampler.level.state_columns])
-                rollout.final_seats.append(sampler.seated()[truncated])
+                rollout.final_module_index.append(sampler.module_index()[truncated])
 
     def _returns_of(self, env: int) -> dict[str, float]:
-        """Sum of rewards of each agent that plays in an environment."""
+        """The sum of rewards so far of each agent that plays in an environment."""
         part = next(part for part in self.env.domain_envs if part.playing[env])
-        agents = [level.agents[seat] for level in part.levels for seat in level.seated(self.num_envs)[env]]
+        agents = [level.agents[slot] for level in part.levels for slot in level.acting_agents(self.num_envs)[env]]
         index = self.env.settings.universe.agent_ids.index
         return {agent: float(self._returns[env, index(agent)]) for agent in agents}
 
-    def _finish(self, envs: np.ndarray, failed: np.ndarray) -> None:
-        """Close the books of ended episodes and begin the next ones. failed: terminated, not cut off, (B,)."""
+    def _finish(self, envs: np.ndarray, terminated: np.ndarray) -> None:
+        """Log the episodes that have ended in `envs` and begin the next ones. terminated: and not truncated, bool
+        (B,)."""
         now = time.perf_counter()
         mapping = self.config.policy_mapping_fn
-        # Of more episodes with the same agents than a statistic's window holds, the first would be forgotten at once.
-        forgotten = len(envs) - self.config.metrics_num_episodes_for_smoothing
-        if self._episode_callbacks.wanted or any(level.seats for part in self.env.domain_envs for level in part.levels):
-            forgotten = 0
-        for env in envs[max(forgotten, 0) :].tolist():
+        # Of more episodes with the same agents than a metric's window holds, the first would be dropped at once.
+        n_dropped = len(envs) - self.config.metrics_num_episodes_for_smoothing
+        if self._episode_callbacks.wanted or any(
+            level.acting for part in self.env.domain_envs for level in part.levels
+        ):
+            n_dropped = 0
+        for env in envs[max(n_dropped, 0) :].tolist():
             returns = self._returns_of(env)
             modules: dict[str, float] = {}
             for agent, value in returns.items():
@@ -316,7 +331,7 @@ class BatchedEnvRunner(BarRunner):
                 dict.fromkeys(returns, length),
             )
             if self._episode_callbacks.wanted:
-                self._episode_callbacks.ended(env, length, returns, bool(failed[env]))
+                self._episode_callbacks.ended(env, length, returns, bool(terminated[env]))
         self.metrics.log_value(NUM_EPISODES, len(envs), reduce="sum")
         self.metrics.log_value(NUM_EPISODES_LIFETIME, len(envs), reduce="lifetime_sum")
         self._begin(envs)
@@ -326,9 +341,9 @@ class BatchedEnvRunner(BarRunner):
         self._returns[envs] = 0.0
         self._lengths[envs] = 0
         self._began[envs] = time.perf_counter()
-        self._tell_started(envs)
+        self._call_episode_start(envs)
 
-    def _tell_started(self, envs: np.ndarray) -> None:
+    def _call_episode_start(self, envs: np.ndarray) -> None:
         if self._episode_callbacks.wanted:
             self._episode_callbacks.started(envs, self.env.episodes_begun[envs] - 1)
 
@@ -337,9 +352,9 @@ class BatchedEnvRunner(BarRunner):
         self._returns[:], self._lengths[:], self._began[:] = 0.0, 0, time.perf_counter()
         for samplers in self._samplers:
             for sampler in samplers:
-                sampler.held = None
+                sampler.pending = None
         self._needs_initial_reset = False
-        self._tell_started(np.arange(self.num_envs))
+        self._call_episode_start(np.arange(self.num_envs))
 
     # -- columns ------------------------------------------------------------------------------------------------------
 
@@ -350,34 +365,34 @@ class BatchedEnvRunner(BarRunner):
         learns = to_train if callable(to_train) else lambda name, _: to_train is None or name in to_train
         learning = np.array([bool(learns(name, None)) for name in modules])
         exploring = learning | self.trial.explore_frozen
-        taught = any(self.module[name].policy.teaches for name, own in zip(modules, learning) if own)
+        labels = any(self.module[name].policy.has_auxiliary_losses for name, own in zip(modules, learning) if own)
         members = np.array([modules.index(name) for name in mapped])
-        return GroupSampler(level, desk, modules, members, learning, exploring, taught)
+        return GroupSampler(level, desk, modules, members, learning, exploring, labels)
 
-    def _rehearse(
-        self, samplers: list[GroupSampler], part: DomainEnvs, draw: Draw
+    def _bootstrap(
+        self, samplers: list[GroupSampler], part: DomainEnvs, sample_actions: ActionSampler
     ) -> list[tuple[GroupSampler, BootstrapObservations]]:
-        """What each learning level would see next, after the decisions above it."""
+        """What each learning level will observe next, after the decisions of the levels above it."""
         last = max((number for number, sampler in enumerate(samplers) if sampler.learns), default=-1)
         bootstraps = []
-        # Decisions leave traces in what is observed (an allocation in its own utilisation): they are taken back.
-        with part.desk.resting(np.arange(self.num_envs)), self.fallbacks.muted():
+        # Decisions change what is observed (an allocation its own utilisation), and are rolled back.
+        with part.desk.rolled_back(np.arange(self.num_envs)), self.fallbacks.muted():
             for number, sampler in enumerate(samplers[: last + 1]):
                 due = sampler.level.due() & part.playing
-                seen = self._decide(sampler, 0, part.playing, draw) if number < last else None
+                observations = self._decide(sampler, 0, part.playing, sample_actions) if number < last else None
                 if sampler.learns:
-                    if seen is None:
-                        shape = (self.num_envs, sampler.level.n_seats, sampler.level.group.observation.width)
-                        seen = sampler.level.observe() if due.any() else np.zeros(shape, np.float32)
-                    private = seen[..., sampler.level.state_columns]
+                    if observations is None:
+                        shape = (self.num_envs, sampler.level.n_acting, sampler.level.group.observation.width)
+                        observations = sampler.level.observe() if due.any() else np.zeros(shape, np.float32)
+                    private = observations[..., sampler.level.state_columns]
                     rows = part.desk.state.row.copy()
                     bootstraps.append(
-                        (sampler, BootstrapObservations(private, sampler.seated(), due, rows, part.turns()))
+                        (sampler, BootstrapObservations(private, sampler.module_index(), due, rows, part.turns()))
                     )
         return bootstraps
 
     def _count(self, bars: int) -> None:
-        """RLlib's counters, in bars."""
+        """Log RLlib's counters, in bars."""
         metrics = self.metrics
         self.num_env_steps_sampled_lifetime += bars
         metrics.log_value(NUM_ENV_STEPS_SAMPLED, bars, reduce="sum")
@@ -391,8 +406,8 @@ class BatchedEnvRunner(BarRunner):
             for sampler in samplers:
                 if sampler.rollout is None:
                     continue
-                seats = sampler.rollout.seats[1:][sampler.rollout.due[1:]]
+                module_index = sampler.rollout.module_index[1:][sampler.rollout.due[1:]]
                 for number, module in enumerate(sampler.modules):
-                    steps = int((seats == number).sum())
+                    steps = int((module_index == number).sum())
                     metrics.log_value((NUM_MODULE_STEPS_SAMPLED, module), steps, reduce="sum")
                     metrics.log_value((NUM_MODULE_STEPS_SAMPLED_LIFETIME, module), steps, reduce="lifetime_sum")

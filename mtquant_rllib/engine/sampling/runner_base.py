@@ -1,8 +1,8 @@
-"""What both engines' runners add to RLlib's: bars counted, and counters from which a replacement goes on.
+"""What both engines' runners add to RLlib's: sampling by bars, and counters from which a replacement continues.
 
-Checkpoints of RLlib hold the local runner's state alone, and a restarted runner is handed the local one's. So random
-draws here are functions of counters, and the counters of every runner travel with what it samples: the algorithm keeps
-them by runner index.
+RLlib's checkpoints hold only the local runner's state, and a restarted runner is given the local one's. So random draws
+here are functions of counters, and each runner returns its counters with its samples: the algorithm keeps them by
+runner index.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ from ray.rllib.utils.typing import StateDict
 from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.config.trial import TrialConfig
 from mtquant_rllib.engine.process_use import ProcessUse, process_use
-from mtquant_rllib.policies.fallbacks import FallbackWatch
+from mtquant_rllib.policies.fallbacks import FallbackMonitor
 
 COUNTERS = "counters"
 SNAPSHOT = "snapshot"
 FALLBACKS = "fallbacks"
-"""Key of the metrics that count, module by module, who took its decisions (`policies.fallbacks`)."""
+"""Key of the metrics that count each module's decisions by fall-back (`policies.fallbacks`)."""
 
 
 @dataclass
-class Sampled:
-    """One call's result: samples for the learner, the bars in them, reduced metrics, the runner's counters, and
-    where it stands after them: `{**counters, SNAPSHOT: snapshot}` is what a replacement goes on from to the bit.
+class SampleResult:
+    """The result of one call: samples for the learner, their bars, reduced metrics, the runner's counters and snapshot.
 
-    env_faults: why environments failed on the way, where the bars were then sampled again. use: what the runner's
-    process has used since its first call.
+    A replacement continues bit for bit from `{**counters, SNAPSHOT: snapshot}`. env_faults: faults of environments
+    after which bars were sampled again. use: what the runner's process has used since its first call.
     """
 
     samples: list[Any]
@@ -46,9 +45,9 @@ class Sampled:
 
 
 class BarRunner(MultiAgentEnvRunner):
-    """A runner that is asked for bars. Subclasses keep `bars_sampled` and the counters of their environments."""
+    """A runner that samples by bars. Subclasses maintain `bars_sampled` and the counters of their environments."""
 
-    # Always there where bars are sampled; RLlib declares them optional.
+    # RLlib declares them optional; they exist wherever bars are sampled.
     config: Any
     env: Any
     module: Any
@@ -56,10 +55,10 @@ class BarRunner(MultiAgentEnvRunner):
     env_faults: Sequence[str] = ()
     """Of the last call."""
     prepared_by: str | None = None
-    """Who has put this process where it stands; a process that took another's place was put nowhere."""
+    """Who has set the state of this process; None in a process that has replaced another one."""
     _cpu_s_before: float | None = None
-    """What the process had used before its first call: imports, and making environments and modules."""
-    fallbacks: FallbackWatch
+    """CPU seconds before the first call: imports, environments and modules."""
+    fallbacks: FallbackMonitor
 
     @cached_property
     def environment_config(self) -> EnvironmentConfig:
@@ -72,23 +71,23 @@ class BarRunner(MultiAgentEnvRunner):
 
     def make_module(self) -> None:
         super().make_module()
-        self.fallbacks = FallbackWatch(self.environment_config.settings.tracking.fallback_seconds)
+        self.fallbacks = FallbackMonitor(self.environment_config.settings.tracking.fallback_seconds)
         if self.module is not None:
             self.module.foreach_module(lambda _, module: module.eval())
             for name in list(self.module.keys()):
                 self.fallbacks.attach(name, self.module[name].policy)
 
-    def sample_bars(self, bars: int) -> Sampled:
-        """Sample exactly so many bars, spread evenly over the environments."""
+    def sample_bars(self, bars: int) -> SampleResult:
+        """Sample exactly `bars` bars, spread evenly over the environments."""
         if self._cpu_s_before is None:
             self._cpu_s_before = process_use().cpu_s
         before = self.fallbacks.bars = self.bars_sampled
-        samples = self.sample_surely(bars) if bars else []
+        samples = self.sample_with_retries(bars) if bars else []
         for name, counts in self.fallbacks.take().items():
             for reason, count in counts.items():
                 self.metrics.log_value((FALLBACKS, name, reason), count, reduce="sum")
         sampled, use = self.bars_sampled - before, process_use()
-        return Sampled(
+        return SampleResult(
             samples,
             sampled,
             self.get_metrics(),
@@ -98,16 +97,16 @@ class BarRunner(MultiAgentEnvRunner):
             replace(use, cpu_s=use.cpu_s - self._cpu_s_before),
         )
 
-    def sample_surely(self, bars: int) -> list[Any]:
-        """Sample; runners that can take a call back outlive environments that fail now and then."""
+    def sample_with_retries(self, bars: int) -> list[Any]:
+        """Sample; runners that can undo a call override this to survive transient faults of environments."""
         return self.sample(num_timesteps=bars)
 
     def counters(self) -> dict[str, Any]:
-        """Counters of this runner and of its environments: all a replacement needs to draw what comes next."""
+        """Counters of this runner and of its environments: what a replacement needs to make the same random draws."""
         return {"runner": self.worker_index, "bars": self.bars_sampled, "environments": self.environment_counters()}
 
     def snapshot(self) -> dict[str, Any] | None:
-        """Episodes in progress, for whoever wants to go on in the middle of them; None where that is not to be had."""
+        """The episodes in progress; None for a runner that cannot continue in the middle of them."""
         return None
 
     def restore_snapshot(self, state: dict[str, Any]) -> None:
@@ -126,11 +125,11 @@ class BarRunner(MultiAgentEnvRunner):
         return state
 
     def set_state(self, state: StateDict) -> None:
-        """Besides RLlib's: take over the counters of the *same* runner. Another runner's are left alone, because
-        RLlib hands the local runner's state to a restarted remote one, which would replay the local one's episodes.
+        """Load a state, with counters only of the *same* runner: RLlib gives the local runner's state to a restarted
+        remote one, which would repeat the local one's episodes.
 
-        And take the weights that are given. RLlib's takes those alone that are newer than the runner's, and one whose
-        algorithm goes back to an earlier checkpoint would go on with those that it came from."""
+        Weights are always loaded. RLlib loads only those with a newer sequence number, so that an algorithm that goes
+        back to an earlier checkpoint would keep its present weights."""
         if COMPONENT_RL_MODULE in state:
             self._weights_seq_no = 0
         super().set_state(state)

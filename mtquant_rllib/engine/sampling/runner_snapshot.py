@@ -1,7 +1,7 @@
-"""A batched runner in the middle of its episodes as arrays, and a call of sampling that is taken back as a whole.
+"""The state of a batched runner in the middle of its episodes, and undoing a call of `sample`.
 
-`snapshot_of` is what a replacement of the runner goes on from, and travels between processes. `Before` is more and
-stays here: with it a call that failed half-way has not happened, in the environments, the counters and the metrics.
+A replacement of the runner continues from `snapshot_of`, which travels between processes. A `RunnerBackup` stays in the
+process and holds more, so that a call that failed half-way can be undone in environments, counters and metrics.
 """
 
 from __future__ import annotations
@@ -18,37 +18,39 @@ from mtquant_rllib.engine.sampling.rollout_buffer import PendingDecisions
 
 
 def snapshot_of(runner: Any) -> dict[str, Any]:
-    """Episodes in progress of a `BatchedEnvRunner`: the desks, who plays where, and the decisions held on.
+    """The episodes in progress of a `BatchedEnvRunner`: desks, which environments play, and pending decisions.
 
-    Nothing in it is written to later: it may be kept and handed on without a copy.
+    The runner does not write to it later: it may be kept without a copy.
     """
     return {
         "desks": [part.desk.snapshot() for part in runner.env.domain_envs],
         "playing": [part.playing.copy() for part in runner.env.domain_envs],
-        "held": [[sampler.held and dict(vars(sampler.held)) for sampler in samplers] for samplers in runner._samplers],
+        "pending": [
+            [sampler.pending and dict(vars(sampler.pending)) for sampler in samplers] for samplers in runner._samplers
+        ],
         "returns": runner._returns.copy(),
         "lengths": runner._lengths.copy(),
     }
 
 
 def restore_snapshot(runner: Any, state: dict[str, Any]) -> None:
-    """Put a runner of the same configuration where `snapshot_of` saw one."""
+    """Put a runner of the same configuration into the state of a snapshot."""
     for part, desk, playing in zip(runner.env.domain_envs, state["desks"], state["playing"]):
         part.desk.restore(desk)
         part.playing[:] = playing
-    for samplers, held in zip(runner._samplers, state["held"]):
-        for sampler, own in zip(samplers, held):
-            sampler.held = own and PendingDecisions(**own)
+    for samplers, pending in zip(runner._samplers, state["pending"]):
+        for sampler, own in zip(samplers, pending):
+            sampler.pending = own and PendingDecisions(**own)
     runner._returns[:], runner._lengths[:] = state["returns"], state["lengths"]
     runner._began[:] = time.perf_counter()
 
 
 @dataclass
-class Before:
-    """A batched runner before a call of `sample`.
+class RunnerBackup:
+    """The state of a batched runner before a call of `sample`.
 
-    counters: episodes begun and bars done, (B,) each, of all and of each domain's environments. stats: RLlib's of the
-    runner's logger. views: what episode callbacks see; what they did with it is not taken back.
+    counters: episodes begun and bars done, (B,) each, of all and of each domain's environments. stats: RLlib's, of the
+    runner's metrics logger. views: of episode callbacks, whose own side effects are not undone.
     """
 
     snapshot: dict[str, Any]
@@ -61,7 +63,7 @@ class Before:
     views: dict[int, Any]
 
     @classmethod
-    def of(cls, runner: Any) -> Before:
+    def of(cls, runner: Any) -> RunnerBackup:
         callbacks = runner._episode_callbacks
         return cls(
             snapshot_of(runner),
@@ -74,8 +76,8 @@ class Before:
             copy.deepcopy(callbacks.views) if callbacks.wanted else {},
         )
 
-    def put_back(self, runner: Any) -> None:
-        """Make the call undone. May be used again: another attempt may fail too."""
+    def restore(self, runner: Any) -> None:
+        """Undo the call. May be used several times."""
         restore_snapshot(runner, self.snapshot)
         for array, kept in zip(_counters(runner), self.counters):
             array[:] = kept
@@ -86,7 +88,7 @@ class Before:
         runner._term_sums = {}
         runner.metrics.stats = tree.map_structure(_own_copy, self.stats)
         runner._episode_callbacks.views = copy.deepcopy(self.views)
-        # Nothing was left to take before the call.
+        # Before a call no fall-back counts are outstanding.
         runner.fallbacks.take()
 
 
@@ -96,8 +98,8 @@ def _counters(runner: Any) -> list[np.ndarray]:
 
 
 def _own_copy(stats: Any) -> Any:
-    """One statistic of RLlib's with values of its own. `copy.deepcopy` of all of them takes three times as long, on
-    every call; their own `clone` begins empty."""
+    """A copy of one of RLlib's statistics with values of its own. `copy.deepcopy` takes three times as long, on every
+    call; the statistics' own `clone` begins empty."""
     twin = copy.copy(stats)
     for name, item in vars(stats).items():
         if isinstance(item, (list, dict)) or hasattr(item, "appendleft"):

@@ -1,8 +1,8 @@
 """The environments of one runner as arrays: a desk, one desk per domain where episodes play the domains in turn, or an
 allocator.
 
-Everything that is drawn is a pure function of (seed, runner, environment, episode), as in `env.multi_agent`, whose
-environments these are, B at a time: the same draws, the same order of decisions, the same core.
+These are the environments of `env.multi_agent`, B at a time: the same core and order of decisions, and the same random
+draws, which are a pure function of (seed, runner, environment, episode).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from mtquant_rllib.env.spaces import spaces
 
 
 class DomainEnvs:
-    """The B environments of one domain, of all domains, or of an allocator. `playing` (B,): where an episode is on."""
+    """B environments of one domain, of all domains, or of an allocator. playing: bool (B,), in the middle of an
+    episode."""
 
     def __init__(self, settings: Settings, data: DeskData, n_envs: int, phase: int, domain: int | None) -> None:
         self.desk = core_for(settings, data, n_envs, EpisodeSetup(phase, domain))
@@ -57,7 +58,7 @@ class VectorEnv:
         self.domain_envs = [DomainEnvs(self.settings, data, n_envs, phase, number) for number in played]
         self.episodes_begun = np.zeros(n_envs, dtype=np.int64)
         self.bars_done = np.zeros(n_envs, dtype=np.int64)
-        # What RLlib asks of an environment.
+        # RLlib reads these attributes of an environment.
         observation, action = spaces(self.settings)
         agents = dict.fromkeys(agent for part in self.domain_envs for level in part.levels for agent in level.agents)
         self.single_observation_space = gym.spaces.Dict({agent: observation[agent] for agent in agents})
@@ -66,19 +67,19 @@ class VectorEnv:
         self.unwrapped = self
 
     def close(self) -> None:
-        """Nothing is held open but memory maps."""
+        """Does nothing: only memory maps are open."""
 
     def start_over(self) -> None:
         """Begin an episode in every environment."""
-        everyone = np.arange(self.num_envs)
+        all_envs = np.arange(self.num_envs)
         if len(self.domain_envs) > 1:
             for part in self.domain_envs:
-                # Rows to stand on while another desk plays; not an episode, and not counted.
-                self._reset(part, everyone)
-                part.desk.park(everyone)
+                # Valid market rows while another desk plays; not counted as an episode.
+                self._reset(part, all_envs)
+                part.desk.park(all_envs)
         for part in self.domain_envs:
             part.playing[:] = False
-        self.begin(everyone)
+        self.begin(all_envs)
 
     def begin(self, envs: np.ndarray) -> None:
         """Begin the next episode of each of `envs` (indices)."""
@@ -110,7 +111,7 @@ class VectorEnv:
         )
 
     def get_state(self) -> list[dict[str, Any]]:
-        """Counters of every environment, from which all later episodes follow; one in progress is begun afresh."""
+        """Counters of every environment, which determine all later episodes; an episode in progress is begun again."""
         return [
             {
                 "episodes_begun": int(self.episodes_begun[env]),

@@ -1,4 +1,4 @@
-"""Panels of what an attention policy looks at, and of the regimes that its classifier believes in.
+"""Panels of an attention policy: its attention, and the regimes of its classifier.
 
 Shapes: K decisions, L layers, H heads, G groups, R regimes. A reader chooses layer, head and regime, each of which can
 also be "all": the arrays for every choice travel with the page.
@@ -29,10 +29,10 @@ from mtquant_rllib.evaluation.explain.panel import (
 )
 from mtquant_rllib.evaluation.importance import attention_received
 from mtquant_rllib.evaluation.regime_figures import N_REGIMES, REGIME_NAMES
-from mtquant_rllib.policies.introspection import Look
+from mtquant_rllib.policies.introspection import AttentionReadout
 
 _FULL_SCALE = 65534
-"""Numbers in [0, 1] travel as 16 bits; one code more says that there is none."""
+"""Numbers in [0, 1] are encoded in 16 bits; one more code stands for NaN."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class AttentionViews:
     part_bar: np.ndarray
 
 
-def attention_views(look: Look, decisions: Decisions, parts: int) -> AttentionViews:
-    attention = look.attention
+def attention_views(readout: AttentionReadout, decisions: Decisions, parts: int) -> AttentionViews:
+    attention = readout.attention
     _, n_layers, n_heads, n_groups, _ = attention.shape
     matrix = np.full((1 + N_REGIMES, 1 + n_layers, 1 + n_heads, n_groups, n_groups), np.nan)
     for choice in range(1 + N_REGIMES):
@@ -62,7 +62,7 @@ def attention_views(look: Look, decisions: Decisions, parts: int) -> AttentionVi
             matrix[choice] = _with_means(chosen.mean(axis=0, dtype=np.float64))
     first = decisions.of_history(0)
     begins = np.unique(np.linspace(0, len(first), min(parts, len(first)) + 1).astype(int))[:-1]
-    # Received: mean over the groups that read.
+    # Received: mean over the groups that attend.
     received = attention[first].mean(axis=3, dtype=np.float64)
     means = np.add.reduceat(received, begins) / np.diff(begins, append=len(first))[:, None, None, None]
     over_time = np.stack([_with_means(part) for part in means], axis=-1)
@@ -82,12 +82,12 @@ def encoded(values: np.ndarray) -> dict[str, object]:
     return {"shape": list(values.shape), "data": base64.b64encode(codes.astype("<u2").tobytes()).decode()}
 
 
-def movement(look: Look, decisions: Decisions) -> tuple[float, float, int]:
+def movement(readout: AttentionReadout, decisions: Decisions) -> tuple[float, float, int]:
     """How far attention moves from one decision to the next: half the sum of absolute changes of attention received.
 
     Mean where the regime stayed, mean where it changed, and the number of changes; NaN where there are none.
     """
-    received = attention_received(look.attention)
+    received = attention_received(readout.attention)
     together = decisions.env[1:] == decisions.env[:-1]
     moved = 0.5 * np.abs(np.diff(received, axis=0)).sum(axis=1, dtype=np.float64)
     changed = (decisions.regime[1:] != decisions.regime[:-1]) & together
@@ -118,7 +118,9 @@ def heatmap_panel(views: AttentionViews, groups: tuple[str, ...]) -> Panel:
     )
 
 
-def evolution_panel(material: Material, look: Look, views: AttentionViews, groups: tuple[str, ...]) -> Panel:
+def evolution_panel(
+    material: Material, readout: AttentionReadout, views: AttentionViews, groups: tuple[str, ...]
+) -> Panel:
     length, per_year = material.length, material.subject.bars_per_year
     x = dates(material.stamps[:length], per_year)
     labels = material.regime[0, :length]
@@ -151,7 +153,7 @@ def evolution_panel(material: Material, look: Look, views: AttentionViews, group
         }
     )
     traces += regime_fields(x, labels, "y2")
-    stayed, changed, count = movement(look, material.decisions)
+    stayed, changed, count = movement(readout, material.decisions)
     moves = (
         f"From one decision to the next attention moves by {percent(stayed)} on average"
         + (f", and by {percent(changed)} over the {count} between which the regime changed" if count else "")
@@ -180,14 +182,14 @@ def evolution_panel(material: Material, look: Look, views: AttentionViews, group
     )
 
 
-def classifier_panel(material: Material, look: Look, parts: int) -> Panel:
-    """The classifier's probabilities over time above the detector's labels that it is taught."""
+def classifier_panel(material: Material, readout: AttentionReadout, parts: int) -> Panel:
+    """The classifier's probabilities over time above the detector's labels."""
     decisions, length = material.decisions, material.length
     per_year = material.subject.bars_per_year
     x = dates(material.stamps[:length], per_year)
     first = decisions.of_history(0)
     begins = np.unique(np.linspace(0, len(first), min(parts, len(first)) + 1).astype(int))[:-1]
-    sums = np.add.reduceat(look.probabilities[first].astype(np.float64), begins)
+    sums = np.add.reduceat(readout.probabilities[first].astype(np.float64), begins)
     means = sums / np.diff(begins, append=len(first))[:, None]
     at = [x[bar] for bar in decisions.bar[first][begins]]
     traces: list[dict[str, object]] = [
@@ -206,7 +208,7 @@ def classifier_panel(material: Material, look: Look, parts: int) -> Panel:
         for regime, name in enumerate(REGIME_NAMES)
     ]
     traces += regime_fields(x, material.regime[0, :length], "y2")
-    figures = look.figures(decisions.regime)
+    figures = readout.metrics(decisions.regime)
     score = material.classifier
     assert score is not None
     fell = sum(value for name, value in figures.items() if name.startswith("fallback_"))
@@ -219,7 +221,7 @@ def classifier_panel(material: Material, look: Look, parts: int) -> Panel:
     )
     return Panel(
         "classifier",
-        "Which regime the policy believes in",
+        "The regime of the policy's classifier",
         "Areas are the network's own probabilities of the regimes, the strip the detector's labels.",
         {
             "data": traces,

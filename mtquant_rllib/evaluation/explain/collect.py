@@ -1,4 +1,4 @@
-"""What the page is drawn from: the records of the books, the regimes of their bars, and one agent's decisions.
+"""The data of an explanation: the records of the books, the regimes of their bars, and one agent's decisions.
 
 Shapes: B histories, T bars, K decisions, F observation columns, G groups.
 """
@@ -27,7 +27,7 @@ from mtquant_rllib.evaluation.importance import (
 )
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.regime_figures import NO_REGIME, played_regimes, tracked_figures
-from mtquant_rllib.policies.introspection import AgentView, Look
+from mtquant_rllib.policies.introspection import AgentView, AttentionReadout
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Decisions:
     env, bar
         int (K,): the history, and the bar of its record that the decision was taken for.
     obs
-        float32 (K, F): what the agent saw.
+        float32 (K, F): the agent's observations.
     regime
         int8 (K,): the detector's label at the decision.
     """
@@ -79,13 +79,12 @@ class DecisionLog:
 
 @dataclass(frozen=True)
 class Influence:
-    """What decisions rest on, by group, on a sample of them.
+    """Importance of the groups of columns for a sample of decisions.
 
     gives
-        What the decisions are: `AgentView.gives`.
+        What the executed actions are: `AgentView.gives`.
     effect
-        (S, G): how far decisions move when a group is taken away (`importance.occlusion`), in units of what the
-        environment makes of the actions (`AgentView.executed`).
+        (S, G): how far executed actions move without a group (`importance.occlusion`).
     claims, faith
         Of an attention policy: "received" and "rollout", each (S, G) with rows that sum to 1, and how well each ranks
         the groups as `effect` does. Empty for a plain one.
@@ -93,8 +92,8 @@ class Influence:
         int8 (S,).
     faithful_agreement
         As of `evaluation.explain`.
-    line_share
-        `AgentView.line_share` of these decisions.
+    linear_skip_share
+        `AgentView.linear_skip_share` of these decisions.
     """
 
     groups: tuple[str, ...]
@@ -104,20 +103,19 @@ class Influence:
     faith: Mapping[str, Faithfulness]
     regime: np.ndarray
     faithful_agreement: float
-    line_share: float | None = None
+    linear_skip_share: float | None = None
 
 
 @dataclass(frozen=True)
 class Material:
-    """Everything the page and the pictures are drawn from.
+    """All data of the page and the pictures.
 
     records
         The desk first, then the baselines, on the same bars.
     regime, regime_confidence
         (B, T): the label known when the bar's decision was taken, `NO_REGIME` where the bar was not played.
-    look, classifier
-        At every decision, in their order, and how often it believes in the detector's regime; None where the network is
-        a plain one.
+    readout, classifier
+        Attention at every decision, in order, and the score of the regime classifier; None for a plain network.
     """
 
     records: tuple[Record, ...]
@@ -125,7 +123,7 @@ class Material:
     regime_confidence: np.ndarray
     decisions: Decisions
     influence: Influence
-    look: Look | None
+    readout: AttentionReadout | None
     classifier: ClassifierScore | None
 
     @property
@@ -149,7 +147,7 @@ class Material:
             self.regime,
             self.regime_confidence,
             self.subject.bars_per_year,
-            self.look,
+            self.readout,
             self.decisions.regime,
             self.decisions.env,
         )
@@ -164,7 +162,7 @@ def collect(
     equal_allocation: bool,
     facts: Mapping[str, Any],
 ) -> Material:
-    """Play a split once by the policies, once by each baseline, and look into one agent's decisions.
+    """Play a split once by the policies and once by each baseline, and analyse one agent's decisions.
 
     equal_allocation: as of `PolicyPlayer`, for policies that have no meta-controller yet.
     """
@@ -177,17 +175,17 @@ def collect(
     for name, rule in weight_rules(settings).items():
         records.append(rollout.play(settings, data, rollout.RulePlayer(rule, closes), draws, name=name, facts=facts))
     regime, confidence = played_regimes(data, draws, records[0].played)
-    look = view.look(decisions.obs) if view.attends else None
-    influence = measure_influence(settings, view, decisions, look)
-    classifier = None if look is None else judge_classifier(settings, decisions, look)
-    return Material(tuple(records), regime, confidence, decisions, influence, look, classifier)
+    readout = view.attention_readout(decisions.obs) if view.has_attention else None
+    influence = measure_influence(settings, view, decisions, readout)
+    classifier = None if readout is None else judge_classifier(settings, decisions, readout)
+    return Material(tuple(records), regime, confidence, decisions, influence, readout, classifier)
 
 
-def judge_classifier(settings: Settings, decisions: Decisions, look: Look) -> ClassifierScore:
-    """The regimes that an attention policy believes in, against the detector's."""
+def judge_classifier(settings: Settings, decisions: Decisions, readout: AttentionReadout) -> ClassifierScore:
+    """The score of an attention policy's regime classifier."""
     return score_classifier(
         decisions.agent,
-        look.probabilities,
+        readout.probabilities,
         decisions.regime,
         settings.evaluation.bootstrap,
         np.random.default_rng(settings.seed),
@@ -201,22 +199,24 @@ def bars_per_row(env: np.ndarray, bar: np.ndarray) -> float:
     return float(np.median(steps)) if len(steps) else 1.0
 
 
-def measure_influence(settings: Settings, view: AgentView, decisions: Decisions, look: Look | None) -> Influence:
-    """Occlusion, and attention's claims beside it, on evenly spread decisions."""
+def measure_influence(
+    settings: Settings, view: AgentView, decisions: Decisions, readout: AttentionReadout | None
+) -> Influence:
+    """Occlusion and attention on evenly spread decisions."""
     config = settings.evaluation
     count = len(decisions.obs)
     sample = np.unique(np.linspace(0, count - 1, min(config.explain.importance_rows, count)).round().astype(int))
     rng = np.random.default_rng(settings.seed)
     effect = occlusion(view.executed, decisions.obs[sample], view.groups, rng, config.explain.occlusion_draws)
     claims: dict[str, np.ndarray] = {}
-    if look is not None:
-        attention = look.attention[sample]
+    if readout is not None:
+        attention = readout.attention[sample]
         claims = {"received": attention_received(attention), "rollout": attention_rollout(attention)}
     spacing = bars_per_row(decisions.env[sample], decisions.bar[sample])
     faith = {
         name: faithfulness(claim, effect, config.bootstrap, rng, bars_per_row=spacing) for name, claim in claims.items()
     }
-    line_share = view.line_share(decisions.obs[sample])
+    linear_skip_share = view.linear_skip_share(decisions.obs[sample])
     regime = decisions.regime[sample]
     least = config.explain.faithful_agreement
-    return Influence(tuple(view.groups), view.gives, effect, claims, faith, regime, least, line_share)
+    return Influence(tuple(view.groups), view.gives, effect, claims, faith, regime, least, linear_skip_share)

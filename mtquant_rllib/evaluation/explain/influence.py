@@ -1,4 +1,4 @@
-"""Panels of what decisions rest on: occlusion, and attention's claims beside it with how true they are."""
+"""Panels of the importance of groups of columns: occlusion, and attention with its faithfulness."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def shares(influence: Influence) -> dict[str, np.ndarray]:
 
 
 def verdict(name: str, faith: Faithfulness, least: float) -> str:
-    """One honest sentence on a claim. least: agreement from which on it is called faithful."""
+    """One sentence on an attention measure. least: agreement from which on it is called faithful."""
     agreement, chance = faith.agreement, faith.random
     measured = (
         f"its rank agreement with occlusion is {number(agreement.estimate)} "
@@ -52,11 +52,11 @@ def verdict(name: str, faith: Faithfulness, least: float) -> str:
 
 
 def verdicts(influence: Influence) -> tuple[str, ...]:
-    """On every claim: whether it orders the groups as occlusion does, and how far its sizes are from occlusion's.
+    """On every attention measure: whether it orders the groups as occlusion does, and how far its sizes are off.
 
     Attention that hardly differs between groups can have their order and say nothing of how much each matters.
     """
-    parts, said = shares(influence), []
+    parts, sentences = shares(influence), []
     for name, faith in influence.faith.items():
         sentence = verdict(name, faith, influence.faithful_agreement)
         if parts[OCCLUSION].any():
@@ -64,8 +64,8 @@ def verdicts(influence: Influence) -> tuple[str, ...]:
             claimed, found = (percent(parts[part][furthest], 0) for part in (name, OCCLUSION))
             sentence += f" That is on their order; in size it gives {influence.groups[furthest]} {claimed} of the "
             sentence += f"whole, and occlusion {found}: no group's share is further off."
-        said.append(sentence)
-    return tuple(said)
+        sentences.append(sentence)
+    return tuple(sentences)
 
 
 def importance_panel(material: Material) -> Panel:
@@ -133,11 +133,11 @@ def importance_panel(material: Material) -> Panel:
     notes = verdicts(influence)
     if not influence.effect.any():
         notes = ("No group moves its decisions: this policy answers the same whatever it sees.", *notes)
-    if influence.line_share is not None:
+    if influence.linear_skip_share is not None:
         notes = (
             *notes,
-            f"{influence.line_share:.0%} of what moves its logits is a straight line beside the network: attention "
-            "says nothing of it.",
+            f"{influence.linear_skip_share:.0%} of what moves its logits is the linear skip beside the network: "
+            "attention says nothing of it.",
         )
     return Panel(
         "importance",
@@ -151,7 +151,7 @@ def importance_panel(material: Material) -> Panel:
 
 
 def _statistics(influence: Influence) -> tuple[tuple[str, ...], ...]:
-    """Mean, deviation, extremes, and how often a group is the most important one."""
+    """Mean, deviation, extremes, and the share of decisions in which a group is the most important."""
     rows: list[tuple[str, ...]] = [("measure", "group", "mean", "deviation", "lowest", "highest", "most important in")]
     for name, values in {OCCLUSION: influence.effect, **influence.claims}.items():
         first = values.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""One HTML file out of panels: everything in it, nothing fetched, the same bytes for the same material."""
+"""A self-contained HTML file of panels; the same material gives the same bytes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Page:
         )
 
     def write(self, path: Path) -> Path:
-        """Whole or not at all."""
+        """Write the file atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
         part.write_text(self.render(), encoding="utf-8")

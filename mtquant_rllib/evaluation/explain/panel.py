@@ -1,4 +1,4 @@
-"""What all panels share: colours, fonts, the strip of regimes under a time axis, numbers short enough to embed.
+"""Common parts of all panels: colours, fonts, the strip of regimes under a time axis, number formats.
 
 Figures are plain dictionaries in Plotly's own schema, `{"data": [...], "layout": {...}}`: what is written is what is
 tested, and the same run gives the same bytes. Lines are SVG and never longer than a screen is wide: a browser keeps
@@ -168,7 +168,7 @@ def strip_axis(share: float = STRIP_SHARE) -> dict[str, Any]:
 def cells(
     z: np.ndarray, text: list[list[str]], x: Sequence[str], y: Sequence[str], colours: Scale, **more: Any
 ) -> dict[str, Any]:
-    """A heat map whose cells say their values."""
+    """A heat map with the values in its cells."""
     return {
         "type": "heatmap",
         "z": short(z),

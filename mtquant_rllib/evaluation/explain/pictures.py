@@ -45,7 +45,7 @@ from mtquant_rllib.evaluation.regime_figures import (
     weight_regime_correlation,
 )
 from mtquant_rllib.evaluation.report import EvaluationReport
-from mtquant_rllib.policies.introspection import Look
+from mtquant_rllib.policies.introspection import AttentionReadout
 
 _REGIME_MAP = ListedColormap(REGIME_COLOURS)
 _SEQUENTIAL_MAP, _DIVERGING_MAP = (LinearSegmentedColormap.from_list("", scale) for scale in (SEQUENTIAL, DIVERGING))
@@ -76,10 +76,10 @@ def write_pictures(
     _weight_regimes(material, *blank("weight_regimes", 1, 1, 0.7))
     _risk_return(report, *blank("risk_return", 1, 1, 0.8))
     _importance(material, *blank("importance", 1, 1, 0.7))
-    if material.look is not None:
-        layers = material.look.attention.shape[1]
-        _attention(material, material.look, *blank("attention", 1, layers + 1, 0.55))
-        views = attention_views(material.look, material.decisions, config.explain.attention_points)
+    if material.readout is not None:
+        layers = material.readout.attention.shape[1]
+        _attention(material, material.readout, *blank("attention", 1, layers + 1, 0.55))
+        views = attention_views(material.readout, material.decisions, config.explain.attention_points)
         _attention_time(material, views, *blank("attention_time", 2, 1, 0.6, height_ratios=(6, 1)))
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
@@ -208,13 +208,13 @@ def _importance(material: Material, figure: Figure, axes: np.ndarray) -> None:
     _calm(axis)
     _legend(figure, axis.get_legend_handles_labels()[0])
     if influence.faith:
-        said = "\n".join(verdicts(influence))
-        figure.supxlabel(said, fontsize=8, color="#666666", wrap=True, ha="left", x=0.02)
+        text = "\n".join(verdicts(influence))
+        figure.supxlabel(text, fontsize=8, color="#666666", wrap=True, ha="left", x=0.02)
 
 
-def _attention(material: Material, look: Look, figure: Figure, axes: np.ndarray) -> None:
+def _attention(material: Material, readout: AttentionReadout, figure: Figure, axes: np.ndarray) -> None:
     groups = material.influence.groups
-    means = look.attention.mean(axis=(0, 2), dtype=np.float64)
+    means = readout.attention.mean(axis=(0, 2), dtype=np.float64)
     views = [means.mean(axis=0), *means]
     highest = max(0.5, float(np.max(means)))
     for layer, (axis, z) in enumerate(zip(axes[0], views)):
@@ -272,8 +272,8 @@ def _map(
     strength = np.abs(z - 0.5 * (low + high)) if low < 0 else z - 0.5 * (low + high)
     dark = strength > (0.6 if low < 0 else 0.1) * 0.5 * (high - low)
     for i, row in enumerate(text):
-        for j, said in enumerate(row):
-            axis.text(j, i, said, ha="center", va="center", fontsize=9, color="white" if dark[i, j] else INK)
+        for j, value in enumerate(row):
+            axis.text(j, i, value, ha="center", va="center", fontsize=9, color="white" if dark[i, j] else INK)
 
 
 def _dates(material: Material) -> np.ndarray:

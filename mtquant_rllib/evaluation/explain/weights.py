@@ -104,11 +104,11 @@ def weight_regime_panel(material: Material) -> Panel:
     correlation = weight_regime_correlation(record.weights, material.regime)
     limit = float(np.nanmax(np.abs(mean), initial=0.0, where=np.isfinite(mean))) or 1.0
 
-    said = [[percent(value) for value in row] for row in mean]
+    texts = [[percent(value) for value in row] for row in mean]
     correlated = [[number(value) for value in row] for row in correlation]
 
     parts = (
-        cells(mean, said, REGIME_NAMES, record.symbols, DIVERGING, zmin=-limit, zmax=limit),
+        cells(mean, texts, REGIME_NAMES, record.symbols, DIVERGING, zmin=-limit, zmax=limit),
         cells(correlation, correlated, REGIME_NAMES, record.symbols, DIVERGING, zmin=-1, zmax=1)
         | {"xaxis": "x2", "yaxis": "y2"},
     )

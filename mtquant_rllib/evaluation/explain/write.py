@@ -23,8 +23,8 @@ CLASSIFIER = "classifier.json"
 def build_page(material: Material, report: EvaluationReport, settings: Settings) -> Page:
     config, agent = settings.evaluation.explain, material.decisions.agent
     figures = regime_figures(material.regime, material.regime_confidence)
-    look = material.look
-    views = None if look is None else attention.attention_views(look, material.decisions, config.attention_points)
+    readout = material.readout
+    views = None if readout is None else attention.attention_views(readout, material.decisions, config.attention_points)
     sections = [
         Section(
             "performance",
@@ -54,7 +54,7 @@ def build_page(material: Material, report: EvaluationReport, settings: Settings)
         ),
     ]
     groups = material.influence.groups
-    if look is None or views is None:
+    if readout is None or views is None:
         absent = (
             f"{agent} has a plain network: there is no attention to show. What its decisions rest on is measured by "
             "occlusion above. A run with networks.names.meta=attention (or specialist, instrument) has these panels."
@@ -67,8 +67,8 @@ def build_page(material: Material, report: EvaluationReport, settings: Settings)
                 f"Attention of {agent}",
                 (
                     attention.heatmap_panel(views, groups),
-                    attention.evolution_panel(material, look, views, groups),
-                    attention.classifier_panel(material, look, config.attention_points),
+                    attention.evolution_panel(material, readout, views, groups),
+                    attention.classifier_panel(material, readout, config.attention_points),
                 ),
             )
         )

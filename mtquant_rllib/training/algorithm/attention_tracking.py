@@ -65,15 +65,15 @@ class TrackedDecisions:
             log(agent, desk, obs, decides & chosen)
 
     def figures(self, data: DeskData, record: Record) -> dict[str, float]:
-        """Regimes of the bars played, and of every agent what `Look.figures` names, as `agent/name`; empty where no
-        network attends."""
+        """Regimes of the bars played, and of every agent what `AttentionReadout.metrics` names, as `agent/name`; empty
+        where no network attends."""
         if not self._logs:
             return {}
         figures = tracked_figures(*played_regimes(data, self._draws, record.played), record.bars_per_year)
         for agent, (log, _) in self._logs.items():
             kept = log.decisions()
-            look = AgentView(self._settings, agent, self._modules).look(kept.obs)
-            figures |= {f"{agent}/{name}": value for name, value in look.figures(kept.regime, kept.env).items()}
+            readout = AgentView(self._settings, agent, self._modules).attention_readout(kept.obs)
+            figures |= {f"{agent}/{name}": value for name, value in readout.metrics(kept.regime, kept.env).items()}
         return figures
 
 

@@ -27,12 +27,12 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV
 from ray.rllib.utils.typing import StateDict
 
 from mtquant_rllib.config.trial import TrialConfig
-from mtquant_rllib.engine.learning.bar_schedule import BARS
 from mtquant_rllib.engine.learning.divergence import diverged_modules
+from mtquant_rllib.engine.learning.schedules import BARS
 from mtquant_rllib.engine.learning.sharding import ShardedBatch
 from mtquant_rllib.engine.process_use import ProcessUse, process_use
-from mtquant_rllib.engine.randomness import pin_torch
-from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT, Sampled
+from mtquant_rllib.engine.randomness import make_torch_deterministic
+from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT, SampleResult
 from mtquant_rllib.errors import DivergedPolicyError, EnvironmentFailed
 from mtquant_rllib.training.algorithm.remote_sampling import POLL_S, reassigned_counters, sample_remotely
 from mtquant_rllib.training.algorithm.utilization import Utilization, cpus_held, learner_use
@@ -71,7 +71,7 @@ class DeskAlgorithm(Algorithm):
     metrics: Any
 
     def setup(self, config: Any) -> None:
-        pin_torch()
+        make_torch_deterministic()
         self.bars_sampled = 0
         self.best: dict[str, Any] = {}
         self._runner_states: dict[int, dict[str, Any]] = {}
@@ -118,7 +118,7 @@ class DeskAlgorithm(Algorithm):
         part = {COMPONENT_LEARNER: {COMPONENT_RL_MODULE: dict(modules)}}
         self.set_state({COMPONENT_LEARNER_GROUP: part})
 
-    def learn_from(self, sampled: list[Sampled], **how: Any) -> None:
+    def learn_from(self, sampled: list[SampleResult], **how: Any) -> None:
         """Update the learner with samples, and the runners' weights."""
         bars = sum(part.bars for part in sampled)
         results = self.learner_group.update(
@@ -141,7 +141,7 @@ class DeskAlgorithm(Algorithm):
     def _learning(self) -> list[str]:
         return list(self.config.policies_to_train or self.config.policies)
 
-    def _sample(self, wanted: int) -> list[Sampled]:
+    def _sample(self, wanted: int) -> list[SampleResult]:
         """Exactly `wanted` bars, in equal shares.
 
         A runner that is lost while it samples is started again where it stood before the call, and samples the same

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import tree
 
-from mtquant_rllib.engine.sampling.runner_base import Sampled
+from mtquant_rllib.engine.sampling.runner_base import SampleResult
 from mtquant_rllib.errors import RunError
 
 POLL_S = 0.2
 """Between two looks at whether a lost runner is back, in seconds."""
 
 
-def sample_remotely(algorithm: Any, asked: Mapping[int, int]) -> list[Sampled]:
+def sample_remotely(algorithm: Any, asked: Mapping[int, int]) -> list[SampleResult]:
     """Samples of each remote runner. asked: runner index -> bars, in the order of the results.
 
     Raises
@@ -31,7 +31,7 @@ def sample_remotely(algorithm: Any, asked: Mapping[int, int]) -> list[Sampled]:
     RunError
         When a lost runner does not come back within `config.env_runner_restore_timeout_s`.
     """
-    group, found, algorithm_id = algorithm.env_runner_group, dict[int, Sampled](), algorithm.runners_prepared_by
+    group, found, algorithm_id = algorithm.env_runner_group, dict[int, SampleResult](), algorithm.runners_prepared_by
     patience_s = algorithm.config.env_runner_restore_timeout_s
     lost_since: float | None = None
     while missing := [index for index in asked if index not in found]:
@@ -83,13 +83,13 @@ class Unprepared:
     runner: int
 
 
-def _sampled(runner: Any, bars: int, algorithm_id: str) -> Sampled | Unprepared | Exception:
+def _sampled(runner: Any, bars: int, algorithm_id: str) -> SampleResult | Unprepared | Exception:
     """What a remote runner samples, or what it raised: RLlib drops an exception of a remote call as it does a lost
     process, where it is to be answered by the algorithm."""
     if runner.prepared_by != algorithm_id:
         return Unprepared(runner.worker_index)
     try:
-        sampled: Sampled = runner.sample_bars(bars)
+        sampled: SampleResult = runner.sample_bars(bars)
         return sampled
     except Exception as error:
         return error

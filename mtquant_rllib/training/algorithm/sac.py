@@ -18,7 +18,7 @@ from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.config.sac import SACConfig as Numbers
 from mtquant_rllib.config.trial import TrialConfig
 from mtquant_rllib.engine.learning.sac_learner import SACLearner
-from mtquant_rllib.engine.learning.sharding import CopiedBatch
+from mtquant_rllib.engine.learning.sharding import ReplicatedBatch
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.training.algorithm.algorithm_config import DeskAlgorithmConfig, used_up
@@ -87,7 +87,7 @@ class DeskSACConfig(DeskAlgorithmConfig, SACConfig):
 class DeskSAC(DeskAlgorithm, SAC):
     """See the module's docstring."""
 
-    batch_class = CopiedBatch
+    batch_class = ReplicatedBatch
 
     @property
     def _sac(self) -> Numbers:

@@ -101,19 +101,19 @@ def algorithm_of(settings: Settings, phase: int) -> str:
 def expect_trainable(settings: Settings, phase: int) -> None:
     """Raises ConfigError when the environments cannot be shared evenly among the runners, or at all among the learners,
     or a setting does not go with another."""
-    from mtquant_rllib.engine.learning.autograd import asked_for
+    from mtquant_rllib.engine.learning.execution_options import changed_options
     from mtquant_rllib.env.episode_setup import EpisodeSetup
-    from mtquant_rllib.env.reward_terms import own_terms
+    from mtquant_rllib.env.reward_terms import custom_terms
     from mtquant_rllib.env.risk_layer import RiskLayer
     from mtquant_rllib.policies.registry import network_configs
 
     # Networks and rules of one's own are found, or refused, here.
     network_configs(settings)
     RiskLayer(settings, 1, EpisodeSetup(phase))
-    if own_terms(settings) and settings.allocator is not None:
+    if custom_terms(settings) and settings.allocator is not None:
         raise ConfigError("rewards.terms: they are the desk's; an allocator is paid by allocator.reward")
     recipe, runners = settings.recipe, settings.resources.runners
-    if settings.resources.engine == "rllib" and (asked := asked_for(settings.learner)):
+    if settings.resources.engine == "rllib" and (asked := changed_options(settings.learner)):
         raise ConfigError(
             f"learner.{asked[0]} = {getattr(settings.learner, asked[0])} with resources.engine = 'rllib': section "
             "`learner` is the batched engine's"

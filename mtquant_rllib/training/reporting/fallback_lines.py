@@ -16,7 +16,7 @@ from typing import Any
 from ray.tune import Callback
 
 from mtquant_rllib.engine.sampling.runner_base import FALLBACKS
-from mtquant_rllib.policies.fallbacks import told
+from mtquant_rllib.policies.fallbacks import fallback_message
 from mtquant_rllib.policies.regime_network import Fallback
 from mtquant_rllib.training.result_keys import BARS_LIFETIME, TRIAL
 
@@ -55,6 +55,6 @@ class FallbackLines(Callback):
             return
         self._said[key] = now
         level = logging.INFO if reason is Fallback.UNSURE else logging.WARNING
-        line = told(module, reason, since[name], since.total())
+        line = fallback_message(module, reason, since[name], since.total())
         logger.log(level, "phase %d %s, bar %s: %s", self.phase, trial, f"{bars:,}", line)
         since.clear()

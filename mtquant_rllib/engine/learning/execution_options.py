@@ -1,4 +1,5 @@
-"""How autograd runs networks: in which precision, with which activations kept, compiled or as they stand."""
+"""Section `learner` of the settings on networks that run by autograd: precision, activation checkpointing,
+compilation."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
-class Prepared:
-    """A network made ready to be run as `options` say.
+class NetworkExecution:
+    """Runs a network as `options` say.
 
     Raises
     ------
@@ -29,25 +30,25 @@ class Prepared:
 
     def __init__(self, options: LearnerConfig, device: torch.device, network: nn.Module) -> None:
         self._options, self._device = options, device
-        for encoder in recomputing(network):
+        for encoder in checkpointed_encoders(network):
             encoder.recomputes = options.checkpoint_activations
-        if options.compile and (complaint := compiler_complaint(device.type)) is not None:
+        if options.compile and (error := compiler_error(device.type)) is not None:
             raise ConfigError(
-                f"learner.compile = true: torch.compile does not work on this machine's {device.type} ({complaint}); "
+                f"learner.compile = true: torch.compile does not work on this machine's {device.type} ({error}); "
                 "install a C++ compiler such as g++, for a GPU Triton, or set it to false"
             )
 
     def precision(self) -> AbstractContextManager[object]:
-        """Within it matrix products are in the configured precision."""
+        """A context in which matrix products have the configured precision."""
         if self._options.precision == "float32":
             return nullcontext()
         return torch.autocast(self._device.type, getattr(torch, self._options.precision))
 
     def compiled(self, forward: Callable[Given, Result]) -> Callable[Given, Result]:
-        """The same function; compiled, where that is asked for, when it is first called.
+        """The function, compiled at its first call where the options say so.
 
-        Batches differ in size by a row: sizes are left open. Networks of other shapes share the code, and past eight of
-        them PyTorch would go on uncompiled without a word: each is compiled for itself.
+        Sizes are dynamic, because batches differ by a row. Recompilations are isolated: networks of other shapes share
+        the code, and beyond eight of them PyTorch would silently run uncompiled.
         """
         if not self._options.compile:
             return forward
@@ -56,24 +57,24 @@ class Prepared:
         return compiled
 
 
-def asked_for(options: LearnerConfig) -> list[str]:
-    """Names of the options that change something."""
+def changed_options(options: LearnerConfig) -> list[str]:
+    """Names of the options that are not at their neutral value."""
     changes = {
         "precision": options.precision != "float32",
         "checkpoint_activations": options.checkpoint_activations,
         "compile": options.compile,
     }
-    return [name for name, asked in changes.items() if asked]
+    return [name for name, changed in changes.items() if changed]
 
 
-def recomputing(network: nn.Module) -> list[AttentionEncoder]:
-    """The parts that checkpointing of activations is for."""
+def checkpointed_encoders(network: nn.Module) -> list[AttentionEncoder]:
+    """The parts to which activation checkpointing applies."""
     return [module for module in network.modules() if isinstance(module, AttentionEncoder)]
 
 
 @cache
-def compiler_complaint(device_type: str) -> str | None:
-    """Why `torch.compile` does not work on a kind of device, in a line; None where it does. Found out by trying."""
+def compiler_error(device_type: str) -> str | None:
+    """The first line of the error that `torch.compile` raises on a kind of device; None where it works. Tries it."""
     try:
         torch.compile(lambda x: torch.relu(x) + 1.0)(torch.zeros(8, device=device_type))
     except RuntimeError as error:

@@ -1,5 +1,5 @@
-"""What the attention network is taught beside its agent's reward, under PPO: labels that travel with the rows, the
-gradient of all losses together, figures, and a classifier that has learned something."""
+"""Auxiliary losses of the attention network under PPO: labels that travel with the rows, the gradient of all losses
+together, metrics, and a classifier that has learned something."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from learners import AS_THEY_STAND, TIMES, built
 from ray.rllib.core import ALL_MODULES
 
 from mtquant_rllib.engine.columns import Fragment
-from mtquant_rllib.engine.learning.passes import AutogradPass
+from mtquant_rllib.engine.learning.backprop import AutogradBackprop
+from mtquant_rllib.engine.learning.fast_path.loss_gradients import ppo_gradients
 from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
-from mtquant_rllib.engine.learning.ppo_loss import ppo_gradients
 from mtquant_rllib.engine.rllib_reference import RLlibLearner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.features.regimes import Regime
@@ -35,7 +35,7 @@ def sampled(config: Any, bars: int = 200) -> tuple[BatchedEnvRunner, Any, Fragme
     return runner, learner, fragment
 
 
-def test_labels_travel_with_the_rows_of_those_who_are_taught_and_of_nobody_else(make_config: Any) -> None:
+def test_labels_travel_with_the_rows_of_modules_with_auxiliary_losses_alone(make_config: Any) -> None:
     """Those of the market row that a decision was taken on, one that is held on from the fragment before included."""
     runner, learner, first = sampled(make_config(3, "desk", *META_ALONE), bars=28)
     # Four environments of seven bars, a decision every five: the second is held on.
@@ -50,7 +50,7 @@ def test_labels_travel_with_the_rows_of_those_who_are_taught_and_of_nobody_else(
             assert np.array_equal(level.regimes, regime[level.market_rows])
     meta = next(level for level in second.levels if level.modules == (META,))
     assert meta.due[0].all()
-    tables = learner._gathered([second]).tables
+    tables = learner._gather([second]).tables
     assert {name: len(table) for name, table in tables.items()} == {
         name: 7 if name == META else 6 for name in list(learner.module.keys())
     }
@@ -65,12 +65,12 @@ def test_labels_travel_with_the_rows_of_those_who_are_taught_and_of_nobody_else(
 @pytest.mark.parametrize(
     "overrides", [(), (*META_ALONE, "networks.attention.losses={classifier: 0, diversity: 0, consistency: 0}")]
 )
-def test_without_a_lesson_no_label_is_kept(make_config: Any, overrides: tuple[str, ...]) -> None:
+def test_without_auxiliary_losses_no_label_is_kept(make_config: Any, overrides: tuple[str, ...]) -> None:
     _, _, fragment = sampled(make_config(3, "desk", *overrides), bars=20)
     assert all(level.regimes is None for level in fragment.levels)
 
 
-def test_a_frozen_attention_network_is_taught_nothing(make_config: Any) -> None:
+def test_a_frozen_attention_network_needs_no_labels(make_config: Any) -> None:
     config = make_config(2, "desk", *EVERY_LEVEL)
     _, learner, fragment = sampled(config, bars=20)
     assert [level.modules for level in fragment.levels] == [(META,)]
@@ -80,7 +80,7 @@ def test_a_frozen_attention_network_is_taught_nothing(make_config: Any) -> None:
 def test_the_gradient_is_autograds_of_all_losses_summed(make_config: Any) -> None:
     """With dropout in value and classifier: the reference is the module itself, in one expression."""
     _, learner, fragment = sampled(make_config(3, "desk", *EVERY_LEVEL))
-    tables = learner._gathered([fragment]).tables
+    tables = learner._gather([fragment]).tables
     for part in learner._learners:
         (name,) = part.stack.names
         module = learner._module[name]
@@ -91,27 +91,27 @@ def test_the_gradient_is_autograds_of_all_losses_summed(make_config: Any) -> Non
         torch.manual_seed(7)
         mean, log_std = module.policy(obs[0]).chunk(2, dim=-1)
         value = module.value(obs[0], drop=True)
-        lessons = module.policy.auxiliary_losses(obs[0], labels[0, :, 0].long())
+        auxiliary_losses = module.policy.auxiliary_losses(obs[0], labels[0, :, 0].long())
         ratio = (torch.distributions.Normal(mean, log_std.exp()).log_prob(action[0]).sum(-1) - old[0, :, 0]).exp()
-        gain, clip = advantage[0, :, 0] * ratio, part.knobs["clip_param"].item()
+        gain, clip = advantage[0, :, 0] * ratio, part.coefficients["clip_param"].item()
         surrogate = torch.min(gain, advantage[0, :, 0] * ratio.clamp(1 - clip, 1 + clip)).mean()
-        error = (value - target[0, :, 0]).square().clamp(max=part.knobs["vf_clip_param"].item()).mean()
-        loss = part.knobs["vf_loss_coeff"].item() * error - surrogate + sum(lessons.values())
+        error = (value - target[0, :, 0]).square().clamp(max=part.coefficients["vf_clip_param"].item()).mean()
+        loss = part.coefficients["vf_loss_coeff"].item() * error - surrogate + sum(auxiliary_losses.values())
         expected = torch.autograd.grad(loss, list(module.parameters()))
 
-        one_pass = AutogradPass(part.stack, AS_THEY_STAND)
-        one_pass.seed(7)
+        backprop = AutogradBackprop(part.stack, AS_THEY_STAND)
+        backprop.seed(7)
         columns = [action, torch.cat((mean, log_std), -1)[None].detach(), old, advantage, target]
         weight = torch.full((1, n_rows), 1.0 / n_rows)
-        gradients, _ = ppo_gradients(
-            one_pass.forward(obs, labels), columns, weight, part.knobs | learner._schedules(part)
-        )
-        one_pass.backward(*gradients)
-        assert one_pass.lessons.keys() == NAMES
-        for key, lesson in one_pass.lessons.items():
-            assert lesson.item() == pytest.approx(lessons[key].item(), rel=1e-6)
+        coefficients = part.coefficients | learner._schedules(part)
+        outputs = backprop.forward(obs, labels)
+        gradients = ppo_gradients(outputs, columns, weight, coefficients, part.stack.action_mask_S1A)
+        backprop.backward(*gradients)
+        assert backprop.auxiliary_losses.keys() == NAMES
+        for key, auxiliary_loss in backprop.auxiliary_losses.items():
+            assert auxiliary_loss.item() == pytest.approx(auxiliary_losses[key].item(), rel=1e-6)
         found = [torch.empty_like(parameter) for parameter in part.stack.tensors[0]]
-        part.stack.take(part.stack.grad_RP[0], 0, found)
+        part.stack.read_row(part.stack.grad_RP[0], 0, found)
         keys = [key for key, _ in module.named_parameters()]
         for key, mine, theirs in zip(keys, found, expected):
             assert (mine - theirs).abs().max() < 1e-6 + 1e-5 * theirs.abs().max(), (name, key)
@@ -119,7 +119,7 @@ def test_the_gradient_is_autograds_of_all_losses_summed(make_config: Any) -> Non
 
 
 @pytest.mark.parametrize("options", [(), ("learner.precision=bfloat16", "learner.checkpoint_activations=true")])
-def test_the_lessons_are_metrics_of_their_module_and_part_of_its_loss(
+def test_auxiliary_losses_are_metrics_of_their_module_and_part_of_its_loss(
     make_config: Any, options: tuple[str, ...]
 ) -> None:
     _, learner, fragment = sampled(make_config(3, "desk", *META_ALONE, *options))
@@ -150,10 +150,10 @@ def test_the_classifier_comes_to_know_regimes_better_than_their_majority(make_co
     (unseen,) = runner.sample(num_timesteps=400)
 
     def accuracy() -> tuple[float, float]:
-        table = learner._gathered([unseen]).tables["EURUSD"]
+        table = learner._gather([unseen]).tables["EURUSD"]
         obs, labels = torch.from_numpy(table[0]), torch.from_numpy(table[6][:, 0]).long()
         with torch.no_grad():
-            said = learner._module["EURUSD"].policy.answer(obs).regime_logits_BR.argmax(-1)
+            said = learner._module["EURUSD"].policy.output(obs).regime_logits_BR.argmax(-1)
         return (said == labels).float().mean().item(), labels.bincount().max().item() / len(labels)
 
     before, majority = accuracy()
@@ -164,7 +164,9 @@ def test_the_classifier_comes_to_know_regimes_better_than_their_majority(make_co
     assert after > majority + 0.05
 
 
-def test_rllibs_own_engine_says_that_it_does_not_teach(make_config: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_rllibs_own_engine_warns_that_it_leaves_auxiliary_losses_out(
+    make_config: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     config = make_config(3, "desk", *META_ALONE)
     runner = BatchedEnvRunner(config=config, worker_index=0)
     with caplog.at_level(logging.WARNING):
