@@ -29,11 +29,9 @@ SMALL = (
 
 
 @pytest.fixture(scope="module", params=["default.yaml", "allocator.yaml"])
-def figures(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTQUANT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        settings = Settings.load(request.param, SMALL)
-        data = Path(prepare(settings, None, None).data)
+def figures(request: pytest.FixtureRequest) -> Any:
+    settings = Settings.load(request.param, SMALL)
+    data = Path(prepare(settings, None, None).data)
     return bench_inference(settings, data, Sizes(batches=(1, 32), repeats=1))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from probes import TINY
+from trials import TINY
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
