@@ -9,6 +9,7 @@ import os
 # cost more than they bring on networks as small as these, and several processes share the machine.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,17 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("MTQUANT_CACHE", str(shared / "cache"))
         patch.setenv("XDG_CONFIG_HOME", str(shared / "config"))
         yield
+
+
+@pytest.fixture(autouse=True)
+def log_of_nobody() -> None:
+    """A run that was trained in this process keeps the package's log for itself; every test finds it as at first."""
+    log = logging.getLogger("mtquant_rllib")
+    for handler in [one for one in log.handlers if isinstance(one, logging.FileHandler)]:
+        log.removeHandler(handler)
+        handler.close()
+    log.propagate = True
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
