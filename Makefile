@@ -6,14 +6,14 @@ ARGS ?=
 # Of the tests: one has all that start Ray, so that sessions never share the machine with each other.
 WORKERS ?= -n auto --maxprocesses 4 --dist loadgroup
 
-.PHONY: help train test check nightly clean
+.PHONY: help train test check types audit fast nightly clean
 
 help:
 	@echo "make train   install, then train the three phases on the embedded market and compare with the baselines"
 	@echo "             (make train ARGS='--market bars.parquet --macro macro.parquet' trains on your own bars)"
 	@echo "make test    install, then run every test (MTQUANT_BARS=folder adds those on real bars)"
-	@echo "make check   format, lint, types, an audit of the dependencies and the fast tests"
-	@echo "make nightly what takes hours: kills, damage, full disks, an hour's soak"
+	@echo "make check   format, lint, types, an audit of the dependencies and the fast tests: a minute"
+	@echo "make nightly what takes hours: kills, damage, full disks, benches, an hour's soak"
 	@echo "make clean   remove .venv and caches; runs/ stays"
 
 $(VENV)/run.stamp: pyproject.toml constraints.txt
@@ -31,12 +31,20 @@ train: $(VENV)/run.stamp
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
+# Side by side: types take one core, the audit mostly waits for an answer.
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(MAKE) --no-print-directory --jobs 3 types audit fast
+
+types: $(VENV)/dev.stamp
 	$(BIN)/mypy mtquant_rllib
+
+audit: $(VENV)/dev.stamp
 	$(BIN)/python .ci/audit.py
-	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not ray" $(ARGS)
+
+fast: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not ray and not nightly" $(ARGS)
 
 nightly: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest tests -m nightly $(ARGS)

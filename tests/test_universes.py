@@ -3,18 +3,11 @@ docs/extending.md has them."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from small_runs import SEVEN_DAYS, bars_file, written
 
 from mtquant_rllib.agents.groups import agent_groups
 from mtquant_rllib.config import Settings
@@ -27,68 +20,13 @@ from mtquant_rllib.market.calendar import financing_nights
 from mtquant_rllib.market.importers import load_market
 from mtquant_rllib.market.synthetic import synthesise
 from mtquant_rllib.portfolio.execution_data import LONG_FINANCING, ExecutionData
-
-DOCUMENT = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text()
-SMALL = ["embedded.train={paths: 2, years: 3}", "embedded.validation={paths: 1, years: 3}"]
-SMALL += ["embedded.test={paths: 1, years: 3}", "desk.episode.bars=30", "recipe.environments=4"]
-SMALL += ["recipe.validations=1", "resources.cpus=2"]
-
-SEVEN_DAYS, FIVE_DAYS = np.ones(7, dtype=bool), np.array([True] * 5 + [False] * 2)
+from mtquant_rllib.training.records import module_states
+from mtquant_rllib.training.records.manifest import Manifest
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    for file, content in re.findall(r"```\w+\n# (my_\S+)\n(.*?)```", DOCUMENT, re.DOTALL):
-        (tmp_path / file).write_text(content)
-    return tmp_path
-
-
-def bars_file(folder: Path, symbols: dict[str, np.ndarray], years: int = 6) -> Path:
-    """Daily bars of random walks: symbol -> the weekdays on which it is traded."""
-    rng, first = np.random.default_rng(0), np.datetime64("2012-01-02")
-    days = first + np.arange(365 * years)
-    weekdays = (days - first).astype(int) % 7
-    columns: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("timestamp", "open", "high", "low", "close", "volume")
-    }
-    names: list[str] = []
-    for symbol, traded in symbols.items():
-        own = days[traded[weekdays]]
-        path = 100 * np.exp(np.cumsum(0.01 * rng.standard_normal(len(own) + 1)))
-        opened, closed = path[:-1], path[1:]
-        spread = np.exp(0.004 * np.abs(rng.standard_normal(len(own))))
-        parts = (
-            own.astype("datetime64[ms]"), opened, np.maximum(opened, closed) * spread,
-            np.minimum(opened, closed) / spread, closed, rng.uniform(1e4, 2e4, len(own)),
-        )  # fmt: skip
-        for name, part in zip(columns, parts):
-            columns[name].append(part)
-        names += [symbol] * len(own)
-    table = {name: np.concatenate(parts) for name, parts in columns.items()}
-    pq.write_table(pa.table({**table, "symbol": names}), folder / "bars.parquet")
-    return folder / "bars.parquet"
-
-
-@pytest.fixture
-def mtquant(home: Path) -> Callable[..., str]:
-    """The command in a process of its own, as a user starts it; what it says."""
-
-    def run(*arguments: str) -> str:
-        env = {**os.environ, "MTQUANT_CACHE": str(home / "cache")}
-        call = [str(Path(sys.executable).with_name("mtquant")), *arguments]
-        done = subprocess.run(call, cwd=home, env=env, capture_output=True, text=True, timeout=400)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout
-
-    return run
-
-
-def trained(mtquant: Callable[..., str], home: Path, *words: str) -> dict:
-    """The report of a run through all phases."""
-    overrides = [word for one in SMALL for word in ("--set", one)]
-    mtquant("train", "--run", "x", "--budget-scale", "0.0005", *words, *overrides)
-    mtquant("evaluate", "x", "--json", "report.json")
-    return json.loads((home / "report.json").read_text())
+    return written(tmp_path)
 
 
 SUBSETS = [
@@ -220,30 +158,13 @@ def test_an_index_in_another_currency_is_financed_at_that_currencys_rate(home: P
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_one_domain_trains_and_is_judged(mtquant: Callable[..., str], home: Path) -> None:
-    report = trained(mtquant, home, "--set", "market.instruments=[EURUSD, GBPUSD, USDJPY]")
-    text = json.dumps(report)
-    assert "EURUSD" in text
-    assert "SPX500" not in text
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_a_ninth_instrument_trains_and_is_judged(mtquant: Callable[..., str], home: Path) -> None:
-    settings = Settings.load(home / "my_index.yaml")
-    bars_file(home, dict.fromkeys(settings.universe.symbols, FIVE_DAYS))
-    report = trained(mtquant, home, "--config", "my_index.yaml", "--market", "bars.parquet")
-    assert "GER40" in json.dumps(report)
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_a_domain_of_its_own_that_trades_at_weekends_trains_and_is_judged(
-    mtquant: Callable[..., str], home: Path
+@pytest.mark.parametrize("symbol", ["GER40", "BTCUSD"])
+def test_a_ninth_instrument_and_a_domain_of_its_own_that_trades_at_weekends_train_and_are_judged(
+    all_extensions: Path, symbol: str
 ) -> None:
-    settings = Settings.load(home / "my_crypto.yaml")
-    assert [domain.name for domain in settings.universe.domains] == ["forex", "commodities", "equity", "crypto"]
-    days = {symbol: SEVEN_DAYS if symbol == "BTCUSD" else FIVE_DAYS for symbol in settings.universe.symbols}
-    bars_file(home, days)
-    report = trained(mtquant, home, "--config", "my_crypto.yaml", "--market", "bars.parquet")
-    assert "BTCUSD" in json.dumps(report)
+    manifest = Manifest.read(all_extensions / "runs" / "all")
+    domains = manifest.load_settings().universe.domains
+    assert [domain.name for domain in domains] == ["forex", "commodities", "equity", "crypto"]
+    assert [record.status for record in manifest.phases.values()] == ["done"] * 3
+    assert symbol in module_states.read(all_extensions / "runs" / "all" / "policies" / "phase_3")
+    assert symbol in (all_extensions / "report.json").read_text()

@@ -29,7 +29,7 @@ def test_a_statement_holds_or_does_not(stated: float | None, found: float, said:
     assert Sweep("mixing", "tokens", "n^2 d", stated, None, growth(found)).verdict() == said
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_counts_stand_beside_timings_and_no_bound_is_below_what_is_counted() -> None:
     tiny = Sizes(
         mixed_tokens=(16, 32, 64), mixed_widths=(16, 32, 64), mixed_rows=1, tokens=(4, 8, 16), widths=(32, 64, 128),

@@ -29,15 +29,13 @@ SMALL = (
 
 
 @pytest.fixture(scope="module", params=["default.yaml", "allocator.yaml"])
-def figures(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTQUANT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        settings = Settings.load(request.param, SMALL)
-        data = Path(prepare(settings, None, None).data)
+def figures(request: pytest.FixtureRequest) -> Any:
+    settings = Settings.load(request.param, SMALL)
+    data = Path(prepare(settings, None, None).data)
     return bench_inference(settings, data, Sizes(batches=(1, 32), repeats=1))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_cheaper_ways_move_answers_a_little_and_remembered_ones_not_at_all(figures: Any) -> None:
     for found in figures["networks"].values():
         agreement = found["agreement"]
@@ -50,12 +48,12 @@ def test_cheaper_ways_move_answers_a_little_and_remembered_ones_not_at_all(figur
         assert found["weights_mb"]["int8"] < found["weights_mb"]["bfloat16"] < found["weights_mb"]["float32"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_plain_networks_which_have_no_least_confidence_move_little_at_their_worst(figures: Any) -> None:
     assert figures["networks"]["plain"]["agreement"]["int8"]["largest_difference"] < 0.15
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_asking_side_by_side_and_remembering_pay(figures: Any) -> None:
     attention = figures["networks"]["attention"]["decisions_per_s"]
     assert attention["float32"]["32"] > 2 * attention["float32"]["1"]

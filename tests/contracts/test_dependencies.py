@@ -4,6 +4,7 @@ not."""
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,6 +98,7 @@ RAY_FILES = {"env/multi_agent.py", "policies/modules.py"}
 PANDAS = {"market"}
 
 
+@functools.cache
 def _imports(source: Path, type_checking: bool = False) -> set[str]:
     """Names imported anywhere in a file; those under TYPE_CHECKING, which are never loaded, if asked for."""
     tree = ast.parse(source.read_text())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import SMALL_MARKET
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.training.algorithm.building import build_config
@@ -16,9 +17,7 @@ from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.records.manifest import Manifest, TrialRecord
 
 SMALL = [
-    "embedded.train={paths: 2, years: 3}",
-    "embedded.validation={paths: 1, years: 3}",
-    "embedded.test={paths: 1, years: 3}",
+    *SMALL_MARKET,
     "desk.episode.bars=20",
     "recipe.environments=4",
     "recipe.validations=1",
@@ -28,15 +27,12 @@ MakeConfig = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
-def make_config(tmp_path_factory: pytest.TempPathFactory) -> MakeConfig:
-    """(phase, trial name, overrides...) -> configuration of that trial; the market is prepared once."""
-    cache = tmp_path_factory.mktemp("cache")
+def make_config() -> MakeConfig:
+    """(phase, trial name, overrides...) -> configuration of that trial."""
 
     def make(phase: int, name: str, *overrides: str) -> Any:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MTQUANT_CACHE", str(cache))
-            settings = Settings.load(overrides=[*SMALL, *overrides])
-            manifest = Manifest.begin("engine", settings, prepare(settings, None, None), 1.0, [phase])
+        settings = Settings.load(overrides=[*SMALL, *overrides])
+        manifest = Manifest.begin("engine", settings, prepare(settings, None, None), 1.0, [phase])
         manifest.phase(phase).trials[name] = TrialRecord(budget_bars=1000)
         return build_config(plan_named(settings, phase, name), manifest, TrialResources(1.0, 1.0, 0.0))
 

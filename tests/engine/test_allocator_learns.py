@@ -48,16 +48,13 @@ Make = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+def make() -> Make:
     """(algorithm, network, overrides...) -> configuration of the trial."""
-    cache = tmp_path_factory.mktemp("cache")
 
     def of(algorithm: str, network: str, *overrides: str) -> Any:
         chosen = [f"allocator.algorithm={algorithm}", f"allocator.network={network}", *SMALL, *overrides]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MTQUANT_CACHE", str(cache))
-            settings = Settings.load("allocator.yaml", chosen)
-            manifest = Manifest.begin("allocator", settings, prepare(settings, None, None), 1.0, [1])
+        settings = Settings.load("allocator.yaml", chosen)
+        manifest = Manifest.begin("allocator", settings, prepare(settings, None, None), 1.0, [1])
         manifest.phase(1).trials[ALLOCATOR] = TrialRecord(budget_bars=1000)
         return build_config(plan_named(settings, 1, ALLOCATOR), manifest, TrialResources(1.0, 1.0, 0.0))
 

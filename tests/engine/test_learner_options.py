@@ -132,7 +132,7 @@ def test_under_sac_the_policys_pass_is_in_bfloat16_too() -> None:
     torch.testing.assert_close(same, exact, rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(compiler_error("cpu") is not None, reason="torch.compile finds no compiler here")
 @pytest.mark.parametrize(
     ("names", "overrides"),

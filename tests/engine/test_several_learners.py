@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 from learners import TIMES, built, parameters
 from ray.rllib.core import ALL_MODULES, COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.core.learner.learner import POLICY_LOSS_KEY
@@ -19,20 +17,9 @@ from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
 from mtquant_rllib.engine.learning.sac_learner import REPLAY_STATE, SACLearner
 from mtquant_rllib.engine.learning.sharding import ReplicatedBatch, ShardedBatch, shard_by_environment
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
-from mtquant_rllib.training.session.process_variables import PROCESS_VARIABLES
 from mtquant_rllib.universe import META
 
 LESSONS = ("regime_classifier", "attention_diversity", "regime_consistency")
-
-
-@pytest.fixture(scope="module")
-def ray_session() -> Iterator[None]:
-    ray.init(
-        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-        object_store_memory=100 * 2**20, runtime_env={"env_vars": PROCESS_VARIABLES},
-    )  # fmt: skip
-    yield
-    ray.shutdown()
 
 
 STEADY = ("meta_controller.dropout=0.0", "recipe.environments=5")
@@ -66,7 +53,11 @@ def test_environments_are_dealt_whole_and_once(make_config: Any) -> None:
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("phase_and_name", "learners", "overrides"),
-    [((3, "desk"), 2, ()), ((1, "forex"), 3, ()), ((3, "desk"), 2, TAUGHT)],
+    [
+        pytest.param((3, "desk"), 2, (), marks=pytest.mark.nightly),
+        ((1, "forex"), 3, ()),
+        ((3, "desk"), 2, TAUGHT),
+    ],
 )
 def test_several_learners_learn_what_one_learns(
     ray_session: None, make_config: Any, phase_and_name: tuple[int, str], learners: int, overrides: tuple[str, ...]

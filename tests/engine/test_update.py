@@ -149,7 +149,7 @@ def test_the_first_ratios_are_one(make_config: Any, overrides: tuple[str, ...]) 
         part.load()
         rows, widths = part.table([tables.get(name) for name in part.stack.names])
         obs, action, _, old, *_ = rows.split(widths, dim=-1)
-        mean, log_std, _ = part.network.forward(obs)
+        mean, log_std, _ = part.backprop.forward(obs)
         each = torch.distributions.Normal(mean, log_std.exp()).log_prob(action) * part.stack.action_mask_S1A
         for member, name in enumerate(part.stack.names):
             assert (each.sum(-1) - old[..., 0])[member, : len(tables[name][0])].exp().sub(1).abs().max() < 1e-5

@@ -27,10 +27,10 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def short(tmp_path_factory) -> tuple[Settings, Path]:
+def short() -> tuple[Settings, Path]:
     """Settings with episodes of 15 bars, and their prepared market."""
     settings = Settings.load(overrides=SMALL)
-    return settings, prepare_embedded(settings, tmp_path_factory.mktemp("cache"))
+    return settings, prepare_embedded(settings)
 
 
 def new_desk(settings: Settings, data: DeskData, setup: EpisodeSetup, n_envs: int) -> Desk:

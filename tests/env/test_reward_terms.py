@@ -4,9 +4,6 @@ curves."""
 from __future__ import annotations
 
 import csv
-import os
-import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 from markets import smooth
 from pydantic import ValidationError
+from small_runs import written
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
@@ -27,7 +25,6 @@ from mtquant_rllib.features.building import build_features
 from mtquant_rllib.portfolio.execution_data import ExecutionData
 from mtquant_rllib.training.curriculum.phases import expect_trainable
 
-DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text()
 B = 3
 BROKEN = """
 import numpy as np
@@ -72,9 +69,7 @@ class Slash:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for file, content in re.findall(r"```\w+\n# (my_\S+)\n(.*?)```", DOCUMENT, re.DOTALL):
-        (tmp_path / file).write_text(content)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(written(tmp_path))
     monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
     return tmp_path
 
@@ -173,16 +168,8 @@ def test_two_terms_of_one_name_are_refused(home: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_it_reaches_training_and_its_curves(home: Path) -> None:
-    small = ["embedded.train={paths: 2, years: 3}", "embedded.validation={paths: 1, years: 3}"]
-    small += ["embedded.test={paths: 1, years: 3}", "recipe.environments=4", "recipe.validations=1"]
-    env = {**os.environ, "PYTHONPATH": str(home), "MTQUANT_CACHE": str(home / "cache")}
-    call = [str(Path(sys.executable).with_name("mtquant")), "train", "--config", "my_reward.yaml", "--run", "calm"]
-    call += ["--phase", "1", "--budget-scale", "0.0005", *(word for one in small for word in ("--set", one))]
-    done = subprocess.run(call, cwd=home, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    (curve,) = (home / "runs" / "calm" / "curves").glob("*forex*.csv")
-    with open(curve, newline="") as file:
+def test_it_reaches_training_and_its_curves(all_extensions: Path) -> None:
+    with open(all_extensions / "runs" / "all" / "curves" / "phase_1_forex.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     (column,) = [name for name in rows[-1] if name.endswith("turnover")]
     assert float(rows[-1][column]) < 0

@@ -168,6 +168,7 @@ def test_the_null_test_accepts_costs_and_refuses_gains() -> None:
     assert not passes_null(book(0.05, 0.02, 0.11), limits)
 
 
+@pytest.mark.slow
 def test_who_reads_a_leak_fails_the_null_test(cache: Path) -> None:
     """Who reads the column as it should be read gains where something leaked into it. Three times the shipped loading,
     because a tenth of the control's paths show a Sharpe a third as clearly."""

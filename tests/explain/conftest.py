@@ -12,21 +12,14 @@ from mtquant_rllib.training.inspection.run_evaluation import OpenedRun, open_pol
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `attention`, `plain`, `young` (phase 1 alone), `unfinished` and `alone` (an allocator's)."""
     folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTQUANT_CACHE", str(cache))
-        write_run(folder / "attention", (*SMALL, *ATTENTION))
-        write_run(folder / "plain", SMALL)
-        write_run(folder / "young", SMALL, phases=(1,))
-        write_run(folder / "unfinished", SMALL, phases=())
-        write_run(folder / "alone", SMALL, config="allocator.yaml", phases=(1,))
+    write_run(folder / "attention", (*SMALL, *ATTENTION))
+    write_run(folder / "plain", SMALL)
+    write_run(folder / "young", SMALL, phases=(1,))
+    write_run(folder / "unfinished", SMALL, phases=())
+    write_run(folder / "alone", SMALL, config="allocator.yaml", phases=(1,))
     return folder
 
 

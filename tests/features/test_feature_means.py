@@ -23,15 +23,13 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, DeskData]:
+def run() -> tuple[Settings, DeskData]:
     """Settings as a run keeps them, and its training bars."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTQUANT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        settings = Settings.load(overrides=SMALL)
-        record = prepare(settings, None, None)
-        kept = centred(settings, record)
-        assert prepare(kept, None, None).content == record.content, "the prepared market does not depend on them"
-        return kept, DeskData.open(Path(record.data), "train")
+    settings = Settings.load(overrides=SMALL)
+    record = prepare(settings, None, None)
+    kept = centred(settings, record)
+    assert prepare(kept, None, None).content == record.content, "the prepared market does not depend on them"
+    return kept, DeskData.open(Path(record.data), "train")
 
 
 def test_over_the_training_bars_every_market_feature_is_zero_on_average(run: tuple[Settings, DeskData]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from small_runs import written
 
 from mtquant_rllib.agents.groups import agent_groups
 from mtquant_rllib.config import Settings
@@ -20,9 +21,11 @@ from mtquant_rllib.features.building import build_features, content_hash
 from mtquant_rllib.features.layout import block_layout, domain_layout
 from mtquant_rllib.features.listing import list_features
 from mtquant_rllib.market.bars import MarketData
+from mtquant_rllib.policies.registry import build_policy, network_configs
 from mtquant_rllib.portfolio.execution_data import ExecutionData
+from mtquant_rllib.training.records import module_states
+from mtquant_rllib.training.records.manifest import Manifest
 
-DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text()
 BROKEN = """
 import numpy as np
 
@@ -48,9 +51,7 @@ def never(bars):
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for file, content in re.findall(r"```\w+\n# (my_features\S+)\n(.*?)```", DOCUMENT, re.DOTALL):
-        (tmp_path / file).write_text(content)
-    (tmp_path / "broken_features.py").write_text(BROKEN)
+    (written(tmp_path) / "broken_features.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
     for module in ("my_features", "broken_features"):
         monkeypatch.delitem(sys.modules, module, raising=False)
@@ -147,3 +148,16 @@ def test_the_name_of_a_built_in_column_is_refused() -> None:
         block_layout(settings)
     with pytest.raises(ConfigError, match=r"features.own.domains.forex: carry is a built-in column"):
         domain_layout(settings.universe.domains[0], settings)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_they_are_trained_on(all_extensions: Path) -> None:
+    run = all_extensions / "runs" / "all"
+    settings, learned = Manifest.read(run).load_settings(), module_states.read(run / "policies" / "phase_3")
+    groups = {agent: group.observation for group in agent_groups(settings) for agent in group.agents}
+    for agent, column in (("EURUSD", "night_share"), ("commodities_specialist", "gold_against_oil")):
+        assert column in groups[agent].names
+        policy = build_policy(network_configs(settings)[agent])
+        policy.load_state_dict({key[7:]: torch.tensor(v) for key, v in learned[agent].items() if key[:7] == "policy."})
+        assert policy(torch.zeros(1, groups[agent].width)).isfinite().all()

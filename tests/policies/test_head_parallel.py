@@ -21,6 +21,8 @@ from mtquant_rllib.policies.head_parallel import HeadShard, heads_per_process, s
 from mtquant_rllib.policies.networks import GroupedShape
 from mtquant_rllib.policies.regime_network import RegimeNetwork
 
+pytestmark = pytest.mark.slow
+
 PROCESSES = 2
 WIDTHS = (3, 2, 3, 2)
 SHAPE = GroupedShape(tuple((f"group_{g}", width) for g, width in enumerate(WIDTHS)), actions=5)

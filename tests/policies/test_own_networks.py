@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_runs import written
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
@@ -18,17 +17,15 @@ from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.initial_weights import initial_states
 from mtquant_rllib.policies.modules import module_specs
 from mtquant_rllib.policies.registry import build_policy, network_configs
+from mtquant_rllib.training.records import module_states
+from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.universe import META
-
-DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text()
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the document's files, which Python finds."""
-    for file, content in re.findall(r"```\w+\n# (my_\S+)\n(.*?)```", DOCUMENT, re.DOTALL):
-        (tmp_path / file).write_text(content)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(written(tmp_path))
     monkeypatch.delitem(sys.modules, "my_networks", raising=False)
     return tmp_path
 
@@ -67,19 +64,14 @@ def test_what_is_no_network_is_refused(home: Path, override: str, said: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("algorithms", ["[ppo, ppo, ppo]", "[sac, sac, sac]"], ids=["ppo", "sac"])
-def test_it_trains_on_every_worker_and_is_opened_again(home: Path, algorithms: str) -> None:
-    small = ["embedded.train={paths: 2, years: 3}", "embedded.validation={paths: 1, years: 3}"]
-    small += ["embedded.test={paths: 1, years: 3}", "recipe.environments=4", "recipe.validations=1"]
-    small += [f"recipe.algorithms={algorithms}", "sac.bars_per_round=20", "sac.learning_starts_bars=40"]
-    words = [word for one in small for word in ("--set", one)]
-
-    def mtquant(*arguments: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "PYTHONPATH": str(home), "MTQUANT_CACHE": str(home / "cache")}
-        call = [str(Path(sys.executable).with_name("mtquant")), *arguments]
-        return subprocess.run(call, cwd=home, env=env, capture_output=True, text=True, timeout=300)
-
-    done = mtquant("train", "--config", "my_networks.yaml", "--run", "gated", "--budget-scale", "0.0005", *words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    judged = mtquant("evaluate", "gated")
-    assert judged.returncode == 0, judged.stderr
+@pytest.mark.parametrize("phase", [2, 3], ids=["sac", "ppo"])
+def test_it_trains_on_every_worker_and_is_opened_again(all_extensions: Path, phase: int) -> None:
+    run = all_extensions / "runs" / "all"
+    assert Manifest.read(run).load_settings().networks.names.meta == "my_networks:GATED"
+    learned = module_states.read(run / f"phase_{phase}" / "modules" / "desk" / "last")[META]
+    assert any(name.startswith("critics.") for name in learned) == (phase == 2), "by SAC, then by PPO"
+    handed_on = module_states.read(run / "policies" / f"phase_{phase}")[META]
+    for state in (learned, handed_on):
+        assert state["policy.read.weight"].shape[0] == 2 * 24
+        assert all(np.isfinite(array).all() for array in state.values())
+    assert "desk" in {book["name"] for book in json.loads((all_extensions / "report.json").read_text())["books"]}

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from small_runs import written
 
+from mtquant_rllib.cli import main
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.risk.custom_rules import custom_rules
 from mtquant_rllib.risk.engine import PortfolioRiskManager
 from mtquant_rllib.risk.rules import Proposal
+from mtquant_rllib.training.records.manifest import Manifest
 
-DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text()
 LIMIT = 0.03
-
-
-def written(folder: Path) -> Path:
-    """The document's files, in a folder."""
-    for file, content in re.findall(r"```\w+\n# (my_\S+)\n(.*?)```", DOCUMENT, re.DOTALL):
-        (folder / file).write_text(content)
-    return folder
 
 
 @pytest.fixture
@@ -83,25 +75,19 @@ def test_what_is_no_rule_is_refused_with_its_cure(home: Path, rules: list[Any], 
         custom_rules(Settings.model_validate(tree).risk.rules)
 
 
+def test_a_rule_that_cannot_be_found_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    run = tmp_path / "capped"
+    assert main(["train", "--config", str(written(tmp_path) / "my_desk.yaml"), "--run", str(run)]) == 2
+    assert "my_rules:LargestPosition cannot be imported" in capsys.readouterr().err
+    assert not run.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.ray
-def test_it_reaches_training_and_evaluation(tmp_path: Path) -> None:
-    """In a process of its own, as a user starts it; a rule that is not there is refused before anything starts."""
-    small = ["embedded.train={paths: 2, years: 3}", "embedded.validation={paths: 1, years: 3}"]
-    small += ["embedded.test={paths: 1, years: 3}", "recipe.environments=4", "recipe.validations=1"]
-    words = [word for one in small for word in ("--set", one)]
-
-    def mtquant(*arguments: str, path: str = str(written(tmp_path))) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "PYTHONPATH": path, "MTQUANT_CACHE": str(tmp_path / "cache")}
-        call = [str(Path(sys.executable).with_name("mtquant")), *arguments]
-        return subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
-
-    train = ("train", "--config", "my_desk.yaml", "--run", "capped", "--budget-scale", "0.0005", *words)
-    lost = mtquant(*train, path="")
-    assert (lost.returncode, (tmp_path / "runs" / "capped").exists()) == (2, False)
-    assert "my_rules:LargestPosition cannot be imported" in lost.stderr
-    done = mtquant(*train)
-    assert done.returncode == 0, done.stdout + done.stderr
-    judged = mtquant("evaluate", "capped", "--json", "report.json")
-    assert judged.returncode == 0, judged.stderr
-    assert "largest_position" in (tmp_path / "report.json").read_text()
+def test_it_reaches_training_and_evaluation(all_extensions: Path) -> None:
+    settings = Manifest.read(all_extensions / "runs" / "all").load_settings()
+    assert [rule.rule for rule in settings.risk.rules] == ["my_rules:LargestPosition"]
+    assert "largest_position" in (all_extensions / "report.json").read_text()

@@ -39,7 +39,7 @@ try:
         worker = Worker.remote()
         number = ray.get(worker.number.remote())
         sees = ray.get(worker.sees.remote("AWS_SECRET_ACCESS_KEY"))
-        if at is None:
+        if "compute" in sys.argv:
             worker.compute.remote()
         print("READY", folder, number, sees, flush=True)
         if "stay" in sys.argv:
@@ -50,7 +50,7 @@ except MtquantError as error:
 
 
 def driver(run: Path, *words: str, first: str = "", at: str | None = None) -> subprocess.Popen[str]:
-    """A session of this run with one actor, which computes without looking up; `stay` keeps it open.
+    """A session of this run with one actor, which with `compute` computes without looking up; `stay` keeps it open.
 
     first: Python that runs before. at: a cluster to join.
     """

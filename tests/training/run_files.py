@@ -10,9 +10,13 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.training.records import checkpoints
+from mtquant_rllib.training.records.checkpoints import Checkpoint
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord
 
 Snapshot = dict[str, tuple[bytes, int]]
+FILES = {"algorithm_state.pkl": b"state" * 100, "learner_group/learner/state.pkl": bytes(range(256)) * 8}
+"""Of a small checkpoint."""
 
 
 def begun(seed: int = 0, name: str = "one") -> Manifest:
@@ -64,3 +68,32 @@ def untouched(folder: Path) -> Iterator[Path]:
     before = snapshot(victim)
     yield victim
     assert snapshot(victim) == before
+
+
+def index(iteration: int, bars: int = 0) -> Checkpoint:
+    return Checkpoint(
+        run="0123",
+        phase=1,
+        trial="forex",
+        iteration=iteration,
+        bars=bars or 100 * iteration,
+        finished=False,
+        result={},
+        seconds=1.0,
+        versions={},
+    )
+
+
+def save(folder: str) -> None:
+    for name, content in FILES.items():
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def written(run: Path, *iterations: int) -> Path:
+    """The trial's folder, with these checkpoints."""
+    trial = run / "phase_1" / "forex"
+    for iteration in iterations:
+        checkpoints.write(run, trial, index(iteration), save)
+    return trial

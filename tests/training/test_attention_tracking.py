@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_runs import SMALL_ATTENTION, SMALL_MARKET
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.data import DeskData
@@ -25,16 +24,7 @@ from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.reporting.wandb_tracker import WandB
 
-SMALL = (
-    "embedded.train={paths: 1, years: 3}",
-    "embedded.validation={paths: 2, years: 3}",
-    "embedded.test={paths: 1, years: 3}",
-    "desk.episode.bars=50",
-    "networks.attention.width=16",
-    "networks.attention.heads=2",
-    "networks.attention.classifier.hidden=[8]",
-    "networks.attention.policy_heads.hidden=8",
-)
+SMALL = (*SMALL_MARKET, "embedded.validation={paths: 2, years: 3}", *SMALL_ATTENTION)
 ATTENTION = ("attention_entropy", "attention_diversity", "attention_focus")
 CLASSIFIER = (
     "classifier_confidence",
@@ -52,25 +42,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_curves_progress_and_tensorboard_hold_attention_and_regimes_at_each_validation(tmp_path: Path) -> None:
-    settings = (
-        *SMALL,
-        "networks.names.specialist=attention",
-        "networks.attention.mixture.min_confidence=1.0",
-        "recipe.environments=4",
-        "recipe.validations=4",
-        "resources.cpus=2",
-        "tracking.attention_rows=100",
-    )
-    run = tmp_path / "run"
-    words = [word for override in settings for word in ("--set", override)]
-    command = [sys.executable, "-m", "mtquant_rllib.cli", "train", "--phase", "1", "--run", str(run)]
-    env = {**os.environ, "MTQUANT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--budget-scale", "0.0008", *words], env=env, capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-
+def test_curves_progress_and_tensorboard_hold_attention_and_regimes_at_each_validation(watched: Path) -> None:
+    run = watched
     rows = rows_of(run / "curves" / "phase_1_forex.csv")
     agent = "forex_specialist"
     named = [f"validation/{agent}/{name}" for name in (*ATTENTION, *CLASSIFIER)] + [f"validation/{n}" for n in DETECTOR]
@@ -83,7 +56,7 @@ def test_curves_progress_and_tensorboard_hold_attention_and_regimes_at_each_vali
         assert int(row[f"{agent}/sampled_none"]) == 0
         assert int(row[f"{agent}/sampled_unsure"]) > 0
         assert float(row[f"validation/{agent}/fallback_unsure"]) == 1
-    assert sum(int(row[f"{agent}/sampled_unsure"]) for row in rows) == int(rows[-1]["bars"]) == 400
+    assert sum(int(row[f"{agent}/sampled_unsure"]) for row in rows) == int(rows[-1]["bars"]) == 38
     validated = {row["validation_bars"]: row[f"validation/{agent}/attention_entropy"] for row in rows}
     assert len(validated) >= 3
     assert len(set(validated.values())) == len(validated), "figures move as the network learns"
@@ -100,15 +73,12 @@ def test_curves_progress_and_tensorboard_hold_attention_and_regimes_at_each_vali
 
 
 @pytest.fixture(scope="module")
-def validated(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def validated() -> Any:
     """(overrides, phase, domain) -> figures of fresh policies, and the validation split."""
-    cache = tmp_path_factory.mktemp("cache")
 
     def validate(*overrides: str, phase: int = 3, domain: str | None = None) -> tuple[dict[str, float], DeskData]:
         settings = Settings.load(overrides=[*SMALL, *overrides])
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MTQUANT_CACHE", str(cache))
-            data = prepare(settings, None, None).data
+        data = prepare(settings, None, None).data
         modules = {
             name: {
                 f"policy.{key}": value

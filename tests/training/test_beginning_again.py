@@ -44,7 +44,6 @@ def stopped(*words: Any) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MTQUANT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(driver, "session", reached)
     monkeypatch.setattr(driver, "_run_phase", stopped)
     return tmp_path / "runs" / "x"

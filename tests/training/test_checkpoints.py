@@ -5,40 +5,18 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from run_files import FILES, index, save, written
+from writers import started
 
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import checkpoints, ownership, signatures
-from mtquant_rllib.training.records.checkpoints import Checkpoint, DamagedCheckpoint
-
-FILES = {"algorithm_state.pkl": b"state" * 100, "learner_group/learner/state.pkl": bytes(range(256)) * 8}
-
-
-def index(iteration: int, bars: int = 0) -> Checkpoint:
-    return Checkpoint(
-        run="0123",
-        phase=1,
-        trial="forex",
-        iteration=iteration,
-        bars=bars or 100 * iteration,
-        finished=False,
-        result={},
-        seconds=1.0,
-        versions={},
-    )
-
-
-def save(folder: str) -> None:
-    for name, content in FILES.items():
-        path = Path(folder, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+from mtquant_rllib.training.records.checkpoints import DamagedCheckpoint
 
 
 @pytest.fixture
@@ -46,14 +24,6 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     ownership.claim(folder)
     return folder
-
-
-def written(run: Path, *iterations: int) -> Path:
-    """The trial's folder, with these checkpoints."""
-    trial = run / "phase_1" / "forex"
-    for iteration in iterations:
-        checkpoints.write(run, trial, index(iteration), save)
-    return trial
 
 
 def test_what_was_written_is_found_newest_first_and_is_whole(run: Path) -> None:
@@ -204,34 +174,15 @@ def test_what_stands_in_a_checkpoints_place_and_is_not_its_own_is_kept(run: Path
     assert [checkpoints.verify(path).run for path in checkpoints.listed(trial)] == ["0123"] * 3
 
 
-WRITER = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-import test_checkpoints as t
-run = Path(sys.argv[1])
-print("ready", flush=True)
-iteration = 0
-while True:
-    iteration += 1
-    t.written(run, iteration)
-    trial = run / "phase_1" / "forex"
-    t.checkpoints.prune(run, trial, t.checkpoints.listed(trial), keep=3)
-"""
-
-
 def test_a_writer_that_is_killed_leaves_whole_checkpoints_alone(run: Path) -> None:
     rng = random.Random(1)
-    for _ in range(8):
-        words = [sys.executable, "-c", WRITER, str(run), str(Path(__file__).parent)]
-        writer = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.0, 0.15))
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-        for path in checkpoints.listed(run / "phase_1" / "forex"):
-            assert checkpoints.verify(path).name == path.name
+    with started() as writers:
+        for _ in range(8):
+            writer = writers.begin("checkpoints", run)
+            time.sleep(rng.uniform(0.0, 0.15))
+            writers.kill(writer)
+            for path in checkpoints.listed(run / "phase_1" / "forex"):
+                assert checkpoints.verify(path).name == path.name
     trial = written(run, 999_999)
     checkpoints.prune(run, trial, [trial / "checkpoint_999999"], keep=1)
     assert [path.name for path in trial.iterdir()] == ["checkpoint_999999"], "nothing half-written is left"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
 import signal
@@ -14,13 +13,14 @@ import time
 from pathlib import Path
 
 import pytest
+from small_runs import SMALL_MARKET, words_of
 
+from mtquant_rllib.cli import main
 from mtquant_rllib.training.records.manifest import Manifest
 
 SETTINGS = [
-    "embedded.train={paths: 2, years: 3}",
-    "embedded.validation={paths: 1, years: 3}",
-    "embedded.test={paths: 1, years: 3}",
+    *SMALL_MARKET,
+    "market.instruments=[EURUSD, GBPUSD, USDJPY]",
     "desk.episode.bars=20",
     "recipe.environments=4",
     "recipe.validations=2",
@@ -31,11 +31,9 @@ SCALE = "0.0005"
 BUDGETS = {"1": 250, "2": 150, "3": 500}
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "MTQUANT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "mtquant_rllib.cli", *arguments],
-        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -63,13 +61,14 @@ def column(path: Path, name: str) -> list[int]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_run_that_is_killed_twice_ends_where_an_undisturbed_one_does(tmp_path: Path) -> None:
+def test_a_run_of_one_domain_that_is_killed_twice_ends_where_an_undisturbed_one_does(
+    tmp_path: Path, command: None
+) -> None:
     run = tmp_path / "run"
-    overrides = [word for override in SETTINGS for word in ("--set", override)]
-    kill_at(start(tmp_path, "train", "--run", str(run), "--budget-scale", SCALE, *overrides), "phase 1: forex 250")
-    kill_at(start(tmp_path, "resume", str(run)), "phase 2 desk")
+    kill_at(start("train", "--run", str(run), "--budget-scale", SCALE, *words_of(*SETTINGS)), "phase 1: forex 250")
+    kill_at(start("resume", str(run)), "phase 2 desk")
     shutil.move(run / "phase_1", tmp_path / "elsewhere")
-    out, _ = start(tmp_path, "resume", str(run), "--set", "checkpoints.keep=1").communicate(timeout=400)
+    out, _ = start("resume", str(run), "--set", "checkpoints.keep=1").communicate(timeout=400)
 
     manifest = Manifest.read(run)
     assert [record.status for record in manifest.phases.values()] == ["done"] * 3, out[-3000:]
@@ -89,9 +88,12 @@ def test_a_run_that_is_killed_twice_ends_where_an_undisturbed_one_does(tmp_path:
         assert 0 < int(busy) <= 120
     frozen = manifest.phase(2).frozen
     assert frozen is not None
-    assert len(frozen.before) == 11
+    assert len(frozen.before) == 4
     assert frozen.before == frozen.after
 
     report = tmp_path / "report.json"
-    judged, _ = start(tmp_path, "evaluate", str(run), "--json", str(report)).communicate(timeout=300)
-    assert {book["name"] for book in json.loads(report.read_text())["books"]} >= {"desk", "flat", "random"}, judged
+    assert main(["evaluate", str(run), "--json", str(report)]) == 0
+    text = report.read_text()
+    assert {book["name"] for book in json.loads(text)["books"]} >= {"desk", "flat", "random"}
+    assert "EURUSD" in text
+    assert "SPX500" not in text, "a desk of one domain is judged as one"

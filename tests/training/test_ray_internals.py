@@ -3,6 +3,7 @@ what is wanted of it when moved."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ from mtquant_rllib.training.session.ray_internals import bounded_tune_memory, le
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
-@pytest.fixture(scope="module")
-def two_cpus() -> Iterator[None]:
-    here = {"PYTHONPATH": str(Path(__file__).parent)}
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": here})
+@pytest.fixture
+def sent_whole(ray_session: None) -> Iterator[None]:
+    """What this file defines is sent to workers, which do not find the file."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
-    ray.shutdown()
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 def test_tune_sends_no_secret_and_what_it_sends_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +107,9 @@ def held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Held:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_tune_forgets_results_and_checkpoints(two_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_forgets_results_and_checkpoints(
+    sent_whole: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     noted: set[str] = set()
     monkeypatch.setattr(debug, "_logged", noted)
     stock = held(tmp_path / "rllib", monkeypatch)
@@ -123,7 +126,7 @@ def test_tune_forgets_results_and_checkpoints(two_cpus: None, tmp_path: Path, mo
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_learners_add_up_by_what_they_are_told(two_cpus: None) -> None:
+def test_learners_add_up_by_what_they_are_told(sent_whole: None) -> None:
     config = PPOConfig().environment("CartPole-v1").learners(num_learners=2, num_cpus_per_learner=0.5)
     env = gymnasium.make("CartPole-v1")
     with learners_reducing_by("no-such-backend"), pytest.raises(Exception, match="no-such-backend"):

@@ -17,7 +17,7 @@ from mtquant_rllib.training.session.ray_leftovers import FILE, end_leftovers
 @pytest.mark.ray
 @pytest.mark.slow
 def test_what_a_killed_driver_leaves_is_ended_by_the_next_start_and_nothing_else_is(tmp_path: Path) -> None:
-    first = driver(tmp_path, "stay")
+    first = driver(tmp_path, "stay", "compute")
     folder, worker, _ = words_of(first, "READY")
     family = descendants(first.pid)
     stranger = driver(tmp_path / "other", "stay")

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from ray._private.log import PlainRayHandler
 from ray_drivers import LOOPBACK, descendants, driver, listening, words_of
+from started_runs import Started
 
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.session import processes, ray_start
@@ -26,21 +27,14 @@ from mtquant_rllib.training.session.ray_warnings import ray_warnings
 ray_session = pytest.mark.ray
 slow = pytest.mark.slow
 
-SECRETS = {
-    "AWS_ACCESS_KEY_ID": "x9planted-aws-id-5c1e",
-    "AWS_SECRET_ACCESS_KEY": "x9planted-aws-key-5c1e",
-    "AWS_SESSION_TOKEN": "x9planted-aws-token-5c1e",
-    "AZURE_STORAGE_KEY": "x9planted-azure-5c1e",
-    "GOOGLE_APPLICATION_CREDENTIALS": "/x9planted-google-5c1e.json",
-    "DATABASE_PASSWORD": "x9planted-password-5c1e",
-    "HF_TOKEN": "x9planted-hub-5c1e",
-}
+PLANTED = "x9planted"
+"""How all secrets begin that the run's environment had."""
 
 
 @ray_session
 @slow
 def test_every_socket_of_a_session_listens_on_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS["AWS_SECRET_ACCESS_KEY"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PLANTED)
     process = driver(tmp_path, "stay")
     try:
         _, worker, sees = words_of(process, "READY")
@@ -59,25 +53,14 @@ def test_every_socket_of_a_session_listens_on_loopback(tmp_path: Path, monkeypat
 
 @ray_session
 @slow
-def test_no_secret_of_the_environment_stands_in_the_sessions_logs_or_in_the_run(tmp_path: Path) -> None:
-    run, temporary = tmp_path / "run", Path("/tmp") / f"mtq{os.getpid()}"
-    small = ["embedded.train={paths: 1, years: 3}", "embedded.validation={paths: 1, years: 3}"]
-    small += ["embedded.test={paths: 1, years: 3}", "desk.episode.bars=20", "recipe.environments=4"]
-    small += ["recipe.validations=1", "resources.cpus=2", "resources.runners=1", "tracking.wandb=true"]
-    command = [sys.executable, "-m", "mtquant_rllib.cli", "train", "--phase", "1", "--run", str(run)]
-    command += ["--budget-scale", "0.0005", *(word for override in small for word in ("--set", override))]
-    env = {key: value for key, value in os.environ.items() if key != "WANDB_API_KEY"} | SECRETS
-    env |= {"RAY_TMPDIR": str(temporary), "MTQUANT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-
-    files = [path for folder in (temporary, run) for path in folder.rglob("*") if path.is_file()]
-    texts = {path: path.read_bytes() for path in files}
-    shutil.rmtree(temporary)
+def test_no_secret_of_the_environment_stands_in_the_sessions_logs_or_in_the_run(allocator_run: Started) -> None:
+    """Of a run with a runner in a process of its own and with a second tracker."""
+    files = [path for folder in (allocator_run.sessions, allocator_run.run) for path in folder.rglob("*")]
+    texts = {path: path.read_bytes() for path in files if path.is_file()}
     agent = [text for path, text in texts.items() if path.name == "runtime_env_agent.log"]
     assert b"PYTHONHASHSEED" in agent[0], "Ray does log the runtime environments of trials"
-    assert any(path.suffix == ".wandb" for path in files)
-    assert [str(path) for path, text in texts.items() if b"x9planted" in text] == []
+    assert any(path.suffix == ".wandb" for path in texts)
+    assert [str(path) for path, text in texts.items() if PLANTED.encode() in text] == []
 
 
 @pytest.fixture

@@ -3,116 +3,64 @@ restores go on, exactly."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from probes import result_of, started
+from trials import IN_HUNDREDS, Trials, module_hashes
 
-SETTINGS = [
-    "recipe.learning_rates.instruments=1e-3",
-    "recipe.phase_learning_rate_fracs=[1, 1, 1]",
-    "recipe.learning_rate_final_frac=0",
-    "recipe.bars_per_update=100",
-    "resources.cpus=2",
-]
-
-PROBE = """
-begin(3, "desk", 203)
-
-def hashes(algorithm):
-    return {name: states.sha256(state) for name, state in algorithm.module_states().items()}
-
-def replaced():
-    # Another process takes its place, which nobody has told anything.
-    actor = algorithm.env_runner_group._worker_manager.actors()[1]
-    pid = ray.get(actor.__ray_call__.remote(lambda runner: os.getpid()))
-    os.kill(pid, signal.SIGKILL)
-    while True:
-        try:
-            if ray.get(actor.__ray_call__.remote(lambda runner: os.getpid())) != pid:
-                return
-        except ray.exceptions.RayActorError:
-            time.sleep(0.2)
-
-algorithm = trial(3, "desk", 2.0)
-if what == "replaced":
-    replaced()
-assert algorithm.train()["bars_sampled_lifetime"] == 100
-# Arrays that Ray's object store holds cannot be written to. Of a sample nothing may be kept there: it would keep all.
-kept = [leaf for leaf in tree.flatten(algorithm._runner_states) if hasattr(leaf, "flags")]
-assert kept and all(array.flags.writeable for array in kept)
-if what == "a learner lost":
-    def die(learner):
-        # In the middle of writing its part.
-        type(learner).save_to_path = lambda *words, **named: os.kill(os.getpid(), signal.SIGKILL)
-    algorithm.learner_group.foreach_learner(die)
-    try:
-        algorithm.save_to_path(str(run / "half"))
-    except RuntimeError as error:
-        print("RESULT", error, flush=True)
-    os._exit(0)
-if what == "restore":
-    # Saved in the middle of episodes; two algorithms that are restored go on exactly as the one that was not.
-    folder = str(run / "checkpoint")
-    algorithm.save_checkpoint(folder)
-    at_save = hashes(algorithm)
-    algorithm.train()
-    undisturbed = hashes(algorithm)
-    for used in (False, False, True):
-        if not used:
-            algorithm.stop()
-            algorithm = trial(3, "desk", 2.0)
-        # One that has gone on goes back, too: its weights are newer than those that it gets.
-        algorithm.load_checkpoint(folder)
-        assert hashes(algorithm) == at_save, "the restored modules are the saved ones"
-        result = algorithm.train()
-        assert result["bars_sampled_lifetime"] == 200
-        assert hashes(algorithm) == undisturbed, "it goes on as if it had never stopped"
-        rate = result["learners"]["EURUSD"]["default_optimizer_learning_rate"]
-        assert abs(rate - 1e-3 * (1 - 100 / 203)) < 1e-9, rate
-if what == "replaced":
-    replaced()
-if what in ("killed", "lost"):
-    # The process of a runner dies, between two calls or in the middle of one. Its replacement stands where it stood.
-    actors = algorithm.env_runner_group._worker_manager.actors()
-    pid = ray.get(actors[1].__ray_call__.remote(lambda runner: os.getpid()))
-    began = time.monotonic()
-    if what == "killed":
-        slowed = lambda runner: setattr(runner, "_step_bar", lambda *a, play=runner._step_bar: (time.sleep(0.2),
-        play(*a))[1]) ray.get(actors[1].__ray_call__.remote(slowed)) threading.Timer(0.7, os.kill, (pid,
-        signal.SIGKILL)).start()
-    else:
-        os.kill(pid, signal.SIGKILL)
-    result = algorithm.train()
-    assert what == "lost" or time.monotonic() - began > 0.6, "the call was under way"
-    assert ray.get(algorithm.env_runner_group._worker_manager.actors()[1].__ray_call__.remote(
-        lambda runner: os.getpid())) != pid, "another process samples now"
-    assert result["env_runners"]["num_env_steps_sampled_lifetime"] == 200
-    what = "restore"
-    assert result["bars_sampled_lifetime"] == 200
-result = algorithm.train()
-if what != "restore":
-    assert result["bars_sampled_lifetime"] == 200 and not result["done"]
-    result = algorithm.train()
-assert result["bars_sampled_lifetime"] == 203 and result["done"], "the last batch is cut to end on the budget"
-print("RESULT", sorted(hashes(algorithm).items()), result["validation"]["sharpe"])
-algorithm.stop()
-ray.shutdown()
-"""
+PROGRAM = Path(__file__).with_name("reproduced.py")
+HOW = ("one process", "two runners", "two learners")
 
 
-def probe(folder: Path, runners: int, what: str = "run", learners: int = 0) -> subprocess.Popen[str]:
-    settings = [*SETTINGS, f"resources.runners={runners}", f"resources.learners={learners}"]
-    return started(folder, PROBE, what, *settings)
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What two fresh interpreters come to, at the same time; string hashes are salted anew in each."""
+    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONHASHSEED", "OMP_NUM_THREADS")}
+    folder = tmp_path_factory.mktemp("reproduced")
+    started = [
+        subprocess.Popen(
+            [sys.executable, PROGRAM, folder / what, what],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for what in ("learner_lost", "runners_lost")
+    ]  # fmt: skip
+    results = []
+    for process in started:
+        out, err = process.communicate(timeout=500)
+        lines = [line for line in out.splitlines() if line.startswith("RESULT")]
+        assert lines, f"{out[-2000:]}\n{err[-4000:]}"
+        results.append(json.loads(lines[0].removeprefix("RESULT")))
+    first, second = results
+    return first, second
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("runners", "learners"), [(0, 0), (2, 0), (0, 2)])
-def test_two_fresh_processes_with_one_seed_agree_to_the_bit(tmp_path: Path, runners: int, learners: int) -> None:
-    first, second = (probe(tmp_path / name, runners, learners=learners) for name in "ab")
-    assert result_of(first) == result_of(second)
+@pytest.mark.parametrize("how", HOW)
+def test_two_fresh_processes_with_one_seed_agree_to_the_bit(found: tuple[dict, dict], how: str) -> None:
+    first, second = found
+    assert first[how] == second[how]
+    assert len(set(first[how])) == 5, "it learns"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_learner_that_is_lost_leaves_no_checkpoint_that_looks_whole(found: tuple[dict, dict]) -> None:
+    said = "1 of 2 learners were lost while a checkpoint was written: it is not whole"
+    assert found[0]["learner_lost"] == said
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_runner_that_is_lost_changes_nothing(found: tuple[dict, dict]) -> None:
+    """Replaced by Ray before the next call, the first one too, killed in the middle of one and between two: the same
+    states after every iteration as where nobody was, in another process."""
+    assert found[1]["runners_lost"] == found[0]["two runners"]
 
 
 @pytest.mark.ray
@@ -121,22 +69,32 @@ def test_two_fresh_processes_with_one_seed_agree_to_the_bit(tmp_path: Path, runn
     ("runners", "learners"),
     [(0, 0), pytest.param(2, 0, marks=pytest.mark.nightly), pytest.param(0, 2, marks=pytest.mark.nightly)],
 )
-def test_a_restored_trial_goes_on_in_the_middle_of_its_episodes(tmp_path: Path, runners: int, learners: int) -> None:
-    result_of(probe(tmp_path / "a", runners, "restore", learners))
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_learner_that_is_lost_leaves_no_checkpoint_that_looks_whole(tmp_path: Path) -> None:
-    said = result_of(probe(tmp_path / "a", 0, "a learner lost", learners=2))
-    assert said == "RESULT 1 of 2 learners were lost while a checkpoint was written: it is not whole"
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_runner_that_is_lost_changes_nothing(tmp_path: Path) -> None:
-    """Killed between two calls, in the middle of one, and replaced by Ray before the next, the first one too: the same
-    states as where nobody was."""
-    whats = ("run", "lost", "killed", "replaced")
-    undisturbed, *disturbed = (result_of(probe(tmp_path / what, 2, what)) for what in whats)
-    assert disturbed == [undisturbed] * 3
+def test_a_restored_trial_goes_on_in_the_middle_of_its_episodes(
+    ray_session: None, tmp_path: Path, runners: int, learners: int
+) -> None:
+    """Two algorithms that are restored go on exactly as the one that was not."""
+    processes = (f"resources.runners={runners}", f"resources.learners={learners}")
+    trials, folder = Trials.of(tmp_path / "run", *IN_HUNDREDS, *processes), str(tmp_path / "checkpoint")
+    trials.begin(3, "desk", 203)
+    algorithm = trials.algorithm(3, "desk", 2.0)
+    assert algorithm.train()["bars_sampled_lifetime"] == 100
+    algorithm.save_checkpoint(folder)
+    at_save = module_hashes(algorithm)
+    algorithm.train()
+    undisturbed = module_hashes(algorithm)
+    for used in (False, False, True):
+        if not used:
+            algorithm.stop()
+            algorithm = trials.algorithm(3, "desk", 2.0)
+        # One that has gone on goes back, too: its weights are newer than those that it gets.
+        algorithm.load_checkpoint(folder)
+        assert module_hashes(algorithm) == at_save, "the restored modules are the saved ones"
+        result = algorithm.train()
+        assert result["bars_sampled_lifetime"] == 200
+        assert module_hashes(algorithm) == undisturbed, "it goes on as if it had never stopped"
+        rate = result["learners"]["EURUSD"]["default_optimizer_learning_rate"]
+        assert rate == pytest.approx(1e-3 * (1 - 100 / 203), abs=1e-9)
+    result = algorithm.train()
+    assert result["bars_sampled_lifetime"] == 203
+    assert result["done"], "the last batch is cut to end on the budget"
+    algorithm.stop()

@@ -11,17 +11,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from small_runs import ROOT
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "rllib.md").read_text()
+PAGE = (ROOT / "docs" / "rllib.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 CHECKPOINT = "runs/mine/phase_3/desk/checkpoint_000012"
-
-TINY = """
-extends: laptop.yaml
-embedded: {train: {paths: 2, years: 3}, validation: {paths: 1, years: 3}, test: {paths: 1, years: 3}}
-desk: {episode: {bars: 20}}
-recipe: {environments: 4, validations: 2, min_updates: 4}
-"""
 
 
 def test_the_page_has_the_blocks_it_is_read_for() -> None:
@@ -31,26 +25,18 @@ def test_the_page_has_the_blocks_it_is_read_for() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_blocks_run(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONHASHSEED", "MTQUANT_CACHE")}
-    # Ray joins whatever cluster it finds on the machine otherwise.
-    env["RAY_ADDRESS"] = "local"
-    env |= {"HOME": str(tmp_path)}
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600
-        )
-        assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-5000:]}"
-        return done
-
-    run("-m", "mtquant_rllib.cli", "train", "--config", "tiny.yaml", "--run", "mine", "--budget-scale", "0.0002")
-    there = sorted((tmp_path / "runs/mine/phase_3/desk").glob("checkpoint_*"))
+def test_the_blocks_run(five_lines: Path, tmp_path: Path) -> None:
+    shutil.copy(five_lines / "tiny.yaml", tmp_path)
+    there = sorted((five_lines / "runs/mine/phase_3/desk").glob("checkpoint_*"))
     # The one before the last: some of the budget is left.
     shutil.copytree(there[-2], tmp_path / "copied")
-    shutil.rmtree(tmp_path / "runs")
     code = "".join(BLOCKS).replace(CHECKPOINT, "copied").replace("laptop.yaml", "tiny.yaml")
     (tmp_path / "page.py").write_text('if __name__ == "__main__":\n' + textwrap.indent(code, "    "))
-    said = run("page.py").stdout
-    assert "EURUSD" in said
+    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONHASHSEED", "MTQUANT_CACHE")}
+    # Ray joins whatever cluster it finds on the machine otherwise.
+    env |= {"RAY_ADDRESS": "local", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "page.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-5000:]}"
+    assert "EURUSD" in done.stdout

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from probes import TINY
+from trials import TINY
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError

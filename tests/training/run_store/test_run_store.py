@@ -71,7 +71,7 @@ def test_a_run_is_told_to_be_running_while_the_process_that_holds_its_lock_lives
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hold = (
-        "import sys, time; from pathlib import Path; from mtquant_rllib.training.records import run_lock\n"
+        "import sys, time; from pathlib import Path; from mtquant_rllib.training.storage import run_lock\n"
         "with run_lock.held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", hold, str(run)], stdout=subprocess.PIPE, text=True) as holder:
