@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from run_files import modules, written
 
-from mtquant_rllib.training.records import checkpoints
+from mtquant_rllib.training.records import checkpoints, module_states
 from mtquant_rllib.training.records.manifest import Manifest
 
 
