@@ -10,8 +10,7 @@ evaluation) and samples without environment objects, episode objects or connecto
 - The noise of a call is a function of (seed, runner, bars so far); episodes are one of (seed, runner, environment,
   episode). A restored runner begins new episodes, the same in every process, or given a snapshot (`snapshot_of`)
   continues in the middle of them, bit for bit.
-- After the last bar the levels decide once more and are rolled back, for the bootstrap observations. Decisions that
-  still last (of a controller that decides every five bars) become part of the next fragment.
+- After the last bar the levels decide once more, for the bootstrap observations, and are rolled back.
 """
 
 from __future__ import annotations
