@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from ray.rllib.utils.metrics import NUM_MODULE_STEPS_SAMPLED, NUM_MODULE_STEPS_SAMPLED_LIFETIME
 
 from mtquant_rllib.engine.columns import LevelColumns
 from mtquant_rllib.engine.sampling.exploration import log_probs
@@ -223,3 +225,14 @@ def _rows(due: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         n_rows = due[1:].size
         return lambda column: column[1:].reshape(n_rows, *column.shape[2:])
     return lambda column: column[due]
+
+
+def log_module_steps(metrics: Any, samplers: Iterable[Sequence[GroupSampler]]) -> None:
+    """Log RLlib's counts of decisions by module."""
+    for sampler in (sampler for own in samplers for sampler in own if sampler.rollout is not None):
+        assert sampler.rollout is not None
+        module_index = sampler.rollout.module_index[1:][sampler.rollout.due[1:]]
+        for number, module in enumerate(sampler.modules):
+            steps = int((module_index == number).sum())
+            metrics.log_value((NUM_MODULE_STEPS_SAMPLED, module), steps, reduce="sum")
+            metrics.log_value((NUM_MODULE_STEPS_SAMPLED_LIFETIME, module), steps, reduce="lifetime_sum")

@@ -6,14 +6,11 @@ evaluation) and samples without environment objects, episode objects or connecto
     for each level, where it is due:  observe -> policy -> decide
     advance; where an episode has ended, begin the next one
 
-- `sample` counts **bars** and returns exactly as many as it is asked for, as one `Fragment`.
-- Modules that do not learn act by their mean, and are not recorded.
+- `sample` returns exactly the bars it is asked for; modules that do not learn act by their mean and are not recorded.
 - The noise of a call is a function of (seed, runner, bars so far); episodes are one of (seed, runner, environment,
   episode). A restored runner begins new episodes, the same in every process, or given a snapshot (`snapshot_of`)
   continues in the middle of them, bit for bit.
-- After the last bar the levels decide once more and are rolled back, so that the bootstrap observations are those that
-  the next call will act on. Decisions that still last (of a controller that decides every five bars) become part of the
-  next fragment.
+- After the last bar the levels decide once more, for the bootstrap observations, and are rolled back.
 """
 
 from __future__ import annotations
@@ -34,8 +31,6 @@ from ray.rllib.utils.metrics import (
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     NUM_EPISODES,
     NUM_EPISODES_LIFETIME,
-    NUM_MODULE_STEPS_SAMPLED,
-    NUM_MODULE_STEPS_SAMPLED_LIFETIME,
     SAMPLE_TIMER,
     WEIGHTS_SEQ_NO,
 )
@@ -53,6 +48,7 @@ from mtquant_rllib.engine.sampling.rollout_buffer import (
     EpisodeFlags,
     GroupSampler,
     level_columns,
+    log_module_steps,
 )
 from mtquant_rllib.engine.sampling.runner_base import BarRunner
 from mtquant_rllib.engine.sampling.vector_env import DomainEnvs, VectorEnv
@@ -192,8 +188,8 @@ class BatchedEnvRunner(BarRunner):
         extra_envs = (np.arange(self.num_envs) - self.bars_sampled) % self.num_envs < rest
         for bar in range(n_bars):
             self._step_bar(bar + 1, all_envs if bar < share else extra_envs, sample_actions, flags)
-        regime_metrics = regimes_sampled((own, part.desk.features) for own, part in zip(flags, self.env.domain_envs))
-        for name, value in regime_metrics.items():
+        sampled = regimes_sampled((own, part.desk.features) for own, part in zip(flags, self.env.domain_envs))
+        for name, value in sampled.items():
             self.metrics.log_value((REGIMES, name), value, window=1)
         levels = [
             level_columns(sampler, own, bootstrap)
@@ -273,9 +269,8 @@ class BatchedEnvRunner(BarRunner):
             inputs = np.zeros((self.num_envs, level.n_acting, 2 * level.n_actions), dtype=np.float32)
             inputs[due] = sampler.policies(observations[due], None if agents is None else agents[due])
         sampler.outputs = inputs
-        min_std = self._min_std_by_regime
-        if min_std is not None:
-            min_std = min_std[sampler.desk.features.regime[sampler.desk.state.row]]
+        by_regime, regime = self._min_std_by_regime, sampler.desk.features.regime
+        min_std = None if by_regime is None else by_regime[regime[sampler.desk.state.row]]
         raw = sample_actions(inputs, sampler.explores(), min_std)
         level.decide(raw)
         rollout = sampler.rollout
@@ -402,12 +397,4 @@ class BatchedEnvRunner(BarRunner):
         for name, total in self._term_sums.items():
             metrics.log_value((REWARD_TERMS, name), total / max(bars, 1), window=1)
         self._term_sums = {}
-        for samplers in self._samplers:
-            for sampler in samplers:
-                if sampler.rollout is None:
-                    continue
-                module_index = sampler.rollout.module_index[1:][sampler.rollout.due[1:]]
-                for number, module in enumerate(sampler.modules):
-                    steps = int((module_index == number).sum())
-                    metrics.log_value((NUM_MODULE_STEPS_SAMPLED, module), steps, reduce="sum")
-                    metrics.log_value((NUM_MODULE_STEPS_SAMPLED_LIFETIME, module), steps, reduce="lifetime_sum")
+        log_module_steps(metrics, self._samplers)
