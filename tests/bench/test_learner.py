@@ -26,12 +26,12 @@ def test_a_peak_of_memory_is_seen_and_starts_over() -> None:
 
 
 def test_figures_of_both_networks_and_what_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner, "compiler_complaint", lambda device: "no compiler")
+    monkeypatch.setattr(learner, "compiler_error", lambda device: "no compiler")
     sizes = learner.Sizes(rows=32, minibatch=16, repeats=3)
     figures = learner.bench_learner(Settings.load(overrides=[SMALL]), "cpu", sizes)
     assert set(figures["attention"]["rows_per_s"]) == {"float32", "bfloat16", "checkpointing"}
     assert set(figures["plain"]["rows_per_s"]) == {"float32", "bfloat16", "closed_form"}
-    assert figures["compiler_complaint"] == "no compiler"
+    assert figures["compiler_error"] == "no compiler"
     for name in ("attention", "plain"):
         own = figures[name]
         for side, windows in own["windows_rows_per_s"].items():

@@ -79,6 +79,7 @@ def test_a_rule_that_cannot_be_found_is_refused_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONHASHSEED", "0")
+    monkeypatch.delitem(sys.modules, "my_rules", raising=False)
     run = tmp_path / "capped"
     assert main(["train", "--config", str(written(tmp_path) / "my_desk.yaml"), "--run", str(run)]) == 2
     assert "my_rules:LargestPosition cannot be imported" in capsys.readouterr().err

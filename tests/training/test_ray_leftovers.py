@@ -86,7 +86,7 @@ def test_a_number_that_another_process_has_by_now_is_left_alone(tmp_path: Path, 
     record(tmp_path, earlier, tmp_path)
     assert end_leftovers(tmp_path) == []
     assert processes.alive(like_ray)
-    record(tmp_path, like_ray, tmp_path, here="another boot")
+    record(tmp_path, like_ray, tmp_path, machine="another boot")
     assert end_leftovers(tmp_path) == []
     assert processes.alive(like_ray)
     record(tmp_path, like_ray, tmp_path)
