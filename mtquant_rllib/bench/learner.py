@@ -89,7 +89,7 @@ def bench_learner(settings: Settings, device: str, sizes: Sizes) -> Mapping[str,
         return {
             "attention": _compare(settings, ATTENTION, device, sizes),
             "plain": _compare(settings, PLAIN, device, sizes),
-            "compiler_complaint": compiler_error(device),
+            "compiler_error": compiler_error(device),
             "device": torch.cuda.get_device_name() if device == "cuda" else device,
             "torch_threads": 1,
             "sizes": vars(sizes),

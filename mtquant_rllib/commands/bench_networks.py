@@ -123,5 +123,5 @@ def learner_lines(figures: Figures) -> Iterator[str]:
             )
         for kind in ("time", "memory"):
             yield f"{network:<10} pays in {kind}: {', '.join(own[f'pays_in_{kind}']) or 'nothing'}"
-    if figures["compiler_complaint"] is not None:
-        yield f"compile is left out: {figures['compiler_complaint']}"
+    if figures["compiler_error"] is not None:
+        yield f"compile is left out: {figures['compiler_error']}"
