@@ -71,6 +71,18 @@ ALLOWED = {
         "evaluation",
         "engine",
     },
+    "audit": {
+        "universe",
+        "errors",
+        "config",
+        "market",
+        "features",
+        "portfolio",
+        "env",
+        "policies",
+        "evaluation",
+        "training",
+    },
     "bench": {
         "universe",
         "errors",
