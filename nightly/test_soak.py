@@ -57,7 +57,7 @@ def test_an_hour_of_training_grows_nothing(tmp_path: Path) -> None:
     print(f"{sum(slopes.values()):+.1f} MB an hour of all; last quarter less first: {growth}; {len(warm)} readings")
     shared = _slope(warm, "shared_mb")
     print(
-        f"{shared:+.1f} MB an hour of {_median(warm, 'shared_mb'):.1f} MB of shared memory ever touched, files {_median(warm, 'files'):.0f}"
+        f"{shared:+.1f} MB an hour of the {_median(warm, 'shared_mb'):.1f} MB of shared memory that were ever touched"
     )
     assert growth["files"] <= FILES, growth
     assert _median(warm, "shared_mb") > 0, "the object store is looked at"
