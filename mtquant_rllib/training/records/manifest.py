@@ -263,8 +263,12 @@ _WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
 """Settings that came after the first runs, at the values with which they change nothing."""
 _WITHOUT_PART = ("evaluation", "tracking", "checkpoints", "resources")
 """Sections that shape no result. (Of `resources`, numbers of runners and learners do; every manifest has them.)"""
-_SAFEGUARDS: dict[str, tuple[str, ...]] = {"learner": ("max_skipped_updates", "max_parameter_abs")}
-"""Settings that came later and shape no result, but say when a trial gives up: an older run gets today's."""
+_SAFEGUARDS: dict[str, tuple[str, ...]] = {
+    "learner": ("max_skipped_updates", "max_parameter_abs"),
+    "market": ("dialects", "multipliers", "text_suffixes", "parquet_suffixes", "largest_file_mb", "clock_pattern"),
+}
+"""Settings that came later and shape no result, but say when a trial gives up or how a file is read (whose bars have a
+hash): an older run gets today's."""
 
 
 def _completed(tree: Any) -> Any:
