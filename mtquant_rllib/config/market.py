@@ -3,72 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from functools import cached_property
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+from mtquant_rllib.config.reading import (
+    ClockConfig,
+    ColumnNames,
+    DialectConfig,
+    FileOptions,
+    Multipliers,
+    Timezone,
+    parse_timezone,
+)
 
-_FIXED = re.compile(r"^(?:UTC|GMT)?([+-])(\d{1,2})(?::?(\d{2}))?$")
-_SHIFTED = re.compile(r"^(.*?)\s*([+-])\s*(\d{1,2})$")
-
-
-def parse_timezone(text: str) -> tuple[ZoneInfo, float]:
-    """(zone, hours the broker's clock is ahead of it) of a name.
-
-    Accepted: an IANA name (`Europe/Athens`), a fixed offset (`UTC+2`, `+02:00`), or a place and a shift, as servers
-    that follow New York's daylight saving are usually described: `New York+7` is midnight at 17:00 New York.
-    Raises ValueError.
-    """
-    name = text.strip()
-    if fixed := _FIXED.match(name):
-        sign = 1 if fixed[1] == "+" else -1
-        return ZoneInfo("UTC"), sign * (int(fixed[2]) + int(fixed[3] or 0) / 60)
-    shift_h = 0.0
-    if (shifted := _SHIFTED.match(name)) and not name.startswith("Etc/"):
-        name, shift_h = shifted[1], float(shifted[2] + shifted[3])
-    for candidate in (name, f"America/{name.replace(' ', '_')}", f"Europe/{name.replace(' ', '_')}"):
-        try:
-            return ZoneInfo(candidate), shift_h
-        except (KeyError, ValueError, OSError):
-            continue
-    raise ValueError(f"{text!r} is no time zone; expected UTC, Europe/Athens, New York+7 or UTC+2")
-
-
-def _checked_timezone(text: str) -> str:
-    parse_timezone(text)
-    return text
-
-
-Timezone = Annotated[str, AfterValidator(_checked_timezone)]
 ClockTime = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
-
-
-class FileOptions(Section):
-    """What a bar file does not say about itself. None: read it from the file, else the market's or instrument's
-    setting."""
-
-    symbol: str | None = None
-    timezone: Timezone | None = None
-    scale: Count | None = None
-    date_format: str | None = None
-
-
-class ColumnNames(Section):
-    """Accepted headers of each role, best first; case, `<>`, blanks, dots, dashes and underscores do not matter."""
-
-    timestamp: tuple[str, ...]
-    date: tuple[str, ...]
-    time: tuple[str, ...]
-    symbol: tuple[str, ...]
-    open: tuple[str, ...]
-    high: tuple[str, ...]
-    low: tuple[str, ...]
-    close: tuple[str, ...]
-    volume: tuple[str, ...]
 
 
 class MacroConfig(Section):
@@ -144,6 +96,15 @@ class SplitsConfig(Section):
 class MarketConfig(Section):
     timezone: Timezone
     files: dict[str, FileOptions]
+    dialects: dict[str, DialectConfig]
+    """Layouts by name; one further down is tried before those above it."""
+    multipliers: Multipliers
+    """Letters behind a volume, and what each multiplies it by."""
+    text_suffixes: tuple[str, ...]
+    parquet_suffixes: tuple[str, ...]
+    largest_file_mb: Count
+    """A file that is larger, or unpacks to more, is refused."""
+    clock_pattern: ClockConfig
     instruments: tuple[str, ...] | None
     """Those of the specialists' table that are traded; None for all. Roles and domains follow."""
     allow_missing: tuple[str, ...]

@@ -15,7 +15,7 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.market import timestamps as clocks
 from mtquant_rllib.market.bars import CLOSE, COLUMNS, HIGH, LOW, OPEN, VOLUME
 from mtquant_rllib.market.calendar import local_time, weekday
-from mtquant_rllib.market.import_errors import Inspection, fault
+from mtquant_rllib.market.import_errors import Inspection, fault, option_hint
 
 _DAY_S = 86_400
 # Daily bars between hourly ones: at least so many dates in a row with a single bar at the same time.
@@ -74,7 +74,8 @@ def descale(
                 inspection.path,
                 f"{bars[first, OPEN]:g} looks like a scaled integer: no price of {name} has a fraction, its tick is "
                 f"{row.tick:g}",
-                f"prices, or scale={round(1 / row.tick)} for this file (scale=1 if whole numbers are meant)",
+                f"prices, or scale={round(1 / row.tick)} (scale=1 if whole numbers are meant): "
+                + option_hint(inspection.path, scale=round(1 / row.tick)),
                 line=int(inspection.lines[first]),
                 column="open",
                 place=inspection.place,
@@ -164,7 +165,8 @@ def moments(rows: Rows, offset_s: np.ndarray | None, timezone: str, inspection: 
             "unparsable_rows_dropped",
             "timestamp",
             lambda row: f"{wall[row]} never was on a clock of {timezone}, which skips that hour in spring",
-            "the time zone of the server that wrote the file, such as UTC, Europe/Athens or New York+7",
+            "the time zone of the server that wrote the file, such as UTC, Europe/Athens or New York+7: "
+            + option_hint(inspection.path, timezone="New York+7"),
         )
         if found:
             rows, utc = rows.take(~missing), utc[~missing]

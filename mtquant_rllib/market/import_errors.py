@@ -6,9 +6,12 @@ drop or mend the rows it found bad: without permission the first of them becomes
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +40,14 @@ def fault(
         part for part in (f"{place} {line}" if line is not None else "", f"column {column}" if column else "") if part
     )
     return MarketDataError(f"{file}: {where}{': ' if where else ''}{problem}; accepted: {accepted}")
+
+
+def option_hint(file: Path | str, **options: Any) -> str:
+    """How options of one file are given: alone on the command line, by its name in a folder."""
+    alone = " ".join(f"--{key.replace('_', '-')} {shlex.quote(str(value))}" for key, value in options.items())
+    named = ", ".join(f"{key}: {json.dumps(value)}" for key, value in options.items())
+    pattern = shlex.quote(f"market.files={{{json.dumps(Path(file).name)}: {{{named}}}}}")
+    return f"{alone} for this file, in a folder --set {pattern}"
 
 
 @dataclass

@@ -15,12 +15,12 @@ import numpy as np
 from mtquant_rllib.config.market import FileOptions, MacroConfig, MarketConfig
 from mtquant_rllib.market.aliases import NameBook, plain
 from mtquant_rllib.market.calendar import utc_time
-from mtquant_rllib.market.formats import Table, as_numbers, cell, locate
+from mtquant_rllib.market.dialects import PRICES, STAMPS
+from mtquant_rllib.market.formats import Table, as_numbers, cell, locate, refuse_doubled, with_numbers
 from mtquant_rllib.market.import_errors import Inspection, fault
 from mtquant_rllib.market.reading import read_clock
 from mtquant_rllib.market.report import FileReport
-
-_PRICES = ("open", "high", "low", "close")
+from mtquant_rllib.market.timestamps import ACCEPTED
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def is_macro(table: Table, config: MarketConfig) -> bool:
     book = macro_names(config.macro)
     if any(plain(header) in book.by_plain for header in table.columns):
         return True
-    return bool(book.find_in_file_name(table.path.stem))
+    return any(book.find_in_file_name(stem) for stem in table.stems)
 
 
 def as_of(published: MacroSeries, stamps: np.ndarray, daily: bool, config: MacroConfig) -> np.ndarray:
@@ -96,7 +96,7 @@ def as_of(published: MacroSeries, stamps: np.ndarray, daily: bool, config: Macro
 
 
 def macro_from_tables(
-    tables: Sequence[tuple[Table, Inspection]], config: MarketConfig, *, complete: bool
+    tables: Sequence[tuple[Table, Inspection, FileOptions]], config: MarketConfig, *, complete: bool
 ) -> tuple[MacroSeries, list[FileReport]]:
     """Read files of macro series and put them on the union of their dates.
 
@@ -110,8 +110,8 @@ def macro_from_tables(
     """
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     reports = []
-    for table, inspection in tables:
-        own_dates, own, wording = _one_file(table, inspection, config)
+    for table, inspection, options in tables:
+        own_dates, own, wording = _one_file(table, inspection, options, config)
         for name in own:
             if name in found:
                 raise fault(
@@ -132,7 +132,7 @@ def macro_from_tables(
                 rows_kept=len(own_dates),
                 first=str(own_dates[0]),
                 last=str(own_dates[-1]),
-                dialect=f"{table.dialect}, {wording}",
+                dialect=", ".join(part for part in (table.dialect, wording) if part),
                 repairs=dict(inspection.repairs),
                 warnings=(),
                 notes=table.notes,
@@ -142,7 +142,7 @@ def macro_from_tables(
     missing = [name for name in wanted if name not in found and name not in config.macro.allow_missing]
     if complete and missing:
         raise fault(
-            ", ".join(str(table.path) for table, _ in tables),
+            ", ".join(str(table.path) for table, *_ in tables),
             f"column missing: {', '.join(missing)} (found: {', '.join(found)})",
             "; ".join(f"{name} as {', '.join((name, *config.macro.aliases.get(name, ())))}" for name in missing)
             + f"; or market.macro.allow_missing=[{', '.join(missing)}]",
@@ -160,11 +160,11 @@ def macro_from_tables(
 
 
 def _one_file(
-    table: Table, inspection: Inspection, config: MarketConfig
+    table: Table, inspection: Inspection, options: FileOptions, config: MarketConfig
 ) -> tuple[np.ndarray, dict[str, np.ndarray], str]:
     """(dates, series name -> values, wording of the stamps) of one file, checked."""
-    roles = locate(table.columns, config.columns)
-    if not {"timestamp", "date", "time"} & set(roles):
+    roles = locate(table, config.columns)
+    if not STAMPS & set(roles):
         raise fault(
             table.path,
             f"column missing: timestamp (the columns are {', '.join(table.columns)})",
@@ -174,6 +174,8 @@ def _one_file(
             place=table.place,
         )
     headers = _series_headers(table, roles, config.macro)
+    refuse_doubled(table, headers.values())
+    table = with_numbers(table, headers.values(), options, config)
     values = {}
     keep = np.ones(len(table.lines), dtype=bool)
     for name, header in headers.items():
@@ -190,7 +192,11 @@ def _one_file(
         ):
             numbers = np.where(bad, np.nan, numbers)
         values[name] = numbers
-    clock, _ = read_clock(table, roles, inspection, FileOptions(), keep)
+    clock, _ = read_clock(table, roles, inspection, options, keep)
+    if not keep.any():
+        raise fault(
+            table.path, "not one date is readable", ACCEPTED, line=int(table.lines[0]), column="date", place=table.place
+        )
     dates = clock.wall.astype("datetime64[D]")[keep]
     inspection.lines = table.lines[keep]
     values = {name: numbers[keep] for name, numbers in values.items()}
@@ -219,16 +225,19 @@ def _one_file(
     return dates[kept], {name: numbers[kept] for name, numbers in values.items()}, clock.wording
 
 
+def _named(table: Table, book: NameBook) -> list[str]:
+    return next((names for stem in table.stems if (names := book.find_in_file_name(stem))), [])
+
+
 def _series_headers(table: Table, roles: dict[str, str], config: MacroConfig) -> dict[str, str]:
     """Series name -> header of its values."""
     book = macro_names(config)
-    if all(role in roles for role in _PRICES):
-        names = [name for ticker in dict.fromkeys(table.tickers) if (name := book.find(ticker))]
-        names = names or book.find_in_file_name(table.path.stem)
+    if set(PRICES) <= set(roles):
+        names = _named(table, book)
         if len(names) != 1:
             raise fault(
                 table.path,
-                f"open to close of an unknown series ({table.path.stem!r})",
+                f"open to close of an unknown series ({table.stems[0]!r})",
                 f"a file named after one of {', '.join(config.columns)} or their aliases (market.macro.aliases)",
                 line=max(1, int(table.lines[0]) - 1),
                 column=roles["close"],
@@ -238,7 +247,7 @@ def _series_headers(table: Table, roles: dict[str, str], config: MacroConfig) ->
     stamps = {roles[role] for role in ("timestamp", "date", "time") if role in roles}
     headers: dict[str, str] = {}
     for header in table.columns:
-        if header in stamps:
+        if header in stamps or not header:
             continue
         name = book.by_plain.get(plain(header), header.strip().lower())
         if name in headers:
@@ -254,7 +263,7 @@ def _series_headers(table: Table, roles: dict[str, str], config: MacroConfig) ->
     known = [name for name in headers if name in config.columns]
     if not known and len(headers) == 1:
         # A lone column of values: the file's name says what it is.
-        by_name = book.find_in_file_name(table.path.stem)
+        by_name = _named(table, book)
         if len(by_name) == 1:
             return {by_name[0]: next(iter(headers.values()))}
     return headers
