@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from functools import cached_property
 from typing import Annotated
@@ -10,7 +9,19 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+from mtquant_rllib.config.base import (
+    NUMBER,
+    ClockTime,
+    Count,
+    Date,
+    Fraction,
+    OpenShare,
+    Positive,
+    Section,
+    Share,
+    ShareBelowOne,
+    Window,
+)
 
 _FIXED = re.compile(r"^(?:UTC|GMT)?([+-])(\d{1,2})(?::?(\d{2}))?$")
 _SHIFTED = re.compile(r"^(.*?)\s*([+-])\s*(\d{1,2})$")
@@ -44,7 +55,9 @@ def _checked_timezone(text: str) -> str:
 
 
 Timezone = Annotated[str, AfterValidator(_checked_timezone)]
-ClockTime = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+DayOfMonth = Annotated[int, Field(ge=1, le=31), NUMBER]
+Bars = Annotated[int, Field(ge=0, le=100_000), NUMBER]
+"""Bars left out; 0 leaves out none."""
 
 
 class FileOptions(Section):
@@ -81,13 +94,13 @@ class MacroConfig(Section):
     aliases: dict[str, tuple[str, ...]]
     positive: tuple[str, ...]
     allow_missing: tuple[str, ...]
-    lag_business_days: Count
+    lag_business_days: Window
     known_at: ClockTime
-    stale_after_days: Count
+    stale_after_days: Window
 
 
 class RepairConfig(Section):
-    max_dropped_frac: Fraction
+    max_dropped_frac: Share
 
 
 class QualityConfig(Section):
@@ -106,8 +119,14 @@ class QualityConfig(Section):
     engulfing_frac: Fraction
     scaled_min_rows: Count
     roll_gap_multiple: Positive
-    roll_days: tuple[int, int]
+    roll_days: tuple[DayOfMonth, DayOfMonth]
     largest_moves: Count
+
+    @model_validator(mode="after")
+    def _days_are_in_order(self) -> QualityConfig:
+        if self.roll_days[0] > self.roll_days[1]:
+            raise ValueError(f"roll_days {self.roll_days[0]} to {self.roll_days[1]}: expected the earlier one first")
+        return self
 
 
 class FractionsConfig(Section):
@@ -126,13 +145,13 @@ class FractionsConfig(Section):
 class SplitsConfig(Section):
     """Calendar cuts for daily bars that cover them, shares of the rows for everything else."""
 
-    train_until: dt.date
-    validation_until: dt.date
-    test_until: dt.date
+    train_until: Date
+    validation_until: Date
+    test_until: Date
     min_bars: Count
     fractions: FractionsConfig
-    purge_bars: Annotated[int, Field(ge=0)]
-    embargo_bars: Annotated[int, Field(ge=0)]
+    purge_bars: Bars
+    embargo_bars: Bars
 
     @model_validator(mode="after")
     def _in_order(self) -> SplitsConfig:
@@ -142,8 +161,8 @@ class SplitsConfig(Section):
 
 
 class WalkForwardConfig(Section):
-    folds: Count
-    first_train_frac: Fraction
+    folds: Window
+    first_train_frac: OpenShare
     expanding: bool
 
 
@@ -155,7 +174,7 @@ class MarketConfig(Section):
     allow_missing: tuple[str, ...]
     columns: ColumnNames
     symbol_suffixes: tuple[str, ...]
-    consistency_tolerance_frac: NonNegative
+    consistency_tolerance_frac: ShareBelowOne
     macro: MacroConfig
     repair: RepairConfig
     quality: QualityConfig
