@@ -160,8 +160,8 @@ class RewardConfig(Section):
     """Weights of the named reward terms.
 
     drawdown, var_excess, edits
-        Joint phase: weight of the increment of the episode's maximum drawdown, of the loss beyond the VaR forecast
-        (both in units of the target's bar volatility), and of each unit of weight that risk took away.
+        Joint phase: weight of the increment of the episode's maximum drawdown, of the trading day's loss beyond its
+        VaR forecast (both in units of the target's bar volatility), and of each unit of weight that risk took away.
     team_share
         Weight of the portfolio's score in every agent's reward; the rest is its own book's.
     phase_1_allocation_low, phase_1_allocation_high

@@ -24,23 +24,28 @@ Points = Annotated[int, Field(ge=10, le=1_000_000), NUMBER]
 
 
 class BootstrapConfig(Section):
-    """Resampling of returns. `mean_block_bars` is the mean length of a block of the stationary bootstrap."""
+    """Resampling of returns. `mean_block_bars` is the mean length of a block of the stationary bootstrap in daily bars;
+    of shorter bars a block has as many days."""
 
     resamples: Annotated[int, Field(ge=100, le=1_000_000), NUMBER]
     mean_block_bars: Annotated[float, Field(ge=1, le=100_000), NUMBER]
     confidence: OpenShare
 
+    def of_bars(self, bars_per_day: float) -> BootstrapConfig:
+        """The same blocks in bars of which a trading day has so many."""
+        return self.model_copy(update={"mean_block_bars": self.mean_block_bars * bars_per_day})
+
 
 class MomentumConfig(Section):
-    """Sign of the move from `lookback_bars` ago to `skip_bars` ago."""
+    """Sign of the move from `lookback_days` ago to `skip_days` ago, trading days."""
 
-    lookback_bars: Window
-    skip_bars: Annotated[int, Field(ge=0, le=100_000), NUMBER]
+    lookback_days: Window
+    skip_days: Annotated[int, Field(ge=0, le=100_000), NUMBER]
 
     @model_validator(mode="after")
     def _window_is_not_empty(self) -> MomentumConfig:
-        if self.skip_bars >= self.lookback_bars:
-            raise ValueError(f"skip_bars {self.skip_bars} leaves nothing of lookback_bars {self.lookback_bars}")
+        if self.skip_days >= self.lookback_days:
+            raise ValueError(f"skip_days {self.skip_days} leaves nothing of lookback_days {self.lookback_days}")
         return self
 
 

@@ -42,14 +42,19 @@ class DeskReward:
         self.terms: dict[str, np.ndarray] = {}
 
     def score(
-        self, sharpe: rewards.DifferentialSharpe, drawdown: rewards.MaximumDrawdown, bar: RewardBar
+        self,
+        sharpe: rewards.DifferentialSharpe,
+        drawdown: rewards.MaximumDrawdown,
+        day_excess: rewards.DayExcess,
+        bar: RewardBar,
     ) -> np.ndarray:
-        """Rewards (B, K) of one bar. sharpe, drawdown: what is remembered of each stream; the bar is added to it."""
+        """Rewards (B, K) of one bar. sharpe, drawdown, day_excess: what is remembered; the bar is added to it."""
         drawdown_increment = drawdown.step(bar.streams)
         reward = sharpe.step(self._standardised(bar.streams, bar.allocation, bar.appetite))
         self.terms = {}
         if self._setup.phase == 3:
-            reward = self._joint(bar, drawdown_increment)
+            excess = day_excess.step(bar.streams[:, 0], bar.var_forecast, bar.opens_day)
+            reward = self._joint(bar, drawdown_increment, excess)
         handed_out = bar.handed_out() if self._own else None
         for own in self._own:
             assert handed_out is not None
@@ -73,11 +78,14 @@ class DeskReward:
         clip = self._weights.differential_sharpe.clip
         return np.clip(streams / scale, -clip, clip)
 
-    def _joint(self, bar: RewardBar, drawdown_increment: np.ndarray) -> np.ndarray:
-        """Risk-adjusted performance in units of the target's bar volatility, own book and the team's, (B, K)."""
+    def _joint(self, bar: RewardBar, drawdown_increment: np.ndarray, excess: np.ndarray) -> np.ndarray:
+        """Risk-adjusted performance in units of the target's bar volatility, own book and the team's, (B, K).
+
+        excess: by how much more the day's loss has gone beyond its VaR forecast, (B,).
+        """
         weights, streams, edits = self._weights, bar.streams, bar.of_agents(bar.edited)
         score = streams - weights.drawdown * drawdown_increment - weights.edits * edits
-        beyond = weights.var_excess * rewards.var_excess(streams[:, 0], bar.var_forecast)
+        beyond = weights.var_excess * excess
         score[:, 0] -= beyond
         self.terms = {
             "return": streams[:, 0],
