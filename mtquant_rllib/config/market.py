@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mtquant_rllib.config.base import (
     NUMBER,
+    Amount,
     ClockTime,
     Count,
     Date,
@@ -84,10 +85,26 @@ class ColumnNames(Section):
     volume: tuple[str, ...]
 
 
+class PublishedConfig(Section):
+    """When the values of a series that is not daily are published.
+
+    lag_days
+        Calendar days from the date that a value bears to its publication, at the latest.
+    revised
+        Whether values change after it: a history then holds what was known later.
+    """
+
+    lag_days: Annotated[int, Field(ge=1, le=1000), NUMBER]
+    revised: bool = False
+
+
 class MacroConfig(Section):
     """Macro series and the delay with which they are known.
 
     A value dated d is known `lag_business_days` weekdays later, for intraday bars from `known_at` New York time.
+
+    published
+        Of series by the week, month or quarter, by name or by the source's id: they are refused without.
     """
 
     columns: tuple[str, ...]
@@ -97,10 +114,43 @@ class MacroConfig(Section):
     lag_business_days: Window
     known_at: ClockTime
     stale_after_days: Window
+    published: dict[str, PublishedConfig]
 
 
 class RepairConfig(Section):
+    """How much of a file may be mended before it is refused.
+
+    max_dropped_frac
+        Share of rows that may be dropped as unreadable.
+    max_frac
+        Kind of repair -> share of rows. A kind that is not here, such as sorting, may touch them all.
+    """
+
     max_dropped_frac: Share
+    max_frac: dict[str, Share]
+
+
+class PlausibleConfig(Section):
+    """What bars could be real; see `configs/market.yaml` for each line."""
+
+    earliest: Date
+    latest: Date
+    max_hole_days: Positive
+    min_bars: Window
+    window_bars: Window
+    round_trip_bars: Window
+    factor: Annotated[float, Field(gt=1, le=1000), NUMBER]
+    level_factor: Annotated[float, Field(gt=1, le=1000), NUMBER]
+    deviations: Positive
+    suspect_deviations: Positive
+    largest_price: Amount
+    volume_multiple: Amount
+
+    @model_validator(mode="after")
+    def _times_are_in_order(self) -> PlausibleConfig:
+        if self.earliest >= self.latest:
+            raise ValueError(f"earliest {self.earliest} is not before latest {self.latest}")
+        return self
 
 
 class QualityConfig(Section):
@@ -177,6 +227,7 @@ class MarketConfig(Section):
     consistency_tolerance_frac: ShareBelowOne
     macro: MacroConfig
     repair: RepairConfig
+    plausible: PlausibleConfig
     quality: QualityConfig
     splits: SplitsConfig
     walk_forward: WalkForwardConfig

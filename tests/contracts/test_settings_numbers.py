@@ -59,11 +59,12 @@ ZERO = """
     desk.cost.impact_free_adv_share
     desk.decision.snap_below
     embedded.seed
-    evaluation.baselines.momentum.*.skip_bars
+    evaluation.baselines.momentum.*.skip_days
     evaluation.baselines.no_trade_band
     evaluation.inference.remembered_rows
     market.consistency_tolerance_frac
     market.repair.max_dropped_frac
+    market.repair.max_frac.*
     market.splits.embargo_bars
     market.splits.purge_bars
     meta_controller.dropout
