@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mtquant_rllib.config.base import Count, Fraction, Section
+from mtquant_rllib.config.base import NUMBER, Count, Fraction, Section
 
 _FIXED = re.compile(r"^(?:UTC|GMT)?([+-])(\d{1,2})(?::?(\d{2}))?$")
 _FURTHEST_H = 14
@@ -63,7 +63,7 @@ Timezone = Annotated[str, AfterValidator(_checked_timezone)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 DecimalMark = Literal[".", ","]
 ThousandsMark = Literal[".", ",", "'", " ", "_", "none"]
-PowerOfTen = Annotated[int, Field(ge=1, le=10**12), AfterValidator(_power_of_ten)]
+PowerOfTen = Annotated[int, Field(ge=1, le=10**12), AfterValidator(_power_of_ten), NUMBER]
 Multipliers = dict[Annotated[str, Field(pattern=r"^[A-Za-z]{1,3}$")], PowerOfTen]
 
 
@@ -168,5 +168,5 @@ class ClockConfig(Section):
     fits_frac: Fraction
     margin_frac: Fraction
     tie_frac: Fraction
-    furthest_lag_h: Annotated[int, Field(ge=1, le=24)]
+    furthest_lag_h: Annotated[int, Field(ge=1, le=24), NUMBER]
     min_common: Count

@@ -32,6 +32,7 @@ from mtquant_rllib.market.macro import MacroSeries, as_of, macro_from_tables
 from mtquant_rllib.market.reading import read_bars
 from mtquant_rllib.market.report import FileReport, ImportReport
 from mtquant_rllib.market.sources import Source, expand
+from mtquant_rllib.market.spacing import foreign_spacing
 
 T = TypeVar("T")
 
@@ -364,6 +365,14 @@ def _join(parts: list[BarSeries], repair: bool) -> tuple[list[BarSeries], dict[s
                 )
             repairs["overlap_dropped"] = repairs.get("overlap_dropped", 0) + int(double.sum())
             order = order[np.concatenate((~double, [True]))]
+        if (found := foreign_spacing(stamps[order])) is not None:
+            at, usual, other = found
+            raise fault(
+                " and ".join(part.source for part in own[:2]),
+                f"bars of {symbol} from {stamps[order][at]} on are {other} apart, the others {usual}",
+                "bars of one length for an instrument",
+                column="timestamp",
+            )
         bars = np.concatenate([part.bars for part in own])
         joined.append(BarSeries(symbol, stamps[order], bars[order], own[0].daily, own[0].source))
     return joined, repairs

@@ -23,14 +23,14 @@ from mtquant_rllib.market.checks import (
     moments,
     ordered,
     positive,
-    refuse_mixed,
     weekdays_only,
 )
 from mtquant_rllib.market.clock_pattern import clock_doubt
 from mtquant_rllib.market.dialects import PRICES, STAMPS
 from mtquant_rllib.market.formats import Table, as_numbers, as_texts, cell, locate, with_numbers
-from mtquant_rllib.market.import_errors import Inspection, fault, option_hint
+from mtquant_rllib.market.import_errors import Inspection, fault, option_hint, refuse_large_repairs
 from mtquant_rllib.market.live_bars import without_live_bars
+from mtquant_rllib.market.plausibility import plausible
 from mtquant_rllib.market.quality import suspicions
 from mtquant_rllib.market.report import FileReport
 
@@ -78,17 +78,8 @@ def read_bars(
     rows = ordered(rows, names, inspection)
     if daily:
         rows = weekdays_only(rows, names, settings, inspection) if inspection.repair else rows
-    refuse_mixed(rows, daily, names, inspection)
-    # A file pasted together twice is whole; its duplicates do not count as lost.
-    dropped = sum(inspection.repairs.get(kind, 0) for kind in ("unparsable_rows_dropped", "non_positive_dropped"))
-    if dropped > config.repair.max_dropped_frac * n_read:
-        raise fault(
-            table.path,
-            f"a repair would drop {dropped} of {n_read} rows: {inspection.repairs}",
-            f"at most {config.repair.max_dropped_frac:.0%} unusable rows (market.repair.max_dropped_frac)",
-            line=int(table.lines[0]),
-            column="all",
-        )
+    rows = plausible(rows, daily, names, settings, inspection)
+    refuse_large_repairs(inspection, n_read, config.repair, int(table.lines[0]))
 
     doubts = {}
     if not daily and not has_offset:

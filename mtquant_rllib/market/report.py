@@ -18,7 +18,7 @@ class FileReport:
     dialect
         How it was read: separator, header, stamps, time zone, scale.
     repairs
-        Kind -> rows concerned; empty unless repair was asked for.
+        Kind -> rows concerned; without a repair only bars of closed hours, which are always left out.
     warnings
         Suspicions about content that was taken as it is.
     notes
