@@ -9,6 +9,7 @@ inside.
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from mtquant_rllib.config.market import PlausibleConfig
 from mtquant_rllib.market.bars import CLOSE, HIGH, LOW, OPEN, VOLUME
@@ -51,10 +52,10 @@ def suspect(bars: np.ndarray, config: PlausibleConfig) -> np.ndarray:
     undone = np.where(np.abs(there + back) < 0.25 * np.abs(there), np.abs(there), 0.0)
     size[1:-1] = np.maximum(size[1:-1], undone)
     least = max(_LEAST_SHARE * _usual(step), _LEAST_DEVIATION)
-    for row in np.flatnonzero(size > config.suspect_deviations * least):
-        moves = size[row] / max(_trailing(step, int(row) - 1, config), least)
-        if moves > config.suspect_deviations:
-            out[own[row]] = moves
+    rows = np.flatnonzero(size > config.suspect_deviations * least)
+    if len(rows):
+        moves = size[rows] / np.maximum(_trailings(step, rows - 1, config), least)
+        out[own[rows]] = np.where(moves > config.suspect_deviations, moves, 0.0)
     return out
 
 
@@ -123,3 +124,12 @@ def _trailing(step: np.ndarray, before: int, config: PlausibleConfig) -> float:
     """Robust deviation of the moves of the window that ends before `before`, or begins the series."""
     start = max(before - config.window_bars, 0)
     return _usual(step[start : max(before, start + config.min_bars)])
+
+
+def _trailings(step: np.ndarray, before: np.ndarray, config: PlausibleConfig) -> np.ndarray:
+    """`_trailing` at each of `before`, (k,): thousands of bars at once."""
+    window = max(config.window_bars, config.min_bars)
+    moved = pd.Series(np.where(np.isfinite(step) & (step != 0), np.abs(step), np.nan))
+    rolled = moved.rolling(window, min_periods=1).median().fillna(0.0).to_numpy()
+    ends = np.clip(before, min(config.min_bars, len(step)), len(step)) - 1
+    return np.asarray(_MAD_TO_SD * rolled[ends])
