@@ -80,9 +80,8 @@ def _off_level(bars: np.ndarray, config: PlausibleConfig) -> np.ndarray:
     near = np.unique(np.clip(at[:, None] + reach, 0, len(log) - 1))
     away = np.abs(log[near] - _level(log[:, CLOSE], near, config.round_trip_bars)[:, None])
     least = _LEAST_SHARE * _usual(step)
-    for row, distance in zip(near, away, strict=True):
-        if distance.max() <= far:
-            continue
+    beyond = away.max(axis=1) > far
+    for row, distance in zip(near[beyond], away[beyond], strict=True):
         bound = max(far, config.deviations * max(_trailing(step, int(row) - 1, config), least))
         if distance.max() > bound:
             column[own[row]] = CLOSE if distance[CLOSE] > bound else int(np.argmax(distance))
