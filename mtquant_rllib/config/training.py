@@ -6,22 +6,36 @@ the document's number; one that is set overrides it, and `configs/training.yaml`
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+from mtquant_rllib.config.base import (
+    NUMBER,
+    Count,
+    CountOrNone,
+    Fraction,
+    LearningRate,
+    Multiple,
+    NonNegative,
+    Percent,
+    Positive,
+    Section,
+    Share,
+)
 
 
 class LearningRates(Section):
     """Learning rate per level; null follows `recipe.learning_rate`."""
 
-    meta_controller: Positive | None
-    specialists: Positive | None
-    instruments: Positive | None
+    meta_controller: LearningRate | None
+    specialists: LearningRate | None
+    instruments: LearningRate | None
 
 
 Algorithm = Literal["ppo", "sac"]
+GrowthFactor = Annotated[float, Field(ge=1, le=1000), NUMBER]
+"""By how much something grows over a trial; 1: not at all."""
 
 
 class RecipeConfig(Section):
@@ -62,16 +76,16 @@ class RecipeConfig(Section):
     """
 
     algorithms: tuple[Algorithm, Algorithm, Algorithm]
-    learning_rate: Positive | None
+    learning_rate: LearningRate | None
     learning_rates: LearningRates
-    phase_learning_rate_fracs: tuple[Positive, Positive, Positive]
-    learning_rate_final_frac: float = Field(ge=0, le=1)
-    gae_lambda: float | None = Field(ge=0, le=1)
+    phase_learning_rate_fracs: tuple[Multiple, Multiple, Multiple]
+    learning_rate_final_frac: Share
+    gae_lambda: Share | None
     gamma: Fraction | None
     n_epochs: Count | None
     batch_size: Count | None
-    batch_size_final_factor: float = Field(ge=1)
-    clip_range: Positive | None
+    batch_size_final_factor: GrowthFactor
+    clip_range: Fraction | None
     bars_per_update: Count
     min_updates: Count
     environments: Count
@@ -138,16 +152,16 @@ class ResourcesConfig(Section):
     engine: Literal["batched", "rllib"]
     cpus: Count | None
     learner_cpus: Count
-    min_process_cpus: float = Field(ge=0.01, le=1)
-    runners: int = Field(ge=0)
-    learners: int = Field(ge=0)
+    min_process_cpus: Annotated[float, Field(ge=0.01, le=1), NUMBER]
+    runners: CountOrNone
+    learners: CountOrNone
     gpus: Literal["auto", "none"]
     processes_per_gpu: Count
     worker_types: tuple[WorkerType, ...] | None
     worker_start_seconds: Positive
     object_store_mb: Count
     runner_restart_seconds: Positive
-    env_retries: int = Field(ge=0)
+    env_retries: CountOrNone
 
 
 class LearnerConfig(Section):
@@ -197,7 +211,7 @@ class CheckpointsConfig(Section):
 
     every_updates: Count
     keep: Count
-    max_failures: int = Field(ge=0)
+    max_failures: CountOrNone
     storage_patience_seconds: NonNegative
     stop_grace_seconds: NonNegative
 
@@ -221,5 +235,5 @@ class TrackingConfig(Section):
     wandb_project: str
     progress_seconds: NonNegative
     fallback_seconds: NonNegative
-    attention_rows: int = Field(ge=0)
-    gpu_percent_wanted: float = Field(ge=0, le=100)
+    attention_rows: CountOrNone
+    gpu_percent_wanted: Percent

@@ -58,7 +58,7 @@ def print_report(report: EvaluationReport, console: Console) -> None:
         console.print(f"Verdict: {report.verdict.words}.", highlight=False)
     backtest = report.subject.var_backtest
     console.print(
-        f"VaR forecast: {backtest.n_breaches} of {backtest.n_bars} bars beyond it "
+        f"VaR forecast: {backtest.n_breaches} of {backtest.n_bars} trading days beyond it "
         f"({_pct(backtest.breach_rate)} against {_pct(backtest.expected_rate)}); p-values: "
         f"Kupiec {_num(backtest.coverage.p_value)}, Christoffersen {_num(backtest.independence.p_value)}, "
         f"both {_num(backtest.conditional_coverage.p_value)}",

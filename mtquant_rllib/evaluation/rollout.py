@@ -171,6 +171,7 @@ class RulePlayer:
             covariance=desk.features.covariance,
             weights=desk.weight,
             n_rows_per_path=desk.execution.rows_per_path,
+            bars_per_day=desk.execution.bars_per_year / desk.execution.days_per_year,
         )
         return self._rule(desk.state.row, view)
 
