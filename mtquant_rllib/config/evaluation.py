@@ -13,7 +13,6 @@ from mtquant_rllib.config.base import (
     Date,
     Fraction,
     Multiple,
-    NonNegative,
     OpenShare,
     Positive,
     Section,
@@ -157,7 +156,7 @@ class ControlsConfig(Section):
     train_years: Years
     test_paths: Count
     test_years: Years
-    ridge_rows: NonNegative
+    ridge_rows: Positive
     leak_column: str
     leak_loading: Positive
     min_share: Fraction
