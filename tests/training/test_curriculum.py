@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import wandb_files
 
 from mtquant_rllib.training.records.manifest import Manifest
 
@@ -26,13 +27,16 @@ SETTINGS = [
     "recipe.validations=2",
     "resources.cpus=2",
     "tracking.progress_seconds=0",
+    "tracking.trackers=[tensorboard, wandb]",
+    "tracking.wandb.poll_seconds=0.5",
+    "tracking.wait_seconds=60",
 ]
 SCALE = "0.0005"
 BUDGETS = {"1": 250, "2": 150, "3": 500}
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "MTQUANT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "MTQUANT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     return subprocess.Popen(
         [sys.executable, "-m", "mtquant_rllib.cli", *arguments],
         env=env,
@@ -91,6 +95,16 @@ def test_a_run_that_is_killed_twice_ends_where_an_undisturbed_one_does(tmp_path:
     assert frozen is not None
     assert len(frozen.before) == 11
     assert frozen.before == frozen.after
+
+    # Weights & Biases has every trial as one run, with nothing missing or twice.
+    for phase, record in manifest.phases.items():
+        for name in record.trials:
+            told = [row for row in wandb_files.rows_of(run, f"phase_{phase}-{name}") if "iteration" in row]
+            assert [row["iteration"] for row in told] == list(range(1, 9))
+            assert [row["bars"] for row in told] == column(run / "curves" / f"phase_{phase}_{name}.csv", "bars")
+            made = wandb_files.kind_of(wandb_files.records_of(run, f"phase_{phase}-{name}"), "artifact")
+            assert f"phase_{phase}" in made[-1].aliases, "its policies"
+    assert "evaluation-test" in wandb_files.names_of(run), "the comparison at the end of a training"
 
     report = tmp_path / "report.json"
     judged, _ = start(tmp_path, "evaluate", str(run), "--json", str(report)).communicate(timeout=300)

@@ -63,7 +63,7 @@ def test_no_secret_of_the_environment_stands_in_the_sessions_logs_or_in_the_run(
     run, temporary = tmp_path / "run", Path("/tmp") / f"mtq{os.getpid()}"
     small = ["embedded.train={paths: 1, years: 3}", "embedded.validation={paths: 1, years: 3}"]
     small += ["embedded.test={paths: 1, years: 3}", "desk.episode.bars=20", "recipe.environments=4"]
-    small += ["recipe.validations=1", "resources.cpus=2", "resources.runners=1", "tracking.wandb=true"]
+    small += ["recipe.validations=1", "resources.cpus=2", "resources.runners=1", "tracking.trackers=[wandb]"]
     command = [sys.executable, "-m", "mtquant_rllib.cli", "train", "--phase", "1", "--run", str(run)]
     command += ["--budget-scale", "0.0005", *(word for override in small for word in ("--set", override))]
     env = {key: value for key, value in os.environ.items() if key != "WANDB_API_KEY"} | SECRETS
