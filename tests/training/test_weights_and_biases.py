@@ -33,6 +33,7 @@ from mtquant_rllib.training.reporting.weights_and_biases.identity import identit
 from mtquant_rllib.training.reporting.weights_and_biases.sections import metric_of, metrics
 
 slow = pytest.mark.slow
+nightly = pytest.mark.nightly
 KEY = "planted5c1e" + "0" * 29
 PATIENT_S, LONGEST_S = 300, 600
 """For what a busy machine may take; nothing is measured by it."""
@@ -229,7 +230,7 @@ def evaluated(run: Path) -> None:
     (folder / "page.html").write_text("<p>the comparison</p>")
 
 
-@slow
+@nightly
 def test_a_trial_is_one_run_in_which_nothing_is_missing_or_twice(killed: Path) -> None:
     bars = bars_of(killed, "phase_1-forex")
     assert bars == [BARS * number for number in range(1, len(bars) + 1)]
@@ -251,7 +252,7 @@ def test_a_trial_is_one_run_in_which_nothing_is_missing_or_twice(killed: Path) -
     assert [bars_of(killed, name) for name in trials[1:5]] == [[640, 1280], [640], [640, 1280], [640, 1280, 1920]]
 
 
-@slow
+@nightly
 def test_it_has_settings_axis_and_sections(killed: Path) -> None:
     records = records_of(killed, "phase_1-forex")
     config = {item.key: json.loads(item.value_json) for item in kind_of(records, "run")[0].config.update}
@@ -268,7 +269,7 @@ def test_it_has_settings_axis_and_sections(killed: Path) -> None:
     assert "trading/best_sharpe" not in row, "it was no number"
 
 
-@slow
+@nightly
 def test_policies_descend_from_the_market_and_from_the_phase_before(killed: Path) -> None:
     def used_and_made(name: str) -> tuple[set[str], dict[str, list[str]]]:
         found = kind_of(records_of(killed, name), "artifact")
@@ -292,7 +293,7 @@ def test_policies_descend_from_the_market_and_from_the_phase_before(killed: Path
     assert all(Path(entry.local_path).is_relative_to(killed) for entry in policies.manifest.contents)
 
 
-@slow
+@nightly
 def test_an_evaluation_has_tables_curves_and_the_page(killed: Path) -> None:
     (row,) = rows_of(killed, "evaluation-test")
     assert row["tables/books"]["_type"] == "table-file"
@@ -305,20 +306,20 @@ def test_an_evaluation_has_tables_curves_and_the_page(killed: Path) -> None:
     assert found == "evaluation"
 
 
-@slow
+@nightly
 def test_no_key_stands_in_a_file(killed: Path) -> None:
     files = [path for path in killed.rglob("*") if path.is_file() and not path.is_symlink()]
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
 
 
-@slow
+@nightly
 def test_a_run_that_has_been_told_is_not_told_again(killed: Path) -> None:
     before = transaction_log.files_of(killed)
     sync.written_offline(killed, print)
     assert transaction_log.files_of(killed) == before
 
 
-@slow
+@nightly
 def test_a_damaged_end_of_a_file_costs_what_stood_there_alone(killed: Path, tmp_path: Path) -> None:
     whole = transaction_log.files_of(killed, f"{Manifest.read(killed).id}-phase_3-desk")[-1]
     content = whole.read_bytes()
@@ -383,7 +384,7 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-@slow
+@nightly
 @pytest.mark.parametrize("service", ["refusing", "silent", "closed", "formless key"])
 def test_a_service_that_cannot_be_used_is_told_of_once_and_all_is_kept_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: str, request: pytest.FixtureRequest
@@ -420,7 +421,7 @@ def test_its_service_may_end_at_any_moment(tmp_path: Path) -> None:
     assert "its service has ended; kept offline from here" in line
 
 
-@slow
+@nightly
 def test_its_process_may_end_at_any_moment(tmp_path: Path) -> None:
     run, said = begun(tmp_path / "one", f"tracking.wait_seconds={LONGEST_S}"), list[str]()
     with launcher.followed(run, Manifest.read(run).load_settings(), said.append):
@@ -435,7 +436,7 @@ def test_its_process_may_end_at_any_moment(tmp_path: Path) -> None:
     assert bars_of(run, "phase_1-forex") == [BARS, 2 * BARS]
 
 
-@slow
+@nightly
 @pytest.mark.skipif(os.getuid() != 0, reason="needs to mount a small disk")
 def test_a_full_disk_costs_the_training_nothing(tmp_path: Path) -> None:
     run, said = begun(tmp_path / "one", f"tracking.wait_seconds={LONGEST_S}"), list[str]()
@@ -457,7 +458,7 @@ def test_a_full_disk_costs_the_training_nothing(tmp_path: Path) -> None:
 # -- where it is online -----------------------------------------------------------------------------------------------
 
 
-@slow
+@nightly
 def test_a_run_kept_offline_and_carried_on_online_is_one_run_at_the_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
