@@ -77,6 +77,18 @@ ALLOWED = {
         "evaluation",
         "engine",
     },
+    "audit": {
+        "universe",
+        "errors",
+        "config",
+        "market",
+        "features",
+        "portfolio",
+        "env",
+        "policies",
+        "evaluation",
+        "training",
+    },
     "bench": {
         "strict_json",
         "universe",
