@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.market.calendar import trading_day
 
@@ -175,7 +176,7 @@ class Record:
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".npz.part")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, rest=np.array(json.dumps(rest)), **arrays)
+                np.savez_compressed(file, rest=np.array(strict_json.dumps(rest)), **arrays)
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
