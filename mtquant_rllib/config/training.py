@@ -252,7 +252,7 @@ class WandBConfig(Section):
     entity: str | None
     tags: tuple[str, ...]
     connect_seconds: Positive
-    poll_seconds: float = Field(gt=0, le=60)
+    poll_seconds: Annotated[float, Field(gt=0, le=60), NUMBER]
 
 
 class TrackingConfig(Section):

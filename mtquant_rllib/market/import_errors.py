@@ -6,7 +6,6 @@ drop or mend the rows it found bad: without permission the first of them becomes
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.config.market import RepairConfig
 from mtquant_rllib.errors import MarketDataError
 
@@ -46,8 +46,8 @@ def fault(
 def option_hint(file: Path | str, **options: Any) -> str:
     """How options of one file are given: alone on the command line, by its name in a folder."""
     alone = " ".join(f"--{key.replace('_', '-')} {shlex.quote(str(value))}" for key, value in options.items())
-    named = ", ".join(f"{key}: {json.dumps(value)}" for key, value in options.items())
-    pattern = shlex.quote(f"market.files={{{json.dumps(Path(file).name)}: {{{named}}}}}")
+    named = ", ".join(f"{key}: {strict_json.dumps(value)}" for key, value in options.items())
+    pattern = shlex.quote(f"market.files={{{strict_json.dumps(Path(file).name)}: {{{named}}}}}")
     return f"{alone} for this file, in a folder --set {pattern}"
 
 

@@ -24,7 +24,7 @@ ALLOWED = {
     "paths": {"errors"},
     "object_store": {"errors", "paths"},
     "config": {"universe", "errors"},
-    "market": {"universe", "errors", "config"},
+    "market": {"strict_json", "universe", "errors", "config"},
     "features": {"strict_json", "universe", "errors", "extensions", "config", "market"},
     "risk": {"universe", "errors", "extensions", "vector_state", "short_rows", "config", "features"},
     "portfolio": {"universe", "errors", "vector_state", "short_rows", "config", "market", "features", "risk"},
