@@ -51,6 +51,7 @@ MINUS_ONE_AND_ZERO = """
     synthetic.macro.rates.floor_pct
     synthetic.macro.rates.mean_pct.*
     synthetic.macro.vix.correlation
+    tracking.wait_seconds
 """
 ZERO = """
     allocator.planted.oracle_sharpe
