@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -44,6 +43,7 @@ from mtquant_rllib.training.resumption import resumable
 from mtquant_rllib.training.session.autoscaling import wait_for_nodes
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_seams import results_forgotten
+from mtquant_rllib.training.storage_wait import StorageAway, StorageWait, storage_error
 from mtquant_rllib.training.stretch import Stretch
 from mtquant_rllib.training.trial import (
     ADDRESS,
@@ -59,18 +59,6 @@ from mtquant_rllib.training.trial import (
 )
 
 logger = logging.getLogger("mtquant_rllib.training")
-
-AGAIN_S = 2.0
-"""Before an experiment begins anew on storage that was away."""
-
-
-class StorageAway(Exception):
-    """What the operating system said of it."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(patience.reason(error))
-        named = Path(str(error.filename)).parent if error.filename else None
-        self.folders = {named} if named is not None and named.is_dir() else set[Path]()
 
 
 def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[str, Any]]:
@@ -90,7 +78,7 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
     manifest = stretch.manifest
     settings, record = manifest.load_settings(), manifest.phase(phase)
     patience_s = settings.checkpoints.storage_patience_seconds
-    reached, stalled_since = 0, None
+    storage = StorageWait(stretch, f"phase {phase}", patience_s)
     while True:
         trust.user_key()  # made, or refused, before anything starts
         ownership.refuse_links(stretch.run, record.experiment)
@@ -103,9 +91,8 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
         if not left:
             break
         bars = sum(trial.newest.bars for trial in found.values() if trial.newest is not None)
-        if bars > reached:
-            reached, stalled_since = bars, None
-        placement = _placed(stretch, settings, phase, [plan.name for plan in left])
+        storage.reached(bars)
+        placement = place(stretch, settings, phase, [plan.name for plan in left])
         for plan in left:
             build_config(plan, manifest, placement.resources)
         for line in placement.table():
@@ -131,17 +118,7 @@ def fit(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
             if _fit(stretch, settings, record.experiment, config, placement):
                 break
         except StorageAway as away:
-            stalled_since = stalled_since or time.monotonic()
-            if time.monotonic() - stalled_since > patience_s:
-                raise TrainingFailed(
-                    f"phase {phase} got no further for {patience_s:g} seconds: {away}; carry it on with "
-                    f"`mtquant resume {stretch.name}`"
-                ) from away
-            stretch.tell(f"storage: {away}; waiting for it")
-            for folder in {stretch.run, *away.folders}:
-                patience.patiently(partial(patience.probe, folder), str(folder), patience_s)
-            patience.patiently(partial(mirror.probed, stretch.run), stretch.name, patience_s)
-            time.sleep(AGAIN_S)
+            storage.wait(away)
     _fetched(stretch, record.experiment, patience_s)
     return {plan.name: _end_of(stretch, plan) for plan in plans}
 
@@ -161,7 +138,7 @@ def check(stretch: Stretch, phase: int, plans: list[TrialPlan]) -> None:
     placed(settings.resources, phase, [plan.name for plan in plans], nodes)
 
 
-def _placed(stretch: Stretch, settings: Settings, phase: int, trials: list[str]) -> Placement:
+def place(stretch: Stretch, settings: Settings, phase: int, trials: list[str]) -> Placement:
     """The trials on the nodes there are, and on those that the autoscaler has started for them."""
     resources, nodes = settings.resources, stretch.nodes()
     wanted = placed(resources, phase, trials, [*nodes, *stretch.machines.startable()])
@@ -221,18 +198,11 @@ def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str
         ),
     )
     try:
-        with results_forgotten():
-            grid = tuner.fit()
+        results = fitted(tuner)
     except SessionLost as error:
         raise TrainingFailed(
             f"phase {config[PHASE]}: {error}; carry it on with `mtquant resume {stretch.name}`"
         ) from error
-    except Exception as error:
-        trouble = _storage_error(error)
-        if trouble is None:
-            raise
-        raise StorageAway(trouble) from error
-    results = [grid[number] for number in range(len(grid))]
     for result in results:
         if result.metrics and FAILURE in result.metrics:
             raise TrainingFailed(
@@ -249,13 +219,27 @@ def _fit(stretch: Stretch, settings: Settings, experiment: str, config: dict[str
     return not stretch.interruption.node_lost
 
 
-def _storage_error(error: BaseException | None) -> OSError | None:
-    """The operating system's error behind an exception, if that is what it comes from."""
-    while error is not None:
-        if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+def fitted(tuner: tune.Tuner) -> list[Any]:
+    """The results of an experiment's trials.
+
+    Raises
+    ------
+    StorageAway
+        When storage went away under Tune itself.
+    SessionLost
+        When every node is gone.
+    """
+    try:
+        with results_forgotten():
+            grid = tuner.fit()
+    except SessionLost:
+        raise
+    except Exception as error:
+        trouble = storage_error(error)
+        if trouble is None:
+            raise
+        raise StorageAway(trouble) from error
+    return [grid[number] for number in range(len(grid))]
 
 
 def _callbacks(stretch: Stretch, settings: Settings, phase: int, placement: Placement) -> list[tune.Callback]:
