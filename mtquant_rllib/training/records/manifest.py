@@ -261,7 +261,7 @@ _WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
     "sac": {"learning_starts_frac": 1.0},
 }
 """Settings that came after the first runs, at the values with which they change nothing."""
-_WITHOUT_PART = ("evaluation", "tracking", "checkpoints", "resources")
+_WITHOUT_PART = ("evaluation", "tracking", "checkpoints", "resources", "search")
 """Sections that shape no result. (Of `resources`, numbers of runners and learners do; every manifest has them.)"""
 _SAFEGUARDS: dict[str, tuple[str, ...]] = {"learner": ("max_skipped_updates", "max_parameter_abs")}
 """Settings that came later and shape no result, but say when a trial gives up: an older run gets today's."""
