@@ -16,6 +16,7 @@ from mtquant_rllib.commands.data import add_data
 from mtquant_rllib.commands.doctor import add_doctor
 from mtquant_rllib.commands.run_store import add_run_store
 from mtquant_rllib.commands.runs import add_judging, add_training
+from mtquant_rllib.commands.sweep import add_sweep
 from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.version import VERSION
 
@@ -67,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_data(commands)
     add_training(commands)
+    add_sweep(commands)
     add_doctor(commands)
     add_run_store(commands)
     add_benches(commands)
