@@ -14,7 +14,7 @@ from trials import TINY
 from mtquant_rllib.cli import main
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, RunError
-from mtquant_rllib.training import curriculum
+from mtquant_rllib.training.curriculum import driver
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.result_keys import TRIAL
@@ -97,7 +97,7 @@ def test_every_trial_is_a_few_runs_that_say_out_of_how_many(tmp_path: Path) -> N
     with pytest.raises(RunError, match="this sweep exists; carry it on with `mtquant resume"):
         sweep.sweep(settings_with("search.scheduler=grid"), RATES, run=run)
     with pytest.raises(RunError, match="this is a sweep; carry it on"):
-        curriculum.train(settings_with(), run=run)
+        driver.train(settings_with(), run=run)
     with pytest.raises(ConfigError, match="declared with another --space"):
         sweep.sweep(settings_with(), ["recipe.learning_rate=1e-4,1e-3"], run=run, resume_existing=True)
     with pytest.raises(Reached):

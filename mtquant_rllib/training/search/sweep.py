@@ -65,7 +65,7 @@ def sweep(
     phase
         1, or `all` for the whole curriculum.
     market, macro, budget_scale, address, resume_existing
-        As of `curriculum.train`.
+        As of `curriculum.driver.train`.
 
     Raises
     ------
