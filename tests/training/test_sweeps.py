@@ -82,7 +82,7 @@ def written(run: Path) -> dict[str, int]:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_four_learning_rates_are_compared_by_one_command_whatever_kills_it(tmp_path: Path) -> None:
     run = tmp_path / "rates"
     kill_once(
@@ -124,7 +124,7 @@ def test_four_learning_rates_are_compared_by_one_command_whatever_kills_it(tmp_p
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_population_takes_over_states_and_trains_on_with_its_new_rates(tmp_path: Path) -> None:
     run = tmp_path / "population"
     space = "recipe.learning_rate={loguniform: [1e-4, 1e-2]}"
