@@ -74,7 +74,7 @@ def _compare(runs: list[Path]) -> None:
 
     from mtquant_rllib.evaluation.report_output import print_report
     from mtquant_rllib.evaluation.reward_terms import print_terms
-    from mtquant_rllib.evaluation.seed_statistics import of_records, print_seed_statistics
+    from mtquant_rllib.evaluation.statistics.seeds import of_records, print_seed_statistics
     from mtquant_rllib.training.inspection.run_evaluation import evaluate_run
     from mtquant_rllib.training.records.manifest import Manifest
 

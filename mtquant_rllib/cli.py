@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from mtquant_rllib.commands.audit import add_audit
 from mtquant_rllib.commands.bench import add_benches
 from mtquant_rllib.commands.data import add_data
 from mtquant_rllib.commands.doctor import add_doctor
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_sweep(commands)
     add_doctor(commands)
     add_run_store(commands)
+    add_audit(commands)
     add_benches(commands)
     add_judging(commands)
     return parser

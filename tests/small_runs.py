@@ -66,7 +66,7 @@ def words_of(*overrides: str) -> list[str]:
 def python(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """What an interpreter of its own says to these words, in a folder."""
     env = {**os.environ, **variables}
-    return subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=400)
+    return subprocess.run([sys.executable, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=900)
 
 
 def mtquant(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -76,6 +76,112 @@ class ExplainConfig(Section):
     faithful_agreement: Fraction
 
 
+class VerdictConfig(Section):
+    """The rule of the verdict on a book; `evaluation.statistics.verdict` says it in words.
+
+    significance
+        Probability with which a book without skill may be said to earn.
+    max_overfitting
+        Largest probability of backtest overfitting of a search whose best trial may beat the rules.
+    overfitting_blocks
+        Blocks of bars, an even number, from which every half is chosen in turn.
+    """
+
+    significance: Annotated[float, Field(gt=0, lt=0.5)]
+    max_overfitting: Fraction
+    overfitting_blocks: Annotated[int, Field(ge=2, le=20, multiple_of=2)]
+
+
+class ErrorRatesConfig(Section):
+    """`mtquant audit verdict`: the worlds on which the verdict's errors are counted.
+
+    null_worlds, planted_worlds
+        Worlds without skill, and with each of the `planted_sharpes` (annual).
+    years
+        Of each world's record.
+    trials
+        Numbers of trials of which the best is judged.
+    half_life_bars
+        Of the random signals that the books follow.
+    max_excess
+        How far the share of false claims may lie above the rule's significance.
+    """
+
+    null_worlds: Count
+    planted_worlds: Count
+    planted_sharpes: tuple[Positive, ...]
+    years: Positive
+    trials: tuple[Count, ...]
+    half_life_bars: Positive
+    max_excess: Fraction
+
+
+class ControlsConfig(Section):
+    """`mtquant audit controls`: markets whose truth is known, and what must come out on them.
+
+    train_paths, train_years, test_paths, test_years
+        Sizes of the markets; the null test's limits hold for some 300 test years.
+    ridge_rows
+        Weight of the penalty on coefficients, in rows.
+    leak_column, leak_loading
+        Column of every instrument's block that tells the next bar's move on the leaking market, and how much of it.
+    min_share
+        Least share of the oracle's net Sharpe, at the lower end of its interval, on the planted market.
+    cost_multiples
+        Of spreads, commissions, slippage and impact, ascending from 1.
+    """
+
+    train_paths: Count
+    train_years: Positive
+    test_paths: Count
+    test_years: Positive
+    ridge_rows: NonNegative
+    leak_column: str
+    leak_loading: Positive
+    min_share: Fraction
+    cost_multiples: tuple[Annotated[float, Field(ge=1)], ...]
+
+
+class AuditConfig(Section):
+    """`mtquant audit leakage`: how much is compared, and from where on a file is suspect.
+
+    bars
+        Random bars after which the future is changed.
+    played_bars
+        Bars that are played up to each of them.
+    random_books
+        Books that fill at the open after each of them.
+    named_leaks
+        Leaks that a check names; there may be hundreds of one cause.
+    first_of_period_frac
+        Share of a macro series' values that stand on the first days of a month or longer period, from which on the
+        series is taken for averages of the periods that begin there, which nobody knows yet.
+    period_days
+        Calendar days from one value to the next, in the median, from which on a series is one of periods.
+    next_value_frac
+        Share of the days without trading on which a series already has the next day's value, from which on it is
+        taken for filled backwards.
+    min_days
+        Such days, or days of intraday bars, below which nothing is concluded.
+    day_volume_frac
+        Median of a bar's volume over that of all other bars of its day, from which on the bar is taken to carry the
+        day's.
+    min_day_bars
+        Bars of a day below which its bars are not compared.
+    """
+
+    bars: Count
+    played_bars: Count
+    random_books: Count
+    named_leaks: Count
+    first_of_period_frac: Fraction
+    period_days: Positive
+    next_value_frac: Fraction
+    min_days: Count
+    day_volume_frac: Positive
+    min_day_bars: Annotated[int, Field(ge=2)]
+
+
 class InferenceConfig(Section):
     """How policies that no longer learn are asked; learning and its sampling are not touched.
 
@@ -95,6 +201,10 @@ class EvaluationConfig(Section):
     var_test_significance: Fraction
     bootstrap: BootstrapConfig
     null_test: NullTestConfig
+    verdict: VerdictConfig
+    error_rates: ErrorRatesConfig
+    audit: AuditConfig
+    controls: ControlsConfig
     baselines: BaselineConfig
     plot: PlotConfig
     explain: ExplainConfig

@@ -33,7 +33,7 @@ from mtquant_rllib.evaluation.rollout import (
     subject_of,
     whole,
 )
-from mtquant_rllib.evaluation.statistics import Interval, pooled_sharpe_interval, share_of_oracle
+from mtquant_rllib.evaluation.statistics.bootstrap import Interval, pooled_sharpe_interval, share_of_oracle
 
 States = Mapping[str, Mapping[str, np.ndarray]]
 

@@ -22,8 +22,8 @@ import numpy as np
 from scipy import stats
 
 from mtquant_rllib.config.evaluation import BootstrapConfig
-from mtquant_rllib.evaluation.block_length import bootstrapped_mean
-from mtquant_rllib.evaluation.statistics import Interval, percentile_interval
+from mtquant_rllib.evaluation.statistics.block_length import bootstrapped_mean
+from mtquant_rllib.evaluation.statistics.bootstrap import Interval, percentile_interval
 
 Predict = Callable[[np.ndarray], np.ndarray]
 Ranking = Literal["spearman", "kendall"]

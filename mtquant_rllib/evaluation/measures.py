@@ -72,11 +72,17 @@ def sharpe(returns: np.ndarray, bars_per_year: float) -> np.ndarray:
     return _sharpe_per_bar(living_returns(returns)) * np.sqrt(bars_per_year)
 
 
-def sharpe_standard_error(returns: np.ndarray, bars_per_year: float) -> np.ndarray:
-    """Standard error of `sharpe` for independent returns that need not be normal (Mertens 2002).
+def sharpe_variance(sharpe: np.ndarray, skewness: np.ndarray, kurtosis: np.ndarray) -> np.ndarray:
+    """Variance of a Sharpe ratio a bar, times the number of bars, for independent returns of these moments (Mertens
+    2002): 1 - g3 s + (g4 - 1)/4 s^2. Kurtosis is 3 for a normal."""
+    return 1 - skewness * sharpe + (kurtosis - 1) / 4 * sharpe**2
 
-    With s the Sharpe per bar, g3 the skewness and g4 the kurtosis (3 for a normal): sqrt((1 - g3 s + (g4 - 1)/4 s^2)
-    / T), annualised. For normal returns it is Lo's (2002) sqrt((1 + s^2/2) / T); for a small s about 1/sqrt(years):
+
+def sharpe_standard_error(returns: np.ndarray, bars_per_year: float) -> np.ndarray:
+    """Standard error of `sharpe` for independent returns that need not be normal: sqrt(sharpe_variance / T),
+    annualised. `statistics.sharpe_tests` has the one of returns that depend on each other.
+
+    For normal returns it is Lo's (2002) sqrt((1 + s^2/2) / T); for a small s about 1/sqrt(years):
     six years cannot tell a Sharpe of 0.4 from none.
     """
     living = living_returns(returns)
@@ -85,8 +91,7 @@ def sharpe_standard_error(returns: np.ndarray, bars_per_year: float) -> np.ndarr
     variance = _mean(centred**2)
     skewness = _ratio(_mean(centred**3), variance**1.5)
     kurtosis = _ratio(_mean(centred**4), variance**2)
-    per_bar = _sharpe_per_bar(living)
-    spread = 1 - skewness * per_bar + (kurtosis - 1) / 4 * per_bar**2
+    spread = sharpe_variance(_sharpe_per_bar(living), skewness, kurtosis)
     return np.sqrt(_ratio(np.maximum(spread, 0), count.astype(float)) * bars_per_year)
 
 

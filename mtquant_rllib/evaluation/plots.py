@@ -20,7 +20,7 @@ from mtquant_rllib.config.evaluation import PlotConfig
 from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.baselines import HOLD_PREFIX
 from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.statistics import pooled_sharpe
+from mtquant_rllib.evaluation.statistics.bootstrap import pooled_sharpe
 
 _SUBJECT_COLOUR = "#111111"
 _HELD_COLOUR = "#c4c4c4"

@@ -16,7 +16,7 @@ import numpy as np
 
 from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.statistics import pooled_sharpe
+from mtquant_rllib.evaluation.statistics.bootstrap import pooled_sharpe
 from mtquant_rllib.features.regimes import Regime
 
 if TYPE_CHECKING:

@@ -23,7 +23,9 @@ from mtquant_rllib.config.evaluation import BootstrapConfig, EvaluationConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.statistics import VarBacktest, backtest_var, pooled_sharpe_interval, sharpe_interval
+from mtquant_rllib.evaluation.statistics.bootstrap import pooled_sharpe_interval, sharpe_interval
+from mtquant_rllib.evaluation.statistics.var_backtest import VarBacktest, backtest_var
+from mtquant_rllib.evaluation.statistics.verdict import Verdict, judge_returns
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,23 @@ class PartReport:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """The subject (first book), the books beside it, the subject's parts, and what all of it was measured on."""
+    """The subject (first book), the books beside it, the subject's parts, what all of it was measured on, and what can
+    be said of the subject; None where it never traded."""
 
     books: tuple[BookReport, ...]
     parts: tuple[PartReport, ...]
     context: dict[str, Any]
     notes: tuple[str, ...]
+    verdict: Verdict | None = None
 
     @property
     def subject(self) -> BookReport:
         return self.books[0]
 
 
-def build_report(records: Sequence[Record], settings: Settings) -> EvaluationReport:
-    """Measure every record; `records[0]` is the subject, the others are shown beside it.
+def build_report(records: Sequence[Record], settings: Settings, *, n_trials: int = 1) -> EvaluationReport:
+    """Measure every record; `records[0]` is the subject, the others are shown beside it, and the verdict compares it
+    with them. n_trials: from which the subject was chosen.
 
     The records must cover the same bars (a `ValueError` names the one that does not): a comparison on other bars is
     none.
@@ -81,7 +86,8 @@ def build_report(records: Sequence[Record], settings: Settings) -> EvaluationRep
     config, confidence = settings.evaluation, settings.portfolio_risk.var_confidence
     books = tuple(_book_report(record, confidence, config, settings.seed) for record in records)
     parts = tuple(_part_reports(subject, confidence, config.bootstrap, settings.seed))
-    return EvaluationReport(books, parts, _context(subject, settings), tuple(_notes(records, books, settings)))
+    notes = tuple(_notes(records, books, settings))
+    return EvaluationReport(books, parts, _context(subject, settings), notes, _verdict(records, config, n_trials))
 
 
 def summarise(
@@ -113,6 +119,20 @@ def _book_report(record: Record, confidence: float, config: EvaluationConfig, se
         var_backtest=backtest_var(record.returns, record.var_forecast_frac, confidence),
         edits_by_rule=record.edits_by_rule(),
     )
+
+
+def _verdict(records: Sequence[Record], config: EvaluationConfig, n_trials: int) -> Verdict | None:
+    """On all bars that the subject played, one environment after the other. None where environments started at random
+    and may have played the same bars: they are fewer than they look."""
+    subject, *others = records
+    if subject.stamps.ndim > 1:
+        return None
+    mine = measures.living_returns(subject.returns)
+    played = np.isfinite(mine)
+    if played.sum() < 2:
+        return None
+    rules = {record.name: np.nan_to_num(measures.living_returns(record.returns)[played]) for record in others}
+    return judge_returns(mine[played], rules, subject.bars_per_year, config.verdict, n_trials=n_trials)
 
 
 def _part_reports(record: Record, confidence: float, bootstrap: BootstrapConfig, seed: int) -> list[PartReport]:
@@ -227,6 +247,8 @@ def _notes(records: Sequence[Record], books: Sequence[BookReport], settings: Set
     notes = ["Net of costs and financing; no shaped reward. ± is one standard error."]
     if subject.n_envs > 1:
         notes.append(f"Sharpe pooled over {subject.n_envs} environments; other figures are means over them.")
+    if subject.stamps.ndim > 1:
+        notes.append("No verdict: episodes that start at random share bars, which are fewer than they look.")
     dates = " and ".join(str(date) for date in settings.evaluation.excluded_dates)
     if subject.on_dates(settings.evaluation.excluded_dates).any():
         notes.append(f"Sharpe* leaves out {dates}.")

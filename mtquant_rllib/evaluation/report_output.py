@@ -54,6 +54,8 @@ def print_report(report: EvaluationReport, console: Console) -> None:
     )
     _print_whole(_books_table(report), console)
     _print_whole(_parts_table(report), console)
+    if report.verdict is not None:
+        console.print(f"Verdict: {report.verdict.words}.", highlight=False)
     backtest = report.subject.var_backtest
     console.print(
         f"VaR forecast: {backtest.n_breaches} of {backtest.n_bars} bars beyond it "

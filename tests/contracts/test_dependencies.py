@@ -72,6 +72,18 @@ ALLOWED = {
         "evaluation",
         "engine",
     },
+    "audit": {
+        "universe",
+        "errors",
+        "config",
+        "market",
+        "features",
+        "portfolio",
+        "env",
+        "policies",
+        "evaluation",
+        "training",
+    },
     "bench": {
         "universe",
         "errors",

@@ -29,7 +29,7 @@ from mtquant_rllib.evaluation.rollout import (
     pooled_figures,
     whole,
 )
-from mtquant_rllib.evaluation.statistics import Interval
+from mtquant_rllib.evaluation.statistics.bootstrap import Interval
 from mtquant_rllib.features.layout import BLOCK
 from mtquant_rllib.policies.initial_weights import initial_states
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.signal import lfilter
 
 from mtquant_rllib.config.evaluation import BootstrapConfig
-from mtquant_rllib.evaluation.block_length import bootstrapped_mean, mean_block_length
+from mtquant_rllib.evaluation.statistics.block_length import bootstrapped_mean, mean_block_length
 
 N = 20_000
 

@@ -161,9 +161,31 @@ def test_the_screen_shows_seed_split_costs_errors_and_every_book():
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     print_report(build_report([played(), played("equal_weight", seed=1)], SETTINGS), console)
     text = console.export_text()
-    for word in ("seed 7", "split test", "equal_weight", "±", "Sharpe*", "EURUSD 0.8/0.3/0.3", "commodities", "Kupiec"):
+    for word in (
+        "seed 7",
+        "split test",
+        "equal_weight",
+        "±",
+        "Sharpe*",
+        "EURUSD 0.8/0.3/0.3",
+        "commodities",
+        "Kupiec",
+        "Verdict",
+    ):
         assert word in text, word
     assert "…" not in text  # no figure is cut on a narrow terminal
+
+
+def test_the_verdict_compares_with_every_other_book_and_not_over_shared_bars():
+    books = [played(), played("equal_weight", seed=1), played("flat", seed=2)]
+    verdict = build_report(books, SETTINGS).verdict
+    assert verdict is not None
+    assert verdict.better_than.keys() == {"equal_weight", "flat"}
+    assert verdict.years == pytest.approx(books[0].played.sum() / 252)
+    apart = [dataclasses.replace(book, stamps=book.stamps[None]) for book in books]
+    report = build_report(apart, SETTINGS)
+    assert report.verdict is None
+    assert any(note.startswith("No verdict") for note in report.notes)
 
 
 def test_files_hold_what_the_screen_shows(tmp_path):

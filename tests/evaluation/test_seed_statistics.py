@@ -10,8 +10,8 @@ from rich.console import Console
 
 from mtquant_rllib.config.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.measures import sharpe
-from mtquant_rllib.evaluation.seed_statistics import print_seed_statistics, seed_statistics
-from mtquant_rllib.evaluation.statistics import sharpe_interval
+from mtquant_rllib.evaluation.statistics.bootstrap import sharpe_interval
+from mtquant_rllib.evaluation.statistics.seeds import print_seed_statistics, seed_statistics
 
 CONFIG = BootstrapConfig(resamples=400, mean_block_bars=10, confidence=0.95)
 YEAR = 252.0

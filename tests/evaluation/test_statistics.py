@@ -7,16 +7,14 @@ import pytest
 from scipy import stats
 
 from mtquant_rllib.config.evaluation import BootstrapConfig
-from mtquant_rllib.evaluation.statistics import (
-    backtest_var,
-    christoffersen,
-    kupiec,
+from mtquant_rllib.evaluation.statistics.bootstrap import (
     pooled_sharpe,
     pooled_sharpe_interval,
     share_of_oracle,
     sharpe_interval,
     stationary_bootstrap_indices,
 )
+from mtquant_rllib.evaluation.statistics.var_backtest import backtest_var, christoffersen, kupiec
 
 BOOTSTRAP = BootstrapConfig(resamples=500, mean_block_bars=10, confidence=0.95)
 

@@ -32,7 +32,7 @@ from mtquant_rllib.evaluation.explain.write import build_page
 from mtquant_rllib.evaluation.importance import Faithfulness, attention_received
 from mtquant_rllib.evaluation.plots import line_colours
 from mtquant_rllib.evaluation.report import EvaluationReport, build_report
-from mtquant_rllib.evaluation.statistics import Interval
+from mtquant_rllib.evaluation.statistics.bootstrap import Interval
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.training.inspection.run_evaluation import OpenedRun
 

@@ -152,7 +152,8 @@ def test_the_name_of_a_built_in_column_is_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_they_are_trained_on(all_extensions: Path) -> None:
+def test_they_are_trained_on(all_extensions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(all_extensions)
     run = all_extensions / "runs" / "all"
     settings, learned = Manifest.read(run).load_settings(), module_states.read(run / "policies" / "phase_3")
     groups = {agent: group.observation for group in agent_groups(settings) for agent in group.agents}

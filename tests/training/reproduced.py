@@ -66,7 +66,9 @@ def replaced(algorithm: Any) -> None:
 def killed_at_work(algorithm: Any) -> None:
     """It dies in the middle of a call, which is made to take long enough."""
     actor = first_runner(algorithm)
-    slowed = lambda runner: setattr(runner, "_play", lambda *a, play=runner._play: (time.sleep(0.2), play(*a))[1])  # noqa: E731
+    slowed = lambda runner: setattr(  # noqa: E731
+        runner, "_step_bar", lambda *a, step=runner._step_bar: (time.sleep(0.2), step(*a))[1]
+    )
     ray.get(actor.__ray_call__.remote(slowed))
     threading.Timer(0.7, os.kill, (pid_of(actor), signal.SIGKILL)).start()
 

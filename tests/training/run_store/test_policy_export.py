@@ -19,18 +19,20 @@ from mtquant_rllib.policies.exported import load_exported
 from mtquant_rllib.policies.registry import build_policy, network_configs
 from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.universe import META
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def test_exported_policies_act_to_the_byte_as_the_run_s_own_on_the_validation_split(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    five_lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
+    """Plain networks: of attention, where an array begins in memory decides how sums are rounded."""
+    run, out = five_lines / "runs" / "mine", tmp_path / "out"
     said(capsys, "export-policy", str(run), "--out", str(out))
     assert {path.suffix for path in out.iterdir()} == {".json", ".safetensors"}
     manifest, exported = Manifest.read(run), load_exported(out)
-    settings, own = manifest.load_settings(), module_states.read(run / "policies/phase_1")
+    settings, own = manifest.load_settings(), module_states.read(run / "policies/phase_3")
     configs = network_configs(settings)
     compared = dict.fromkeys(exported.document.agents, 0)
 
@@ -45,15 +47,15 @@ def test_exported_policies_act_to_the_byte_as_the_run_s_own_on_the_validation_sp
     data = DeskData.open(Path(manifest.market.data), "validation")
     draws = whole(data.stretches)
     mine, theirs = new_desk(settings, data, draws), new_desk(settings, data, draws)
-    player = PolicyPlayer.of(settings, own, equal_allocation=True, on_decision=compare)
-    other = PolicyPlayer(exported.actor(), equal_allocation=True)
+    player = PolicyPlayer.of(settings, own, on_decision=compare)
+    other = PolicyPlayer(exported.actor())
     for _ in range(30):
         proposed, again = player(mine), other(theirs)
         assert proposed.tobytes() == again.tobytes()
         mine.advance_with_weights(proposed)
         theirs.advance_with_weights(again)
-    assert len(compared) == 11
-    assert all(count == 30 for count in compared.values())
+    every = settings.desk.decision.meta_every_bars
+    assert compared == {**dict.fromkeys(settings.universe.agent_ids, 30), META: 30 // every}
     assert proposed.any()
 
 

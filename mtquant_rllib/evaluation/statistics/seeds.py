@@ -18,7 +18,7 @@ from rich.table import Table
 from mtquant_rllib.config.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.measures import living_returns, sharpe
 from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.statistics import Interval, percentile_interval, stationary_bootstrap_indices
+from mtquant_rllib.evaluation.statistics.bootstrap import Interval, percentile_interval, stationary_bootstrap_indices
 
 
 @dataclass(frozen=True)

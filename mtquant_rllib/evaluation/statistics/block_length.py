@@ -18,7 +18,7 @@ import math
 import numpy as np
 
 from mtquant_rllib.config.evaluation import BootstrapConfig
-from mtquant_rllib.evaluation.statistics import Interval, percentile_interval, stationary_bootstrap_indices
+from mtquant_rllib.evaluation.statistics.bootstrap import Interval, percentile_interval, stationary_bootstrap_indices
 
 _SIGNIFICANT = 2.0
 """Politis and White's c: autocorrelations below c sqrt(log10(n) / n) count as none."""

@@ -1,0 +1,1 @@
+"""How far figures can be trusted, one file a question; every statistic stands once, with its source."""
