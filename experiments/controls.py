@@ -14,9 +14,9 @@ on, or judged as they are.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.training.session.process_variables import reexec_with_variables
 
@@ -61,7 +61,9 @@ def main() -> None:
             settings, Path(manifest.market.data), trained, initial_states(settings), equal_allocation=args.phases == 1
         )
         print_control(verdict, Console())
-        (args.out / f"{market}-{args.phases}-{args.bars}.json").write_text(json.dumps(verdict.to_dict(), indent=1))
+        (args.out / f"{market}-{args.phases}-{args.bars}.json").write_text(
+            strict_json.dumps(verdict.to_dict(), indent=1)
+        )
 
 
 if __name__ == "__main__":

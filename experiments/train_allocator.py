@@ -20,9 +20,9 @@ fail the null test, whose limits stand in configs/evaluation.yaml.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.training.session.process_variables import reexec_with_variables
 
@@ -107,7 +107,7 @@ def _judge(runs: list[Path], out: Path) -> None:
         passed = passes_null(book, settings.evaluation.null_test)
         print(f"null test of {name}: {'passed' if passed else 'failed'}")
     name = runs[0].name.rpartition("-")[0]
-    (out / f"{name}.json").write_text(json.dumps(verdict.to_dict(), indent=1))
+    (out / f"{name}.json").write_text(strict_json.dumps(verdict.to_dict(), indent=1))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from mtquant_rllib.commands.doctor import add_doctor
 from mtquant_rllib.commands.run_store import add_run_store
 from mtquant_rllib.commands.runs import add_judging, add_training
 from mtquant_rllib.commands.sweep import add_sweep
+from mtquant_rllib.commands.wandb import add_wandb
 from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.version import VERSION
 
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_audit(commands)
     add_benches(commands)
     add_judging(commands)
+    add_wandb(commands)
     return parser
 
 

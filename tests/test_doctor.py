@@ -123,11 +123,20 @@ def test_a_gpu_that_torch_cannot_use_is_named_with_the_cure(tmp_path: Path, monk
 
 def test_a_tracker_out_of_reach_is_told_of_where_it_is_to_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
-        monkeypatch.setattr(local_checks, "TRACKER", closed.getsockname())
-    asked = settings("tracking.wandb=true")
+        host, port = closed.getsockname()
+    asked = settings("tracking.trackers=[wandb]")
+    monkeypatch.setattr(local_checks, "usual_mode", lambda: "offline")
     assert "offline" in only(local_checks.tracker(asked)).said
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert only(local_checks.tracker(asked)).level == "failed"
+    monkeypatch.setattr(local_checks, "usual_mode", lambda: "online")
+    monkeypatch.setattr(local_checks, "service_address", lambda: (host, port))
+    found = only(local_checks.tracker(asked))
+    assert (found.level, found.check) == ("failed", "wandb")
+    assert "WANDB_MODE=offline" in found.cure
+
+
+def test_a_tracker_that_is_not_there_is_told_of() -> None:
+    found = only(local_checks.tracker(settings("tracking.trackers=[no_such:Tracker]")))
+    assert (found.level, found.check) == ("failed", "trackers")
 
 
 def test_a_node_is_judged_by_what_it_says() -> None:

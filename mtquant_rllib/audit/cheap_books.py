@@ -138,9 +138,9 @@ def _autoregression(shocks: np.ndarray, persistence: float) -> np.ndarray:
 
 
 def _direction(returns: np.ndarray, config: MomentumConfig) -> np.ndarray:
-    """Sign of the move from `lookback_bars` to `skip_bars` ago, (T, n); 0 before there is one."""
+    """Sign of the move from `lookback_days` to `skip_days` ago, of daily bars, (T, n); 0 before there is one."""
     level = np.cumsum(returns, axis=0)
     direction = np.zeros_like(level)
-    back, skip = config.lookback_bars, config.skip_bars
+    back, skip = config.lookback_days, config.skip_days
     direction[back:] = np.sign(level[back - skip : len(level) - skip] - level[: len(level) - back])
     return direction

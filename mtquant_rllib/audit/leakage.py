@@ -15,9 +15,8 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.market.bars import MarketData
-from mtquant_rllib.market.formats import read_table
-from mtquant_rllib.market.importers import expand, load_market
-from mtquant_rllib.market.macro import MacroSeries, macro_from_tables
+from mtquant_rllib.market.importers import load_macro, load_market
+from mtquant_rllib.market.macro import MacroSeries
 from mtquant_rllib.market.synthetic import synthesise
 
 
@@ -86,7 +85,4 @@ def _market(settings: Settings, bars: Path | None, macro: Path | None) -> tuple[
     market, _ = load_market(settings, bars, macro)
     if macro is None:
         return market, None
-    published, _ = macro_from_tables(
-        [read_table(path, False) for path in expand(macro)], settings.market, complete=True
-    )
-    return market, published
+    return market, load_macro(settings, macro)[0]

@@ -24,6 +24,7 @@ import torch.distributed
 import torch.multiprocessing
 from torch import Tensor
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.bench.interleaving import interleaved
 from mtquant_rllib.config.attention import AttentionConfig
 from mtquant_rllib.policies.attention import AttentionEncoder
@@ -84,7 +85,7 @@ def _measure(
         }
     kept = {"one": _kept(whole, obs_BF), "several": _kept(split, obs_BF)}
     if rank == 0:
-        (folder / "figures.json").write_text(json.dumps({**figures, "kept_bytes": kept}))
+        (folder / "figures.json").write_text(strict_json.dumps({**figures, "kept_bytes": kept}))
     torch.distributed.destroy_process_group()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -72,5 +71,7 @@ def reproducible() -> None:
 
 
 def write_json(path: Path, tree: Any) -> None:
+    from mtquant_rllib import strict_json
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(tree, indent=1, default=str) + "\n")
+    path.write_text(strict_json.dumps(tree, indent=1, default=str) + "\n")

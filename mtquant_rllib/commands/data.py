@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtquant_rllib.commands.command import add_command, add_family, check_files, settings_of, write_json
 from mtquant_rllib.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mtquant_rllib.config import Settings
+    from mtquant_rllib.market.alignment import BarSeries
 
 
 def add_data(commands: Any) -> None:
@@ -29,10 +34,26 @@ def add_data(commands: Any) -> None:
     read.add_argument("files", nargs="+", type=Path, metavar="FILE", help="files or folders, bars and macro alike")
     read.add_argument("--out", type=Path, metavar="FILE", help="write bars here, macro series beside them as *_macro")
     read.add_argument("--repair", action="store_true", help="sort, drop duplicates and bad rows, and say how many")
-    read.add_argument("--symbol", help="the instrument, where the file does not name it")
-    read.add_argument("--timezone", help="of the stamps, where the file does not say: UTC, New York+7, UTC+2")
-    read.add_argument("--scale", type=int, metavar="N", help="divisor of prices that a file stores as integers")
-    read.add_argument("--date-format", help="of the stamps, where it is ambiguous, such as %%d/%%m/%%Y")
+    read.add_argument("--dry-run", action="store_true", help="read and show everything, write nothing")
+    read.add_argument("--skip-refused", action="store_true", help="take the files that can be read, name the others")
+    of_files = read.add_argument_group(
+        "options of all files named", "(of some in a folder: --set 'market.files={\"*_H1.csv\": {timezone: UTC+2}}')"
+    )
+    of_files.add_argument("--symbol", help="the instrument, where the file does not name it")
+    of_files.add_argument("--timezone", help="of the stamps, where the file does not say: UTC, New York+7, UTC+2")
+    of_files.add_argument("--scale", type=int, metavar="N", help="divisor of prices that a file stores as integers")
+    of_files.add_argument("--date-format", help="of the stamps, where it is ambiguous, such as %%d/%%m/%%Y")
+    of_files.add_argument("--decimal", metavar="MARK", help="decimal mark, where the file does not tell: . or ,")
+    of_files.add_argument("--thousands", metavar="MARK", help="mark between thousands: . , ' _ a blank, or none")
+    of_files.add_argument(
+        "--multiplier",
+        action="append",
+        default=[],
+        dest="multipliers",
+        metavar="LETTER=N",
+        help="what a letter behind a volume stands for, such as M=1000000; repeatable",
+    )
+    read.add_argument("--reference", type=Path, metavar="FILE", help="bars whose clock is known, to find the lag by")
     read.add_argument("--json", type=Path, metavar="FILE", help="write the import report here")
 
     drawn = add_command(
@@ -88,23 +109,54 @@ def _import(args: argparse.Namespace) -> None:
     from mtquant_rllib.config.loader import validate
     from mtquant_rllib.config.market import FileOptions
     from mtquant_rllib.market import importers
+    from mtquant_rllib.market.preview import preview
 
     settings = settings_of(args)
-    options = None
-    if args.symbol or args.timezone or args.scale or args.date_format:
-        given = {key: getattr(args, key) for key in ("symbol", "timezone", "scale", "date_format")}
-        options = validate(FileOptions, given, "mtquant data import")
-    found = importers.import_paths(args.files, settings, options=options, repair=args.repair)
-    for line in found.report.lines():
-        print(line)
+    given = {key: getattr(args, key) for key in ("symbol", "timezone", "scale", "date_format", "decimal", "thousands")}
+    given["multipliers"] = _multipliers(args.multipliers)
+    named = {key: value for key, value in given.items() if value is not None}
+    options = validate(FileOptions, named, "mtquant data import") if named else None
+    found = importers.import_paths(
+        args.files, settings, options=options, repair=args.repair, skip_refused=args.skip_refused
+    )
+    lines = found.report.lines()
+    if args.reference is not None:
+        lines += _agreements(found.series, args.reference, settings)
+    shown = preview(found.series, found.macro, found.report, settings)
+    print("\n".join([*lines, *shown]))
+    if args.dry_run:
+        print("nothing was written (--dry-run)")
+        return
+    report = {**found.report.to_dict(), "preview": shown}
     if args.out is not None:
         if found.series:
             print(f"bars: {importers.write_bars(found.series, args.out)}")
         if found.macro is not None:
             beside = args.out if not found.series else args.out.with_name(f"{args.out.stem}_macro{args.out.suffix}")
             print(f"macro: {importers.write_macro(found.macro, beside)}")
+        beside = args.out.with_name(f"{args.out.stem}_report.json")
+        write_json(beside, report)
+        print(f"report: {beside}")
     if args.json is not None:
-        write_json(args.json, found.report.to_dict())
+        write_json(args.json, report)
+
+
+def _multipliers(named: list[str]) -> dict[str, Any] | None:
+    """Letter -> number of `LETTER=N`; None where none is named."""
+    pairs = [one.partition("=") for one in named]
+    return {letter: number for letter, _, number in pairs} or None
+
+
+def _agreements(series: Sequence[BarSeries], reference: Path, settings: Settings) -> list[str]:
+    """A line for each instrument that the reference has intraday bars of too."""
+    from mtquant_rllib.market.clock_pattern import agreement_line
+    from mtquant_rllib.market.importers import import_paths
+
+    known = {one.symbol: one for one in import_paths(reference, settings).series if not one.daily}
+    mine = [one for one in series if not one.daily and one.symbol in known]
+    if not mine:
+        return [f"{reference} has intraday bars of no instrument that was read"]
+    return [agreement_line(one, known[one.symbol], settings.market.clock_pattern) for one in mine]
 
 
 def _synth(args: argparse.Namespace) -> None:

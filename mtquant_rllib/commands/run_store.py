@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -134,7 +133,9 @@ def _show(args: argparse.Namespace) -> None:
     if args.newest is not None:
         print(newest_checkpoint(facts, args.newest))
     elif args.json:
-        print(json.dumps(asdict(facts), indent=1))
+        from mtquant_rllib import strict_json
+
+        print(strict_json.dumps(asdict(facts), indent=1))
     else:
         _print_facts(facts, args.config)
 

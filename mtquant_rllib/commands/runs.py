@@ -179,6 +179,7 @@ def _compare(run: Path) -> None:
     from mtquant_rllib.training.inspection.run_evaluation import evaluate_run, last_done
     from mtquant_rllib.training.records.manifest import Manifest, phases_of
     from mtquant_rllib.training.reporting.learning_curves import plot_learning_curves
+    from mtquant_rllib.training.reporting.weights_and_biases.launcher import brought_up
     from mtquant_rllib.training.storage.mirror import pushing_changes
 
     manifest = Manifest.read(run)
@@ -188,6 +189,7 @@ def _compare(run: Path) -> None:
             return
         done = evaluate_run(run)
     _tell(done)
+    brought_up(run, print)
     print(f"pictures: {done.files['picture']}, {run / 'learning_curves.png'}")
 
 
@@ -214,6 +216,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     from mtquant_rllib.policies.fallbacks import summary
     from mtquant_rllib.training.inspection.run_evaluation import evaluate_run
+    from mtquant_rllib.training.reporting.weights_and_biases.launcher import brought_up
 
     done = _looked(
         run,
@@ -225,6 +228,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
         overrides=args.overrides,
     )
+    brought_up(run.resolve(), print)
     _tell(done)
     for line in summary(done.fallbacks):
         print(line)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from mtquant_rllib.config.base import Count, Fraction, Positive, Section
+from mtquant_rllib.config.base import (
+    Count,
+    Fraction,
+    LearningRate,
+    Section,
+    Share,
+    ShareBelowOne,
+    VarConfidence,
+    Width,
+    Window,
+)
 
 
 class MetaControllerConfig(Section):
     """state_dim: width that its observation is expected to have; None for whatever the layout comes to."""
 
-    state_dim: Count | None = None
-    hidden_dim: Count
-    hidden_dim_2: Count
-    dropout: float
-    learning_rate: Positive
+    state_dim: Width | None = None
+    hidden_dim: Width
+    hidden_dim_2: Width
+    dropout: ShareBelowOne
+    learning_rate: LearningRate
 
 
 class SpecialistConfig(Section):
@@ -27,9 +37,9 @@ class SpecialistConfig(Section):
     """
 
     instruments: tuple[str, ...]
-    hidden_dim: Count
-    market_features_dim: Count | None = None
-    observation_dim: Count | None = None
+    hidden_dim: Width
+    market_features_dim: Width | None = None
+    observation_dim: Width | None = None
     type: str | None = None
 
 
@@ -37,8 +47,8 @@ class PortfolioRiskConfig(Section):
     max_portfolio_var: Fraction
     max_correlation_exposure: Fraction
     max_sector_allocation: Fraction
-    var_confidence: Fraction
-    correlation_window: Count
+    var_confidence: VarConfidence
+    correlation_window: Window
 
 
 class DocumentTrainingConfig(Section):
@@ -50,5 +60,5 @@ class DocumentTrainingConfig(Section):
     batch_size: Count
     n_epochs: Count
     gamma: Fraction
-    gae_lambda: float
-    clip_range: Positive
+    gae_lambda: Share
+    clip_range: Fraction

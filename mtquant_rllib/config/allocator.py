@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+from mtquant_rllib.config.base import Count, Fraction, Multiple, NonNegative, Positive, Section, Share, Width
 from mtquant_rllib.config.synthetic import OracleTable
-
-Share = Annotated[float, Field(ge=0, le=1)]
-"""A share in [0, 1]: 0 takes an asset out that a base config names."""
 
 
 class RegimeWeights(Section):
@@ -62,7 +59,7 @@ class LeakConfig(Section):
     """
 
     column: str
-    loading: Positive
+    loading: Multiple
 
 
 class AllocatorConfig(Section):
@@ -99,13 +96,13 @@ class AllocatorConfig(Section):
     bars: Count
     algorithm: Literal["ppo", "sac"]
     network: Literal["attention", "plain"]
-    hidden: tuple[Count, ...] = Field(min_length=1)
+    hidden: tuple[Width, ...] = Field(min_length=1)
     linear_skip: bool
     shared_line: bool
     logit_scale: Positive
     reward: Literal["regime_aware", "differential_sharpe"]
     regime_aware: RegimeAwareConfig
-    reference_vol_ann: Positive
+    reference_vol_ann: Fraction
     reward_clip: Positive
     sixty_forty: dict[str, Share]
     planted: OracleTable

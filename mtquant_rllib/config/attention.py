@@ -6,24 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
-
-DropoutRate = Annotated[float, Field(ge=0, lt=1)]
-"""Share of units that a pass with dropout silences, in [0, 1)."""
+from mtquant_rllib.config.base import NUMBER, Fraction, NonNegative, Positive, Section, ShareBelowOne, Width
 
 
 class RegimeClassifierConfig(Section):
     """hidden: sizes between the pooled features and the regimes."""
 
-    hidden: tuple[Count, ...] = Field(min_length=1)
-    dropout: DropoutRate
+    hidden: tuple[Width, ...] = Field(min_length=1)
+    dropout: ShareBelowOne
 
 
 class PolicyHeadsConfig(Section):
     """Each regime's head and the global one: one hidden layer."""
 
-    hidden: Count
-    dropout: DropoutRate
+    hidden: Width
+    dropout: ShareBelowOne
 
 
 class RegimeMixtureConfig(Section):
@@ -67,11 +64,11 @@ class AttentionConfig(Section):
         What estimates the return beside an attention policy: `attention`, a trunk of the same kind, or `plain`.
     """
 
-    width: Count
-    layers: Count
-    heads: Count
-    feedforward: Count | None
-    dropout: DropoutRate
+    width: Width
+    layers: Annotated[int, Field(ge=1, le=1000), NUMBER]
+    heads: Width
+    feedforward: Width | None
+    dropout: ShareBelowOne
     classifier: RegimeClassifierConfig
     policy_heads: PolicyHeadsConfig
     mixture: RegimeMixtureConfig

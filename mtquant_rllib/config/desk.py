@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, model_validator
 
-from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+from mtquant_rllib.config.base import (
+    NUMBER,
+    Amount,
+    Count,
+    Fraction,
+    Loading,
+    NonNegative,
+    Positive,
+    Section,
+    Share,
+    ShareBelowOne,
+    Window,
+)
 
 
 class DecisionConfig(Section):
@@ -27,21 +39,27 @@ class DecisionConfig(Section):
     """
 
     logit_scale: Positive
-    snap_below: NonNegative
+    snap_below: ShareBelowOne
     allocation_cap: Fraction
     vol_target_ann: Fraction
     stop_atr_min: Positive
     stop_atr_max: Positive
-    meta_every_bars: Count
-    specialists_every_bars: Count
+    meta_every_bars: Window
+    specialists_every_bars: Window
+
+    @model_validator(mode="after")
+    def _stops_have_a_range(self) -> DecisionConfig:
+        if self.stop_atr_min > self.stop_atr_max:
+            raise ValueError(f"stop_atr_min {self.stop_atr_min:g} lies above stop_atr_max {self.stop_atr_max:g}")
+        return self
 
 
 class AccountConfig(Section):
     """start_equity_ccy: opening cash in account currency; day_count: days of a financing year."""
 
     currency: str
-    start_equity_ccy: Positive
-    day_count: Positive
+    start_equity_ccy: Amount
+    day_count: Annotated[float, Field(ge=360, le=366), NUMBER]
 
 
 class CostConfig(Section):
@@ -58,15 +76,15 @@ class CostConfig(Section):
     """
 
     impact_coefficient: NonNegative
-    impact_free_adv_share: NonNegative
-    rollover_spread_multiplier: Positive
+    impact_free_adv_share: Share
+    rollover_spread_multiplier: Annotated[float, Field(ge=1, le=1000), NUMBER]
     short_rate_columns: tuple[str, ...]
 
 
 class FillConfig(Section):
     """band_reference_max_age_bars: an older close is no reference for the price band."""
 
-    band_reference_max_age_bars: Count
+    band_reference_max_age_bars: Window
 
 
 class EpisodeConfig(Section):
@@ -87,10 +105,10 @@ class ObservationConfig(Section):
         run begins, and kept with its settings; {}: nothing.
     """
 
-    feature_means: dict[str, float] | None
+    feature_means: dict[str, Loading] | None
     clip: Positive
-    returns_days: Count
-    track_record_bars: Count
+    returns_days: Window
+    track_record_bars: Window
     sharpe_scale: Positive
     drawdown_scale: Positive
     weight_scale: Positive
@@ -129,7 +147,7 @@ class RewardTermConfig(Section):
     """
 
     term: str
-    weight: FiniteFloat = 1.0
+    weight: Loading = 1.0
     options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -142,8 +160,8 @@ class RewardConfig(Section):
     """Weights of the named reward terms.
 
     drawdown, var_excess, edits
-        Joint phase: weight of the increment of the episode's maximum drawdown, of the loss beyond the VaR forecast
-        (both in units of the target's bar volatility), and of each unit of weight that risk took away.
+        Joint phase: weight of the increment of the episode's maximum drawdown, of the trading day's loss beyond its
+        VaR forecast (both in units of the target's bar volatility), and of each unit of weight that risk took away.
     team_share
         Weight of the portfolio's score in every agent's reward; the rest is its own book's.
     phase_1_allocation_low, phase_1_allocation_high
@@ -156,7 +174,14 @@ class RewardConfig(Section):
     drawdown: NonNegative
     var_excess: NonNegative
     edits: NonNegative
-    team_share: float = Field(ge=0, le=1)
+    team_share: Share
     phase_1_allocation_low: Fraction
     phase_1_allocation_high: Fraction
     terms: tuple[RewardTermConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _allocations_have_a_range(self) -> RewardConfig:
+        low, high = self.phase_1_allocation_low, self.phase_1_allocation_high
+        if low > high:
+            raise ValueError(f"phase_1_allocation_low {low:g} lies above phase_1_allocation_high {high:g}")
+        return self

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
-from mtquant_rllib.config.base import Count, Positive, Section
+from mtquant_rllib.config.base import Section, Seed, Window, Years
 
 
 class PathsConfig(Section):
     """paths: independent histories; years: length of each, warm-up included."""
 
-    paths: Count
-    years: Positive
+    paths: Window
+    years: Years
 
 
 class EmbeddedConfig(Section):
@@ -24,7 +22,7 @@ class EmbeddedConfig(Section):
     """
 
     variant: Literal["default", "planted", "null", "leak"]
-    seed: int = Field(ge=0)
+    seed: Seed
     train: PathsConfig
     validation: PathsConfig
     test: PathsConfig

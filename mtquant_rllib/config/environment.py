@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from mtquant_rllib.config.base import Section
+from mtquant_rllib.config.base import Section, Seed
 from mtquant_rllib.config.loader import validate
 from mtquant_rllib.config.settings import Settings
 
@@ -52,7 +52,7 @@ class EnvironmentConfig(Section):
     phase: Literal[1, 2, 3]
     domain: str | None = None
     split: Literal["train", "validation", "test"] = "train"
-    seed: int | None = None
+    seed: Seed | None = None
 
     @model_validator(mode="after")
     def _plays_a_domain_in_phase_1_alone(self) -> EnvironmentConfig:

@@ -2,40 +2,61 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+from mtquant_rllib.config.base import (
+    NUMBER,
+    Count,
+    CountOrNone,
+    Date,
+    Fraction,
+    Multiple,
+    OpenShare,
+    Positive,
+    Section,
+    Share,
+    Sharpe,
+    Window,
+    Years,
+)
+
+Points = Annotated[int, Field(ge=10, le=1_000_000), NUMBER]
+"""Points or rows that a picture is made of."""
 
 
 class BootstrapConfig(Section):
-    """Resampling of returns. `mean_block_bars` is the mean length of a block of the stationary bootstrap."""
+    """Resampling of returns. `mean_block_bars` is the mean length of a block of the stationary bootstrap in daily bars;
+    of shorter bars a block has as many days."""
 
-    resamples: Annotated[int, Field(ge=100)]
-    mean_block_bars: Annotated[float, Field(ge=1)]
-    confidence: Fraction
+    resamples: Annotated[int, Field(ge=100, le=1_000_000), NUMBER]
+    mean_block_bars: Annotated[float, Field(ge=1, le=100_000), NUMBER]
+    confidence: OpenShare
+
+    def of_bars(self, bars_per_day: float) -> BootstrapConfig:
+        """The same blocks in bars of which a trading day has so many."""
+        return self.model_copy(update={"mean_block_bars": self.mean_block_bars * bars_per_day})
 
 
 class MomentumConfig(Section):
-    """Sign of the move from `lookback_bars` ago to `skip_bars` ago."""
+    """Sign of the move from `lookback_days` ago to `skip_days` ago, trading days."""
 
-    lookback_bars: Count
-    skip_bars: Annotated[int, Field(ge=0)]
+    lookback_days: Window
+    skip_days: Annotated[int, Field(ge=0, le=100_000), NUMBER]
 
     @model_validator(mode="after")
     def _window_is_not_empty(self) -> MomentumConfig:
-        if self.skip_bars >= self.lookback_bars:
-            raise ValueError(f"skip_bars {self.skip_bars} leaves nothing of lookback_bars {self.lookback_bars}")
+        if self.skip_days >= self.lookback_days:
+            raise ValueError(f"skip_days {self.skip_days} leaves nothing of lookback_days {self.lookback_days}")
         return self
 
 
 class BaselineConfig(Section):
     """Rules the desk is compared with. Weights are fractions of equity."""
 
-    no_trade_band: NonNegative
-    held_weight: Positive
+    no_trade_band: Share
+    held_weight: Multiple
     momentum: dict[str, MomentumConfig]
 
 
@@ -43,15 +64,15 @@ class NullTestConfig(Section):
     """What a book may earn on a market with nothing to predict: mean gross Sharpe either way, and the upper end of the
     net Sharpe's interval."""
 
-    max_gross_sharpe: Positive
-    max_net_upper: Positive
+    max_gross_sharpe: Sharpe
+    max_net_upper: Sharpe
 
 
 class PlotConfig(Section):
-    width_in: Positive
-    height_in: Positive
-    dpi: Count
-    band_quantile: Annotated[float, Field(gt=0, lt=0.5)]
+    width_in: Multiple
+    height_in: Multiple
+    dpi: Annotated[int, Field(ge=1, le=2400), NUMBER]
+    band_quantile: Annotated[float, Field(gt=0, lt=0.5), NUMBER]
 
 
 class ExplainConfig(Section):
@@ -69,10 +90,10 @@ class ExplainConfig(Section):
         Rank agreement with occlusion from which on attention is called faithful, and not just better than chance.
     """
 
-    line_points: Annotated[int, Field(ge=10)]
-    attention_points: Annotated[int, Field(ge=10)]
-    importance_rows: Annotated[int, Field(ge=10)]
-    occlusion_draws: Count
+    line_points: Points
+    attention_points: Points
+    importance_rows: Points
+    occlusion_draws: Window
     faithful_agreement: Fraction
 
 
@@ -87,9 +108,9 @@ class VerdictConfig(Section):
         Blocks of bars, an even number, from which every half is chosen in turn.
     """
 
-    significance: Annotated[float, Field(gt=0, lt=0.5)]
+    significance: Annotated[float, Field(gt=0, lt=0.5), NUMBER]
     max_overfitting: Fraction
-    overfitting_blocks: Annotated[int, Field(ge=2, le=20, multiple_of=2)]
+    overfitting_blocks: Annotated[int, Field(ge=2, le=20, multiple_of=2), NUMBER]
 
 
 class ErrorRatesConfig(Section):
@@ -109,8 +130,8 @@ class ErrorRatesConfig(Section):
 
     null_worlds: Count
     planted_worlds: Count
-    planted_sharpes: tuple[Positive, ...]
-    years: Positive
+    planted_sharpes: tuple[Sharpe, ...]
+    years: Years
     trials: tuple[Count, ...]
     half_life_bars: Positive
     max_excess: Fraction
@@ -132,14 +153,14 @@ class ControlsConfig(Section):
     """
 
     train_paths: Count
-    train_years: Positive
+    train_years: Years
     test_paths: Count
-    test_years: Positive
-    ridge_rows: NonNegative
+    test_years: Years
+    ridge_rows: Positive
     leak_column: str
     leak_loading: Positive
     min_share: Fraction
-    cost_multiples: tuple[Annotated[float, Field(ge=1)], ...]
+    cost_multiples: tuple[Annotated[float, Field(ge=1, le=1000), NUMBER], ...]
 
 
 class AuditConfig(Section):
@@ -179,7 +200,7 @@ class AuditConfig(Section):
     next_value_frac: Fraction
     min_days: Count
     day_volume_frac: Positive
-    min_day_bars: Annotated[int, Field(ge=2)]
+    min_day_bars: Annotated[int, Field(ge=2, le=100_000), NUMBER]
 
 
 class InferenceConfig(Section):
@@ -193,12 +214,12 @@ class InferenceConfig(Section):
     """
 
     precision: Literal["float32", "bfloat16", "int8"]
-    cached_rows: int = Field(ge=0)
+    cached_rows: CountOrNone
 
 
 class EvaluationConfig(Section):
-    excluded_dates: tuple[dt.date, ...]
-    var_test_significance: Fraction
+    excluded_dates: tuple[Date, ...]
+    var_test_significance: OpenShare
     bootstrap: BootstrapConfig
     null_test: NullTestConfig
     verdict: VerdictConfig

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mtquant_rllib.config.base import Count, Fraction, Positive, Section
+from mtquant_rllib.config.base import NUMBER, Fraction, Loading, OpenShare, Positive, RatePct, Section, Window
 
 
 class SizingConfig(Section):
     """Floors of the annualised volatility that sizes positions: it is never below either of them."""
 
-    floor_window_bars: Count
+    floor_window_bars: Window
     floor_share: Fraction
     floor_ann: Fraction
 
@@ -20,9 +20,9 @@ class SizingConfig(Section):
 class MomentsConfig(Section):
     """covariance_decay: weight kept from one day to the next; correlation_short_bars: the recent side of the shift."""
 
-    covariance_decay: Fraction
-    covariance_min_days: Count
-    correlation_short_bars: Count
+    covariance_decay: OpenShare
+    covariance_min_days: Window
+    correlation_short_bars: Window
 
 
 class RolesConfig(Section):
@@ -45,12 +45,12 @@ class MacroFeaturesConfig(Section):
     rate_10y: str
     vix_centre: Positive
     vix_log_deviation: Positive
-    dxy_window_bars: Count
-    rate_centre_pct: float
+    dxy_window_bars: Window
+    rate_centre_pct: RatePct
     rate_scale_pct: Positive
-    vix_proxy_window_bars: Count
+    vix_proxy_window_bars: Window
     vix_proxy_premium: Positive
-    dxy_proxy_weights: dict[str, float]
+    dxy_proxy_weights: dict[str, Loading]
 
 
 class FixedRegimeConfig(Section):
@@ -63,13 +63,13 @@ class FixedRegimeConfig(Section):
 class AdaptiveRegimeConfig(Section):
     """Quantiles of the trailing window, entered above one and left below another; bars that confirm a change."""
 
-    quantile_window_bars: Count
-    quantile_min_bars: Count
+    quantile_window_bars: Window
+    quantile_min_bars: Window
     enter_volatile: Fraction
     stay_volatile: Fraction
     enter_trend: Fraction
     stay_trend: Fraction
-    confirm_bars: Count
+    confirm_bars: Window
 
     @model_validator(mode="after")
     def _staying_is_easier_than_entering(self) -> AdaptiveRegimeConfig:
@@ -80,7 +80,7 @@ class AdaptiveRegimeConfig(Section):
 
 class RegimesConfig(Section):
     detector: Literal["adaptive", "fixed"]
-    window_bars: int = Field(ge=2)
+    window_bars: Annotated[int, Field(ge=2, le=100_000), NUMBER]
     """A deviation and a slope need two."""
     fixed: FixedRegimeConfig
     adaptive: AdaptiveRegimeConfig
@@ -108,8 +108,8 @@ class FeaturesConfig(Section):
     macro_clip: Positive
     z_cap: Positive
     return_clip: Positive
-    volatility_span_bars: Count
-    long_window_bars: Count
+    volatility_span_bars: Window
+    long_window_bars: Window
     long_window_min_frac: Fraction
     domain_window_min_frac: Fraction
     sizing: SizingConfig

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from mtquant_rllib.config.base import Count, NonNegative, Positive, Section
+from pydantic import Field
+
+from mtquant_rllib.config.base import (
+    NUMBER,
+    Amount,
+    Bps,
+    ClockTime,
+    Count,
+    Date,
+    Percent,
+    PositivePercent,
+    RatePct,
+    Section,
+)
 
 Weekday = Literal["Mon", "Tue", "Wed", "Thu", "Fri"]
 
@@ -20,8 +32,8 @@ class Restriction(StrEnum):
 class SessionConfig(Section):
     """Daily session in New York time; the week opens on Sunday at `open` and ends on Friday at `close`."""
 
-    open: str
-    close: str
+    open: ClockTime
+    close: ClockTime
 
 
 class FinancingConfig(Section):
@@ -35,33 +47,33 @@ class FinancingConfig(Section):
     """
 
     kind: Literal["fx", "gold", "index", "commodity"]
-    markup_pct: NonNegative
-    dividend_pct: NonNegative = 0
-    roll_yield_pct: float = 0
+    markup_pct: Percent
+    dividend_pct: Percent = 0
+    roll_yield_pct: RatePct = 0
 
 
 class InstrumentConfig(Section):
     asset_class: Literal["forex", "commodity", "equity", "crypto"]
     base: str
     quote: str
-    contract: Positive
-    lot_step: Positive
-    tick: Positive
-    closes: str
+    contract: Amount
+    lot_step: Amount
+    tick: Amount
+    closes: ClockTime
     session: SessionConfig
-    spread_bps: NonNegative
-    commission_bps: NonNegative
-    slippage_bps: NonNegative
+    spread_bps: Bps
+    commission_bps: Bps
+    slippage_bps: Bps
     financing: FinancingConfig
     triple_day: Weekday | None
     """None for what is traded, and financed, on all seven days of a week."""
-    margin_pct: Positive
-    leverage: Positive
-    adv_ccy: Positive
-    band_pct: Positive
+    margin_pct: PositivePercent
+    leverage: Annotated[float, Field(gt=0, le=1000), NUMBER]
+    adv_ccy: Amount
+    band_pct: PositivePercent
     volume_proxy: bool = False
     allow_non_positive: bool = False
-    stale_opens_until: dt.date | None = None
+    stale_opens_until: Date | None = None
     restrictions: tuple[Restriction, ...] = ()
     aliases: tuple[str, ...] = ()
     scale: Count = 1

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Mapping
+import reprlib
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,11 +33,16 @@ def configs_dir() -> Path:
 
 
 def _find(name: str, beside: Path | None) -> Path:
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"no config file {name!r}: {error}") from None
     candidates = [path] if path.is_absolute() else [*([beside / path] if beside else [path]), configs_dir() / path]
     for candidate in candidates:
-        if candidate.is_file():
-            return candidate.resolve()
+        # A name that no file can have, such as one of a thousand letters, is not there.
+        with contextlib.suppress(OSError, ValueError):
+            if candidate.is_file():
+                return candidate.resolve()
     raise ConfigError(f"no config file {name!r}; looked in {', '.join(str(c.parent) for c in candidates)}")
 
 
@@ -51,6 +57,20 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+_LARGEST_TREE = 1_000_000
+_DEEPEST = 32
+"""Parts of a key; the deepest setting has six."""
+_LONGEST_SHOWN = 200
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, cut where it is long or deep."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = _LONGEST_SHOWN
+    short.maxlist = short.maxdict = short.maxtuple = short.maxset = 12
+    return short.repr(value)
+
+
 # libyaml's, where PyYAML was built with it: eight times as fast.
 _Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -61,12 +81,50 @@ class _Loader(_Safe):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node)
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise ConfigError(f"{key_node.start_mark}: a key must be a word, not {type(key).__name__}")
             if key in seen:
                 raise ConfigError(f"{key_node.start_mark}: the key {key!r} stands twice")
             seen.add(key)
         found: dict[Any, Any] = super().construct_mapping(node, deep)
         return found
+
+
+def _parsed(text: str, what: str) -> Any:
+    """The value of a YAML text. Raises ConfigError, `what` first, for whatever cannot be read as settings."""
+    try:
+        value = yaml.load(text, Loader=_Loader)
+        if _size(value, {}) > _LARGEST_TREE:
+            raise ConfigError(f"{what}: more than {_LARGEST_TREE:,} values once its aliases are written out")
+        return value
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{what}: not readable as YAML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{what}: not readable as YAML: nested too deeply, or an alias holds itself") from None
+    except (ValueError, TypeError, OverflowError, AttributeError, KeyError) as error:
+        # PyYAML's own conversions: a date in a thirteenth month, a tag on what it does not fit.
+        raise ConfigError(f"{what}: not readable as YAML: {error}") from error
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """Number of values below one, each as often as aliases repeat it."""
+    if not isinstance(value, (dict, list, tuple, set)):
+        return 1
+    if id(value) not in known:
+        # Until it is known, whoever meets it again is inside of it.
+        known[id(value)] = _LARGEST_TREE
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(value)]
+
+
+def _names(path: Path, key: str, value: Any) -> list[str]:
+    """File names under `extends` or `include`. Raises ConfigError for what is none."""
+    names = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: {key} = {_shown(value)}: expected the name of a file, or a list of them")
+    return names
 
 
 def read_tree(name: str | Path, beside: Path | None = None, _chain: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -75,18 +133,22 @@ def read_tree(name: str | Path, beside: Path | None = None, _chain: tuple[Path, 
     if path in _chain:
         raise ConfigError(f"{path} extends itself through {' -> '.join(p.name for p in _chain)}")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: byte 0x{error.object[error.start]:02x} at {error.start} is not UTF-8; save the file as UTF-8 text"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
+    raw = _parsed(text, str(path))
     raw = {} if raw is None else raw
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(raw).__name__}")
     tree: dict[str, Any] = {}
     chain = (*_chain, path)
-    if (base := raw.pop("extends", None)) is not None:
-        tree = read_tree(base, path.parent, chain)
-    for part in raw.pop("include", None) or ():
-        tree = merged(tree, read_tree(part, path.parent, chain))
+    for key in ("extends", "include"):
+        for part in _names(path, key, raw.pop(key, None)):
+            tree = merged(tree, read_tree(part, path.parent, chain))
     return merged(tree, raw)
 
 
@@ -94,12 +156,10 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str,
     """Apply `a.b.c=value` strings; the value is read as YAML (`3e-4` included)."""
     for override in overrides:
         key, sep, text = override.partition("=")
-        if not sep or not key.strip():
-            raise ConfigError(f"--set {override!r}: expected key=value, such as training.seed=1")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override!r}: the value is not readable as YAML: {error}") from error
+        parts = key.strip().split(".")
+        if not sep or not all(parts) or len(parts) > _DEEPEST:
+            raise ConfigError(f"--set {override[:_LONGEST_SHOWN]!r}: expected key=value, such as training.seed=1")
+        value = _parsed(text, f"--set {override[:_LONGEST_SHOWN]!r}")
         tree = with_value(tree, key.strip(), number_of(value))
     return tree
 
@@ -183,6 +243,6 @@ def validate(model: type[M], tree: Mapping[str, Any], source: str) -> M:
                     hint = f"; did you mean {value / 100:g}?"
                 said = f"{item['msg'][0].lower()}{item['msg'][1:]}{hint}"
                 # A complaint about a whole section names what it means itself.
-                what = key if isinstance(value, Mapping) else f"{key} = {value!r}"
+                what = key if isinstance(value, Mapping) else f"{key} = {_shown(value)}"
                 lines.append(f"{what}: {said}" if what else said)
         raise ConfigError(f"{source}: " + "\n  ".join(lines)) from None

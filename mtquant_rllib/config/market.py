@@ -2,92 +2,106 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import re
 from functools import cached_property
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+from mtquant_rllib.config.base import (
+    NUMBER,
+    Amount,
+    ClockTime,
+    Count,
+    Date,
+    Fraction,
+    Positive,
+    Section,
+    Share,
+    ShareBelowOne,
+    Window,
+)
+from mtquant_rllib.config.reading import (
+    ClockConfig,
+    ColumnNames,
+    DialectConfig,
+    FileOptions,
+    Multipliers,
+    Timezone,
+    parse_timezone,
+)
 
-_FIXED = re.compile(r"^(?:UTC|GMT)?([+-])(\d{1,2})(?::?(\d{2}))?$")
-_SHIFTED = re.compile(r"^(.*?)\s*([+-])\s*(\d{1,2})$")
+DayOfMonth = Annotated[int, Field(ge=1, le=31), NUMBER]
+Bars = Annotated[int, Field(ge=0, le=100_000), NUMBER]
+"""Bars left out; 0 leaves out none."""
 
 
-def parse_timezone(text: str) -> tuple[ZoneInfo, float]:
-    """(zone, hours the broker's clock is ahead of it) of a name.
+class PublishedConfig(Section):
+    """When the values of a series that is not daily are published.
 
-    Accepted: an IANA name (`Europe/Athens`), a fixed offset (`UTC+2`, `+02:00`), or a place and a shift, as servers
-    that follow New York's daylight saving are usually described: `New York+7` is midnight at 17:00 New York.
-    Raises ValueError.
+    lag_days
+        Calendar days from the date that a value bears to its publication, at the latest.
+    revised
+        Whether values change after it: a history then holds what was known later.
     """
-    name = text.strip()
-    if fixed := _FIXED.match(name):
-        sign = 1 if fixed[1] == "+" else -1
-        return ZoneInfo("UTC"), sign * (int(fixed[2]) + int(fixed[3] or 0) / 60)
-    shift_h = 0.0
-    if (shifted := _SHIFTED.match(name)) and not name.startswith("Etc/"):
-        name, shift_h = shifted[1], float(shifted[2] + shifted[3])
-    for candidate in (name, f"America/{name.replace(' ', '_')}", f"Europe/{name.replace(' ', '_')}"):
-        try:
-            return ZoneInfo(candidate), shift_h
-        except (KeyError, ValueError, OSError):
-            continue
-    raise ValueError(f"{text!r} is no time zone; expected UTC, Europe/Athens, New York+7 or UTC+2")
 
-
-def _checked_timezone(text: str) -> str:
-    parse_timezone(text)
-    return text
-
-
-Timezone = Annotated[str, AfterValidator(_checked_timezone)]
-ClockTime = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
-
-
-class FileOptions(Section):
-    """What a bar file does not say about itself. None: read it from the file, else the market's or instrument's
-    setting."""
-
-    symbol: str | None = None
-    timezone: Timezone | None = None
-    scale: Count | None = None
-    date_format: str | None = None
-
-
-class ColumnNames(Section):
-    """Accepted headers of each role, best first; case, `<>`, blanks, dots, dashes and underscores do not matter."""
-
-    timestamp: tuple[str, ...]
-    date: tuple[str, ...]
-    time: tuple[str, ...]
-    symbol: tuple[str, ...]
-    open: tuple[str, ...]
-    high: tuple[str, ...]
-    low: tuple[str, ...]
-    close: tuple[str, ...]
-    volume: tuple[str, ...]
+    lag_days: Annotated[int, Field(ge=1, le=1000), NUMBER]
+    revised: bool = False
 
 
 class MacroConfig(Section):
     """Macro series and the delay with which they are known.
 
     A value dated d is known `lag_business_days` weekdays later, for intraday bars from `known_at` New York time.
+
+    published
+        Of series by the week, month or quarter, by name or by the source's id: they are refused without.
     """
 
     columns: tuple[str, ...]
     aliases: dict[str, tuple[str, ...]]
     positive: tuple[str, ...]
     allow_missing: tuple[str, ...]
-    lag_business_days: Count
+    lag_business_days: Window
     known_at: ClockTime
-    stale_after_days: Count
+    stale_after_days: Window
+    published: dict[str, PublishedConfig]
 
 
 class RepairConfig(Section):
-    max_dropped_frac: Fraction
+    """How much of a file may be mended before it is refused.
+
+    max_dropped_frac
+        Share of rows that may be dropped as unreadable.
+    max_frac
+        Kind of repair -> share of rows. A kind that is not here, such as sorting, may touch them all.
+    """
+
+    max_dropped_frac: Share
+    max_frac: dict[str, Share]
+
+
+class PlausibleConfig(Section):
+    """What bars could be real; see `configs/market.yaml` for each line."""
+
+    earliest: Date
+    latest: Date
+    max_hole_days: Positive
+    min_bars: Window
+    window_bars: Window
+    round_trip_bars: Window
+    factor: Annotated[float, Field(gt=1, le=1000), NUMBER]
+    level_factor: Annotated[float, Field(gt=1, le=1000), NUMBER]
+    deviations: Positive
+    suspect_deviations: Positive
+    largest_price: Amount
+    volume_multiple: Amount
+
+    @model_validator(mode="after")
+    def _times_are_in_order(self) -> PlausibleConfig:
+        if self.earliest >= self.latest:
+            raise ValueError(f"earliest {self.earliest} is not before latest {self.latest}")
+        return self
 
 
 class QualityConfig(Section):
@@ -106,8 +120,14 @@ class QualityConfig(Section):
     engulfing_frac: Fraction
     scaled_min_rows: Count
     roll_gap_multiple: Positive
-    roll_days: tuple[int, int]
+    roll_days: tuple[DayOfMonth, DayOfMonth]
     largest_moves: Count
+
+    @model_validator(mode="after")
+    def _days_are_in_order(self) -> QualityConfig:
+        if self.roll_days[0] > self.roll_days[1]:
+            raise ValueError(f"roll_days {self.roll_days[0]} to {self.roll_days[1]}: expected the earlier one first")
+        return self
 
 
 class FractionsConfig(Section):
@@ -126,13 +146,13 @@ class FractionsConfig(Section):
 class SplitsConfig(Section):
     """Calendar cuts for daily bars that cover them, shares of the rows for everything else."""
 
-    train_until: dt.date
-    validation_until: dt.date
-    test_until: dt.date
+    train_until: Date
+    validation_until: Date
+    test_until: Date
     min_bars: Count
     fractions: FractionsConfig
-    purge_bars: Annotated[int, Field(ge=0)]
-    embargo_bars: Annotated[int, Field(ge=0)]
+    purge_bars: Bars
+    embargo_bars: Bars
 
     @model_validator(mode="after")
     def _in_order(self) -> SplitsConfig:
@@ -144,14 +164,24 @@ class SplitsConfig(Section):
 class MarketConfig(Section):
     timezone: Timezone
     files: dict[str, FileOptions]
+    dialects: dict[str, DialectConfig]
+    """Layouts by name; one further down is tried before those above it."""
+    multipliers: Multipliers
+    """Letters behind a volume, and what each multiplies it by."""
+    text_suffixes: tuple[str, ...]
+    parquet_suffixes: tuple[str, ...]
+    largest_file_mb: Count
+    """A file that is larger, or unpacks to more, is refused."""
+    clock_pattern: ClockConfig
     instruments: tuple[str, ...] | None
     """Those of the specialists' table that are traded; None for all. Roles and domains follow."""
     allow_missing: tuple[str, ...]
     columns: ColumnNames
     symbol_suffixes: tuple[str, ...]
-    consistency_tolerance_frac: NonNegative
+    consistency_tolerance_frac: ShareBelowOne
     macro: MacroConfig
     repair: RepairConfig
+    plausible: PlausibleConfig
     quality: QualityConfig
     splits: SplitsConfig
 

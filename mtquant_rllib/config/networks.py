@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from mtquant_rllib.config.attention import AttentionConfig
-from mtquant_rllib.config.base import Count, NonNegative, Positive, Section
+from mtquant_rllib.config.base import NonNegative, Positive, Section, Share, Width
 from mtquant_rllib.universe import Sharing
 
 Activation = Literal["tanh", "relu", "silu", "elu"]
@@ -24,9 +24,9 @@ class NetworkNames(Section):
 class ValueHidden(Section):
     """Hidden sizes of the value trunks; `null` takes the sizes of the policy trunk of the same level."""
 
-    meta: tuple[Count, ...] | None
-    specialist: tuple[Count, ...] | None
-    instrument: tuple[Count, ...] | None
+    meta: tuple[Width, ...] | None
+    specialist: tuple[Width, ...] | None
+    instrument: tuple[Width, ...] | None
 
 
 class LinearSkip(Section):
@@ -41,7 +41,7 @@ class NetworksConfig(Section):
     names: NetworkNames
     sharing: Sharing
     """Which instrument agents share one module: `none`, `domain` (one per domain) or `all` (one for all)."""
-    instrument_hidden: tuple[Count, ...] = Field(min_length=1)
+    instrument_hidden: tuple[Width, ...] = Field(min_length=1)
     value_hidden: ValueHidden
     activation: Activation
     linear_skip: LinearSkip
@@ -49,7 +49,7 @@ class NetworksConfig(Section):
     """Deviation of every action component before training; actions live in [-1, 1]."""
     std_floor: NonNegative
     """Deviation below which training cannot push a component; approached smoothly."""
-    initial_appetite: float = Field(ge=0, le=1)
+    initial_appetite: Share
     """Risk appetite that the meta-controller's mean begins with; allocations begin equal."""
     last_layer_scale: Positive
     """Gain of the last layer of every policy and value trunk: first actions and values lie near 0."""

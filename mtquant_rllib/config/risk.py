@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from mtquant_rllib.config.base import Count, Fraction, Positive, Section
+from mtquant_rllib.config.base import NUMBER, Fraction, Multiple, Section, Window
+
+Rounds = Annotated[int, Field(ge=1, le=1000), NUMBER]
+"""Of a repair that is repeated."""
 
 
 class TimedLevelConfig(Section):
     """A breaker level that wears off: its day-loss threshold (inclusive) and how many bars it binds."""
 
     loss_frac: Fraction
-    cooldown_bars: Count
+    cooldown_bars: Window
 
 
 class LatchedLevelConfig(Section):
@@ -45,7 +48,7 @@ class BreakersConfig(Section):
 class AlertsConfig(Section):
     position_loss_frac: Fraction
     day_loss_frac: Fraction
-    correlation_shift: Positive
+    correlation_shift: Annotated[float, Field(gt=0, le=2), NUMBER]
 
 
 class CustomRuleConfig(Section):
@@ -69,13 +72,13 @@ class CustomRuleConfig(Section):
 class RiskConfig(Section):
     """See `configs/risk.yaml` for the meaning of each line."""
 
-    gross_budget: Positive
+    gross_budget: Multiple
     max_concentration_frac: Fraction
     correlation_floor_frac: Fraction
-    correlation_rounds: Count
-    max_sweeps: Count
-    var_horizon_days: Positive
-    margin_buffer: float = Field(ge=1)
+    correlation_rounds: Rounds
+    max_sweeps: Rounds
+    var_horizon_days: Annotated[float, Field(gt=0, le=366), NUMBER]
+    margin_buffer: Annotated[float, Field(ge=1, le=100), NUMBER]
     margin_stop_out_frac: Fraction
     max_adv_frac: Fraction
     rules: tuple[CustomRuleConfig, ...] = ()

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+from mtquant_rllib.config.base import (
+    Count,
+    CountOrNone,
+    Fraction,
+    LearningRate,
+    NonNegative,
+    Positive,
+    Section,
+    Width,
+    Window,
+)
 
 
 class SACRates(Section):
     """Learning rates at the start of the budget; they fall as the recipe says."""
 
-    actor: Positive
-    critic: Positive
-    alpha: Positive
+    actor: LearningRate
+    critic: LearningRate
+    alpha: LearningRate
 
 
 class CriticConfig(Section):
     """The twin critics of every module: plain trunks with ReLU over an observation and what the environment made of an
     action."""
 
-    hidden: tuple[Count, ...] = Field(min_length=1)
+    hidden: tuple[Width, ...] = Field(min_length=1)
     slope: bool
     """Whether they begin with a product of action and observation, beside the trunk; see `policies.critics.Critic`."""
     slope_penalty: NonNegative
@@ -103,11 +113,11 @@ class SACConfig(Section):
     bars_per_update: Count
     bars_per_round: Count
     bars_per_iteration: Count
-    learning_starts_bars: int = Field(ge=0)
+    learning_starts_bars: CountOrNone
     learning_starts_frac: Fraction
     replay_bars: Count
     priorities: PrioritiesConfig | None
-    n_steps: Count
+    n_steps: Window
     tau: Fraction
     initial_alpha: Positive
     action_penalty: NonNegative

@@ -6,11 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mtquant_rllib.config.base import Count, Positive, Section
+from mtquant_rllib.config.base import NUMBER, Multiple, OpenShare, Section, Share
 
 Scheduler = Literal["asha", "pbt", "random", "grid"]
 Searcher = Literal["random", "optuna"]
 SCHEDULERS: tuple[Scheduler, ...] = ("asha", "pbt", "random", "grid")
+
+Trials = Annotated[int, Field(ge=1, le=100_000), NUMBER]
 
 
 class ASHAConfig(Section):
@@ -22,8 +24,8 @@ class ASHAConfig(Section):
         One trial in so many goes on from a rung; the next rung is so many times as far.
     """
 
-    grace_frac: Annotated[float, Field(gt=0, lt=1)]
-    reduction_factor: Annotated[float, Field(gt=1)]
+    grace_frac: OpenShare
+    reduction_factor: Annotated[float, Field(gt=1, le=1000), NUMBER]
 
 
 class PBTConfig(Section):
@@ -39,18 +41,18 @@ class PBTConfig(Section):
         By one of these a number is multiplied when it is moved.
     """
 
-    rounds: Annotated[int, Field(ge=2)]
-    quantile_frac: Annotated[float, Field(gt=0, le=0.5)]
-    resample_prob: Annotated[float, Field(ge=0, le=1)]
-    factors: tuple[Positive, Positive]
+    rounds: Annotated[int, Field(ge=2, le=1000), NUMBER]
+    quantile_frac: Annotated[float, Field(gt=0, le=0.5), NUMBER]
+    resample_prob: Share
+    factors: tuple[Multiple, Multiple]
 
 
 class SearchConfig(Section):
     """trials: how many are drawn; a grid has as many as it has combinations. seeds: runs of each trial, whose mean is
     its score."""
 
-    trials: Count
-    seeds: Count
+    trials: Trials
+    seeds: Trials
     scheduler: Scheduler
     searcher: Searcher
     asha: ASHAConfig

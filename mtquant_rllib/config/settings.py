@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from mtquant_rllib.config.agents import (
     DocumentTrainingConfig,
@@ -16,7 +16,7 @@ from mtquant_rllib.config.agents import (
     SpecialistConfig,
 )
 from mtquant_rllib.config.allocator import AllocatorConfig
-from mtquant_rllib.config.base import Section
+from mtquant_rllib.config.base import CalendarYear, RatePct, Section, Seed
 from mtquant_rllib.config.desk import DeskConfig, RewardConfig
 from mtquant_rllib.config.embedded import EmbeddedConfig
 from mtquant_rllib.config.evaluation import EvaluationConfig
@@ -47,9 +47,9 @@ _COLUMN = re.compile(r"[A-Za-z]\w*", re.ASCII)
 class Settings(Section):
     """Everything a run depends on. `Settings.load()` reads `configs/default.yaml`."""
 
-    seed: int = Field(ge=0)
+    seed: Seed
     symbols: dict[str, InstrumentConfig]
-    policy_rates: dict[str, dict[int, float]]
+    policy_rates: dict[str, dict[CalendarYear, RatePct]]
     market: MarketConfig
     synthetic: SyntheticConfig
     meta_controller: MetaControllerConfig

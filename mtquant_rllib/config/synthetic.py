@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from itertools import pairwise
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+from mtquant_rllib.config.base import (
+    NUMBER,
+    Amount,
+    Correlation,
+    Date,
+    Fraction,
+    NonNegative,
+    Positive,
+    RatePct,
+    Section,
+    Share,
+    ShareBelowOne,
+    Sharpe,
+    Window,
+)
 
 REGIMES = ("bull", "bear", "volatile", "sideways")
 """Names of the market's states, in the order of every regime axis."""
 
-Correlation = Annotated[float, Field(ge=-1, le=1)]
-ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
-Volatility = Annotated[float, Field(gt=0, le=200)]
-Tail = Annotated[float, Field(gt=2, description="a variance exists only above two degrees of freedom")]
+Drift = Annotated[float, Field(ge=-1000, le=1000), NUMBER]
+Volatility = Annotated[float, Field(gt=0, le=200), NUMBER]
+Tail = Annotated[float, Field(gt=2, le=1e6, description="a variance exists only above two degrees of freedom"), NUMBER]
 
 
 class SyntheticInstrument(Section):
     """One instrument's law. Four numbers: one per regime, in the order of `REGIMES`."""
 
-    start_price: Positive
-    volume: Positive
-    drift_pct: tuple[float, float, float, float]
+    start_price: Amount
+    volume: Amount
+    drift_pct: tuple[Drift, Drift, Drift, Drift]
     volatility_pct: tuple[Volatility, Volatility, Volatility, Volatility]
     tail_df: tuple[Tail, Tail, Tail, Tail]
     garch_alpha: ShareBelowOne
@@ -33,10 +45,10 @@ class SyntheticInstrument(Section):
 
 class SyntheticVolatility(Section):
     persistence: ShareBelowOne
-    trailing_span_bars: Count
+    trailing_span_bars: Window
     tail_cut: Fraction
     largest_news_sd: Positive
-    largest_move_frac: Annotated[float, Field(gt=0, lt=0.5)]
+    largest_move_frac: Annotated[float, Field(gt=0, lt=0.5), NUMBER]
 
 
 class MomentumStructure(Section):
@@ -44,8 +56,8 @@ class MomentumStructure(Section):
     (|trend| - pivot)), trend the return of `trend_bars` in deviations. With strength 0 it is not there."""
 
     strength: NonNegative
-    window_bars: Count
-    trend_bars: Count
+    window_bars: Window
+    trend_bars: Window
     slope: Positive
     pivot: NonNegative
 
@@ -54,8 +66,8 @@ class OracleTable(Section):
     """oracle_sharpe: net Sharpe ratio that an oracle is to earn; strength_of_sharpe: the strength of the planted part
     at which it does, measured by replaying it."""
 
-    oracle_sharpe: NonNegative
-    strength_of_sharpe: dict[float, Positive]
+    oracle_sharpe: Annotated[float, Field(ge=0, le=100), NUMBER]
+    strength_of_sharpe: dict[Sharpe, Positive]
 
     @property
     def strength(self) -> float:
@@ -97,7 +109,7 @@ class OracleConfig(Section):
 
 class SyntheticVolume(Section):
     memory: ShareBelowOne
-    memory_span_bars: Count
+    memory_span_bars: Window
     noise: NonNegative
     move_loading: NonNegative
     proxy_loading: NonNegative
@@ -106,7 +118,7 @@ class SyntheticVolume(Section):
 class SyntheticVix(Section):
     """ln VIX is an AR(1); `regime_loading` is how far it follows the log volatility of `index`'s regime."""
 
-    mean: Positive
+    mean: Amount
     deviation: Positive
     persistence: ShareBelowOne
     correlation: Correlation
@@ -114,20 +126,26 @@ class SyntheticVix(Section):
     regime_loading: NonNegative
     bounds: tuple[Positive, Positive]
 
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> SyntheticVix:
+        if self.bounds[0] >= self.bounds[1]:
+            raise ValueError(f"bounds {self.bounds[0]:g} to {self.bounds[1]:g}: expected the lower one first")
+        return self
+
 
 class SyntheticDxy(Section):
-    start: Positive
-    volatility_pct: Positive
+    start: Amount
+    volatility_pct: Volatility
     correlation: Correlation
     currency: str
 
 
 class SyntheticRates(Section):
     names: tuple[str, str, str]
-    mean_pct: tuple[float, float, float]
+    mean_pct: tuple[RatePct, RatePct, RatePct]
     deviation_bp: NonNegative
     reversion: Fraction
-    floor_pct: float
+    floor_pct: RatePct
     correlations: tuple[Correlation, Correlation, Correlation]
 
 
@@ -142,9 +160,9 @@ class SyntheticMacro(Section):
 
 
 class SyntheticConfig(Section):
-    start: dt.date
+    start: Date
     instruments: dict[str, SyntheticInstrument]
-    transitions: dict[str, tuple[float, float, float, float]]
+    transitions: dict[str, tuple[Share, Share, Share, Share]]
     correlations: dict[str, tuple[Correlation, Correlation, Correlation, Correlation]]
     drift_divisor: Positive
     volatility: SyntheticVolatility
@@ -158,7 +176,7 @@ class SyntheticConfig(Section):
         if tuple(self.transitions) != REGIMES:
             raise ValueError(f"transitions needs one row per regime, in this order: {', '.join(REGIMES)}")
         for name, row in self.transitions.items():
-            if min(row) < 0 or abs(sum(row) - 1) > 0.01:
+            if abs(sum(row) - 1) > 0.01:
                 raise ValueError(f"transitions.{name} sums to {sum(row):g}: expected probabilities that sum to 1")
         for pair in self.correlations:
             names = pair.split()

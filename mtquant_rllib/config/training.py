@@ -6,22 +6,36 @@ the document's number; one that is set overrides it, and `configs/training.yaml`
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from mtquant_rllib.config.base import Count, Fraction, NonNegative, Positive, Section
+from mtquant_rllib.config.base import (
+    NUMBER,
+    Count,
+    CountOrNone,
+    Fraction,
+    LearningRate,
+    Multiple,
+    NonNegative,
+    Percent,
+    Positive,
+    Section,
+    Share,
+)
 
 
 class LearningRates(Section):
     """Learning rate per level; null follows `recipe.learning_rate`."""
 
-    meta_controller: Positive | None
-    specialists: Positive | None
-    instruments: Positive | None
+    meta_controller: LearningRate | None
+    specialists: LearningRate | None
+    instruments: LearningRate | None
 
 
 Algorithm = Literal["ppo", "sac"]
+GrowthFactor = Annotated[float, Field(ge=1, le=1000), NUMBER]
+"""By how much something grows over a trial; 1: not at all."""
 
 
 class RecipeConfig(Section):
@@ -62,16 +76,16 @@ class RecipeConfig(Section):
     """
 
     algorithms: tuple[Algorithm, Algorithm, Algorithm]
-    learning_rate: Positive | None
+    learning_rate: LearningRate | None
     learning_rates: LearningRates
-    phase_learning_rate_fracs: tuple[Positive, Positive, Positive]
-    learning_rate_final_frac: float = Field(ge=0, le=1)
-    gae_lambda: float | None = Field(ge=0, le=1)
+    phase_learning_rate_fracs: tuple[Multiple, Multiple, Multiple]
+    learning_rate_final_frac: Share
+    gae_lambda: Share | None
     gamma: Fraction | None
     n_epochs: Count | None
     batch_size: Count | None
-    batch_size_final_factor: float = Field(ge=1)
-    clip_range: Positive | None
+    batch_size_final_factor: GrowthFactor
+    clip_range: Fraction | None
     bars_per_update: Count
     min_updates: Count
     environments: Count
@@ -138,16 +152,16 @@ class ResourcesConfig(Section):
     engine: Literal["batched", "rllib"]
     cpus: Count | None
     learner_cpus: Count
-    min_process_cpus: float = Field(ge=0.01, le=1)
-    runners: int = Field(ge=0)
-    learners: int = Field(ge=0)
+    min_process_cpus: Annotated[float, Field(ge=0.01, le=1), NUMBER]
+    runners: CountOrNone
+    learners: CountOrNone
     gpus: Literal["auto", "none"]
     processes_per_gpu: Count
     worker_types: tuple[WorkerType, ...] | None
     worker_start_seconds: Positive
     object_store_mb: Count
     runner_restart_seconds: Positive
-    env_retries: int = Field(ge=0)
+    env_retries: CountOrNone
 
 
 class LearnerConfig(Section):
@@ -197,16 +211,59 @@ class CheckpointsConfig(Section):
 
     every_updates: Count
     keep: Count
-    max_failures: int = Field(ge=0)
+    max_failures: CountOrNone
     storage_patience_seconds: NonNegative
     stop_grace_seconds: NonNegative
 
 
-class TrackingConfig(Section):
-    """Who is told. TensorBoard is always written.
+class TrackerConfig(Section):
+    """One of `tracking.trackers`; its name alone stands for one without options.
 
-    wandb
-        Also write a Weights & Biases run per trial; without WANDB_API_KEY it is kept offline in the run folder.
+    tracker
+        `tensorboard`, `wandb`, `mlflow`, `package.module:NAME`, or a name that an installed package offers (entry
+        points of the group `mtquant_rllib.trackers`).
+    options
+        Arguments of the class; those of `wandb` are a section of their own.
+    """
+
+    tracker: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, given: Any) -> Any:
+        return {"tracker": given} if isinstance(given, str) else given
+
+
+class WandBConfig(Section):
+    """Weights & Biases. Whether it is online is its own setting (WANDB_MODE, `wandb login`, its settings files).
+
+    project, entity
+        Where runs go; null is the entity that its own settings have.
+    tags
+        Of every run, besides phase, trial, algorithm, networks and kind of market.
+    connect_seconds
+        How long its service may take to answer before the run is kept offline. Training does not wait for it.
+    poll_seconds
+        Between two looks into the run's folder.
+    """
+
+    project: str
+    entity: str | None
+    tags: tuple[str, ...]
+    connect_seconds: Positive
+    poll_seconds: float = Field(gt=0, le=60)
+
+
+class TrackingConfig(Section):
+    """Who is told.
+
+    trackers
+        Who else than the console, the curves and Tune's own files.
+    wait_seconds
+        How long the end of a training waits for all that trackers have left to do.
+    queue_results
+        How many results a tracker other than `tensorboard` and `wandb` may be behind before it is left alone.
     progress_seconds
         Least seconds between two progress lines of a trial.
     fallback_seconds
@@ -217,9 +274,18 @@ class TrackingConfig(Section):
         A phase whose GPUs run kernels for less of the time is told at its end what they waited for.
     """
 
-    wandb: bool
-    wandb_project: str
+    trackers: tuple[TrackerConfig, ...]
+    wandb: WandBConfig
+    wait_seconds: Annotated[float, Field(ge=0, le=600), NUMBER]
+    queue_results: Count
     progress_seconds: NonNegative
     fallback_seconds: NonNegative
-    attention_rows: int = Field(ge=0)
-    gpu_percent_wanted: float = Field(ge=0, le=100)
+    attention_rows: CountOrNone
+    gpu_percent_wanted: Percent
+
+    @model_validator(mode="after")
+    def _each_once(self) -> TrackingConfig:
+        names = [choice.tracker for choice in self.trackers]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"trackers: {repeated[0]} stands there more than once")
+        return self

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from mtquant_rllib.config.base import Count, Positive, Section
+from mtquant_rllib.config.base import Count, CountOrNone, LearningRate, Section, Share
 from mtquant_rllib.config.sac import SACConfig, SACRates
-from mtquant_rllib.config.training import LearnerConfig
+from mtquant_rllib.config.training import GrowthFactor, LearnerConfig
 
 
 class TrialConfig(Section):
@@ -35,15 +35,15 @@ class TrialConfig(Section):
     """
 
     budget_bars: Count
-    validations: int = Field(ge=0)
+    validations: CountOrNone
     patience: Count | None
-    learning_rate_final_frac: float = Field(ge=0, le=1)
-    batch_size_final_factor: float = Field(ge=1)
+    learning_rate_final_frac: Share
+    batch_size_final_factor: GrowthFactor
     explore_frozen: bool
     average_updates: Count | None
     best_from_start: bool
     learner: LearnerConfig
-    learning_rates: dict[str, Positive | SACRates] = Field(default_factory=dict)
-    base_rates: dict[str, Positive] = Field(default_factory=dict)
+    learning_rates: dict[str, LearningRate | SACRates] = Field(default_factory=dict)
+    base_rates: dict[str, LearningRate] = Field(default_factory=dict)
     learner_threads: Count = 1
     sac: SACConfig | None = None

@@ -14,12 +14,19 @@ from packaging.requirements import Requirement
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.doctor.findings import Finding
+from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.training.reporting.weights_and_biases.session import (
+    DISABLED,
+    OFFLINE,
+    Unreachable,
+    service_address,
+    usual_mode,
+)
 
 LEAST_FREE_MB = 1024
 """Of a disk that holds runs or a prepared market: three checkpoints of a phase's three trials take up to 200 MB, a
 prepared market of six years 30 MB."""
 TRACKER_SECONDS = 5.0
-TRACKER = ("api.wandb.ai", 443)
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -154,21 +161,34 @@ def _listed_gpus() -> list[str]:
 
 
 def tracker(settings: Settings) -> Iterator[Finding]:
-    """Weights & Biases can be reached, where it is to be."""
-    if not settings.tracking.wandb:
-        yield Finding("wandb", "ok", "off (tracking.wandb = false)")
+    """Trackers are there, and Weights & Biases can be reached, where it is to be."""
+    from mtquant_rllib.training.reporting.trackers import WANDB, expect_trackers, tracked_by
+
+    try:
+        expect_trackers(settings)
+    except ConfigError as error:
+        yield Finding("trackers", "failed", str(error), "install it, or leave it out of tracking.trackers")
         return
-    if not os.environ.get("WANDB_API_KEY"):
-        yield Finding("wandb", "ok", "offline, in the run's folder: WANDB_API_KEY is not set")
+    if not tracked_by(settings, WANDB):
+        yield Finding("wandb", "ok", "off (tracking.trackers does not name it)")
         return
     try:
-        socket.create_connection(TRACKER, timeout=TRACKER_SECONDS).close()
+        mode = usual_mode()
+    except Unreachable as error:
+        yield Finding("wandb", "failed", str(error), "`wandb login` again; without a key runs are kept offline")
+        return
+    if mode in (OFFLINE, DISABLED):
+        yield Finding("wandb", "ok", f"{mode}, as its own settings and keys have it")
+        return
+    host, port = service_address()
+    try:
+        socket.create_connection((host, port), timeout=TRACKER_SECONDS).close()
     except OSError as error:
         yield Finding(
             "wandb",
             "failed",
-            f"{TRACKER[0]} cannot be reached: {error}",
-            "unset WANDB_API_KEY: runs are kept offline then, and `wandb sync` sends them later",
+            f"{host} cannot be reached: {error}",
+            "WANDB_MODE=offline keeps runs in their folders, and `mtquant wandb sync RUN` sends them later",
         )
         return
-    yield Finding("wandb", "ok", f"{TRACKER[0]} answers")
+    yield Finding("wandb", "ok", f"{host} answers")

@@ -267,6 +267,7 @@ class Desk(Trading):
         domain_return = by_domain(self.instrument_return, slices)
         self.portfolio_return = row_sums(domain_return)
         streams = np.concatenate((self.portfolio_return[:, None], domain_return, self.instrument_return), axis=1)
+        opens_day = state.daily.opens_day(new_day)
         state.daily.step(equity_before, state.book.equity, new_day)
         state.record.step(domain_return)
         edited = np.abs(self.proposed - self.ordered)
@@ -282,12 +283,13 @@ class Desk(Trading):
             appetite=state.appetite,
             edited=edited,
             var_forecast=forecast,
+            opens_day=opens_day,
             traded_ccy=state.book.traded_ccy,
             cost_ccy=state.book.cost_ccy,
             financing_ccy=state.book.financing_ccy,
             equity_before=equity_before,
             domain_slices=slices,
         )
-        reward = self.reward.score(state.sharpe, state.drawdown, bar)
+        reward = self.reward.score(state.sharpe, state.drawdown, state.day_excess, bar)
         self.terms = self.reward.terms
         return reward

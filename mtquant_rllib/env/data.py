@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.episodes import Stretch
 from mtquant_rllib.env.leak import plant_leak
@@ -213,7 +213,7 @@ def _digest(settings: Settings, parts: dict[str, Any]) -> str:
     shaping = ("symbols", "policy_rates", "features", "specialists", "portfolio_risk", "desk")
     tree = settings.model_dump(mode="json")
     del tree["desk"]["observation"]  # how an agent sees the arrays
-    text = json.dumps(
+    text = strict_json.dumps(
         {"code": _code_version(), "traded": settings.universe.symbols, **parts, **{key: tree[key] for key in shaping}},
         sort_keys=True,
         default=str,
@@ -234,7 +234,7 @@ def _prepared(cache: Path | None, name: str, fill: Any) -> Path:
         index = fill(half)
         hashes = file_hashes(half)
         index |= {ARRAYS_HASH: arrays_hash(hashes), FILES: hashes}
-        (half / INDEX).write_text(json.dumps(index, indent=1))
+        (half / INDEX).write_text(strict_json.dumps(index, indent=1))
         half.chmod(0o755)
         try:
             half.rename(final)

@@ -42,14 +42,20 @@ class DeskReward:
         self.terms: dict[str, np.ndarray] = {}
 
     def score(
-        self, sharpe: rewards.DifferentialSharpe, drawdown: rewards.MaximumDrawdown, bar: RewardBar
+        self,
+        sharpe: rewards.DifferentialSharpe,
+        drawdown: rewards.MaximumDrawdown,
+        day_excess: rewards.DayExcess,
+        bar: RewardBar,
     ) -> np.ndarray:
-        """Rewards (B, K) of one bar. sharpe, drawdown: state of each stream, updated with the bar."""
+        """Rewards (B, K) of one bar. sharpe, drawdown, day_excess: state of the streams and of the day's loss, updated
+        with the bar."""
         drawdown_increment = drawdown.step(bar.streams)
         reward = sharpe.step(self._standardised(bar.streams, bar.allocation, bar.appetite))
         self.terms = {}
         if self._setup.phase == 3:
-            reward = self._joint(bar, drawdown_increment)
+            excess = day_excess.step(bar.streams[:, 0], bar.var_forecast, bar.opens_day)
+            reward = self._joint(bar, drawdown_increment, excess)
         copy = bar.read_only_copy() if self._custom else None
         for own in self._custom:
             assert copy is not None
@@ -73,12 +79,15 @@ class DeskReward:
         clip = self._weights.differential_sharpe.clip
         return np.clip(streams / scale, -clip, clip)
 
-    def _joint(self, bar: RewardBar, drawdown_increment: np.ndarray) -> np.ndarray:
+    def _joint(self, bar: RewardBar, drawdown_increment: np.ndarray, excess: np.ndarray) -> np.ndarray:
         """The joint phase's reward: risk-adjusted return in units of the target's bar volatility, each agent's own
-        mixed with the portfolio's, (B, K)."""
+        mixed with the portfolio's, (B, K).
+
+        excess: by how much more the day's loss has gone beyond its VaR forecast, (B,).
+        """
         weights, streams, edits = self._weights, bar.streams, bar.of_agents(bar.edited)
         score = streams - weights.drawdown * drawdown_increment - weights.edits * edits
-        beyond = weights.var_excess * rewards.var_excess(streams[:, 0], bar.var_forecast)
+        beyond = weights.var_excess * excess
         score[:, 0] -= beyond
         self.terms = {
             "return": streams[:, 0],

@@ -8,7 +8,7 @@ import numpy as np
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.rewards import DifferentialSharpe, MaximumDrawdown
+from mtquant_rllib.env.rewards import DayExcess, DifferentialSharpe, MaximumDrawdown
 from mtquant_rllib.env.track_record import DailyReturns, TrackRecord
 from mtquant_rllib.env.trading_state import TradingState
 
@@ -23,8 +23,8 @@ class DeskState(TradingState):
         The specialists' last decisions, (B, n) and (B, D).
     signal, urgency
         The instruments' last decisions, (B, n).
-    sharpe, drawdown
-        Reward state of each stream of returns (`DeskReward`).
+    sharpe, drawdown, day_excess
+        Reward state of each stream of returns, and of the day's loss (`DeskReward`).
     daily, record
         Daily returns of the portfolio, and each specialist's last bars.
     """
@@ -37,6 +37,7 @@ class DeskState(TradingState):
     urgency: np.ndarray
     sharpe: DifferentialSharpe
     drawdown: MaximumDrawdown
+    day_excess: DayExcess
     daily: DailyReturns
     record: TrackRecord
 
@@ -53,6 +54,7 @@ class DeskState(TradingState):
         self.urgency = np.zeros((n_envs, n))
         self.sharpe = DifferentialSharpe(n_envs, n_streams, settings.rewards.differential_sharpe)
         self.drawdown = MaximumDrawdown(n_envs, n_streams)
+        self.day_excess = DayExcess(n_envs)
         self.daily = DailyReturns(n_envs, seen.returns_days)
         self.record = TrackRecord(n_envs, n_domains, seen.track_record_bars)
 
@@ -60,6 +62,6 @@ class DeskState(TradingState):
         super().begin(envs, draws)
         for array in (self.allocation, self.appetite, self.intent, self.confidence, self.signal, self.urgency):
             array[envs] = 0.0
-        for memory in (self.sharpe, self.drawdown, self.record):
+        for memory in (self.sharpe, self.drawdown, self.day_excess, self.record):
             memory.reset(envs)
         self.daily.reset(envs, self.book.equity)

@@ -37,7 +37,9 @@ class RewardBar:
     edited
         Absolute change of each proposed weight by risk, (B, n).
     var_forecast
-        VaR of the risk rule, fraction of equity, (B,); infinite without risk.
+        One-day VaR of the risk rule, fraction of equity, (B,); infinite without risk.
+    opens_day
+        The bar is the first of its trading day, bool (B,); every daily bar is.
     traded_ccy, cost_ccy, financing_ccy
         Of the bar, in account currency, (B, n); costs and financing are positive when paid.
     equity_before
@@ -51,6 +53,7 @@ class RewardBar:
     appetite: np.ndarray
     edited: np.ndarray
     var_forecast: np.ndarray
+    opens_day: np.ndarray
     traded_ccy: np.ndarray
     cost_ccy: np.ndarray
     financing_ccy: np.ndarray
@@ -137,6 +140,7 @@ def _empty_bar(universe: Universe) -> RewardBar:
         appetite=np.zeros(b),
         edited=nothing,
         var_forecast=np.full(b, np.inf),
+        opens_day=np.ones(b, dtype=bool),
         traded_ccy=nothing,
         cost_ccy=nothing,
         financing_ccy=nothing,

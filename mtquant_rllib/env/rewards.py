@@ -97,6 +97,47 @@ class MaximumDrawdown(VectorState):
         return increment
 
 
+@dataclass(init=False, eq=False)
+class DayExcess(VectorState):
+    """How far the trading day's loss has gone beyond the VaR forecast that it began with, and its increment at a bar.
+
+    The forecast is a day's, so it is held against a day: shorter bars are compounded, and what the day has been charged
+    before is not charged again. A daily bar is a day of its own.
+
+    Attributes
+    ----------
+    day_return
+        Net return of the day so far, (B,).
+    forecast
+        One-day VaR with which it began, fraction of equity, (B,).
+    charged
+        Largest loss beyond it so far, (B,).
+    """
+
+    day_return: np.ndarray
+    forecast: np.ndarray
+    charged: np.ndarray
+
+    def __init__(self, n_envs: int) -> None:
+        self.day_return = np.zeros(n_envs)
+        self.forecast = np.full(n_envs, np.inf)
+        self.charged = np.zeros(n_envs)
+
+    def reset(self, envs: np.ndarray) -> None:
+        self.day_return[envs] = 0.0
+        self.forecast[envs] = np.inf
+        self.charged[envs] = 0.0
+
+    def step(self, portfolio_return: np.ndarray, var_forecast: np.ndarray, opens_day: np.ndarray) -> np.ndarray:
+        """Increment of the excess, >= 0, (B,), after a bar's net return; opens_day: it is the first of its day."""
+        compounded = (1.0 + self.day_return) * (1.0 + portfolio_return) - 1.0
+        self.day_return = np.where(opens_day, portfolio_return, compounded)
+        self.forecast = np.where(opens_day, var_forecast, self.forecast)
+        before = np.where(opens_day, 0.0, self.charged)
+        self.charged = np.maximum(before, var_excess(self.day_return, self.forecast))
+        return self.charged - before
+
+
 def var_excess(portfolio_return: np.ndarray, var_forecast: np.ndarray) -> np.ndarray:
-    """Loss beyond the VaR forecast that the risk rule used, >= 0, fractions of equity, (B,)."""
+    """Loss beyond a VaR forecast for as much time, >= 0, fractions of equity, (B,)."""
     return np.maximum(-portfolio_return - var_forecast, 0.0)

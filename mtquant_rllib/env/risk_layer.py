@@ -41,6 +41,7 @@ class RiskLayer:
     def __init__(self, settings: Settings, n_envs: int, setup: EpisodeSetup, rules: Sequence[Rule] = ()) -> None:
         self.manager = PortfolioRiskManager.from_settings(settings, rules)
         self._config = settings.risk
+        self._horizon = np.sqrt(settings.risk.var_horizon_days)
         self.ends_episodes = setup.ends_on_halt
         self._resets_next_day = not setup.ends_on_halt and settings.desk.episode.breaker_reset == "next_day"
         self._margin_rates = margin_rates(settings.instruments)
@@ -221,9 +222,9 @@ class RiskLayer:
         return current.level(self.breakers.level)
 
     def var_forecast(self) -> np.ndarray:
-        """One-day VaR of the book ordered at the last close, (B,), fraction of equity."""
+        """One-day VaR of the book ordered at the last close, (B,), fraction of equity, whatever the limit's horizon."""
         assert self.decision is not None
-        return self.decision.measures["var"]
+        return self.decision.measures["var"] / self._horizon
 
     def edits(self, env: int) -> list[RiskEdit]:
         """The edits of the last bar in one environment, those of the close before those of the open."""

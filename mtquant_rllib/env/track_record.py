@@ -42,9 +42,13 @@ class DailyReturns(VectorState):
         self.base[envs] = equity[envs]
         self.day_is_over[envs] = True
 
+    def opens_day(self, new_day: np.ndarray) -> np.ndarray:
+        """bool (B,): the next bar is the first of a day, by its stamp or because an episode begins."""
+        return new_day | self.day_is_over
+
     def step(self, equity_before: np.ndarray, equity: np.ndarray, new_day: np.ndarray) -> None:
         """Mark the bar: a new day opens a new entry whose base is the equity before the bar."""
-        opened = new_day | self.day_is_over
+        opened = self.opens_day(new_day)
         if opened.all():
             self.returns[:, :-1] = self.returns[:, 1:]
             self.base = equity_before.copy()

@@ -6,8 +6,8 @@ rows, the arrays and the weights now held, so that it can be replayed and shared
 
 - `flat`: nothing.
 - `equal_weight`: 1/n of equity in each, long. `inverse_volatility`: the same gross of 1, in proportion to 1/volatility.
-- `momentum_60`, `momentum_12_1`: the sign of the past move (60 bars; 250 bars without the last 21), sized as the desk
-  sizes full conviction at equal allocations: sign / D / n_d * vol_target / vol (Moskowitz, Ooi and Pedersen 2012).
+- `momentum_60`, `momentum_12_1`: the sign of the past move (60 trading days; 250 without the last 21), sized as the
+  desk sizes full conviction at equal allocations: sign / D / n_d * vol_target / vol (Moskowitz, Ooi and Pedersen 2012).
 - `long_all`: that size, always long.
 - `random`: that size times a conviction drawn anew each bar, uniform in [-1, 1]; the draw is a function of seed, row
   and instrument alone.
@@ -57,6 +57,8 @@ class MarketView:
         (B, n) signed weights now held, marked at the close of the current row.
     n_rows_per_path
         T.
+    bars_per_day
+        Rows of a trading day, on average; 1 for daily bars.
     """
 
     closes: np.ndarray
@@ -64,6 +66,7 @@ class MarketView:
     weights: np.ndarray
     n_rows_per_path: int
     covariance: np.ndarray | None = None
+    bars_per_day: float = 1.0
 
 
 class WeightRule(Protocol):
@@ -116,15 +119,16 @@ class LongAll:
 
 @dataclass(frozen=True)
 class Momentum:
-    """Full conviction on the sign of the summed clipped returns from `lookback_bars` ago to `skip_bars` ago."""
+    """Full conviction on the sign of the summed clipped returns from `lookback_days` ago to `skip_days` ago."""
 
-    lookback_bars: int
-    skip_bars: int
+    lookback_days: int
+    skip_days: int
     risk_shares: tuple[float, ...]
     no_trade_band: float
 
     def __call__(self, rows: np.ndarray, market: MarketView) -> np.ndarray:
-        direction = np.sign(past_move(rows, market, self.lookback_bars, self.skip_bars))
+        lookback, skip = (round(days * market.bars_per_day) for days in (self.lookback_days, self.skip_days))
+        direction = np.sign(past_move(rows, market, lookback, skip))
         target = direction * np.array(self.risk_shares) * _inverse_volatility(rows, market)
         return _with_band(target, rows, market, self.no_trade_band)
 
@@ -201,7 +205,7 @@ def weight_rules(settings: Settings) -> dict[str, WeightRule]:
         rules["sixty_forty"] = FixedShares(tuple(mix.get(symbol, 0.0) for symbol in universe.symbols), band)
         rules["risk_parity"] = RiskParity(band)
     for name, momentum in config.momentum.items():
-        rules[name] = Momentum(momentum.lookback_bars, momentum.skip_bars, shares, band)
+        rules[name] = Momentum(momentum.lookback_days, momentum.skip_days, shares, band)
     rules["long_all"] = LongAll(shares, band)
     rules["random"] = Random(settings.seed, shares, band)
     for i, symbol in enumerate(universe.symbols):

@@ -18,8 +18,7 @@ from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.evaluation.regime_figures import REGIME_NAMES, RegimeFigures, regime_figures
 from mtquant_rllib.features.building import build_features
 from mtquant_rllib.market.bars import MarketData
-
-_SECONDS_A_YEAR = 365.25 * 86400
+from mtquant_rllib.market.calendar import bars_per_year
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,7 @@ class MarketRegimes:
 
     @property
     def bars_per_year(self) -> float:
-        years = (self.stamps[-1] - self.stamps[0]) / np.timedelta64(1, "s") / _SECONDS_A_YEAR
-        return float((len(self.stamps) - 1) / years)
+        return bars_per_year(self.stamps)
 
     @property
     def transitions_per_year(self) -> float:

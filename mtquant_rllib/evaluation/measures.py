@@ -85,7 +85,16 @@ def sharpe_standard_error(returns: np.ndarray, bars_per_year: float) -> np.ndarr
     For normal returns it is Lo's (2002) sqrt((1 + s^2/2) / T); for a small s about 1/sqrt(years):
     six years cannot tell a Sharpe of 0.4 from none.
     """
+    return _standard_error(living_returns(returns), bars_per_year)
+
+
+def pooled_sharpe_standard_error(returns: np.ndarray, bars_per_year: float) -> float:
+    """`sharpe_standard_error` of all bars of all paths (P, T) taken together."""
     living = living_returns(returns)
+    return float(_standard_error(living[np.isfinite(living)], bars_per_year))
+
+
+def _standard_error(living: np.ndarray, bars_per_year: float) -> np.ndarray:
     count = np.isfinite(living).sum(axis=-1)
     centred = living - _mean(living)[..., None]
     variance = _mean(centred**2)

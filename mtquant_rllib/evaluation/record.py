@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.market.calendar import trading_day
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Record:
     rule_names
         Name of each rule id; an id without a name is shown as a number.
     var_forecast_frac
-        Shape (B, T): one-bar VaR of the book that entered bar t, forecast before it.
+        Shape (B, T): one-day VaR of the book that entered bar t, forecast before it.
     breaker_trips
         int64 of shape (B, L): how often each level was tripped, level 1 first.
     facts
@@ -114,6 +116,14 @@ class Record:
         return np.isfinite(self.equity_ccy) & (self.equity_before_ccy > 0)
 
     @cached_property
+    def days(self) -> np.ndarray:
+        """Trading day of each bar, int64 (B, T), days since 1970. Stamps that are all midnights are dates of daily
+        bars."""
+        daily = bool((self.stamps == self.stamps.astype("datetime64[D]")).all())
+        days = trading_day(self.stamps.ravel(), daily).reshape(self.stamps.shape)
+        return np.broadcast_to(days, self.equity_ccy.shape)
+
+    @cached_property
     def returns(self) -> np.ndarray:
         """Net simple returns (B, T); below -1 on a bar that ends in debt, NaN where not played."""
         return np.where(self.played, self.equity_ccy / self._divisor - 1, np.nan)
@@ -151,10 +161,9 @@ class Record:
         return float(np.nanmax(error)) if np.isfinite(error).any() else 0.0
 
     def on_dates(self, dates: Iterable[Any]) -> np.ndarray:
-        """bool of shape (B, T): the stamp's UTC date is one of `dates`."""
+        """bool of shape (B, T): the bar belongs to the trading day of one of `dates`."""
         wanted = np.array([np.datetime64(date, "D") for date in dates], dtype="datetime64[D]")
-        mask = np.isin(self.stamps.astype("datetime64[D]"), wanted)
-        return np.broadcast_to(mask, self.equity_ccy.shape)
+        return np.isin(self.days, wanted.astype(np.int64))
 
     def renamed(self, name: str) -> Record:
         return replace(self, name=name)
@@ -167,7 +176,7 @@ class Record:
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".npz.part")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, rest=np.array(json.dumps(rest)), **arrays)
+                np.savez_compressed(file, rest=np.array(strict_json.dumps(rest)), **arrays)
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

@@ -5,8 +5,10 @@ errors, and says what it was measured on: seeds, split, costs. It takes `Record`
 saved rollout.
 
 With one environment a figure is that history's; the Sharpe's standard error is analytic and its interval comes from
-resampled blocks of time. With several, the Sharpe is pooled over them, its error comes from resampled environments,
-and every other figure is the mean over environments with the error of that mean. Random starts within one history
+resampled blocks of time. With several, the Sharpe is pooled over them and every other figure is the mean over
+environments with the error of that mean; the Sharpe's error and interval come from resampled environments, and with
+fewer than `statistics.FEW_PATHS` from their bars, as with one. VaR, its backtest and blocks of time are those of
+trading days whatever the bars. Random starts within one history
 overlap: their environments are then not independent, and the errors are too small.
 """
 
@@ -23,9 +25,14 @@ from mtquant_rllib.config.evaluation import BootstrapConfig, EvaluationConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.statistics.bootstrap import pooled_sharpe_interval, sharpe_interval
+from mtquant_rllib.evaluation.statistics.bootstrap import (
+    FEW_PATHS,
+    few_paths_interval,
+    pooled_sharpe_interval,
+)
 from mtquant_rllib.evaluation.statistics.var_backtest import VarBacktest, backtest_var
 from mtquant_rllib.evaluation.statistics.verdict import Verdict, judge_returns
+from mtquant_rllib.evaluation.trading_days import bars_per_day, by_day, days_and_forecasts
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,8 @@ def build_report(records: Sequence[Record], settings: Settings, *, n_trials: int
         if not np.array_equal(other.stamps, subject.stamps) or other.equity_ccy.shape != subject.equity_ccy.shape:
             raise ValueError(f"{other.name} was played on other bars than {subject.name}; they cannot be compared")
     config, confidence = settings.evaluation, settings.portfolio_risk.var_confidence
+    # Blocks of a month are as many days on shorter bars.
+    config = config.model_copy(update={"bootstrap": config.bootstrap.of_bars(bars_per_day(subject))})
     books = tuple(_book_report(record, confidence, config, settings.seed) for record in records)
     parts = tuple(_part_reports(subject, confidence, config.bootstrap, settings.seed))
     notes = tuple(_notes(records, books, settings))
@@ -99,6 +108,8 @@ def summarise(
     by_env = measures.measure_returns(returns, record.bars_per_year, confidence)
     del by_env["sharpe_standard_error"]
     by_env |= _money(record, keep, np.ones(len(record.symbols), dtype=bool))
+    by_env["var_frac"] = measures.value_at_risk(by_day(record, returns), confidence)
+    by_env["cvar_frac"] = measures.conditional_value_at_risk(by_day(record, returns), confidence)
     by_env["gross_sharpe_ann"] = measures.sharpe(np.where(keep, record.gross_returns, np.nan), record.bars_per_year)
     values, errors = _over_environments(by_env)
     _put_sharpe(values, errors, returns, record.bars_per_year, bootstrap, seed)
@@ -116,7 +127,7 @@ def _book_report(record: Record, confidence: float, config: EvaluationConfig, se
         without_excluded=summarise(
             record, confidence, config.bootstrap, seed, left_out=record.on_dates(config.excluded_dates)
         ),
-        var_backtest=backtest_var(record.returns, record.var_forecast_frac, confidence),
+        var_backtest=backtest_var(*days_and_forecasts(record), confidence),
         edits_by_rule=record.edits_by_rule(),
     )
 
@@ -201,9 +212,9 @@ def _put_sharpe(
 ) -> None:
     """Replace the mean Sharpe by the pooled one, with its error and interval. Every book meets the same resamples."""
     rng = np.random.default_rng(seed)
-    if len(returns) == 1:
-        interval = sharpe_interval(returns[0], bars_per_year, bootstrap, rng)
-        errors["sharpe_ann"] = float(measures.sharpe_standard_error(returns[0], bars_per_year))
+    if len(returns) < FEW_PATHS:
+        interval = few_paths_interval(returns, bars_per_year, bootstrap, rng)
+        errors["sharpe_ann"] = measures.pooled_sharpe_standard_error(returns, bars_per_year)
     else:
         interval = pooled_sharpe_interval(returns, bars_per_year, bootstrap, rng)
         errors["sharpe_ann"] = interval.standard_error

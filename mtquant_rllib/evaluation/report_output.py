@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.evaluation.baselines import HOLD_PREFIX
 from mtquant_rllib.evaluation.report import EvaluationReport, Summary
 
 
 def report_tree(report: EvaluationReport) -> dict[str, Any]:
     """The report as JSON values; NaN and infinity become null."""
-    return _json_values(asdict(report))
+    tree: dict[str, Any] = strict_json.json_values(asdict(report))
+    return tree
 
 
 def write_json(report: EvaluationReport, path: Path) -> Path:
-    return _write_whole(path, json.dumps(report_tree(report), indent=2) + "\n")
+    return _write_whole(path, strict_json.dumps(report_tree(report), indent=2) + "\n")
 
 
 def write_report(report: EvaluationReport, folder: Path) -> dict[str, Path]:
@@ -58,7 +58,7 @@ def print_report(report: EvaluationReport, console: Console) -> None:
         console.print(f"Verdict: {report.verdict.words}.", highlight=False)
     backtest = report.subject.var_backtest
     console.print(
-        f"VaR forecast: {backtest.n_breaches} of {backtest.n_bars} bars beyond it "
+        f"VaR forecast: {backtest.n_breaches} of {backtest.n_bars} trading days beyond it "
         f"({_pct(backtest.breach_rate)} against {_pct(backtest.expected_rate)}); p-values: "
         f"Kupiec {_num(backtest.coverage.p_value)}, Christoffersen {_num(backtest.independence.p_value)}, "
         f"both {_num(backtest.conditional_coverage.p_value)}",
@@ -172,16 +172,6 @@ def _is_short(value: Any) -> bool:
 
 def _flat(summary: Summary) -> dict[str, float]:
     return {**summary.values, **{f"{name}_se": error for name, error in summary.standard_errors.items()}}
-
-
-def _json_values(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _json_values(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_values(item) for item in value]
-    if isinstance(value, (np.floating, float)):
-        return float(value) if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -24,7 +24,7 @@ from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.env.trading import NO_STOP_ATR, Trading
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.baselines import MarketView, WeightRule
-from mtquant_rllib.evaluation.measures import sharpe
+from mtquant_rllib.evaluation.measures import max_drawdown, sharpe
 from mtquant_rllib.evaluation.oracle import allocator_targets, oracle_actions, oracle_targets
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.policies.actor import DeskActor
@@ -171,6 +171,7 @@ class RulePlayer:
             covariance=desk.features.covariance,
             weights=desk.weight,
             n_rows_per_path=desk.execution.rows_per_path,
+            bars_per_day=desk.execution.bars_per_year / desk.execution.days_per_year,
         )
         return self._rule(desk.state.row, view)
 
@@ -340,7 +341,8 @@ def closes_of(data: DeskData) -> np.ndarray:
 
 
 def pooled_figures(record: Record) -> dict[str, float]:
-    """Figures over all environments as one sample of bars: net and gross Sharpe, turnover a year, volatility."""
+    """Figures over all environments as one sample of bars: net and gross Sharpe, turnover a year, volatility; and the
+    mean of their largest drawdowns."""
     played = record.played
     if not played.any():
         raise RunError("nothing was played: the split is empty")
@@ -351,5 +353,6 @@ def pooled_figures(record: Record) -> dict[str, float]:
         "gross_sharpe": float(sharpe(record.gross_returns[played], record.bars_per_year)),
         "volatility_ann": float(returns.std() * np.sqrt(record.bars_per_year)),
         "turnover_ann": float(record.traded_frac[played].sum() / years),
+        "max_drawdown_frac": float(np.nanmean(max_drawdown(record.returns))),
         "risk_edits_per_bar": float(np.asarray(record.edited.any(axis=-1))[played].mean()),
     }

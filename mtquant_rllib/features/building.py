@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, MarketDataError
 from mtquant_rllib.features import moments
@@ -83,7 +83,7 @@ def build_features(settings: Settings, markets: Sequence[MarketData], cache: Pat
                     "n_paths": len(markets),
                     "n_rows_per_path": len(markets[0]),
                 }
-            (scratch / META).write_text(json.dumps(meta, indent=1))
+            (scratch / META).write_text(strict_json.dumps(meta, indent=1))
             try:
                 scratch.rename(folder)
             except OSError:
@@ -165,9 +165,9 @@ def content_hash(settings: Settings, markets: Sequence[MarketData]) -> str:
         "correlation_window": settings.portfolio_risk.correlation_window,
         "policy_rates": settings.policy_rates,
     }
-    digest.update(json.dumps(decisive, sort_keys=True, default=list).encode())
+    digest.update(strict_json.dumps(decisive, sort_keys=True, default=list).encode())
     for market in markets:
-        digest.update(json.dumps([market.symbols, market.macro_columns, market.daily, len(market)]).encode())
+        digest.update(strict_json.dumps([market.symbols, market.macro_columns, market.daily, len(market)]).encode())
         for array in (market.stamps, market.bars, market.valid, market.macro, market.volume_proxy):
             digest.update(np.ascontiguousarray(array).view(np.uint8).data)
     return digest.hexdigest()

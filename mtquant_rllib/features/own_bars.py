@@ -27,6 +27,7 @@ import numpy as np
 from mtquant_rllib.config.features import FeaturesConfig
 from mtquant_rllib.features import indicators as ind
 from mtquant_rllib.market.bars import CLOSE, HIGH, LOW, OPEN, VOLUME
+from mtquant_rllib.market.calendar import without_holes
 
 ATR_PERIOD = 14
 # Differences of prices below this share of them are rounding.
@@ -184,9 +185,10 @@ class OwnBars:
         """
         if not len(self.stamps):
             return np.empty((0, 1))
-        weeks = (self.stamps - self.stamps[0]) // _WEEK
-        since = np.searchsorted(self.stamps, self.stamps - weeks * _WEEK, side="right")
-        bars = np.arange(1, len(self.stamps) + 1) - since
+        stamps = without_holes(self.stamps)
+        weeks = (stamps - stamps[0]) // _WEEK
+        since = np.searchsorted(stamps, stamps - weeks * _WEEK, side="right")
+        bars = np.arange(1, len(stamps) + 1) - since
         return np.where(weeks > 0, bars * _WEEKS_PER_YEAR / np.maximum(weeks, 1), np.nan)[:, None]
 
     @cached_property

@@ -10,6 +10,7 @@ import numpy as np
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.bars import VOLUME, MarketData
+from mtquant_rllib.market.spacing import usual_step_s
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,6 @@ class BarSeries:
 
     def __len__(self) -> int:
         return len(self.stamps)
-
-
-def usual_step_s(stamps: np.ndarray) -> int:
-    """The most frequent distance between neighbours, seconds; 0 for fewer than two stamps."""
-    if len(stamps) < 2:
-        return 0
-    steps, counts = np.unique(np.diff(stamps).astype(np.int64), return_counts=True)
-    return int(steps[np.argmax(counts)])
 
 
 def align(series: Sequence[BarSeries], settings: Settings, symbols: Sequence[str] | None = None) -> MarketData:

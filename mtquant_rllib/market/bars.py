@@ -11,10 +11,10 @@ from functools import cached_property
 
 import numpy as np
 
+from mtquant_rllib.market.calendar import bars_per_year
+
 OPEN, HIGH, LOW, CLOSE, VOLUME = range(5)
 COLUMNS = ("open", "high", "low", "close", "volume")
-
-_YEAR = np.timedelta64(int(365.25 * 86400), "s")
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class MarketData:
 
     @cached_property
     def bars_per_year(self) -> float:
-        """Rows of the common axis a year, read from the stamps; what annualises the desk."""
-        return _per_year(self.stamps)
+        """Rows of the common axis a year, read from the stamps without their holes; what annualises the desk."""
+        return bars_per_year(self.stamps)
 
     @cached_property
     def bars_per_year_of(self) -> np.ndarray:
         """Own bars a year of each instrument, shape (n_instruments,), between its first and last bar."""
-        return np.array([_per_year(self.stamps[self.valid[:, i]]) for i in range(len(self.symbols))])
+        return np.array([bars_per_year(self.stamps[self.valid[:, i]]) for i in range(len(self.symbols))])
 
     def rows(self, start: int, stop: int) -> MarketData:
         """A contiguous stretch of rows, as views."""
@@ -89,9 +89,3 @@ class MarketData:
             macro=self.macro[part],
             stale_open=self.stale_open[part],
         )
-
-
-def _per_year(stamps: np.ndarray) -> float:
-    if len(stamps) < 2:
-        return float("nan")
-    return float((len(stamps) - 1) / ((stamps[-1] - stamps[0]) / _YEAR))

@@ -23,6 +23,46 @@ _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONDAY_SHIFT = 3
 
 
+_YEAR = np.timedelta64(int(365.25 * 86400), "s")
+HOLE = np.timedelta64(14, "D")
+"""No market closes for two weeks: a longer stretch without bars is one that the source lacks."""
+
+
+def bars_per_year(stamps: np.ndarray) -> float:
+    """Bars a year of stamps (T,) in order of time, holes left out of both; NaN for fewer than two."""
+    steps = np.diff(stamps)
+    known = steps[steps <= HOLE]
+    if len(known) == len(steps):
+        return float(len(steps) / ((stamps[-1] - stamps[0]) / _YEAR)) if len(steps) else float("nan")
+    return float(len(known) / (known.sum() / _YEAR)) if len(known) else float("nan")
+
+
+def without_holes(stamps: np.ndarray) -> np.ndarray:
+    """Stamps (T,) in order of time with every hole closed: those after it are earlier by its length. Never more than
+    the stamps themselves where there is none; a stamp's own does not depend on later ones."""
+    steps = np.diff(stamps)
+    hole = steps > HOLE
+    if not hole.any():
+        return stamps
+    return stamps - np.concatenate(([np.timedelta64(0, "s")], np.cumsum(np.where(hole, steps, np.timedelta64(0, "s")))))
+
+
+def closed_hours(stamps: np.ndarray, opens: str, closes: str) -> np.ndarray:
+    """bool (T,): UTC moments outside a session in New York time.
+
+    A session that closes no later than it opens goes over midnight: its week begins on Sunday at `opens` and ends on
+    Friday at `closes`, with a break between the two where they differ ("18:00" to "17:00"). One that opens before it
+    closes ("09:30" to "16:00") is of Monday to Friday.
+    """
+    local = local_time(stamps)
+    day, minute = weekday(local), (local - local.astype("datetime64[D]")).astype(np.int64) // 60
+    start, end = (60 * int(text[:2]) + int(text[3:]) for text in (opens, closes))
+    if start < end:
+        return (day >= 5) | (minute < start) | (minute >= end)
+    over = (day == 5) | ((day == 4) & (minute >= end)) | ((day == 6) & (minute < start))
+    return over | ((minute >= end) & (minute < start))
+
+
 def local_time(stamps: np.ndarray, zone: str = NEW_YORK) -> np.ndarray:
     """Wall clock of a zone: datetime64[s] (T,) from UTC datetime64 (T,), daylight saving included."""
     index = pd.DatetimeIndex(np.asarray(stamps).astype("datetime64[s]")).tz_localize("UTC").tz_convert(zone)

@@ -15,9 +15,12 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.market import timestamps as clocks
 from mtquant_rllib.market.bars import CLOSE, COLUMNS, HIGH, LOW, OPEN, VOLUME
 from mtquant_rllib.market.calendar import local_time, weekday
-from mtquant_rllib.market.import_errors import Inspection, fault
+from mtquant_rllib.market.column_faults import column_fault
+from mtquant_rllib.market.import_errors import Inspection, fault, option_hint
 
 _DAY_S = 86_400
+# From here on rows that contradict themselves may be a column's fault.
+_MANY_ROWS, _MANY_FRAC = 10, 0.1
 # Daily bars between hourly ones: at least so many dates in a row with a single bar at the same time.
 _MIXED_RUN = 5
 
@@ -74,7 +77,8 @@ def descale(
                 inspection.path,
                 f"{bars[first, OPEN]:g} looks like a scaled integer: no price of {name} has a fraction, its tick is "
                 f"{row.tick:g}",
-                f"prices, or scale={round(1 / row.tick)} for this file (scale=1 if whole numbers are meant)",
+                f"prices, or scale={round(1 / row.tick)} (scale=1 if whole numbers are meant): "
+                + option_hint(inspection.path, scale=round(1 / row.tick)),
                 line=int(inspection.lines[first]),
                 column="open",
                 place=inspection.place,
@@ -108,7 +112,8 @@ def positive(
 
 
 def consistent(rows: Rows, tolerance_frac: float, inspection: Inspection) -> Rows:
-    """High is the highest, low the lowest. Rounding is mended silently, the rest on request."""
+    """High is the highest, low the lowest. Rounding is mended silently, the rest on request; a fault of a whole column
+    is named and never mended."""
     prices = rows.bars[:, :VOLUME]
     top, bottom = prices.max(axis=1), prices.min(axis=1)
     slack = tolerance_frac * np.abs(prices).max(axis=1)
@@ -125,8 +130,18 @@ def consistent(rows: Rows, tolerance_frac: float, inspection: Inspection) -> Row
             else (f"low {low:.10g} is above {'open' if o == bottom[row] else 'close'} {bottom[row]:.10g}")
         )
 
+    bad = above | below
+    if bad.sum() >= _MANY_ROWS and bad.mean() > _MANY_FRAC and (named := column_fault(prices, slack)) is not None:
+        raise fault(
+            inspection.path,
+            named,
+            "each price in its column; no repair mends a whole column",
+            line=int(inspection.lines[int(np.argmax(bad))]),
+            column="high" if above[int(np.argmax(bad))] else "low",
+            place=inspection.place,
+        )
     inspection.judge(
-        above | below,
+        bad,
         "high_low_widened",
         lambda row: "high" if above[row] else "low",
         problem,
@@ -164,7 +179,8 @@ def moments(rows: Rows, offset_s: np.ndarray | None, timezone: str, inspection: 
             "unparsable_rows_dropped",
             "timestamp",
             lambda row: f"{wall[row]} never was on a clock of {timezone}, which skips that hour in spring",
-            "the time zone of the server that wrote the file, such as UTC, Europe/Athens or New York+7",
+            "the time zone of the server that wrote the file, such as UTC, Europe/Athens or New York+7: "
+            + option_hint(inspection.path, timezone="New York+7"),
         )
         if found:
             rows, utc = rows.take(~missing), utc[~missing]

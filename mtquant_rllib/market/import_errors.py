@@ -6,12 +6,16 @@ drop or mend the rows it found bad: without permission the first of them becomes
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mtquant_rllib.config.market import RepairConfig
 from mtquant_rllib.errors import MarketDataError
 
 
@@ -37,6 +41,14 @@ def fault(
         part for part in (f"{place} {line}" if line is not None else "", f"column {column}" if column else "") if part
     )
     return MarketDataError(f"{file}: {where}{': ' if where else ''}{problem}; accepted: {accepted}")
+
+
+def option_hint(file: Path | str, **options: Any) -> str:
+    """How options of one file are given: alone on the command line, by its name in a folder."""
+    alone = " ".join(f"--{key.replace('_', '-')} {shlex.quote(str(value))}" for key, value in options.items())
+    named = ", ".join(f"{key}: {json.dumps(value)}" for key, value in options.items())
+    pattern = shlex.quote(f"market.files={{{json.dumps(Path(file).name)}: {{{named}}}}}")
+    return f"{alone} for this file, in a folder --set {pattern}"
 
 
 @dataclass
@@ -85,3 +97,26 @@ class Inspection:
             column=column if isinstance(column, str) else column(first),
             place=self.place,
         )
+
+
+# A file pasted together twice is whole; its duplicates do not count as lost.
+_LOST = ("unparsable_rows_dropped", "non_positive_dropped")
+
+
+def refuse_large_repairs(inspection: Inspection, n_read: int, config: RepairConfig, line: int) -> None:
+    """A repair that changes much of a file makes another file. Raises MarketDataError with the kind and its limit."""
+    lost = sum(inspection.repairs.get(kind, 0) for kind in _LOST)
+    limits = [(lost, config.max_dropped_frac, 0, "drop", "unusable rows (market.repair.max_dropped_frac)")]
+    for kind, most in config.max_frac.items():
+        said = f"{kind.replace('_', ' ')} (market.repair.max_frac.{kind})"
+        # A single row makes no other file, however few there are.
+        limits.append((inspection.repairs.get(kind, 0), most, 1, "touch", said))
+    for count, most, allowed, does, what in limits:
+        if count > max(most * n_read, allowed):
+            raise fault(
+                inspection.path,
+                f"a repair would {does} {count} of {n_read} rows: {inspection.repairs}",
+                f"at most {most:.0%} {what}",
+                line=line,
+                column="all",
+            )

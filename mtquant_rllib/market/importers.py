@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,11 +25,16 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.alignment import BarSeries, align
 from mtquant_rllib.market.bars import COLUMNS, MarketData
-from mtquant_rllib.market.formats import PARQUET_SUFFIXES, TEXT_SUFFIXES, Table, locate, read_table
+from mtquant_rllib.market.contents import Contents, contents
+from mtquant_rllib.market.formats import Table, locate, read_table
 from mtquant_rllib.market.import_errors import Inspection, fault
-from mtquant_rllib.market.macro import MacroSeries, as_of, is_macro, macro_from_tables
-from mtquant_rllib.market.reading import instrument_names, read_bars
+from mtquant_rllib.market.macro import MacroSeries, as_of, macro_from_tables
+from mtquant_rllib.market.reading import read_bars
 from mtquant_rllib.market.report import FileReport, ImportReport
+from mtquant_rllib.market.sources import Source, expand
+from mtquant_rllib.market.spacing import foreign_spacing
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,35 +46,58 @@ class Imported:
     report: ImportReport
 
 
-def expand(paths: Path | str | Sequence[Path | str]) -> list[Path]:
-    """Files named, and the bar files inside folders named (not below), in order of name. Raises MarketDataError if
-    none."""
-    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    files: list[Path] = []
-    for entry in map(Path, given):
-        if entry.is_dir():
-            inside = sorted(p for p in entry.iterdir() if p.suffix.lower() in (*TEXT_SUFFIXES, *PARQUET_SUFFIXES))
-            if not inside:
-                raise fault(
-                    entry,
-                    "no bar files in this folder",
-                    f"files ending in {', '.join((*TEXT_SUFFIXES, *PARQUET_SUFFIXES))}",
-                )
-            files += inside
-        else:
-            files.append(entry)
-    if not files:
-        raise MarketDataError("no bar file was named; accepted: a file, several files or a folder")
-    return files
-
-
-def options_for(path: Path, settings: Settings, explicit: FileOptions | None = None) -> FileOptions:
-    """Options of a file: those given in the call, else those of the first matching pattern in `market.files`."""
+def options_for(table: Table, settings: Settings, explicit: FileOptions | None = None) -> FileOptions:
+    """Options of a file: those given in the call, else those of the first pattern in `market.files` that fits, else
+    those of its layout."""
     found = next(
-        (o for pattern, o in settings.market.files.items() if fnmatch.fnmatch(path.name, pattern)), FileOptions()
+        (o for pattern, o in settings.market.files.items() if fnmatch.fnmatch(table.path.name, pattern)), FileOptions()
     )
-    given = {} if explicit is None else {k: v for k, v in explicit.model_dump().items() if v is not None}
-    return found.model_copy(update=given)
+    given = {
+        key: value
+        for options in (found, explicit)
+        if options is not None
+        for key, value in options
+        if value is not None
+    }
+    return table.options.model_copy(update=given)
+
+
+@dataclass(frozen=True)
+class _FileContents:
+    """One file, told apart."""
+
+    contents: Contents
+    options: FileOptions
+
+    @property
+    def macro(self) -> list[tuple[Table, Inspection, FileOptions]]:
+        return [(*part, self.options) for part in self.contents.macro]
+
+
+def _opened(source: Source, settings: Settings, explicit: FileOptions | None, repair: bool) -> _FileContents:
+    table, inspection = read_table(source, settings.market, repair)
+    options = options_for(table, settings, explicit)
+    return _FileContents(contents(table, inspection, settings, options), options)
+
+
+def _each(sources: Sequence[Source], read: Callable[[Source], T]) -> tuple[list[T], list[MarketDataError]]:
+    """What could be read of all files, and the faults of those that could not."""
+    found: list[T] = []
+    faults: list[MarketDataError] = []
+    for source in sources:
+        try:
+            found.append(read(source))
+        except MarketDataError as error:
+            faults.append(error)
+    return found, faults
+
+
+def _refuse(faults: Sequence[MarketDataError], n_files: int) -> None:
+    """Raises the one fault, or one error that lists them all."""
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise MarketDataError(f"{len(faults)} of {n_files} files are refused:\n  " + "\n  ".join(map(str, faults)))
 
 
 def import_raw(
@@ -101,10 +130,14 @@ def import_raw(
     MarketDataError
         The first fault, with file, line, column and what would be accepted.
     """
-    path = Path(path)
-    table, inspection = read_table(path, repair)
+    source = Source(Path(path))
     explicit = FileOptions(symbol=symbol, timezone=timezone, scale=scale, date_format=date_format)
-    return read_bars(table, inspection, settings, options_for(path, settings, explicit))
+    table, inspection = read_table(source, settings.market, repair)
+    options = options_for(table, settings, explicit)
+    found = contents(table, inspection, settings, options).bars if table.levels else (table, inspection)
+    if found is None:
+        raise fault(path, "macro series alone", "bars of an instrument")
+    return read_bars(*found, settings, options)
 
 
 def import_paths(
@@ -113,28 +146,43 @@ def import_paths(
     *,
     options: FileOptions | None = None,
     repair: bool = False,
+    skip_refused: bool = False,
 ) -> Imported:
-    """Bars and macro series of files or folders, told apart by their columns and names; series of one symbol are
-    joined."""
-    bar_parts: list[BarSeries] = []
-    macro_tables: list[tuple[Table, Inspection]] = []
-    reports: list[FileReport] = []
-    for path in expand(paths):
-        table, inspection = read_table(path, repair)
-        if _holds_macro(table, settings):
-            macro_tables.append((table, inspection))
-            continue
-        own, report = read_bars(table, inspection, settings, options_for(path, settings, options))
-        bar_parts += own
-        reports.append(report)
-    macro = None
-    if macro_tables:
-        macro, macro_reports = macro_from_tables(macro_tables, settings.market, complete=False)
-        reports += macro_reports
-    series, joined = _join(bar_parts, repair)
+    """Bars and macro series of files, folders and archives, told apart by their tickers, columns and names; series of
+    one symbol are joined.
+
+    Parameters
+    ----------
+    skip_refused
+        Take the files that can be read, and name the others in the report, where there is at least one.
+
+    Raises
+    ------
+    MarketDataError
+        The faults of all files that cannot be read.
+    """
+    sources = expand(paths, settings.market)
+
+    def read(source: Source) -> tuple[_FileContents, tuple[BarSeries, ...], list[FileReport]]:
+        file = _opened(source, settings, options, repair)
+        if file.contents.bars is None:
+            return file, (), []
+        series, report = read_bars(*file.contents.bars, settings, file.options)
+        return file, series, [report]
+
+    found, faults = _each(sources.found, read)
+    if not skip_refused or not found:
+        _refuse(faults, len(sources.found))
+    reports = [report for _, _, own in found for report in own]
+    series, joined = _join([one for _, own, _ in found for one in own], repair)
     if joined:
         reports[-1] = replace(reports[-1], repairs={**reports[-1].repairs, **joined})
-    return Imported(tuple(series), macro, ImportReport(tuple(reports)))
+    macro = None
+    if macro_tables := [table for file, _, _ in found for table in file.macro]:
+        macro, macro_reports = macro_from_tables(macro_tables, settings.market, complete=False)
+        reports += macro_reports
+    skipped = (*sources.skipped, *(f"refused: {error}" for error in faults))
+    return Imported(tuple(series), macro, ImportReport(tuple(reports), skipped=skipped))
 
 
 def load_market(
@@ -164,15 +212,29 @@ def load_market(
     parts: list[BarSeries] = []
     reports: list[FileReport] = []
     warnings: list[str] = []
-    files = expand(bars)
-    for path in files:
-        table, inspection = read_table(path, repair)
-        if len(files) > 1 and _holds_macro(table, settings):
-            warnings.append(f"{path} holds macro series, not bars, and was left aside; name it as the macro file")
-            continue
-        own, report = read_bars(table, inspection, settings, options_for(path, settings, options))
-        parts += own
+    files = expand(bars, settings.market)
+
+    def read(source: Source) -> None:
+        table, inspection = read_table(source, settings.market, repair)
+        given = options_for(table, settings, options)
+        if len(files.found) > 1 or table.levels or "symbol" in locate(table, settings.market.columns):
+            held = contents(table, inspection, settings, given)
+            if held.macro:
+                names = ", ".join(name for part, _ in held.macro for name in part.columns if name in macro_columns)
+                warnings.append(
+                    f"{table.path} holds macro series ({names or 'by its name'}), which were left aside; name it as "
+                    "the macro file"
+                )
+            if held.bars is None:
+                return
+            table, inspection = held.bars
+        own, report = read_bars(table, inspection, settings, given)
+        parts.extend(own)
         reports.append(report)
+
+    macro_columns = settings.market.macro.columns
+    _, faults = _each(files.found, read)
+    _refuse(faults, len(files.found))
     series, joined = _join(parts, repair)
     if joined:
         reports[-1] = replace(reports[-1], repairs={**reports[-1].repairs, **joined})
@@ -182,7 +244,7 @@ def load_market(
     if missing := [s for s in symbols if s not in present and s not in permitted]:
         found = sorted(present) + sorted({n for r in reports for n in r.notes})
         raise fault(
-            ", ".join(str(p) for p in files[:3]) + (" ..." if len(files) > 3 else ""),
+            ", ".join(str(p.path) for p in files.found[:3]) + (" ..." if len(files.found) > 3 else ""),
             f"symbol missing: {', '.join(missing)} (found: {', '.join(found) or 'none'})",
             f"bars of {', '.join(symbols)} under these names or their aliases, or those alone that are there: "
             f"market.instruments=[{', '.join(symbol for symbol in symbols if symbol in present)}]",
@@ -190,18 +252,36 @@ def load_market(
         )
     market = align([one for one in series if one.symbol in symbols], settings, symbols)
     warnings += [f"{s} has no bars and is masked throughout" for s in symbols if s not in present]
-    columns = settings.market.macro.columns
+    columns = macro_columns
+    skipped = files.skipped
     if macro is None:
         known = np.full((len(market), len(columns)), np.nan)
         warnings.append("no macro file: macro columns are NaN throughout")
     else:
-        tables = [read_table(path, repair) for path in expand(macro)]
-        published, macro_reports = macro_from_tables(tables, settings.market, complete=True)
+        published, macro_reports, macro_skipped = load_macro(settings, macro, repair=repair)
+        skipped += macro_skipped
         reports += macro_reports
         columns = published.columns
         known = as_of(published, market.stamps, market.daily, settings.market.macro)
         warnings += published.overdue(market.stamps, settings.market.macro)
-    return replace(market, macro=known, macro_columns=columns), ImportReport(tuple(reports), tuple(warnings))
+    return replace(market, macro=known, macro_columns=columns), ImportReport(tuple(reports), tuple(warnings), skipped)
+
+
+def load_macro(
+    settings: Settings, macro: Path | str | Sequence[Path | str], *, repair: bool = False
+) -> tuple[MacroSeries, list[FileReport], tuple[str, ...]]:
+    """Macro series as published, what was read of each file, and what was skipped and why.
+
+    Raises
+    ------
+    MarketDataError
+        A fault in a file, or a series that is not daily without the days until it is published.
+    """
+    files = expand(macro, settings.market)
+    tables, faults = _each(files.found, lambda source: _macro_parts(source, settings, repair))
+    _refuse(faults, len(files.found))
+    published, reports = macro_from_tables([part for own in tables for part in own], settings.market, complete=True)
+    return published, list(reports), files.skipped
 
 
 def bars_table(series: Sequence[BarSeries]) -> pa.Table:
@@ -252,12 +332,15 @@ def _write(table: pa.Table, path: Path) -> Path:
     return path
 
 
-def _holds_macro(table: Table, settings: Settings) -> bool:
-    roles = locate(table.columns, settings.market.columns)
-    bars = all(name in roles for name in ("open", "high", "low", "close"))
-    if bars and ("symbol" in roles or instrument_names(settings).find_in_file_name(table.path.stem)):
-        return False
-    return is_macro(table, settings.market)
+def _macro_parts(source: Source, settings: Settings, repair: bool) -> list[tuple[Table, Inspection, FileOptions]]:
+    """Tables of series in a file that was named as the macro file: all of it, or what is beside the bars in it."""
+    table, inspection = read_table(source, settings.market, repair)
+    options = options_for(table, settings)
+    if table.levels or "symbol" in locate(table, settings.market.columns):
+        held = contents(table, inspection, settings, options)
+        if held.macro:
+            return [(*part, options) for part in held.macro]
+    return [(table, inspection, options)]
 
 
 def _join(parts: list[BarSeries], repair: bool) -> tuple[list[BarSeries], dict[str, int]]:
@@ -294,6 +377,14 @@ def _join(parts: list[BarSeries], repair: bool) -> tuple[list[BarSeries], dict[s
                 )
             repairs["overlap_dropped"] = repairs.get("overlap_dropped", 0) + int(double.sum())
             order = order[np.concatenate((~double, [True]))]
+        if (found := foreign_spacing(stamps[order])) is not None:
+            at, usual, other = found
+            raise fault(
+                " and ".join(part.source for part in own[:2]),
+                f"bars of {symbol} from {stamps[order][at]} on are {other} apart, the others {usual}",
+                "bars of one length for an instrument",
+                column="timestamp",
+            )
         bars = np.concatenate([part.bars for part in own])
         joined.append(BarSeries(symbol, stamps[order], bars[order], own[0].daily, own[0].source))
     return joined, repairs

@@ -2,7 +2,8 @@
 
 A value dated d is not known on d: yields appear on the next business day, and the closes of VIX and the dollar index
 after some of our instruments have closed. Row t of a market therefore carries, per series, the last value whose date
-is at least a business day behind. Business days are weekdays; a holiday's delay beyond that is not modelled.
+is at least a business day behind. Business days are weekdays; a holiday's delay beyond that is not modelled. What comes
+less often than daily has a lag of its own (`publication`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import numpy as np
 from mtquant_rllib.config.market import FileOptions, MacroConfig, MarketConfig
 from mtquant_rllib.market.aliases import NameBook, plain
 from mtquant_rllib.market.calendar import utc_time
-from mtquant_rllib.market.formats import Table, as_numbers, cell, locate
-from mtquant_rllib.market.import_errors import Inspection, fault
+from mtquant_rllib.market.dialects import PRICES, STAMPS
+from mtquant_rllib.market.formats import Table, as_numbers, cell, locate, refuse_doubled, with_numbers
+from mtquant_rllib.market.import_errors import Inspection, fault, refuse_large_repairs
+from mtquant_rllib.market.publication import known_on, period_of, published_config
 from mtquant_rllib.market.reading import read_clock
 from mtquant_rllib.market.report import FileReport
-
-_PRICES = ("open", "high", "low", "close")
+from mtquant_rllib.market.timestamps import ACCEPTED
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,14 @@ class MacroSeries:
         float64 (L, M) in the units of the source (rates in per cent); NaN where a series has no value that day.
     columns
         M names: those of the config first, in its order, then whatever else the files held.
+    lag_days
+        Calendar days from a value's date to its publication, M of them, 0 for what is daily; () for all daily.
     """
 
     dates: np.ndarray
     values: np.ndarray
     columns: tuple[str, ...]
+    lag_days: tuple[int, ...] = ()
 
     def overdue(self, stamps: np.ndarray, config: MacroConfig) -> tuple[str, ...]:
         """Warnings about series that begin after the first bar or end well before the last."""
@@ -69,34 +74,40 @@ def is_macro(table: Table, config: MarketConfig) -> bool:
     book = macro_names(config.macro)
     if any(plain(header) in book.by_plain for header in table.columns):
         return True
-    return bool(book.find_in_file_name(table.path.stem))
+    return any(book.find_in_file_name(stem) for stem in table.stems)
 
 
 def as_of(published: MacroSeries, stamps: np.ndarray, daily: bool, config: MacroConfig) -> np.ndarray:
     """What was known at each row: float64 (T, M), NaN before a series begins.
 
-    A value dated d is known `lag_business_days` weekdays after d: to a daily row from that date on (its decision falls
-    after the last close of the date), to an intraday row that opens at or after `known_at` New York time of that date.
+    A value dated d is known `lag_business_days` weekdays after d, or `lag_days` of its series later: to a daily row
+    from that date on (its decision falls after the last close of the date), to an intraday row that opens at or after
+    `known_at` New York time of that date.
     """
-    known_on = np.busday_offset(published.dates, config.lag_business_days, roll="backward")
-    if daily:
-        moments, known = stamps.astype("datetime64[D]"), known_on
-    else:
-        hour, minute = map(int, config.known_at.split(":"))
-        local = known_on.astype("datetime64[s]") + np.timedelta64(hour * 3600 + minute * 60, "s")
-        moments, known = stamps, utc_time(local)
+    moments = stamps.astype("datetime64[D]") if daily else stamps
+    lags = published.lag_days or (0,) * len(published.columns)
+    known = {lag: _known_from(published.dates, lag, daily, config) for lag in set(lags)}
     joined = np.full((len(stamps), len(published.columns)), np.nan)
-    for k in range(len(published.columns)):
+    for k, lag in enumerate(lags):
         there = np.isfinite(published.values[:, k])
         if not there.any():
             continue
-        at = np.searchsorted(known[there], moments, side="right") - 1
+        at = np.searchsorted(known[lag][there], moments, side="right") - 1
         joined[:, k] = np.where(at >= 0, published.values[there, k][np.maximum(at, 0)], np.nan)
     return joined
 
 
+def _known_from(dates: np.ndarray, lag_days: int, daily: bool, config: MacroConfig) -> np.ndarray:
+    """Date, or UTC moment where bars are shorter, from which a value of each date is known, (L,)."""
+    days = known_on(dates, config.lag_business_days, lag_days)
+    if daily:
+        return days
+    hour, minute = map(int, config.known_at.split(":"))
+    return utc_time(days.astype("datetime64[s]") + np.timedelta64(hour * 3600 + minute * 60, "s"))
+
+
 def macro_from_tables(
-    tables: Sequence[tuple[Table, Inspection]], config: MarketConfig, *, complete: bool
+    tables: Sequence[tuple[Table, Inspection, FileOptions]], config: MarketConfig, *, complete: bool
 ) -> tuple[MacroSeries, list[FileReport]]:
     """Read files of macro series and put them on the union of their dates.
 
@@ -109,9 +120,12 @@ def macro_from_tables(
         Refuse a configured series that no file holds, unless `macro.allow_missing` names it.
     """
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    lags: dict[str, int] = {}
     reports = []
-    for table, inspection in tables:
-        own_dates, own, wording = _one_file(table, inspection, config)
+    for table, inspection, options in tables:
+        own_dates, own, headers, wording = _one_file(table, inspection, options, config)
+        own_lags, remarks = _publication(table, own_dates, own, headers, config.macro)
+        lags |= own_lags
         for name in own:
             if name in found:
                 raise fault(
@@ -132,17 +146,17 @@ def macro_from_tables(
                 rows_kept=len(own_dates),
                 first=str(own_dates[0]),
                 last=str(own_dates[-1]),
-                dialect=f"{table.dialect}, {wording}",
+                dialect=", ".join(part for part in (table.dialect, wording) if part),
                 repairs=dict(inspection.repairs),
                 warnings=(),
-                notes=table.notes,
+                notes=(*table.notes, *remarks),
             )
         )
     wanted = config.macro.columns
     missing = [name for name in wanted if name not in found and name not in config.macro.allow_missing]
     if complete and missing:
         raise fault(
-            ", ".join(str(table.path) for table, _ in tables),
+            ", ".join(str(table.path) for table, *_ in tables),
             f"column missing: {', '.join(missing)} (found: {', '.join(found)})",
             "; ".join(f"{name} as {', '.join((name, *config.macro.aliases.get(name, ())))}" for name in missing)
             + f"; or market.macro.allow_missing=[{', '.join(missing)}]",
@@ -156,15 +170,45 @@ def macro_from_tables(
         if name in found:
             days, numbers = found[name]
             values[np.searchsorted(dates, days), k] = numbers
-    return MacroSeries(dates, values, tuple(columns)), reports
+    return MacroSeries(dates, values, tuple(columns), tuple(lags.get(name, 0) for name in columns)), reports
+
+
+def _publication(
+    table: Table, dates: np.ndarray, own: dict[str, np.ndarray], headers: dict[str, str], config: MacroConfig
+) -> tuple[dict[str, int], list[str]]:
+    """(series name -> days until its values are published, remarks on them) of one file. Raises MarketDataError where a
+    series is not daily and nobody says when it is published."""
+    lags, remarks = {}, []
+    for name, values in own.items():
+        period = period_of(dates, values)
+        told = published_config((name, headers[name], *table.stems), config)
+        if told is None and period is not None:
+            shown = ", ".join(str(day) for day in dates[np.isfinite(values)][:3])
+            raise fault(
+                table.path,
+                f"{name} has a value every {period} ({shown}, ...), and nothing says when it was published: its date "
+                "would be taken for the day on which it was known",
+                f"daily values, or the days from the date of a value to its publication, for instance "
+                f"market.macro.published.{name}.lag_days=35 (an average of a month that is dated on its first)",
+                line=int(table.lines[0]),
+                column=headers[name],
+                place=table.place,
+            )
+        if told is not None:
+            lags[name] = told.lag_days
+            every = f", every {period}," if period else ""
+            remarks.append(f"{name}{every} is known {told.lag_days} days after its date")
+            if told.revised:
+                remarks.append(f"{name} is revised after its publication: these values are later knowledge")
+    return lags, remarks
 
 
 def _one_file(
-    table: Table, inspection: Inspection, config: MarketConfig
-) -> tuple[np.ndarray, dict[str, np.ndarray], str]:
-    """(dates, series name -> values, wording of the stamps) of one file, checked."""
-    roles = locate(table.columns, config.columns)
-    if not {"timestamp", "date", "time"} & set(roles):
+    table: Table, inspection: Inspection, options: FileOptions, config: MarketConfig
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, str], str]:
+    """(dates, series name -> values, series name -> header, wording of the stamps) of one file, checked."""
+    roles = locate(table, config.columns)
+    if not STAMPS & set(roles):
         raise fault(
             table.path,
             f"column missing: timestamp (the columns are {', '.join(table.columns)})",
@@ -174,6 +218,8 @@ def _one_file(
             place=table.place,
         )
     headers = _series_headers(table, roles, config.macro)
+    refuse_doubled(table, headers.values())
+    table = with_numbers(table, headers.values(), options, config)
     values = {}
     keep = np.ones(len(table.lines), dtype=bool)
     for name, header in headers.items():
@@ -190,10 +236,25 @@ def _one_file(
         ):
             numbers = np.where(bad, np.nan, numbers)
         values[name] = numbers
-    clock, _ = read_clock(table, roles, inspection, FileOptions(), keep)
+    clock, _ = read_clock(table, roles, inspection, options, keep)
+    if not keep.any():
+        raise fault(
+            table.path, "not one date is readable", ACCEPTED, line=int(table.lines[0]), column="date", place=table.place
+        )
     dates = clock.wall.astype("datetime64[D]")[keep]
     inspection.lines = table.lines[keep]
     values = {name: numbers[keep] for name, numbers in values.items()}
+    earliest, latest = np.datetime64(config.plausible.earliest), np.datetime64(config.plausible.latest)
+    outside = (dates < earliest) | (dates > latest)
+    if inspection.judge(
+        outside,
+        "impossible_times_dropped",
+        "date",
+        lambda row: f"{dates[row]} is no date of a value",
+        f"dates between {earliest} and {latest} (market.plausible)",
+    ):
+        dates, values = dates[~outside], {name: numbers[~outside] for name, numbers in values.items()}
+        inspection.lines = inspection.lines[~outside]
     order = np.argsort(dates, kind="stable")
     double = np.zeros(len(dates), dtype=bool)
     double[order[1:]] = dates[order][1:] == dates[order][:-1]
@@ -216,19 +277,23 @@ def _one_file(
     last = np.ones(len(dates), dtype=bool)
     last[:-1] = ~double[order][1:]
     kept = order[last]
-    return dates[kept], {name: numbers[kept] for name, numbers in values.items()}, clock.wording
+    refuse_large_repairs(inspection, len(table.lines), config.repair, int(table.lines[0]))
+    return dates[kept], {name: numbers[kept] for name, numbers in values.items()}, headers, clock.wording
+
+
+def _named(table: Table, book: NameBook) -> list[str]:
+    return next((names for stem in table.stems if (names := book.find_in_file_name(stem))), [])
 
 
 def _series_headers(table: Table, roles: dict[str, str], config: MacroConfig) -> dict[str, str]:
     """Series name -> header of its values."""
     book = macro_names(config)
-    if all(role in roles for role in _PRICES):
-        names = [name for ticker in dict.fromkeys(table.tickers) if (name := book.find(ticker))]
-        names = names or book.find_in_file_name(table.path.stem)
+    if set(PRICES) <= set(roles):
+        names = _named(table, book)
         if len(names) != 1:
             raise fault(
                 table.path,
-                f"open to close of an unknown series ({table.path.stem!r})",
+                f"open to close of an unknown series ({table.stems[0]!r})",
                 f"a file named after one of {', '.join(config.columns)} or their aliases (market.macro.aliases)",
                 line=max(1, int(table.lines[0]) - 1),
                 column=roles["close"],
@@ -238,7 +303,7 @@ def _series_headers(table: Table, roles: dict[str, str], config: MacroConfig) ->
     stamps = {roles[role] for role in ("timestamp", "date", "time") if role in roles}
     headers: dict[str, str] = {}
     for header in table.columns:
-        if header in stamps:
+        if header in stamps or not header:
             continue
         name = book.by_plain.get(plain(header), header.strip().lower())
         if name in headers:
@@ -254,7 +319,7 @@ def _series_headers(table: Table, roles: dict[str, str], config: MacroConfig) ->
     known = [name for name in headers if name in config.columns]
     if not known and len(headers) == 1:
         # A lone column of values: the file's name says what it is.
-        by_name = book.find_in_file_name(table.path.stem)
+        by_name = _named(table, book)
         if len(by_name) == 1:
             return {by_name[0]: next(iter(headers.values()))}
     return headers

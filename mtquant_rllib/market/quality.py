@@ -26,8 +26,10 @@ from mtquant_rllib.market.anomalies import (
     stamp_text,
     suspected_stale_years,
 )
+from mtquant_rllib.market.bad_ticks import suspect
 from mtquant_rllib.market.bars import VOLUME, MarketData
 from mtquant_rllib.market.calendar import weekday
+from mtquant_rllib.market.spacing import duration, usual_step_s
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def describe(market: MarketData, settings: Settings) -> QualityReport:
     """Look through a market, instrument by instrument and (for stale opens) against its peers of the same domain."""
     stale = suspected_stale_years(market, settings) if market.daily else {}
     instruments = []
+    agreed = _agreed(market, settings)
     for i, symbol in enumerate(market.symbols):
         own = market.valid[:, i]
         if own.any():
@@ -133,6 +136,7 @@ def describe(market: MarketData, settings: Settings) -> QualityReport:
                     missing,
                     bool(market.volume_proxy[i]),
                     stale.get(symbol, {}),
+                    agreed[own, i],
                 )
             )
     return QualityReport(
@@ -147,6 +151,19 @@ def describe(market: MarketData, settings: Settings) -> QualityReport:
     )
 
 
+def _agreed(market: MarketData, settings: Settings) -> np.ndarray:
+    """bool (T, n): an excursion that another instrument of its class made too, which makes it the market's."""
+    excursion = np.zeros(market.valid.shape, dtype=bool)
+    for i in range(len(market.symbols)):
+        own = market.valid[:, i]
+        excursion[own, i] = suspect(market.bars[own, i], settings.market.plausible) > 0
+    kinds = np.array([settings.symbols[s].asset_class if s in settings.symbols else s for s in market.symbols])
+    for kind in np.unique(kinds):
+        members = kinds == kind
+        excursion[:, members] &= (excursion[:, members].sum(axis=1) > 1)[:, None]
+    return excursion
+
+
 def suspicions(series: BarSeries, settings: Settings) -> tuple[str, ...]:
     """Warnings about one series on its own; what needs peers comes with `describe`."""
     config = settings.market.quality
@@ -155,8 +172,15 @@ def suspicions(series: BarSeries, settings: Settings) -> tuple[str, ...]:
 
 
 def _instrument(
-    series: BarSeries, settings: Settings, per_year: float, missing: float, proxy: bool, stale: Mapping[int, str]
+    series: BarSeries,
+    settings: Settings,
+    per_year: float,
+    missing: float,
+    proxy: bool,
+    stale: Mapping[int, str],
+    agreed: np.ndarray | None = None,
 ) -> InstrumentQuality:
+    """agreed: bool (R,), excursions that are no suspicion because a peer made them too."""
     config = settings.market.quality
     row = settings.symbols.get(series.symbol)
     stamps, bars = series.stamps, series.bars
@@ -178,6 +202,20 @@ def _instrument(
             f"suspected frozen feed: {sum(s.bars for s in frozen)} bars in {len(frozen)} stretches between "
             f"{frozen[0].first} and {frozen[-1].last}, longest {longest.bars} bars from {longest.first}"
         )
+    excursions = suspect(bars, settings.market.plausible)
+    if agreed is not None:
+        excursions = np.where(agreed, 0.0, excursions)
+    if (n_suspect := int((excursions > 0).sum())) > 0:
+        worst = int(np.argmax(excursions))
+        warnings.append(
+            f"{n_suspect} suspect bar{'s' if n_suspect > 1 else ''}, with a price that nothing after it confirms: "
+            f"largest {stamp_text(stamps[worst], series.daily)}, {excursions[worst]:.0f} of the usual moves"
+        )
+    usual = usual_step_s(stamps)
+    # A bar may be stamped by its first tick; one that follows sooner than this is of another length.
+    n_close = int((np.diff(stamps).astype(np.int64) < 0.75 * usual).sum())
+    if not series.daily and n_close:
+        warnings.append(f"{n_close} bars follow sooner than the usual {duration(usual)}")
     if gaps:
         longest = max(gaps, key=lambda s: s.days)
         warnings.append(

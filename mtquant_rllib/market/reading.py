@@ -6,10 +6,7 @@ permitted, drops or mends rows and counts them. Nothing here knows of other file
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from mtquant_rllib.config.market import ColumnNames, FileOptions
@@ -26,11 +23,14 @@ from mtquant_rllib.market.checks import (
     moments,
     ordered,
     positive,
-    refuse_mixed,
     weekdays_only,
 )
-from mtquant_rllib.market.formats import Table, as_numbers, as_texts, cell, locate
-from mtquant_rllib.market.import_errors import Inspection, fault
+from mtquant_rllib.market.clock_pattern import clock_doubt
+from mtquant_rllib.market.dialects import PRICES, STAMPS
+from mtquant_rllib.market.formats import Table, as_numbers, as_texts, cell, locate, with_numbers
+from mtquant_rllib.market.import_errors import Inspection, fault, option_hint, refuse_large_repairs
+from mtquant_rllib.market.live_bars import without_live_bars
+from mtquant_rllib.market.plausibility import plausible
 from mtquant_rllib.market.quality import suspicions
 from mtquant_rllib.market.report import FileReport
 
@@ -44,15 +44,15 @@ def read_bars(
     table: Table, inspection: Inspection, settings: Settings, options: FileOptions
 ) -> tuple[tuple[BarSeries, ...], FileReport]:
     """One file through all stages: columns, symbols, numbers, stamps, prices, order."""
-    tickers = list(dict.fromkeys(table.tickers))
-    if len(tickers) > 1:
-        return _wide_bars(table, inspection, settings, options, tickers)
     config = settings.market
     roles = _required_roles(table, config.columns)
-    labels, codes = _symbols(table, roles, settings, options, tickers)
+    labels, codes = _symbols(table, roles, settings, options)
     n_read = len(table.lines)
     notes = list(table.notes)
 
+    read = [roles[name] for name in COLUMNS if name in roles]
+    ticks = [settings.symbols[label].tick for label in labels.values() if label is not None]
+    table = with_numbers(table, read, options, config, ticks)
     values, keep = _numbers(table, roles, inspection)
     clock, has_offset = read_clock(table, roles, inspection, options, keep)
     rows = Rows(codes[keep], clock.wall[keep], values[keep])
@@ -71,23 +71,19 @@ def read_bars(
     rows, scales = descale(rows, names, settings, options, inspection)
     rows, offset_s = positive(rows, offset_s, names, settings, inspection)
     rows = consistent(rows, config.consistency_tolerance_frac, inspection)
+    rows, offset_s = without_live_bars(rows, offset_s, names, inspection)
     timezone = options.timezone or config.timezone
+    wall = rows
     rows, daily, wording = moments(rows, offset_s, timezone, inspection)
     rows = ordered(rows, names, inspection)
     if daily:
         rows = weekdays_only(rows, names, settings, inspection) if inspection.repair else rows
-    refuse_mixed(rows, daily, names, inspection)
-    # A file pasted together twice is whole; its duplicates do not count as lost.
-    dropped = sum(inspection.repairs.get(kind, 0) for kind in ("unparsable_rows_dropped", "non_positive_dropped"))
-    if dropped > config.repair.max_dropped_frac * n_read:
-        raise fault(
-            table.path,
-            f"a repair would drop {dropped} of {n_read} rows: {inspection.repairs}",
-            f"at most {config.repair.max_dropped_frac:.0%} unusable rows (market.repair.max_dropped_frac)",
-            line=int(table.lines[0]),
-            column="all",
-        )
+    rows = plausible(rows, daily, names, settings, inspection)
+    refuse_large_repairs(inspection, n_read, config.repair, int(table.lines[0]))
 
+    doubts = {}
+    if not daily and not has_offset:
+        doubts = _clock_doubts(wall, names, timezone, settings)
     series = []
     for name in dict.fromkeys(n for n in names if n is not None):
         same = [code for code, other in enumerate(names) if other == name]
@@ -98,6 +94,7 @@ def read_bars(
         raise fault(table.path, "no bar is left", "at least one bar", line=int(table.lines[0]), column="all")
     scale = ", ".join(f"{name} / {divisor}" for name, divisor in scales.items() if divisor != 1)
     zone = "dates" if daily else ("own offsets" if has_offset else timezone)
+    said = (table.dialect, table.numbers.wording, clock.wording, zone + wording, f"prices {scale}" if scale else "")
     report = FileReport(
         path=str(table.path),
         content="daily bars of" if daily else "intraday bars of",
@@ -106,51 +103,33 @@ def read_bars(
         rows_kept=sum(len(one) for one in series),
         first=stamp_text(min(one.stamps[0] for one in series), daily),
         last=stamp_text(max(one.stamps[-1] for one in series), daily),
-        dialect=f"{table.dialect}, {clock.wording}, {zone}{wording}{', prices ' + scale if scale else ''}",
+        dialect=", ".join(filter(None, said)),
         repairs=dict(inspection.repairs),
-        warnings=tuple(f"{one.symbol}: {text}" for one in series for text in suspicions(one, settings)),
+        warnings=tuple(
+            f"{one.symbol}: {text}"
+            for one in series
+            for text in (*suspicions(one, settings), *filter(None, [doubts.get(one.symbol)]))
+        ),
+        clock=zone,
         notes=tuple(notes),
     )
     return tuple(series), report
 
 
-def _wide_bars(
-    table: Table, inspection: Inspection, settings: Settings, options: FileOptions, tickers: list[str]
-) -> tuple[tuple[BarSeries, ...], FileReport]:
-    """yfinance of several tickers: each is a table of its own, on the days it has prices."""
-    first = next(iter(table.columns))
-    parts: list[BarSeries] = []
-    reports: list[FileReport] = []
-    for ticker in tickers:
-        mine = {h: c for h, c in table.columns.items() if h == first or h.endswith(f"|{ticker}")}
-        part = replace(table, columns=mine, tickers=(ticker,))
-        roles = _required_roles(part, settings.market.columns)
-        # A day on which another ticker traded and this one did not is no bar, not a broken one.
-        present = ~np.all([np.isnan(as_numbers(part, roles[c])[0]) for c in COLUMNS[:4]], axis=0)
-        part = replace(
-            part, columns={h: c.filter(pa.array(present)) for h, c in mine.items()}, lines=table.lines[present]
-        )
-        own = replace(inspection, lines=part.lines, repairs={})
-        series, report = read_bars(part, own, settings, options.model_copy(update={"symbol": ticker}))
-        parts += series
-        reports.append(report)
-    repairs: dict[str, int] = dict(inspection.repairs)
-    for report in reports:
-        repairs = {k: repairs.get(k, 0) + report.repairs.get(k, 0) for k in {*repairs, *report.repairs}}
-    whole = replace(
-        reports[0],
-        symbols=tuple(s.symbol for s in parts),
-        rows_kept=sum(map(len, parts)),
-        repairs=repairs,
-        warnings=tuple(w for r in reports for w in r.warnings),
-    )
-    return tuple(parts), whole
+def _clock_doubts(rows: Rows, names: list[str | None], timezone: str, settings: Settings) -> dict[str, str | None]:
+    """Instrument -> what is odd about taking its stamps, as written, for those of that clock; None where nothing is."""
+    doubts = {}
+    for code, name in enumerate(names):
+        if name is not None and settings.symbols[name].triple_day is not None:
+            wall = np.unique(rows.stamps[rows.codes == code])
+            doubts[name] = clock_doubt(wall, timezone, settings.symbols[name].session, settings.market.clock_pattern)
+    return doubts
 
 
 def _required_roles(table: Table, names: ColumnNames) -> dict[str, str]:
-    roles = locate(table.columns, names)
-    missing = [role for role in ("open", "high", "low", "close") if role not in roles]
-    if not {"timestamp", "date", "time"} & set(roles):
+    roles = locate(table, names)
+    missing = [role for role in PRICES if role not in roles]
+    if not STAMPS & set(roles):
         missing.insert(0, "timestamp")
     if missing:
         headers = ", ".join(h or "(unnamed)" for h in table.columns)
@@ -166,7 +145,7 @@ def _required_roles(table: Table, names: ColumnNames) -> dict[str, str]:
 
 
 def _symbols(
-    table: Table, roles: dict[str, str], settings: Settings, options: FileOptions, tickers: list[str]
+    table: Table, roles: dict[str, str], settings: Settings, options: FileOptions
 ) -> tuple[dict[str, str | None], np.ndarray]:
     """(label in the file -> instrument or None, code of the label of each row int64 (R,))."""
     book = instrument_names(settings)
@@ -193,17 +172,23 @@ def _symbols(
                 place=table.place,
             )
         return labels, codes
-    label = options.symbol or (tickers[0] if tickers else None)
-    if label is not None:
-        name = book.find(label)
+    if options.symbol is not None:
+        label, name = options.symbol, book.find(options.symbol)
         names = [name] if name else []
     else:
-        label = table.path.stem
-        names = book.find_in_file_name(label)
+        label, names = table.stems[0], instruments_named(table, book)
     if len(names) != 1:
         problem = f"{label!r} could be {' or '.join(names)}" if names else f"no instrument is called {label!r}"
-        raise fault(table.path, problem, accepted, line=int(table.lines[0]), column="symbol", place=table.place)
+        hint = option_hint(table.path, symbol=names[0] if names else settings.universe.symbols[0])
+        raise fault(
+            table.path, problem, f"{accepted}: {hint}", line=int(table.lines[0]), column="symbol", place=table.place
+        )
     return {names[0]: names[0]}, np.zeros(n, dtype=np.int64)
+
+
+def instruments_named(table: Table, book: NameBook) -> list[str]:
+    """Instruments of which the file's name speaks: the first of its stems that names any."""
+    return next((names for stem in table.stems if (names := book.find_in_file_name(stem))), [])
 
 
 def _numbers(table: Table, roles: dict[str, str], inspection: Inspection) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +199,7 @@ def _numbers(table: Table, roles: dict[str, str], inspection: Inspection) -> tup
     for k, name in enumerate(COLUMNS):
         if name not in roles:
             continue
-        values[:, k], unparsable = as_numbers(table, roles[name])
+        values[:, k], unparsable = as_numbers(table, roles[name], counts=k == VOLUME)
         wrong[:, k] = unparsable | np.isinf(values[:, k])
         if k != VOLUME:
             wrong[:, k] |= np.isnan(values[:, k])
@@ -251,11 +236,11 @@ def read_clock(
         header, second = roles["time"], None
     column = table.columns[header]
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        clock = clocks.from_datetimes(column.to_pandas())
+        clock = clocks.from_datetimes(column)
     elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         numbers = as_numbers(table, header)[0]
         if np.nanmax(numbers, initial=0) < 1e8:  # 20190215
-            texts = pd.Series(numbers).map(lambda v: f"{v:.0f}")
+            texts = pa.array([f"{value:.0f}" for value in numbers], pa.string())
             clock = clocks.from_texts(texts, None, options.date_format)
         else:
             clock = clocks.from_epochs(numbers)
@@ -267,7 +252,7 @@ def read_clock(
             raise fault(
                 table.path,
                 f"{cell(table, header, 0)!r}: day and month cannot be told apart anywhere in this file",
-                'a date_format such as "%d/%m/%Y" or "%m/%d/%Y" for this file',
+                'a date_format such as "%d/%m/%Y" or "%m/%d/%Y": ' + option_hint(table.path, date_format="%d/%m/%Y"),
                 line=int(table.lines[0]),
                 column=header,
             ) from None

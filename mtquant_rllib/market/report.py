@@ -18,11 +18,13 @@ class FileReport:
     dialect
         How it was read: separator, header, stamps, time zone, scale.
     repairs
-        Kind -> rows concerned; empty unless repair was asked for.
+        Kind -> rows concerned; without a repair only bars of closed hours, which are always left out.
     warnings
         Suspicions about content that was taken as it is.
     notes
         What was left aside, such as symbols that nobody trades.
+    clock
+        What intraday stamps were read as: a time zone, "own offsets"; "dates" of daily bars.
     """
 
     path: str
@@ -36,6 +38,7 @@ class FileReport:
     repairs: dict[str, int]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+    clock: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class ImportReport:
 
     files: tuple[FileReport, ...]
     warnings: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    """What lay there and was not read, and why."""
 
     @property
     def repairs(self) -> dict[str, int]:
@@ -67,4 +72,5 @@ class ImportReport:
             out += [f"  repaired: {kind.replace('_', ' ')} {count:,}" for kind, count in file.repairs.items()]
             out += [f"  warning: {text}" for text in file.warnings]
             out += [f"  note: {text}" for text in file.notes]
-        return out + [f"warning: {text}" for text in self.warnings]
+        out += [f"warning: {text}" for text in self.warnings]
+        return out + [f"not read: {text}" for text in self.skipped]

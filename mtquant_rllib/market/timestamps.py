@@ -6,11 +6,15 @@ refused until a date format is named, and server time is UTC unless a time zone 
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from mtquant_rllib.config.market import parse_timezone
 from mtquant_rllib.market.calendar import ROLLOVER_HOUR, local_time
@@ -26,6 +30,8 @@ _COMPACT = re.compile(r"^\d{8}(?=$|[ T]\d)")
 _REVERSED = re.compile(r"^(\d{1,2})([.\-/])(\d{1,2})\2(\d{4})")
 _EPOCH = re.compile(r"^\d{9,19}(\.0*)?$")
 _CLOCK = re.compile(r"^(\d{1,2}):(\d{2})(:\d{2})?(\.\d+)?$")
+_VOTERS = 9
+"""Rows at the top that decide how all are written."""
 _ZONE = re.compile(r"\s*(Z|UTC|(?:GMT|UTC)?[+-]\d{2}:?\d{2})$")
 
 
@@ -58,35 +64,37 @@ def from_epochs(values: np.ndarray) -> Clock:
     return Clock(wall, None, ~fits, f"epoch {unit}")
 
 
-def from_datetimes(series: pd.Series) -> Clock:
+def from_datetimes(column: pa.Array) -> Clock:
     """Typed timestamps or dates of a Parquet file, with or without a zone."""
-    offset = None
-    index = pd.DatetimeIndex(pd.to_datetime(series, errors="coerce"))
-    bad = np.asarray(index.isna())
-    if index.tz is not None:
-        utc = np.asarray(index.tz_convert("UTC").tz_localize(None).to_numpy(), dtype="datetime64[s]")
-        wall = np.asarray(index.tz_localize(None).to_numpy(), dtype="datetime64[s]")
-        offset = np.where(bad, 0, (wall - utc).astype(np.int64))
-    else:
-        wall = np.asarray(index.to_numpy(), dtype="datetime64[s]")
-    wall = np.where(bad, np.datetime64(0, "s"), wall)
-    return Clock(wall, offset, bad, "timestamps" + ("" if offset is None else " with zone"))
+    zone = getattr(column.type, "tz", None)
+    try:
+        utc = column.cast(pa.timestamp("s", tz=zone), safe=False)
+        local = utc if zone is None else pc.local_timestamp(utc)
+    except pa.ArrowException:
+        everything = np.ones(len(column), dtype=bool)
+        return Clock(np.zeros(len(column), dtype="datetime64[s]"), None, everything, f"timestamps of zone {zone!r}")
+    bad = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
+    wall, moment = (
+        np.where(bad, np.datetime64(0, "s"), np.asarray(stamps.to_numpy(zero_copy_only=False), dtype="datetime64[s]"))
+        for stamps in (local, utc)
+    )
+    offset = None if zone is None else (wall - moment).astype(np.int64)
+    return Clock(wall, offset, bad, "timestamps" + ("" if zone is None else " with zone"))
 
 
-def _day_first(texts: pd.Series, separator: str) -> bool:
+def _day_first(texts: pa.Array, separator: str) -> bool:
     """15/02/2019 or 02/15/2019? Told by any number above 12; a dot means day first. Raises AmbiguousDate."""
     if separator == ".":
         return True
-    parts = texts.str.extract(_REVERSED)
-    first, second = pd.to_numeric(parts[0]), pd.to_numeric(parts[2])
-    if bool((first > 12).any()):
-        return True
-    if bool((second > 12).any()):
-        return False
+    parts = pc.extract_regex(texts, r"^(?P<first>\d{1,2})[.\-/](?P<second>\d{1,2})[.\-/]\d{4}")
+    for name, answer in (("first", True), ("second", False)):
+        numbers = pc.cast(pc.struct_field(parts, name), pa.int64())
+        if pc.any(pc.greater(numbers, 12)).as_py():
+            return answer
     raise AmbiguousDate
 
 
-def _date_format(sample: str, texts: pd.Series) -> tuple[str, int] | None:
+def _date_format(sample: str, day_first: Callable[[str], bool]) -> tuple[str, int] | None:
     """(strptime pattern, characters used) of the date at the start of `sample`."""
     if iso := _ISO.match(sample):
         return f"%Y{iso[2]}%m{iso[2]}%d", iso.end()
@@ -94,8 +102,8 @@ def _date_format(sample: str, texts: pd.Series) -> tuple[str, int] | None:
         return "%Y%m%d", compact.end()
     if reverse := _REVERSED.match(sample):
         separator = reverse[2]
-        day_first = _day_first(texts, separator)
-        return f"%d{separator}%m{separator}%Y" if day_first else f"%m{separator}%d{separator}%Y", reverse.end()
+        order = ("%d", "%m", "%Y") if day_first(separator) else ("%m", "%d", "%Y")
+        return separator.join(order), reverse.end()
     return None
 
 
@@ -110,22 +118,23 @@ def _clock_format(text: str) -> str | None:
     return None
 
 
-def from_texts(dates: pd.Series, times: pd.Series | None, date_format: str | None) -> Clock:
+def from_texts(dates: pa.Array, times: pa.Array | None, date_format: str | None) -> Clock:
     """Parse strings. Raises AmbiguousDate; everything else unparsable is marked in `bad`.
 
     Parameters
     ----------
     dates, times
-        str (R,): full stamps, or dates with clock times in a second column.
+        str (R,): full stamps, or dates with clock times in a second column; nothing is missing.
     date_format
         strptime pattern of the date (or of the whole stamp); None reads it off the file.
     """
-    dates = dates.str.strip()
-    sample = [text for text in dates.iloc[:8] if text]
+    dates = pc.utf8_trim_whitespace(dates)
+    sample = [text for text in dates[:8].to_pylist() if text]
     if times is None and date_format is None and sum(bool(_EPOCH.match(text)) for text in sample) * 2 > len(sample):
         # Eight digits are a date such as 20190215, nine and more a count of seconds.
-        return from_epochs(np.asarray(pd.to_numeric(dates, errors="coerce"), dtype=np.float64))
-    texts = dates if times is None else dates + " " + times.str.strip()
+        epochs = pc.if_else(pc.match_substring_regex(dates, _EPOCH.pattern), dates, pa.scalar(None, pa.string()))
+        return from_epochs(np.array(pc.cast(epochs, pa.float64()).to_numpy(zero_copy_only=False)))
+    texts = dates if times is None else pc.binary_join_element_wise(dates, pc.utf8_trim_whitespace(times), " ")
     texts, offset, zone_bad, zone = _split_zone(texts)
     pattern = date_format
     if pattern is None or "%H" not in pattern:
@@ -133,22 +142,33 @@ def from_texts(dates: pd.Series, times: pd.Series | None, date_format: str | Non
     if pattern is None:
         everything = np.ones(len(texts), dtype=bool)
         return Clock(np.zeros(len(texts), dtype="datetime64[s]"), None, everything, "unreadable stamps")
-    wall = np.asarray(pd.to_datetime(texts, format=pattern, errors="coerce").to_numpy(), dtype="datetime64[s]")
+    wall = _parsed(texts, pattern)
     bad = np.isnat(wall) | zone_bad
     return Clock(np.where(bad, np.datetime64(0, "s"), wall), offset, bad, f"stamps {pattern}{zone}")
 
 
-def _whole_format(texts: pd.Series, date_format: str | None) -> str | None:
+def _parsed(texts: pa.Array, pattern: str) -> np.ndarray:
+    """datetime64[s] (R,) by a strptime pattern; NaT where a text does not fit it."""
+    try:
+        stamps = pd.to_datetime(pd.Series(texts.to_pandas(), dtype=object), format=pattern, errors="coerce")
+        return np.asarray(stamps.to_numpy(), dtype="datetime64[s]")
+    except (ValueError, TypeError, OverflowError):
+        # A pattern that strptime does not know fits nothing.
+        return np.full(len(texts), np.datetime64("NaT", "s"))
+
+
+def _whole_format(texts: pa.Array, date_format: str | None) -> str | None:
     """The pattern most of the first rows have, so that one broken row at the top does not decide."""
     votes: dict[str, int] = {}
-    for text in texts.iloc[:9]:
+    day_first = functools.cache(functools.partial(_day_first, texts))
+    for text in texts[:_VOTERS].to_pylist():
         if date_format is not None:
             head, _, _ = text.partition(" ")
             found: tuple[str, int] | None = (date_format, len(head)) if head else None
             if date_format.count(" "):
                 found = (date_format, len(text))
         else:
-            found = _date_format(text, texts)
+            found = _date_format(text, day_first)
         if found is None:
             continue
         pattern, used = found
@@ -163,16 +183,19 @@ def _whole_format(texts: pd.Series, date_format: str | None) -> str | None:
     return max(votes, key=lambda key: votes[key]) if votes else None
 
 
-def _split_zone(texts: pd.Series) -> tuple[pd.Series, np.ndarray | None, np.ndarray, str]:
+def _split_zone(texts: pa.Array) -> tuple[pa.Array, np.ndarray | None, np.ndarray, str]:
     """Cut `Z` or `-05:00` off. Returns (texts, offset seconds or None, rows without the offset the others have,
     wording)."""
-    zones = texts.str.extract(_ZONE, expand=False)
-    has = zones.notna().to_numpy()
-    if 2 * np.count_nonzero(has[:9]) <= len(has[:9]):
+    head = [_ZONE.search(text) is not None for text in texts[:_VOTERS].to_pylist()]
+    if 2 * sum(head) <= len(head):
         return texts, None, np.zeros(len(texts), dtype=bool), ""
-    codes, unique = pd.factorize(zones)
-    seconds = np.array([_offset_seconds(str(zone)) for zone in unique] + [0])
-    return texts.str.replace(_ZONE, "", regex=True), seconds[codes], ~has, f" with offset {', '.join(map(str, unique))}"
+    parts = pc.extract_regex(texts, r"^(?P<stamp>.*?)\s*(?P<zone>Z|UTC|(?:GMT|UTC)?[+-]\d{2}:?\d{2})$")
+    zones = pc.struct_field(parts, "zone").dictionary_encode()
+    codes = zones.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    unique = zones.dictionary.to_pylist()
+    seconds = np.array([*map(_offset_seconds, unique), 0])
+    stamps = pc.coalesce(pc.struct_field(parts, "stamp"), texts)
+    return stamps, seconds[codes], codes < 0, f" with offset {', '.join(unique)}"
 
 
 def _offset_seconds(zone: str) -> int:

@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "mtquant_rllib"
 ALLOWED = {
     "universe": set(),
     "errors": set(),
+    "strict_json": set(),
     "version": set(),
     "extensions": {"errors"},
     "vector_state": {"errors"},
@@ -24,10 +25,11 @@ ALLOWED = {
     "object_store": {"errors", "paths"},
     "config": {"universe", "errors"},
     "market": {"universe", "errors", "config"},
-    "features": {"universe", "errors", "extensions", "config", "market"},
+    "features": {"strict_json", "universe", "errors", "extensions", "config", "market"},
     "risk": {"universe", "errors", "extensions", "vector_state", "short_rows", "config", "features"},
     "portfolio": {"universe", "errors", "vector_state", "short_rows", "config", "market", "features", "risk"},
     "env": {
+        "strict_json",
         "universe",
         "errors",
         "extensions",
@@ -45,6 +47,7 @@ ALLOWED = {
     "agents": {"universe", "errors", "config", "features"},
     "policies": {"universe", "errors", "extensions", "config", "features", "agents"},
     "evaluation": {
+        "strict_json",
         "universe",
         "errors",
         "config",
@@ -58,6 +61,8 @@ ALLOWED = {
     },
     "engine": {"universe", "errors", "config", "features", "agents", "portfolio", "env", "policies"},
     "training": {
+        "extensions",
+        "strict_json",
         "universe",
         "errors",
         "version",
@@ -85,6 +90,7 @@ ALLOWED = {
         "training",
     },
     "bench": {
+        "strict_json",
         "universe",
         "errors",
         "config",

@@ -130,8 +130,8 @@ def test_a_memory_of_broken_rewards_neither_enters_the_critics_nor_the_prioritie
 
 
 def test_a_rate_far_too_high_is_told_at_once_and_leaves_what_there_was(pupil_of: Any) -> None:
-    rates = ("recipe.learning_rate=1.0e+30", "sac.learning_rates={actor: 1.0e+30, critic: 1.0e+30, alpha: 1.0e+30}")
-    pupil = pupil_of(*rates)
+    rates = ("recipe.learning_rate=1", "sac.learning_rates={actor: 1, critic: 1, alpha: 1}")
+    pupil = pupil_of(*rates, "recipe.phase_learning_rate_fracs=[1, 1, 100]", "learner.max_parameter_abs=10")
     before = parameters(pupil.learner)
     pupil.update()
     assert pupil.diverged == set(pupil.said)

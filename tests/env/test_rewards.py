@@ -169,3 +169,21 @@ def test_a_desk_without_any_capital_earns_numbers(calm, phase):
         desk.decide_instruments(np.full((1, 8, 3), 0.8))
         assert np.isfinite(desk.advance().rewards).all()
         assert np.isfinite(desk.state.sharpe.mean).all()
+
+
+def test_a_days_loss_is_held_against_a_days_forecast_however_many_bars_it_has():
+    """Two hours of -1.5% lose 2.9775% of the day, .9775% beyond its forecast of 2%; a recovery gives nothing back,
+    and a further loss costs only what the day has not been charged; the next day begins with its own forecast."""
+    excess = rewards.DayExcess(1)
+    bars = [(-0.015, 0.02, True), (-0.015, 0.05, False), (0.01, 0.05, False), (-0.02, 0.0, False), (-0.03, 0.01, True)]
+    charged = [excess.step(np.array([r]), np.array([f]), np.array([opens]))[0] for r, f, opens in bars]
+    day = 1 - 0.985 * 0.985 * 1.01 * 0.98
+    np.testing.assert_allclose(charged, [0, 0.009775, 0, day - 0.02 - 0.009775, 0.02], atol=1e-12)
+
+
+def test_daily_bars_are_charged_exactly_as_bars():
+    rng = np.random.default_rng(3)
+    excess, always = rewards.DayExcess(4), np.ones(4, dtype=bool)
+    for _ in range(50):
+        returns, forecast = rng.normal(0, 0.02, 4), rng.uniform(0, 0.02, 4)
+        assert (excess.step(returns, forecast, always) == rewards.var_excess(returns, forecast)).all()

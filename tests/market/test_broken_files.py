@@ -12,6 +12,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.importers import import_paths, import_raw, load_market, write_bars
 
+LONG = "1" * 131_073
 HEADER = "Date,Open,High,Low,Close,Volume"
 
 
@@ -103,6 +104,25 @@ BROKEN: dict[str, tuple[bytes, str, str, str]] = {
         "column timestamp",
         "7 days apart",
     ),
+    "an unfinished pair of line ends": (
+        text(good_rows()).replace(b"\n", b"\r")[:-17],
+        "line 41",
+        "column Close",
+        "4 fields",
+    ),
+    "a field too long": (
+        with_row(7, '2019-01-08,1.1,1.2,"' + LONG + '",1.1,5'),
+        "line 7",
+        "",
+        "131,072 characters",
+    ),
+    "a field too long, unquoted": (
+        with_row(7, "2019-01-08,1.1,1.2," + LONG + ",1.1,5"),
+        "line 7",
+        "",
+        "131,072",
+    ),
+    "a header too long": (text(good_rows(), f'"{LONG}",Open,High,Low,Close,Volume'), "line 1", "", "131,072 char"),
     "a page of prose": (b"Error 404: no such symbol\n", "line 1", "column 1", "no separator"),
 }
 
@@ -118,9 +138,29 @@ def test_a_broken_file_is_one_error_with_file_line_column_and_what_would_be_acce
         import_raw(path, settings)
     message = str(caught.value)
     assert message.startswith(str(path))
-    for part in (f"{where}, ", f"{column}: ", complaint, "; accepted: "):
+    for part in (where, f"{column}: ", complaint, "; accepted: "):
         assert part in message, message
+    assert len(message) < 1000
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\r\n"])
+def test_lines_may_end_as_on_any_machine(end: bytes, tmp_path: Path, settings: Settings) -> None:
+    for name, ends in (("EURUSD.csv", b"\n"), ("EURUSD_other.csv", end)):
+        (tmp_path / name).write_bytes(text(good_rows()).replace(b"\n", ends))
+    (expected,), _ = import_raw(tmp_path / "EURUSD.csv", settings)
+    (series,), _ = import_raw(tmp_path / "EURUSD_other.csv", settings)
+    np.testing.assert_array_equal(series.bars, expected.bars)
+
+
+def test_a_flipped_byte_in_the_name_of_a_parquet_column_is_one_error(tmp_path: Path, settings: Settings) -> None:
+    path = tmp_path / "EURUSD.csv"
+    path.write_bytes(text(good_rows()))
+    whole = write_bars(import_raw(path, settings)[0], tmp_path / "EURUSD.parquet")
+    content = whole.read_bytes()
+    whole.write_bytes(content.replace(b"close", b"cl\xffse"))
+    with pytest.raises(MarketDataError, match=r"EURUSD\.parquet: row 1, column 1: not readable as Parquet"):
+        import_raw(whole, settings)
 
 
 def test_a_parquet_file_cut_in_half_is_named_as_such(tmp_path: Path, settings: Settings) -> None:

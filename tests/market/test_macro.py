@@ -96,6 +96,9 @@ BROKEN = {
     ),
     "twice": ("date,vix\n2019-01-01,20\n2019-01-01,21\n", "line 3, column date: 2019-01-01 stands twice"),
     "unsorted": ("date,vix\n2019-01-02,20\n2019-01-01,21\n", "line 3, column date: 2019-01-01 comes after"),
+    "no readable date": ("date,vix\nsoon,20\nlater,21\n", "line 2, column date: 'soon' is not a stamp"),
+    "two of one name": ("date,vix,vix\n2019-01-01,20,20\n", "column vix: the header names 'vix' twice"),
+    "a comma that may be either": ("date;dxy\n2019-01-01;101,234\n", "column dxy: '101,234' is 101234 or 101.234"),
     "no date": ("vix,dxy\n20,90\n21,91\n", "line 1, column timestamp: column missing"),
 }
 
@@ -108,6 +111,12 @@ def test_a_broken_macro_file_is_one_error(kind: str, tmp_path: Path) -> None:
         import_paths(tmp_path / "macro.csv", SETTINGS)
     assert complaint in str(caught.value)
     assert "; accepted: " in str(caught.value)
+
+
+def test_a_macro_file_without_one_readable_date_is_refused_by_a_repair_too(tmp_path: Path) -> None:
+    (tmp_path / "macro.csv").write_text("date,vix\nsoon,20\nlater,21\n")
+    with pytest.raises(MarketDataError, match="not one date is readable"):
+        import_paths(tmp_path / "macro.csv", SETTINGS, repair=True)
 
 
 def test_a_macro_file_without_a_configured_series_names_it_and_its_aliases(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ sac: {learning_starts_bars: 40, batch_size: 16, critic: {hidden: [16, 16]}}
 recipe: {environments: 4, validations: 2}
 resources: {cpus: 2, runners: 1}
 evaluation: {bootstrap: {resamples: 100}}
-tracking: {wandb: true}
+tracking: {trackers: [tensorboard, wandb]}
 """
 
 

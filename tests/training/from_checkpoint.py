@@ -63,7 +63,7 @@ def goes_on(trial: Path) -> str:
     assert result["done"]
     kind, said = complaint(algo.train)
     assert kind == "RunError", "a used budget was trained on"
-    assert "config.desk['budget_bars']" in said
+    assert "training(budget_bars=...)" in said
     assert (Path(algo.logdir) / "modules" / "last").is_dir()
 
     for path in saved:
@@ -91,7 +91,7 @@ def reads_modules(algo: Any, checkpoint: Path) -> None:
 def takes_more(algo: Any, first: Path, second: Path, last: Path) -> None:
     """More bars than the run had, and three times its rates."""
     config = changeable(algo)
-    config.desk["budget_bars"] += 50
+    config.training(budget_bars=config.trial.budget_bars + 50)
     longer: Any = Algorithm.from_checkpoint(last, config=config)
     result = longer.train()
     assert result["bars_sampled_lifetime"] > algo.bars_sampled

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,9 @@ from mtquant_rllib.training.algorithm.attention_tracking import attending
 from mtquant_rllib.training.algorithm.validation import make_validator
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.records import module_states
-from mtquant_rllib.training.reporting.wandb_tracker import WandB
+from mtquant_rllib.training.reporting.curve_columns import curve_row
+from mtquant_rllib.training.reporting.curve_files import append_row, whole_rows
+from mtquant_rllib.training.reporting.weights_and_biases.sections import metrics
 
 SMALL = (*SMALL_MARKET, "embedded.validation={paths: 2, years: 3}", *SMALL_ATTENTION)
 ATTENTION = ("attention_entropy", "attention_diversity", "attention_focus")
@@ -114,22 +114,18 @@ def test_only_agents_that_play_and_attend_are_looked_into(validated: Any) -> Non
     assert set(silent) == set(plain)
 
 
-def test_weights_and_biases_get_the_same_row_over_bars(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    logged: list[tuple[dict[str, Any], int]] = []
-    fake = SimpleNamespace(
-        init=lambda **kwargs: SimpleNamespace(log=lambda row, step: logged.append((row, step)), finish=lambda: None),
-        Settings=lambda **kwargs: None,
-    )
-    monkeypatch.setitem(sys.modules, "wandb", fake)
+def test_weights_and_biases_get_the_same_row_over_bars(tmp_path: Path) -> None:
     result = {
         "training_iteration": 1,
         "bars_sampled_lifetime": 640,
         **dict.fromkeys(("bars_per_s", "sampling_bars_per_s", "sampling_s", "learning_s", "validation_s"), 1.0),
-        "validation": {"sharpe": 0.5, "meta_controller/attention_entropy": 0.9, "regime_share_bull": 0.25},
+        "validation": {"sharpe": 0.5, "bars": 640.0, "meta_controller/attention_entropy": 0.9, "turnover_ann": 20.0},
         "best": {"sharpe": 0.5},
     }
-    WandB(tmp_path, "0123", 2, "mtquant").on_trial_result(1, [], SimpleNamespace(config={"trial": "desk"}), result)
-    ((row, step),) = logged
-    assert step == 640
-    assert row["validation/meta_controller/attention_entropy"] == 0.9
-    assert row["validation/regime_share_bull"] == 0.25
+    append_row(tmp_path / "curve.csv", curve_row(result))
+    (row,) = map(metrics, whole_rows(tmp_path / "curve.csv"))
+    assert (row["bars"], row["iteration"]) == (640, 1)
+    assert row["trading/validation_sharpe"] == 0.5
+    assert row["attention/validation/meta_controller/attention_entropy"] == 0.9
+    assert row["trading/validation/turnover_ann"] == 20
+    assert "learning/episode_return" not in row, "there was none"

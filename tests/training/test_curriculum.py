@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import wandb_files
 from small_runs import SMALL_MARKET, words_of
 
 from mtquant_rllib.cli import main
@@ -26,6 +27,9 @@ SETTINGS = [
     "recipe.validations=2",
     "resources.cpus=2",
     "tracking.progress_seconds=0",
+    "tracking.trackers=[tensorboard, wandb]",
+    "tracking.wandb.poll_seconds=0.5",
+    "tracking.wait_seconds=60",
 ]
 SCALE = "0.0005"
 BUDGETS = {"1": 250, "2": 150, "3": 500}
@@ -90,6 +94,16 @@ def test_a_run_of_one_domain_that_is_killed_twice_ends_where_an_undisturbed_one_
     assert frozen is not None
     assert len(frozen.before) == 4
     assert frozen.before == frozen.after
+
+    # Weights & Biases has every trial as one run, with nothing missing or twice.
+    for phase, record in manifest.phases.items():
+        for name in record.trials:
+            told = [row for row in wandb_files.rows_of(run, f"phase_{phase}-{name}") if "iteration" in row]
+            assert [row["iteration"] for row in told] == list(range(1, 9))
+            assert [row["bars"] for row in told] == column(run / "curves" / f"phase_{phase}_{name}.csv", "bars")
+            made = wandb_files.kind_of(wandb_files.records_of(run, f"phase_{phase}-{name}"), "artifact")
+            assert f"phase_{phase}" in made[-1].aliases, "its policies"
+    assert "evaluation-test" in wandb_files.names_of(run), "the comparison at the end of a training"
 
     report = tmp_path / "report.json"
     assert main(["evaluate", str(run), "--json", str(report)]) == 0

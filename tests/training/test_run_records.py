@@ -14,8 +14,9 @@ from mtquant_rllib.market.splits import NAMES
 from mtquant_rllib.training import preparation
 from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord
+from mtquant_rllib.training.reporting.curve_files import append_row, truncated_csv
 from mtquant_rllib.training.reporting.progress import clock
-from mtquant_rllib.training.reporting.result_files import append_row, mend, truncated_csv, truncated_jsonl
+from mtquant_rllib.training.reporting.result_files import mend, truncated_jsonl
 
 
 def two_modules() -> dict[str, dict[str, np.ndarray]]:

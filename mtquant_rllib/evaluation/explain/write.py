@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.evaluation.explain import attention, influence, performance, regimes, weights
 from mtquant_rllib.evaluation.explain.collect import Material
@@ -109,9 +109,11 @@ def write_explanation(material: Material, settings: Settings, folder: Path) -> d
     report = build_report(material.records, settings)
     page = build_page(material, report, settings).write(folder / PAGE)
     figures = folder / FIGURES
-    figures.write_text(json.dumps(material.figures(), indent=1) + "\n", encoding="utf-8")
+    figures.write_text(strict_json.dumps(material.figures(), indent=1) + "\n", encoding="utf-8")
     files = {"page": page, "figures": figures}
     if material.classifier is not None:
         files["classifier"] = folder / CLASSIFIER
-        files["classifier"].write_text(json.dumps(material.classifier.to_dict(), indent=1) + "\n", encoding="utf-8")
+        files["classifier"].write_text(
+            strict_json.dumps(material.classifier.to_dict(), indent=1) + "\n", encoding="utf-8"
+        )
     return {**files, **write_pictures(material, report, settings.evaluation, folder)}

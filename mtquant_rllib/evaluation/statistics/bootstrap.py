@@ -17,6 +17,9 @@ import numpy as np
 from mtquant_rllib.config.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.measures import living_returns
 
+FEW_PATHS = 10
+"""Below so many paths an error is read off their bars, not off how the paths differ."""
+
 _CHUNK_CELLS = 4_000_000
 """Resampled cells held at once: 32 MB of float64."""
 
@@ -60,7 +63,24 @@ def sharpe_interval(
     living = living_returns(returns)
     if living.ndim != 1:
         raise ValueError(f"expected one history of shape (T,), got {living.shape}; use pooled_sharpe_interval")
-    living = living[np.isfinite(living)]
+    return _interval_of_bars(living[np.isfinite(living)], bars_per_year, config, rng)
+
+
+def few_paths_interval(
+    returns: np.ndarray, bars_per_year: float, config: BootstrapConfig, rng: np.random.Generator
+) -> Interval:
+    """Pooled Sharpe of a handful of paths (P, T), resampling blocks of their bars end to end.
+
+    A few paths say next to nothing of how much paths differ: three whose Sharpes happen to agree would leave hardly any
+    error. Their bars do.
+    """
+    living = living_returns(returns)
+    return _interval_of_bars(living[np.isfinite(living)], bars_per_year, config, rng)
+
+
+def _interval_of_bars(
+    living: np.ndarray, bars_per_year: float, config: BootstrapConfig, rng: np.random.Generator
+) -> Interval:
     n_bars = len(living)
     if n_bars < 2 or np.ptp(living) == 0:
         return Interval(np.nan, np.nan, np.nan, np.nan, config.confidence)

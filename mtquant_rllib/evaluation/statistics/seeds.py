@@ -19,6 +19,7 @@ from mtquant_rllib.config.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.measures import living_returns, sharpe
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.statistics.bootstrap import Interval, percentile_interval, stationary_bootstrap_indices
+from mtquant_rllib.evaluation.trading_days import bars_per_day
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def of_records(
     for record in (record for books in seeds for record in books):
         if len(record.returns) != 1:
             raise ValueError(f"{record.name} has {len(record.returns)} histories; expected one")
+    config = config.of_bars(bars_per_day(seeds[0][0]))
     books = [record.name for record in seeds[0]]
     returns = {name: np.stack([own[number].returns[0] for own in seeds]) for number, name in enumerate(books)}
     return seed_statistics(returns, seeds[0][0].bars_per_year, reference, config, rng)

@@ -21,7 +21,8 @@ class BacktestResult:
 
 @dataclass(frozen=True)
 class VarBacktest:
-    """How often, and how clustered, losses went beyond the VaR forecast."""
+    """How often, and how clustered, losses went beyond the VaR forecast. n_bars: those judged; trading days where the
+    forecast is a day's."""
 
     n_bars: int
     n_breaches: int
@@ -73,7 +74,8 @@ def backtest_var(returns: np.ndarray, var_forecast: np.ndarray, confidence: floa
     Parameters
     ----------
     returns
-        Net returns, shape (T,) or (B, T).
+        Net returns, shape (T,) or (B, T), of as much time as the forecast is for: a one-day VaR needs those of days
+        (`trading_days.days_and_forecasts`).
     var_forecast
         VaR for the same bar, made before it, same shape, a positive fraction. Bars with a forecast of zero (a flat
         book) or NaN are left out.

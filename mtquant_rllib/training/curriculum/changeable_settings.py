@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import apply_overrides, validate
 from mtquant_rllib.errors import ConfigError
@@ -66,7 +66,7 @@ def changed_settings(manifest: Manifest, settings: Settings) -> list[str]:
         # The run has those of its training bars.
         asked["desk"]["observation"]["feature_means"] = begun["desk"]["observation"]["feature_means"]
     before = dict(_leaves(begun))
-    differing = [f"{key}={json.dumps(value)}" for key, value in _leaves(asked) if value != before.get(key)]
+    differing = [f"{key}={strict_json.dumps(value)}" for key, value in _leaves(asked) if value != before.get(key)]
     fixed = [override for override in differing if not override.startswith(CHANGEABLE)]
     if fixed:
         raise ConfigError(

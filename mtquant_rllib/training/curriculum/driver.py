@@ -37,6 +37,8 @@ from mtquant_rllib.training.records import ownership, run_names
 from mtquant_rllib.training.records.manifest import Manifest, PhaseRecord, phases_of
 from mtquant_rllib.training.records.manifest_file import FILE, is_run
 from mtquant_rllib.training.reporting.progress import clock
+from mtquant_rllib.training.reporting.trackers import expect_trackers
+from mtquant_rllib.training.reporting.weights_and_biases.launcher import followed
 from mtquant_rllib.training.run_log import ends_in_the_log, log_to, resume_command, tell
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_session import local_node, session
@@ -142,6 +144,7 @@ def nothing_trained(run: Path) -> bool:
 def _refuse_untrainable(settings: Settings, phases: Sequence[int], address: str | None) -> None:
     """Raises ConfigError when a phase cannot be trained as the settings want it, or does not fit onto this machine,
     before anything is made for it. What a cluster has is asked once it is joined."""
+    expect_trackers(settings)
     for phase in phases:
         expect_trainable(settings, phase)
         if address is None and not ray.is_initialized():
@@ -220,9 +223,10 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
         attempt = Attempt(run, manifest, machines, readiness, interruption, trust, tell)
         phase_experiment.check(attempt, todo[0], plan_phase(settings, todo[0]))
         manifest.write(run)
-        for phase in todo:
-            interruption.raise_if_asked(f"phase {phase} is not done; {go_on}")
-            _run_phase(attempt, phase)
+        with followed(run, settings, _tell):
+            for phase in todo:
+                interruption.raise_if_asked(f"phase {phase} is not done; {go_on}")
+                _run_phase(attempt, phase)
         interruption.raise_if_asked(
             f"every phase is done; see what came of it with `mtquant evaluate {mirror.named(run)}`"
         )

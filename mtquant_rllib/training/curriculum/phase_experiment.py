@@ -37,10 +37,9 @@ from mtquant_rllib.training.reporting.result_files import (
     Curves,
     ProgressCSV,
     ResultJson,
-    TensorBoard,
 )
+from mtquant_rllib.training.reporting.trackers import expect_trackers, tracker_callbacks
 from mtquant_rllib.training.reporting.utilization_line import UtilizationLine
-from mtquant_rllib.training.reporting.wandb_tracker import WandB
 from mtquant_rllib.training.result_keys import FAILURE, TRIAL
 from mtquant_rllib.training.session.autoscaling import wait_for_nodes
 from mtquant_rllib.training.session.interruption import Interruption
@@ -124,6 +123,7 @@ def check(attempt: Attempt, phase: int, plans: list[TrialPlan]) -> None:
     manifest has these settings."""
     settings = attempt.manifest.load_settings()
     expect_trainable(settings, phase)
+    expect_trackers(settings)
     nodes = [*attempt.nodes(), *attempt.machines.startable()]
     placed(settings.resources, phase, [plan.name for plan in plans], nodes)
 
@@ -245,11 +245,8 @@ def _callbacks(attempt: Attempt, settings: Settings, phase: int, placement: Plac
         UtilizationLine(phase, placement, tracking.gpu_percent_wanted, attempt.tell),
         ProgressCSV(waits),
         ResultJson(waits),
-        TensorBoard(waits),
     ]
-    if tracking.wandb:
-        watchers.append(WandB(run, attempt.manifest.id or run.name, phase, tracking.wandb_project))
-    return watchers
+    return [*watchers, *tracker_callbacks(settings, run, phase)]
 
 
 class Signing(tune.Callback):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import apply_overrides, validate
 from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation import rollout
 from mtquant_rllib.evaluation.baselines import weight_rules
+from mtquant_rllib.evaluation.book_curves import write_book_curves
 from mtquant_rllib.evaluation.plots import plot_equity
 from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.regime_report import ByRegime, by_regime, write_by_regime
@@ -152,9 +153,10 @@ def evaluate_run(
     out = within(opened.run, opened.run / "evaluation" / split)
     files = dict(write_report(report, out))
     title = f"{opened.run.name}, {split}"
+    files |= write_book_curves(records, out)
     files["picture"] = plot_equity(records, out / "equity.png", settings.evaluation.plot, title)
     files["fallbacks"] = out / "fallbacks.json"
-    files["fallbacks"].write_text(json.dumps(player.fallbacks, indent=1) + "\n")
+    files["fallbacks"].write_text(strict_json.dumps(player.fallbacks, indent=1) + "\n")
     files["regimes"] = write_by_regime(regimes, out / "regimes.csv")
     if terms:
         files["reward_terms"] = write_terms(terms, out / "reward_terms.csv")

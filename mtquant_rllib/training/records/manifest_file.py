@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import damage_warnings
 from mtquant_rllib.training.records.path_names import shown
@@ -34,13 +35,13 @@ def is_run(run: Path) -> bool:
 
 def checksum(tree: Any) -> str:
     """SHA-256 of the canonical JSON: keys sorted, no blanks, ASCII."""
-    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    canonical = strict_json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def write(run: Path, tree: dict[str, Any]) -> None:
     """Write both copies, one after the other: at every moment one of them is whole."""
-    content = json.dumps({**tree, CHECKSUM: checksum(tree)}, indent=1).encode()
+    content = strict_json.dumps({**tree, CHECKSUM: checksum(tree)}, indent=1).encode()
     durable.replace_file(run / FILE, content)
     durable.replace_file(run / BACKUP, content)
 
@@ -133,5 +134,5 @@ def _differences(now: Any, then: Any, place: tuple[str, ...]) -> Iterator[str]:
 
 
 def _brief(value: Any) -> str:
-    text = json.dumps(value)
+    text = strict_json.dumps(value)
     return text if len(text) <= _VALUE_SHOWN else f"{text[:_VALUE_SHOWN]}..."

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import damage_warnings, ownership
 from mtquant_rllib.training.records.path_names import name_fault, shown
@@ -79,7 +80,7 @@ def write(folder: Path, states: Mapping[str, ModuleState], *, run: Path | None =
             for module, state in states.items():
                 arrays = {key: np.asarray(array) for key, array in state.items()}
                 durable.write_new(half / f"{module}.npz", partial(_savez, arrays))
-            durable.write_new(half / INDEX, lambda file: file.write(json.dumps(index, indent=1).encode()))
+            durable.write_new(half / INDEX, lambda file: file.write(strict_json.dumps(index, indent=1).encode()))
             durable.sync_folder(half)
             _swap(half, place, run)
         except BaseException:

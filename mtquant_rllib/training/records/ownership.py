@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records.manifest_file import BACKUP, FILE
 from mtquant_rllib.training.records.path_names import name_fault
@@ -95,7 +96,7 @@ def mark(run: Path, known: str | None) -> str:
     there = identity(run)
     wanted = known or there or secrets.token_hex(16)
     if there != wanted:
-        durable.replace_file(run / MARKER, json.dumps({"format": FORMAT, "id": wanted}).encode())
+        durable.replace_file(run / MARKER, strict_json.dumps({"format": FORMAT, "id": wanted}).encode())
     return wanted
 
 

@@ -19,6 +19,7 @@ import os
 import secrets
 from pathlib import Path
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records.checkpoints import INDEX, SIGNATURE
 from mtquant_rllib.training.storage import durable
@@ -81,7 +82,7 @@ def sign(checkpoint: Path, key: bytes) -> None:
 
 def signature_of(index: bytes, key: bytes) -> bytes:
     """What stands in the signature of a checkpoint with this index."""
-    return json.dumps({"hmac_sha256": code_of(index, key)}).encode()
+    return strict_json.dumps({"hmac_sha256": code_of(index, key)}).encode()
 
 
 def sign_where_keyed(checkpoint: Path) -> None:

@@ -10,10 +10,9 @@ from ray.tune.result import TRAINING_ITERATION
 from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES
 from mtquant_rllib.engine.sampling.runner import REWARD_TERMS
 from mtquant_rllib.training.algorithm.utilization import columns as system_columns
+from mtquant_rllib.training.reporting.curve_files import BARS, ITERATION
 from mtquant_rllib.training.reporting.fallback_lines import sampled_fallbacks
 from mtquant_rllib.training.result_keys import BARS_LIFETIME, SHARPE, VALIDATION
-
-ITERATION = "iteration"
 
 _CURVES = {
     "learning_rate": "default_optimizer_learning_rate",
@@ -49,7 +48,7 @@ def curve_row(result: dict[str, Any]) -> dict[str, Any]:
     learners = result.get("learners", {})
     row = {
         ITERATION: result[TRAINING_ITERATION],
-        "bars": result[BARS_LIFETIME],
+        BARS: result[BARS_LIFETIME],
         "bars_per_s": result["bars_per_s"],
         "sampling_bars_per_s": result["sampling_bars_per_s"],
         "sampling_s": result["sampling_s"],
@@ -68,11 +67,7 @@ def curve_row(result: dict[str, Any]) -> dict[str, Any]:
         for loss in AUXILIARY:
             if loss in learners[module]:
                 row[f"{module}/{loss}"] = learners[module][loss]
-    row |= {
-        f"{VALIDATION}/{name}": value
-        for name, value in result[VALIDATION].items()
-        if "/" in name or name.startswith("regime_")
-    }
+    row |= {f"{VALIDATION}/{name}": value for name, value in result[VALIDATION].items() if name not in (SHARPE, BARS)}
     terms = result.get("env_runners", {}).get(REWARD_TERMS, {})
     row |= {f"{REWARD_TERMS}/{name}": paid for name, paid in terms.items()}
     row |= system_columns(result)

@@ -12,7 +12,8 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +22,20 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.logger.tensorboardx import TBXLoggerCallback
 from ray.tune.result import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE, TRAINING_ITERATION
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.training.records import ownership
-from mtquant_rllib.training.reporting.curve_columns import ITERATION, curve_row
+from mtquant_rllib.training.reporting.curve_columns import curve_row
+from mtquant_rllib.training.reporting.curve_files import (
+    ITERATION,
+    append_row,
+    curve_of,
+    rewrite,
+    truncated_csv,
+    written,
+)
 from mtquant_rllib.training.result_keys import BARS_LIFETIME, TRIAL
 from mtquant_rllib.training.storage import durable, mirror
 from mtquant_rllib.training.storage.retries import with_retries
-
-
-def truncated_csv(text: str, key: str, first_lost: int) -> str:
-    """The CSV without the rows whose `key` is at or after `first_lost`, and without a half-written last row."""
-    rows = _lines(text)
-    if not rows or key not in rows[0]:
-        return ""
-    column, width = rows[0].index(key), len(rows[0])
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(rows[0])
-    seen = -1
-    for row in rows[1:]:
-        if len(row) == width and row[column].isdigit() and seen < int(row[column]) < first_lost:
-            seen = int(row[column])
-            writer.writerow(row)
-    return out.getvalue()
-
-
-def _lines(text: str) -> list[list[str]]:
-    """The rows of a CSV whose fields hold no line breaks: a damaged line costs itself alone."""
-    rows: list[list[str]] = []
-    for line in text.splitlines():
-        with contextlib.suppress(csv.Error):
-            rows += csv.reader([line])
-    return rows
 
 
 def truncated_jsonl(text: str, key: str, first_lost: int) -> str:
@@ -64,11 +48,6 @@ def truncated_jsonl(text: str, key: str, first_lost: int) -> str:
         except (ValueError, KeyError):
             continue
     return "".join(kept)
-
-
-def _rewrite(path: Path, change: Callable[[str], str]) -> None:
-    if path.exists():
-        durable.replace_file(path, change(path.read_text(errors="replace")).encode())
 
 
 class _Timeline:
@@ -128,7 +107,7 @@ class ProgressCSV(_Keyed, CSVLoggerCallback):
                 self._setup_trial(trial)
             self._trial_files[trial].close()
             path = Path(trial.local_path, EXPR_PROGRESS_FILE)
-            _rewrite(path, lambda text: truncated_csv(text, TRAINING_ITERATION, result[TRAINING_ITERATION]))
+            rewrite(path, lambda text: truncated_csv(text, TRAINING_ITERATION, result[TRAINING_ITERATION]))
             header = path.read_text().split("\n", 1)[0] if path.exists() else ""
             self._trial_files[trial] = path.open("at")
             self._trial_continue[trial] = bool(header)
@@ -138,7 +117,8 @@ class ProgressCSV(_Keyed, CSVLoggerCallback):
 
 
 class ResultJson(_Keyed, JsonLoggerCallback):
-    """Tune's result.json with every iteration once."""
+    """Tune's result.json with every iteration once, and null for what is no number: Ray writes NaN, which is no
+    JSON."""
 
     def _log(self, iteration: int, trial: Any, result: dict[str, Any], turns_back: bool) -> None:
         if turns_back:
@@ -146,9 +126,9 @@ class ResultJson(_Keyed, JsonLoggerCallback):
                 self.log_trial_start(trial)
             self._trial_files[trial].close()
             path = Path(trial.local_path, EXPR_RESULT_FILE)
-            _rewrite(path, lambda text: truncated_jsonl(text, TRAINING_ITERATION, result[TRAINING_ITERATION]))
+            rewrite(path, lambda text: truncated_jsonl(text, TRAINING_ITERATION, result[TRAINING_ITERATION]))
             self._trial_files[trial] = path.open("at")
-        JsonLoggerCallback.log_trial_result(self, iteration, trial, result)
+        JsonLoggerCallback.log_trial_result(self, iteration, trial, strict_json.json_values(result))
 
 
 class TensorBoard(_Keyed, TBXLoggerCallback):
@@ -190,32 +170,9 @@ class Curves(Callback):
         ownership.expect_there(self.run)
         path.parent.mkdir(exist_ok=True)
         if turns_back:
-            _rewrite(path, lambda text: truncated_csv(text, ITERATION, result[TRAINING_ITERATION]))
+            rewrite(path, lambda text: truncated_csv(text, ITERATION, result[TRAINING_ITERATION]))
         append_row(path, curve_row(result))
         mirror.push(path)
-
-
-def curve_of(run: Path, phase: int, trial: str) -> Path:
-    """The file of a trial's curve."""
-    return ownership.within(run, run / "curves" / f"phase_{phase}_{trial}.csv")
-
-
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a CSV file, and its new columns to the rows before, where there are any."""
-    header: list[str] = []
-    if path.exists():
-        with open(path, newline="") as file:
-            header = next(csv.reader(file), [])
-    new = [name for name in row if name not in header]
-    if new:
-        header = [*header, *new]
-        if path.exists():
-            _rewrite(path, lambda text: _written(header, csv.DictReader(io.StringIO(text))))
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, header, lineterminator="\n")
-        if not path.stat().st_size:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 def rows_of_results(path: Path) -> dict[int, dict[str, str]]:
@@ -224,9 +181,16 @@ def rows_of_results(path: Path) -> dict[int, dict[str, str]]:
     rows = {}
     for line in path.read_text(errors="replace").splitlines() if path.is_file() and not path.is_symlink() else ():
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-            row = {name: str(value) for name, value in curve_row(json.loads(line)).items()}
+            row = {name: str(value) for name, value in curve_row(_without_nulls(json.loads(line))).items()}
             rows[int(row[ITERATION])] = row
     return rows
+
+
+def _without_nulls(tree: Any) -> Any:
+    """NaN again where `ResultJson` wrote null."""
+    if isinstance(tree, dict):
+        return {key: _without_nulls(value) for key, value in tree.items()}
+    return math.nan if tree is None else tree
 
 
 def mend(path: Path, known: Mapping[int, Mapping[str, str]], upto: int) -> str | None:
@@ -261,14 +225,6 @@ def mend(path: Path, known: Mapping[int, Mapping[str, str]], upto: int) -> str |
     whole = {**{number: rows[number] for number in there}, **{number: known[number] for number in back}}
     header = list(dict.fromkeys(name for number in sorted(whole) for name in whole[number]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    durable.replace_file(path, _written(header, [whole[number] for number in sorted(whole)]).encode())
+    durable.replace_file(path, written(header, [whole[number] for number in sorted(whole)]).encode())
     lost = f", {len(missing) - len(back)} are lost" if len(back) < len(missing) else ""
     return f"{path}: {len(missing)} of {upto} rows were damaged or missing; {len(back)} are put back{lost}"
-
-
-def _written(header: list[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, header, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()

@@ -24,6 +24,7 @@ from typing import Any
 
 import ray
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import signatures
 from mtquant_rllib.training.session import processes
@@ -60,11 +61,11 @@ def write_record(run: Path, tree: dict[str, Any]) -> None:
     """Write a record, with this user's signature."""
     run.mkdir(parents=True, exist_ok=True)
     signed = {**tree, SIGNATURE: _signature(tree, signatures.user_key())}
-    durable.replace_file(run / FILE, json.dumps(signed, indent=1).encode())
+    durable.replace_file(run / FILE, strict_json.dumps(signed, indent=1).encode())
 
 
 def _signature(tree: dict[str, Any], key: bytes) -> str:
-    return signatures.code_of(json.dumps(tree, sort_keys=True).encode(), key)
+    return signatures.code_of(strict_json.dumps(tree, sort_keys=True).encode(), key)
 
 
 def forget_session(run: Path) -> None:

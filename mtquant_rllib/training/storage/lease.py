@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.storage.working_copy import LEASE, WorkingCopy
 
@@ -164,7 +165,7 @@ def _read(copy: WorkingCopy) -> dict[str, Any] | None:
 
 def _write(copy: WorkingCopy, word: str) -> None:
     note = {"word": word, "pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "at": time.time()}
-    copy.store.write(LEASE, json.dumps(note).encode())
+    copy.store.write(LEASE, strict_json.dumps(note).encode())
 
 
 def _boot() -> str | None:

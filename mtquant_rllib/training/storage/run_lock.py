@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import ownership
 from mtquant_rllib.training.storage import durable
@@ -42,7 +43,7 @@ def held(run: Path) -> Iterator[None]:
                     f"{run}: {_holder(file.read())} trains this run at this moment; wait until it is done, or stop it"
                 ) from None
             now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-            _replace(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}))
+            _replace(file, strict_json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}))
         try:
             yield
         finally:

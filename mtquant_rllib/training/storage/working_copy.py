@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.object_store import Stamp, Store, in_parallel
 from mtquant_rllib.training.records import manifest_file, ownership
@@ -251,4 +252,4 @@ def read_record(path: Path) -> dict[str, list[int]]:
 
 
 def write_record(path: Path, tree: object) -> None:
-    durable.replace_file(path, json.dumps(tree).encode())
+    durable.replace_file(path, strict_json.dumps(tree).encode())

@@ -1,0 +1,301 @@
+"""The process that keeps W&B a copy of a run: `python -m ...weights_and_biases.follower RUN`.
+
+It looks into the run's folder every `tracking.wandb.poll_seconds` and logs what W&B has not been told, until its input
+ends, which it does when whoever started it ends, in whatever way. What it says is a line for a person. Where the
+service cannot be used, or ends, it says so once and begins again offline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import math
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mtquant_rllib.training.curriculum.phases import TrialPlan, plan_phase
+from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.training.records.manifest_file import FILE
+from mtquant_rllib.training.reporting.curve_files import ITERATION, curve_of, whole_rows
+from mtquant_rllib.training.reporting.weights_and_biases import artifacts, evaluations, sending
+from mtquant_rllib.training.reporting.weights_and_biases.identity import Identity, identity_of
+from mtquant_rllib.training.reporting.weights_and_biases.sections import metrics
+from mtquant_rllib.training.reporting.weights_and_biases.session import (
+    DISABLED,
+    OFFLINE,
+    Mode,
+    Unreachable,
+    begin,
+    end_service,
+    first_line,
+    service_processes,
+    usual_mode,
+)
+from mtquant_rllib.training.reporting.weights_and_biases.transaction_log import FOLDER, Logged, files_of, logged
+
+_LOCK = "follower.lock"
+_ENDED = "its service has ended"
+_NICE = 10
+"""Training comes first on a busy machine."""
+
+
+@dataclass
+class Follower:
+    """What of a run W&B has been told, and the W&B runs that are open.
+
+    Parameters
+    ----------
+    mode
+        Of `wandb.init`; offline from where the service cannot be used, which `say` is told.
+    """
+
+    run: Path
+    mode: Mode
+    say: Callable[[str], None]
+    patience_s: float = math.inf
+    """How long the service may take to answer, `tracking.wandb.connect_seconds` at most."""
+    _manifest: Manifest | None = None
+    _trials: list[tuple[TrialPlan, Identity]] = field(default_factory=list)
+    _seen: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    _logged: dict[str, Logged] = field(default_factory=dict)
+    _open: dict[str, Any] = field(default_factory=dict)
+    _service: int | None = None
+    _over: bool = False
+    """It has begun anew once."""
+
+    def look(self) -> None:
+        """Log what is new; raises whatever fails a second time."""
+        self._surely(self._look)
+
+    def finish(self) -> None:
+        """Log what is new, and close what is open then: its trial is not done."""
+        self._surely(self._finish)
+
+    def _surely(self, work: Callable[[], None]) -> None:
+        """Do it, offline from the first failure on: the service could not be used, or has ended."""
+        try:
+            work()
+        except Exception as error:
+            if self._over:
+                raise
+            self.say(kept_offline(self._why(error)))
+            end_service()
+            self._over, self.mode, self._service = True, OFFLINE, None
+            # What it was told, its files say.
+            for known in (self._seen, self._logged, self._open):
+                known.clear()
+            self._look()
+            work()
+
+    def _why(self, error: Exception) -> str:
+        if self._service_ended():
+            return _ENDED
+        said = first_line(error)
+        return said if isinstance(error, Unreachable) else f"{type(error).__name__}: {said}"
+
+    def _look(self) -> None:
+        self._expect_service()
+        changed = self._changed(self.run / FILE)
+        if changed:
+            self._manifest = Manifest.read(self.run)
+            self._trials = _trials(self._manifest)
+        for plan, identity in self._trials:
+            grown = self._changed(curve_of(self.run, plan.phase, plan.name))
+            if changed or grown:
+                self._follow(plan, identity)
+        for report in evaluations.reports(self.run):
+            if self._changed(report):
+                evaluations.follow(self.run, self.manifest, report, self)
+
+    @property
+    def manifest(self) -> Manifest:
+        assert self._manifest is not None
+        return self._manifest
+
+    def _finish(self) -> None:
+        for wandb_id in list(self._open):
+            self.close(wandb_id, exit_code=1)
+
+    def told(self, wandb_id: str) -> Logged:
+        """What a W&B run has been told, kept up to date here."""
+        if wandb_id not in self._logged:
+            self._logged[wandb_id] = logged(self.run, wandb_id)
+        return self._logged[wandb_id]
+
+    def opened(self, identity: Identity) -> Any:
+        """The W&B run of this identity, begun or carried on."""
+        if identity.id not in self._open:
+            self._open[identity.id] = self._begun(identity)
+            self._service = self._service or next(iter(service_processes()), None)
+        return self._open[identity.id]
+
+    def _begun(self, identity: Identity) -> Any:
+        config = self.manifest.load_settings().tracking.wandb
+        patience_s = min(config.connect_seconds, self.patience_s)
+        return begin(self.run, identity, config, self._mode_of(identity.id), patience_s)
+
+    def _mode_of(self, wandb_id: str) -> Mode:
+        """Online only once what an earlier attempt kept offline is sent: steps of one W&B run follow one another."""
+        if self.mode == OFFLINE:
+            return OFFLINE
+        sending.send(self.run, sending.unsent(self.run, wandb_id), quiet=True)
+        return OFFLINE if sending.unsent(self.run, wandb_id) else self.mode
+
+    def close(self, wandb_id: str, *, exit_code: int = 0) -> None:
+        if wandb_id not in self._open:
+            return
+        ending = self._open.pop(wandb_id)
+        ending.finish(exit_code=exit_code)
+        self._expect_service()
+        self.told(wandb_id).finished = exit_code == 0
+        if not ending.offline:
+            sending.mark_sent(files_of(self.run, wandb_id)[-1])
+
+    def _follow(self, plan: TrialPlan, identity: Identity) -> None:
+        done, told = self.manifest.phase(plan.phase).status == "done", self.told(identity.id)
+        for row in whole_rows(curve_of(self.run, plan.phase, plan.name)):
+            number = int(row[ITERATION])
+            if number > told.last:
+                self.opened(identity).log(metrics(row))
+                told.iterations.append(number)
+        if told.iterations:
+            self._uses(identity, plan, told)
+        if done and told.iterations:
+            self._hands_on(identity, plan, told)
+            if not told.finished:
+                self.opened(identity)
+            self.close(identity.id)
+
+    def _uses(self, identity: Identity, plan: TrialPlan, told: Logged) -> None:
+        """Say what a trial was made from: the market, and the policies it began with."""
+        manifest = self.manifest
+        sources: list[tuple[str, str, Callable[[], Any]]] = [
+            (artifacts.market_name(manifest), "latest", lambda: artifacts.market(manifest))
+        ]
+        for before in artifacts.handed_over(manifest, plan.phase):
+            name = artifacts.policies_name(manifest, before.name)
+            sources.append((name, f"phase_{before.phase}", lambda b=before: artifacts.policies(self.run, manifest, b)))  # type: ignore[misc]
+        for name, alias, made in sources:
+            if f"{name}:{alias}" not in told.used and (artifact := made()) is not None:
+                artifacts.use(self.opened(identity), artifact, [alias])
+                told.used.add(f"{name}:{alias}")
+
+    def _hands_on(self, identity: Identity, plan: TrialPlan, told: Logged) -> None:
+        """Log what a trial's phase handed on of it."""
+        manifest = self.manifest
+        named = f"{artifacts.policies_name(manifest, plan.name)}:phase_{plan.phase}"
+        if named in told.artifacts or (made := artifacts.policies(self.run, manifest, plan)) is None:
+            return
+        self.opened(identity).log_artifact(made, aliases=artifacts.aliases(manifest, plan))
+        told.artifacts.add(named)
+
+    def _changed(self, path: Path) -> bool:
+        """Whether a file is another than at the last look."""
+        try:
+            found = path.stat()
+        except OSError:
+            return False
+        stamp = found.st_mtime_ns, found.st_size
+        before, self._seen[path] = self._seen.get(path), stamp
+        return before != stamp
+
+    def _expect_service(self) -> None:
+        if self._service_ended():
+            raise Unreachable(_ENDED)
+
+    def _service_ended(self) -> bool:
+        return self._service is not None and self._service not in service_processes()
+
+
+def _trials(manifest: Manifest) -> list[tuple[TrialPlan, Identity]]:
+    """The trials that have begun, phase by phase."""
+    settings = manifest.load_settings()
+    begun = [phase for phase in sorted(map(int, manifest.phases)) if manifest.phase(phase).trials]
+    plans = [plan for phase in begun for plan in plan_phase(settings, phase)]
+    return [(plan, identity_of(manifest, plan)) for plan in plans if plan.name in manifest.phase(plan.phase).trials]
+
+
+def follow(run: Path, mode: Mode) -> None:
+    """Keep W&B a copy of a run until the input ends, and `tracking.wait_seconds` longer at most. Where another process
+    does, it goes on once that one has ended."""
+    if mode == DISABLED:
+        return
+    tracking = Manifest.read(run).load_settings().tracking
+    while True:
+        with sole(run) as alone:
+            if not alone:
+                if _input_ended(tracking.wandb.poll_seconds):
+                    return
+                continue
+            follower, going_on = Follower(run, mode, _say), True
+            while going_on:
+                going_on = not _input_ended(tracking.wandb.poll_seconds)
+                if not going_on:
+                    follower.patience_s = tracking.wait_seconds / 2
+                    # Whoever would end it for being late may be gone.
+                    signal.alarm(math.ceil(tracking.wait_seconds) + 1)
+                follower.look()
+            follower.finish()
+            return
+
+
+@contextlib.contextmanager
+def sole(run: Path) -> Iterator[bool]:
+    """Whether no other process writes to this run's W&B files; none will meanwhile."""
+    (run / FOLDER).mkdir(exist_ok=True)
+    with open(run / FOLDER / _LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _mode() -> Mode:
+    """What W&B's own settings say; offline, and said, where its key is none."""
+    try:
+        return usual_mode()
+    except Unreachable as error:
+        _say(kept_offline(str(error)))
+        return OFFLINE
+
+
+def kept_offline(why: str) -> str:
+    return f"{why}; kept offline from here"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _input_ended(wait_s: float) -> bool:
+    ready, _, _ = select.select([0], [], [], wait_s)
+    return bool(ready) and not os.read(0, 4096)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--offline", action="store_true", help="whatever W&B's settings say")
+    args = parser.parse_args()
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+    try:
+        follow(args.run, OFFLINE if args.offline else _mode())
+    except Exception as error:
+        # An observer never stops the job, whatever it meets.
+        _say(f"{type(error).__name__}: {first_line(error)}; it is left alone from here")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""A forecast of a day is judged by days, whatever the bars; on daily bars nothing changes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.evaluation import measures
+from mtquant_rllib.evaluation.record import Record
+from mtquant_rllib.evaluation.report import build_report, summarise
+from mtquant_rllib.evaluation.statistics.var_backtest import backtest_var
+from mtquant_rllib.evaluation.trading_days import bars_per_day, by_day, days_and_forecasts
+
+SETTINGS = Settings.load(overrides=["evaluation.bootstrap.resamples=200"])
+UNIVERSE = SETTINGS.universe
+DAY_SD = 0.01
+
+
+def record(returns: np.ndarray, stamps: np.ndarray, bars_per_year: float, forecast: float = 0.0165) -> Record:
+    """A book with these net returns (B, T)."""
+    shape = (*returns.shape, UNIVERSE.n_instruments)
+    before = 100_000 * np.concatenate((np.ones((len(returns), 1)), np.cumprod(1 + returns, axis=1)), axis=1)
+    pnl = np.zeros(shape)
+    pnl[..., 0] = np.diff(before, axis=1)
+    nothing = np.zeros(shape)
+    return Record(
+        name="desk",
+        symbols=UNIVERSE.symbols,
+        domains=tuple(domain.name for domain in UNIVERSE.domains),
+        domain_of=UNIVERSE.domain_of,
+        bars_per_year=bars_per_year,
+        stamps=stamps,
+        equity_start_ccy=before[:, 0],
+        equity_ccy=before[:, 1:],
+        pnl_ccy=pnl,
+        cost_ccy=nothing,
+        financing_ccy=nothing,
+        weights=nothing,
+        proposed=nothing,
+        traded_frac=nothing,
+        rule_ids=nothing.astype(np.int8),
+        rule_names={},
+        var_forecast_frac=np.full(returns.shape, forecast),
+        breaker_trips=np.zeros((len(returns), 4), dtype=np.int64),
+    )
+
+
+def hours(n_days: int, first: str = "2024-01-08T22:00") -> np.ndarray:
+    """Stamps of whole trading days of 24 hours in winter, Monday evening to Friday evening left out of weekends."""
+    stamps = np.datetime64(first, "s") + np.arange(n_days * 2 * 24) * np.timedelta64(1, "h")
+    ends = (stamps + np.timedelta64(2, "h")).astype("datetime64[D]")
+    return stamps[np.is_busday(ends)][: n_days * 24]
+
+
+def hourly(n_days: int, seed: int, n_envs: int = 1) -> Record:
+    stamps = hours(n_days)
+    returns = np.random.default_rng(seed).normal(0, DAY_SD / np.sqrt(24), (n_envs, len(stamps)))
+    return record(returns, stamps, 6_000.0)
+
+
+def test_hours_are_compounded_from_17_to_17_new_york() -> None:
+    book = hourly(3, seed=0)
+    assert bars_per_day(book) == 24
+    expected = [np.prod(1 + book.returns[0, k : k + 24]) - 1 for k in (0, 24, 48)]
+    np.testing.assert_allclose(by_day(book, book.returns)[0], expected)
+
+
+def test_daily_bars_are_days_byte_for_byte() -> None:
+    stamps = (np.datetime64("2020-02-03") + np.arange(100)).astype("datetime64[s]")
+    book = record(np.random.default_rng(1).normal(0, 0.01, (2, 100)), stamps, 252.0)
+    assert bars_per_day(book) == 1
+    returns, forecast = days_and_forecasts(book)
+    assert (returns == book.returns).all()
+    assert (forecast == book.var_forecast_frac).all()
+
+
+def test_an_honest_forecast_of_a_day_passes_on_hourly_bars() -> None:
+    """By bars not one of 4,800 hours loses a day's VaR, which the test would reject; by days one in twenty does."""
+    book = hourly(200, seed=2)
+    by_bars = backtest_var(book.returns, book.var_forecast_frac, 0.95)
+    assert by_bars.n_breaches == 0
+    assert by_bars.coverage.p_value < 1e-6
+    backtest = build_report([book], SETTINGS).subject.var_backtest
+    assert backtest.n_bars == 200
+    assert 4 <= backtest.n_breaches <= 18
+    assert backtest.conditional_coverage.p_value > 0.05
+
+
+def test_a_day_that_the_history_cuts_short_is_not_judged() -> None:
+    whole = hourly(5, seed=3)
+    cut = record(whole.returns[:, 20:], whole.stamps[20:], 6_000.0)
+    assert np.isfinite(days_and_forecasts(whole)[0]).sum() == 5
+    assert np.isfinite(days_and_forecasts(cut)[0]).sum() == 4
+
+
+def test_the_forecast_of_a_day_is_the_one_it_began_with() -> None:
+    book = hourly(2, seed=4)
+    forecast = np.arange(48, dtype=float)[None]
+    assert days_and_forecasts(dataclasses.replace(book, var_forecast_frac=forecast))[1].tolist() == [[0, 24]]
+
+
+def test_value_at_risk_in_a_report_is_a_days() -> None:
+    book = hourly(250, seed=5)
+    values = summarise(book, 0.95, SETTINGS.evaluation.bootstrap, seed=0).values
+    assert values["var_frac"] == pytest.approx(1.645 * DAY_SD, rel=0.2)
+    assert values["cvar_frac"] > values["var_frac"]
+
+
+def test_a_date_is_left_out_by_its_trading_day() -> None:
+    """22:00 UTC of the 8th is 17:00 in New York: the trading day of the 9th begins."""
+    book = hourly(3, seed=6)
+    left_out = book.on_dates([np.datetime64("2024-01-09")])[0]
+    assert left_out[:24].all()
+    assert not left_out[24:].any()
+
+
+def test_three_short_episodes_have_the_error_of_their_bars() -> None:
+    """756 quarters of an hour are 11 days: an annual Sharpe of them is known to plus or minus 5.8, also where the three
+    episodes happen to agree."""
+    returns = np.tile(np.random.default_rng(7).normal(0, 0.001, 252), (3, 1))
+    stamps = np.datetime64("2024-01-08T22:00", "s") + np.arange(252) * np.timedelta64(15, "m")
+    summary = summarise(record(returns, stamps, 25_200.0), 0.95, SETTINGS.evaluation.bootstrap, seed=0)
+    assert summary.standard_errors["sharpe_ann"] == pytest.approx(np.sqrt(25_200 / 756), rel=0.1)
+    assert summary.values["sharpe_upper"] - summary.values["sharpe_lower"] > 10
+    one = measures.sharpe_standard_error(returns[0], 25_200.0)
+    assert measures.pooled_sharpe_standard_error(returns[:1], 25_200.0) == one
+
+
+def test_blocks_of_a_month_are_a_month_of_hours() -> None:
+    bootstrap = SETTINGS.evaluation.bootstrap
+    assert bootstrap.of_bars(1).mean_block_bars == bootstrap.mean_block_bars == 20
+    assert bootstrap.of_bars(24).mean_block_bars == 480
