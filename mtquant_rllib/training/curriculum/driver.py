@@ -223,7 +223,7 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
         attempt = Attempt(run, manifest, machines, readiness, interruption, trust, tell)
         phase_experiment.check(attempt, todo[0], plan_phase(settings, todo[0]))
         manifest.write(run)
-        with followed(run, settings, _tell):
+        with followed(run, settings, tell):
             for phase in todo:
                 interruption.raise_if_asked(f"phase {phase} is not done; {go_on}")
                 _run_phase(attempt, phase)

@@ -25,7 +25,6 @@ from mtquant_rllib.training.curriculum.trial import PhaseTrial, TrialContext
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.records.manifest_file import FILE
 from mtquant_rllib.training.reporting.result_files import Curves
-from mtquant_rllib.training.reporting.wandb_tracker import WandB
 from mtquant_rllib.training.result_keys import ENV_FAULTS, FAILURE, SHARPE, TRIAL, VALIDATION
 from mtquant_rllib.training.search.handover import best_of, checkpoint_of
 from mtquant_rllib.training.storage.retries import with_retries
@@ -164,11 +163,7 @@ class Member:
         return PhaseTrial(asdict(context), storage=self._storage)
 
     def _watching(self, phase: int) -> list[tune.Callback]:
-        tracking = self.manifest.load_settings().tracking
-        watchers: list[tune.Callback] = [Curves(self.run, phase, self._keeping.storage_patience_seconds)]
-        if tracking.wandb:
-            watchers.append(WandB(self.run, self.manifest.id or self.run.name, phase, tracking.wandb_project))
-        return watchers
+        return [Curves(self.run, phase, self._keeping.storage_patience_seconds)]
 
     def _read_scores(self) -> None:
         """What validation said last, before anything is trained on."""
