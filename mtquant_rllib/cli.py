@@ -17,6 +17,7 @@ from mtquant_rllib.commands.data import add_data
 from mtquant_rllib.commands.doctor import add_doctor
 from mtquant_rllib.commands.run_store import add_run_store
 from mtquant_rllib.commands.runs import add_judging, add_training
+from mtquant_rllib.commands.sweep import add_sweep
 from mtquant_rllib.commands.wandb import add_wandb
 from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.version import VERSION
@@ -69,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_data(commands)
     add_training(commands)
+    add_sweep(commands)
     add_doctor(commands)
     add_run_store(commands)
     add_audit(commands)

@@ -17,6 +17,7 @@ COMMANDS = [
     ["data", "describe"],
     ["data", "regimes"],
     ["train"],
+    ["sweep"],
     ["resume"],
     ["evaluate"],
     ["explain"],

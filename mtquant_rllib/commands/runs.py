@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mtquant_rllib.commands.command import DEFAULT_CONFIG, add_command, check_files, reproducible, settings_of
+from mtquant_rllib.commands.sweep import resume_sweep
 from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.training.records.ownership import SWEEP
 from mtquant_rllib.training.records.run_names import existing_run, run_path
 
 if TYPE_CHECKING:
@@ -155,6 +157,9 @@ def _resume(args: argparse.Namespace) -> None:
     if args.config != DEFAULT_CONFIG:
         raise ConfigError(f"--config {args.config}: a run goes on with its own settings; --set can move resources")
     run = run_folder(args.run_folder)
+    if (run / SWEEP).is_file():
+        resume_sweep(args.run_folder, args.address, args.overrides, trust=args.trust)
+        return
     reproducible()
     from mtquant_rllib.training.curriculum.driver import resume
 

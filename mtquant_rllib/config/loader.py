@@ -160,15 +160,24 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str,
         if not sep or not all(parts) or len(parts) > _DEEPEST:
             raise ConfigError(f"--set {override[:_LONGEST_SHOWN]!r}: expected key=value, such as training.seed=1")
         value = _parsed(text, f"--set {override[:_LONGEST_SHOWN]!r}")
-        if isinstance(value, str):
-            # YAML 1.1 reads 3e-4 as text; people mean a number.
-            with contextlib.suppress(ValueError):
-                value = float(value)
-        patch: Any = value
-        for part in reversed(parts):
-            patch = {part: patch}
-        tree = merged(tree, patch)
+        tree = with_value(tree, key.strip(), number_of(value))
     return tree
+
+
+def number_of(value: Any) -> Any:
+    """The value, as a number where it is a text that reads as one: YAML 1.1 takes 3e-4 for text."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
+def with_value(tree: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """The tree with one value set; path: `a.b.c`."""
+    patch: Any = value
+    for part in reversed(path.split(".")):
+        patch = {part: patch}
+    return merged(tree, patch)
 
 
 def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

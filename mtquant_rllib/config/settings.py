@@ -27,6 +27,7 @@ from mtquant_rllib.config.market import MarketConfig
 from mtquant_rllib.config.networks import NetworksConfig
 from mtquant_rllib.config.risk import RiskConfig
 from mtquant_rllib.config.sac import SACConfig
+from mtquant_rllib.config.search import SearchConfig
 from mtquant_rllib.config.synthetic import OracleTable, SyntheticConfig
 from mtquant_rllib.config.training import (
     CheckpointsConfig,
@@ -68,6 +69,7 @@ class Settings(Section):
     resources: ResourcesConfig
     checkpoints: CheckpointsConfig
     tracking: TrackingConfig
+    search: SearchConfig
     allocator: AllocatorConfig | None = None
     """Where it stands, one agent weighs some of the instruments in place of the desk of twelve."""
 

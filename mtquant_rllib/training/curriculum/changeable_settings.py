@@ -27,6 +27,7 @@ CHANGEABLE = (
     "resources.object_store_mb",
     "tracking.",
     "checkpoints.",
+    "search.",
 )
 """Settings that may change between two attempts of one run: they have no part in its result, but for the number of
 learners (rounding and dropout differ) and of runners (episodes in progress begin afresh)."""
@@ -44,8 +45,12 @@ def refuse_unchangeable(overrides: Sequence[str]) -> None:
 
 def change_settings(manifest: Manifest, overrides: Sequence[str], run: Path) -> None:
     """Change a run's settings."""
-    changed = validate(Settings, apply_overrides(manifest.settings, overrides), str(run))
-    manifest.settings = changed.model_dump(mode="json")
+    manifest.settings = with_overrides(manifest.settings, overrides, str(run))
+
+
+def with_overrides(settings: dict[str, Any], overrides: Sequence[str], source: str) -> dict[str, Any]:
+    """Settings as plain values, with overrides, checked."""
+    return validate(Settings, apply_overrides(settings, overrides), source).model_dump(mode="json")
 
 
 def changed_settings(manifest: Manifest, settings: Settings) -> list[str]:

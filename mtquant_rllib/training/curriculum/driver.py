@@ -15,41 +15,35 @@ cut off goes on from its last checkpoint, or from its beginning if there was non
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import ray
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.errors import MtquantError, RunError
+from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.algorithm.hyperparameters import learning_starts_bars
 from mtquant_rllib.training.curriculum import phase_experiment
 from mtquant_rllib.training.curriculum.attempt import Attempt
 from mtquant_rllib.training.curriculum.changeable_settings import change_settings, changed_settings, refuse_unchangeable
-from mtquant_rllib.training.curriculum.phase_handover import hand_on, predecessor
-from mtquant_rllib.training.curriculum.phases import algorithm_of, budget_bars, expect_trainable, plan_phase
+from mtquant_rllib.training.curriculum.phase_handover import begin_phase, hand_on, predecessor
+from mtquant_rllib.training.curriculum.phases import algorithm_of, expect_trainable, plan_phase
 from mtquant_rllib.training.placement.node_readiness import Readiness
 from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.preparation import centred, prepare, restored
 from mtquant_rllib.training.records import ownership, run_names
-from mtquant_rllib.training.records.manifest import Manifest, PhaseRecord, TrialRecord, phases_of
+from mtquant_rllib.training.records.manifest import Manifest, PhaseRecord, phases_of
 from mtquant_rllib.training.records.manifest_file import FILE, is_run
 from mtquant_rllib.training.reporting.progress import clock
 from mtquant_rllib.training.reporting.trackers import expect_trackers
 from mtquant_rllib.training.reporting.weights_and_biases.launcher import followed
+from mtquant_rllib.training.run_log import ends_in_the_log, log_to, resume_command, tell
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_session import local_node, session
-from mtquant_rllib.training.storage import durable, exclusive_access, mirror
+from mtquant_rllib.training.storage import exclusive_access, mirror
 from mtquant_rllib.training.storage.retries import with_retries
-
-logger = logging.getLogger("mtquant_rllib.training")
-
-LOG = "run.log"
 
 
 def train(
@@ -171,7 +165,7 @@ def resume(run: Path, address: str | None = None, overrides: Sequence[str] = (),
     """
     run = run_names.existing_run(run).resolve()
     if ownership.identity(run) is not None:
-        _log_to(run)
+        log_to(run)
     Manifest.read(run, trust=trust)
     refuse_unchangeable(overrides)
 
@@ -189,32 +183,13 @@ def carry_on(
 ) -> None:
     """Train the phases that were asked for and are not done yet, in order. change: made to the manifest first, once
     nobody else trains the run."""
-    _log_to(run)
-    with _ends_in_the_log(run), exclusive_access.held(run, _tell), _ends_in_the_log(run):
+    log_to(run)
+    with ends_in_the_log(resume_command(run)), exclusive_access.held(run, tell), ends_in_the_log(resume_command(run)):
         # It may be another file now, where the run lies in an object store.
-        _log_to(run)
+        log_to(run)
         if (copied := mirror.copy_of(run)) is not None:
-            _tell(f"run {copied.address}; its working copy on this machine: {run}")
+            tell(f"run {copied.address}; its working copy on this machine: {run}")
         _carry_on(run, address, trust, change)
-
-
-@contextlib.contextmanager
-def _ends_in_the_log(run: Path) -> Iterator[None]:
-    """Log an error once, with the command to resume, and raise it again."""
-    try:
-        yield
-    except Exception as error:
-        if not getattr(error, "logged", False):
-            if isinstance(error, MtquantError):
-                logger.error("ended: %s", error)
-            else:
-                way_on = mirror.named(run)
-                logger.exception(
-                    "ended by an error that was not foreseen; carry it on with `mtquant resume %s`", way_on
-                )
-            with contextlib.suppress(AttributeError):
-                error.logged = True  # type: ignore[attr-defined]
-        raise
 
 
 def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Manifest], None] | None) -> None:
@@ -227,7 +202,7 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
     todo = [phase for phase in manifest.wanted if manifest.phase(phase).status != "done"]
     if not todo:
         manifest.write(run)
-        _tell(f"{run}: nothing left to do; phases {', '.join(map(str, manifest.wanted))} are done")
+        tell(f"{run}: nothing left to do; phases {', '.join(map(str, manifest.wanted))} are done")
         return
     settings = manifest.load_settings()
     patience_s = settings.checkpoints.storage_patience_seconds
@@ -238,17 +213,17 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
     interruption = Interruption(settings.checkpoints.stop_grace_seconds)
     go_on = f"carry on with `mtquant resume {mirror.named(run)}`"
     with (
-        interruption.handled(_tell),
-        _terminated(interruption, go_on),
-        session(settings, run, address, _tell) as machines,
+        interruption.handled(tell),
+        interruption.ends_sessions(go_on),
+        session(settings, run, address, tell) as machines,
         # Ray has put handlers of its own in the place of the first.
-        interruption.handled(_tell),
+        interruption.handled(tell),
     ):
-        readiness = Readiness(run, Path(manifest.market.data), _tell)
-        attempt = Attempt(run, manifest, machines, readiness, interruption, trust, _tell)
+        readiness = Readiness(run, Path(manifest.market.data), tell)
+        attempt = Attempt(run, manifest, machines, readiness, interruption, trust, tell)
         phase_experiment.check(attempt, todo[0], plan_phase(settings, todo[0]))
         manifest.write(run)
-        with followed(run, settings, _tell):
+        with followed(run, settings, tell):
             for phase in todo:
                 interruption.raise_if_asked(f"phase {phase} is not done; {go_on}")
                 _run_phase(attempt, phase)
@@ -257,33 +232,15 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
         )
 
 
-@contextlib.contextmanager
-def _terminated(interruption: Interruption, go_on: str) -> Iterator[None]:
-    """Turn the SystemExit of Ray's own SIGTERM handler, while its session begins, into `Interrupted`."""
-    try:
-        yield
-    except SystemExit as end:
-        if end.code == signal.SIGTERM:
-            interruption.ask(signal.SIGTERM)
-            interruption.raise_if_asked(f"nothing had begun; {go_on}")
-        raise
-
-
 def _run_phase(attempt: Attempt, phase: int) -> None:
     run, manifest = attempt.run, attempt.manifest
     settings, record = manifest.load_settings(), manifest.phase(phase)
     plans = plan_phase(settings, phase)
-    if record.status == "pending":
-        record.start = None if phase == 1 else predecessor(manifest, phase)
-        record.trials = {
-            plan.name: TrialRecord(budget_bars=budget_bars(settings, plan, manifest.budget_scale)) for plan in plans
-        }
-        record.status = "running"
-        manifest.write(run)
+    begin_phase(run, manifest, phase, plans)
     budgets = ", ".join(f"{name} {trial.budget_bars:,}" for name, trial in record.trials.items())
-    _tell(f"phase {phase}: {budgets} bars")
+    tell(f"phase {phase}: {budgets} bars")
     for name in trials_without_updates(settings, phase, record):
-        _tell(
+        tell(
             f"phase {phase} {name} will learn nothing: its budget ends before SAC's first gradient step "
             "(sac.learning_starts_bars, sac.bars_per_update)"
         )
@@ -301,7 +258,7 @@ def _run_phase(attempt: Attempt, phase: int) -> None:
         for name, trial in record.trials.items()
         if trial.best_sharpe is not None and trial.best_bars is not None
     )
-    _tell(f"phase {phase} done in {clock(record.seconds)}; best validation Sharpe: {best or 'not validated'}")
+    tell(f"phase {phase} done in {clock(record.seconds)}; best validation Sharpe: {best or 'not validated'}")
 
 
 def trials_without_updates(settings: Settings, phase: int, record: PhaseRecord) -> list[str]:
@@ -313,23 +270,3 @@ def trials_without_updates(settings: Settings, phase: int, record: PhaseRecord) 
         for name, trial in record.trials.items()
         if trial.budget_bars < learning_starts_bars(settings, trial.budget_bars) + settings.sac.bars_per_update
     ]
-
-
-def _log_to(run: Path) -> None:
-    path = ownership.within(run, run / LOG)
-    with durable.named_errors(path):
-        file = logging.FileHandler(path)
-    root = logging.getLogger("mtquant_rllib")
-    root.setLevel(logging.INFO)
-    root.propagate = False
-    for handler in list(root.handlers):
-        if isinstance(handler, logging.FileHandler):
-            root.removeHandler(handler)
-            handler.close()
-    file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-    root.addHandler(file)
-
-
-def _tell(text: str) -> None:
-    logger.info(text)
-    print(text, flush=True)

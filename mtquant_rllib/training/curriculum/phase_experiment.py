@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from mtquant_rllib.training.curriculum.attempt import Attempt
 from mtquant_rllib.training.curriculum.node_callbacks import LostNodes, SessionLost, Waiting
 from mtquant_rllib.training.curriculum.phases import TrialPlan, expect_trainable
 from mtquant_rllib.training.curriculum.resumption import resumable
+from mtquant_rllib.training.curriculum.storage_wait import StorageAway, StorageWait, storage_error
 from mtquant_rllib.training.curriculum.trial import PhaseTrial, TrialContext
 from mtquant_rllib.training.inspection.checkpoint_survey import newest_whole
 from mtquant_rllib.training.placement.planner import Placement, placed
@@ -48,18 +48,6 @@ from mtquant_rllib.training.storage import mirror, retries
 
 logger = logging.getLogger("mtquant_rllib.training")
 
-AGAIN_S = 2.0
-"""Before an experiment begins anew on storage that was away."""
-
-
-class StorageAway(Exception):
-    """Storage failed under Tune, with the operating system's reason."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(retries.reason(error))
-        named = Path(str(error.filename)).parent if error.filename else None
-        self.folders = {named} if named is not None and named.is_dir() else set[Path]()
-
 
 def fit(attempt: Attempt, phase: int, plans: list[TrialPlan]) -> dict[str, dict[str, Any]]:
     """Train the phase's trials to their end; `desk_algorithm.summary` of each.
@@ -78,7 +66,7 @@ def fit(attempt: Attempt, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
     manifest = attempt.manifest
     settings, record = manifest.load_settings(), manifest.phase(phase)
     patience_s = settings.checkpoints.storage_patience_seconds
-    reached, stalled_since = 0, None
+    storage = StorageWait(attempt, f"phase {phase}", patience_s)
     while True:
         signatures.user_key()  # made, or refused, before anything starts
         ownership.refuse_links(attempt.run, record.experiment)
@@ -91,9 +79,8 @@ def fit(attempt: Attempt, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
         if not left:
             break
         bars = sum(trial.newest.bars for trial in found.values() if trial.newest is not None)
-        if bars > reached:
-            reached, stalled_since = bars, None
-        placement = _placed(attempt, settings, phase, [plan.name for plan in left])
+        storage.reached(bars)
+        placement = place(attempt, settings, phase, [plan.name for plan in left])
         for plan in left:
             build_config(plan, manifest, placement.resources)
         for line in placement.table():
@@ -120,17 +107,7 @@ def fit(attempt: Attempt, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
             if _fit(attempt, settings, record.experiment, context, placement):
                 break
         except StorageAway as away:
-            stalled_since = stalled_since or time.monotonic()
-            if time.monotonic() - stalled_since > patience_s:
-                raise TrainingFailed(
-                    f"phase {phase} got no further for {patience_s:g} seconds: {away}; carry it on with "
-                    f"`mtquant resume {attempt.name}`"
-                ) from away
-            attempt.tell(f"storage: {away}; waiting for it")
-            for folder in {attempt.run, *away.folders}:
-                retries.with_retries(partial(retries.probe, folder), str(folder), patience_s)
-            retries.with_retries(partial(mirror.probe_store, attempt.run), attempt.name, patience_s)
-            time.sleep(AGAIN_S)
+            storage.wait(away)
     _fetched(attempt, record.experiment, patience_s)
     return {plan.name: _end_of(attempt, plan) for plan in plans}
 
@@ -151,7 +128,7 @@ def check(attempt: Attempt, phase: int, plans: list[TrialPlan]) -> None:
     placed(settings.resources, phase, [plan.name for plan in plans], nodes)
 
 
-def _placed(attempt: Attempt, settings: Settings, phase: int, trials: list[str]) -> Placement:
+def place(attempt: Attempt, settings: Settings, phase: int, trials: list[str]) -> Placement:
     """The trials on the nodes there are, and on those that the autoscaler has started for them."""
     resources, nodes = settings.resources, attempt.nodes()
     wanted = placed(resources, phase, trials, [*nodes, *attempt.machines.startable()])
@@ -211,18 +188,11 @@ def _fit(attempt: Attempt, settings: Settings, experiment: str, context: TrialCo
         ),
     )
     try:
-        with bounded_tune_memory():
-            grid = tuner.fit()
+        results = fitted(tuner)
     except SessionLost as error:
         raise TrainingFailed(
             f"phase {context.phase}: {error}; carry it on with `mtquant resume {attempt.name}`"
         ) from error
-    except Exception as error:
-        trouble = _storage_error(error)
-        if trouble is None:
-            raise
-        raise StorageAway(trouble) from error
-    results = [grid[number] for number in range(len(grid))]
     for result in results:
         if result.metrics and FAILURE in result.metrics:
             raise TrainingFailed(
@@ -239,13 +209,27 @@ def _fit(attempt: Attempt, settings: Settings, experiment: str, context: TrialCo
     return not attempt.interruption.node_lost
 
 
-def _storage_error(error: BaseException | None) -> OSError | None:
-    """The OSError in an exception's chain of causes; None where there is none."""
-    while error is not None:
-        if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+def fitted(tuner: tune.Tuner) -> list[Any]:
+    """The results of an experiment's trials.
+
+    Raises
+    ------
+    StorageAway
+        When storage went away under Tune itself.
+    SessionLost
+        When every node is gone.
+    """
+    try:
+        with bounded_tune_memory():
+            grid = tuner.fit()
+    except SessionLost:
+        raise
+    except Exception as error:
+        trouble = storage_error(error)
+        if trouble is None:
+            raise
+        raise StorageAway(trouble) from error
+    return [grid[number] for number in range(len(grid))]
 
 
 def _callbacks(attempt: Attempt, settings: Settings, phase: int, placement: Placement) -> list[tune.Callback]:

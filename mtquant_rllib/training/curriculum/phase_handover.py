@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.curriculum.phases import LAST, TrialPlan, at_bars
+from mtquant_rllib.training.curriculum.phases import LAST, TrialPlan, at_bars, budget_bars
 from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import FrozenRecord, Manifest, PhaseRecord, TrialRecord
 from mtquant_rllib.training.result_keys import BARS_LIFETIME, SHARPE
@@ -19,6 +19,20 @@ def predecessor(manifest: Manifest, phase: int) -> str:
     if result is None:
         raise RunError(f"phase {phase} begins with the policies of phase {phase - 1}, which is not done in this run")
     return result
+
+
+def begin_phase(run: Path, manifest: Manifest, phase: int, plans: list[TrialPlan]) -> None:
+    """Record which trials a phase has and what they begin with, where it has not begun yet."""
+    record = manifest.phase(phase)
+    if record.status != "pending":
+        return
+    settings = manifest.load_settings()
+    record.start = None if phase == 1 else predecessor(manifest, phase)
+    record.trials = {
+        plan.name: TrialRecord(budget_bars=budget_bars(settings, plan, manifest.budget_scale)) for plan in plans
+    }
+    record.status = "running"
+    manifest.write(run)
 
 
 def _record_trial(run: Path, trial: TrialRecord, plan: TrialPlan, metrics: dict[str, Any]) -> None:

@@ -27,9 +27,9 @@ from ray.tune.trainable.trainable import _TrainingResult
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.algorithm.building import build_config
 from mtquant_rllib.training.algorithm.desk_algorithm import DeskAlgorithm, summary
-from mtquant_rllib.training.curriculum.phases import TrialPlan, plan_named
+from mtquant_rllib.training.curriculum.phases import TrialPlan, at_bars, plan_named
 from mtquant_rllib.training.placement.planner import TrialResources
-from mtquant_rllib.training.records import checkpoints, module_states, signatures
+from mtquant_rllib.training.records import checkpoints, module_states, ownership, signatures
 from mtquant_rllib.training.records.checkpoints import Checkpoint, DamagedCheckpoint
 from mtquant_rllib.training.records.manifest import Manifest, versions
 from mtquant_rllib.training.reporting.curve_columns import curve_row
@@ -120,6 +120,16 @@ class PhaseTrial(tune.Trainable):
         Tune named (`restore`)."""
         return self._built or self._build(self._begin_from)
 
+    @property
+    def saved_iteration(self) -> int:
+        """That of the newest whole checkpoint; 0 where there is none."""
+        return checkpoints.number_of(self._whole[0]) if self._whole else 0
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, over all attempts."""
+        return float(self._time_total)
+
     def _build(self, candidates: list[Path]) -> DeskAlgorithm:
         """An algorithm that goes on from the first of these checkpoints that is whole, or without any from the phase's
         beginning.
@@ -160,14 +170,49 @@ class PhaseTrial(tune.Trainable):
         result["config"] = self.config
         return {**result, TRIAL: self.plan.name}
 
+    def go_on(self) -> DeskAlgorithm:
+        """The trial's algorithm, where its newest whole checkpoint left it: for callers that step it without Tune."""
+        return self._built or self._build(list(self._whole))
+
+    def take_over(self, source: Path, best: Path | None) -> None:
+        """Go on from another trial's state, with this one's settings: modules, optimisers, replay, episodes and the
+        best states so far. This trial's own state is gone then.
+
+        source: a checkpoint of the same phase and trial of another run. best: the module states that were best so far.
+
+        Raises
+        ------
+        DamagedCheckpoint
+            When the checkpoint is not what was written.
+        """
+        index = checkpoints.verify(source)
+        self.release()
+        self._build([])
+        self._load(source, index)
+        found = index.result.get("best", {})
+        if best is not None and "bars" in found:
+            folder = self.run / self.plan.folder / at_bars(int(found["bars"]))
+            module_states.write(folder, module_states.read(best), run=self.run, **found)
+        self._last_result = None
+        self._whole = []
+        self.save()
+        for path in checkpoints.listed(self.folder):
+            if path != self._whole[0]:
+                ownership.remove_own(path, self.run, ownership.is_checkpoint_or_empty)
+
+    def release(self) -> None:
+        """End the algorithm and its processes."""
+        if self._built is not None:
+            self._built.stop()
+            self._built = None
+
     def cleanup(self) -> None:
         if ray.get_runtime_context().get_actor_id() is not None:
             # A learner that waits for one that died would keep this process, and its share of the machine, for as long.
             end = threading.Timer(self.keeping.stop_grace_seconds, os._exit, (0,))
             end.daemon = True
             end.start()
-        if self._built is not None:
-            self._built.stop()
+        self.release()
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -246,18 +291,28 @@ class PhaseTrial(tune.Trainable):
     @classmethod
     def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
         own = TrialContext.of(config)
-        asked, left_out = own.resources, own.left_out
         resources = Manifest.read(Path(own.run)).load_settings().resources
-        gpus = {"GPU": asked.gpus} if asked.gpus else {}
-        runners = [{"CPU": asked.runner_cpus}] * resources.runners
-        learners = [{"CPU": asked.learner_cpus, **gpus}] * resources.learners
-        bundles = [{"CPU": asked.cpus, **({} if learners else gpus)}, *runners, *learners]
-        nodes = own.nodes.get(own.trial) or [None] * len(bundles)
-        if not any(nodes) and not left_out:
-            return PlacementGroupFactory(bundles)
-        elsewhere = {NODE_ID: f"!in({','.join(left_out)})"} if left_out else {}
-        selectors = [elsewhere if node is None else {NODE_ID: node} for node in nodes]
-        return PlacementGroupFactory(bundles, bundle_label_selector=selectors)
+        return placement_group(
+            own.resources, own.nodes.get(own.trial, []), own.left_out, resources.runners, resources.learners
+        )
+
+
+def placement_group(
+    asked: TrialResources, nodes: Sequence[str | None], left_out: Sequence[str], runners: int, learners: int
+) -> PlacementGroupFactory:
+    """What Tune asks Ray for: a bundle for the trial's own process, for each runner and for each learner.
+
+    nodes: Ray's ids of their nodes, None for any; empty where nothing is bound.
+    """
+    gpus = {"GPU": asked.gpus} if asked.gpus else {}
+    own = {"CPU": asked.cpus, **({} if learners else gpus)}
+    bundles = [own, *([{"CPU": asked.runner_cpus}] * runners), *([{"CPU": asked.learner_cpus, **gpus}] * learners)]
+    nodes = nodes or [None] * len(bundles)
+    if not any(nodes) and not left_out:
+        return PlacementGroupFactory(bundles)
+    elsewhere = {NODE_ID: f"!in({','.join(left_out)})"} if left_out else {}
+    selectors = [elsewhere if node is None else {NODE_ID: node} for node in nodes]
+    return PlacementGroupFactory(bundles, bundle_label_selector=selectors)
 
 
 def _brief(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -290,9 +290,9 @@ def prune(run: Path, folder: Path, whole: Sequence[Path], keep: int) -> list[Pat
     old: list[Path] = []
     if len(whole) >= keep:
         kept = whole[:keep]
-        oldest = min(_number(path) for path in kept)
+        oldest = min(number_of(path) for path in kept)
         own = _whose(kept[0])
-        old = [path for path in listed(folder) if _number(path) < oldest and own is not None and _whose(path) == own]
+        old = [path for path in listed(folder) if number_of(path) < oldest and own is not None and _whose(path) == own]
     left = [path for path in folder.glob(f"{durable.HALF}*") if durable.left_behind(path)]
     for path in (*old, *left):
         ownership.remove_own(path, run)
@@ -301,7 +301,8 @@ def prune(run: Path, folder: Path, whole: Sequence[Path], keep: int) -> list[Pat
     return old
 
 
-def _number(path: Path) -> int:
+def number_of(path: Path) -> int:
+    """The iteration that a checkpoint's folder is named by."""
     return int(path.name.removeprefix(_NAME))
 
 

@@ -25,6 +25,8 @@ from mtquant_rllib.training.storage import durable
 REMOTE = "remote.json"
 """Beside the working copy of a run in an object store (`training.storage.mirror`): which store it is a copy of."""
 MARKER = ".mtquant-run"
+SWEEP = "sweep.json"
+"""In the folder of a sweep, which holds runs."""
 STATES_INDEX = "index.json"
 CHECKPOINT_INDEX = "checkpoint.json"
 OLD = f"{durable.PREFIX}old."
@@ -54,6 +56,8 @@ def claim(run: Path) -> None:
 
 
 def _refuse_used(run: Path) -> None:
+    if (run / SWEEP).exists():
+        raise RunError(f"{run}: this is a sweep; carry it on with `mtquant resume {run}` or name another")
     if (run / FILE).exists():
         raise RunError(f"{run}: this run exists; carry it on with `mtquant resume {run}` or name another")
     if (run / BACKUP).exists():

@@ -76,7 +76,7 @@ class Progress(Callback):
         if ENV_FAULTS in result and now - self._failing.get(name, -math.inf) > TELL_EVERY_S:
             self._failing[name] = now
             self._tell(f"phase {self.phase} {name}: {result[ENV_FAULTS]}; the bars of that call were sampled again")
-        line = progress_line(self.phase, name, result)
+        line = progress_line(result.get("phase", self.phase), name, result)
         logger.info(line)
         self._lines[name] = line
         if self._live is not None:

@@ -112,3 +112,14 @@ class Interruption(tune.Stopper):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def ends_sessions(self, go_on: str) -> Iterator[None]:
+        """Turn the end that Ray's own handler of SIGTERM makes, while its session begins, into ours."""
+        try:
+            yield
+        except SystemExit as end:
+            if end.code == signal.SIGTERM:
+                self.ask(signal.SIGTERM)
+                self.raise_if_asked(f"nothing had begun; {go_on}")
+            raise

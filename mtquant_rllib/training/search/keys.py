@@ -1,0 +1,13 @@
+"""Keys of what a trial of a sweep says to Tune."""
+
+SCORE = "score"
+"""Mean over the trial's seeds of the best validation Sharpe so far; NaN before the first validation."""
+SCORES = "scores"
+PROGRESS = "progress_pct"
+"""Of the budgets of all phases and seeds, in [0, 100]; a phase that ended before its budget counts as whole."""
+COMPLETE = "complete"
+"""Whether the trial is done with all of its phases."""
+SECONDS = "training_seconds"
+"""Of its runs, over all attempts."""
+HANDOVERS = "handovers"
+"""Key of the configuration: by trial, in which round it took over whose state, and its values since."""

@@ -1,0 +1,340 @@
+"""Sweeps from their declaration to their table: `sweep` begins one and carries it on, `resume` carries one on.
+
+Everything is checked before anything is made: the space against the settings, every trial's settings, and whether a
+trial fits onto the machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.config.search_space import Space, Values, expect_perturbable, read_space, settings_with
+from mtquant_rllib.errors import ConfigError, RunError, TrainingFailed
+from mtquant_rllib.paths import is_address
+from mtquant_rllib.training.curriculum.attempt import Attempt
+from mtquant_rllib.training.curriculum.changeable_settings import refuse_unchangeable, with_overrides
+from mtquant_rllib.training.curriculum.phases import expect_trainable
+from mtquant_rllib.training.placement.node_readiness import Readiness
+from mtquant_rllib.training.placement.planner import placed
+from mtquant_rllib.training.preparation import centred, prepare, restored
+from mtquant_rllib.training.records import ownership, run_names
+from mtquant_rllib.training.records.manifest import Manifest, MarketRecord, phases_of
+from mtquant_rllib.training.records.manifest_file import is_run
+from mtquant_rllib.training.run_log import ends_in_the_log, log_to, resume_command, tell
+from mtquant_rllib.training.search import experiment, handover, table
+from mtquant_rllib.training.search.optuna_searcher import expect_optuna
+from mtquant_rllib.training.search.record import SELECTION, SweepRecord, is_sweep
+from mtquant_rllib.training.search.results import FAILED, FINISHED, Results, ranked
+from mtquant_rllib.training.session.interruption import Interruption
+from mtquant_rllib.training.session.ray_session import local_node, session
+from mtquant_rllib.training.storage import durable, exclusive_access, mirror
+
+ALL = "all"
+"""Every phase, one after the other, in place of one."""
+
+
+def sweep(
+    settings: Settings,
+    space: Sequence[str] | Mapping[str, Any],
+    *,
+    run: Path | None = None,
+    market: Path | None = None,
+    macro: Path | None = None,
+    budget_scale: float = 1.0,
+    phase: int | str = 1,
+    address: str | None = None,
+    resume_existing: bool = False,
+) -> Path:
+    """Compare trials of declared settings and return the sweep's folder.
+
+    Parameters
+    ----------
+    settings
+        What every trial begins with; section `search` says how trials are compared.
+    space
+        As of `read_space`.
+    run
+        The folder; by default the next free `runs/run_NNN`.
+    phase
+        1, or `all` for the whole curriculum.
+    market, macro, budget_scale, address, resume_existing
+        As of `curriculum.driver.train`.
+
+    Raises
+    ------
+    ConfigError
+        When the space or a trial's settings cannot be.
+    RunError
+        When the folder is taken.
+    """
+    if run is not None and is_address(run):
+        raise RunError(f"--run {run}: a sweep lies in a folder that every node mounts; object stores hold single runs")
+    found = read_space(space, settings)
+    phases = _phases(settings, phase)
+    values = _trials(settings, found)
+    _expect_comparable(settings, found)
+    for one in values:
+        _expect_trainable(settings_with(settings, one), phases)
+    _expect_room(settings, phases, address)
+    run = run_names.claim_free() if run is None else run_names.run_path(run).resolve()
+    if is_sweep(run):
+        if not resume_existing:
+            raise RunError(f"{run}: this sweep exists; carry it on with `mtquant resume {run}` or name another")
+        _expect_the_same(SweepRecord.read(run), settings, found)
+    else:
+        ownership.claim(run)
+        record = SweepRecord.begin(
+            run.name,
+            settings,
+            found,
+            values,
+            phases=phases,
+            budget_scale=budget_scale,
+            market=None if market is None else str(Path(market).resolve()),
+            macro=None if macro is None else str(Path(macro).resolve()),
+        )
+        record.write(run)
+    carry_on(run, address)
+    return run
+
+
+def resume(run: Path, address: str | None = None, overrides: Sequence[str] = (), *, trust: bool = False) -> Path:
+    """Carry on a sweep. overrides: of what shapes no result (`movable_settings`). trust: load checkpoints that this
+    user did not sign."""
+    run = run_names.existing_run(run).resolve()
+    SweepRecord.read(run)
+    refuse_unchangeable(overrides)
+    if frozen := [one for one in overrides if one.startswith("search.")]:
+        raise ConfigError(f"--set {frozen[0]}: a sweep goes on with what it declared; begin another")
+    carry_on(run, address, overrides=overrides, trust=trust)
+    return run
+
+
+def carry_on(run: Path, address: str | None = None, *, overrides: Sequence[str] = (), trust: bool = False) -> None:
+    """Train what is not over."""
+    log_to(run)
+    with ends_in_the_log(resume_command(run)), exclusive_access.held(run, tell):
+        record = SweepRecord.read(run)
+        if overrides:
+            record.settings = with_overrides(record.settings, overrides, str(run))
+            record.write(run)
+        _carry_on(run, record, address, trust, overrides)
+
+
+def _carry_on(run: Path, record: SweepRecord, address: str | None, trust: bool, overrides: Sequence[str]) -> None:
+    settings = record.load_settings()
+    results = Results.read(run, dict(zip(record.names, record.trials)))
+    results.begin_attempt()
+    tell(f"{run}: {_declared(record)}")
+    if all(row.over for row in results.rows.values()) and len(record.trials) == record.n_trials:
+        tell("nothing left to do")
+        _conclude(run, record, results)
+        return
+    markets = _Markets(record)
+    for name in record.names:
+        if not results.rows[name].over:
+            _begin_trial(run, record, results, markets, overrides, name)
+    results.write()
+    table.write(results)
+    interruption = Interruption(settings.checkpoints.stop_grace_seconds)
+    go_on = f"carry it on with `{resume_command(run)}`"
+    with (
+        interruption.handled(tell),
+        interruption.ends_sessions(go_on),
+        session(settings, run, address, tell) as machines,
+        interruption.handled(tell),
+    ):
+        readiness = Readiness(run, Path(markets.of(settings).data), tell)
+        # What a run of the settings that every trial begins with would be.
+        base = Manifest.begin(record.name, settings, markets.of(settings), record.budget_scale, record.phases)
+        attempt = Attempt(run, base, machines, readiness, interruption, trust, tell)
+        experiment.fit(attempt, record, results, partial(_begin_trial, run, record, results, markets, overrides))
+    _conclude(run, record, results)
+
+
+# -- what is checked --------------------------------------------------------------------------------------------------
+
+
+def _phases(settings: Settings, phase: int | str) -> list[int]:
+    known = phases_of(settings)
+    if phase == ALL:
+        if settings.search.scheduler == "pbt" and len(known) > 1:
+            raise ConfigError("--phase all with --scheduler pbt: a population hands states over inside one phase")
+        return list(known)
+    if phase != known[0]:
+        raise ConfigError(f"--phase {phase}: a sweep begins with phase {known[0]}; expected {known[0]} or {ALL}")
+    return [known[0]]
+
+
+def _trials(settings: Settings, space: Space) -> list[Values]:
+    """The values of every trial; with Optuna those of the first alone."""
+    search = settings.search
+    if search.searcher == "optuna":
+        if search.scheduler in ("pbt", "grid"):
+            raise ConfigError(
+                f"search.searcher = 'optuna' with search.scheduler = {search.scheduler!r}: expected asha or random"
+            )
+        expect_optuna()
+        return []
+    if search.scheduler == "grid":
+        return space.grid()
+    if search.scheduler == "pbt":
+        expect_perturbable(space)
+        if search.trials < 2:
+            raise ConfigError(
+                f"search.trials = {search.trials} with search.scheduler = 'pbt': a population has two trials at least"
+            )
+    return [space.draw(settings.seed, number) for number in range(search.trials)]
+
+
+def _expect_comparable(settings: Settings, space: Space) -> None:
+    """Raises ConfigError where trials would be compared before they are validated."""
+    if "recipe.validations" in space.dimensions:
+        raise ConfigError("--space recipe.validations: every trial is judged equally often")
+    search, validations = settings.search, settings.recipe.validations
+    first = {"asha": search.asha.grace_frac, "pbt": 1 / search.pbt.rounds}.get(search.scheduler, 1.0)
+    name = "asha.grace_frac" if search.scheduler == "asha" else "pbt.rounds"
+    if first * validations < 1:
+        raise ConfigError(
+            f"search.{name}: trials would be compared at {100 * first:.3g}% of the budget, and the first of "
+            f"recipe.validations = {validations} comes at {100 / validations:.3g}%"
+        )
+
+
+def _expect_trainable(settings: Settings, phases: Sequence[int]) -> None:
+    for phase in phases:
+        expect_trainable(settings, phase)
+
+
+def _expect_room(settings: Settings, phases: Sequence[int], address: str | None) -> None:
+    """What a cluster has is asked once it is joined."""
+    if address is None and not ray.is_initialized():
+        resources = experiment.resources_of(settings, settings.search.seeds)
+        placed(resources, phases[0], ["trial_00"], [local_node(settings)])
+
+
+def _expect_the_same(record: SweepRecord, settings: Settings, space: Space) -> None:
+    """Raises ConfigError when a sweep that exists was declared otherwise."""
+    if record.space != json.loads(json.dumps(space.declared())):
+        raise ConfigError(f"sweep {record.name} was declared with another --space; name another run")
+    if record.settings["search"] != settings.model_dump(mode="json")["search"]:
+        raise ConfigError(f"sweep {record.name} was declared with another section `search`; name another run")
+
+
+# -- what is made -----------------------------------------------------------------------------------------------------
+
+
+class _Markets:
+    """The prepared market of each trial, and what was measured on it, once for all trials that share it."""
+
+    def __init__(self, record: SweepRecord) -> None:
+        self._files = tuple(None if path is None else Path(path) for path in (record.market, record.macro))
+        self._means: dict[str, Any] = {}
+        self._restored: dict[str, MarketRecord] = {}
+
+    def of(self, settings: Settings) -> MarketRecord:
+        return prepare(settings, *self._files)
+
+    def centred(self, settings: Settings) -> tuple[MarketRecord, Settings]:
+        """The market, and the settings with the means of its training bars' features."""
+        record = self.of(settings)
+        key = f"{record.data} {settings.desk.observation.model_dump_json()}"
+        if key not in self._means:
+            self._means[key] = centred(settings, record).desk.observation.feature_means
+        return record, settings_with(settings, {"desk.observation.feature_means": self._means[key]})
+
+    def restored(self, settings: Settings, record: MarketRecord) -> MarketRecord:
+        """The record with arrays that are there, every byte read once."""
+        if record.data not in self._restored:
+            self._restored[record.data] = restored(settings, record)
+        return self._restored[record.data]
+
+
+def _begin_trial(
+    sweep: Path, record: SweepRecord, results: Results, markets: _Markets, overrides: Sequence[str], trial: str
+) -> None:
+    """Make the runs of a trial, one a seed, where they are not there yet; those that are there go on with the overrides
+    of this attempt."""
+    for run, seed in zip(record.runs_of(sweep, trial), record.seeds):
+        if is_run(run):
+            manifest = Manifest.read(run)
+            market = markets.restored(manifest.load_settings(), manifest.market)
+            if overrides or market != manifest.market:
+                manifest.market = market
+                manifest.settings = with_overrides(manifest.settings, overrides, str(run))
+                manifest.write(run)
+        else:
+            market, settings = markets.centred(record.settings_of(trial, seed))
+            ownership.claim(run)
+            Manifest.begin(run.name, settings, market, record.budget_scale, record.phases).write(run)
+            _note_selection(sweep, record, results, run, trial, seed)
+
+
+def _note_selection(
+    sweep: Path, record: SweepRecord, results: Results, run: Path, trial: str, seed: int, place: int | None = None
+) -> None:
+    """Beside a run: out of how many it was chosen, for whoever judges it later."""
+    note = {
+        "sweep": record.name,
+        "trial": trial,
+        "seed": seed,
+        "values": results.rows[trial].values,
+        "scheduler": record.settings["search"]["scheduler"],
+        "split": "validation",
+        "n_trials": record.n_trials,
+        "n_configurations": max(results.n_configurations, record.n_trials),
+        "rank": place,
+    }
+    durable.replace_file(run / SELECTION, json.dumps(note, indent=1).encode())
+
+
+def _declared(record: SweepRecord) -> str:
+    search = record.settings["search"]
+    phases = "phase 1" if len(record.phases) == 1 else "all phases"
+    return (
+        f"{record.n_trials} trials x {len(record.seeds)} seeds by {search['scheduler']} over "
+        f"{', '.join(record.space)}; {phases}, budgets times {record.budget_scale:g}"
+    )
+
+
+def _conclude(run: Path, record: SweepRecord, results: Results) -> None:
+    """The table, the best trial, and beside every run out of how many it was.
+
+    Raises
+    ------
+    TrainingFailed
+        When no trial came to its end.
+    """
+    rows = list(results.rows.values())
+    results.write()
+    table.write(results)
+    for place, row in enumerate(ranked(rows), start=1):
+        for folder, seed in zip(record.runs_of(run, row.name), record.seeds):
+            if is_run(folder):
+                _note_selection(run, record, results, folder, row.name, seed, place)
+    handover.forget(run)
+    tell("\n".join(table.lines(rows)))
+    finished = [row for row in ranked(rows) if row.status == FINISHED]
+    if not finished:
+        failed = next((row for row in rows if row.status == FAILED), None)
+        why = "" if failed is None else f"; {failed.name}: {failed.why}"
+        raise TrainingFailed(f"{mirror.named(run)}: no trial came to its end{why}")
+    best = finished[0]
+    tell(table.verdict(rows))
+    tell(f"its settings: {' '.join(f'--set {path}={json.dumps(value)}' for path, value in best.values.items())}")
+    tell(f"table: {run / table.FILE}\nnext: mtquant evaluate {mirror.named(record.runs_of(run, best.name)[0])}")
+
+
+def table_of(run: Path) -> list[str]:
+    """The table of a sweep as it is now, whoever trains it."""
+    run = run_names.existing_run(run)
+    record = SweepRecord.read(run)
+    rows = list(Results.read(run, dict(zip(record.names, record.trials))).rows.values())
+    return [f"{run}: {_declared(record)}", *table.lines(rows), table.verdict(rows)]
