@@ -17,9 +17,11 @@ import pytest
 from small_runs import README_SNIPPET, TINY_CONFIG, extended, python
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those that start a Ray session run in one process, one after the other: a session takes the machine as its own,
-    and some look at what it leaves behind. They come first, as they take longest."""
+    and some look at what it leaves behind. They come first, as they take longest. (pytest-xdist reads the marks in a
+    hook of the same name, which must come after this one.)"""
     for item in items:
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))
