@@ -51,7 +51,6 @@ MINUS_ONE_AND_ZERO = """
     synthetic.macro.rates.floor_pct
     synthetic.macro.rates.mean_pct.*
     synthetic.macro.vix.correlation
-    tracking.wait_seconds
 """
 ZERO = """
     allocator.planted.oracle_sharpe
@@ -96,6 +95,7 @@ ZERO = """
     sac.learning_starts_bars
     sac.sigma_floor.*
     sac.std_floor
+    search.pbt.resample_prob
     seed
     symbols.*.commission_bps
     symbols.*.financing.dividend_pct
@@ -119,6 +119,7 @@ ZERO = """
     tracking.fallback_seconds
     tracking.gpu_percent_wanted
     tracking.progress_seconds
+    tracking.wait_seconds
     training.gae_lambda
 """
 ACCEPTED = {name: {"0"} for name in ZERO.split()} | {name: {"-1", "0"} for name in MINUS_ONE_AND_ZERO.split()}

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.training.storage import durable
 
 FILE = "lineage.json"
@@ -27,4 +28,4 @@ def newest_round(run: Path) -> int:
 
 def note(run: Path, taken: dict[str, Any]) -> None:
     """Written once all of the state is there, so that a process that is killed meanwhile takes over again."""
-    durable.replace_file(run / FILE, json.dumps([*read(run), taken], indent=1).encode())
+    durable.replace_file(run / FILE, strict_json.dumps([*read(run), taken], indent=1).encode())

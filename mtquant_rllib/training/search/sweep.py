@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.search_space import Space, Values, expect_perturbable, read_space, settings_with
 from mtquant_rllib.errors import ConfigError, RunError, TrainingFailed
@@ -222,7 +223,7 @@ def _expect_room(settings: Settings, phases: Sequence[int], address: str | None)
 
 def _expect_the_same(record: SweepRecord, settings: Settings, space: Space) -> None:
     """Raises ConfigError when a sweep that exists was declared otherwise."""
-    if record.space != json.loads(json.dumps(space.declared())):
+    if record.space != json.loads(strict_json.dumps(space.declared())):
         raise ConfigError(f"sweep {record.name} was declared with another --space; name another run")
     if record.settings["search"] != settings.model_dump(mode="json")["search"]:
         raise ConfigError(f"sweep {record.name} was declared with another section `search`; name another run")
@@ -292,7 +293,7 @@ def _note_selection(
         "n_configurations": max(results.n_configurations, record.n_trials),
         "rank": place,
     }
-    durable.replace_file(run / SELECTION, json.dumps(note, indent=1).encode())
+    durable.replace_file(run / SELECTION, strict_json.dumps(note, indent=1).encode())
 
 
 def _declared(record: SweepRecord) -> str:
@@ -328,7 +329,7 @@ def _conclude(run: Path, record: SweepRecord, results: Results) -> None:
         raise TrainingFailed(f"{mirror.named(run)}: no trial came to its end{why}")
     best = finished[0]
     tell(table.verdict(rows))
-    tell(f"its settings: {' '.join(f'--set {path}={json.dumps(value)}' for path, value in best.values.items())}")
+    tell(f"its settings: {' '.join(f'--set {path}={strict_json.dumps(value)}' for path, value in best.values.items())}")
     tell(f"table: {run / table.FILE}\nnext: mtquant evaluate {mirror.named(record.runs_of(run, best.name)[0])}")
 
 
