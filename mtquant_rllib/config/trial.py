@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from mtquant_rllib.config.base import Count, CountOrNone, LearningRate, Section, Share
-from mtquant_rllib.config.sac import SACConfig, SACRates
+from mtquant_rllib.config.base import Count, CountOrNone, Positive, Section, Share
+from mtquant_rllib.config.sac import SACConfig
 from mtquant_rllib.config.training import GrowthFactor, LearnerConfig
+
+
+class SACRates(Section):
+    """Learning rates of a module at the start of the budget: those of the settings times the phase's fraction."""
+
+    actor: Positive
+    critic: Positive
+    alpha: Positive
 
 
 class TrialConfig(Section):
@@ -43,7 +51,7 @@ class TrialConfig(Section):
     average_updates: Count | None
     best_from_start: bool
     learner: LearnerConfig
-    learning_rates: dict[str, LearningRate | SACRates] = Field(default_factory=dict)
-    base_rates: dict[str, LearningRate] = Field(default_factory=dict)
+    learning_rates: dict[str, Positive | SACRates] = Field(default_factory=dict)
+    base_rates: dict[str, Positive] = Field(default_factory=dict)
     learner_threads: Count = 1
     sac: SACConfig | None = None

@@ -133,7 +133,9 @@ def test_the_command_names_the_leak_and_ends_with_one(
     values[:, 2] = np.where(first, [values[months == month, 2].mean() for month in months], np.nan)
     macro = write_macro(MacroSeries(published.dates, values, published.columns), tmp_path / "macro.parquet")
     out = tmp_path / "audit.json"
-    overrides = [word for one in [*FEW, "market.splits.embargo_bars=1"] for word in ("--set", one)]
+    # An import refuses months without a lag; one that is too short is for the audit to find.
+    claims = ("market.splits.embargo_bars=1", "market.macro.published.rate_3m.lag_days=1")
+    overrides = [word for one in [*FEW, *claims] for word in ("--set", one)]
     code = main(["audit", "leakage", "--market", str(bars), "--macro", str(macro), "--json", str(out), *overrides])
     said = capsys.readouterr()
     assert code == 1

@@ -11,7 +11,7 @@ from ray.rllib.algorithms.algorithm_config import DEPRECATED_VALUE, AlgorithmCon
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.environment import EnvironmentConfig
-from mtquant_rllib.config.sac import SACRates
+from mtquant_rllib.config.trial import SACRates
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.algorithm.building import build_config
 from mtquant_rllib.training.algorithm.rllib_settings import READ, READ_BY, attribute, refused
