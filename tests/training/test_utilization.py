@@ -33,7 +33,8 @@ def test_a_process_that_computes_uses_a_cpu_and_one_that_sleeps_none() -> None:
     sleeping, computing, memory_gb = map(float, said.split())
     assert sleeping < 0.1
     assert computing == pytest.approx(0.5, abs=0.3)
-    assert 0.3 < memory_gb < 2.0
+    # A process begins with the peak of the one that it came from, here all that the tests have loaded.
+    assert 0.3 < memory_gb < 16.0
 
 
 def test_cpu_time_is_set_against_the_cpus_held(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,8 +48,7 @@ def keep(sweep: Path, number: int, trial: str, runs: list[Path]) -> None:
     """
     for run in runs:
         place = folder_of(sweep, number, trial, run)
-        if place.is_dir():
-            shutil.rmtree(ownership.within(sweep, place))
+        _remove(sweep, place)
         half = durable.temporary_path(place)
         manifest = Manifest.read(run)
         phase = next(phase for phase in manifest.wanted if manifest.phase(phase).status != "done")
@@ -69,6 +68,11 @@ def forget(sweep: Path, before: int | None = None) -> None:
     top = sweep / FOLDER
     for folder in sorted(top.glob("round_*")):
         if before is None or int(folder.name.removeprefix("round_")) < before:
-            shutil.rmtree(ownership.within(sweep, folder))
-    if top.is_dir() and before is None:
-        shutil.rmtree(ownership.within(sweep, top))
+            _remove(sweep, folder)
+    if before is None:
+        _remove(sweep, top)
+
+
+def _remove(sweep: Path, folder: Path) -> None:
+    """Remove a folder of what is handed over, which bears its mark in its name: it lies in the sweep's own FOLDER."""
+    ownership.remove_own(folder, sweep, lambda path: FOLDER in path.relative_to(sweep.resolve()).parts)
