@@ -185,6 +185,26 @@ def _checkpoint_lines(figures: Figures) -> Iterator[str]:
         )
 
 
+def _import_options(parser: Any) -> None:
+    takes_repeats(parser)
+    parser.add_argument("--rows", type=int, default=1_000_000, metavar="N", help="default: %(default)s")
+
+
+def _import(settings: Settings, args: argparse.Namespace) -> Figures:
+    rows, repeats = at_least_one(args, "rows"), at_least_one(args, "repeats")
+    from mtquant_rllib.bench.importing import bench_import
+
+    return bench_import(settings, rows=rows, repeats=repeats)
+
+
+def _import_lines(figures: Figures) -> Iterator[str]:
+    yield (
+        f"{figures['rows']:,} minute bars read in {figures['read_s']:.2f} s ({figures['rows_per_s']:,.0f} rows/s), "
+        f"peak of memory {figures['read_peak_mb']:+.0f} MB"
+    )
+    yield f"twenty years of daily bars simulated in {figures['simulate_s']:.2f} s"
+
+
 def _nothing(parser: Any) -> None:
     pass
 
@@ -237,6 +257,14 @@ BENCHES = (
         _checkpoint,
         _checkpoint_lines,
         "mtquant bench checkpoint --json checkpoint.json",
+    ),
+    Bench(
+        "import",
+        "measure how fast a raw export of minute bars is read, and with how much memory",
+        _import_options,
+        _import,
+        _import_lines,
+        "mtquant bench import --rows 1000000 --json import.json",
     ),
     Bench(
         "attention",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -457,12 +455,6 @@ def test_the_same_seed_gives_the_same_market_and_another_seed_another() -> None:
     once, again, other = (synthesise(SETTINGS, n_paths=2, n_years=1, seed=seed) for seed in (8, 8, 9))
     np.testing.assert_array_equal(bars_of(once), bars_of(again))
     assert not np.array_equal(bars_of(once), bars_of(other))
-
-
-def test_twenty_years_take_less_than_two_seconds() -> None:
-    start = time.perf_counter()
-    synthesise(SETTINGS, n_paths=1, n_years=20, seed=1)
-    assert time.perf_counter() - start < 2
 
 
 # -- settings
