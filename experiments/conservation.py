@@ -18,7 +18,7 @@ import numpy as np
 
 from mtquant_rllib.bench.core import RandomDrive
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.data import DeskData, prepare_embedded, prepare_files
+from mtquant_rllib.env.prepared.data import DeskData, prepare_embedded, prepare_files
 
 LIMIT = 1e-9
 

@@ -72,8 +72,8 @@ def _compare(runs: list[Path]) -> None:
     import numpy as np
     from rich.console import Console
 
-    from mtquant_rllib.evaluation.report_output import print_report
-    from mtquant_rllib.evaluation.reward_terms import print_terms
+    from mtquant_rllib.evaluation.report.output import print_report
+    from mtquant_rllib.evaluation.report.reward_terms import print_terms
     from mtquant_rllib.evaluation.statistics.seeds import of_records, print_seed_statistics
     from mtquant_rllib.training.inspection.run_evaluation import evaluate_run
     from mtquant_rllib.training.records.manifest import Manifest

@@ -17,12 +17,12 @@ import numpy as np
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
-from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.messages import CommunicationHub
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.trading import StepResult
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.evaluation.rollout import PolicyPlayer, new_desk, policy_player, whole
+from mtquant_rllib.evaluation.backtest.rollout import PolicyPlayer, new_desk, policy_player, whole
 
 if TYPE_CHECKING:
     from mtquant_rllib.training.inspection.run_evaluation import RunEvaluation

@@ -72,7 +72,7 @@ def _violations_of_bars(found: Any) -> list[str]:
 
 
 def _import(name: str, folder: Path, body: bytes, rng: random.Random) -> list[str]:
-    from mtquant_rllib.market.importers import import_paths
+    from mtquant_rllib.market.importing.importers import import_paths
 
     path = folder / name
     path.write_bytes(body)
@@ -235,7 +235,7 @@ def test_any_value_of_any_setting_is_accepted_or_refused(key: str, value: Any) -
 @hypothesis_settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.lists(st.text(max_size=12), max_size=8), max_size=12), st.sampled_from(",;\t|"), st.booleans())
 def test_any_table_of_text_is_accepted_or_refused(rows: list[list[str]], mark: str, repair: bool) -> None:
-    from mtquant_rllib.market.importers import import_paths
+    from mtquant_rllib.market.importing.importers import import_paths
 
     text = "Date,Open,High,Low,Close\n".replace(",", mark) + "\n".join(mark.join(row) for row in rows)
     with tempfile.TemporaryDirectory() as folder:

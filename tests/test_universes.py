@@ -17,7 +17,7 @@ from mtquant_rllib.features.layout import domain_columns
 from mtquant_rllib.features.listing import list_features
 from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.market.calendar import financing_nights
-from mtquant_rllib.market.importers import load_market
+from mtquant_rllib.market.importing.importers import load_market
 from mtquant_rllib.market.synthetic import synthesise
 from mtquant_rllib.portfolio.execution_data import LONG_FINANCING, ExecutionData
 from mtquant_rllib.training.records import module_states

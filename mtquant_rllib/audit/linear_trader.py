@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.layout import ALLOCATOR_ASSET, block_layout
 from mtquant_rllib.portfolio import execution_data as channel

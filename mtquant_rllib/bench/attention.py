@@ -32,11 +32,11 @@ from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.learning.sac_update import ACTOR, ALPHA, CRITICS, SACStack
 from mtquant_rllib.engine.replay.replay import Batch
 from mtquant_rllib.features.regimes import detect
-from mtquant_rllib.policies.attention import SelfAttention
-from mtquant_rllib.policies.attention_cost import attention_cost
+from mtquant_rllib.policies.attention.cost import attention_cost
+from mtquant_rllib.policies.attention.regime_network import RegimeNetwork
+from mtquant_rllib.policies.attention.self_attention import SelfAttention
 from mtquant_rllib.policies.modules import module_specs
 from mtquant_rllib.policies.networks import GroupedShape
-from mtquant_rllib.policies.regime_network import RegimeNetwork
 from mtquant_rllib.universe import META
 
 MIXING, LAYER = "n^2 d", "n^2 d + n d^2"

@@ -17,9 +17,9 @@ import numpy as np
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.core import Desk
-from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import draw_episode
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.risk_layer import RiskLayer
 
 _ACTION_SETS = 8

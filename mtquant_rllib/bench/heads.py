@@ -27,8 +27,8 @@ from torch import Tensor
 from mtquant_rllib import strict_json
 from mtquant_rllib.bench.interleaving import interleaved
 from mtquant_rllib.config.attention import AttentionConfig
-from mtquant_rllib.policies.attention import AttentionEncoder
-from mtquant_rllib.policies.head_parallel import heads_per_process, split_heads
+from mtquant_rllib.policies.attention.head_parallel import heads_per_process, split_heads
+from mtquant_rllib.policies.attention.self_attention import AttentionEncoder
 
 PATIENCE = timedelta(minutes=2)
 """So long a process waits for another that has stopped answering."""

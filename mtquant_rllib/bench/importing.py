@@ -15,10 +15,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.market.importers import import_raw
+from mtquant_rllib.market.importing.importers import import_raw
 from mtquant_rllib.market.synthetic import synthesise
 
 YEARS = 20
@@ -58,7 +57,7 @@ def write_minute_export(path: Path, rows: int) -> Path:
     count = np.arange(rows)
     week, minute = np.divmod(count, TRADED_DAYS * MINUTES_A_DAY)
     stamps = FIRST_MINUTE + (week * MINUTES_A_WEEK + minute).astype("timedelta64[m]")
-    texts = pd.DatetimeIndex(stamps).strftime("%Y.%m.%d\t%H:%M:00")
+    texts = (str(stamp).replace("-", ".").replace("T", "\t") + ":00" for stamp in stamps)
     prices = [f"{1.1 + k / 1e5:.5f}\t1.20001\t1.05001\t{1.1 + k / 1e5:.5f}\t7" for k in range(97)]
     with path.open("w") as file:
         file.write("<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\n")

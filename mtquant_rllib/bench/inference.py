@@ -29,9 +29,9 @@ from mtquant_rllib.bench.interleaving import interleaved
 from mtquant_rllib.bench.power_law import mean_call_time
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.core import Desk
-from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.trading import Trading
-from mtquant_rllib.evaluation import rollout
+from mtquant_rllib.evaluation.backtest import rollout
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.registry import ATTENTION, build_policy, network_configs
 

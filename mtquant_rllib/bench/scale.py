@@ -25,7 +25,7 @@ import numpy as np
 from mtquant_rllib.bench.core import RandomDrive, memory
 from mtquant_rllib.bench.interleaving import interleaved
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.data import DeskData, prepare_embedded
+from mtquant_rllib.env.prepared.data import DeskData, prepare_embedded
 
 PATHS_AND_YEARS = ((1, 19.9), (12, 16.6), (62, 16.2), (248, 16.0))
 """Markets of about 5,000, 50,000, 250,000 and 1,000,000 bars."""

@@ -63,8 +63,8 @@ def _leakage(args: argparse.Namespace) -> None:
     check_files(args.market, args.macro)
     if args.macro is not None and args.market is None:
         raise ConfigError(f"--macro {args.macro} without --market: the embedded market brings its own macro series")
-    from mtquant_rllib.audit.leakage import audit_leakage
-    from mtquant_rllib.env.market_source import local_copy
+    from mtquant_rllib.audit.leakage.every_check import audit_leakage
+    from mtquant_rllib.env.prepared.source import local_copy
 
     bars, macro = (None if path is None else local_copy(path) for path in (args.market, args.macro))
     with tempfile.TemporaryDirectory(prefix="mtquant-audit-") as scratch:
@@ -79,7 +79,7 @@ def _leakage(args: argparse.Namespace) -> None:
 def _controls(args: argparse.Namespace) -> None:
     settings = settings_of(args)
     from mtquant_rllib.audit.controls import audit_controls
-    from mtquant_rllib.env.data import cache_folder
+    from mtquant_rllib.env.prepared.data import cache_folder
 
     report = audit_controls(settings, cache_folder(), _told)
     for line in report.lines():
@@ -93,8 +93,8 @@ def _verdict(args: argparse.Namespace) -> None:
     settings = settings_of(args)
     check_files(args.market)
     from mtquant_rllib.audit.verdict_errors import verdict_errors
-    from mtquant_rllib.env.market_source import local_copy
-    from mtquant_rllib.market.importers import load_market
+    from mtquant_rllib.env.prepared.source import local_copy
+    from mtquant_rllib.market.importing.importers import load_market
 
     market, name = None, "the synthetic null market"
     if args.market is not None:

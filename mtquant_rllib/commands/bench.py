@@ -86,7 +86,7 @@ def _core(settings: Settings, args: argparse.Namespace) -> Figures:
     environments = at_least_one(args, "environments")
     check_files(args.market, args.macro)
     from mtquant_rllib.bench.core import bench_core
-    from mtquant_rllib.env.data import prepare_embedded, prepare_files
+    from mtquant_rllib.env.prepared.data import prepare_embedded, prepare_files
 
     embedded = args.market is None
     folder = prepare_embedded(settings) if embedded else prepare_files(settings, args.market, args.macro)

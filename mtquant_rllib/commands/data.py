@@ -108,8 +108,8 @@ def add_data(commands: Any) -> None:
 def _import(args: argparse.Namespace) -> None:
     from mtquant_rllib.config.loader import validate
     from mtquant_rllib.config.market import FileOptions
-    from mtquant_rllib.market import importers
-    from mtquant_rllib.market.preview import preview
+    from mtquant_rllib.market.importing import importers
+    from mtquant_rllib.market.importing.preview import preview
 
     settings = settings_of(args)
     given = {key: getattr(args, key) for key in ("symbol", "timezone", "scale", "date_format", "decimal", "thousands")}
@@ -149,8 +149,8 @@ def _multipliers(named: list[str]) -> dict[str, Any] | None:
 
 def _agreements(series: Sequence[BarSeries], reference: Path, settings: Settings) -> list[str]:
     """A line for each instrument that the reference has intraday bars of too."""
-    from mtquant_rllib.market.clock_pattern import agreement_line
-    from mtquant_rllib.market.importers import import_paths
+    from mtquant_rllib.market.checking.clock_pattern import agreement_line
+    from mtquant_rllib.market.importing.importers import import_paths
 
     known = {one.symbol: one for one in import_paths(reference, settings).series if not one.daily}
     mine = [one for one in series if not one.daily and one.symbol in known]
@@ -160,8 +160,8 @@ def _agreements(series: Sequence[BarSeries], reference: Path, settings: Settings
 
 
 def _synth(args: argparse.Namespace) -> None:
-    from mtquant_rllib.market import importers
-    from mtquant_rllib.market.macro import MacroSeries
+    from mtquant_rllib.market.importing import importers
+    from mtquant_rllib.market.importing.macro import MacroSeries
     from mtquant_rllib.market.synthetic import synthesise
 
     settings = settings_of(args)
@@ -182,7 +182,7 @@ def _synth(args: argparse.Namespace) -> None:
 def _describe(args: argparse.Namespace) -> None:
     import rich
 
-    from mtquant_rllib.market.quality import describe
+    from mtquant_rllib.market.checking.quality import describe
 
     settings = settings_of(args)
     if args.market is None:
@@ -194,7 +194,7 @@ def _describe(args: argparse.Namespace) -> None:
         )
         market = drawn.markets[0]
     else:
-        from mtquant_rllib.market.importers import load_market
+        from mtquant_rllib.market.importing.importers import load_market
 
         market, imported = load_market(settings, args.market, args.macro)
         for line in imported.lines():
@@ -208,8 +208,8 @@ def _describe(args: argparse.Namespace) -> None:
 def _regimes(args: argparse.Namespace) -> None:
     settings = settings_of(args)
     check_files(args.market, args.macro)
-    from mtquant_rllib.evaluation.market_regimes import market_regimes
-    from mtquant_rllib.market.importers import load_market
+    from mtquant_rllib.evaluation.regimes.market import market_regimes
+    from mtquant_rllib.market.importing.importers import load_market
 
     market, _ = load_market(settings, args.market, args.macro)
     found = market_regimes(settings, market)

@@ -197,9 +197,9 @@ def _tell(done: RunEvaluation) -> None:
     """Print the comparison: all bars, by regime, and for an allocator the terms of its reward."""
     from rich.console import Console
 
-    from mtquant_rllib.evaluation.regime_report import print_by_regime
-    from mtquant_rllib.evaluation.report_output import print_report
-    from mtquant_rllib.evaluation.reward_terms import print_terms
+    from mtquant_rllib.evaluation.regimes.report import print_by_regime
+    from mtquant_rllib.evaluation.report.output import print_report
+    from mtquant_rllib.evaluation.report.reward_terms import print_terms
 
     console = Console()
     print_report(done.report, console)
@@ -214,7 +214,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     run = run_folder(args.run_folder)
     import shutil
 
-    from mtquant_rllib.policies.fallbacks import summary
+    from mtquant_rllib.policies.attention.fallbacks import summary
     from mtquant_rllib.training.inspection.run_evaluation import evaluate_run
     from mtquant_rllib.training.reporting.weights_and_biases.launcher import brought_up
 

@@ -23,7 +23,7 @@ def examine(
 
     Parameters are those of `training.curriculum.driver.train`.
     """
-    from mtquant_rllib.env.data import cache_folder
+    from mtquant_rllib.env.prepared.data import cache_folder
 
     loaded: list[Settings] = []
 

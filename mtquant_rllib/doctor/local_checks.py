@@ -53,7 +53,7 @@ def packages() -> Iterator[Finding]:
 
 def market(settings: Settings, bars: Path | None, macro: Path | None) -> Iterator[Finding]:
     """The bars can be read, and every split has something to trade."""
-    from mtquant_rllib.env.data import describe
+    from mtquant_rllib.env.prepared.data import describe
     from mtquant_rllib.training.preparation import prepare
 
     folder = Path(prepare(settings, bars, macro).data)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mtquant_rllib.env.observation_reconstruction import ObservationReconstruction
+from mtquant_rllib.env.observations.reconstruction import ObservationReconstruction
 
 
 @dataclass

@@ -19,17 +19,17 @@ from mtquant_rllib.env import decisions
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.levels import Level
-from mtquant_rllib.env.market_rows import MarketRow
-from mtquant_rllib.env.regime_rewards import BarView, RegimeAwareReward
-from mtquant_rllib.env.rewards import DifferentialSharpe
+from mtquant_rllib.env.prepared.rows import MarketRow
+from mtquant_rllib.env.rewards.regime_aware import BarView, RegimeAwareReward
+from mtquant_rllib.env.rewards.terms import DifferentialSharpe
 from mtquant_rllib.env.risk_layer import RiskLayer
+from mtquant_rllib.env.state.trading import TradingState
 from mtquant_rllib.env.trading import NO_STOP_ATR, Trading
-from mtquant_rllib.env.trading_state import TradingState
 from mtquant_rllib.features.feature_means import FeatureMeans
 from mtquant_rllib.features.layout import BLOCK, allocator_columns
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio.execution_data import ExecutionData
-from mtquant_rllib.risk.packed import PackedIndex
+from mtquant_rllib.risk.repair.packed import PackedIndex
 from mtquant_rllib.short_rows import row_sums
 
 _MOVE = "ret20"

@@ -20,13 +20,9 @@ import numpy as np
 from mtquant_rllib.agents.groups import AgentGroup, agent_groups
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env import decisions
-from mtquant_rllib.env.desk_close import DeskClose, DomainRisk
-from mtquant_rllib.env.desk_reward import DeskReward
-from mtquant_rllib.env.desk_state import DeskState
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.levels import Level
-from mtquant_rllib.env.market_rows import MarketRow
 from mtquant_rllib.env.messages import (
     Alert,
     AllocationMessage,
@@ -38,9 +34,13 @@ from mtquant_rllib.env.messages import (
     coordination_signals,
     performance_reports,
 )
-from mtquant_rllib.env.observations import Observer
-from mtquant_rllib.env.reward_terms import RewardBar, by_domain
+from mtquant_rllib.env.observations.desk_close import DeskClose, DomainRisk
+from mtquant_rllib.env.observations.levels import Observer
+from mtquant_rllib.env.prepared.rows import MarketRow
+from mtquant_rllib.env.rewards.custom_terms import RewardBar, by_domain
+from mtquant_rllib.env.rewards.desk import DeskReward
 from mtquant_rllib.env.risk_layer import RiskLayer
+from mtquant_rllib.env.state.desk import DeskState
 from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.feature_means import FeatureMeans

@@ -5,8 +5,8 @@ from __future__ import annotations
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.allocator import Allocator
 from mtquant_rllib.env.core import Desk
-from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episode_setup import EpisodeSetup
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.env.trading import Trading
 

@@ -25,9 +25,9 @@ from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import draw_episode
 from mtquant_rllib.env.levels import Level
-from mtquant_rllib.env.market_source import open_market
+from mtquant_rllib.env.observations.spaces import spaces
+from mtquant_rllib.env.prepared.source import open_market
 from mtquant_rllib.env.risk_layer import RiskEdit, RiskLayer
-from mtquant_rllib.env.spaces import spaces
 from mtquant_rllib.errors import ConfigError
 
 Step = tuple[MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict, MultiAgentDict]

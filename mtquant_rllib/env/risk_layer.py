@@ -12,12 +12,12 @@ import numpy as np
 
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.episode_setup import EpisodeSetup
-from mtquant_rllib.env.market_rows import MarketRow
+from mtquant_rllib.env.prepared.rows import MarketRow
 from mtquant_rllib.portfolio.book import Book, closing_leg
 from mtquant_rllib.risk.alerts import alerts
 from mtquant_rllib.risk.breakers import Breakers
 from mtquant_rllib.risk.engine import PortfolioRiskManager, RiskDecision
-from mtquant_rllib.risk.limits import forced_close, margin_rates
+from mtquant_rllib.risk.repair.limits import forced_close, margin_rates
 from mtquant_rllib.risk.rules import Proposal, RiskEdit, Rule, RuleId
 from mtquant_rllib.risk.whole_lots import ATTEMPTS, eased, in_whole_lots
 from mtquant_rllib.short_rows import row_any

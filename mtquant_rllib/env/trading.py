@@ -16,15 +16,15 @@ from typing import NoReturn
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.close import Close
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.levels import Level
-from mtquant_rllib.env.market_rows import MarketRow, MarketRows
-from mtquant_rllib.env.prepared_files import position_name
+from mtquant_rllib.env.observations.close import Close
+from mtquant_rllib.env.prepared.files import position_name
+from mtquant_rllib.env.prepared.rows import MarketRow, MarketRows
 from mtquant_rllib.env.risk_layer import RiskLayer
+from mtquant_rllib.env.state.trading import TradingState
 from mtquant_rllib.env.trading_day import TradeCosts, TradingDay
-from mtquant_rllib.env.trading_state import TradingState
 from mtquant_rllib.errors import DivergedPolicyError, MtquantError
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio.book import Book

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.market_rows import MarketBar, MarketRow
+from mtquant_rllib.env.prepared.rows import MarketBar, MarketRow
 from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.portfolio import execution_data as channel
 from mtquant_rllib.portfolio.book import Book, closing_leg

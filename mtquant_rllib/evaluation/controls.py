@@ -20,11 +20,11 @@ from rich.table import Table
 
 from mtquant_rllib.config.evaluation import NullTestConfig
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.data import DeskData, truth
-from mtquant_rllib.evaluation.baselines import weight_rules
-from mtquant_rllib.evaluation.linear_benchmark import linear_forecast
-from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.rollout import (
+from mtquant_rllib.env.prepared.data import DeskData, truth
+from mtquant_rllib.evaluation.backtest.baselines import weight_rules
+from mtquant_rllib.evaluation.backtest.linear_benchmark import linear_forecast
+from mtquant_rllib.evaluation.backtest.record import Record
+from mtquant_rllib.evaluation.backtest.rollout import (
     RulePlayer,
     closes_of,
     oracle_player,

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from mtquant_rllib.agents.groups import agent_groups
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.policies.attention_policy import AttentionPolicy
-from mtquant_rllib.policies.fallbacks import FallbackMonitor
+from mtquant_rllib.policies.attention.fallbacks import FallbackMonitor
+from mtquant_rllib.policies.attention.policy import AttentionPolicy
 from mtquant_rllib.policies.inference import PRECISIONS, CachedPolicy
 from mtquant_rllib.policies.networks import GaussianPolicy, stack
 from mtquant_rllib.policies.registry import build_policy, kind_of, network_configs

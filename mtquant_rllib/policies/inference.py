@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtquant_rllib.policies.attention_policy import AttentionPolicy
-from mtquant_rllib.policies.regime_network import RegimeOutput
+from mtquant_rllib.policies.attention.policy import AttentionPolicy
+from mtquant_rllib.policies.attention.regime_network import RegimeOutput
 
 Network = TypeVar("Network", bound=nn.Module)
 

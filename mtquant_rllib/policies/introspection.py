@@ -20,9 +20,9 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.action_maps import executed
 from mtquant_rllib.policies.actor import POLICY_PREFIX
-from mtquant_rllib.policies.attention_losses import NO_LABEL, attention_metrics
-from mtquant_rllib.policies.attention_policy import AttentionPolicy
-from mtquant_rllib.policies.regime_network import Fallback, fallback_counts
+from mtquant_rllib.policies.attention.losses import NO_LABEL, attention_metrics
+from mtquant_rllib.policies.attention.policy import AttentionPolicy
+from mtquant_rllib.policies.attention.regime_network import Fallback, fallback_counts
 from mtquant_rllib.policies.registry import build_policy, network_configs
 
 _BATCH_ROWS = 1024

@@ -21,7 +21,7 @@ from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.extensions import extension
 from mtquant_rllib.features.layout import Layout
 from mtquant_rllib.features.regimes import Regime
-from mtquant_rllib.policies.attention_policy import AttentionOptions, AttentionPolicy, attention_value
+from mtquant_rllib.policies.attention.policy import AttentionOptions, AttentionPolicy, attention_value
 from mtquant_rllib.policies.networks import (
     FlatPolicy,
     FlatShape,

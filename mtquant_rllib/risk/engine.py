@@ -22,10 +22,10 @@ from mtquant_rllib.config.instruments import InstrumentConfig
 from mtquant_rllib.config.risk import RiskConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.risk import pretrade
-from mtquant_rllib.risk.book import Book
-from mtquant_rllib.risk.chain import RuleChain, trigger
 from mtquant_rllib.risk.custom_rules import custom_rules
-from mtquant_rllib.risk.measures import TOLERANCE
+from mtquant_rllib.risk.repair.book import Book
+from mtquant_rllib.risk.repair.chain import RuleChain, trigger
+from mtquant_rllib.risk.repair.measures import TOLERANCE
 from mtquant_rllib.risk.rules import Proposal, RiskEdit, Rule, RuleId
 from mtquant_rllib.risk.single_book import FAILURE_TEXT, CurrentPortfolio
 from mtquant_rllib.short_rows import row_any, row_max

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.risk.packed import PackedIndex
 from mtquant_rllib.risk.pretrade import Failure
+from mtquant_rllib.risk.repair.packed import PackedIndex
 from mtquant_rllib.risk.rules import Proposal
 from mtquant_rllib.universe import Universe
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.data import DeskData, describe, prepare_embedded, prepare_files
-from mtquant_rllib.env.market_source import find_prepared, local_copy
-from mtquant_rllib.env.prepared_files import ARRAYS_HASH
+from mtquant_rllib.env.prepared.data import DeskData, describe, prepare_embedded, prepare_files
+from mtquant_rllib.env.prepared.files import ARRAYS_HASH
+from mtquant_rllib.env.prepared.source import find_prepared, local_copy
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.features.feature_means import measured
 from mtquant_rllib.paths import address_of, is_address, on_disk

@@ -10,7 +10,7 @@ from audited import FEW
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.market.bars import VOLUME, MarketData
-from mtquant_rllib.market.macro import MacroSeries, as_of
+from mtquant_rllib.market.importing.macro import MacroSeries, as_of
 from mtquant_rllib.market.synthetic import synthesise
 
 

@@ -12,7 +12,7 @@ from mtquant_rllib.audit.controls import Control, ControlsReport, audit_controls
 from mtquant_rllib.audit.findings import LeakFound
 from mtquant_rllib.audit.linear_trader import LinearTrader, next_moves
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.market.bars import CLOSE, OPEN, MarketData
 

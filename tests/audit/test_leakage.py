@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from audited import FEW
 
-from mtquant_rllib.audit.day_volume import check_day_volume
-from mtquant_rllib.audit.futures import FUTURES
-from mtquant_rllib.audit.leakage import audit_leakage, audit_market
-from mtquant_rllib.audit.named_arrays import first_difference, named
-from mtquant_rllib.audit.perturbed_future import random_bars
+from mtquant_rllib.audit.leakage.day_volume import check_day_volume
+from mtquant_rllib.audit.leakage.every_check import audit_leakage, audit_market
+from mtquant_rllib.audit.leakage.futures import FUTURES
+from mtquant_rllib.audit.leakage.named_arrays import first_difference, named
+from mtquant_rllib.audit.leakage.perturbed_future import random_bars
 from mtquant_rllib.cli import main
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, MarketDataError
 from mtquant_rllib.market.bars import MarketData
-from mtquant_rllib.market.importers import import_raw, write_macro, write_market
-from mtquant_rllib.market.macro import MacroSeries
+from mtquant_rllib.market.importing.importers import import_raw, write_macro, write_market
+from mtquant_rllib.market.importing.macro import MacroSeries
 
 KINDS = {
     "features",
@@ -97,7 +97,7 @@ def test_rules_and_reward_terms_of_ones_own_take_part(
     monkeypatch.syspath_prepend(tmp_path)
     settings = Settings.load(overrides=[*FEW, "rewards.terms=[{term: 'hindsight:Hindsight', weight: 1.0}]"])
     assert [leak for check in audit_market(settings, daily, None) for leak in check.leaks] == []
-    from mtquant_rllib.audit import perturbed_future
+    from mtquant_rllib.audit.leakage.every_check import perturbed_future
 
     prepared = perturbed_future._prepared
 

@@ -10,23 +10,24 @@ import numpy as np
 import pytest
 from audited import FEW
 
-from mtquant_rllib.audit.day_volume import check_day_volume
-from mtquant_rllib.audit.fills_at_the_open import check_fills
 from mtquant_rllib.audit.findings import Check, Leak
-from mtquant_rllib.audit.macro_dates import check_dates, check_join
-from mtquant_rllib.audit.perturbed_future import check_futures, random_bars
-from mtquant_rllib.audit.splits_and_scalers import check_scaler, check_splits, prepare_twice
+from mtquant_rllib.audit.leakage.day_volume import check_day_volume
+from mtquant_rllib.audit.leakage.fills_at_the_open import check_fills
+from mtquant_rllib.audit.leakage.macro_dates import check_dates, check_join
+from mtquant_rllib.audit.leakage.perturbed_future import check_futures, random_bars
+from mtquant_rllib.audit.leakage.splits_and_scalers import check_scaler, check_splits, prepare_twice
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env import prepared_files, trading_day
-from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env import trading_day
+from mtquant_rllib.env.prepared import files as prepared_files
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.features import block, moments
 from mtquant_rllib.features import indicators as ind
 from mtquant_rllib.features.feature_means import measured
 from mtquant_rllib.features.own_bars import OwnBars
 from mtquant_rllib.features.registry import Feature
-from mtquant_rllib.market import macro as market_macro
 from mtquant_rllib.market.bars import VOLUME, MarketData
-from mtquant_rllib.market.macro import MacroSeries
+from mtquant_rllib.market.importing import macro as market_macro
+from mtquant_rllib.market.importing.macro import MacroSeries
 from mtquant_rllib.market.synthetic import synthesise
 from mtquant_rllib.portfolio import execution_data as channel
 from mtquant_rllib.portfolio.execution_data import ExecutionData
@@ -285,7 +286,7 @@ def test_a_split_that_shares_bars_with_another(
     index = prepared_files.read_index(prepared[0])
     start = index["splits"]["test"]["stretches"][0][0]
     index["splits"]["train"]["stretches"] = [[index["splits"]["train"]["stretches"][0][0], start + 7]]
-    monkeypatch.setattr("mtquant_rllib.env.data.read_index", lambda folder: index)
-    monkeypatch.setattr("mtquant_rllib.audit.splits_and_scalers.read_index", lambda folder: index)
+    monkeypatch.setattr("mtquant_rllib.env.prepared.data.read_index", lambda folder: index)
+    monkeypatch.setattr("mtquant_rllib.audit.leakage.splits_and_scalers.read_index", lambda folder: index)
     leaks = {leak.how: leak.row for leak in check_splits(prepared[0]).leaks}
     assert leaks["7 of its bars stand in the test split too"] == start

@@ -9,7 +9,7 @@ import pytest
 
 from mtquant_rllib.bench.importing import bench_import, write_minute_export
 from mtquant_rllib.config import Settings
-from mtquant_rllib.market.importers import import_raw
+from mtquant_rllib.market.importing.importers import import_raw
 
 SETTINGS = Settings.load()
 

@@ -90,6 +90,7 @@ ALLOWED = {
         "training",
     },
     "bench": {
+        "market",
         "strict_json",
         "universe",
         "errors",

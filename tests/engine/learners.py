@@ -12,8 +12,8 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from mtquant_rllib.config import Settings
 from mtquant_rllib.engine.columns import LevelColumns, reconstruct_observations
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
-from mtquant_rllib.env.data import DeskData
-from mtquant_rllib.env.observation_reconstruction import ObservationReconstruction
+from mtquant_rllib.env.observations.reconstruction import ObservationReconstruction
+from mtquant_rllib.env.prepared.data import DeskData
 
 AS_THEY_STAND = Settings.load().learner.model_copy(
     update={"precision": "float32", "checkpoint_activations": False, "compile": False}

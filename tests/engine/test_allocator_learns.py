@@ -18,7 +18,7 @@ from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
 from mtquant_rllib.engine.learning.sac_learner import REPLAY_STATE, SACLearner
 from mtquant_rllib.engine.sampling.runner import REWARD_TERMS, BatchedEnvRunner
 from mtquant_rllib.env.decisions import allocator_weights
-from mtquant_rllib.env.regime_rewards import TERMS
+from mtquant_rllib.env.rewards.regime_aware import TERMS
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.policies.action_maps import executed
 from mtquant_rllib.policies.critics import target_entropy

@@ -19,7 +19,7 @@ from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
 from mtquant_rllib.engine.rllib_reference import RLlibLearner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.features.regimes import Regime
-from mtquant_rllib.policies.attention_losses import NO_LABEL
+from mtquant_rllib.policies.attention.losses import NO_LABEL
 from mtquant_rllib.universe import META
 
 SMALL = "networks.attention={width: 16, heads: 2, policy_heads: {hidden: 8}, classifier: {hidden: [16]}}"

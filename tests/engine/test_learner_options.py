@@ -20,7 +20,7 @@ from mtquant_rllib.engine.learning.execution_options import checkpointed_encoder
 from mtquant_rllib.engine.learning.fast_path.policies import ManualBackprop
 from mtquant_rllib.engine.learning.stacks import ModuleStack, StackedParameters
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.policies.attention import AttentionLayer
+from mtquant_rllib.policies.attention.self_attention import AttentionLayer
 from mtquant_rllib.policies.modules import module_specs
 
 ALL_ATTENTION = "networks.names={meta: attention, specialist: attention, instrument: attention}"

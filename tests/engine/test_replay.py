@@ -18,7 +18,7 @@ from mtquant_rllib.engine.replay.storage import DECISION, LAST, STATE
 from mtquant_rllib.engine.replay.sum_tree import SumTree
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.engine.sampling.runner_base import COUNTERS
-from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.universe import META
 

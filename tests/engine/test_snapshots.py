@@ -17,9 +17,9 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.cores import core_for
-from mtquant_rllib.env.data import DeskData, prepare_embedded
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.prepared.data import DeskData, prepare_embedded
 from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.features.table import FeatureTable

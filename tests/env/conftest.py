@@ -10,7 +10,7 @@ import pytest
 from markets import roughen, smooth
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.market.bars import MarketData
 
 # The first example pays for imports and tables; a busy machine is no failure.
@@ -43,7 +43,7 @@ def rough(settings: Settings, rough_market: MarketData) -> DeskData:
 def real_market(settings: Settings) -> MarketData:
     if "MTQUANT_BARS" not in os.environ:
         pytest.skip("MTQUANT_BARS is not set: no folder of real bars")
-    from mtquant_rllib.market.importers import load_market
+    from mtquant_rllib.market.importing.importers import load_market
 
     folder = Path(os.environ["MTQUANT_BARS"])
     return load_market(settings, folder / "daily.parquet", folder / "macro.parquet")[0]

@@ -11,11 +11,11 @@ from markets import roughen, smooth
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.allocator import Allocator
 from mtquant_rllib.env.cores import core_for
-from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.decisions import allocator_actions, allocator_weights
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.observation_reconstruction import ObservationReconstruction
+from mtquant_rllib.env.observations.reconstruction import ObservationReconstruction
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.features.layout import ALLOCATOR_ASSET, BLOCK, allocator_layout
 from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.universe import ALLOCATOR

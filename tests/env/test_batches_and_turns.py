@@ -9,10 +9,10 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
-from mtquant_rllib.env.data import DeskData, prepare_embedded
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw, draw_episode
 from mtquant_rllib.env.multi_agent import desk_env
+from mtquant_rllib.env.prepared.data import DeskData, prepare_embedded
 from mtquant_rllib.env.risk_layer import RiskLayer
 
 SMALL = [

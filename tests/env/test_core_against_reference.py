@@ -8,9 +8,9 @@ from reference import Ledger
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
-from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.market.bars import MarketData
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtquant_rllib.env.core import Desk
-from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import Stretch, draw_episode
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.risk_layer import RiskLayer
 
 STRETCHES = (Stretch(251, 900), Stretch(1151, 1200), Stretch(2051, 2700))
@@ -102,7 +102,7 @@ def test_splits_of_real_bars_are_stretches_that_do_not_meet(settings, real_marke
     import os
     from pathlib import Path
 
-    from mtquant_rllib.env.data import prepare_files
+    from mtquant_rllib.env.prepared.data import prepare_files
 
     folder = Path(os.environ["MTQUANT_BARS"])
     prepared = prepare_files(settings, folder / "daily.parquet", folder / "macro.parquet", tmp_path)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
-from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.messages import (
@@ -27,6 +26,7 @@ from mtquant_rllib.env.messages import (
     message_from_dict,
     performance_reports,
 )
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.features.layout import meta_layout
 from mtquant_rllib.market.synthetic import synthesise

@@ -7,9 +7,9 @@ import pytest
 from markets import stage
 
 from mtquant_rllib.env.core import Desk
-from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.portfolio import execution_data as channel
 
 ROW = 270

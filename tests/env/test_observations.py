@@ -10,8 +10,8 @@ from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.messages import allocation_messages, performance_reports
+from mtquant_rllib.env.observations.spaces import spaces
 from mtquant_rllib.env.risk_layer import RiskLayer
-from mtquant_rllib.env.spaces import spaces
 from mtquant_rllib.features import layout
 
 

@@ -16,13 +16,13 @@ from markets import smooth
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.environment import EnvironmentConfig
-from mtquant_rllib.env import data
 from mtquant_rllib.env.cores import core_for
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.market_source import open_market
 from mtquant_rllib.env.multi_agent import desk_env
-from mtquant_rllib.env.prepared_files import arrays_hash, file_hashes, verify_prepared
+from mtquant_rllib.env.prepared import data
+from mtquant_rllib.env.prepared.files import arrays_hash, file_hashes, verify_prepared
+from mtquant_rllib.env.prepared.source import open_market
 from mtquant_rllib.errors import MarketDataError, MtquantError, RunError
 from mtquant_rllib.features import building
 from mtquant_rllib.training import preparation

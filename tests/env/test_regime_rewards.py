@@ -12,10 +12,10 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.config.allocator import RegimeAwareConfig
 from mtquant_rllib.env.allocator import Allocator
 from mtquant_rllib.env.cores import core_for
-from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.regime_rewards import SHAPING, TERMS, BarView, RegimeAwareReward
+from mtquant_rllib.env.prepared.data import DeskData
+from mtquant_rllib.env.rewards.regime_aware import SHAPING, TERMS, BarView, RegimeAwareReward
 from mtquant_rllib.features.regimes import Regime
 
 EQUAL, SINGLE = np.full(5, 0.2), np.eye(5)[4]

@@ -18,7 +18,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.reward_terms import custom_terms
+from mtquant_rllib.env.rewards.custom_terms import custom_terms
 from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.building import build_features

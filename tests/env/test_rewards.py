@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env import rewards
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.rewards import terms as rewards
 from mtquant_rllib.env.risk_layer import RiskLayer
 
 SETTINGS = Settings.load()

@@ -13,10 +13,10 @@ from markets import intraday, smooth
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
-from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
-from mtquant_rllib.env.market_rows import MarketRow
+from mtquant_rllib.env.prepared.data import DeskData
+from mtquant_rllib.env.prepared.rows import MarketRow
 from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.portfolio.book import Book
 from mtquant_rllib.risk.rules import Proposal

@@ -10,16 +10,13 @@ import pytest
 from rich.console import Console
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.data import DeskData, prepare_embedded, truth
-from mtquant_rllib.env.regime_rewards import SHAPING, TERMS
+from mtquant_rllib.env.prepared.data import DeskData, prepare_embedded, truth
+from mtquant_rllib.env.rewards.regime_aware import SHAPING, TERMS
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.evaluation.baselines import weight_rules
-from mtquant_rllib.evaluation.controls import judge, passes_null
-from mtquant_rllib.evaluation.linear_benchmark import linear_forecast
-from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.report import build_report
-from mtquant_rllib.evaluation.reward_terms import SHARE, TermLog, print_terms
-from mtquant_rllib.evaluation.rollout import (
+from mtquant_rllib.evaluation.backtest.baselines import weight_rules
+from mtquant_rllib.evaluation.backtest.linear_benchmark import linear_forecast
+from mtquant_rllib.evaluation.backtest.record import Record
+from mtquant_rllib.evaluation.backtest.rollout import (
     AllocatorOraclePlayer,
     RulePlayer,
     closes_of,
@@ -29,6 +26,9 @@ from mtquant_rllib.evaluation.rollout import (
     pooled_figures,
     whole,
 )
+from mtquant_rllib.evaluation.controls import judge, passes_null
+from mtquant_rllib.evaluation.report.building import build_report
+from mtquant_rllib.evaluation.report.reward_terms import SHARE, TermLog, print_terms
 from mtquant_rllib.evaluation.statistics.bootstrap import Interval
 from mtquant_rllib.features.layout import BLOCK
 from mtquant_rllib.policies.initial_weights import initial_states

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.evaluation.baselines import (
+from mtquant_rllib.evaluation.backtest.baselines import (
     EqualWeight,
     Hold,
     InverseVolatility,

@@ -10,11 +10,11 @@ import torch
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.evaluation import BootstrapConfig
-from mtquant_rllib.evaluation.classifier import ClassifierScore, score_classifier
+from mtquant_rllib.evaluation.regimes.classifier import ClassifierScore, score_classifier
 from mtquant_rllib.features.regimes import Regime
-from mtquant_rllib.policies.attention_losses import classifier_loss
+from mtquant_rllib.policies.attention.losses import classifier_loss
+from mtquant_rllib.policies.attention.regime_network import RegimeNetwork
 from mtquant_rllib.policies.networks import GroupedShape
-from mtquant_rllib.policies.regime_network import RegimeNetwork
 
 BULL, BEAR, VOLATILE, SIDEWAYS = Regime
 BOOTSTRAP = BootstrapConfig(resamples=300, mean_block_bars=20, confidence=0.95)

@@ -18,8 +18,8 @@ from mtquant_rllib.evaluation.importance import (
     rank_agreement,
 )
 from mtquant_rllib.features import layout
+from mtquant_rllib.policies.attention.regime_network import RegimeNetwork
 from mtquant_rllib.policies.networks import GroupedShape
-from mtquant_rllib.policies.regime_network import RegimeNetwork
 from mtquant_rllib.policies.registry import grouped_shape
 
 BOOTSTRAP = BootstrapConfig(resamples=200, mean_block_bars=5, confidence=0.95)

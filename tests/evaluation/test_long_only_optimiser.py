@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from mtquant_rllib.evaluation.long_only_optimiser import best_weights, equal_risk_weights
+from mtquant_rllib.evaluation.backtest.long_only_optimiser import best_weights, equal_risk_weights
 
 
 def covariance(deviation: list[float], correlation: float) -> np.ndarray:

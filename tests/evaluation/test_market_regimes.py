@@ -13,8 +13,8 @@ import pytest
 
 from mtquant_rllib.cli import main
 from mtquant_rllib.config import Settings
-from mtquant_rllib.evaluation.market_regimes import MarketRegimes, market_regimes
-from mtquant_rllib.evaluation.regime_figures import REGIME_NAMES, regime_figures
+from mtquant_rllib.evaluation.regimes.figures import REGIME_NAMES, regime_figures
+from mtquant_rllib.evaluation.regimes.market import MarketRegimes, market_regimes
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.market.synthetic import synthesise
 

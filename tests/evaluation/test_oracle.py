@@ -8,7 +8,7 @@ import pytest
 from mtquant_rllib.agents.groups import INSTRUMENTS
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env import decisions
-from mtquant_rllib.evaluation.oracle import oracle_actions, oracle_targets
+from mtquant_rllib.evaluation.backtest.oracle import oracle_actions, oracle_targets
 from mtquant_rllib.universe import META
 
 SETTINGS = Settings.load()

@@ -8,7 +8,7 @@ from scipy import stats
 from test_report import N, played
 
 from mtquant_rllib.evaluation import measures
-from mtquant_rllib.evaluation.regime_figures import (
+from mtquant_rllib.evaluation.regimes.figures import (
     NO_REGIME,
     find_spells,
     mean_by_regime,

@@ -14,10 +14,10 @@ from rich.console import Console
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation import measures
-from mtquant_rllib.evaluation.plots import plot_equity
-from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.report import build_report, summarise
-from mtquant_rllib.evaluation.report_output import print_report, report_tree, write_json, write_report
+from mtquant_rllib.evaluation.backtest.record import Record
+from mtquant_rllib.evaluation.report.building import build_report, summarise
+from mtquant_rllib.evaluation.report.output import print_report, report_tree, write_json, write_report
+from mtquant_rllib.evaluation.report.plots import plot_equity
 
 SETTINGS = Settings.load(overrides=["evaluation.bootstrap.resamples=100"])
 UNIVERSE = SETTINGS.universe

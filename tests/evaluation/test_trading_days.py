@@ -9,10 +9,10 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.evaluation import measures
-from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.report import build_report, summarise
+from mtquant_rllib.evaluation.backtest.record import Record
+from mtquant_rllib.evaluation.backtest.trading_days import bars_per_day, by_day, days_and_forecasts
+from mtquant_rllib.evaluation.report.building import build_report, summarise
 from mtquant_rllib.evaluation.statistics.var_backtest import backtest_var
-from mtquant_rllib.evaluation.trading_days import bars_per_day, by_day, days_and_forecasts
 
 SETTINGS = Settings.load(overrides=["evaluation.bootstrap.resamples=200"])
 UNIVERSE = SETTINGS.universe

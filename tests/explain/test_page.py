@@ -20,8 +20,9 @@ from page_runs import gather
 
 from mtquant_rllib.cli import main
 from mtquant_rllib.config import Settings
-from mtquant_rllib.evaluation import measures, rollout
-from mtquant_rllib.evaluation.baselines import weight_rules
+from mtquant_rllib.evaluation import measures
+from mtquant_rllib.evaluation.backtest import rollout
+from mtquant_rllib.evaluation.backtest.baselines import weight_rules
 from mtquant_rllib.evaluation.explain.attention import attention_views, encoded, movement
 from mtquant_rllib.evaluation.explain.collect import Influence, Material
 from mtquant_rllib.evaluation.explain.influence import shares, verdict, verdicts
@@ -30,8 +31,8 @@ from mtquant_rllib.evaluation.explain.panel import book_colours, date_axis, date
 from mtquant_rllib.evaluation.explain.performance import risk_return
 from mtquant_rllib.evaluation.explain.write import build_page
 from mtquant_rllib.evaluation.importance import Faithfulness, attention_received
-from mtquant_rllib.evaluation.plots import line_colours
-from mtquant_rllib.evaluation.report import EvaluationReport, build_report
+from mtquant_rllib.evaluation.report.building import EvaluationReport, build_report
+from mtquant_rllib.evaluation.report.plots import line_colours
 from mtquant_rllib.evaluation.statistics.bootstrap import Interval
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.training.inspection.run_evaluation import OpenedRun

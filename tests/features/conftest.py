@@ -99,7 +99,7 @@ def real_bars(settings: Settings) -> MarketData:
     """The eight daily series with macro."""
     if "MTQUANT_BARS" not in os.environ:
         pytest.skip("MTQUANT_BARS is not set: no folder of real bars")
-    from mtquant_rllib.market.importers import load_market
+    from mtquant_rllib.market.importing.importers import load_market
 
     folder = Path(os.environ["MTQUANT_BARS"])
     return load_market(settings, folder / "daily.parquet", folder / "macro.parquet")[0]

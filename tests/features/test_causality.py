@@ -103,7 +103,7 @@ def test_nothing_of_the_real_bars_sees_a_later_row(
 def test_nothing_of_real_hourly_bars_sees_a_later_row(scramble: Scramble, settings: Settings) -> None:
     if "MTQUANT_BARS" not in os.environ:
         pytest.skip("MTQUANT_BARS is not set: no folder of real bars")
-    from mtquant_rllib.market.importers import load_market
+    from mtquant_rllib.market.importing.importers import load_market
 
     folder = Path(os.environ["MTQUANT_BARS"])
     market, _ = load_market(settings, folder / "hourly.parquet", None)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.evaluation.rollout import new_desk, whole
+from mtquant_rllib.evaluation.backtest.rollout import new_desk, whole
 from mtquant_rllib.features import layout
 from mtquant_rllib.features.feature_means import FeatureMeans
 from mtquant_rllib.training.preparation import centred, prepare

@@ -10,7 +10,7 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import MarketDataError
-from mtquant_rllib.market.importers import import_paths, import_raw, load_market, write_bars
+from mtquant_rllib.market.importing.importers import import_paths, import_raw, load_market, write_bars
 
 LONG = "1" * 131_073
 HEADER = "Date,Open,High,Low,Close,Volume"

@@ -11,8 +11,8 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.market.alignment import BarSeries
-from mtquant_rllib.market.clock_pattern import agreement, agreement_line, clock_doubt
-from mtquant_rllib.market.importers import import_raw
+from mtquant_rllib.market.checking.clock_pattern import agreement, agreement_line, clock_doubt
+from mtquant_rllib.market.importing.importers import import_raw
 
 SETTINGS = Settings.load()
 CONFIG = SETTINGS.market.clock_pattern

@@ -10,7 +10,7 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, MarketDataError
-from mtquant_rllib.market.importers import import_paths, import_raw, load_market
+from mtquant_rllib.market.importing.importers import import_paths, import_raw, load_market
 
 SETTINGS = Settings.load()
 SAMPLES = Path(__file__).parent / "samples"

@@ -13,8 +13,8 @@ from mtquant_rllib.config.market import FileOptions
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.aliases import NameBook
 from mtquant_rllib.market.bars import OPEN, VOLUME
-from mtquant_rllib.market.importers import import_paths, import_raw, load_market, write_bars, write_market
-from mtquant_rllib.market.reading import instrument_names
+from mtquant_rllib.market.importing.importers import import_paths, import_raw, load_market, write_bars, write_market
+from mtquant_rllib.market.importing.reading import instrument_names
 
 
 @pytest.fixture(scope="module")

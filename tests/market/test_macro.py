@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import MarketDataError
-from mtquant_rllib.market.importers import import_paths, load_market, write_macro
-from mtquant_rllib.market.macro import MacroSeries, as_of
+from mtquant_rllib.market.importing.importers import import_paths, load_market, write_macro
+from mtquant_rllib.market.importing.macro import MacroSeries, as_of
 
 SETTINGS = Settings.load()
 CONFIG = SETTINGS.market.macro

@@ -14,10 +14,10 @@ import pytest
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.alignment import align
-from mtquant_rllib.market.bad_ticks import impossible, level_change, suspect
 from mtquant_rllib.market.calendar import bars_per_year, closed_hours, without_holes
-from mtquant_rllib.market.importers import Imported, import_paths
-from mtquant_rllib.market.quality import describe
+from mtquant_rllib.market.checking.bad_ticks import impossible, level_change, suspect
+from mtquant_rllib.market.checking.quality import describe
+from mtquant_rllib.market.importing.importers import Imported, import_paths
 from mtquant_rllib.market.spacing import foreign_spacing, stray
 
 SETTINGS = Settings.load()

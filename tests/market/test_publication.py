@@ -10,9 +10,9 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import MarketDataError
-from mtquant_rllib.market.importers import import_paths, load_market
-from mtquant_rllib.market.macro import MacroSeries, as_of
-from mtquant_rllib.market.publication import period_of
+from mtquant_rllib.market.importing.importers import import_paths, load_market
+from mtquant_rllib.market.importing.macro import MacroSeries, as_of
+from mtquant_rllib.market.importing.publication import period_of
 
 SETTINGS = Settings.load()
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.market.alignment import BarSeries, align
-from mtquant_rllib.market.quality import describe, suspicions
+from mtquant_rllib.market.checking.quality import describe, suspicions
 
 SETTINGS = Settings.load()
 

@@ -11,9 +11,9 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import MarketDataError
-from mtquant_rllib.market.clock_pattern import agreement_line
-from mtquant_rllib.market.importers import import_paths, import_raw, load_market
-from mtquant_rllib.market.quality import describe
+from mtquant_rllib.market.checking.clock_pattern import agreement_line
+from mtquant_rllib.market.checking.quality import describe
+from mtquant_rllib.market.importing.importers import import_paths, import_raw, load_market
 from mtquant_rllib.market.splits import time_splits
 
 SETTINGS = Settings.load()

@@ -16,7 +16,7 @@ import pytest
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import MarketDataError
-from mtquant_rllib.market.importers import import_paths, import_raw, load_market
+from mtquant_rllib.market.importing.importers import import_paths, import_raw, load_market
 
 SETTINGS = Settings.load()
 TEXT = b"Date,Open,High,Low,Close\n2019-02-14,1.1,1.105,1.095,1.101\n2019-02-15,1.101,1.109,1.1,1.108\n"

@@ -9,7 +9,12 @@ from torch import nn
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.attention import AttentionConfig
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.policies.attention import AttentionEncoder, AttentionLayer, GroupEmbedding, SelfAttention
+from mtquant_rllib.policies.attention.self_attention import (
+    AttentionEncoder,
+    AttentionLayer,
+    GroupEmbedding,
+    SelfAttention,
+)
 from mtquant_rllib.policies.networks import GroupedShape
 
 WIDTHS = (3, 2, 3, 2)

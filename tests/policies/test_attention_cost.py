@@ -5,9 +5,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.policies.attention_cost import attention_cost
+from mtquant_rllib.policies.attention.cost import attention_cost
+from mtquant_rllib.policies.attention.regime_network import RegimeNetwork
 from mtquant_rllib.policies.networks import GroupedShape
-from mtquant_rllib.policies.regime_network import RegimeNetwork
 from mtquant_rllib.policies.registry import count_parameters
 
 DOCUMENT = GroupedShape((("price", 15), ("volume", 10), ("technical", 15), ("momentum", 10)), actions=5)

@@ -12,17 +12,17 @@ from mtquant_rllib.agents.groups import INSTRUMENTS
 from mtquant_rllib.config import Settings
 from mtquant_rllib.features.layout import Layout
 from mtquant_rllib.policies.actor import DeskActor
-from mtquant_rllib.policies.attention_losses import (
+from mtquant_rllib.policies.attention.losses import (
     NO_LABEL,
     attention_metrics,
     classifier_loss,
     consistency_loss,
     diversity_loss,
 )
-from mtquant_rllib.policies.attention_policy import AttentionOptions, AttentionPolicy, AttentionValue
+from mtquant_rllib.policies.attention.policy import AttentionOptions, AttentionPolicy, AttentionValue
+from mtquant_rllib.policies.attention.regime_network import Fallback
 from mtquant_rllib.policies.modules import module_specs
 from mtquant_rllib.policies.networks import ValueNetwork
-from mtquant_rllib.policies.regime_network import Fallback
 from mtquant_rllib.policies.registry import build_policy, build_value, grouped_shape, network_configs, shape_of
 from mtquant_rllib.universe import META
 

@@ -11,7 +11,7 @@ import torch
 from mtquant_rllib.agents.groups import group_of
 from mtquant_rllib.config import Settings
 from mtquant_rllib.policies.actor import DeskActor
-from mtquant_rllib.policies.fallbacks import FallbackMonitor, summary
+from mtquant_rllib.policies.attention.fallbacks import FallbackMonitor, summary
 from mtquant_rllib.policies.registry import build_policy, network_configs
 from mtquant_rllib.universe import META
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.attention import AttentionConfig
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.policies.attention import AttentionEncoder, SelfAttention
-from mtquant_rllib.policies.head_parallel import HeadShard, heads_per_process, split_heads, unsplit_state_dict
+from mtquant_rllib.policies.attention.head_parallel import HeadShard, heads_per_process, split_heads, unsplit_state_dict
+from mtquant_rllib.policies.attention.regime_network import RegimeNetwork
+from mtquant_rllib.policies.attention.self_attention import AttentionEncoder, SelfAttention
 from mtquant_rllib.policies.networks import GroupedShape
-from mtquant_rllib.policies.regime_network import RegimeNetwork
 
 pytestmark = pytest.mark.slow
 

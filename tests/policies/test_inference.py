@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.policies.attention.regime_network import Fallback
 from mtquant_rllib.policies.inference import Bfloat16Linear, Int8Linear, OutputCache, in_bfloat16, in_int8
 from mtquant_rllib.policies.networks import Dense
-from mtquant_rllib.policies.regime_network import Fallback
 from mtquant_rllib.policies.registry import build_policy, network_configs, shape_of
 
 

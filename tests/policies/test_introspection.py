@@ -15,8 +15,8 @@ from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.evaluation.importance import occlusion
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.actor import DeskActor
+from mtquant_rllib.policies.attention.regime_network import Fallback
 from mtquant_rllib.policies.introspection import AgentView, AttentionReadout
-from mtquant_rllib.policies.regime_network import Fallback
 from mtquant_rllib.policies.registry import build_policy, network_configs
 from mtquant_rllib.universe import ALLOCATOR, META
 

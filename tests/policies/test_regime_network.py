@@ -7,13 +7,13 @@ from torch import nn
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.features.layout import allocator_layout
-from mtquant_rllib.policies.networks import GroupedShape
-from mtquant_rllib.policies.regime_network import (
+from mtquant_rllib.policies.attention.regime_network import (
     N_REGIMES,
     Fallback,
     RegimeNetwork,
     fallback_counts,
 )
+from mtquant_rllib.policies.networks import GroupedShape
 from mtquant_rllib.policies.registry import count_parameters, grouped_shape
 
 SHAPE = GroupedShape((("price", 3), ("volume", 2), ("technical", 3), ("momentum", 2)), actions=5)

@@ -11,7 +11,7 @@ from scipy import stats
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.risk.engine import PortfolioRiskManager
-from mtquant_rllib.risk.packed import PackedIndex
+from mtquant_rllib.risk.repair.packed import PackedIndex
 from mtquant_rllib.risk.rules import Proposal
 
 DAILY_VOL = np.array([0.005, 0.006, 0.006, 0.010, 0.024, 0.012, 0.015, 0.011])

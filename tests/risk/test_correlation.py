@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mtquant_rllib.risk.correlation import correlation_concentration, diversifying_factors, largest_root_below_one
+from mtquant_rllib.risk.repair.correlation import (
+    correlation_concentration,
+    diversifying_factors,
+    largest_root_below_one,
+)
 
 PAIR = np.array([[1.0, 0.85], [0.85, 1.0]])
 LIMIT, FLOOR, ROUNDS, TOLERANCE = 0.7, 0.75, 8, 1e-10

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.risk.limits import forced_close, margin_rates, margin_used, sector_gross, shrink_to_limit
 from mtquant_rllib.risk.pretrade import Failure, failures, held, increase, margin_room, within_price_band
+from mtquant_rllib.risk.repair.limits import forced_close, margin_rates, margin_used, sector_gross, shrink_to_limit
 
 
 def test_margin_is_the_dearer_of_the_configured_rate_and_the_leverage_cap() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.risk.engine import PortfolioRiskManager
-from mtquant_rllib.risk.packed import PackedIndex
+from mtquant_rllib.risk.repair.packed import PackedIndex
 from mtquant_rllib.risk.rules import Proposal, RiskInputError, RuleId
 from mtquant_rllib.risk.single_book import CurrentPortfolio
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from mtquant_rllib.risk.packed import PackedIndex
+from mtquant_rllib.risk.repair.packed import PackedIndex
 from mtquant_rllib.risk.var import component_var, historical_var, monte_carlo_var, normal_quantile, parametric_var
 
 COVARIANCE = np.array([[1e-4, 5e-5], [5e-5, 4e-4]])

@@ -11,7 +11,7 @@ import pytest
 from started_runs import Started
 
 from mtquant_rllib.cli import main
-from mtquant_rllib.env.regime_rewards import TERMS
+from mtquant_rllib.env.rewards.regime_aware import TERMS
 from mtquant_rllib.training.records.manifest import Manifest
 
 

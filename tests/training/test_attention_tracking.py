@@ -12,8 +12,8 @@ import pytest
 from small_runs import SMALL_ATTENTION, SMALL_MARKET
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.data import DeskData
-from mtquant_rllib.evaluation.regime_figures import regime_figures
+from mtquant_rllib.env.prepared.data import DeskData
+from mtquant_rllib.evaluation.regimes.figures import regime_figures
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.registry import build_policy, network_configs
 from mtquant_rllib.training.algorithm.attention_tracking import attending

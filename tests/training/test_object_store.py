@@ -19,8 +19,8 @@ import pytest
 from object_store_server import Server, running
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.data import cache_folder
-from mtquant_rllib.env.market_source import local_copy
+from mtquant_rllib.env.prepared.data import cache_folder
+from mtquant_rllib.env.prepared.source import local_copy
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.object_store import Store
 from mtquant_rllib.paths import address_of, is_address
@@ -223,7 +223,7 @@ def test_the_prepared_market_goes_with_the_run(run: Path, tmp_path: Path, monkey
     run = run_path(ADDRESS)
     assert not (run / "market").exists(), "in the store alone"
     mirror.pull_market(run, manifest.market.data)
-    monkeypatch.setattr("mtquant_rllib.env.market_source.prepare_embedded", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr("mtquant_rllib.env.prepared.source.prepare_embedded", lambda *_: pytest.fail("made again"))
     found = restored(manifest.load_settings(), manifest.market)
     assert Path(found.data).parent == tmp_path / "machine_2"
     assert found.arrays == manifest.market.arrays

@@ -13,7 +13,7 @@ from torch import nn
 
 from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.policies.attention import AttentionEncoder
+from mtquant_rllib.policies.attention.self_attention import AttentionEncoder
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")

@@ -50,8 +50,8 @@ from mtquant_rllib.engine.learning.ppo_update import StackLearner, UpdateMetrics
 from mtquant_rllib.engine.learning.schedules import DEFAULT, ScheduledLearner
 from mtquant_rllib.engine.learning.stacks import ModuleStack, module_stacks
 from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, derived_seed, generator
-from mtquant_rllib.env.market_source import open_market
-from mtquant_rllib.env.observation_reconstruction import ObservationReconstruction
+from mtquant_rllib.env.observations.reconstruction import ObservationReconstruction
+from mtquant_rllib.env.prepared.source import open_market
 
 GRADIENT_NORM = "gradients_default_optimizer_global_norm"
 SMALLEST_DEVIATION = 1e-4

@@ -24,7 +24,7 @@ from mtquant_rllib.engine.learning.fast_path.loss_gradients import ppo_gradients
 from mtquant_rllib.engine.learning.ppo_loss import ppo_terms
 from mtquant_rllib.engine.learning.schedules import DEFAULT
 from mtquant_rllib.engine.learning.stacks import ModuleStack, StackedAdam
-from mtquant_rllib.policies.attention_losses import NO_LABEL
+from mtquant_rllib.policies.attention.losses import NO_LABEL
 
 Columns = Sequence[np.ndarray]
 """Of one module: observation, raw action, old `[mean | log deviation]`, old log-probability, advantage, value target,

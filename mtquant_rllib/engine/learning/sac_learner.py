@@ -26,7 +26,7 @@ from mtquant_rllib.engine.learning.schedules import ScheduledLearner
 from mtquant_rllib.engine.learning.stacks import stackable_groups
 from mtquant_rllib.engine.randomness import LOSS, derived_seed
 from mtquant_rllib.engine.replay.replay import Replay
-from mtquant_rllib.env.market_source import open_market
+from mtquant_rllib.env.prepared.source import open_market
 
 REPLAY_STATE = "replay"
 STEPS = "gradient_steps"

@@ -23,7 +23,7 @@ from mtquant_rllib.engine.columns import Fragment, LevelColumns
 from mtquant_rllib.engine.randomness import REPLAY, generator
 from mtquant_rllib.engine.replay.storage import StreamStorage
 from mtquant_rllib.engine.replay.sum_tree import SumTree
-from mtquant_rllib.env.observation_reconstruction import ObservationReconstruction
+from mtquant_rllib.env.observations.reconstruction import ObservationReconstruction
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.features.table import FeatureTable
 

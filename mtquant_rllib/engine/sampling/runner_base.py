@@ -19,7 +19,7 @@ from ray.rllib.utils.typing import StateDict
 from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.config.trial import TrialConfig
 from mtquant_rllib.engine.process_use import ProcessUse, process_use
-from mtquant_rllib.policies.fallbacks import FallbackMonitor
+from mtquant_rllib.policies.attention.fallbacks import FallbackMonitor
 
 COUNTERS = "counters"
 SNAPSHOT = "snapshot"

@@ -16,11 +16,11 @@ import numpy as np
 from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.cores import core_for
-from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import draw_episode
-from mtquant_rllib.env.market_source import open_market
-from mtquant_rllib.env.spaces import spaces
+from mtquant_rllib.env.observations.spaces import spaces
+from mtquant_rllib.env.prepared.data import DeskData
+from mtquant_rllib.env.prepared.source import open_market
 
 
 class DomainEnvs:

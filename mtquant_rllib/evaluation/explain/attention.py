@@ -28,7 +28,7 @@ from mtquant_rllib.evaluation.explain.panel import (
     strip_axis,
 )
 from mtquant_rllib.evaluation.importance import attention_received
-from mtquant_rllib.evaluation.regime_figures import N_REGIMES, REGIME_NAMES
+from mtquant_rllib.evaluation.regimes.figures import N_REGIMES, REGIME_NAMES
 from mtquant_rllib.policies.introspection import AttentionReadout
 
 _FULL_SCALE = 65534

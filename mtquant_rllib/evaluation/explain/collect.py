@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.evaluation import rollout
-from mtquant_rllib.evaluation.baselines import weight_rules
-from mtquant_rllib.evaluation.classifier import ClassifierScore, score_classifier
+from mtquant_rllib.evaluation.backtest import rollout
+from mtquant_rllib.evaluation.backtest.baselines import weight_rules
+from mtquant_rllib.evaluation.backtest.record import Record
 from mtquant_rllib.evaluation.importance import (
     Faithfulness,
     attention_received,
@@ -25,8 +25,8 @@ from mtquant_rllib.evaluation.importance import (
     faithfulness,
     occlusion,
 )
-from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.regime_figures import NO_REGIME, played_regimes, tracked_figures
+from mtquant_rllib.evaluation.regimes.classifier import ClassifierScore, score_classifier
+from mtquant_rllib.evaluation.regimes.figures import NO_REGIME, played_regimes, tracked_figures
 from mtquant_rllib.policies.introspection import AgentView, AttentionReadout
 
 

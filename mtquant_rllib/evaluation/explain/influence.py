@@ -18,7 +18,7 @@ from mtquant_rllib.evaluation.explain.panel import (
     short,
 )
 from mtquant_rllib.evaluation.importance import Faithfulness
-from mtquant_rllib.evaluation.regime_figures import REGIME_NAMES, mean_by_regime
+from mtquant_rllib.evaluation.regimes.figures import REGIME_NAMES, mean_by_regime
 
 OCCLUSION = "occlusion"
 _SPOKEN = {OCCLUSION: "occlusion", "received": "attention received", "rollout": "attention rollout"}

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from mtquant_rllib.evaluation.baselines import HOLD_PREFIX
-from mtquant_rllib.evaluation.regime_figures import REGIME_NAMES, find_spells
+from mtquant_rllib.evaluation.backtest.baselines import HOLD_PREFIX
+from mtquant_rllib.evaluation.regimes.figures import REGIME_NAMES, find_spells
 
 Figure = dict[str, Any]
 Scale = tuple[tuple[float, str], ...]

@@ -22,7 +22,7 @@ from mtquant_rllib.evaluation.explain.panel import (
     spoken,
     strip_axis,
 )
-from mtquant_rllib.evaluation.report import BookReport, EvaluationReport
+from mtquant_rllib.evaluation.report.building import BookReport, EvaluationReport
 
 _LOWEST_WEALTH = 0.02
 """Wealth below this is not drawn on the logarithmic axis."""

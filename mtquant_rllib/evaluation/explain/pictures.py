@@ -35,8 +35,7 @@ from mtquant_rllib.evaluation.explain.panel import (
 )
 from mtquant_rllib.evaluation.explain.performance import risk_return
 from mtquant_rllib.evaluation.explain.weights import instrument_colours
-from mtquant_rllib.evaluation.plots import plot_equity
-from mtquant_rllib.evaluation.regime_figures import (
+from mtquant_rllib.evaluation.regimes.figures import (
     N_REGIMES,
     REGIME_NAMES,
     find_spells,
@@ -44,7 +43,8 @@ from mtquant_rllib.evaluation.regime_figures import (
     regime_figures,
     weight_regime_correlation,
 )
-from mtquant_rllib.evaluation.report import EvaluationReport
+from mtquant_rllib.evaluation.report.building import EvaluationReport
+from mtquant_rllib.evaluation.report.plots import plot_equity
 from mtquant_rllib.policies.introspection import AttentionReadout
 
 _REGIME_MAP = ListedColormap(REGIME_COLOURS)

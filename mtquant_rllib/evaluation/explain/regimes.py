@@ -24,7 +24,7 @@ from mtquant_rllib.evaluation.explain.panel import (
     short,
     spoken,
 )
-from mtquant_rllib.evaluation.regime_figures import (
+from mtquant_rllib.evaluation.regimes.figures import (
     N_REGIMES,
     REGIME_NAMES,
     RegimeFigures,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mtquant_rllib.evaluation.backtest.record import Record
 from mtquant_rllib.evaluation.explain.collect import Material
 from mtquant_rllib.evaluation.explain.panel import (
     DIVERGING,
@@ -22,8 +23,7 @@ from mtquant_rllib.evaluation.explain.panel import (
     short,
     strip_axis,
 )
-from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.regime_figures import (
+from mtquant_rllib.evaluation.regimes.figures import (
     NO_REGIME,
     REGIME_NAMES,
     mean_by_regime,

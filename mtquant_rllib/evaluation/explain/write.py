@@ -12,8 +12,8 @@ from mtquant_rllib.evaluation.explain import attention, influence, performance, 
 from mtquant_rllib.evaluation.explain.collect import Material
 from mtquant_rllib.evaluation.explain.page import Page, Section
 from mtquant_rllib.evaluation.explain.pictures import write_pictures
-from mtquant_rllib.evaluation.regime_figures import REGIME_NAMES, regime_figures
-from mtquant_rllib.evaluation.report import EvaluationReport, build_report
+from mtquant_rllib.evaluation.regimes.figures import REGIME_NAMES, regime_figures
+from mtquant_rllib.evaluation.report.building import EvaluationReport, build_report
 
 PAGE = "explain.html"
 FIGURES = "figures.json"

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mtquant_rllib.config.evaluation import BootstrapConfig
+from mtquant_rllib.evaluation.backtest.record import Record
+from mtquant_rllib.evaluation.backtest.trading_days import bars_per_day
 from mtquant_rllib.evaluation.measures import living_returns, sharpe
-from mtquant_rllib.evaluation.record import Record
 from mtquant_rllib.evaluation.statistics.bootstrap import Interval, percentile_interval, stationary_bootstrap_indices
-from mtquant_rllib.evaluation.trading_days import bars_per_day
 
 
 @dataclass(frozen=True)

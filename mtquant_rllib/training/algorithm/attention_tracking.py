@@ -13,12 +13,12 @@ import numpy as np
 
 from mtquant_rllib.agents.groups import group_of
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.data import DeskData
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.trading import Trading
+from mtquant_rllib.evaluation.backtest.record import Record
 from mtquant_rllib.evaluation.explain.collect import DecisionLog
-from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.regime_figures import played_regimes, tracked_figures
+from mtquant_rllib.evaluation.regimes.figures import played_regimes, tracked_figures
 from mtquant_rllib.policies.introspection import AgentView
 from mtquant_rllib.policies.registry import ATTENTION, network_names
 

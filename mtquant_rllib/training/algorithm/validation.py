@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from mtquant_rllib.config.environment import EnvironmentConfig
-from mtquant_rllib.env.market_source import open_market
-from mtquant_rllib.evaluation.rollout import pieces, play, policy_player, pooled_figures
+from mtquant_rllib.env.prepared.source import open_market
+from mtquant_rllib.evaluation.backtest.rollout import pieces, play, policy_player, pooled_figures
 from mtquant_rllib.training.algorithm.attention_tracking import TrackedDecisions
 from mtquant_rllib.training.records.module_states import ModuleState
 from mtquant_rllib.training.result_keys import SHARPE

@@ -103,7 +103,7 @@ def expect_trainable(settings: Settings, phase: int) -> None:
     or a setting does not go with another."""
     from mtquant_rllib.engine.learning.execution_options import changed_options
     from mtquant_rllib.env.episode_setup import EpisodeSetup
-    from mtquant_rllib.env.reward_terms import custom_terms
+    from mtquant_rllib.env.rewards.custom_terms import custom_terms
     from mtquant_rllib.env.risk_layer import RiskLayer
     from mtquant_rllib.policies.registry import network_configs
 

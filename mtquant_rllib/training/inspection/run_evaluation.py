@@ -10,18 +10,18 @@ from typing import Any
 from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import apply_overrides, validate
-from mtquant_rllib.env.data import DeskData
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.evaluation import rollout
-from mtquant_rllib.evaluation.baselines import weight_rules
-from mtquant_rllib.evaluation.book_curves import write_book_curves
-from mtquant_rllib.evaluation.plots import plot_equity
-from mtquant_rllib.evaluation.record import Record
-from mtquant_rllib.evaluation.regime_report import ByRegime, by_regime, write_by_regime
-from mtquant_rllib.evaluation.report import EvaluationReport, build_report
-from mtquant_rllib.evaluation.report_output import write_report
-from mtquant_rllib.evaluation.reward_terms import TermLog, Terms, write_terms
-from mtquant_rllib.policies.fallbacks import Counts
+from mtquant_rllib.evaluation.backtest import rollout
+from mtquant_rllib.evaluation.backtest.baselines import weight_rules
+from mtquant_rllib.evaluation.backtest.record import Record
+from mtquant_rllib.evaluation.regimes.report import ByRegime, by_regime, write_by_regime
+from mtquant_rllib.evaluation.report.book_curves import write_book_curves
+from mtquant_rllib.evaluation.report.building import EvaluationReport, build_report
+from mtquant_rllib.evaluation.report.output import write_report
+from mtquant_rllib.evaluation.report.plots import plot_equity
+from mtquant_rllib.evaluation.report.reward_terms import TermLog, Terms, write_terms
+from mtquant_rllib.policies.attention.fallbacks import Counts
 from mtquant_rllib.training.preparation import prepare, restored
 from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import Manifest

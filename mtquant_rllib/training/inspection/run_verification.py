@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtquant_rllib.env.prepared_files import verify_prepared
+from mtquant_rllib.env.prepared.files import verify_prepared
 from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.training.curriculum.phases import LAST, at_bars, plan_phase
 from mtquant_rllib.training.inspection.checkpoint_survey import Surveyed, surveyed, trial_folder

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mtquant_rllib.env import market_source
+from mtquant_rllib.env.prepared import source as market_source
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.session.node_checks import NodeReport, inspect_nodes

@@ -16,8 +16,8 @@ from typing import Any
 from ray.tune import Callback
 
 from mtquant_rllib.engine.sampling.runner_base import FALLBACKS
-from mtquant_rllib.policies.fallbacks import fallback_message
-from mtquant_rllib.policies.regime_network import Fallback
+from mtquant_rllib.policies.attention.fallbacks import fallback_message
+from mtquant_rllib.policies.attention.regime_network import Fallback
 from mtquant_rllib.training.result_keys import BARS_LIFETIME, TRIAL
 
 logger = logging.getLogger("mtquant_rllib.training")

@@ -72,7 +72,7 @@ def _looker() -> Callable[[list[str], str, str | None, str | None], dict[str, An
 
             seen["versions"] = versions()
             if data is not None:
-                from mtquant_rllib.env.market_source import lies_here
+                from mtquant_rllib.env.prepared.source import lies_here
 
                 seen["data"] = lies_here(data)
             if address is not None:

@@ -25,7 +25,7 @@ import torch
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.training import WorkerType
-from mtquant_rllib.env.data import CACHE_VARIABLE, cache_folder
+from mtquant_rllib.env.prepared.data import CACHE_VARIABLE, cache_folder
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.placement.nodes import Node, listed
 from mtquant_rllib.training.placement.worker_types import startable, worker_types

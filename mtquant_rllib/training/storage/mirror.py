@@ -25,8 +25,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from mtquant_rllib.env.data import cache_folder
-from mtquant_rllib.env.market_source import lies_here
+from mtquant_rllib.env.prepared.data import cache_folder
+from mtquant_rllib.env.prepared.source import lies_here
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.object_store import Store, expect_endpoint
 from mtquant_rllib.paths import address_of, is_address

@@ -7,8 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
-from mtquant_rllib.env.data import cache_folder
-from mtquant_rllib.env.prepared_files import INDEX
+from mtquant_rllib.env.prepared.data import cache_folder
+from mtquant_rllib.env.prepared.files import INDEX
 from mtquant_rllib.object_store import Store, in_parallel
 from mtquant_rllib.training.storage import durable
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from broken_runs import flip, said
 
-from mtquant_rllib.env.data import DeskData
-from mtquant_rllib.evaluation.rollout import PolicyPlayer, new_desk, whole
+from mtquant_rllib.env.prepared.data import DeskData
+from mtquant_rllib.evaluation.backtest.rollout import PolicyPlayer, new_desk, whole
 from mtquant_rllib.policies.exported import load_exported
 from mtquant_rllib.policies.registry import build_policy, network_configs
 from mtquant_rllib.training.records import module_states

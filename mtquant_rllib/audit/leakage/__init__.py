@@ -1,0 +1,1 @@
+"""Checks for knowledge of the future, each of one kind of leak."""

@@ -1,0 +1,246 @@
+"""What a desk plays on: execution data, features and the rows of each split, prepared once, shared by every process.
+
+A prepared folder is plain arrays, opened by memory map: workers on one machine share one copy, and a path to it is
+all that an environment's config carries. Its name is a hash of everything that it was made from, so the same market
+and settings are prepared once, and different ones never meet.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from mtquant_rllib import strict_json
+from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.env.episodes import Stretch
+from mtquant_rllib.env.prepared.files import (
+    ARRAYS_HASH,
+    FILES,
+    INDEX,
+    arrays_hash,
+    file_hashes,
+    read_index,
+    require_finite,
+)
+from mtquant_rllib.env.prepared.leak import plant_leak
+from mtquant_rllib.errors import ConfigError, MarketDataError, RunError
+from mtquant_rllib.features.building import build_features
+from mtquant_rllib.features.table import FeatureTable, open_table
+from mtquant_rllib.market.bars import MarketData
+from mtquant_rllib.market.splits import NAMES, time_splits
+from mtquant_rllib.paths import on_disk
+from mtquant_rllib.portfolio.execution_data import ExecutionData
+
+CACHE_VARIABLE = "MTQUANT_CACHE"
+
+
+def cache_folder() -> Path:
+    """Where prepared markets are kept: $MTQUANT_CACHE, else `.cache/mtquant` under the working directory."""
+    named = os.environ.get(CACHE_VARIABLE)
+    # Ray moves the processes of trials into folders of its own, and says where they were.
+    here = Path(os.environ.get("TUNE_ORIG_WORKING_DIR") or Path.cwd())
+    return here / on_disk(named or Path(".cache") / "mtquant", f"the prepared market ({CACHE_VARIABLE})")
+
+
+@dataclass(frozen=True)
+class DeskData:
+    """ExecutionData and features of one split, and the stretches of rows in which it may be traded."""
+
+    execution: ExecutionData
+    features: FeatureTable
+    stretches: tuple[Stretch, ...]
+
+    @classmethod
+    def open(cls, folder: Path, split: str) -> DeskData:
+        """Memory-mapped.
+
+        Raises
+        ------
+        RunError
+            When the folder is not a prepared market, has no such split, or lacks a part of it.
+        """
+        index = read_index(folder)
+        if split not in index["splits"]:
+            raise RunError(f"{folder} has no split {split!r}; it has {', '.join(index['splits'])}")
+        try:
+            entry = index["splits"][split]
+            part = folder / entry["arrays"]
+            return cls(
+                ExecutionData.open(part),
+                open_table(part / entry["features"]),
+                tuple(Stretch(*rows) for rows in entry["stretches"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+            raise RunError(
+                f"{folder}: its split {split!r} is damaged ({error}); delete the folder, and it is prepared again"
+            ) from None
+
+    @classmethod
+    def of(cls, settings: Settings, markets: Sequence[MarketData]) -> DeskData:
+        """In memory, for tests and notebooks: every row after the warm-up of every path, one stretch a path."""
+        execution, features = ExecutionData.build(settings, markets), build_features(settings, markets, None)
+        return cls(execution, features, _whole_paths(execution, features))
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """The index of a prepared folder: source, spans, stretches."""
+    return read_index(folder)
+
+
+def prepare_embedded(settings: Settings, cache: Path | None = None) -> Path:
+    """Prepare the synthetic market of `embedded`, each split from paths and seeds of its own."""
+    # Workers only open what is prepared; what prepares it weighs as much again as the arrays.
+    from mtquant_rllib.market.synthetic import synthesise
+
+    embedded = settings.embedded
+    identity = _digest(
+        settings,
+        {
+            "embedded": embedded.model_dump(mode="json"),
+            "synthetic": settings.synthetic.model_dump(mode="json"),
+            "strength": settings.planted.strength,
+            "leak": settings.allocator.leak.model_dump() if settings.allocator and embedded.variant == "leak" else None,
+        },
+    )
+    if embedded.variant == "leak" and settings.allocator is None:
+        raise ConfigError("embedded.variant = leak: only an allocator's market has one (allocator.leak)")
+
+    def fill(folder: Path) -> dict[str, Any]:
+        splits = {}
+        for number, split in enumerate(NAMES):
+            size = embedded.of(split)
+            seed = int(np.random.SeedSequence((embedded.seed, number)).generate_state(1)[0])
+            drawn = synthesise(settings, n_paths=size.paths, n_years=size.years, seed=seed, variant=embedded.bars)
+            stretches, features = _write_arrays(settings, drawn.markets, folder / split)
+            mu, sigma = drawn.truth.mu, drawn.truth.sigma
+            if embedded.variant == "leak":
+                block = folder / split / features / "block.npy"
+                flat = sigma.reshape(-1, sigma.shape[-1])
+                mu = plant_leak(settings, ExecutionData.open(folder / split), block, flat).reshape(mu.shape)
+            np.savez(folder / split / "truth.npz", mu=mu, sigma=sigma)
+            splits[split] = {"arrays": split, "features": features, "stretches": stretches}
+        return {"source": f"embedded ({embedded.variant})", "splits": splits}
+
+    return _prepared(cache, f"embedded-{identity}", fill)
+
+
+def prepare_files(
+    settings: Settings, bars: Path | Sequence[Path], macro: Path | None, cache: Path | None = None
+) -> Path:
+    """Prepare a history from files, split by time."""
+    from mtquant_rllib.market.importing.importers import load_market
+
+    market, _ = load_market(settings, bars, macro)
+    content = hashlib.sha256()
+    for array in (market.stamps, market.bars, market.valid, market.macro, market.stale_open, market.volume_proxy):
+        content.update(np.ascontiguousarray(array).tobytes())
+    identity = _digest(
+        settings, {"bars": content.hexdigest(), "splits": settings.market.splits.model_dump(mode="json")}
+    )
+
+    def fill(folder: Path) -> dict[str, Any]:
+        (whole,), features = _write_arrays(settings, [market], folder / "history")
+        splits = {}
+        for name, split in time_splits(market, settings.market.splits).items():
+            start, stop = max(split.start, whole[0]), min(split.stop, whole[1])
+            if stop - start < 2:
+                raise MarketDataError(
+                    f"split {name}: rows {split.start} to {split.stop} leave nothing to trade after the warm-up, which "
+                    f"ends at row {whole[0]}; accepted: a longer history, or other market.splits"
+                )
+            splits[name] = {"arrays": "history", "features": features, "stretches": [[start, stop]]}
+        return {"source": str(bars), "macro": None if macro is None else str(macro), "splits": splits}
+
+    return _prepared(cache, f"bars-{identity}", fill)
+
+
+def truth(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Conditional mean and volatility of the next return of a prepared synthetic split, each (N, n), rows as on the
+    execution.
+
+    Only an oracle may read this.
+    """
+    with np.load(folder / split / "truth.npz") as stored:
+        return tuple(stored[name].reshape(-1, stored[name].shape[-1]) for name in ("mu", "sigma"))
+
+
+def _write_arrays(settings: Settings, markets: Sequence[MarketData], folder: Path) -> tuple[list[list[int]], str]:
+    """Write the histories' arrays; the tradable rows of each, and the features' folder below `folder`."""
+    folder.mkdir(parents=True)
+    execution = ExecutionData.build(settings, markets)
+    execution.save(folder)
+    features = build_features(settings, markets, folder)
+    assert features.folder is not None
+    require_finite(execution, features, settings.universe.symbols)
+    return [[stretch.start, stretch.stop] for stretch in _whole_paths(execution, features)], features.folder.name
+
+
+def _whole_paths(execution: ExecutionData, features: FeatureTable) -> tuple[Stretch, ...]:
+    length = execution.rows_per_path
+    return tuple(Stretch(path * length + features.warmup, (path + 1) * length) for path in range(execution.n_paths))
+
+
+@functools.cache
+def _code_version() -> str:
+    """Hash of the sources that decide what a prepared array holds: of whole folders, so that none is forgotten."""
+    package = Path(__file__).resolve().parents[2]
+    sources = [
+        *(
+            source
+            for part in ("market", "features", "env/prepared")
+            for source in sorted((package / part).rglob("*.py"))
+        ),
+        package / "portfolio" / "execution_data.py",
+    ]
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def _digest(settings: Settings, parts: dict[str, Any]) -> str:
+    """Hash of the parts and of every setting that shapes prepared arrays."""
+    shaping = ("symbols", "policy_rates", "features", "specialists", "portfolio_risk", "desk")
+    tree = settings.model_dump(mode="json")
+    del tree["desk"]["observation"]  # how an agent sees the arrays
+    text = strict_json.dumps(
+        {"code": _code_version(), "traded": settings.universe.symbols, **parts, **{key: tree[key] for key in shaping}},
+        sort_keys=True,
+        default=str,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _prepared(cache: Path | None, name: str, fill: Any) -> Path:
+    """The folder of this name, filled in a temporary one and moved into place whole: two processes may race, one
+    wins."""
+    root = cache or cache_folder()
+    final = root / name
+    if (final / INDEX).is_file():
+        return final
+    root.mkdir(parents=True, exist_ok=True)
+    half = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=root))
+    try:
+        index = fill(half)
+        hashes = file_hashes(half)
+        index |= {ARRAYS_HASH: arrays_hash(hashes), FILES: hashes}
+        (half / INDEX).write_text(strict_json.dumps(index, indent=1))
+        half.chmod(0o755)
+        try:
+            half.rename(final)
+        except OSError:
+            if not (final / INDEX).is_file():
+                raise
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+    return final

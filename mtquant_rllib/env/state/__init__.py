@@ -1,0 +1,1 @@
+"""The state of B environments as arrays, each field with its meaning."""

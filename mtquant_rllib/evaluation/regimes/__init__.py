@@ -1,0 +1,1 @@
+"""Market regimes in an evaluation: their history, the classifier that guesses them, and performance in each."""

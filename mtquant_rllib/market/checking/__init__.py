@@ -1,0 +1,1 @@
+"""What bars must satisfy, what they could have been, and what looks odd about them."""

@@ -1,0 +1,1 @@
+"""Files of bars and macro series as people have them, read into checked series of one axis."""

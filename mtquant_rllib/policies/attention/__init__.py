@@ -1,0 +1,1 @@
+"""The regime-aware attention network: its layers, losses, costs and fallbacks."""
