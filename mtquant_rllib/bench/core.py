@@ -31,7 +31,7 @@ class RandomDrive:
 
     def __init__(self, settings: Settings, data: DeskData, n_envs: int, seed: int) -> None:
         self._settings, self._data, self._seed = settings, data, seed
-        setup = EpisodeSetup(phase=3)
+        setup = EpisodeSetup()
         self.desk = Desk(settings, data.execution, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
         self._episodes = np.zeros(n_envs, dtype=np.int64)
         self._begin(np.arange(n_envs))
@@ -54,7 +54,7 @@ class RandomDrive:
                     int(self._episodes[env]),
                     self._data.stretches,
                     self._settings.desk.episode.bars,
-                    (rewards.phase_1_allocation_low, rewards.phase_1_allocation_high),
+                    (rewards.specialist_allocation_low, rewards.specialist_allocation_high),
                     1,
                 )
                 for env in envs

@@ -160,11 +160,12 @@ class RewardConfig(Section):
     """Weights of the named reward terms.
 
     drawdown, var_excess, edits
-        Joint phase: weight of the increment of the episode's maximum drawdown, of the trading day's loss beyond its
-        VaR forecast (both in units of the target's bar volatility), and of each unit of weight that risk took away.
+        Of the risk-adjusted reward: weight of the increment of the episode's maximum drawdown, of the trading day's
+        loss beyond its VaR forecast (both in units of the target's bar volatility), and of each unit of weight that
+        risk took away.
     team_share
         Weight of the portfolio's score in every agent's reward; the rest is its own book's.
-    phase_1_allocation_low, phase_1_allocation_high
+    specialist_allocation_low, specialist_allocation_high
         Range of the uniform draw of the allocation of a specialist's training episode.
     terms
         Terms of one's own, added to the rewards of the desk's agents in every phase.
@@ -175,13 +176,13 @@ class RewardConfig(Section):
     var_excess: NonNegative
     edits: NonNegative
     team_share: Share
-    phase_1_allocation_low: Fraction
-    phase_1_allocation_high: Fraction
+    specialist_allocation_low: Fraction
+    specialist_allocation_high: Fraction
     terms: tuple[RewardTermConfig, ...] = ()
 
     @model_validator(mode="after")
     def _allocations_have_a_range(self) -> RewardConfig:
-        low, high = self.phase_1_allocation_low, self.phase_1_allocation_high
+        low, high = self.specialist_allocation_low, self.specialist_allocation_high
         if low > high:
-            raise ValueError(f"phase_1_allocation_low {low:g} lies above phase_1_allocation_high {high:g}")
+            raise ValueError(f"specialist_allocation_low {low:g} lies above specialist_allocation_high {high:g}")
         return self

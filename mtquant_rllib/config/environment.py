@@ -12,6 +12,7 @@ from pydantic import model_validator
 from mtquant_rllib.config.base import Section, Seed
 from mtquant_rllib.config.loader import validate
 from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.config.training import Reward
 
 
 class MarketRecipe(Section):
@@ -79,6 +80,15 @@ class EnvironmentConfig(Section):
     def plain(self) -> dict[str, Any]:
         """As `env_config`: JSON's types alone, so that a checkpoint holds no class of ours there."""
         return self.model_dump(mode="json")
+
+    @property
+    def reward(self) -> Reward:
+        """The reward of the phase."""
+        return self.settings.recipe.rewards[self.phase - 1]
+
+    @property
+    def plays_domains_in_turn(self) -> bool:
+        return self.phase == 1 and self.domain is None
 
     @property
     def domain_index(self) -> int | None:

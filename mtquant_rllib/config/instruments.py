@@ -59,7 +59,6 @@ class InstrumentConfig(Section):
     contract: Amount
     lot_step: Amount
     tick: Amount
-    closes: ClockTime
     session: SessionConfig
     spread_bps: Bps
     commission_bps: Bps

@@ -34,6 +34,7 @@ class LearningRates(Section):
 
 
 Algorithm = Literal["ppo", "sac"]
+Reward = Literal["differential_sharpe", "risk_adjusted"]
 GrowthFactor = Annotated[float, Field(ge=1, le=1000), NUMBER]
 """By how much something grows over a trial; 1: not at all."""
 
@@ -43,6 +44,9 @@ class RecipeConfig(Section):
 
     algorithms
         Of phase 1, 2 and 3. Policies carry over from one to the other; deviations, values and critics start fresh.
+    rewards
+        Of phase 1, 2 and 3: `differential_sharpe`, each agent's own (Moody & Saffell 2001), or `risk_adjusted`, return
+        less weighted drawdown, risk's edits and losses beyond the VaR, mixed with the portfolio's (`RewardConfig`).
     learning_rate
         Of every module; null is the document's `meta_controller.learning_rate`.
     phase_learning_rate_fracs
@@ -76,6 +80,7 @@ class RecipeConfig(Section):
     """
 
     algorithms: tuple[Algorithm, Algorithm, Algorithm]
+    rewards: tuple[Reward, Reward, Reward]
     learning_rate: LearningRate | None
     learning_rates: LearningRates
     phase_learning_rate_fracs: tuple[Multiple, Multiple, Multiple]

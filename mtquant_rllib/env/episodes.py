@@ -21,8 +21,8 @@ class Stretch:
 
 @dataclass(frozen=True)
 class EpisodeDraw:
-    """start: first row of decision; stop: row at which the episode is truncated; allocation: the phase-1 allocation;
-    turn: index, within the domain, of the instrument on turn in a single-instrument episode."""
+    """start: first row of decision; stop: row at which the episode is truncated; allocation: that of a specialist who
+    plays alone; turn: index, within the domain, of the instrument on turn in a single-instrument episode."""
 
     start: int
     stop: int

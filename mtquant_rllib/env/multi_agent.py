@@ -49,10 +49,10 @@ class DeskEnv(MultiAgentEnv):
         super().__init__()
         own = EnvironmentConfig.of(config)
         self.settings = own.settings
-        if own.phase == 1 and own.domain is None:
-            raise ConfigError("phase 1 without a domain: this environment plays one; `make_env` plays them in turn")
+        if own.plays_domains_in_turn:
+            raise ConfigError("no domain named: this environment plays one; `make_env` plays them in turn")
         data = open_market(own)
-        self.desk = Desk(self.settings, data.execution, data.features, 1, EpisodeSetup(own.phase, own.domain_index))
+        self.desk = Desk(self.settings, data.execution, data.features, 1, EpisodeSetup(own.reward, own.domain_index))
         self.stretches = data.stretches
         self.seed_of_run = self.settings.seed if own.seed is None else own.seed
         self.set_env_index(getattr(config, "worker_index", 0), getattr(config, "vector_index", 0) or 0)
@@ -97,7 +97,7 @@ class DeskEnv(MultiAgentEnv):
             self._episodes_begun,
             self.stretches,
             self.settings.desk.episode.bars,
-            (rewards.phase_1_allocation_low, rewards.phase_1_allocation_high),
+            (rewards.specialist_allocation_low, rewards.specialist_allocation_high),
             1 if setup.domain is None else len(universe.domains[setup.domain].symbols),
         )
         self._episodes_begun += 1

@@ -247,7 +247,10 @@ def test_trials_and_environments_take_no_number_without_a_range(section: type[Se
         ("evaluation.excluded_dates=[20200420]", "expected a date such as 2014-12-31, not a number"),
         ("symbols.EURUSD.stale_opens_until=true", "expected a date such as 2014-12-31, not a number"),
         ("desk.decision.stop_atr_min=6", "stop_atr_min 6 lies above stop_atr_max 5"),
-        ("rewards.phase_1_allocation_low=0.9", "phase_1_allocation_low 0.9 lies above phase_1_allocation_high 0.4"),
+        (
+            "rewards.specialist_allocation_low=0.9",
+            "specialist_allocation_low 0.9 lies above specialist_allocation_high 0.4",
+        ),
         ("synthetic.macro.vix.bounds=[90, 6]", "bounds 90 to 6"),
         ("market.quality.roll_days=[25, 17]", "roll_days 25 to 17"),
         ("symbols.EURUSD.session.open='25:00'", "should match pattern"),

@@ -30,12 +30,12 @@ N_ENVS = 7
 EPISODE = 23
 
 DESKS = {
-    "phase 3": ("default.yaml", EpisodeSetup(3, None), True),
-    "phase 3 without limits": ("default.yaml", EpisodeSetup(3, None), False),
-    "phase 2": ("default.yaml", EpisodeSetup(2, None), True),
-    "phase 1, forex": ("default.yaml", EpisodeSetup(1, 0), True),
-    "phase 1, equity": ("default.yaml", EpisodeSetup(1, 2), True),
-    "allocator": ("allocator.yaml", EpisodeSetup(1, None), True),
+    "phase 3": ("default.yaml", EpisodeSetup(), True),
+    "phase 3 without limits": ("default.yaml", EpisodeSetup(), False),
+    "phase 2": ("default.yaml", EpisodeSetup("differential_sharpe"), True),
+    "phase 1, forex": ("default.yaml", EpisodeSetup("differential_sharpe", 0), True),
+    "phase 1, equity": ("default.yaml", EpisodeSetup("differential_sharpe", 2), True),
+    "allocator": ("allocator.yaml", EpisodeSetup("differential_sharpe"), True),
 }
 
 

@@ -39,7 +39,7 @@ def data(allocation: Settings, market: MarketData) -> DeskData:
 
 
 def begun(settings: Settings, data: DeskData, n_envs: int = 1, offset: int = 0) -> Allocator:
-    core = core_for(settings, data, n_envs, EpisodeSetup(1))
+    core = core_for(settings, data, n_envs, EpisodeSetup())
     assert isinstance(core, Allocator)
     start = data.stretches[0].start + offset
     core.reset(np.arange(n_envs), [EpisodeDraw(start + env, start + env + BARS, 0.0, 0) for env in range(n_envs)])

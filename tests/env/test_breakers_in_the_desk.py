@@ -29,7 +29,7 @@ class Play:
         market = stage(settings, ROW, {symbol: [FLAT, *bars_] for symbol, bars_ in shown.items()})
         self.symbols = settings.universe.symbols
         data = DeskData.of(settings, [market])
-        setup = EpisodeSetup(3, ends_on_halt=ends_on_halt)
+        setup = EpisodeSetup(ends_on_halt=ends_on_halt)
         self.risk = RiskLayer(settings, 1, setup)
         self.desk = Desk(settings, data.execution, data.features, 1, setup, self.risk)
         self.desk.reset(np.array([0]), [EpisodeDraw(ROW, ROW + bars, 0.0, 0)])
@@ -232,7 +232,7 @@ def test_equal_weights_through_the_day_oil_closed_below_zero(settings, real_mark
     limits = settings.portfolio_risk.model_copy(update={"max_portfolio_var": 0.5, "max_correlation_exposure": 1.0})
     settings = settings.model_copy(update={"portfolio_risk": limits})
     day = int(np.searchsorted(real_market.stamps, np.datetime64("2020-04-20")))
-    setup = EpisodeSetup(3, ends_on_halt=training)
+    setup = EpisodeSetup(ends_on_halt=training)
     risk = RiskLayer(settings, 1, setup)
     desk = Desk(settings, real.execution, real.features, 1, setup, risk)
     desk.reset(np.array([0]), [EpisodeDraw(day - 2, day + 30, 0.0, 0)])

@@ -22,7 +22,7 @@ def random_weights(desk: Desk, rng: np.random.Generator, scale: float) -> np.nda
 
 
 def new_desk(settings: Settings, data: DeskData, start: int, stop: int, limited: bool) -> Desk:
-    setup = EpisodeSetup(3, ends_on_halt=False)
+    setup = EpisodeSetup(ends_on_halt=False)
     desk = Desk(settings, data.execution, data.features, 1, setup, RiskLayer(settings, 1, setup) if limited else None)
     desk.reset(np.array([0]), [EpisodeDraw(start, stop, 0.0, 0)])
     return desk

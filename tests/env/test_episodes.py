@@ -68,7 +68,7 @@ def test_an_episode_ends_at_its_last_bar_and_never_decides_before_the_warm_up(se
         assert stretch.stop == (path + 1) * calm.execution.rows_per_path
     first = calm.stretches[0]
     episode = draw(0, 0, 0, 0, bars=20, stretches=(Stretch(first.stop - 12, first.stop),))
-    desk = Desk(settings, calm.execution, calm.features, 1, EpisodeSetup(3), RiskLayer(settings, 1, EpisodeSetup(3)))
+    desk = Desk(settings, calm.execution, calm.features, 1, EpisodeSetup(), RiskLayer(settings, 1, EpisodeSetup()))
     desk.reset(np.array([0]), [episode])
     rows = [int(desk.state.row[0])]
     while True:
@@ -84,7 +84,7 @@ def test_an_episode_ends_at_its_last_bar_and_never_decides_before_the_warm_up(se
 
 def test_the_meta_controller_decides_every_fifth_bar_from_the_first(settings, calm):
     start = calm.stretches[0].start
-    desk = Desk(settings, calm.execution, calm.features, 2, EpisodeSetup(3))
+    desk = Desk(settings, calm.execution, calm.features, 2, EpisodeSetup())
     from mtquant_rllib.env.episodes import EpisodeDraw
 
     desk.reset(np.arange(2), [EpisodeDraw(start, start + 90, 0.0, 0)] * 2)

@@ -22,7 +22,7 @@ class Play:
     def __init__(self, settings, symbol, bars):
         self.i = settings.universe.symbols.index(symbol)
         data = DeskData.of(settings, [stage(settings, ROW, {symbol: bars})])
-        self.desk = Desk(settings, data.execution, data.features, 1, EpisodeSetup(3))
+        self.desk = Desk(settings, data.execution, data.features, 1, EpisodeSetup())
         self.desk.reset(np.array([0]), [EpisodeDraw(ROW, ROW + 30, 0.0, 0)])
         self.price = self.desk.market.close[0, self.i]
 

@@ -36,7 +36,7 @@ class Policy:
 def record(settings: Settings, market: MarketData, start: int, t: int) -> list[dict[str, bytes]]:
     """Everything that is seen, decided and booked from row `start` up to the decision at row t."""
     data = DeskData.of(settings, [market])
-    setup = EpisodeSetup(3, ends_on_halt=False)
+    setup = EpisodeSetup(ends_on_halt=False)
     risk = RiskLayer(settings, 1, setup)
     desk = Desk(settings, data.execution, data.features, 1, setup, risk)
     desk.reset(np.array([0]), [EpisodeDraw(start, len(market) - 1, 0.0, 0)])
@@ -96,7 +96,7 @@ def test_nothing_changes_on_real_bars(settings, real_market, real, date):
 def fills_at(settings: Settings, market: MarketData, t: int) -> np.ndarray:
     """Units after the fills of row t + 1 of 48 random books that were built over the ten bars before, (48, n)."""
     data = DeskData.of(settings, [market])
-    n_envs, setup = 48, EpisodeSetup(3, ends_on_halt=False)
+    n_envs, setup = 48, EpisodeSetup(ends_on_halt=False)
     desk = Desk(settings, data.execution, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
     desk.reset(np.arange(n_envs), [EpisodeDraw(t - 10, t + 5, 0.0, 0)] * n_envs)
     rng, fill = np.random.default_rng(t), desk.book.fill

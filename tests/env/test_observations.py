@@ -16,7 +16,7 @@ from mtquant_rllib.features import layout
 
 
 def desk_on(settings, data, n_envs, setup=None, seed=0, bars=60):
-    setup = setup or EpisodeSetup(3, ends_on_halt=False)
+    setup = setup or EpisodeSetup(ends_on_halt=False)
     desk = Desk(settings, data.execution, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
     rng = np.random.default_rng(seed)
     draws = []
@@ -85,7 +85,7 @@ def test_every_observation_of_thousands_of_random_bars_is_finite_and_in_its_box(
 
 def test_a_real_desk_sees_the_day_oil_closed_below_zero(settings, real, real_market):
     day = int(np.searchsorted(real_market.stamps, np.datetime64("2020-04-20")))
-    setup = EpisodeSetup(3, ends_on_halt=False)
+    setup = EpisodeSetup(ends_on_halt=False)
     desk = Desk(settings, real.execution, real.features, 64, setup, RiskLayer(settings, 64, setup))
     rng = np.random.default_rng(0)
     desk.reset(np.arange(64), [EpisodeDraw(day - 10, day + 30, 0.0, 0)] * 64)
@@ -96,7 +96,7 @@ def test_a_real_desk_sees_the_day_oil_closed_below_zero(settings, real, real_mar
 
 
 def test_off_turn_instruments_are_flat_and_masked_in_phase_1(settings, calm):
-    desk, rng = desk_on(settings, calm, 4, EpisodeSetup(1, 1))
+    desk, rng = desk_on(settings, calm, 4, EpisodeSetup("differential_sharpe", 1))
     part = settings.universe.domain_slices[1]
     for _ in range(20):
         seen, _ = random_bar(desk, rng)

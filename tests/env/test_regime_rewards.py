@@ -132,8 +132,8 @@ def _policies(core: Allocator) -> dict[str, np.ndarray | None]:
 
 def _play(settings: Settings, data: DeskData) -> dict[str, tuple[Allocator, dict[str, np.ndarray], np.ndarray]]:
     played = {}
-    for name, fixed in _policies(core_for(settings, data, 1, EpisodeSetup(3))).items():  # type: ignore[arg-type]
-        core = core_for(settings, data, 2, EpisodeSetup(3, ends_on_halt=False))
+    for name, fixed in _policies(core_for(settings, data, 1, EpisodeSetup())).items():  # type: ignore[arg-type]
+        core = core_for(settings, data, 2, EpisodeSetup(ends_on_halt=False))
         assert isinstance(core, Allocator)
         draws = [EpisodeDraw(part.start, part.start + BARS, 0.0, 0) for part in data.stretches]
         core.reset(np.arange(2), draws)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from small_runs import written
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.config.training import Reward
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
@@ -74,12 +75,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("phase", [1, 2, 3])
-def test_it_is_added_to_the_rewards_in_units_of_the_target(home: Path, phase: int) -> None:
+@pytest.mark.parametrize("reward", get_args(Reward))
+def test_it_is_added_to_the_rewards_in_units_of_the_target(home: Path, reward: Reward) -> None:
     plain, own = Settings.load(), Settings.load(home / "my_reward.yaml")
     market = smooth(plain)
     features, execution = build_features(plain, market, None), ExecutionData.build(plain, market)
-    setup = EpisodeSetup(phase)
+    setup = EpisodeSetup(reward)
     desks = [Desk(one, execution, features, B, setup, RiskLayer(one, B, setup)) for one in (plain, own)]
     start = features.warmup
     draws = [EpisodeDraw(start=start, stop=start + 40, allocation=0.3, turn=0) for _ in range(B)]
@@ -107,7 +108,7 @@ def test_the_joint_phases_terms_make_up_the_portfolios_reward(home: Path) -> Non
     settings = Settings.load(home / "my_reward.yaml")
     market = smooth(settings)
     features, execution = build_features(settings, market, None), ExecutionData.build(settings, market)
-    setup = EpisodeSetup(3)
+    setup = EpisodeSetup()
     desk = Desk(settings, execution, features, B, setup, RiskLayer(settings, B, setup))
     start = features.warmup
     desk.reset(np.arange(B), [EpisodeDraw(start=start, stop=start + 60, allocation=0.3, turn=0) for _ in range(B)])
@@ -152,7 +153,7 @@ def test_an_evaluation_asks_no_term(home: Path) -> None:
     settings = Settings.load(home / "my_reward.yaml")
     market = smooth(settings)
     features, execution = build_features(settings, market, None), ExecutionData.build(settings, market)
-    setup = EpisodeSetup(3, ends_on_halt=False, custom_terms=False)
+    setup = EpisodeSetup(ends_on_halt=False, custom_terms=False)
     desk = Desk(settings, execution, features, B, setup, RiskLayer(settings, B, setup))
     start = features.warmup
     desk.reset(np.arange(B), [EpisodeDraw(start=start, stop=start + 9, allocation=0.3, turn=0) for _ in range(B)])

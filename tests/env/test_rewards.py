@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.config.training import Reward
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
@@ -93,7 +96,7 @@ def test_phase_1_rewards_by_hand(settings, calm):
     per_year = calm.execution.bars_per_year_of[symbol]
     moved = 0
     equity = 100_000.0
-    for desk, result in play(settings, calm, EpisodeSetup(1, 2), n_bars, draw):
+    for desk, result in play(settings, calm, EpisodeSetup("differential_sharpe", 2), n_bars, draw):
         book = desk.book
         net = (book.pnl_ccy - book.cost_ccy - book.financing_ccy)[0]
         assert not np.delete(net, symbol).any(), "instruments off turn are flat"
@@ -113,7 +116,7 @@ def test_phase_1_rewards_by_hand(settings, calm):
 
 def test_phase_2_rewards_the_portfolio_in_units_of_the_targets_volatility(settings, calm):
     a, b, equity = 0.0, 1.0, 100_000.0
-    for desk, result in play(settings, calm, EpisodeSetup(2), 40):
+    for desk, result in play(settings, calm, EpisodeSetup("differential_sharpe"), 40):
         r, equity = desk.book.equity[0] / equity - 1, desk.book.equity[0]
         wanted, a, b = textbook(r / (0.20 / np.sqrt(calm.execution.bars_per_year)), a, b)
         assert result.rewards[0, 0] == pytest.approx(wanted, rel=1e-7, abs=1e-9)
@@ -126,7 +129,7 @@ def test_phase_3_rewards_by_hand(settings, rough):
     domain_of = np.array(settings.universe.domain_of)
     value, peak, worst = np.ones(12), np.ones(12), np.zeros(12)
     before, excesses, edits_seen = 100_000.0, 0, 0
-    for desk, result in play(settings, rough, EpisodeSetup(3, ends_on_halt=False), 250):
+    for desk, result in play(settings, rough, EpisodeSetup(ends_on_halt=False), 250):
         book = desk.book
         of_instruments = (book.pnl_ccy - book.cost_ccy - book.financing_ccy)[0] / before
         of_domains = [of_instruments[domain_of == d].sum() for d in range(3)]
@@ -149,18 +152,18 @@ def test_phase_3_rewards_by_hand(settings, rough):
 
 
 def test_a_loss_is_never_rewarded_and_a_gain_always_is(settings, calm):
-    for desk, result in play(settings, calm, EpisodeSetup(2), 30):
+    for desk, result in play(settings, calm, EpisodeSetup("differential_sharpe"), 30):
         if abs(desk.portfolio_return[0]) > 0.5 * desk.reward.sigma_target:
             assert np.sign(result.rewards[0, 0]) == np.sign(desk.portfolio_return[0])
 
 
-@pytest.mark.parametrize("phase", [2, 3])
-def test_a_desk_without_any_capital_earns_numbers(calm, phase):
+@pytest.mark.parametrize("reward", get_args(Reward))
+def test_a_desk_without_any_capital_earns_numbers(calm, reward):
     """Also where the settings let shares and appetites go to zero without a snap."""
     settings = Settings.load(overrides=["desk.decision.snap_below=0"])
     start = calm.stretches[0].start
     desk = Desk(
-        settings, calm.execution, calm.features, 1, EpisodeSetup(phase), RiskLayer(settings, 1, EpisodeSetup(phase))
+        settings, calm.execution, calm.features, 1, EpisodeSetup(reward), RiskLayer(settings, 1, EpisodeSetup(reward))
     )
     desk.reset(ONE, [EpisodeDraw(start, start + 30, 0.0, 0)])
     for bar in range(12):
@@ -187,3 +190,17 @@ def test_daily_bars_are_charged_exactly_as_bars():
     for _ in range(50):
         returns, forecast = rng.normal(0, 0.02, 4), rng.uniform(0, 0.02, 4)
         assert (excess.step(returns, forecast, always) == rewards.var_excess(returns, forecast)).all()
+
+
+def test_a_phase_names_its_reward_in_the_settings(calm):
+    """The terms of the risk-adjusted reward are metrics wherever it is paid, and nowhere else."""
+    overrides = ["recipe.rewards=[risk_adjusted, differential_sharpe, differential_sharpe]"]
+    settings = Settings.load(overrides=overrides)
+    start = calm.stretches[0].start
+    for phase, named in ((1, True), (2, False), (3, False)):
+        setup = EpisodeSetup(settings.recipe.rewards[phase - 1])
+        desk = Desk(settings, calm.execution, calm.features, 1, setup, RiskLayer(settings, 1, setup))
+        desk.reset(ONE, [EpisodeDraw(start, start + 30, 0.3, 0)])
+        desk.advance_with_weights(np.full((1, 8), 0.05))
+        told = set(desk.reward.terms)
+        assert told == ({"return", "drawdown", "edits", "var_excess"} if named else set())

@@ -86,7 +86,7 @@ class Watched(RiskLayer):
 def random_play(settings, data, n_envs, n_bars, scale, seed) -> Watched:
     """Random weights under a watched risk layer."""
     rng = np.random.default_rng(seed)
-    setup = EpisodeSetup(3, ends_on_halt=False)
+    setup = EpisodeSetup(ends_on_halt=False)
     risk = Watched(settings, n_envs, setup)
     desk = Desk(settings, data.execution, data.features, n_envs, setup, risk)
     stretch = data.stretches[0]
@@ -130,7 +130,7 @@ def test_bars_of_a_few_hours_conserve_money_and_keep_their_trading_day(monkeypat
     risk = random_play(settings, data, 16, 60, 0.3, seed=3)
     assert not risk.breaches, risk.breaches[:5]
 
-    setup = EpisodeSetup(3)
+    setup = EpisodeSetup()
     risk = Watched(settings, 1, setup)
     desk = Desk(settings, data.execution, data.features, 1, setup, risk)
     start = data.stretches[0].start
@@ -153,7 +153,7 @@ def test_bars_of_a_few_hours_conserve_money_and_keep_their_trading_day(monkeypat
 
 def test_a_quiet_desk_is_left_alone(settings, calm):
     """Small books pass as proposed, to the lot, and nothing is on the record."""
-    setup = EpisodeSetup(3)
+    setup = EpisodeSetup()
     risk = RiskLayer(settings, 1, setup)
     desk = Desk(settings, calm.execution, calm.features, 1, setup, risk)
     start = calm.stretches[0].start
@@ -170,7 +170,7 @@ def test_a_quiet_desk_is_left_alone(settings, calm):
 @given(weights=st.lists(st.floats(-3, 3), min_size=8, max_size=8))
 def test_every_edit_is_on_record(weights):
     settings, data = _stage()
-    setup = EpisodeSetup(3)
+    setup = EpisodeSetup()
     risk = RiskLayer(settings, 1, setup)
     desk = Desk(settings, data.execution, data.features, 1, setup, risk)
     start = data.stretches[0].start

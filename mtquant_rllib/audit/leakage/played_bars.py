@@ -22,7 +22,7 @@ from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.policies.actor import DeskActor
 
-JOINT = EpisodeSetup(phase=3, ends_on_halt=False)
+JOINT = EpisodeSetup(ends_on_halt=False)
 """All agents play, and a halt is lifted the next day, so that a stretch is played to its end."""
 _GAIN = 3.0
 

@@ -28,7 +28,7 @@ class DomainEnvs:
     episode."""
 
     def __init__(self, settings: Settings, data: DeskData, n_envs: int, phase: int, domain: int | None) -> None:
-        self.desk = core_for(settings, data, n_envs, EpisodeSetup(phase, domain))
+        self.desk = core_for(settings, data, n_envs, EpisodeSetup(settings.recipe.rewards[phase - 1], domain))
         self.playing = np.zeros(n_envs, dtype=bool)
         self.episodes_begun = np.zeros(n_envs, dtype=np.int64)
         self.levels = self.desk.levels
@@ -97,7 +97,7 @@ class VectorEnv:
 
     def _reset(self, part: DomainEnvs, envs: np.ndarray) -> None:
         settings, domain = self.settings, part.desk.setup.domain
-        allocations = (settings.rewards.phase_1_allocation_low, settings.rewards.phase_1_allocation_high)
+        allocations = (settings.rewards.specialist_allocation_low, settings.rewards.specialist_allocation_high)
         n_turns = 1 if domain is None else len(settings.universe.domains[domain].symbols)
         bars, begun = settings.desk.episode.bars, part.episodes_begun
         part.desk.reset(

@@ -1,4 +1,4 @@
-"""The rewards of the desk's agents from a bar's returns, by phase."""
+"""The rewards of the desk's agents from a bar's returns."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class DeskReward:
     Attributes
     ----------
     sigma_target
-        Bar volatility of a desk at its target: the unit of the joint phase's reward.
+        Bar volatility of a desk at its target: the unit of the rewards.
     terms
-        Each named term of the last bar for the portfolio, (B,), fractions of equity: those of the joint phase's reward,
+        Each named term of the last bar for the portfolio, (B,), fractions of equity: those of the risk-adjusted reward,
         and custom ones.
     """
 
@@ -53,9 +53,9 @@ class DeskReward:
         drawdown_increment = drawdown.step(bar.streams)
         reward = sharpe.step(self._standardised(bar.streams, bar.allocation, bar.appetite))
         self.terms = {}
-        if self._setup.phase == 3:
+        if self._setup.reward == "risk_adjusted":
             excess = day_excess.step(bar.streams[:, 0], bar.var_forecast, bar.opens_day)
-            reward = self._joint(bar, drawdown_increment, excess)
+            reward = self._risk_adjusted(bar, drawdown_increment, excess)
         copy = bar.read_only_copy() if self._custom else None
         for own in self._custom:
             assert copy is not None
@@ -79,9 +79,9 @@ class DeskReward:
         clip = self._weights.differential_sharpe.clip
         return np.clip(streams / scale, -clip, clip)
 
-    def _joint(self, bar: RewardBar, drawdown_increment: np.ndarray, excess: np.ndarray) -> np.ndarray:
-        """The joint phase's reward: risk-adjusted return in units of the target's bar volatility, each agent's own
-        mixed with the portfolio's, (B, K).
+    def _risk_adjusted(self, bar: RewardBar, drawdown_increment: np.ndarray, excess: np.ndarray) -> np.ndarray:
+        """Return less weighted drawdown, risk's edits and losses beyond the VaR, in units of the target's bar
+        volatility, each agent's own mixed with the portfolio's, (B, K).
 
         excess: by how much more the day's loss has gone beyond its VaR forecast, (B,).
         """

@@ -34,8 +34,6 @@ from mtquant_rllib.risk.breakers import N_LEVELS
 from mtquant_rllib.risk.rules import RuleId
 from mtquant_rllib.universe import ALLOCATOR
 
-EVALUATION_PHASE = 3
-
 
 class Player(Protocol):
     """Proposed weights (B, n) at the close of the desk's rows."""
@@ -248,7 +246,7 @@ def random_starts(stretches: Sequence[Stretch], bars: int, episodes: int, seed: 
 
 def new_desk(settings: Settings, data: DeskData, draws: Sequence[EpisodeDraw], *, limited: bool = True) -> Any:
     """A core with one environment a draw, under evaluation's rules: a trading halt is lifted the next day."""
-    setup = EpisodeSetup(EVALUATION_PHASE, ends_on_halt=False, custom_terms=False)
+    setup = EpisodeSetup(ends_on_halt=False, custom_terms=False)
     desk = core_for(settings, data, len(draws), setup, limited=limited)
     desk.reset(np.arange(len(draws)), list(draws))
     return desk

@@ -109,7 +109,7 @@ def expect_trainable(settings: Settings, phase: int) -> None:
 
     # Networks and rules of one's own are found, or refused, here.
     network_configs(settings)
-    RiskLayer(settings, 1, EpisodeSetup(phase))
+    RiskLayer(settings, 1, EpisodeSetup(settings.recipe.rewards[phase - 1]))
     if custom_terms(settings) and settings.allocator is not None:
         raise ConfigError("rewards.terms: they are the desk's; an allocator is paid by allocator.reward")
     recipe, runners = settings.recipe, settings.resources.runners
