@@ -36,7 +36,7 @@ def main() -> None:
 
     from rich.console import Console
 
-    from mtquant_rllib.evaluation.controls import judge, print_control
+    from mtquant_rllib.evaluation.trained_controls import judge, print_control
     from mtquant_rllib.policies.initial_weights import initial_states
     from mtquant_rllib.training.curriculum.driver import resume, train
     from mtquant_rllib.training.records import module_states

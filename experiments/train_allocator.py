@@ -93,7 +93,7 @@ def _compare(runs: list[Path]) -> None:
 def _judge(runs: list[Path], out: Path) -> None:
     from rich.console import Console
 
-    from mtquant_rllib.evaluation.controls import judge, passes_null, print_control
+    from mtquant_rllib.evaluation.trained_controls import judge, passes_null, print_control
     from mtquant_rllib.policies.initial_weights import initial_states
     from mtquant_rllib.training.records import module_states
     from mtquant_rllib.training.records.manifest import Manifest

@@ -64,7 +64,7 @@ class AgentGroup:
     state_groups
         Groups of those columns that are the desk's own state; the others are a function of the market's row alone.
     market_view
-        Key of `env.observation_reconstruction.MARKET_VIEWS`: what is seen of that row.
+        Key of `env.observations.reconstruction.MARKET_VIEWS`: what is seen of that row.
     actions
         Components of each agent's action.
     action_map

@@ -24,8 +24,8 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.prepared.data import DeskData, prepare_embedded, truth
 from mtquant_rllib.evaluation.backtest.record import Record
 from mtquant_rllib.evaluation.backtest.rollout import oracle_player, play, whole
-from mtquant_rllib.evaluation.controls import passes_null
 from mtquant_rllib.evaluation.statistics.bootstrap import Interval, pooled_sharpe_interval, share_of_oracle
+from mtquant_rllib.evaluation.trained_controls import passes_null
 from mtquant_rllib.portfolio import execution_data as channel
 
 

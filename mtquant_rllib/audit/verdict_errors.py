@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from mtquant_rllib.audit.cheap_books import World, null_worlds
 from mtquant_rllib.audit.findings import Leak, LeakFound
+from mtquant_rllib.audit.simulated_worlds import World, null_worlds
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.evaluation.statistics.sharpe_tests import sharpe_influence
 from mtquant_rllib.evaluation.statistics.verdict import Finding, judge_returns

@@ -20,7 +20,7 @@ class RegimeWeights(Section):
 
 
 class RegimeAwareConfig(Section):
-    """Weights of the terms of the regime-aware reward, fractions of equity a bar; see `env.regime_rewards` for each.
+    """Weights of the terms of the regime-aware reward (`env.rewards.regime_aware`), fractions of equity a bar.
 
     regime_return alone multiplies the net return: how much a bar of that regime counts.
     """

@@ -128,7 +128,8 @@ class DeskConfig(Section):
 
 
 class DifferentialSharpeConfig(Section):
-    """Moody & Saffell (2001). horizon_bars: 1 / eta; variance_floor: least B - A^2 in the denominator; clip: of D."""
+    """Moody & Saffell (2001). horizon_bars: 1 / eta; variance_floor: least B - A^2 in the denominator; clip: of D and
+    of the standardised return that enters it."""
 
     horizon_bars: Count
     variance_floor: Positive

@@ -272,7 +272,7 @@ class TrackingConfig(Section):
     progress_seconds
         Least seconds between two progress lines of a trial.
     fallback_seconds
-        Least seconds between two lines on the fall-backs of one agent for one reason (`policies.fallbacks`).
+        Least seconds between two lines on the fall-backs of one agent for one reason (`policies.attention.fallbacks`).
     attention_rows
         Decisions of each attention network that a validation looks into, in whole stretches; 0 for none.
     gpu_percent_wanted

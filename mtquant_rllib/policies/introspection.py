@@ -48,10 +48,11 @@ class AttentionReadout:
     fallback: np.ndarray
 
     def metrics(self, labels: np.ndarray | None = None, env: np.ndarray | None = None) -> dict[str, float]:
-        """Metrics for a tracker, all of them fractions: spread of attention (`attention_losses.attention_metrics`), the
-        classifier's confidence and regimes, fall-backs; with the detector's labels (N,), the classifier's agreement
-        with them; with the history of each decision (N,), histories one after the other and in order of time, the share
-        of decisions after which the classifier's regime changes.
+        """Metrics for a tracker, all of them fractions: spread of attention
+        (`policies.attention.losses.attention_metrics`), the classifier's confidence and regimes, fall-backs;
+        with the detector's labels (N,), the classifier's agreement with them; with the history of each decision
+        (N,), histories one after the other and in order of time, the share of decisions after which the
+        classifier's regime changes.
         """
         spread = attention_metrics(torch.from_numpy(self.attention))
         predicted = self.probabilities.argmax(axis=1)

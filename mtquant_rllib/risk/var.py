@@ -2,8 +2,11 @@
 
 0.02 at 95% means that on about one day in twenty we expect to lose more than 2% of equity. Positions are signed, so a
 hedge lowers it; doubling the book doubles it. Three methods: parametric (normal quantile times the book's standard
-deviation; the engine's), historical (quantile of the returns that this book would have had) and Monte Carlo (quantile
+deviation), historical (quantile of the returns that this book would have had) and Monte Carlo (quantile
 over draws, normal or Student t).
+
+The rule that limits books is a variance limit, `risk.repair.chain`: of this file it uses the quantile alone. The
+functions are for reports, and the reference that tests hold the rule to.
 
 The mean is taken as zero: over a day it is small beside the deviation, and its estimate is mostly noise.
 """

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from audited import FEW
 
+from mtquant_rllib.audit.leakage.altered_futures import FUTURES
 from mtquant_rllib.audit.leakage.day_volume import check_day_volume
 from mtquant_rllib.audit.leakage.every_check import audit_leakage, audit_market
-from mtquant_rllib.audit.leakage.futures import FUTURES
 from mtquant_rllib.audit.leakage.named_arrays import first_difference, named
 from mtquant_rllib.audit.leakage.perturbed_future import random_bars
 from mtquant_rllib.cli import main

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtquant_rllib.audit.cheap_books import null_worlds
 from mtquant_rllib.audit.findings import LeakFound
+from mtquant_rllib.audit.simulated_worlds import null_worlds
 from mtquant_rllib.audit.verdict_errors import verdict_errors
 from mtquant_rllib.cli import main
 from mtquant_rllib.config import Settings

@@ -10,7 +10,7 @@ from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.engine.columns import LevelColumns, reconstruct_observations
+from mtquant_rllib.engine.fragments import LevelColumns, reconstruct_observations
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.env.observations.reconstruction import ObservationReconstruction
 from mtquant_rllib.env.prepared.data import DeskData

@@ -12,7 +12,7 @@ import torch
 from learners import AS_THEY_STAND, TIMES, built
 from ray.rllib.core import ALL_MODULES
 
-from mtquant_rllib.engine.columns import Fragment
+from mtquant_rllib.engine.fragments import Fragment
 from mtquant_rllib.engine.learning.backprop import AutogradBackprop
 from mtquant_rllib.engine.learning.fast_path.loss_gradients import ppo_gradients
 from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner

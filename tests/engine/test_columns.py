@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
-from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages
+from mtquant_rllib.engine.fragments import Fragment, LevelColumns, advantages
 from mtquant_rllib.engine.learning.ppo_update import minibatch_indices
 
 

@@ -17,7 +17,7 @@ from ray.rllib.utils.metrics import (
     NUM_EPISODES_LIFETIME,
 )
 
-from mtquant_rllib.engine.columns import Fragment
+from mtquant_rllib.engine.fragments import Fragment
 from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES
 from mtquant_rllib.engine.sampling.runner import REWARD_TERMS, BatchedEnvRunner
 from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT, SampleResult

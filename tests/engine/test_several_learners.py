@@ -12,7 +12,7 @@ from ray.rllib.core.learner.learner import POLICY_LOSS_KEY
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED
 
-from mtquant_rllib.engine.columns import Fragment
+from mtquant_rllib.engine.fragments import Fragment
 from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
 from mtquant_rllib.engine.learning.sac_learner import REPLAY_STATE, SACLearner
 from mtquant_rllib.engine.learning.sharding import ReplicatedBatch, ShardedBatch, shard_by_environment

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.env.cores import core_for
+from mtquant_rllib.env.core_factory import core_for
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.prepared.data import DeskData, prepare_embedded

@@ -10,7 +10,7 @@ from markets import roughen, smooth
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.allocator import Allocator
-from mtquant_rllib.env.cores import core_for
+from mtquant_rllib.env.core_factory import core_for
 from mtquant_rllib.env.decisions import allocator_actions, allocator_weights
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw

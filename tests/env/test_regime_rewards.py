@@ -11,7 +11,7 @@ from markets import smooth
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.allocator import RegimeAwareConfig
 from mtquant_rllib.env.allocator import Allocator
-from mtquant_rllib.env.cores import core_for
+from mtquant_rllib.env.core_factory import core_for
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.prepared.data import DeskData

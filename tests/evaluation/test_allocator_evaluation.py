@@ -26,10 +26,10 @@ from mtquant_rllib.evaluation.backtest.rollout import (
     pooled_figures,
     whole,
 )
-from mtquant_rllib.evaluation.controls import judge, passes_null
 from mtquant_rllib.evaluation.report.building import build_report
 from mtquant_rllib.evaluation.report.reward_terms import SHARE, TermLog, print_terms
 from mtquant_rllib.evaluation.statistics.bootstrap import Interval
+from mtquant_rllib.evaluation.trained_controls import judge, passes_null
 from mtquant_rllib.features.layout import BLOCK
 from mtquant_rllib.policies.initial_weights import initial_states
 

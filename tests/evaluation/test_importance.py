@@ -9,14 +9,14 @@ from scipy import stats
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.evaluation import BootstrapConfig
-from mtquant_rllib.evaluation.explain.influence import verdict
-from mtquant_rllib.evaluation.importance import (
+from mtquant_rllib.evaluation.explain.importance import (
     attention_received,
     attention_rollout,
     faithfulness,
     occlusion,
     rank_agreement,
 )
+from mtquant_rllib.evaluation.explain.influence import verdict
 from mtquant_rllib.features import layout
 from mtquant_rllib.policies.attention.regime_network import RegimeNetwork
 from mtquant_rllib.policies.networks import GroupedShape

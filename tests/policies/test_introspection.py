@@ -12,7 +12,7 @@ from mtquant_rllib.agents.groups import INSTRUMENTS
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env import decisions
 from mtquant_rllib.errors import ConfigError, RunError
-from mtquant_rllib.evaluation.importance import occlusion
+from mtquant_rllib.evaluation.explain.importance import occlusion
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.attention.regime_network import Fallback

@@ -17,7 +17,7 @@ from ray.tune import Callback
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.training.reporting.observer import Observer
+from mtquant_rllib.training.reporting.guarded_tracker import Observer
 from mtquant_rllib.training.reporting.result_files import TensorBoard
 from mtquant_rllib.training.reporting.trackers import expect_trackers, tracker_callbacks
 

@@ -17,7 +17,7 @@ import numpy as np
 from mtquant_rllib.audit.findings import Check, Leak, first_of_each
 from mtquant_rllib.audit.leakage.played_bars import JOINT
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.cores import core_for
+from mtquant_rllib.env.core_factory import core_for
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.trading import NO_STOP_ATR, Trading

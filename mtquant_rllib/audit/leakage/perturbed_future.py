@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from mtquant_rllib.audit.findings import Check, Leak, first_of_each
-from mtquant_rllib.audit.leakage.futures import FUTURES
+from mtquant_rllib.audit.leakage.altered_futures import FUTURES
 from mtquant_rllib.audit.leakage.named_arrays import NamedArray, by_name, changed_columns, first_difference
 from mtquant_rllib.audit.leakage.played_bars import played_bars
 from mtquant_rllib.audit.leakage.prepared_arrays import prepared_arrays

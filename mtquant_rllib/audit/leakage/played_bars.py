@@ -14,7 +14,7 @@ import numpy as np
 
 from mtquant_rllib.audit.leakage.named_arrays import NamedArray
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.cores import core_for
+from mtquant_rllib.env.core_factory import core_for
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.levels import Level

@@ -41,10 +41,10 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor
 
 from mtquant_rllib.config.environment import EnvironmentConfig
-from mtquant_rllib.engine.columns import Fragment, LevelColumns, advantages, reconstruct_observations
-from mtquant_rllib.engine.learning.coefficients import CoefficientState
+from mtquant_rllib.engine.fragments import Fragment, LevelColumns, advantages, reconstruct_observations
 from mtquant_rllib.engine.learning.distributed import DistributedLearner
 from mtquant_rllib.engine.learning.divergence import DivergenceWatch
+from mtquant_rllib.engine.learning.ppo_coefficients import CoefficientState
 from mtquant_rllib.engine.learning.ppo_loss import ppo_loss
 from mtquant_rllib.engine.learning.ppo_update import StackLearner, UpdateMetrics, minibatch_indices
 from mtquant_rllib.engine.learning.schedules import DEFAULT, ScheduledLearner

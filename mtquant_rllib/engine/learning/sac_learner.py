@@ -18,7 +18,7 @@ from ray.rllib.core import ALL_MODULES
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED, NUM_ENV_STEPS_TRAINED_LIFETIME
 
 from mtquant_rllib.config.environment import EnvironmentConfig
-from mtquant_rllib.engine.columns import Fragment
+from mtquant_rllib.engine.fragments import Fragment
 from mtquant_rllib.engine.learning.distributed import DistributedLearner
 from mtquant_rllib.engine.learning.divergence import DivergenceWatch
 from mtquant_rllib.engine.learning.sac_update import ACTOR, ALPHA, CRITICS, OPTIMIZERS, SACStack

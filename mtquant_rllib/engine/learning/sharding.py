@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ray.rllib.core.learner.training_data import TrainingData
 
-from mtquant_rllib.engine.columns import Fragment
+from mtquant_rllib.engine.fragments import Fragment
 
 
 class ShardedBatch(TrainingData):

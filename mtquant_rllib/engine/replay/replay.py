@@ -19,7 +19,7 @@ import numpy as np
 
 from mtquant_rllib.config.sac import PrioritiesConfig
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.engine.columns import Fragment, LevelColumns
+from mtquant_rllib.engine.fragments import Fragment, LevelColumns
 from mtquant_rllib.engine.randomness import REPLAY, generator
 from mtquant_rllib.engine.replay.storage import StreamStorage
 from mtquant_rllib.engine.replay.sum_tree import SumTree

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtquant_rllib.engine.columns import LevelColumns, decision_outcomes
+from mtquant_rllib.engine.fragments import LevelColumns, decision_outcomes
 from mtquant_rllib.env.observations.reconstruction import ObservationReconstruction
 
 EMPTY, STATE, DECISION, LAST = range(4)

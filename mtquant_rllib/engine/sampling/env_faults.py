@@ -7,7 +7,7 @@ fault of the environments, and is not retried.
 
 Checked are the observation columns that a fragment carries; the others a learner reads from the feature table. A policy
 that observes a broken one of those has outputs that are not finite, which is a fault of the environment too; an
-attention network instead falls back row by row and logs it (`policies.fallbacks`).
+attention network instead falls back row by row and logs it (`policies.attention.fallbacks`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mtquant_rllib.engine.columns import Fragment
+from mtquant_rllib.engine.fragments import Fragment
 from mtquant_rllib.engine.sampling import policy_batch
 from mtquant_rllib.engine.sampling.runner_snapshot import RunnerBackup
 from mtquant_rllib.errors import DivergedPolicyError, EnvironmentFailed, MtquantError

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ray.rllib.utils.metrics import NUM_MODULE_STEPS_SAMPLED, NUM_MODULE_STEPS_SAMPLED_LIFETIME
 
-from mtquant_rllib.engine.columns import LevelColumns
+from mtquant_rllib.engine.fragments import LevelColumns
 from mtquant_rllib.engine.sampling.exploration import log_probs
 from mtquant_rllib.engine.sampling.policy_batch import PolicyBatch
 from mtquant_rllib.env.levels import Level, agent_indices

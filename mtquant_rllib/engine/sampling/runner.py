@@ -35,7 +35,7 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from mtquant_rllib.engine.columns import Fragment
+from mtquant_rllib.engine.fragments import Fragment
 from mtquant_rllib.engine.randomness import NOISE, generator
 from mtquant_rllib.engine.sampling import runner_snapshot as snapshots
 from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES, check_bar, check_fragment, with_retries

@@ -24,7 +24,7 @@ from mtquant_rllib.policies.attention.fallbacks import FallbackMonitor
 COUNTERS = "counters"
 SNAPSHOT = "snapshot"
 FALLBACKS = "fallbacks"
-"""Key of the metrics that count each module's decisions by fall-back (`policies.fallbacks`)."""
+"""Key of the metrics that count each module's decisions by fall-back (`policies.attention.fallbacks`)."""
 
 
 @dataclass

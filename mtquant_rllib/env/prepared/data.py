@@ -32,7 +32,7 @@ from mtquant_rllib.env.prepared.files import (
     read_index,
     require_finite,
 )
-from mtquant_rllib.env.prepared.leak import plant_leak
+from mtquant_rllib.env.prepared.planted_leak import plant_leak
 from mtquant_rllib.errors import ConfigError, MarketDataError, RunError
 from mtquant_rllib.features.building import build_features
 from mtquant_rllib.features.table import FeatureTable, open_table

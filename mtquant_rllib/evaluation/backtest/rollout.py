@@ -15,7 +15,7 @@ import numpy as np
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.allocator import Allocator
 from mtquant_rllib.env.core import Desk
-from mtquant_rllib.env.cores import core_for
+from mtquant_rllib.env.core_factory import core_for
 from mtquant_rllib.env.decisions import allocator_actions
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw, Stretch

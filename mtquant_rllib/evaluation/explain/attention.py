@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtquant_rllib.evaluation.explain.collect import Decisions, Material
+from mtquant_rllib.evaluation.explain.importance import attention_received
 from mtquant_rllib.evaluation.explain.panel import (
     GROUP_COLOURS,
     REGIME_COLOURS,
@@ -27,7 +28,6 @@ from mtquant_rllib.evaluation.explain.panel import (
     short,
     strip_axis,
 )
-from mtquant_rllib.evaluation.importance import attention_received
 from mtquant_rllib.evaluation.regimes.figures import N_REGIMES, REGIME_NAMES
 from mtquant_rllib.policies.introspection import AttentionReadout
 

@@ -18,7 +18,7 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.backtest import rollout
 from mtquant_rllib.evaluation.backtest.baselines import weight_rules
 from mtquant_rllib.evaluation.backtest.record import Record
-from mtquant_rllib.evaluation.importance import (
+from mtquant_rllib.evaluation.explain.importance import (
     Faithfulness,
     attention_received,
     attention_rollout,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mtquant_rllib.evaluation.explain.collect import Influence, Material
+from mtquant_rllib.evaluation.explain.importance import Faithfulness
 from mtquant_rllib.evaluation.explain.panel import (
     CLAIM_COLOURS,
     GROUP_COLOURS,
@@ -17,7 +18,6 @@ from mtquant_rllib.evaluation.explain.panel import (
     percent,
     short,
 )
-from mtquant_rllib.evaluation.importance import Faithfulness
 from mtquant_rllib.evaluation.regimes.figures import REGIME_NAMES, mean_by_regime
 
 OCCLUSION = "occlusion"

@@ -16,7 +16,7 @@ from mtquant_rllib.market import timestamps as clocks
 from mtquant_rllib.market.bars import CLOSE, COLUMNS, HIGH, LOW, OPEN, VOLUME
 from mtquant_rllib.market.calendar import local_time, weekday
 from mtquant_rllib.market.checking.column_faults import column_fault
-from mtquant_rllib.market.import_errors import Inspection, fault, option_hint
+from mtquant_rllib.market.file_errors import Inspection, fault, option_hint
 
 _DAY_S = 86_400
 # From here on rows that contradict themselves may be a column's fault.

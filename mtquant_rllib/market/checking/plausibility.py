@@ -17,7 +17,7 @@ from mtquant_rllib.market.bars import CLOSE, COLUMNS, VOLUME
 from mtquant_rllib.market.calendar import closed_hours, trading_day
 from mtquant_rllib.market.checking.bad_ticks import impossible, level_change
 from mtquant_rllib.market.checking.checks import Rows, refuse_mixed
-from mtquant_rllib.market.import_errors import Inspection, fault
+from mtquant_rllib.market.file_errors import Inspection, fault
 from mtquant_rllib.market.spacing import foreign_spacing, in_runs, stray
 
 _IDLE_RUN = 4

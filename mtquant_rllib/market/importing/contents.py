@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from mtquant_rllib.config.market import FileOptions
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.market.aliases import plain
-from mtquant_rllib.market.import_errors import Inspection, fault
+from mtquant_rllib.market.file_errors import Inspection, fault
 from mtquant_rllib.market.importing.dialects import PRICES, STAMPS
 from mtquant_rllib.market.importing.formats import Table, locate, refuse_doubled
 from mtquant_rllib.market.importing.macro import is_macro, macro_names

@@ -17,7 +17,7 @@ from pathlib import Path
 from mtquant_rllib.config.market import ColumnNames, DialectConfig, FileOptions, MarketConfig
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.aliases import plain
-from mtquant_rllib.market.import_errors import fault
+from mtquant_rllib.market.file_errors import fault
 
 SEPARATORS = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
 PRICES = ("open", "high", "low", "close")

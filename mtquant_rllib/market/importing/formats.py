@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from mtquant_rllib.config.market import ColumnNames, FileOptions, MarketConfig
 from mtquant_rllib.market.aliases import plain
-from mtquant_rllib.market.import_errors import Inspection, fault
+from mtquant_rllib.market.file_errors import Inspection, fault
 from mtquant_rllib.market.importing.dialects import (
     LONGEST_FIELD,
     SEPARATORS,

@@ -25,7 +25,7 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.alignment import BarSeries, align
 from mtquant_rllib.market.bars import COLUMNS, MarketData
-from mtquant_rllib.market.import_errors import Inspection, fault
+from mtquant_rllib.market.file_errors import Inspection, fault
 from mtquant_rllib.market.importing.contents import Contents, contents
 from mtquant_rllib.market.importing.formats import Table, locate, read_table
 from mtquant_rllib.market.importing.macro import MacroSeries, as_of, macro_from_tables

@@ -16,7 +16,7 @@ import numpy as np
 from mtquant_rllib.config.market import FileOptions, MacroConfig, MarketConfig
 from mtquant_rllib.market.aliases import NameBook, plain
 from mtquant_rllib.market.calendar import utc_time
-from mtquant_rllib.market.import_errors import Inspection, fault, refuse_large_repairs
+from mtquant_rllib.market.file_errors import Inspection, fault, refuse_large_repairs
 from mtquant_rllib.market.importing.dialects import PRICES, STAMPS
 from mtquant_rllib.market.importing.formats import Table, as_numbers, cell, locate, refuse_doubled, with_numbers
 from mtquant_rllib.market.importing.publication import known_on, period_of, published_config

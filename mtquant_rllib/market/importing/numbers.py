@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mtquant_rllib.config.market import FileOptions
-from mtquant_rllib.market.import_errors import fault, option_hint
+from mtquant_rllib.market.file_errors import fault, option_hint
 
 _EMPTY_TEXTS = ("", "null", "nan", "na", "n/a", "none", "-", ".")
 _GROUPING = ("'", "’", " ", "\u00a0", "\u202f", "_")

@@ -26,10 +26,10 @@ from mtquant_rllib.market.checking.checks import (
     weekdays_only,
 )
 from mtquant_rllib.market.checking.clock_pattern import clock_doubt
-from mtquant_rllib.market.checking.live_bars import without_live_bars
 from mtquant_rllib.market.checking.plausibility import plausible
 from mtquant_rllib.market.checking.quality import suspicions
-from mtquant_rllib.market.import_errors import Inspection, fault, option_hint, refuse_large_repairs
+from mtquant_rllib.market.checking.unfinished_bars import without_live_bars
+from mtquant_rllib.market.file_errors import Inspection, fault, option_hint, refuse_large_repairs
 from mtquant_rllib.market.importing.dialects import PRICES, STAMPS
 from mtquant_rllib.market.importing.formats import Table, as_numbers, as_texts, cell, locate, with_numbers
 from mtquant_rllib.market.importing.report import FileReport

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from mtquant_rllib.config.market import MarketConfig
 from mtquant_rllib.errors import MarketDataError
-from mtquant_rllib.market.import_errors import fault
+from mtquant_rllib.market.file_errors import fault
 
 _ZIP = b"PK\x03\x04"
 _PACKED: dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {

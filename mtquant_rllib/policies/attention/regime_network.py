@@ -2,8 +2,8 @@
 
     logits = (share * sum_r p_r head_r(x) + (1 - share) * global(x)) / temperature      x = pooled attention features
 
-The probabilities come from a classifier that is trained on the regime detector's labels (`attention_losses`). Where it
-is unsure, or numbers are not finite, the network falls back row by row:
+The probabilities come from a classifier that is trained on the regime detector's labels
+(`policies.attention.losses`). Where it is unsure, or numbers are not finite, the network falls back row by row:
 
 - largest probability below `min_confidence`: the global head alone;
 - a column of the observation, the classifier or a regime's head not finite: the global head alone, broken columns read

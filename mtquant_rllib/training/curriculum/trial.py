@@ -28,6 +28,7 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.algorithm.building import build_config
 from mtquant_rllib.training.algorithm.desk_algorithm import DeskAlgorithm, summary
 from mtquant_rllib.training.curriculum.phases import TrialPlan, at_bars, plan_named
+from mtquant_rllib.training.placement.placement_group import placement_group
 from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.records import checkpoints, module_states, ownership, signatures
 from mtquant_rllib.training.records.checkpoints import Checkpoint, DamagedCheckpoint
@@ -38,9 +39,6 @@ from mtquant_rllib.training.storage import mirror
 from mtquant_rllib.training.storage.retries import with_retries
 
 logger = logging.getLogger(__name__)
-
-NODE_ID = "ray.io/node-id"
-"""Ray's label of every node, with its id."""
 
 
 @dataclass(frozen=True)
@@ -295,24 +293,6 @@ class PhaseTrial(tune.Trainable):
         return placement_group(
             own.resources, own.nodes.get(own.trial, []), own.left_out, resources.runners, resources.learners
         )
-
-
-def placement_group(
-    asked: TrialResources, nodes: Sequence[str | None], left_out: Sequence[str], runners: int, learners: int
-) -> PlacementGroupFactory:
-    """What Tune asks Ray for: a bundle for the trial's own process, for each runner and for each learner.
-
-    nodes: Ray's ids of their nodes, None for any; empty where nothing is bound.
-    """
-    gpus = {"GPU": asked.gpus} if asked.gpus else {}
-    own = {"CPU": asked.cpus, **({} if learners else gpus)}
-    bundles = [own, *([{"CPU": asked.runner_cpus}] * runners), *([{"CPU": asked.learner_cpus, **gpus}] * learners)]
-    nodes = nodes or [None] * len(bundles)
-    if not any(nodes) and not left_out:
-        return PlacementGroupFactory(bundles)
-    elsewhere = {NODE_ID: f"!in({','.join(left_out)})"} if left_out else {}
-    selectors = [elsewhere if node is None else {NODE_ID: node} for node in nodes]
-    return PlacementGroupFactory(bundles, bundle_label_selector=selectors)
 
 
 def _brief(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ _SAC_CURVES = {
 
 
 AUXILIARY = ("regime_classifier", "attention_diversity", "regime_consistency")
-"""Losses of attention networks beside the agent's own, where a learner adds them (`policies.attention_losses`)."""
+"""Losses of attention networks beside the agent's own, where a learner adds them (`policies.attention.losses`)."""
 
 
 def curve_row(result: dict[str, Any]) -> dict[str, Any]:

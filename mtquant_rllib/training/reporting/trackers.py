@@ -16,7 +16,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.config.training import TrackerConfig
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.extensions import extension
-from mtquant_rllib.training.reporting.observer import Observer
+from mtquant_rllib.training.reporting.guarded_tracker import Observer
 from mtquant_rllib.training.reporting.result_files import TensorBoard
 
 TENSORBOARD, WANDB, MLFLOW = "tensorboard", "wandb", "mlflow"

@@ -24,7 +24,8 @@ from ray.tune.trainable.trainable import _TrainingResult
 
 from mtquant_rllib.config.search_space import Values
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.curriculum.trial import TrialContext, placement_group
+from mtquant_rllib.training.curriculum.trial import TrialContext
+from mtquant_rllib.training.placement.placement_group import placement_group
 from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.result_keys import BARS_LIFETIME, ENV_FAULTS, FAILURE, SHARPE, TRIAL, VALIDATION
 from mtquant_rllib.training.search import handover, lineage

@@ -10,7 +10,7 @@ import numpy as np
 
 from mtquant_rllib.market.alignment import usual_step_s
 from mtquant_rllib.market.checking.checks import Rows
-from mtquant_rllib.market.import_errors import Inspection
+from mtquant_rllib.market.file_errors import Inspection
 
 _DAY_S = 86_400
 _HOUR_S = 3600
