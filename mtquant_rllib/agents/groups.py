@@ -16,7 +16,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features import layout
 from mtquant_rllib.features.layout import Layout
-from mtquant_rllib.universe import ALLOCATOR, INSTRUMENTS, META, Universe
+from mtquant_rllib.universe import ALLOCATOR, INSTRUMENTS, META, Domain, Universe
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,12 @@ class NetworkChoice:
 
     own_columns
         Columns of each asset that straight lines read with the same weights; empty where they read all columns.
+    reference
+        Of each action, the column whose value the reference policy adds to `initial_mean` and the factor of that; None
+        where it adds nothing. Empty without a reference policy: the network's own last layer then begins at
+        `initial_mean`.
+    price
+        Of a departure from the reference policy; see `config.reference`.
     """
 
     name: str
@@ -42,6 +48,8 @@ class NetworkChoice:
     dropout: float = 0.0
     initial_mean: tuple[float, ...] = ()
     own_columns: tuple[tuple[int, ...], ...] = ()
+    reference: tuple[tuple[str, float] | None, ...] = ()
+    price: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -165,6 +173,8 @@ def _meta_controller(settings: Settings) -> AgentGroup:
             networks.linear_skip.meta,
             own.dropout,
             (*[0.0] * universe.n_domains, 2.0 * networks.initial_appetite - 1.0),
+            reference=(None,) * (universe.n_domains + 1) if settings.reference.exists else (),
+            price=settings.reference.price.meta,
         ),
         learning_rate=settings.recipe.learning_rates.meta_controller,
     )
@@ -201,9 +211,17 @@ def _specialist(settings: Settings, number: int) -> AgentGroup:
             (own.hidden_dim,),
             networks.value_hidden.specialist,
             networks.linear_skip.specialist,
+            reference=_views_of_reference(domain) if settings.reference.exists else (),
+            price=settings.reference.price.specialist,
         ),
         learning_rate=settings.recipe.learning_rates.specialists,
     )
+
+
+def _views_of_reference(domain: Domain) -> tuple[tuple[str, float] | None, ...]:
+    """(buy, hold, sell) of each instrument by the reference's view; its confidence is even."""
+    views = [(f"{symbol}.reference_view", factor) for symbol in domain.symbols for factor in (1.0, 0.0, -1.0)]
+    return (*views, None)
 
 
 def _expect_width(key: str, expected: int | None, width: int) -> None:
@@ -235,6 +253,10 @@ def _instruments(settings: Settings) -> AgentGroup:
             networks.instrument_hidden,
             networks.value_hidden.instrument,
             networks.linear_skip.instrument,
+            # Its own stop is none: as far away as stops go.
+            initial_mean=(0.0, 2.0 * settings.reference.urgency - 1.0, 1.0) if settings.reference.exists else (),
+            reference=(("reference", 1.0), None, None) if settings.reference.exists else (),
+            price=settings.reference.price.instrument,
         ),
         learning_rate=settings.recipe.learning_rates.instruments,
     )

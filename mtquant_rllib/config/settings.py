@@ -25,6 +25,7 @@ from mtquant_rllib.config.instruments import InstrumentConfig
 from mtquant_rllib.config.loader import apply_overrides, read_tree, validate
 from mtquant_rllib.config.market import MarketConfig
 from mtquant_rllib.config.networks import NetworksConfig
+from mtquant_rllib.config.reference import ReferenceConfig
 from mtquant_rllib.config.risk import RiskConfig
 from mtquant_rllib.config.sac import SACConfig
 from mtquant_rllib.config.search import SearchConfig
@@ -59,6 +60,7 @@ class Settings(Section):
     training: DocumentTrainingConfig
     features: FeaturesConfig
     networks: NetworksConfig
+    reference: ReferenceConfig
     embedded: EmbeddedConfig
     desk: DeskConfig
     rewards: RewardConfig
@@ -114,6 +116,15 @@ class Settings(Section):
         index = self.features.roles.index
         if assets and index not in assets:
             raise ValueError(f"features.roles.index = {index}: expected one of allocator.assets, {', '.join(assets)}")
+        return self
+
+    @model_validator(mode="after")
+    def _reference_is_the_desks(self) -> Settings:
+        if self.allocator is not None and self.reference.exists:
+            raise ValueError("reference.book: an allocator has no reference policy; leave it at null")
+        for symbol in self.reference.premia:
+            if symbol not in self.symbols:
+                raise ValueError(f"reference.premia: {symbol} has no row under symbols")
         return self
 
     @model_validator(mode="after")

@@ -27,6 +27,7 @@ from mtquant_rllib.features.layout import block_layout, domain_layout
 from mtquant_rllib.features.macro import MacroSeries, macro_block
 from mtquant_rllib.features.own_bars import InstrumentBars, spread_rows
 from mtquant_rllib.features.own_features import own_code
+from mtquant_rllib.features.reference import book_code, reference_columns
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.features.table import META, FeatureTable, open_table
 from mtquant_rllib.market.bars import MarketData
@@ -158,6 +159,9 @@ def content_hash(settings: Settings, markets: Sequence[MarketData]) -> str:
         "code": _code_version(),
         "own_code": own_code(settings.features),
         "features": settings.features.model_dump(mode="json"),
+        "reference": settings.reference.model_dump(mode="json", exclude={"urgency", "price"}),
+        "book_code": book_code(settings.reference),
+        "logit_scale": settings.desk.decision.logit_scale,
         "specialists": {name: row.model_dump(mode="json") for name, row in settings.specialists.items()},
         "currencies": {symbol: (row.base, row.quote) for symbol, row in settings.symbols.items()},
         "account": settings.desk.account.currency,
@@ -217,6 +221,9 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
         complete = np.zeros((n_rows, n_paths), dtype=bool)
         for paths, rows, own_bars in by_symbol[symbol].groups:
             values, ready = market_block(own_bars)
+            if settings.reference.exists:
+                held = np.where(ready[..., None], reference_columns(settings, symbol, own_bars), 0.0)
+                values = np.concatenate((values, held), axis=-1, dtype=np.float32)
             block[:, paths, i] = np.nan_to_num(spread_rows(values, rows, n_rows))
             complete[:, paths] = spread_rows(ready.astype(np.float32), rows, n_rows) == 1
         defined[f"the block of {symbol}"] = complete

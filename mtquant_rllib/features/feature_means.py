@@ -82,7 +82,8 @@ class FeatureMeans:
 
 
 def measured(table: FeatureTable, stretches: Sequence[slice], settings: Settings) -> Mapping[str, float]:
-    """Column -> its mean over stretches of rows; of the block's columns also over the instruments."""
+    """Column -> its mean over stretches of rows; of the block's columns also over the instruments. What the reference
+    policy holds is no feature and keeps its mean."""
     universe = settings.universe
     tables = [table.block, *table.domain]
     sums = [sum(_total(np.asarray(part[rows])) for rows in stretches) for part in tables]
@@ -92,6 +93,7 @@ def measured(table: FeatureTable, stretches: Sequence[slice], settings: Settings
         name: round(float(mean), _DECIMALS)
         for names, total, count in zip(_names(settings), sums, counts)
         for name, mean in zip(names, np.asarray(total) / count)
+        if name not in layout.REFERENCE.names
     }
 
 

@@ -144,9 +144,14 @@ SPECIALIST_STATE = Layout(
 OWN = "own"
 """Group of the block's columns that settings add."""
 
+REFERENCE = Layout((("reference", _names("reference reference_view")),))
+"""What the reference policy holds of an instrument (`features.reference`), where there is one: its conviction in
+[-1, 1], and the raw action by which a specialist says the same (`agents.action_maps.views`)."""
+
 
 def block_layout(settings: Settings) -> Layout:
-    """One instrument's market block: the built-in columns, then those of `features.own.instrument`.
+    """One instrument's market block: the built-in columns, those of `features.own.instrument`, and what the reference
+    policy holds.
 
     Raises
     ------
@@ -154,8 +159,9 @@ def block_layout(settings: Settings) -> Layout:
         When a built-in column has the name of one's own.
     """
     own = tuple(settings.features.own.instrument)
-    _expect_new("instrument", own, BLOCK.names + INSTRUMENT_STATE.names)
-    return Layout((*BLOCK.groups, (OWN, own))) if own else BLOCK
+    _expect_new("instrument", own, BLOCK.names + INSTRUMENT_STATE.names + REFERENCE.names)
+    groups = (*BLOCK.groups, (OWN, own)) if own else BLOCK.groups
+    return Layout(groups + (REFERENCE.groups if settings.reference.exists else ()))
 
 
 def instrument_layout(settings: Settings) -> Layout:

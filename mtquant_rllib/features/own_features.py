@@ -60,13 +60,14 @@ def own_code(config: FeaturesConfig) -> dict[str, str]:
     """Hash of the file that each function stands in, by its name: a changed function makes another table."""
     named = {"instrument": config.own.instrument} | {f"domains.{d}": own for d, own in config.own.domains.items()}
     return {
-        target: _hash_of(extension(f"features.own.{key}.{name}", target, ENTRY_POINTS))
+        target: code_hash(extension(f"features.own.{key}.{name}", target, ENTRY_POINTS))
         for key, own in named.items()
         for name, target in own.items()
     }
 
 
-def _hash_of(compute: Any) -> str:
+def code_hash(compute: Any) -> str:
+    """Hash of the file that a function stands in."""
     try:
         source = Path(inspect.getsourcefile(inspect.unwrap(compute)) or "").read_bytes()
     except (TypeError, OSError):

@@ -94,7 +94,7 @@ class GroupedShape:
 Shape = FlatShape | SpecialistShape | GroupedShape
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
     """Options of a network of any level; see `NetworksConfig`."""
 
@@ -107,10 +107,15 @@ class NetworkOptions:
     std_floor: float
     last_layer_scale: float
     initial_mean: tuple[float, ...]
-    """Mean of the raw action before training, up to the small last layer; empty for zeros."""
+    """Mean of the raw action before training, up to the small last layer; empty for zeros. Where there is a reference
+    policy it is a part of that policy's mean."""
     own_columns: tuple[tuple[int, ...], ...]
     """Columns of the observation that belong to each action, of the same kinds in the same order, (A, K): the linear
     skip then is a `PerActionLinear`. Empty: it is a `Dense` layer on all columns."""
+    reference: tuple[tuple[int, float], ...] = ()
+    """(column, factor) of each action: the reference policy's mean is the column's value times the factor, plus
+    `initial_mean`. A specialist has four, of any instrument's (buy, hold, sell) and of confidence, with columns of the
+    instrument's block. Empty: there is no reference policy."""
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -172,6 +177,38 @@ def linear_skip_layer(shape: Shape, options: NetworkOptions) -> nn.Module | None
     return Dense(shape.observation, shape.actions, gain=options.last_layer_scale, bias=False)
 
 
+class ReferenceMean(nn.Module):
+    """Raw action means of the reference policy, (B, F) -> (B, A): no parameters, and nothing in a state, since they
+    follow from layout and settings."""
+
+    columns_A: Tensor
+    factors_A: Tensor
+    offsets_A: Tensor
+
+    def __init__(self, per_action: Sequence[tuple[int, float]], offsets: Sequence[float]):
+        super().__init__()
+        columns, factors = zip(*per_action)
+        self.register_buffer("columns_A", torch.tensor(columns), persistent=False)
+        self.register_buffer("factors_A", torch.tensor(factors, dtype=torch.float32), persistent=False)
+        constants = torch.tensor(offsets or [0.0] * len(columns), dtype=torch.float32)
+        self.register_buffer("offsets_A", constants, persistent=False)
+
+    def forward(self, obs_BF: Tensor) -> Tensor:
+        return obs_BF.index_select(-1, self.columns_A) * self.factors_A + self.offsets_A
+
+
+def reference_mean(shape: Shape, options: NetworkOptions) -> ReferenceMean | None:
+    """The reference policy of a network; None where there is none."""
+    if not options.reference:
+        return None
+    per_action: Sequence[tuple[int, float]] = options.reference
+    if isinstance(shape, SpecialistShape):
+        *views, confidence = options.reference
+        starts = [shape.domain + number * shape.block for number in range(shape.n_instruments)]
+        per_action = [*((start + column, factor) for start in starts for column, factor in views), confidence]
+    return ReferenceMean(per_action, options.initial_mean)
+
+
 def _trunk(widths: Sequence[int], activation: str) -> nn.Sequential:
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):
@@ -189,10 +226,15 @@ class GaussianPolicy(nn.Module):
         self.log_floor = math.log(options.std_floor) if options.std_floor > 0 else -math.inf
         rho = math.log(options.initial_std - options.std_floor)
         self.rho = nn.Parameter(torch.full((shape.actions,), rho))
+        self.reference = reference_mean(shape, options)
 
     def mean(self, obs_BF: Tensor) -> Tensor:
         """Raw action means, (B, A); unbounded, the environment clips to [-1, 1]."""
         raise NotImplementedError
+
+    def from_reference(self, departure_BA: Tensor, obs_BF: Tensor) -> Tensor:
+        """The mean that departs so far from the reference policy's; the departure itself where there is none."""
+        return departure_BA if self.reference is None else departure_BA + self.reference(obs_BF)
 
     def log_std(self) -> Tensor:
         """Logarithm of the deviation of each action component, (A,)."""
@@ -225,13 +267,15 @@ class FlatPolicy(GaussianPolicy):
         super().__init__(shape, options)
         self.trunk = _trunk((shape.observation, *options.hidden), options.activation)
         self.head = Dense(options.hidden[-1], shape.actions, gain=options.last_layer_scale)
-        if options.initial_mean:
+        if options.initial_mean and self.reference is None:
             self.head.bias.data.copy_(torch.tensor(options.initial_mean))
         self.skip = linear_skip_layer(shape, options)
 
     def mean(self, obs_BF: Tensor) -> Tensor:
         mean_BA: Tensor = self.head(self.trunk(obs_BF))
-        return mean_BA if self.skip is None else mean_BA + self.skip(obs_BF)
+        if self.skip is not None:
+            mean_BA = mean_BA + self.skip(obs_BF)
+        return self.from_reference(mean_BA, obs_BF)
 
 
 class MetaNetwork(FlatPolicy):
@@ -290,7 +334,7 @@ class SpecialistNetwork(GaussianPolicy):
         if self.skip_logits is not None and self.skip_confidence is not None:
             logits_BN3 = logits_BN3 + split_dense(self.skip_logits, blocks_BNK, context_BF)
             confidence_B1 = confidence_B1 + self.skip_confidence(context_BF)
-        return torch.cat((logits_BN3.flatten(-2), confidence_B1), dim=-1)
+        return self.from_reference(torch.cat((logits_BN3.flatten(-2), confidence_B1), dim=-1), obs_BF)
 
 
 class ValueFunction(nn.Module):

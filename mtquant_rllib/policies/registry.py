@@ -177,14 +177,33 @@ def _network_config(networks: NetworksConfig, group: AgentGroup) -> dict[str, An
         last_layer_scale=networks.last_layer_scale,
         initial_mean=choice.initial_mean,
         own_columns=choice.own_columns,
+        reference=_reference_columns(group, kind.shape),
     )
+    if choice.reference:
+        # An untrained policy is the reference.
+        options["last_layer_scale"] = 0.0
     if kind.options is AttentionOptions:
         options |= {"attention": networks.attention.model_dump(), "linear_skip": networks.attention.linear_skip}
     options |= networks.options.get(choice.name, {})
     if unknown := sorted(options.keys() - {field.name for field in fields(kind.options)}):
         raise ConfigError(f"networks.options.{choice.name}: there is no option {unknown[0]}")
     shape = SHAPES[kind.shape](group.observation, len(group.actions))
-    return {"network": choice.name, "shape": _plain(asdict(shape)), "options": _plain(options)}
+    config = {"network": choice.name, "shape": _plain(asdict(shape)), "options": _plain(options)}
+    return config | ({"reference_price": choice.price} if choice.reference else {})
+
+
+def _reference_columns(group: AgentGroup, shape: type[Shape]) -> tuple[tuple[int, float], ...]:
+    """`NetworkOptions.reference` of a group's modules."""
+    columns = tuple(
+        (0, 0.0) if named is None else (group.observation.column(named[0]), named[1])
+        for named in group.network.reference
+    )
+    if shape is not SpecialistShape or not columns:
+        return columns
+    own = specialist_shape(group.observation, len(group.actions))
+    *views, confidence = columns
+    first = views[:LOGITS_PER_INSTRUMENT]
+    return (*((column - own.domain, factor) for column, factor in first), confidence)
 
 
 def network_names(settings: Settings) -> dict[str, str]:

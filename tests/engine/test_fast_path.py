@@ -19,9 +19,9 @@ from mtquant_rllib.engine.learning.stacks import ModuleStack, module_stacks
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 
 
-@pytest.fixture
-def stacks(make_config: Any) -> list[ModuleStack]:
-    config = make_config(3, "desk")
+@pytest.fixture(params=["none", "momentum"])
+def stacks(make_config: Any, request: pytest.FixtureRequest) -> list[ModuleStack]:
+    config = make_config(3, "desk", f"reference.book={request.param}")
     runner = BatchedEnvRunner(config=config, worker_index=0)
     learner = built(BatchedLearner, config, runner)
     modules = {name: learner._module[name] for name in list(learner.module.keys())}
@@ -79,8 +79,11 @@ def test_what_a_narrow_specialist_lacks_stays_zero(stacks: list[ModuleStack]) ->
     assert (specialists.grad_RP[narrow][~used] == 0).all()
 
 
+@pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize("kl", [False, True])
-def test_ppos_gradients_are_autograds_of_its_loss_and_the_loss_is_that_of_torchs_distributions(kl: bool) -> None:
+def test_ppos_gradients_are_autograds_of_its_loss_and_the_loss_is_that_of_torchs_distributions(
+    kl: bool, reference: bool
+) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -117,10 +120,18 @@ def test_ppos_gradients_are_autograds_of_its_loss_and_the_loss_is_that_of_torchs
     if kl:
         divergence = (torch.distributions.kl_divergence(before, new) * real).sum(-1)
         loss = loss + coefficients["kl_coeff"] * divergence
-    own = ppo_loss(ppo_terms((mean, log_std, value), (action, old, *singles), coefficients, real), coefficients)
+    held = normal(n_modules, n_rows, n_actions) if reference else None
+    if held is not None:
+        coefficients["reference_price"] = torch.tensor([[0.3], [0.0], [2.0]], dtype=torch.float64)
+        deviation = log_std.detach().exp()
+        departed, stays = (torch.distributions.Normal(place, deviation) for place in (mean, held))
+        away = (torch.distributions.kl_divergence(departed, stays) * real).sum(-1)
+        loss = loss + coefficients["reference_price"] * away
+    columns = (action, old, *singles)
+    own = ppo_loss(ppo_terms((mean, log_std, value), columns, coefficients, real, held), coefficients)
     torch.testing.assert_close(own, loss, atol=1e-12, rtol=1e-12)
     expected = torch.autograd.grad((own * weight).sum(), outputs)
-    found = loss_gradients.ppo_gradients((mean, log_std, value), (action, old, *singles), weight, coefficients, real)
+    found = loss_gradients.ppo_gradients((mean, log_std, value), columns, weight, coefficients, real, held)
     for mine, theirs in zip(found, expected):
         torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=1e-10)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from learners import AS_THEY_STAND
-from torch.distributions import Normal
+from torch.distributions import Normal, kl_divergence
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.engine.learning import sac_loss
@@ -40,6 +40,8 @@ ALLOCATES_BY_ATTENTION = (
 )
 LETTER = ("sac.action_penalty=0", "sac.critic.slope_penalty=0")
 PENALTIES = ("sac.action_penalty=0.3", "sac.critic.slope_penalty=8")
+PRICES = "reference.price={meta: 0.2, specialist: 0.4, instrument: 0.8}"
+REFERENCE = (*PENALTIES, "reference.book=momentum", PRICES)
 ATTENTION = (
     "networks.names={meta: attention}",
     "networks.attention={width: 16, heads: 2, dropout: 0.0, classifier: {hidden: [8], dropout: 0.0},"
@@ -143,13 +145,17 @@ def reference_losses(
     entropy_target = -math.log(action.shape[1])
     ridge = 0.5 * config["critic"]["slope_penalty"] / batch.n_stored
     ridges = [ridge * sum(part.square().sum() for part in twin.slope.parameters()) for twin in module.critics.online]
-    small = 0.5 * action_penalty * module.policy(obs).chunk(2, dim=-1)[0].square().sum(-1).mean()
+    mean, log_std = module.policy(obs).chunk(2, dim=-1)
+    held = torch.zeros_like(mean) if module.policy.reference is None else module.policy.reference(obs)
+    small = 0.5 * action_penalty * (mean - held).square().sum(-1).mean()
+    stays, departs = (Normal(place, log_std.detach().exp()) for place in (held, mean))
+    price = module.model_config.get("reference_price", 0.0) * kl_divergence(departs, stays).sum(-1).mean()
     alpha_loss = -(alpha * (log_prob.detach() + entropy_target)).mean()
     auxiliary_losses = module.policy.auxiliary_losses(obs, regime.long())
     return {
         "figure": np.mean([loss.item() for loss in critic]),
         "critic": [loss + own for loss, own in zip(critic, ridges)],
-        "actor": actor + small + sum(auxiliary_losses.values()),
+        "actor": actor + small + price + sum(auxiliary_losses.values()),
         "alpha": alpha_loss,
     }
 
@@ -168,6 +174,8 @@ def descend(optimizer: Any, loss: torch.Tensor) -> None:
         *((group, ()) for group in GROUPS),
         (GROUPS[2], ATTENTION),
         *((group, PENALTIES) for group in GROUPS),
+        *((group, REFERENCE) for group in GROUPS),
+        (GROUPS[2], (*ATTENTION, *REFERENCE)),
         ((ALLOCATOR,), (*ALLOCATES, *PENALTIES)),
         ((ALLOCATOR,), (*ALLOCATES, "allocator.shared_line=false")),
         ((ALLOCATOR,), (*ALLOCATES_BY_ATTENTION, *PENALTIES)),

@@ -47,6 +47,7 @@ from mtquant_rllib.engine.learning.divergence import DivergenceWatch
 from mtquant_rllib.engine.learning.ppo_coefficients import CoefficientState
 from mtquant_rllib.engine.learning.ppo_loss import ppo_loss
 from mtquant_rllib.engine.learning.ppo_update import StackLearner, UpdateMetrics, minibatch_indices
+from mtquant_rllib.engine.learning.reference_price import REFERENCE_KL
 from mtquant_rllib.engine.learning.schedules import DEFAULT, ScheduledLearner
 from mtquant_rllib.engine.learning.stacks import ModuleStack, module_stacks
 from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, derived_seed, generator
@@ -298,6 +299,7 @@ class BatchedLearner(DistributedLearner, ScheduledPPOLearner):
                     LEARNER_RESULTS_KL_KEY: mean["kl"],
                     self.TOTAL_LOSS_KEY: ppo_loss(mean, coefficients, sum(auxiliary.values())),
                     GRADIENT_NORM: metrics.gradient_norm,
+                    **({REFERENCE_KL: mean[REFERENCE_KL]} if REFERENCE_KL in mean else {}),
                     **auxiliary,
                 }
                 for key, value in logged.items():

@@ -1,9 +1,11 @@
 """PPO's loss (Schulman et al. 2017, arXiv 1707.06347) with RLlib's clipped value error and KL penalty. The loss of a
 row:
 
-    -min(A r, A clip(r, 1 - eps, 1 + eps)) + c_v min((V - T)^2, v) + c_kl KL(old || new) - c_e H
+    -min(A r, A clip(r, 1 - eps, 1 + eps)) + c_v min((V - T)^2, v) + c_kl KL(old || new) + c_r KL(new || reference)
+    - c_e H
 
 r is the ratio of probabilities, A the advantage, T the value target; policies are diagonal Gaussians over raw actions.
+c_r is there where a reference policy is (`reference_price`).
 A minibatch's loss is the sum of its rows' losses times their weights. This is the definition; the learner steps along
 its gradients in closed form (`fast_path.loss_gradients`), which tests hold to autograd's.
 
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtquant_rllib.engine.learning.reference_price import REFERENCE_KL, reference_kl
 from mtquant_rllib.policies.networks import HALF_LOG_TWO_PI
 
 
@@ -26,6 +29,7 @@ def ppo_terms(
     columns: Sequence[Tensor],
     coefficients: Mapping[str, Tensor],
     action_mask_S1A: Tensor,
+    reference_SBA: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The terms of each row's loss before their coefficients, and what metrics need besides, (S, B) each.
 
@@ -37,9 +41,12 @@ def ppo_terms(
         Raw action (S, B, A), old `[mean | log deviation]` (S, B, 2A), old log-probability, advantage and value target
         (S, B, 1).
     coefficients
-        (S, 1) each: clip_param, vf_clip_param, vf_loss_coeff, entropy_coeff, and kl_coeff where KL is part of the loss.
+        (S, 1) each: clip_param, vf_clip_param, vf_loss_coeff, entropy_coeff, kl_coeff where KL is part of the loss, and
+        reference_price where there is a reference policy.
     action_mask_S1A
         1 where the module has the action, 0 where the column is padding.
+    reference_SBA
+        Mean of the reference policy; None where there is none.
     """
     mean, log_std, value_SB = outputs
     log_std = log_std * action_mask_S1A
@@ -54,7 +61,7 @@ def ppo_terms(
     squared_error = error.square()
     old_mean, old_log_std = old.chunk(2, dim=-1)
     spread = torch.exp(2.0 * (old_log_std - log_std)) + ((mean - old_mean) * precision).square()
-    return {
+    terms = {
         "surrogate": torch.minimum(advantage * ratio, advantage * clipped),
         "value_loss": torch.minimum(squared_error, coefficients["vf_clip_param"]),
         "value_error": squared_error,
@@ -64,6 +71,9 @@ def ppo_terms(
         "target_square": target.square(),
         "error": error,
     }
+    if reference_SBA is not None:
+        terms[REFERENCE_KL] = reference_kl(mean, log_std, reference_SBA, action_mask_S1A)
+    return terms
 
 
 def ppo_loss(terms: Mapping[str, Any], coefficients: Mapping[str, Any], auxiliary_loss: Any = 0.0) -> Any:
@@ -72,4 +82,6 @@ def ppo_loss(terms: Mapping[str, Any], coefficients: Mapping[str, Any], auxiliar
     loss = coefficients["vf_loss_coeff"] * terms["value_loss"] - terms["surrogate"]
     if "kl_coeff" in coefficients:
         loss = loss + coefficients["kl_coeff"] * terms["kl"]
+    if REFERENCE_KL in terms:
+        loss = loss + coefficients["reference_price"] * terms[REFERENCE_KL]
     return loss + auxiliary_loss - coefficients["entropy_coeff"] * terms["entropy"]

@@ -22,6 +22,7 @@ from mtquant_rllib.engine.learning.distributed import SumGroup
 from mtquant_rllib.engine.learning.divergence import Divergence, StepCounts, parameter_divergence
 from mtquant_rllib.engine.learning.fast_path.loss_gradients import ppo_gradients
 from mtquant_rllib.engine.learning.ppo_loss import ppo_terms
+from mtquant_rllib.engine.learning.reference_price import reference_price
 from mtquant_rllib.engine.learning.schedules import DEFAULT
 from mtquant_rllib.engine.learning.stacks import ModuleStack, StackedAdam
 from mtquant_rllib.policies.attention.losses import NO_LABEL
@@ -60,7 +61,7 @@ class StackLearner:
     optimizers
         RLlib's optimiser of each module.
     coefficients
-        Those of `ppo_loss`, and `grad_clip` (infinity for none), (S, 1) each.
+        Those of `ppo_loss` but for the reference policy's, and `grad_clip` (infinity for none), (S, 1) each.
     group
         Of the learners that have the other rows.
     """
@@ -77,6 +78,10 @@ class StackLearner:
         self.optimizer = StackedAdam(stack, [optimizers[name] for name in stack.names])
         self.coefficients: dict[str, Tensor] = dict(coefficients)
         self.backprop = backprop_for(stack, options)
+        self._reference = stack.network.policy.reference
+        if self._reference is not None:
+            price = torch.full((len(stack.names), 1), reference_price(stack.common), device=stack.device)
+            self.coefficients["reference_price"] = price
         self._has_auxiliary_losses = bool(stack.network.policy.has_auxiliary_losses)
 
     def load(self) -> None:
@@ -164,11 +169,12 @@ class StackLearner:
             obs, *columns = minibatch.split(widths, dim=-1)
             labels = columns.pop() if self._has_auxiliary_losses else None
             outputs = self.backprop.forward(obs, labels, weight_SB.sum())
-            self.backprop.backward(*ppo_gradients(outputs, columns, weight_SB, self.coefficients, mask))
+            reference = None if self._reference is None else self._reference(obs)
+            self.backprop.backward(*ppo_gradients(outputs, columns, weight_SB, self.coefficients, mask, reference))
             self._group.sum(self.stack.grad_RP)
             last_epoch = [len(own) - len(own) // n_epochs <= step < len(own) for own in minibatches]
             if any(last_epoch):
-                terms = ppo_terms(outputs, columns, self.coefficients, mask)
+                terms = ppo_terms(outputs, columns, self.coefficients, mask, reference)
                 sums = (torch.stack([*terms.values()]) * weight_SB).sum(-1)
                 counted = torch.tensor(last_epoch).to(sums)
                 term_sums.append(torch.cat((sums * counted, counted[None])))

@@ -16,7 +16,8 @@ Two terms are the project's own, and absent where their coefficients are 0:
 
 The return of an action is linear in it as long as nothing is clipped, and so is Q: without kappa the best mean lies on
 the bound whatever the size of the slope, and a slope of pure noise moves the policy as far as a true one. With kappa
-the best mean is slope / kappa: a stronger signal is a larger position. With lambda the slope is a ridge regression over
+the best mean is slope / kappa: a stronger signal is a larger position. Where there is a reference policy kappa is on
+the departure from its mean. With lambda the slope is a ridge regression over
 the replay, close to zero while the replay holds little. Entropy in logit space does neither, since it does not depend
 on the mean.
 

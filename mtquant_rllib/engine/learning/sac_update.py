@@ -29,6 +29,12 @@ from mtquant_rllib.engine.learning.fast_path import loss_gradients
 from mtquant_rllib.engine.learning.fast_path.critics import CriticBackprop
 from mtquant_rllib.engine.learning.fast_path.layers import ParameterViews
 from mtquant_rllib.engine.learning.fast_path.policies import ManualPolicyBackprop, has_fast_path
+from mtquant_rllib.engine.learning.reference_price import (
+    REFERENCE_KL,
+    reference_kl,
+    reference_kl_gradient,
+    reference_price,
+)
 from mtquant_rllib.engine.learning.stacks import StackableModules, StackedAdam, StackedParameters
 from mtquant_rllib.engine.randomness import derived_seed
 from mtquant_rllib.engine.replay.replay import Batch
@@ -125,6 +131,7 @@ class SACStack(StackableModules):
             else AutogradPolicyBackprop(policy, self.actors, options)
         )
         self._critic_backprop, self._target_backprop = CriticBackprop(self.critics), CriticBackprop(self.targets)
+        self._reference_price = reference_price(self.common)
         self._slope_penalty = self.common["sac"]["critic"]["slope_penalty"]
         self._rows = (self.actors, self.critics, self.targets, self.alphas)
         self._before_update = [torch.zeros_like(rows.weight_RP) for rows in self._rows]
@@ -216,7 +223,11 @@ class SACStack(StackableModules):
         new_action, log_prob = sac_loss.sampled_actions(mean, log_std, noise, mask)
         new_value, by_action = self._value_and_slope(obs_RBF, new_action)
         by_mean, by_log_std = loss_gradients.actor_gradients(by_action, log_std, noise, alpha_S1, mask)
-        by_mean += loss_gradients.action_penalty_gradient(mean, self._action_penalty, mask)
+        reference = None if self._policy.reference is None else self._policy.reference(obs)
+        departure = mean if reference is None else mean - reference
+        by_mean += loss_gradients.action_penalty_gradient(departure, self._action_penalty, mask)
+        if reference is not None:
+            by_mean += reference_kl_gradient(mean, log_std, reference, mask) * (self._reference_price / mean.shape[1])
         if self._ranks.rank:
             # Each learner drops out units of its own.
             self._seed(derived_seed(seed, self._ranks.rank))
@@ -243,6 +254,7 @@ class SACStack(StackableModules):
                 "value_mean": value.mean((1, 2)),
                 "error_mean": error_STB.mean((1, 2)),
                 **{name: loss.detach()[None] for name, loss in auxiliary.items()},
+                **({} if reference is None else {REFERENCE_KL: reference_kl(mean, log_std, reference, mask).mean(1)}),
             }
             metrics = {
                 **dict(zip(means, self._averaged(torch.stack([*means.values()]), shard))),

@@ -210,9 +210,11 @@ def _code_version() -> str:
 
 def _digest(settings: Settings, parts: dict[str, Any]) -> str:
     """Hash of the parts and of every setting that shapes prepared arrays."""
-    shaping = ("symbols", "policy_rates", "features", "specialists", "portfolio_risk", "desk")
+    shaping = ("symbols", "policy_rates", "features", "reference", "specialists", "portfolio_risk", "desk")
     tree = settings.model_dump(mode="json")
     del tree["desk"]["observation"]  # how an agent sees the arrays
+    for key in ("urgency", "price"):  # how it trades, and what it costs to depart
+        del tree["reference"][key]
     text = strict_json.dumps(
         {"code": _code_version(), "traded": settings.universe.symbols, **parts, **{key: tree[key] for key in shaping}},
         sort_keys=True,

@@ -34,7 +34,7 @@ from mtquant_rllib.policies.networks import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AttentionOptions(NetworkOptions):
     """`attention` may be the plain dictionary of a module's config."""
 
@@ -53,7 +53,7 @@ class AttentionPolicy(GaussianPolicy):
         super().__init__(shape, options)
         self.config = options.attention
         self.network = RegimeNetwork(shape, options.attention, options.last_layer_scale)
-        if options.initial_mean:
+        if options.initial_mean and self.reference is None:
             # As the bias of every head, and so of any mixture of them.
             self.network.heads.bias_PA.data[:] = (
                 torch.tensor(options.initial_mean) * options.attention.mixture.temperature
@@ -64,7 +64,16 @@ class AttentionPolicy(GaussianPolicy):
         return self.output(obs_BF).logits_BA
 
     def output(self, obs_BF: Tensor, need_weights: bool = False) -> RegimeOutput:
-        """The policy's pass with all outputs: mean (`logits_BA`), fall-backs, regimes and where asked for attention."""
+        """The policy's pass with all outputs: mean (`logits_BA`), fall-backs, regimes and where asked for attention.
+
+        Where no head was finite the mean is the reference policy's."""
+        output = self._departure(obs_BF, need_weights)
+        if self.reference is None:
+            return output
+        clean_BF, _ = zeroed_nonfinite(obs_BF)
+        return output._replace(logits_BA=self.from_reference(output.logits_BA, clean_BF))
+
+    def _departure(self, obs_BF: Tensor, need_weights: bool) -> RegimeOutput:
         output: RegimeOutput = self.network(obs_BF, need_weights=need_weights)
         if self.skip is None:
             return output

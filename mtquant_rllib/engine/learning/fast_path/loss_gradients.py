@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mtquant_rllib.engine.learning.reference_price import reference_kl_gradient
 from mtquant_rllib.policies.networks import HALF_LOG_TWO_PI
 
 Gradients = tuple[Tensor, Tensor, Tensor]
@@ -23,6 +24,7 @@ def ppo_gradients(
     weight_SB: Tensor,
     coefficients: Mapping[str, Tensor],
     action_mask_S1A: Tensor,
+    reference_SBA: Tensor | None = None,
 ) -> Gradients:
     """The gradients of `(ppo_loss(ppo_terms(...)) * weight_SB).sum()`. Arguments as of `ppo_loss.ppo_terms`."""
     mean, log_std, value_SB = outputs
@@ -53,6 +55,9 @@ def ppo_gradients(
         scale = (coefficients["kl_coeff"] * weight_SB).unsqueeze(-1)
         by_mean += scale * shift * precision
         by_log_std += scale * (1.0 - spread) * action_mask_S1A
+    if reference_SBA is not None:
+        scale = (coefficients["reference_price"] * weight_SB).unsqueeze(-1)
+        by_mean += scale * reference_kl_gradient(mean, log_std, reference_SBA, action_mask_S1A)
     return by_mean, by_log_std, by_value
 
 

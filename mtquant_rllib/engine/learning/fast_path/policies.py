@@ -18,6 +18,7 @@ from mtquant_rllib.policies.networks import (
     FlatPolicy,
     GaussianPolicy,
     PerActionLinear,
+    ReferenceMean,
     SpecialistNetwork,
     SpecialistShape,
     ValueNetwork,
@@ -30,7 +31,7 @@ def has_fast_path(device: torch.device, policy: Any, value: Any = None) -> bool:
     plain = type(policy).mean in (FlatPolicy.mean, SpecialistNetwork.mean) and not policy.has_auxiliary_losses
     plain &= value is None or type(value) is ValueNetwork
     leaves = [module for network in (policy, value) if network is not None for module in network.modules()]
-    known = all(isinstance(module, (Dense, Tanh)) for module in leaves if not list(module.children()))
+    known = all(isinstance(module, (Dense, Tanh, ReferenceMean)) for module in leaves if not list(module.children()))
     return plain and known and device.type == "cpu"
 
 
@@ -126,6 +127,7 @@ class ManualPolicyBackprop:
     def __init__(self, policy: Any, tables: ParameterViews) -> None:
         self._rho, self._rho_gradient = tables["policy.rho"]
         self._log_floor = policy.log_floor
+        self._reference = policy.reference
         self._mean: FlatMean | SpecialistMean
         if isinstance(policy, SpecialistNetwork):
             self._mean = SpecialistMean(policy, tables)
@@ -136,7 +138,8 @@ class ManualPolicyBackprop:
     def forward(self, obs_SBF: Tensor, *, learns: bool = True) -> tuple[Tensor, Tensor]:
         """Mean (S, B, A) and log deviation (S, 1, A)."""
         log_std_S1A = torch.logaddexp(self._rho, self._rho.new_tensor(self._log_floor)).unsqueeze(1)
-        return self._mean.forward(obs_SBF), log_std_S1A
+        mean_SBA = self._mean.forward(obs_SBF)
+        return mean_SBA if self._reference is None else mean_SBA.add_(self._reference(obs_SBF)), log_std_S1A
 
     @torch.no_grad()
     def backward(self, mean_SBA: Tensor, log_std_SBA: Tensor, auxiliary_loss: Tensor | None = None) -> None:

@@ -1,0 +1,66 @@
+"""The reference policy: a simple book from which the desk starts, and departs at a price. Section `reference` of the
+settings (`configs/reference.yaml`)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from mtquant_rllib.config.base import NUMBER, NonNegative, Section, Share, Window
+
+BookWeight = Annotated[float, Field(ge=-10, le=10), NUMBER]
+"""Weight of one book in a mix; below 0 it is traded the other way round."""
+
+
+class ReferencePrice(Section):
+    """What a departure costs: the factor of the Kullback-Leibler divergence from the reference policy in the loss of
+    each level's modules, PPO's and SAC's alike. 0 costs nothing."""
+
+    meta: NonNegative
+    specialist: NonNegative
+    instrument: NonNegative
+
+
+class ReferenceConfig(Section):
+    """Which book the reference policy holds, and how it trades it.
+
+    book
+        Named book -> weight in the mix: `momentum`, `trend_ensemble`, `inverse_volatility`, `long_risk_premia`, or
+        `package.module:function` of one's own. {}: no reference policy. null: `book_of_files` where a run trains on
+        bars from files, none on the embedded market; a run's settings say which.
+    book_of_files
+        See `book`.
+    momentum_days
+        Trading days of the move whose sign `momentum` holds.
+    trend_days
+        Trading days of the moves that `trend_ensemble` averages.
+    premia
+        Instruments that `long_risk_premia` holds long; those that are not traded are left out.
+    urgency
+        Share of the way to its target weight that the reference trades at a bar.
+    price
+        See `ReferencePrice`.
+    """
+
+    book: dict[str, BookWeight] | None
+    book_of_files: dict[str, BookWeight]
+    momentum_days: Window
+    trend_days: tuple[Window, ...] = Field(min_length=1)
+    premia: tuple[str, ...]
+    urgency: Share
+    price: ReferencePrice
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_book_by_its_name(cls, given: object) -> object:
+        """`book: momentum` is the book alone, `none` no book."""
+        if not isinstance(given, dict):
+            return given
+        names = {key: given[key] for key in ("book", "book_of_files") if isinstance(given.get(key), str)}
+        return {**given, **{key: {} if name == "none" else {name: 1.0} for key, name in names.items()}}
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a reference policy."""
+        return bool(self.book)

@@ -1,0 +1,75 @@
+"""The reference policy: an untrained desk is the book that the settings name, and departures have a price."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from markets import smooth
+
+from mtquant_rllib.agents.action_maps import NUMPY, views
+from mtquant_rllib.agents.groups import agent_groups
+from mtquant_rllib.config import Settings
+from mtquant_rllib.env.core import Desk
+from mtquant_rllib.env.episode_setup import EpisodeSetup
+from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.features.building import build_features
+from mtquant_rllib.features.reference import view_of
+from mtquant_rllib.policies.actor import DeskActor
+from mtquant_rllib.policies.initial_weights import initial_states
+from mtquant_rllib.portfolio.execution_data import ExecutionData
+
+NETWORKS = {
+    "plain": [],
+    "attention": [
+        "networks.names={meta: attention, specialist: attention, instrument: attention}",
+        "networks.attention.width=16",
+        "networks.attention.heads=2",
+    ],
+}
+BOOKS = ["momentum", "trend_ensemble", "inverse_volatility", "long_risk_premia"]
+
+
+def settings_with(book: str, *overrides: str) -> Settings:
+    return Settings.load(overrides=[f"reference.book={book}", *overrides])
+
+
+def test_a_specialist_says_any_intent_that_its_bounds_let_it_say() -> None:
+    intent = np.linspace(-1.0, 1.0, 41)
+    raw = view_of(intent, 3.0)
+    actions = np.stack([raw, np.zeros_like(raw), -raw, np.zeros_like(raw)], axis=-1)
+    said = views(actions, {"logit_scale": 3.0}, NUMPY)[:, 0]
+    reachable = np.abs(intent) <= said.max()
+    np.testing.assert_allclose(said[reachable], intent[reachable], atol=1e-12)
+    assert np.abs(said - intent).max() < 0.06
+
+
+@pytest.mark.parametrize("networks", NETWORKS)
+@pytest.mark.parametrize("book", BOOKS)
+def test_an_untrained_desk_holds_the_reference_book(book: str, networks: str) -> None:
+    """Each conviction that the levels arrive at together is the reference's, at equal allocations and full appetite."""
+    settings = settings_with(book, *NETWORKS[networks])
+    market = smooth(settings)
+    features, execution = build_features(settings, market, None), ExecutionData.build(settings, market)
+    desk = Desk(settings, execution, features, 1, EpisodeSetup())
+    desk.reset(np.array([0]), [EpisodeDraw(features.warmup, features.warmup + 30, 0.0, 0)])
+    actor = DeskActor(settings, initial_states(settings))
+    column = agent_groups(settings)[-1].observation.column("reference")
+    for _ in range(20):
+        for level in desk.levels:
+            seen = level.observe() if level.n_acting > 1 else level.observe()[:, 0]
+            level.decide(actor.act(level.group.name, seen).reshape(1, level.n_acting, -1))
+        reference = features.block[desk.state.row[0], :, column]
+        np.testing.assert_allclose(desk.state.signal[0], reference, atol=1e-6)
+        np.testing.assert_allclose(desk.state.intent[0], np.clip(reference, -0.95, 0.95), atol=0.01)
+        np.testing.assert_allclose(desk.state.allocation[0], 1 / 3, atol=1e-6)
+        assert desk.state.appetite[0] == 1.0
+        np.testing.assert_allclose(desk.state.urgency[0], settings.reference.urgency, atol=1e-6)
+        desk.advance()
+
+
+def test_without_a_reference_nothing_is_added() -> None:
+    plain, none = Settings.load(), settings_with("none")
+    assert agent_groups(none) == agent_groups(plain)
+    torch.manual_seed(0)
+    assert all(group.network.reference == () for group in agent_groups(plain))
