@@ -8,7 +8,7 @@ means another, and infinities that would switch a limit off.
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -83,6 +83,10 @@ Width = Annotated[int, Field(ge=1, le=65_536), NUMBER]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1), NUMBER]
 """What every generator in use takes as a seed."""
 CalendarYear = Annotated[int, Field(ge=1800, le=2200), NUMBER]
+
+Where = Literal["files", "always", "never"]
+"""On which markets something is in force. `files`: where a run trains on bars from files, and not on the embedded
+market; a run's settings say `always` or `never`."""
 
 ClockTime = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 """Hours and minutes, 00:00 to 23:59."""

@@ -12,13 +12,38 @@ from mtquant_rllib.config.base import (
     Count,
     Fraction,
     Loading,
+    Multiple,
     NonNegative,
     Positive,
     Section,
     Share,
     ShareBelowOne,
+    Where,
     Window,
 )
+
+
+class RiskScaleConfig(Section):
+    """A slow factor on sizes that brings the desk to the volatility that is asked for (`env.state.risk_scale`).
+
+    where
+        On which markets sizes are scaled.
+    target_ann
+        Annual volatility of the desk at full appetite.
+    half_life_days
+        Of the average of the unscaled book's forecast variance.
+    largest
+        Of the factor.
+    """
+
+    where: Where
+    target_ann: Fraction
+    half_life_days: Positive
+    largest: Multiple
+
+    @property
+    def exists(self) -> bool:
+        return self.where == "always"
 
 
 class DecisionConfig(Section):
@@ -46,6 +71,7 @@ class DecisionConfig(Section):
     stop_atr_max: Positive
     meta_every_bars: Window
     specialists_every_bars: Window
+    risk_scale: RiskScaleConfig
 
     @model_validator(mode="after")
     def _stops_have_a_range(self) -> DecisionConfig:

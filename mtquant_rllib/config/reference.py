@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from mtquant_rllib.config.base import NUMBER, NonNegative, Section, Share, Window
+from mtquant_rllib.config.base import NUMBER, NonNegative, Section, Share, Where, Window
 
 BookWeight = Annotated[float, Field(ge=-10, le=10), NUMBER]
 """Weight of one book in a mix; below 0 it is traded the other way round."""
@@ -25,12 +25,11 @@ class ReferencePrice(Section):
 class ReferenceConfig(Section):
     """Which book the reference policy holds, and how it trades it.
 
+    where
+        On which markets there is a reference policy.
     book
         Named book -> weight in the mix: `momentum`, `trend_ensemble`, `inverse_volatility`, `long_risk_premia`, or
-        `package.module:function` of one's own. {}: no reference policy. null: `book_of_files` where a run trains on
-        bars from files, none on the embedded market; a run's settings say which.
-    book_of_files
-        See `book`.
+        `package.module:function` of one's own. A name alone is that book.
     momentum_days
         Trading days of the move whose sign `momentum` holds.
     trend_days
@@ -43,8 +42,8 @@ class ReferenceConfig(Section):
         See `ReferencePrice`.
     """
 
-    book: dict[str, BookWeight] | None
-    book_of_files: dict[str, BookWeight]
+    where: Where
+    book: dict[str, BookWeight] = Field(min_length=1)
     momentum_days: Window
     trend_days: tuple[Window, ...] = Field(min_length=1)
     premia: tuple[str, ...]
@@ -54,13 +53,17 @@ class ReferenceConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _one_book_by_its_name(cls, given: object) -> object:
-        """`book: momentum` is the book alone, `none` no book."""
-        if not isinstance(given, dict):
-            return given
-        names = {key: given[key] for key in ("book", "book_of_files") if isinstance(given.get(key), str)}
-        return {**given, **{key: {} if name == "none" else {name: 1.0} for key, name in names.items()}}
+        """`book: momentum` is the book alone."""
+        if isinstance(given, dict) and isinstance(given.get("book"), str):
+            return {**given, "book": {given["book"]: 1.0}}
+        return given
+
+    @property
+    def arrays(self) -> dict[str, object] | None:
+        """What shapes the columns of the reference book; None where there is none."""
+        return self.model_dump(mode="json", exclude={"where", "urgency", "price"}) if self.exists else None
 
     @property
     def exists(self) -> bool:
         """Whether there is a reference policy."""
-        return bool(self.book)
+        return self.where == "always"

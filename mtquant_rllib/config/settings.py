@@ -121,7 +121,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _reference_is_the_desks(self) -> Settings:
         if self.allocator is not None and self.reference.exists:
-            raise ValueError("reference.book: an allocator has no reference policy; leave it at null")
+            raise ValueError("reference.where = always: an allocator has no reference policy")
         for symbol in self.reference.premia:
             if symbol not in self.symbols:
                 raise ValueError(f"reference.premia: {symbol} has no row under symbols")

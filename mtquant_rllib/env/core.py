@@ -46,6 +46,7 @@ from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.feature_means import FeatureMeans
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio.execution_data import ExecutionData
+from mtquant_rllib.risk.repair.packed import PackedIndex
 from mtquant_rllib.short_rows import row_sums
 
 
@@ -77,9 +78,14 @@ class Desk(Trading):
         self._domains = DomainRisk(settings, execution)
         self._feature_means = FeatureMeans.of(settings)
         self._observer = Observer(settings, features.columns, setup)
+        self._packed = PackedIndex(universe.n_instruments)
+        # A specialist's training is of directions; the desk as a whole has a volatility to run at.
+        self._scales = settings.desk.decision.risk_scale.exists and setup.domain is None
+        self._unscaled = np.zeros((n_envs, universe.n_instruments))
 
     def _new_state(self) -> DeskState:
-        return DeskState(self.settings, self.n_envs)
+        execution = self.execution
+        return DeskState(self.settings, self.n_envs, execution.bars_per_year / execution.days_per_year)
 
     def _new_levels(self) -> tuple[Level, ...]:
         """All groups; in a single-domain episode the domain's specialist, and of its instruments the one on turn."""
@@ -255,7 +261,11 @@ class Desk(Trading):
         state, weight = self.state, self.weight
         blend = decisions.conviction(state.intent, state.confidence[:, self.domain_of], state.signal)
         share = state.allocation[:, self.domain_of] / self._per_domain
-        target = decisions.target_weight(blend, share, state.appetite, self.market.vol_ann, self.config.decision)
+        size, vol_ann, config = state.appetite, self.market.vol_ann, self.config.decision
+        if self._scales:
+            self._unscaled = decisions.target_weight(blend, share, np.ones(self.n_envs), vol_ann, config)
+            size = size * state.risk_scale.current()
+        target = decisions.target_weight(blend, share, size, vol_ann, config)
         return np.where(state.active, weight + state.urgency * (target - weight), 0.0)
 
     # -- the bar ------------------------------------------------------------------------------------------------------
@@ -277,6 +287,9 @@ class Desk(Trading):
             # Rounding to whole lots is not an edit.
             edited *= risk.rule != 0
             forecast = risk.var_forecast()
+        if self._scales:
+            variance = np.vecdot(self._packed.products(self._unscaled), before.covariance)
+            state.risk_scale.step(variance * self.execution.days_per_year)
         bar = RewardBar(
             streams=streams,
             allocation=state.allocation,

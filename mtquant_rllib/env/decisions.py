@@ -3,7 +3,7 @@
 What a raw action means is written in `agents.action_maps`; here its scalars get their range, and the levels meet:
 
     conviction = clip(c * s + (1 - c) * g, -1, 1)        confidence c is how far the specialist overrules the agent
-    target     = conviction * (allocation_d / n_d) * appetite * vol_target / vol
+    target     = conviction * (allocation_d / n_d) * size * vol_target / vol      size: appetite times the risk scale
     proposed   = weight + u * (target - weight)
 """
 
@@ -61,9 +61,9 @@ def conviction(intent: np.ndarray, confidence: np.ndarray, signal: np.ndarray) -
 def target_weight(
     conviction: np.ndarray,
     allocation_per_instrument: np.ndarray,
-    appetite: np.ndarray,
+    size: np.ndarray,
     vol_ann: np.ndarray,
     config: DecisionConfig,
 ) -> np.ndarray:
-    """Signed weights (B, n) that give each instrument its share of the volatility target."""
-    return conviction * allocation_per_instrument * appetite[:, None] * (config.vol_target_ann / vol_ann)
+    """Signed weights (B, n) that give each instrument its share of the volatility target; size: (B,)."""
+    return conviction * allocation_per_instrument * size[:, None] * (config.vol_target_ann / vol_ann)

@@ -159,7 +159,7 @@ def content_hash(settings: Settings, markets: Sequence[MarketData]) -> str:
         "code": _code_version(),
         "own_code": own_code(settings.features),
         "features": settings.features.model_dump(mode="json"),
-        "reference": settings.reference.model_dump(mode="json", exclude={"urgency", "price"}),
+        "reference": settings.reference.arrays,
         "book_code": book_code(settings.reference),
         "logit_scale": settings.desk.decision.logit_scale,
         "specialists": {name: row.model_dump(mode="json") for name, row in settings.specialists.items()},

@@ -85,14 +85,14 @@ def reference_columns(settings: Settings, symbol: str, own_bars: OwnBars) -> np.
     sizes = [len(domain.symbols) for domain in universe.domains]
     own_size = sizes[universe.domain_of[universe.symbols.index(symbol)]]
     held = Held(settings.reference, symbol, max(sizes) / own_size, own_bars)
-    mix = [(weight, _book(name)(held)) for name, weight in (settings.reference.book or {}).items()]
+    mix = [(weight, _book(name)(held)) for name, weight in settings.reference.book.items()]
     conviction = np.clip(np.nan_to_num(np.sum([weight * book for weight, book in mix], axis=0)), -1.0, 1.0)
     return np.stack([conviction, view_of(conviction, settings.desk.decision.logit_scale)], axis=-1)
 
 
 def book_code(config: ReferenceConfig) -> dict[str, str]:
     """Hash of the file that each book of one's own stands in, by its name: a changed one makes another table."""
-    own = [name for name in config.book or {} if name not in BOOKS]
+    own = [name for name in config.book if config.exists and name not in BOOKS]
     return {name: code_hash(extension("reference.book", name, ENTRY_POINTS)) for name in own}
 
 

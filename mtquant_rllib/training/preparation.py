@@ -29,7 +29,7 @@ def prepare(settings: Settings, market: Path | None, macro: Path | None) -> Mark
     RunError
         When an address names nothing, or its object store does not answer.
     """
-    settings = with_reference(settings, from_files=market is not None)
+    settings = for_market(settings, from_files=market is not None)
     if market is None:
         if macro is not None:
             raise MarketDataError(f"--macro {macro} without --market: the embedded market brings its own macro series")
@@ -51,7 +51,7 @@ def _record(folder: Path, **source: Any) -> MarketRecord:
 def centred(settings: Settings, record: MarketRecord) -> Settings:
     """The settings as a run on this market has them: with a reference policy or without, and with the means of the
     training bars' features where they do not name any."""
-    settings = with_reference(settings, from_files=record.kind == "file")
+    settings = for_market(settings, from_files=record.kind == "file")
     if settings.desk.observation.feature_means is not None:
         return settings
     data = DeskData.open(Path(record.data), "train")
@@ -61,12 +61,13 @@ def centred(settings: Settings, record: MarketRecord) -> Settings:
     return Settings.model_validate(tree)
 
 
-def with_reference(settings: Settings, *, from_files: bool) -> Settings:
-    """The settings with `reference.book` decided, where it is null: see `ReferenceConfig`."""
-    if settings.reference.book is not None or settings.allocator is not None:
-        return settings
+def for_market(settings: Settings, *, from_files: bool) -> Settings:
+    """The settings with every `where: files` decided (`config.base.Where`): never for an allocator."""
+    decided = "always" if from_files and settings.allocator is None else "never"
     tree = settings.model_dump(mode="json")
-    tree["reference"]["book"] = tree["reference"]["book_of_files"] if from_files else {}
+    for section in (tree["reference"], tree["desk"]["decision"]["risk_scale"]):
+        if section["where"] == "files":
+            section["where"] = decided
     return Settings.model_validate(tree)
 
 

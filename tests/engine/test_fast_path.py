@@ -19,9 +19,9 @@ from mtquant_rllib.engine.learning.stacks import ModuleStack, module_stacks
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 
 
-@pytest.fixture(params=["none", "momentum"])
+@pytest.fixture(params=["never", "always"])
 def stacks(make_config: Any, request: pytest.FixtureRequest) -> list[ModuleStack]:
-    config = make_config(3, "desk", f"reference.book={request.param}")
+    config = make_config(3, "desk", f"reference={{where: {request.param}, book: momentum}}")
     runner = BatchedEnvRunner(config=config, worker_index=0)
     learner = built(BatchedLearner, config, runner)
     modules = {name: learner._module[name] for name in list(learner.module.keys())}

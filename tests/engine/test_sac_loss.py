@@ -41,7 +41,7 @@ ALLOCATES_BY_ATTENTION = (
 LETTER = ("sac.action_penalty=0", "sac.critic.slope_penalty=0")
 PENALTIES = ("sac.action_penalty=0.3", "sac.critic.slope_penalty=8")
 PRICES = "reference.price={meta: 0.2, specialist: 0.4, instrument: 0.8}"
-REFERENCE = (*PENALTIES, "reference.book=momentum", PRICES)
+REFERENCE = (*PENALTIES, "reference.where=always", "reference.book=momentum", PRICES)
 ATTENTION = (
     "networks.names={meta: attention}",
     "networks.attention={width: 16, heads: 2, dropout: 0.0, classifier: {hidden: [8], dropout: 0.0},"

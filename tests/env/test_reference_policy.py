@@ -13,6 +13,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.state.risk_scale import RiskScale
 from mtquant_rllib.features.building import build_features
 from mtquant_rllib.features.reference import view_of
 from mtquant_rllib.policies.actor import DeskActor
@@ -31,7 +32,14 @@ BOOKS = ["momentum", "trend_ensemble", "inverse_volatility", "long_risk_premia"]
 
 
 def settings_with(book: str, *overrides: str) -> Settings:
-    return Settings.load(overrides=[f"reference.book={book}", *overrides])
+    return Settings.load(overrides=["reference.where=always", f"reference.book={book}", *overrides])
+
+
+def act(desk: Desk, actor: DeskActor) -> None:
+    """The decisions of all levels."""
+    for level in desk.levels:
+        seen = level.observe() if level.n_acting > 1 else level.observe()[:, 0]
+        level.decide(actor.act(level.group.name, seen).reshape(1, level.n_acting, -1))
 
 
 def test_a_specialist_says_any_intent_that_its_bounds_let_it_say() -> None:
@@ -56,9 +64,7 @@ def test_an_untrained_desk_holds_the_reference_book(book: str, networks: str) ->
     actor = DeskActor(settings, initial_states(settings))
     column = agent_groups(settings)[-1].observation.column("reference")
     for _ in range(20):
-        for level in desk.levels:
-            seen = level.observe() if level.n_acting > 1 else level.observe()[:, 0]
-            level.decide(actor.act(level.group.name, seen).reshape(1, level.n_acting, -1))
+        act(desk, actor)
         reference = features.block[desk.state.row[0], :, column]
         np.testing.assert_allclose(desk.state.signal[0], reference, atol=1e-6)
         np.testing.assert_allclose(desk.state.intent[0], np.clip(reference, -0.95, 0.95), atol=0.01)
@@ -69,7 +75,47 @@ def test_an_untrained_desk_holds_the_reference_book(book: str, networks: str) ->
 
 
 def test_without_a_reference_nothing_is_added() -> None:
-    plain, none = Settings.load(), settings_with("none")
+    plain, none = Settings.load(), settings_with("momentum", "reference.where=never")
     assert agent_groups(none) == agent_groups(plain)
     torch.manual_seed(0)
     assert all(group.network.reference == () for group in agent_groups(plain))
+
+
+def test_a_scaled_desk_runs_at_the_volatility_that_is_asked_for() -> None:
+    """Whatever the size of its convictions, from the second month on; half the appetite is half of it."""
+    found = {}
+    for weight, appetite in ((1.0, 1.0), (0.25, 1.0), (1.0, 0.5)):
+        settings = settings_with(
+            f"{{long_risk_premia: {weight}}}",
+            "desk.decision.risk_scale={where: always, largest: 20, target_ann: 0.08}",
+            f"networks.initial_appetite={appetite}",
+        )
+        market = smooth(settings, n_years=6)
+        features, execution = build_features(settings, market, None), ExecutionData.build(settings, market)
+        desk = Desk(settings, execution, features, 1, EpisodeSetup())
+        rows = range(features.warmup, len(features) - 1)
+        desk.reset(np.array([0]), [EpisodeDraw(rows.start, rows.stop, 0.0, 0)])
+        actor = DeskActor(settings, initial_states(settings))
+        returns = []
+        for _ in rows:
+            act(desk, actor)
+            returns.append(desk.advance().portfolio_return[0])
+        found[weight, appetite] = np.std(returns[40:]) * np.sqrt(execution.bars_per_year)
+    assert found[1.0, 1.0] == pytest.approx(0.08, rel=0.2)
+    assert found[0.25, 1.0] == pytest.approx(found[1.0, 1.0], rel=0.05)
+    # Lots are rounded towards zero: a small book is smaller yet.
+    assert found[1.0, 0.5] == pytest.approx(found[1.0, 1.0] / 2, rel=0.15)
+
+
+def test_the_scale_follows_from_the_bars_before_alone() -> None:
+    """So that more conviction or appetite at a bar is more exposure, on any bar."""
+    scale = RiskScale(2, Settings.load().desk.decision.risk_scale.model_copy(update={"half_life_days": 1.0}), 1.0)
+    np.testing.assert_array_equal(scale.current(), [1.0, 1.0])
+    scale.step(np.array([0.05**2, 0.0]))
+    np.testing.assert_allclose(scale.current(), [2.0, 4.0])
+    scale.step(np.array([0.2**2, 0.0]))
+    # Half-life of a day: weights 1/2 and 1/4 of the sum 3/4.
+    expected = 0.1 / np.sqrt((0.25 * 0.05**2 + 0.5 * 0.2**2) / 0.75)
+    np.testing.assert_allclose(scale.current(), [expected, 4.0])
+    scale.reset(np.array([0]))
+    np.testing.assert_allclose(scale.current(), [1.0, 4.0])

@@ -213,8 +213,8 @@ def _digest(settings: Settings, parts: dict[str, Any]) -> str:
     shaping = ("symbols", "policy_rates", "features", "reference", "specialists", "portfolio_risk", "desk")
     tree = settings.model_dump(mode="json")
     del tree["desk"]["observation"]  # how an agent sees the arrays
-    for key in ("urgency", "price"):  # how it trades, and what it costs to depart
-        del tree["reference"][key]
+    del tree["desk"]["decision"]["risk_scale"]  # what a desk does with them
+    tree["reference"] = settings.reference.arrays
     text = strict_json.dumps(
         {"code": _code_version(), "traded": settings.universe.symbols, **parts, **{key: tree[key] for key in shaping}},
         sort_keys=True,

@@ -9,6 +9,7 @@ import numpy as np
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.rewards.terms import DayExcess, DifferentialSharpe, MaximumDrawdown
+from mtquant_rllib.env.state.risk_scale import RiskScale
 from mtquant_rllib.env.state.track_record import DailyReturns, TrackRecord
 from mtquant_rllib.env.state.trading import TradingState
 
@@ -25,6 +26,8 @@ class DeskState(TradingState):
         The instruments' last decisions, (B, n).
     sharpe, drawdown, day_excess
         Reward state of each stream of returns, and of the day's loss (`DeskReward`).
+    risk_scale
+        The slow factor on sizes.
     daily, record
         Daily returns of the portfolio, and each specialist's last bars.
     """
@@ -38,10 +41,11 @@ class DeskState(TradingState):
     sharpe: DifferentialSharpe
     drawdown: MaximumDrawdown
     day_excess: DayExcess
+    risk_scale: RiskScale
     daily: DailyReturns
     record: TrackRecord
 
-    def __init__(self, settings: Settings, n_envs: int) -> None:
+    def __init__(self, settings: Settings, n_envs: int, bars_per_day: float) -> None:
         super().__init__(settings, n_envs)
         universe, seen = settings.universe, settings.desk.observation
         n, n_domains = universe.n_instruments, universe.n_domains
@@ -55,6 +59,7 @@ class DeskState(TradingState):
         self.sharpe = DifferentialSharpe(n_envs, n_streams, settings.rewards.differential_sharpe)
         self.drawdown = MaximumDrawdown(n_envs, n_streams)
         self.day_excess = DayExcess(n_envs)
+        self.risk_scale = RiskScale(n_envs, settings.desk.decision.risk_scale, bars_per_day)
         self.daily = DailyReturns(n_envs, seen.returns_days)
         self.record = TrackRecord(n_envs, n_domains, seen.track_record_bars)
 
@@ -62,6 +67,6 @@ class DeskState(TradingState):
         super().begin(envs, draws)
         for array in (self.allocation, self.appetite, self.intent, self.confidence, self.signal, self.urgency):
             array[envs] = 0.0
-        for memory in (self.sharpe, self.drawdown, self.day_excess, self.record):
+        for memory in (self.sharpe, self.drawdown, self.day_excess, self.risk_scale, self.record):
             memory.reset(envs)
         self.daily.reset(envs, self.book.equity)

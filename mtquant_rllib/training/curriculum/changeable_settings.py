@@ -65,9 +65,13 @@ def changed_settings(manifest: Manifest, settings: Settings) -> list[str]:
     if asked["desk"]["observation"]["feature_means"] is None:
         # The run has those of its training bars.
         asked["desk"]["observation"]["feature_means"] = begun["desk"]["observation"]["feature_means"]
-    if asked["reference"]["book"] is None:
-        # The run has what its market asked for.
-        asked["reference"]["book"] = begun["reference"]["book"]
+    for one, other in (
+        (asked["reference"], begun["reference"]),
+        (asked["desk"]["decision"]["risk_scale"], begun["desk"]["decision"]["risk_scale"]),
+    ):
+        if one["where"] == "files":
+            # The run has what its market asked for.
+            one["where"] = other["where"]
     before = dict(_leaves(begun))
     differing = [f"{key}={strict_json.dumps(value)}" for key, value in _leaves(asked) if value != before.get(key)]
     fixed = [override for override in differing if not override.startswith(CHANGEABLE)]

@@ -24,7 +24,7 @@ from mtquant_rllib.training.curriculum.changeable_settings import refuse_unchang
 from mtquant_rllib.training.curriculum.phases import expect_trainable
 from mtquant_rllib.training.placement.node_readiness import Readiness
 from mtquant_rllib.training.placement.planner import placed
-from mtquant_rllib.training.preparation import centred, prepare, restored, with_reference
+from mtquant_rllib.training.preparation import centred, for_market, prepare, restored
 from mtquant_rllib.training.records import ownership, run_names
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord, phases_of
 from mtquant_rllib.training.records.manifest_file import is_run
@@ -246,7 +246,7 @@ class _Markets:
     def centred(self, settings: Settings) -> tuple[MarketRecord, Settings]:
         """The market, and the settings as a run on it has them (`training.preparation.centred`)."""
         record = self.of(settings)
-        settings = with_reference(settings, from_files=record.kind == "file")
+        settings = for_market(settings, from_files=record.kind == "file")
         key = f"{record.data} {settings.desk.observation.model_dump_json()}"
         if key not in self._means:
             self._means[key] = centred(settings, record).desk.observation.feature_means
