@@ -64,6 +64,8 @@ def centred(settings: Settings, record: MarketRecord) -> Settings:
 def for_market(settings: Settings, *, from_files: bool) -> Settings:
     """The settings with every `where: files` decided (`config.base.Where`): never for an allocator."""
     decided = "always" if from_files and settings.allocator is None else "never"
+    if "files" not in (settings.reference.where, settings.desk.decision.risk_scale.where):
+        return settings
     tree = settings.model_dump(mode="json")
     for section in (tree["reference"], tree["desk"]["decision"]["risk_scale"]):
         if section["where"] == "files":

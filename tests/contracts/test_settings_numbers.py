@@ -42,6 +42,7 @@ MINUS_ONE_AND_ZERO = """
     features.macro.dxy_proxy_weights.*
     features.macro.rate_centre_pct
     policy_rates.*.*
+    reference.book.*
     rewards.terms.*.weight
     symbols.*.financing.roll_yield_pct
     synthetic.correlations.*.*
@@ -82,6 +83,10 @@ ZERO = """
     recipe.entropy_coeff
     recipe.gae_lambda
     recipe.learning_rate_final_frac
+    reference.price.instrument
+    reference.price.meta
+    reference.price.specialist
+    reference.urgency
     resources.env_retries
     resources.learners
     resources.runners

@@ -13,7 +13,8 @@ from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.evaluation.backtest.rollout import new_desk, whole
 from mtquant_rllib.features import layout
 from mtquant_rllib.features.feature_means import FeatureMeans
-from mtquant_rllib.training.preparation import centred, prepare
+from mtquant_rllib.training.preparation import centred, for_market, prepare
+from mtquant_rllib.training.records.manifest import MarketRecord
 
 SMALL = [
     "embedded.train={paths: 2, years: 4}",
@@ -64,7 +65,8 @@ def test_every_agent_sees_the_features_without_them(run: tuple[Settings, DeskDat
 
 def test_feature_means_that_stand_in_the_settings_are_left_as_they_are(run: tuple[Settings, DeskData]) -> None:
     settings, _ = run
-    assert centred(settings, None) is settings  # type: ignore[arg-type]
+    decided = for_market(settings, from_files=False)
+    assert centred(decided, MarketRecord(kind="synthetic", data="nowhere")) is decided
 
 
 def test_a_centre_of_no_column_is_refused() -> None:
