@@ -30,7 +30,7 @@ class RandomDrive:
     """Drives a training desk with raw actions drawn in advance, starting episodes over as they end."""
 
     def __init__(self, settings: Settings, data: DeskData, n_envs: int, seed: int) -> None:
-        self._settings, self._data, self._seed = settings, data, seed
+        self._settings, self._turns, self._seed = settings, data.turns(settings, None), seed
         setup = EpisodeSetup()
         self.desk = Desk(settings, data.execution, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
         self._episodes = np.zeros(n_envs, dtype=np.int64)
@@ -52,10 +52,9 @@ class RandomDrive:
                     0,
                     int(env),
                     int(self._episodes[env]),
-                    self._data.stretches,
+                    self._turns,
                     self._settings.desk.episode.bars,
                     (rewards.specialist_allocation_low, rewards.specialist_allocation_high),
-                    1,
                 )
                 for env in envs
             ],

@@ -6,6 +6,7 @@ have drawn, and never what another one has.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,14 @@ class Stretch:
 
     start: int
     stop: int
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An episode's turn: index, within the domain, of the instrument that plays, and the stretches in which it may."""
+
+    instrument: int
+    stretches: tuple[Stretch, ...]
 
 
 @dataclass(frozen=True)
@@ -35,17 +44,17 @@ def draw_episode(
     runner: int,
     environment: int,
     episode: int,
-    stretches: tuple[Stretch, ...],
+    turns: Sequence[Turn],
     bars: int,
     allocation_range: tuple[float, float],
-    n_turns: int,
 ) -> EpisodeDraw:
     """Draw a path, a start and an allocation; instruments take their turns in order.
 
     A stretch shorter than `bars` is run as a whole.
     """
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, runner, environment, episode))))
-    stretch = stretches[int(rng.integers(len(stretches)))]
+    turn = turns[(environment + episode) % len(turns)]
+    stretch = turn.stretches[int(rng.integers(len(turn.stretches)))]
     last_start = max(stretch.stop - 1 - bars, stretch.start)
     start = int(rng.integers(stretch.start, last_start + 1))
     low, high = allocation_range
@@ -53,5 +62,5 @@ def draw_episode(
         start=start,
         stop=min(start + bars, stretch.stop - 1),
         allocation=float(rng.uniform(low, high)),
-        turn=(environment + episode) % n_turns,
+        turn=turn.instrument,
     )

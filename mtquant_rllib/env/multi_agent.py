@@ -53,7 +53,7 @@ class DeskEnv(MultiAgentEnv):
             raise ConfigError("no domain named: this environment plays one; `make_env` plays them in turn")
         data = open_market(own)
         self.desk = Desk(self.settings, data.execution, data.features, 1, EpisodeSetup(own.reward, own.domain_index))
-        self.stretches = data.stretches
+        self._turns_of_episodes = data.turns(self.settings, own.domain_index)
         self.seed_of_run = self.settings.seed if own.seed is None else own.seed
         self.set_env_index(getattr(config, "worker_index", 0), getattr(config, "vector_index", 0) or 0)
         self.bars_done = 0
@@ -88,17 +88,16 @@ class DeskEnv(MultiAgentEnv):
         episode."""
         if seed is not None:
             self.seed_of_run, self._episodes_begun = int(seed), 0
-        universe, setup = self.settings.universe, self.desk.setup
+        universe = self.settings.universe
         rewards = self.settings.rewards
         draw = draw_episode(
             self.seed_of_run,
             self.runner,
             self.environment,
             self._episodes_begun,
-            self.stretches,
+            self._turns_of_episodes,
             self.settings.desk.episode.bars,
             (rewards.specialist_allocation_low, rewards.specialist_allocation_high),
-            1 if setup.domain is None else len(universe.domains[setup.domain].symbols),
         )
         self._episodes_begun += 1
         self.desk.reset(np.array([0]), [draw])

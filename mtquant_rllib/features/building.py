@@ -21,6 +21,7 @@ from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, MarketDataError
 from mtquant_rllib.features import moments
+from mtquant_rllib.features.arrivals import Arrivals
 from mtquant_rllib.features.block import market_block
 from mtquant_rllib.features.domains import DomainView, domain_features
 from mtquant_rllib.features.layout import block_layout, domain_layout
@@ -29,13 +30,14 @@ from mtquant_rllib.features.own_bars import InstrumentBars, spread_rows
 from mtquant_rllib.features.own_features import own_code
 from mtquant_rllib.features.reference import book_code, reference_columns
 from mtquant_rllib.features.regimes import Regime
-from mtquant_rllib.features.table import META, FeatureTable, open_table
+from mtquant_rllib.features.table import META, Columns, FeatureTable, open_table
 from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.market.calendar import trading_day
 from mtquant_rllib.universe import Domain
 
 # Cells (rows x paths) of one instrument handled at a time: its arrays then stay within a processor's cache.
 _CHUNK_CELLS = 16_384
+_UNTRADED_VOLATILITY = 1e6
 # Deviations and prices before there is any history: harmless divisors.
 _BEFORE_HISTORY = {"vol_ann": 1.0, "regime": float(Regime.SIDEWAYS)}
 
@@ -60,12 +62,12 @@ def build_features(settings: Settings, markets: Sequence[MarketData], cache: Pat
     _check(settings, markets)
     if cache is None:
         memory = _MemorySink(len(markets), len(markets[0]))
-        warmup = _build(settings, markets, memory)
+        warm_from = _build(settings, markets, memory)
         arrays: dict[str, Any] = memory.arrays
         return FeatureTable(
             **arrays,
             domain_widths=_domain_widths(settings),
-            warmup=warmup,
+            warm_from=warm_from,
             n_paths=len(markets),
             n_rows_per_path=len(markets[0]),
         )
@@ -76,11 +78,11 @@ def build_features(settings: Settings, markets: Sequence[MarketData], cache: Pat
         scratch.mkdir()
         try:
             with _FileSink(scratch, len(markets), len(markets[0])) as sink:
-                warmup = _build(settings, markets, sink)
+                warm_from = _build(settings, markets, sink)
                 meta = {
                     "arrays": sink.names,
                     "domain_widths": _domain_widths(settings),
-                    "warmup": warmup,
+                    "warm_from": warm_from,
                     "n_paths": len(markets),
                     "n_rows_per_path": len(markets[0]),
                 }
@@ -180,29 +182,43 @@ def content_hash(settings: Settings, markets: Sequence[MarketData]) -> str:
 # Building
 
 
-def _build(settings: Settings, markets: Sequence[MarketData], sink: _MemorySink | _FileSink) -> int:
-    """Append every array of every history to the sink, in order; the first row at which all are defined."""
+def _build(settings: Settings, markets: Sequence[MarketData], sink: _MemorySink | _FileSink) -> tuple[int, ...]:
+    """Append every array of every history to the sink, in order; the first row at which everything that each instrument
+    needs is defined, (n,)."""
     n_rows = len(markets[0])
     step = max(_CHUNK_CELLS // n_rows, 1)
-    warmup = 0
+    warm_from = np.zeros(settings.universe.n_instruments, dtype=np.int64)
     for start in range(0, len(markets), step):
-        arrays, defined = _chunk(settings, markets[start : start + step])
-        for what, complete in defined.items():
-            first = np.argmax(complete, axis=0)
+        arrays, arrivals, defined = _chunk(settings, markets[start : start + step])
+        warm = np.zeros(len(arrivals.members), dtype=np.int64)
+        for (what, arrival), complete in defined.items():
             if not complete[-1].all():
                 path = start + int(np.argmin(complete[-1]))
                 raise MarketDataError(
                     f"features: {n_rows} rows are too few: {what} is not defined on any row"
                     + (f" of path {path}" if len(markets) > 1 else "")
                 )
-            warmup = max(warmup, int(first.max()))
+            warm[arrival] = max(warm[arrival], int(np.argmax(complete, axis=0).max()))
+        own_warm = np.maximum.accumulate(warm)[arrivals.of]
+        _hold_nothing_before(own_warm, arrivals, arrays["sizing"][..., Columns.of(len(own_warm), ()).vol_ann])
+        warm_from = np.maximum(warm_from, own_warm)
         for name, array in arrays.items():
             sink.append(name, np.ascontiguousarray(np.swapaxes(array, 0, 1)))
-    return warmup
+    return tuple(int(row) for row in warm_from)
 
 
-def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """(arrays (T, P, ...) by name, bool (T, P) "is defined from here on" by what it is) of a few histories."""
+def _hold_nothing_before(warm_from: np.ndarray, arrivals: Arrivals, vol_ann: np.ndarray) -> None:
+    """Give instruments that arrive later a volatility (T, P, n) of which nobody holds anything until they are warm."""
+    for instrument in np.flatnonzero(arrivals.of > 0):
+        vol_ann[: warm_from[instrument], :, instrument] = _UNTRADED_VOLATILITY
+
+
+Defined = dict[tuple[str, int], np.ndarray]
+"""bool (T, P), "is defined from here on", by what it is and the arrival that waits for it."""
+
+
+def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str, np.ndarray], Arrivals, Defined]:
+    """Arrays (T, P, ...) by name of a few histories, when their instruments arrive, and what is defined when."""
     universe, config, first = settings.universe, settings.features, markets[0]
     stamps, n_rows, n_paths = first.stamps, len(first), len(markets)
     valid = np.stack([market.valid for market in markets], axis=1)
@@ -213,7 +229,8 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
         symbol: InstrumentBars(stamps, days_of_rows, bars[:, :, i], valid[:, :, i], proxies[:, i], config)
         for i, symbol in enumerate(universe.symbols)
     }
-    defined: dict[str, np.ndarray] = {}
+    arrivals = Arrivals.find(valid)
+    defined: Defined = {}
     arrays: dict[str, np.ndarray] = {}
 
     block = np.zeros((n_rows, n_paths, universe.n_instruments, block_layout(settings).width), dtype=np.float32)
@@ -226,17 +243,17 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
                 values = np.concatenate((values, held), axis=-1, dtype=np.float32)
             block[:, paths, i] = np.nan_to_num(spread_rows(values, rows, n_rows))
             complete[:, paths] = spread_rows(ready.astype(np.float32), rows, n_rows) == 1
-        defined[f"the block of {symbol}"] = complete
+        defined[f"the block of {symbol}", arrivals.of[i]] = complete
     arrays["block"] = block
 
     macro = MacroSeries(
         settings, stamps, first.macro_columns, np.stack([market.macro for market in markets], axis=1), by_symbol
     )
-    macro_columns, defined["macro"] = macro_block(macro)
+    macro_columns, defined["macro", 0] = macro_block(macro)
     domain_columns = []
     for domain in _seen_domains(settings):
         view = DomainView(settings, domain, by_symbol, valid, macro)
-        columns, defined[f"the features of {domain.name}"] = domain_features(view)
+        columns, defined[f"the features of {domain.name}", 0] = domain_features(view, arrivals)
         domain_columns.append(columns)
 
     def of_each(compute) -> np.ndarray:
@@ -248,21 +265,49 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
         "vol_ann": of_each(lambda own_bars: own_bars.vol_ann),
         "sigma_day": of_each(lambda own_bars: own_bars.s * np.sqrt(own_bars.bars_per_day)),
         "atr": of_each(lambda own_bars: own_bars.atr),
-        "covariance": moments.daily_covariance(settings, days, cum, valid),
     }
-    raw["correlation"], raw["correlation_shift"] = moments.bar_correlation(settings, cum, valid)
-    raw["regime"], raw["regime_confidence"], raw["proxy_return"] = moments.regimes(settings, days, cum, valid)
     for name, array in raw.items():
-        known = ~np.isnan(array)
-        defined[name] = np.logical_or.accumulate(known.reshape(n_rows, n_paths, -1).all(axis=-1), axis=0)
-        raw[name] = np.where(known, array, _BEFORE_HISTORY.get(name, 0.0))
+        for arrival in range(len(arrivals.members)):
+            own = ~np.isnan(array[..., arrivals.of == arrival])
+            defined[name, arrival] = np.logical_or.accumulate(own.all(axis=-1), axis=0)
+    for name, (array, known) in _moments(settings, arrivals, days, cum, valid).items():
+        raw[name] = array
+        for arrival in range(len(arrivals.members)):
+            defined[name, arrival] = known[..., arrival]
+    correlation = raw.pop("correlation")
+    raw["correlation"], raw["correlation_shift"] = correlation[..., :-1], correlation[..., -1]
+    raw["regime"], raw["regime_confidence"], raw["proxy_return"] = np.moveaxis(raw["regime"], -1, 0)
+    for name, array in raw.items():
+        raw[name] = np.where(np.isnan(array), _BEFORE_HISTORY.get(name, 0.0), array)
     context = [raw.pop("correlation"), macro_columns, *domain_columns]
     arrays["context"] = np.concatenate(context, axis=-1, dtype=np.float32)
     arrays["sizing"] = np.concatenate(
         [raw.pop(name) for name in ("covariance", "vol_ann", "sigma_day", "atr")], axis=-1
     )
     arrays["regime"] = raw.pop("regime").astype(np.int8)
-    return arrays | {name: array.astype(np.float32) for name, array in raw.items()}, defined
+    return arrays | {name: array.astype(np.float32) for name, array in raw.items()}, arrivals, defined
+
+
+def _moments(
+    settings: Settings, arrivals: Arrivals, days: moments.Days, cum: np.ndarray, valid: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What is computed over all instruments, and from which rows it is known of those of each arrival: covariance;
+    correlation and its shift side by side; regime, confidence and proxy return side by side."""
+    n = valid.shape[-1]
+
+    def covariance(members: np.ndarray) -> np.ndarray:
+        own = moments.daily_covariance(settings, days, cum[..., members], valid[..., members])
+        return moments.spread_pairs(own, members, n, diagonal=True)
+
+    def correlation(members: np.ndarray) -> np.ndarray:
+        own, shift = moments.bar_correlation(settings, cum[..., members], valid[..., members])
+        return np.concatenate((moments.spread_pairs(own, members, n, diagonal=False), shift[..., None]), axis=-1)
+
+    def regime(members: np.ndarray) -> np.ndarray:
+        return np.stack(moments.regimes(settings, days, cum[..., members], valid[..., members]), axis=-1)
+
+    computed = {"covariance": covariance, "correlation": correlation, "regime": regime}
+    return {name: arrivals.filled(compute) for name, compute in computed.items()}
 
 
 def _domain_widths(settings: Settings) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.features import indicators as ind
-from mtquant_rllib.features.layout import PER_INSTRUMENT, domain_columns, domain_layout
+from mtquant_rllib.features.arrivals import Arrivals
+from mtquant_rllib.features.layout import PER_INSTRUMENT, ROLES_READ, domain_columns, domain_layout
 from mtquant_rllib.features.macro import MacroSeries, finish
 from mtquant_rllib.features.own_bars import InstrumentBars, OwnBars, on_common_rows
 from mtquant_rllib.features.own_features import own_features
@@ -111,17 +112,27 @@ def features_of_domain(domain: Domain, settings: Settings) -> tuple[Feature, ...
     return tuple(own[name] if name in own else registry[name] for name in domain_columns(domain, settings))
 
 
-def domain_features(view: DomainView) -> tuple[np.ndarray, np.ndarray]:
-    """All features of the view's domain: float32 (T, P, width), clipped, and bool (T, P), from where all are known."""
+def domain_features(view: DomainView, arrivals: Arrivals) -> tuple[np.ndarray, np.ndarray]:
+    """All features of the view's domain: float32 (T, P, width), clipped, and bool (T, P), from where all are known that
+    read no instrument which arrives later; the others are 0 until they are known."""
     columns: list[np.ndarray] = []
+    waits: list[bool] = []
     for item in features_of_domain(view.domain, view.settings):
         parts = item.compute(view)
         columns += list(np.moveaxis(parts, -1, 0)) if item.name.endswith(PER_INSTRUMENT) else [parts]
+        waits += [arrivals.since_the_first(_instruments_read(item.name, view))] * (len(columns) - len(waits))
     names = domain_layout(view.domain, view.settings).names
     for j, name in enumerate(names):
         if name in view.macro.columns:
             columns[j] = view.macro.z(view.macro.columns[name], _REPLACEMENT_WINDOW)
-    return finish([np.broadcast_to(column, view.macro.shape) for column in columns], view.config.domain_clip)
+    return finish([np.broadcast_to(column, view.macro.shape) for column in columns], view.config.domain_clip, waits)
+
+
+def _instruments_read(column: str, view: DomainView) -> list[int]:
+    """The domain's own instruments, and those in a role that a built-in column reads."""
+    roles = (getattr(view.roles, role) for role in ROLES_READ.get(column, ()))
+    symbols = view.settings.universe.symbols
+    return [symbols.index(symbol) for symbol in {*view.domain.symbols, *roles}]
 
 
 # Forex

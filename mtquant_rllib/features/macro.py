@@ -7,6 +7,7 @@ replaced by a stand-in from prices where there is one; rates have none, and say 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -131,13 +132,17 @@ def macro_block(series: MacroSeries) -> tuple[np.ndarray, np.ndarray]:
     return finish(columns, series.settings.features.macro_clip)
 
 
-def finish(columns: list[np.ndarray], clip: float) -> tuple[np.ndarray, np.ndarray]:
-    """Stack columns (T, P): held over gaps, clipped, zero before all of them are known."""
+def finish(
+    columns: list[np.ndarray], clip: float, waits: Sequence[bool] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Stack columns (T, P): held over gaps, clipped, zero before all of them are known that `waits` names (all of them
+    where it is None), and before they are known themselves. Returns the stack and bool (T, P), from where it is."""
     shape = np.broadcast_shapes(*(column.shape for column in columns))
     complete = np.ones(shape, dtype=bool)
     values = np.empty((*shape, len(columns)), dtype=np.float32)
     for j, column in enumerate(columns):
-        complete &= ~np.isnan(column)
+        if waits is None or waits[j]:
+            complete &= ~np.isnan(column)
         values[..., j] = np.clip(ind.hold(column), -clip, clip)
     complete = np.logical_or.accumulate(complete, axis=0)
     values[~complete] = 0

@@ -97,6 +97,17 @@ def bar_correlation(settings: Settings, cum: np.ndarray, valid: np.ndarray) -> t
     return both[..., :-1], both[..., -1]
 
 
+def spread_pairs(values: np.ndarray, members: np.ndarray, n: int, *, diagonal: bool) -> np.ndarray:
+    """Triangles of some of n instruments (..., pairs) in the layout of all of them; 0 for pairs with others."""
+    offset = 0 if diagonal else 1
+    position = np.zeros((n, n), dtype=np.int64)
+    position[np.triu_indices(n, offset)] = np.arange(len(np.triu_indices(n, offset)[0]))
+    first, second = np.triu_indices(len(members), offset)
+    out = np.zeros((*values.shape[:-1], len(np.triu_indices(n, offset)[0])))
+    out[..., position[members[first], members[second]]] = values
+    return out
+
+
 def _pairwise_correlation(r: np.ndarray, window: int) -> np.ndarray:
     """(k, m, n) -> (k, m, n(n-1)/2)."""
     rows, columns = np.triu_indices(r.shape[-1], 1)

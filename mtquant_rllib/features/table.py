@@ -68,8 +68,9 @@ class FeatureTable:
         int8 and float32 (N,): see `regimes.Regime`.
     proxy_return
         float32 (N,): equal-weight daily return from which the regime is read.
-    warmup
-        First row of each path at which everything is defined.
+    warm_from
+        First row of each path at which everything that an instrument needs is defined, for each of the n: later where
+        it arrives in the middle of the history. Before it the instrument is not traded.
     """
 
     block: np.ndarray
@@ -80,13 +81,18 @@ class FeatureTable:
     regime_confidence: np.ndarray
     proxy_return: np.ndarray
     domain_widths: tuple[int, ...]
-    warmup: int
+    warm_from: tuple[int, ...]
     n_paths: int
     n_rows_per_path: int
     folder: Path | None = None
 
     def __len__(self) -> int:
         return self.n_paths * self.n_rows_per_path
+
+    @property
+    def warmup(self) -> int:
+        """First row of each path at which an instrument can be traded."""
+        return min(self.warm_from)
 
     @property
     def columns(self) -> Columns:
@@ -145,7 +151,7 @@ def open_table(folder: Path) -> FeatureTable:
     return FeatureTable(
         **{name: array(name) for name in meta["arrays"]},
         domain_widths=tuple(meta["domain_widths"]),
-        warmup=meta["warmup"],
+        warm_from=tuple(meta["warm_from"]),
         n_paths=meta["n_paths"],
         n_rows_per_path=meta["n_rows_per_path"],
         folder=folder,

@@ -12,7 +12,7 @@ USDJPY earns (P1 - P0) / P1 of its dollar notional.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +98,17 @@ class ExecutionData:
             bars_per_year_of=first.bars_per_year_of,
             days_per_year=first.bars_per_year * len(np.unique(day)) / len(day),
         )
+
+    def traded_from(self, first_rows: Sequence[int]) -> ExecutionData:
+        """The same where instrument i is traded from row first_rows[i] of each path on, and nothing of it fills before:
+        it is as yet unknown what it is."""
+        young = np.arange(len(self.day))[:, None] % self.rows_per_path < np.asarray(first_rows)
+        if not young.any():
+            return self
+        flags = np.array(self.flags)
+        for flag in (TRADABLE, OPENING_ALLOWED):
+            flags[:, flag] &= ~young
+        return replace(self, flags=flags)
 
     def save(self, folder: Path) -> None:
         for name in _ARRAYS:

@@ -123,11 +123,10 @@ def test_the_turn_based_environment_plays_the_same_bars_as_the_desk(short, phase
     desk = new_desk(settings, data, EpisodeSetup(settings.recipe.rewards[phase - 1], d), 1)
     rng = np.random.default_rng(1)
     low_high = (settings.rewards.specialist_allocation_low, settings.rewards.specialist_allocation_high)
-    n_turns = 1 if d is None else len(universe.domains[d].symbols)
     played = set()
     for episode in range(4):
         observed, _ = env.reset()
-        desk.reset(np.array([0]), [draw_episode(5, 2, 3, episode, data.stretches, 15, low_high, n_turns)])
+        desk.reset(np.array([0]), [draw_episode(5, 2, 3, episode, data.turns(settings, d), 15, low_high)])
         over, bars = False, 0
         while not over:
             actions = random_actions(settings, rng, 1)

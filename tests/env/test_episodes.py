@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
-from mtquant_rllib.env.episodes import Stretch, draw_episode
+from mtquant_rllib.env.episodes import Stretch, Turn, draw_episode
 from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.risk_layer import RiskLayer
 
@@ -19,7 +19,8 @@ small = st.integers(0, 50)
 
 
 def draw(seed, runner, environment, episode, bars=252, n_turns=3, stretches=STRETCHES):
-    return draw_episode(seed, runner, environment, episode, stretches, bars, LOW_HIGH, n_turns)
+    turns = [Turn(number, stretches) for number in range(n_turns)]
+    return draw_episode(seed, runner, environment, episode, turns, bars, LOW_HIGH)
 
 
 @given(

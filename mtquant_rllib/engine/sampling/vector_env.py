@@ -29,6 +29,7 @@ class DomainEnvs:
 
     def __init__(self, settings: Settings, data: DeskData, n_envs: int, phase: int, domain: int | None) -> None:
         self.desk = core_for(settings, data, n_envs, EpisodeSetup(settings.recipe.rewards[phase - 1], domain))
+        self.turns_of_episodes = data.turns(settings, domain)
         self.playing = np.zeros(n_envs, dtype=bool)
         self.episodes_begun = np.zeros(n_envs, dtype=np.int64)
         self.levels = self.desk.levels
@@ -54,7 +55,6 @@ class VectorEnv:
         if phase == 1 and config.domain is None and not universe.allocates:
             played = range(universe.n_domains)
         self.num_envs, self.runner, self.seed = n_envs, runner, seed
-        self.stretches = data.stretches
         self.domain_envs = [DomainEnvs(self.settings, data, n_envs, phase, number) for number in played]
         self.episodes_begun = np.zeros(n_envs, dtype=np.int64)
         self.bars_done = np.zeros(n_envs, dtype=np.int64)
@@ -96,18 +96,12 @@ class VectorEnv:
                 part.episodes_begun[here] += 1
 
     def _reset(self, part: DomainEnvs, envs: np.ndarray) -> None:
-        settings, domain = self.settings, part.desk.setup.domain
+        settings = self.settings
         allocations = (settings.rewards.specialist_allocation_low, settings.rewards.specialist_allocation_high)
-        n_turns = 1 if domain is None else len(settings.universe.domains[domain].symbols)
-        bars, begun = settings.desk.episode.bars, part.episodes_begun
+        turns, bars, begun = part.turns_of_episodes, settings.desk.episode.bars, part.episodes_begun
         part.desk.reset(
             envs,
-            [
-                draw_episode(
-                    self.seed, self.runner, int(env), int(begun[env]), self.stretches, bars, allocations, n_turns
-                )
-                for env in envs
-            ],
+            [draw_episode(self.seed, self.runner, int(env), int(begun[env]), turns, bars, allocations) for env in envs],
         )
 
     def get_state(self) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from mtquant_rllib import strict_json
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.episodes import Stretch
+from mtquant_rllib.env.episodes import Stretch, Turn
 from mtquant_rllib.env.prepared.files import (
     ARRAYS_HASH,
     FILES,
@@ -88,8 +88,35 @@ class DeskData:
     @classmethod
     def of(cls, settings: Settings, markets: Sequence[MarketData]) -> DeskData:
         """In memory, for tests and notebooks: every row after the warm-up of every path, one stretch a path."""
-        execution, features = ExecutionData.build(settings, markets), build_features(settings, markets, None)
+        features = build_features(settings, markets, None)
+        execution = ExecutionData.build(settings, markets).traded_from(features.warm_from)
         return cls(execution, features, _whole_paths(execution, features))
+
+    def turns(self, settings: Settings, domain: int | None) -> tuple[Turn, ...]:
+        """Who is on turn in the episodes of a domain, each instrument where it is traded; one turn for everybody where
+        all domains play (None).
+
+        Raises
+        ------
+        MarketDataError
+            When no instrument of the domain is traded in this split.
+        """
+        if domain is None:
+            return (Turn(0, self.stretches),)
+        part = settings.universe.domain_slices[domain]
+        found = [Turn(number, self._traded(first)) for number, first in enumerate(self.features.warm_from[part])]
+        if not any(turn.stretches for turn in found):
+            raise MarketDataError(
+                f"{settings.universe.domains[domain].name}: none of its instruments is traded in these bars, which end "
+                "before their features are known; accepted: a longer history, or other market.splits"
+            )
+        return tuple(turn for turn in found if turn.stretches)
+
+    def _traded(self, first_row: int) -> tuple[Stretch, ...]:
+        """The stretches from a row of each path on."""
+        length = self.execution.rows_per_path
+        starts = [max(s.start, s.start // length * length + first_row) for s in self.stretches]
+        return tuple(Stretch(start, s.stop) for start, s in zip(starts, self.stretches) if s.stop - start > 1)
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -177,10 +204,10 @@ def truth(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 def _write_arrays(settings: Settings, markets: Sequence[MarketData], folder: Path) -> tuple[list[list[int]], str]:
     """Write the histories' arrays; the tradable rows of each, and the features' folder below `folder`."""
     folder.mkdir(parents=True)
-    execution = ExecutionData.build(settings, markets)
-    execution.save(folder)
     features = build_features(settings, markets, folder)
     assert features.folder is not None
+    execution = ExecutionData.build(settings, markets).traded_from(features.warm_from)
+    execution.save(folder)
     require_finite(execution, features, settings.universe.symbols)
     return [[stretch.start, stretch.stop] for stretch in _whole_paths(execution, features)], features.folder.name
 
