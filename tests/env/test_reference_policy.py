@@ -13,7 +13,10 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.state.risk_scale import RiskScale
+from mtquant_rllib.evaluation.backtest.reference import ReferencePlayer
+from mtquant_rllib.evaluation.backtest.rollout import PolicyPlayer, play, whole
 from mtquant_rllib.features.building import build_features
 from mtquant_rllib.features.reference import view_of
 from mtquant_rllib.policies.actor import DeskActor
@@ -119,3 +122,17 @@ def test_the_scale_follows_from_the_bars_before_alone() -> None:
     np.testing.assert_allclose(scale.current(), [expected, 4.0])
     scale.reset(np.array([0]))
     np.testing.assert_allclose(scale.current(), [1.0, 4.0])
+
+
+@pytest.mark.parametrize("book", BOOKS)
+def test_an_untrained_desk_earns_what_the_references_own_book_earns(book: str) -> None:
+    """Bar for bar, but for what actions cannot say: a specialist's view stops short of full conviction."""
+    settings = settings_with(book, "desk.decision.risk_scale.where=always")
+    data = DeskData.of(settings, smooth(settings, n_years=4))
+    players = (PolicyPlayer(DeskActor(settings, initial_states(settings))), ReferencePlayer(settings))
+    desk, own = (play(settings, data, player, whole(data.stretches), name="book") for player in players)
+    weights = [record.weights[0, 30:].ravel() for record in (desk, own)]
+    assert np.corrcoef(*weights)[0, 1] > 0.98
+    returns = [np.diff(np.log(record.equity_ccy[0])) for record in (desk, own)]
+    assert np.corrcoef(*returns)[0, 1] > 0.98
+    assert np.std(returns[0]) == pytest.approx(np.std(returns[1]), rel=0.05)

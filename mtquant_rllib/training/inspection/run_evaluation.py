@@ -12,7 +12,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import apply_overrides, validate
 from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.evaluation.backtest import rollout
+from mtquant_rllib.evaluation.backtest import reference, rollout
 from mtquant_rllib.evaluation.backtest.baselines import weight_rules
 from mtquant_rllib.evaluation.backtest.record import Record
 from mtquant_rllib.evaluation.regimes.report import ByRegime, by_regime, write_by_regime
@@ -142,7 +142,10 @@ def evaluate_run(
     closes = rollout.closes_of(data)
     rules = {name: rollout.RulePlayer(rule, closes) for name, rule in weight_rules(settings).items()}
     records, terms = [], {}
-    books: dict[str, rollout.Player] = {rollout.subject_of(settings): player, **rules}
+    books: dict[str, rollout.Player] = {rollout.subject_of(settings): player}
+    if settings.reference.exists:
+        books[reference.NAME] = reference.ReferencePlayer(settings)
+    books |= rules
     for name, book in books.items():
         log = None if settings.allocator is None else TermLog()
         records.append(rollout.play(settings, data, book, draws, name=name, facts=facts, on_bar=log))
