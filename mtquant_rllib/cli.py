@@ -18,6 +18,7 @@ from mtquant_rllib.commands.doctor import add_doctor
 from mtquant_rllib.commands.run_store import add_run_store
 from mtquant_rllib.commands.runs import add_judging, add_training
 from mtquant_rllib.commands.sweep import add_sweep
+from mtquant_rllib.commands.walk_forward import add_walk_forward
 from mtquant_rllib.commands.wandb import add_wandb
 from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.version import VERSION
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_data(commands)
     add_training(commands)
     add_sweep(commands)
+    add_walk_forward(commands)
     add_doctor(commands)
     add_run_store(commands)
     add_audit(commands)

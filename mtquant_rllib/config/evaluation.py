@@ -217,12 +217,30 @@ class InferenceConfig(Section):
     cached_rows: CountOrNone
 
 
+class WalkForwardConfig(Section):
+    """A walk-forward test (`training.walk_forward`), and the rule of its verdict beside that of `verdict`.
+
+    first_test
+        First day that is judged.
+    validation_years
+        Between the training bars of a fold and its test bars.
+    behind_at_most
+        The ensemble is not behind the reference where the lower end of the interval of the difference of their Sharpe
+        ratios lies above minus this.
+    """
+
+    first_test: Date
+    validation_years: Years
+    behind_at_most: Sharpe
+
+
 class EvaluationConfig(Section):
     excluded_dates: tuple[Date, ...]
     var_test_significance: OpenShare
     bootstrap: BootstrapConfig
     null_test: NullTestConfig
     verdict: VerdictConfig
+    walk_forward: WalkForwardConfig
     error_rates: ErrorRatesConfig
     audit: AuditConfig
     controls: ControlsConfig

@@ -40,14 +40,17 @@ class DeskActor:
     one; actions come back with the same leading axes, clipped to [-1, 1].
     """
 
-    def __init__(self, settings: Settings, states: Mapping[str, ModuleState]) -> None:
+    def __init__(
+        self, settings: Settings, states: Mapping[str, ModuleState], fallbacks: FallbackMonitor | None = None
+    ) -> None:
+        """fallbacks: a monitor that others share; None for one of its own."""
         policy_of, sharing = settings.universe.policy_of, settings.networks.sharing
         self._modules = {
             group.name: [policy_of(agent, sharing) for agent in group.agents] for group in agent_groups(settings)
         }
         self._configs = network_configs(settings)
         self._inference = settings.evaluation.inference
-        self.fallbacks = FallbackMonitor(settings.tracking.fallback_seconds)
+        self.fallbacks = fallbacks or FallbackMonitor(settings.tracking.fallback_seconds)
         self.load(states)
 
     def load(self, states: Mapping[str, ModuleState]) -> None:

@@ -83,6 +83,7 @@ def restored(settings: Settings, record: MarketRecord) -> MarketRecord:
         When the arrays are gone or damaged, and come out otherwise now: other bars, or code that prepares them
         otherwise. A change of the code that changes no array is none.
     """
+    settings = for_market(settings, from_files=record.kind == "file")
     folder = find_prepared(settings, Path(record.data), record.recipe, verify=True)
     if folder == Path(record.data):
         return record

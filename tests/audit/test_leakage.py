@@ -97,7 +97,7 @@ def test_rules_and_reward_terms_of_ones_own_take_part(
     monkeypatch.syspath_prepend(tmp_path)
     settings = Settings.load(overrides=[*FEW, "rewards.terms=[{term: 'hindsight:Hindsight', weight: 1.0}]"])
     assert [leak for check in audit_market(settings, daily, None) for leak in check.leaks] == []
-    from mtquant_rllib.audit.leakage.every_check import perturbed_future
+    from mtquant_rllib.audit.leakage import perturbed_future
 
     prepared = perturbed_future._prepared
 

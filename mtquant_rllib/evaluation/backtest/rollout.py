@@ -29,6 +29,7 @@ from mtquant_rllib.evaluation.backtest.record import Record
 from mtquant_rllib.evaluation.measures import max_drawdown, sharpe
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.attention.fallbacks import Counts
+from mtquant_rllib.policies.ensemble import EnsembleActor
 from mtquant_rllib.portfolio import execution_data as channel
 from mtquant_rllib.risk.breakers import N_LEVELS
 from mtquant_rllib.risk.rules import RuleId
@@ -68,7 +69,7 @@ class PolicyPlayer:
 
     def __init__(
         self,
-        actor: DeskActor,
+        actor: DeskActor | EnsembleActor,
         *,
         domain: int | None = None,
         equal_allocation: bool = False,

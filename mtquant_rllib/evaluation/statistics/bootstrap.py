@@ -66,6 +66,33 @@ def sharpe_interval(
     return _interval_of_bars(living[np.isfinite(living)], bars_per_year, config, rng)
 
 
+def sharpe_difference_interval(
+    subject: np.ndarray, other: np.ndarray, bars_per_year: float, config: BootstrapConfig, rng: np.random.Generator
+) -> Interval:
+    """Annualised Sharpe of one book (T,) less another's on the same bars, with a stationary-bootstrap interval: both
+    are resampled by the same blocks. Bars on which either is NaN are left out."""
+    both = np.stack((living_returns(subject), living_returns(other)))
+    both = both[:, np.isfinite(both).all(axis=0)]
+    n_bars = both.shape[1]
+    block = min(config.mean_block_bars, n_bars)
+    step = max(1, _CHUNK_CELLS // n_bars)
+    scale = np.sqrt(bars_per_year)
+
+    def difference(sums: np.ndarray) -> np.ndarray:
+        one, two = np.nan_to_num(_sharpe_of(sums)) * scale
+        found: np.ndarray = one - two
+        return found
+
+    resampled = []
+    for done in range(0, config.resamples, step):
+        index = stationary_bootstrap_indices(n_bars, block, min(step, config.resamples - done), rng)
+        picked = both[:, index]
+        count = np.full(picked.shape[:2], float(n_bars))
+        resampled.append(difference(np.stack((count, picked.sum(axis=2), (picked**2).sum(axis=2)))))
+    whole = np.stack((np.full(2, float(n_bars)), both.sum(axis=1), (both**2).sum(axis=1)))
+    return percentile_interval(difference(whole), np.concatenate(resampled), config)
+
+
 def few_paths_interval(
     returns: np.ndarray, bars_per_year: float, config: BootstrapConfig, rng: np.random.Generator
 ) -> Interval:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from rich.console import Console
 
 from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.search_space import Space, Values, expect_perturbable, read_space, settings_with
 from mtquant_rllib.errors import ConfigError, RunError, TrainingFailed
+from mtquant_rllib.evaluation.report.output import print_report
 from mtquant_rllib.paths import is_address
 from mtquant_rllib.training.curriculum.attempt import Attempt
 from mtquant_rllib.training.curriculum.changeable_settings import refuse_unchangeable, with_overrides
@@ -32,7 +34,7 @@ from mtquant_rllib.training.run_log import ends_in_the_log, log_to, resume_comma
 from mtquant_rllib.training.search import experiment, handover, table
 from mtquant_rllib.training.search.optuna_searcher import expect_optuna
 from mtquant_rllib.training.search.record import SELECTION, SweepRecord, is_sweep
-from mtquant_rllib.training.search.results import FAILED, FINISHED, Results, ranked
+from mtquant_rllib.training.search.results import FAILED, FINISHED, Results, TrialRow, ranked
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_session import local_node, session
 from mtquant_rllib.training.storage import durable, exclusive_access, mirror
@@ -276,7 +278,8 @@ def _begin_trial(
             market, settings = markets.centred(record.settings_of(trial, seed))
             ownership.claim(run)
             Manifest.begin(run.name, settings, market, record.budget_scale, record.phases).write(run)
-            _note_selection(sweep, record, results, run, trial, seed)
+            if record.kind == "sweep":
+                _note_selection(sweep, record, results, run, trial, seed)
 
 
 def _note_selection(
@@ -300,6 +303,11 @@ def _note_selection(
 def _declared(record: SweepRecord) -> str:
     search = record.settings["search"]
     phases = "phase 1" if len(record.phases) == 1 else "all phases"
+    if record.kind == "walk_forward":
+        return (
+            f"walk-forward, {record.n_trials} folds x {len(record.seeds)} seeds; {phases}, budgets times "
+            f"{record.budget_scale:g}"
+        )
     return (
         f"{record.n_trials} trials x {len(record.seeds)} seeds by {search['scheduler']} over "
         f"{', '.join(record.space)}; {phases}, budgets times {record.budget_scale:g}"
@@ -317,6 +325,9 @@ def _conclude(run: Path, record: SweepRecord, results: Results) -> None:
     rows = list(results.rows.values())
     results.write()
     table.write(results)
+    if record.kind == "walk_forward":
+        _judge(run, record, rows)
+        return
     for place, row in enumerate(ranked(rows), start=1):
         for folder, seed in zip(record.runs_of(run, row.name), record.seeds):
             if is_run(folder):
@@ -332,6 +343,27 @@ def _conclude(run: Path, record: SweepRecord, results: Results) -> None:
     tell(table.verdict(rows))
     tell(f"its settings: {' '.join(f'--set {path}={strict_json.dumps(value)}' for path, value in best.values.items())}")
     tell(f"table: {run / table.FILE}\nnext: mtquant evaluate {mirror.named(record.runs_of(run, best.name)[0])}")
+
+
+def _judge(run: Path, record: SweepRecord, rows: Sequence[TrialRow]) -> None:
+    """The report of a walk-forward test.
+
+    Raises
+    ------
+    TrainingFailed
+        When a fold did not come to its end.
+    """
+    from mtquant_rllib.training.walk_forward import report
+
+    if failed := next((row for row in rows if row.status != FINISHED), None):
+        raise TrainingFailed(
+            f"{mirror.named(run)}: {failed.name} did not come to its end: {failed.why or failed.status}"
+        )
+    folds = [record.runs_of(run, name) for name in record.names]
+    found, files = report.judge(folds, record.load_settings(), run / report.FOLDER)
+    print_report(found.report, Console())
+    tell("\n".join(report.lines(found)))
+    tell(f"report: {files['walk_forward'].parent}")
 
 
 def table_of(run: Path) -> list[str]:
