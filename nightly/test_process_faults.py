@@ -104,14 +104,16 @@ def test_all_evaluation_runners_are_killed(tmp_path: Path, reference: Reference,
 @pytest.mark.parametrize("number", TRIES)
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_learning_that_diverges_stops_with_a_report(tmp_path: Path, algorithm: str, number: int) -> None:
+    """Rates as high as settings let them be, and weights that are called diverged beyond 1."""
     rates = {
-        "ppo": ("recipe.learning_rate=1e30",),
-        "sac": (*runs.SMALL_SAC, "sac.learning_rates={actor: 1e30, critic: 1e30, alpha: 1e30}"),
+        "ppo": ("recipe.learning_rate=1",),
+        "sac": (*runs.SMALL_SAC, "sac.learning_rates={actor: 1, critic: 1, alpha: 1}"),
     }
+    rates = {name: (*own, "learner.max_parameter_abs=1") for name, own in rates.items()}
     running = begin(tmp_path, *rates[algorithm], f"seed={number}")
     code = running.end()
     said = next((line.strip() for line in running.lines if line.startswith("mtquant:")), "")
-    TABLE.add(Row(f"a learning rate of 1e30, {algorithm}", code == 1, code, said))
+    TABLE.add(Row(f"weights that diverge, {algorithm}", code == 1, code, said))
     assert code == 1, running.text[-3000:]
     assert "diverged" in said
     assert said.removeprefix("mtquant: ")[:40] in (tmp_path / "runs" / "x" / "run.log").read_text()
