@@ -45,6 +45,10 @@ _COLUMN = re.compile(r"[A-Za-z]\w*", re.ASCII)
 """What a column of an observation may be called."""
 
 
+BY_MARKET = ("reference.where", "desk.decision.risk_scale.where", "recipe.average_handed_on")
+"""Settings that depend on the market where they are `files` (`config.base.Where`)."""
+
+
 class Settings(Section):
     """Everything a run depends on. `Settings.load()` reads `configs/default.yaml`."""
 

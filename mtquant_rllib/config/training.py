@@ -22,6 +22,7 @@ from mtquant_rllib.config.base import (
     Positive,
     Section,
     Share,
+    Where,
 )
 
 
@@ -71,6 +72,9 @@ class RecipeConfig(Section):
     average_updates
         Updates over which weights are averaged; the average is validated beside the weights, and the better is kept
         and handed on. null averages nothing.
+    average_handed_on
+        Where a phase hands on the average of weights at its end in place of the state that was best on validation: on
+        two years of bars the best of twenty is the luckiest.
     validations
         How many times in a phase, evenly over its budget, the policies are validated.
     patience
@@ -98,6 +102,7 @@ class RecipeConfig(Section):
     vf_clip: Positive
     entropy_coeff: NonNegative
     average_updates: Count | None
+    average_handed_on: Where
     validations: Count
     patience: Count | None
     explore_frozen: bool

@@ -26,6 +26,8 @@ class TrialConfig(Section):
         How many times, evenly over the budget, the policies are validated; 0 never.
     patience, learning_rate_final_frac, batch_size_final_factor, explore_frozen, average_updates
         As in `recipe`.
+    average_handed_on
+        Whether the newest average of weights counts as the best, whatever validation says.
     best_from_start
         Whether the states that it starts from compete for "best on validation".
     learner
@@ -49,6 +51,7 @@ class TrialConfig(Section):
     batch_size_final_factor: GrowthFactor
     explore_frozen: bool
     average_updates: Count | None
+    average_handed_on: bool
     best_from_start: bool
     learner: LearnerConfig
     learning_rates: dict[str, Positive | SACRates] = Field(default_factory=dict)

@@ -6,10 +6,13 @@ code: a run whose arrays are gone makes them again from its record, and notices 
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from mtquant_rllib.config import Settings
+from mtquant_rllib.config.search_space import settings_with
+from mtquant_rllib.config.settings import BY_MARKET
 from mtquant_rllib.env.prepared.data import DeskData, describe, prepare_embedded, prepare_files
 from mtquant_rllib.env.prepared.files import ARRAYS_HASH
 from mtquant_rllib.env.prepared.source import find_prepared, local_copy
@@ -62,15 +65,14 @@ def centred(settings: Settings, record: MarketRecord) -> Settings:
 
 
 def for_market(settings: Settings, *, from_files: bool) -> Settings:
-    """The settings with every `where: files` decided (`config.base.Where`): never for an allocator."""
-    decided = "always" if from_files and settings.allocator is None else "never"
-    if "files" not in (settings.reference.where, settings.desk.decision.risk_scale.where):
-        return settings
-    tree = settings.model_dump(mode="json")
-    for section in (tree["reference"], tree["desk"]["decision"]["risk_scale"]):
-        if section["where"] == "files":
-            section["where"] = decided
-    return Settings.model_validate(tree)
+    """The settings with everything decided that depends on the market (`config.settings.BY_MARKET`); an allocator has
+    neither a reference policy nor a scale."""
+    decided = {}
+    for path in BY_MARKET:
+        if attrgetter(path)(settings) == "files":
+            here = from_files and (settings.allocator is None or path.startswith("recipe."))
+            decided[path] = "always" if here else "never"
+    return settings_with(settings, decided) if decided else settings
 
 
 def restored(settings: Settings, record: MarketRecord) -> MarketRecord:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from trials import Trials, digest
 
+from mtquant_rllib.training.curriculum.phases import at_bars
 from mtquant_rllib.training.records import module_states
+from mtquant_rllib.training.result_keys import AVERAGED_SHARPE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -128,4 +130,34 @@ def test_a_phase_without_progress_on_validation_ends_early_and_keeps_its_best(
     assert (built.best["sharpe"], built.best["bars"]) == (0.7, 100)
     assert results[-1]["bars_sampled_lifetime"] == 300
     assert module_states.read(trials.run / "phase_1/modules/forex/last")
+    built.stop()
+
+
+def test_the_newest_average_is_handed_on_where_validation_does_not_choose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever validation says: on few bars the best of many is the luckiest."""
+    trials = Trials.of(
+        tmp_path / "run",
+        *SETTINGS,
+        "resources.cpus=1",
+        "recipe.bars_per_update=100",
+        "recipe.validations=4",
+        "recipe.average_updates=5",
+        "recipe.average_handed_on=always",
+    )
+    trials.begin(1, "forex", 400)
+    built, scores = trials.algorithm(1, "forex"), iter(np.linspace(2.0, 0.1, 20))
+    monkeypatch.setattr(built, "_validate", lambda modules: {"sharpe": next(scores)})
+    result = built.train()
+    while not result["done"]:
+        result = built.train()
+    assert built.best["bars"] == result["bars_sampled_lifetime"] == 400
+    assert built.best["sharpe"] == pytest.approx(result["validation"][AVERAGED_SHARPE])
+    kept = module_states.read(trials.run / f"phase_1/modules/forex/{at_bars(400)}")
+    averaged, last = built._average.of(built.module_states()), built.module_states()
+    assert averaged is not None
+    for key, array in kept["EURUSD"].items():
+        np.testing.assert_array_equal(array, averaged["EURUSD"][key])
+    assert any((kept["EURUSD"][key] != last["EURUSD"][key]).any() for key in kept["EURUSD"])
     built.stop()

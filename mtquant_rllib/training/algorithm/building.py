@@ -103,6 +103,7 @@ def _set_trial(config: Any, plan: TrialPlan, manifest: Manifest, settings: Setti
         batch_size_final_factor=recipe.batch_size_final_factor,
         explore_frozen=recipe.explore_frozen,
         average_updates=recipe.average_updates,
+        average_handed_on=recipe.average_handed_on == "always",
         best_from_start=manifest.phase(plan.phase).start is not None,
         learner=settings.learner,
     )

@@ -297,7 +297,8 @@ class DeskAlgorithm(Algorithm):
         return results
 
     def validate_now(self) -> None:
-        """Validate the present policies and their average; write the better one if it is the best so far."""
+        """Validate the present policies and their average; write the better one if it is the best so far, or the
+        average where that is what is handed on."""
         if self._validate is None:
             return
         began = time.perf_counter()
@@ -315,8 +316,9 @@ class DeskAlgorithm(Algorithm):
         if self.bars_sampled == 0 and not self.trial.best_from_start:
             return
         self._fruitless += 1
-        report, modules = max(judged, key=lambda candidate: candidate[0][SHARPE])
-        if not self.best or report[SHARPE] > self.best[SHARPE]:
+        newest = self.trial.average_handed_on
+        report, modules = judged[-1] if newest else max(judged, key=lambda candidate: candidate[0][SHARPE])
+        if newest or not self.best or report[SHARPE] > self.best[SHARPE]:
             self._fruitless = 0
             self.best = {SHARPE: report[SHARPE], "bars": self.bars_sampled}
             self._keep(at_bars(self.bars_sampled), modules, **self.best)

@@ -9,6 +9,7 @@ from typing import Any
 from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import apply_overrides, validate
+from mtquant_rllib.config.settings import BY_MARKET
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.records.manifest import Manifest
 
@@ -65,15 +66,13 @@ def changed_settings(manifest: Manifest, settings: Settings) -> list[str]:
     if asked["desk"]["observation"]["feature_means"] is None:
         # The run has those of its training bars.
         asked["desk"]["observation"]["feature_means"] = begun["desk"]["observation"]["feature_means"]
-    for one, other in (
-        (asked["reference"], begun["reference"]),
-        (asked["desk"]["decision"]["risk_scale"], begun["desk"]["decision"]["risk_scale"]),
-    ):
-        if one["where"] == "files":
-            # The run has what its market asked for.
-            one["where"] = other["where"]
     before = dict(_leaves(begun))
-    differing = [f"{key}={strict_json.dumps(value)}" for key, value in _leaves(asked) if value != before.get(key)]
+    differing = [
+        f"{key}={strict_json.dumps(value)}"
+        for key, value in _leaves(asked)
+        # What a market decides is decided for the run.
+        if value != before.get(key) and not (key in BY_MARKET and value == "files")
+    ]
     fixed = [override for override in differing if not override.startswith(CHANGEABLE)]
     if fixed:
         raise ConfigError(
