@@ -190,6 +190,9 @@ class RewardConfig(Section):
         Of the risk-adjusted reward: weight of the increment of the episode's maximum drawdown, of the trading day's
         loss beyond its VaR forecast (both in units of the target's bar volatility), and of each unit of weight that
         risk took away.
+    cost_factor
+        Share of trading costs that the rewards see: below 1 an agent trades on signals that pay their costs on average
+        alone, and not on every bar. Books are charged, observed and judged at full costs.
     team_share
         Weight of the portfolio's score in every agent's reward; the rest is its own book's.
     specialist_allocation_low, specialist_allocation_high
@@ -202,6 +205,7 @@ class RewardConfig(Section):
     drawdown: NonNegative
     var_excess: NonNegative
     edits: NonNegative
+    cost_factor: Share
     team_share: Share
     specialist_allocation_low: Fraction
     specialist_allocation_high: Fraction

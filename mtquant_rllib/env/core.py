@@ -270,6 +270,15 @@ class Desk(Trading):
 
     # -- the bar ------------------------------------------------------------------------------------------------------
 
+    def _paid_streams(self, streams: np.ndarray, equity_before: np.ndarray) -> np.ndarray:
+        """The streams of returns that rewards see, (B, K): less the share of costs that `rewards.cost_factor` says."""
+        forgiven = 1.0 - self.settings.rewards.cost_factor
+        if forgiven == 0.0:
+            return streams
+        cost = forgiven * self.book.cost_ccy / equity_before[:, None]
+        by_part = by_domain(cost, self.universe.domain_slices)
+        return streams + np.concatenate((row_sums(by_part)[:, None], by_part, cost), axis=1)
+
     def _reward(self, before: MarketRow, equity_before: np.ndarray, new_day: np.ndarray) -> np.ndarray:
         """Rewards of all agents, (B, 1 + D + n)."""
         state, risk = self.state, self.risk
@@ -287,11 +296,12 @@ class Desk(Trading):
             # Rounding to whole lots is not an edit.
             edited *= risk.rule != 0
             forecast = risk.var_forecast()
+        paid = self._paid_streams(streams, equity_before)
         if self._scales:
             variance = np.vecdot(self._packed.products(self._unscaled), before.covariance)
             state.risk_scale.step(variance * self.execution.days_per_year)
         bar = RewardBar(
-            streams=streams,
+            streams=paid,
             allocation=state.allocation,
             appetite=state.appetite,
             edited=edited,

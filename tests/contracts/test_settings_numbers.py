@@ -91,6 +91,7 @@ ZERO = """
     resources.learners
     resources.runners
     resources.worker_types.*.gpus
+    rewards.cost_factor
     rewards.drawdown
     rewards.edits
     rewards.team_share

@@ -204,3 +204,30 @@ def test_a_phase_names_its_reward_in_the_settings(calm):
         desk.advance_with_weights(np.full((1, 8), 0.05))
         told = set(desk.reward.terms)
         assert told == ({"return", "drawdown", "edits", "var_excess"} if named else set())
+
+
+def test_a_share_of_the_costs_is_kept_from_the_rewards_and_from_nothing_else(calm):
+    """The risk-adjusted reward is linear in the returns: it rises by the forgiven costs in units of the target, each
+    agent's own mixed with the portfolio's."""
+    whole, half = (
+        Settings.load(overrides=[f"rewards.cost_factor={share}", "rewards.drawdown=0"]) for share in (1, 0.5)
+    )
+    start, setup = calm.stretches[0].start, EpisodeSetup()
+    desks = [Desk(one, calm.execution, calm.features, 1, setup, RiskLayer(one, 1, setup)) for one in (whole, half)]
+    for desk in desks:
+        desk.reset(ONE, [EpisodeDraw(start, start + 30, 0.3, 0)])
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        weights = rng.uniform(-0.1, 0.1, (1, 8))
+        before = desks[0].book.equity.copy()
+        one, other = (desk.advance_with_weights(weights.copy()) for desk in desks)
+        np.testing.assert_array_equal(desks[0].book.equity, desks[1].book.equity)
+        cost = desks[0].book.cost_ccy[0] / before
+        assert cost.sum() > 0
+        share = whole.rewards.team_share
+        per_domain = [cost[part].sum() for part in whole.universe.domain_slices]
+        forgiven = 0.5 * np.array([cost.sum(), *per_domain, *cost])
+        mixed = (1 - share) * forgiven + share * forgiven[0]
+        np.testing.assert_allclose(
+            other.rewards[0] - one.rewards[0], mixed / desks[0].reward.sigma_target, rtol=1e-9, atol=1e-12
+        )
