@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from mtquant_rllib.training.records.run_names import existing_run, run_path
 
 if TYPE_CHECKING:
     from mtquant_rllib.training.inspection.run_evaluation import RunEvaluation
+    from mtquant_rllib.training.inspection.unseen_bars import UnseenBars
 
 T = TypeVar("T")
 
@@ -76,10 +78,16 @@ def add_judging(commands: Any) -> None:
         "evaluate",
         _evaluate,
         "play a run's policies and the baselines over a split and compare them",
-        "mtquant evaluate runs/real --split test --json result.json",
+        "mtquant evaluate runs/real --split test --json result.json\n"
+        "  mtquant evaluate runs/real --market newer.parquet --macro macro.parquet --after 2022-12-31",
     )
     judge.add_argument("run_folder", metavar="RUN", help="the run's folder, or its name under runs/")
     judge.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
+    judge.add_argument("--market", type=Path, metavar="FILE", help="bars that the run has never seen, not a split")
+    judge.add_argument("--macro", type=Path, metavar="FILE", help="macro series of --market")
+    judge.add_argument(
+        "--after", metavar="DATE", help="judge what comes after this day (default: what the run has not seen)"
+    )
     judge.add_argument(
         "--episodes", type=int, metavar="N", help="N random starts in place of the split from end to end"
     )
@@ -212,6 +220,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.episodes is not None and args.episodes < 1:
         raise ConfigError(f"--episodes {args.episodes}: expected at least 1")
     run = run_folder(args.run_folder)
+    unseen = _unseen(args)
     import shutil
 
     from mtquant_rllib.policies.attention.fallbacks import summary
@@ -227,6 +236,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         phase=args.phase,
         settings=settings_of(args) if args.config != DEFAULT_CONFIG else None,
         overrides=args.overrides,
+        unseen=unseen,
     )
     brought_up(run.resolve(), print)
     _tell(done)
@@ -237,6 +247,25 @@ def _evaluate(args: argparse.Namespace) -> None:
         shutil.copyfile(done.files["json"], args.json)
     for kind, path in done.files.items():
         print(f"{kind}: {path}")
+
+
+def _unseen(args: argparse.Namespace) -> UnseenBars | None:
+    """The bars of --market, which stand in place of a split."""
+    if args.market is None:
+        for name in ("macro", "after"):
+            if getattr(args, name) is not None:
+                raise ConfigError(f"--{name} without --market: it belongs to bars that the run has never seen")
+        return None
+    if args.split != "test":
+        raise ConfigError(f"--split {args.split} with --market: bars of one's own have no splits")
+    check_files(args.market, args.macro)
+    try:
+        after = None if args.after is None else dt.date.fromisoformat(args.after)
+    except ValueError:
+        raise ConfigError(f"--after {args.after}: expected a date such as 2022-12-31") from None
+    from mtquant_rllib.training.inspection.unseen_bars import UnseenBars
+
+    return UnseenBars(args.market, args.macro, after)
 
 
 def _explain(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ and settings are prepared once, and different ones never meet.
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import hashlib
 import os
@@ -165,15 +166,8 @@ def prepare_files(
     settings: Settings, bars: Path | Sequence[Path], macro: Path | None, cache: Path | None = None
 ) -> Path:
     """Prepare a history from files, split by time."""
-    from mtquant_rllib.market.importing.importers import load_market
-
-    market, _ = load_market(settings, bars, macro)
-    content = hashlib.sha256()
-    for array in (market.stamps, market.bars, market.valid, market.macro, market.stale_open, market.volume_proxy):
-        content.update(np.ascontiguousarray(array).tobytes())
-    identity = _digest(
-        settings, {"bars": content.hexdigest(), "splits": settings.market.splits.model_dump(mode="json")}
-    )
+    market, content = _loaded(settings, bars, macro)
+    identity = _digest(settings, {"bars": content, "splits": settings.market.splits.model_dump(mode="json")})
 
     def fill(folder: Path) -> dict[str, Any]:
         (whole,), features = _write_arrays(settings, [market], folder / "history")
@@ -189,6 +183,48 @@ def prepare_files(
         return {"source": str(bars), "macro": None if macro is None else str(macro), "splits": splits}
 
     return _prepared(cache, f"bars-{identity}", fill)
+
+
+UNSEEN = "unseen"
+"""Split of bars that a run is judged on and was not made with."""
+
+
+def prepare_unseen(
+    settings: Settings, bars: Path, macro: Path | None, after: dt.date | None, cache: Path | None = None
+) -> Path:
+    """Prepare bars from files with one split, `UNSEEN`: all that can be traded after a day, or at all (None). The bars
+    before it warm the features up."""
+    market, content = _loaded(settings, bars, macro)
+    identity = _digest(settings, {"bars": content, "after": str(after)})
+
+    def fill(folder: Path) -> dict[str, Any]:
+        (whole,), features = _write_arrays(settings, [market], folder / "history")
+        first = 0
+        if after is not None:
+            first = int(np.searchsorted(market.stamps, np.datetime64(after + dt.timedelta(days=1)), side="left"))
+        start, stop = max(first, whole[0]), whole[1]
+        if stop - start < 2:
+            raise MarketDataError(
+                f"{bars}: nothing of it can be traded"
+                + ("" if after is None else f" after {after}")
+                + f"; its features are known from {market.stamps[whole[0]].astype('datetime64[D]')} on, and it ends on "
+                f"{market.stamps[-1].astype('datetime64[D]')}; accepted: newer bars, with a year before them"
+            )
+        split = {"arrays": "history", "features": features, "stretches": [[start, stop]]}
+        return {"source": str(bars), "macro": None if macro is None else str(macro), "splits": {UNSEEN: split}}
+
+    return _prepared(cache, f"unseen-{identity}", fill)
+
+
+def _loaded(settings: Settings, bars: Path | Sequence[Path], macro: Path | None) -> tuple[MarketData, str]:
+    """The bars, and a hash of them."""
+    from mtquant_rllib.market.importing.importers import load_market
+
+    market, _ = load_market(settings, bars, macro)
+    content = hashlib.sha256()
+    for array in (market.stamps, market.bars, market.valid, market.macro, market.stale_open, market.volume_proxy):
+        content.update(np.ascontiguousarray(array).tobytes())
+    return market, content.hexdigest()
 
 
 def truth(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import apply_overrides, validate
-from mtquant_rllib.env.prepared.data import DeskData
+from mtquant_rllib.env.prepared.data import UNSEEN, DeskData
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.backtest import reference, rollout
 from mtquant_rllib.evaluation.backtest.baselines import weight_rules
@@ -22,6 +22,7 @@ from mtquant_rllib.evaluation.report.output import write_report
 from mtquant_rllib.evaluation.report.plots import plot_equity
 from mtquant_rllib.evaluation.report.reward_terms import TermLog, Terms, write_terms
 from mtquant_rllib.policies.attention.fallbacks import Counts
+from mtquant_rllib.training.inspection.unseen_bars import UnseenBars
 from mtquant_rllib.training.preparation import prepare, restored
 from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import Manifest
@@ -78,6 +79,7 @@ def open_policies(
     phase: int | None = None,
     settings: Settings | None = None,
     overrides: Sequence[str] = (),
+    unseen: UnseenBars | None = None,
 ) -> OpenedRun:
     """Parameters as of `evaluate_run`.
 
@@ -98,16 +100,21 @@ def open_policies(
     if folder is None:
         raise RunError(f"{run}: phase {phase} is not done; the last that is done is phase {last_done(manifest, run)}")
     mirror.pull_market(run, manifest.market.data)
-    market = restored(settings, manifest.market) if own else prepare(settings, *manifest.market.files)
     facts = {
         "run": run.name,
         "phase": phase,
-        "split": split,
+        "split": split if unseen is None else UNSEEN,
         "seed": manifest.seed,
         "market": manifest.market.bars or f"embedded ({settings.embedded.variant})",
     }
-    prepared = Path(market.data)
-    data = DeskData.open(prepared, split)
+    if unseen is not None:
+        facts["market"] = str(unseen.market)
+        prepared = unseen.prepared(settings, manifest)
+        data = DeskData.open(prepared, UNSEEN)
+    else:
+        market = restored(settings, manifest.market) if own else prepare(settings, *manifest.market.files)
+        prepared = Path(market.data)
+        data = DeskData.open(prepared, split)
     return OpenedRun(run, phase, settings, data, module_states.read(run / folder), facts, manifest.seed, prepared)
 
 
@@ -119,6 +126,7 @@ def evaluate_run(
     phase: int | None = None,
     settings: Settings | None = None,
     overrides: Sequence[str] = (),
+    unseen: UnseenBars | None = None,
 ) -> RunEvaluation:
     """Play the run's policies and every baseline over a split and write the comparison into `RUN/evaluation/SPLIT`.
 
@@ -131,8 +139,11 @@ def evaluate_run(
         yet: every domain has the same allocation, at full appetite.
     settings, overrides
         Other settings than the run's, or changes to them: other costs, say. The market is then prepared again.
+    unseen
+        Bars that the run was not made with, in place of a split of its own; written into `RUN/evaluation/NAME`, by the
+        name of their file.
     """
-    opened = open_policies(run, split, phase=phase, settings=settings, overrides=overrides)
+    opened = open_policies(run, split, phase=phase, settings=settings, overrides=overrides, unseen=unseen)
     settings, data, facts = opened.settings, opened.data, opened.facts
     if episodes is None:
         draws = rollout.whole(data.stretches)
@@ -153,9 +164,10 @@ def evaluate_run(
             terms[name] = log.figures(records[-1])
     report = build_report(records, settings)
     regimes = by_regime(records, data, draws)
-    out = within(opened.run, opened.run / "evaluation" / split)
+    title = split if unseen is None else unseen.name
+    out = within(opened.run, opened.run / "evaluation" / title)
     files = dict(write_report(report, out))
-    title = f"{opened.run.name}, {split}"
+    title = f"{opened.run.name}, {title}"
     files |= write_book_curves(records, out)
     files["picture"] = plot_equity(records, out / "equity.png", settings.evaluation.plot, title)
     files["fallbacks"] = out / "fallbacks.json"

@@ -1,0 +1,75 @@
+"""A trained run on bars that it has never seen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from small_runs import FIVE_DAYS, SEVEN_DAYS, bars_file, mtquant, python_path
+
+from mtquant_rllib.errors import MarketDataError
+from mtquant_rllib.training.inspection.unseen_bars import UnseenBars
+
+EIGHT = ("EURUSD", "GBPUSD", "USDJPY", "XAUUSD", "WTIUSD", "SPX500", "NAS100", "US30")
+SYMBOLS = {**dict.fromkeys((*EIGHT, "GER40"), FIVE_DAYS), "BTCUSD": SEVEN_DAYS}
+
+
+@pytest.fixture
+def folder(all_extensions: Path, tmp_path: Path) -> Path:
+    """A copy of the run, and newer bars of another file."""
+    shutil.copytree(all_extensions, tmp_path / "copy")
+    (tmp_path / "newer").mkdir()
+    shutil.copyfile(bars_file(tmp_path / "newer", SYMBOLS, years=8), tmp_path / "copy" / "newer.parquet")
+    return tmp_path / "copy"
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_run_is_judged_on_what_comes_after_the_bars_that_it_was_made_with(folder: Path) -> None:
+    words = ("evaluate", "all", "--market", "newer.parquet", "--json", "unseen.json")
+    done = mtquant(folder, *words, PYTHONPATH=python_path(folder))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found, own = (json.loads((folder / name).read_text())["context"] for name in ("unseen.json", "report.json"))
+    # Its test split begins an embargo after its validation bars, and ends with its own file.
+    assert np.datetime64(found["first_date"]) <= np.datetime64(own["first_date"])
+    assert np.datetime64(found["first_date"]) > np.datetime64(own["first_date"]) - np.timedelta64(60, "D")
+    assert np.datetime64(found["last_date"]) > np.datetime64(own["last_date"]) + np.timedelta64(600, "D")
+    assert (folder / "runs" / "all" / "evaluation" / "newer" / "books.csv").is_file()
+    done = mtquant(folder, *words, "--after", "2019-06-30", PYTHONPATH=python_path(folder))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((folder / "unseen.json").read_text())["context"]["first_date"] > "2019-06-30"
+    done = mtquant(folder, *words, "--after", "2030-01-01", PYTHONPATH=python_path(folder))
+    assert done.returncode == 1
+    assert "nothing of it can be traded after 2030-01-01" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--after", "2020-01-01"], "--after without --market"),
+        (["--market", "newer.parquet", "--split", "train"], "bars of one's own have no splits"),
+        (["--market", "newer.parquet", "--after", "June"], "expected a date such as 2022-12-31"),
+        (["--market", "no.parquet"], "no such file"),
+    ],
+)
+@pytest.mark.ray
+def test_what_cannot_be_judged_is_refused(folder: Path, words: list[str], said: str) -> None:
+    done = mtquant(folder, "evaluate", "all", *words, PYTHONPATH=python_path(folder))
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(("here", "refused"), [(6100.0, True), (52.0, True), (252.0, False), (313.0, True)])
+def test_bars_of_another_length_are_refused(here: float, refused: bool) -> None:
+    """261 bars a year are daily bars of weekdays; holidays take ten of them."""
+    newer, own = (SimpleNamespace(execution=SimpleNamespace(bars_per_year=number)) for number in (here, 261.0))
+    bars = UnseenBars(Path("newer.parquet"))
+    if not refused:
+        bars.expect_frequency(newer, own)  # type: ignore[arg-type]
+        return
+    with pytest.raises(MarketDataError, match=r"newer\.parquet: .* bars a year; the run was trained on 261 a year"):
+        bars.expect_frequency(newer, own)  # type: ignore[arg-type]
