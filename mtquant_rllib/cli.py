@@ -16,7 +16,7 @@ from mtquant_rllib.commands.bench import add_benches
 from mtquant_rllib.commands.data import add_data
 from mtquant_rllib.commands.doctor import add_doctor
 from mtquant_rllib.commands.run_store import add_run_store
-from mtquant_rllib.commands.runs import add_judging, add_training
+from mtquant_rllib.commands.runs import add_inspection, add_judging, add_training
 from mtquant_rllib.commands.sweep import add_sweep
 from mtquant_rllib.commands.walk_forward import add_walk_forward
 from mtquant_rllib.commands.wandb import add_wandb
@@ -78,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_audit(commands)
     add_benches(commands)
     add_judging(commands)
+    add_inspection(commands)
     add_wandb(commands)
     return parser
 

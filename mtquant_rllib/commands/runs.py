@@ -9,7 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mtquant_rllib.commands.command import DEFAULT_CONFIG, add_command, check_files, reproducible, settings_of
+from mtquant_rllib.commands.command import (
+    DEFAULT_CONFIG,
+    add_command,
+    check_files,
+    reproducible,
+    settings_of,
+    write_json,
+)
 from mtquant_rllib.commands.sweep import resume_sweep
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.records.ownership import SWEEP
@@ -112,6 +119,34 @@ def add_judging(commands: Any) -> None:
     why.add_argument("--phase", type=int, choices=(1, 2, 3), help="policies after this phase (default: the last done)")
     why.add_argument("--out", type=Path, metavar="FOLDER", help="default: RUN/explain/SPLIT/AGENT")
     _add_place(why)
+
+
+def add_inspection(commands: Any) -> None:
+    """`inspect`."""
+    look = add_command(
+        commands,
+        "inspect",
+        _inspect,
+        "show one bar from end to end: messages, decisions, risk edits, fills, profit",
+        "mtquant inspect runs/real --at 2020-03-12 --json bar.json",
+    )
+    look.add_argument("run_folder", metavar="RUN", help="the run's folder, or its name under runs/")
+    look.add_argument("--at", metavar="DATE", required=True, help="the bar: a day, or a moment of shorter bars")
+    look.add_argument(
+        "--split", choices=("train", "validation", "test"), help="where to look (default: the last split that has it)"
+    )
+    look.add_argument("--phase", type=int, choices=(1, 2, 3), help="policies after this phase (default: the last done)")
+    look.add_argument("--json", type=Path, metavar="FILE", help="write it here as well")
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    run = run_folder(args.run_folder)
+    from mtquant_rllib.training.inspection.inspected_bar import inspect_run, lines
+
+    bar = inspect_run(run, args.at, split=args.split, phase=args.phase)
+    print("\n".join(lines(bar)))
+    if args.json is not None:
+        write_json(args.json, bar.tree())
 
 
 def _add_place(command: argparse.ArgumentParser) -> None:

@@ -314,14 +314,14 @@ def play(
         proposed=money["proposed"],
         traded_frac=money["traded"],
         rule_ids=rules,
-        rule_names=_rule_names(risk),
+        rule_names=names_of_rules(risk),
         var_forecast_frac=forecast,
         breaker_trips=risk.breakers.n_triggers.reshape(n_envs, N_LEVELS).copy(),
         facts=dict(facts or {}),
     )
 
 
-def _rule_names(risk: RiskLayer) -> dict[int, str]:
+def names_of_rules(risk: RiskLayer) -> dict[int, str]:
     """Names of the rules that can bind, custom ones included."""
     built_in = [int(rule) for rule in RuleId if rule not in (RuleId.NONE, RuleId.CUSTOM)]
     custom = [RuleId.CUSTOM + number for number in range(len(risk.manager.rules))]
