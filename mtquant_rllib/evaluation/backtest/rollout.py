@@ -321,6 +321,11 @@ def play(
     )
 
 
+def fill_prices(data: DeskData, row: int) -> np.ndarray:
+    """Prices at which orders fill in the bar of a row, quote currency, (n,)."""
+    return np.asarray(data.execution.money[row, channel.FILL])
+
+
 def names_of_rules(risk: RiskLayer) -> dict[int, str]:
     """Names of the rules that can bind, custom ones included."""
     built_in = [int(rule) for rule in RuleId if rule not in (RuleId.NONE, RuleId.CUSTOM)]

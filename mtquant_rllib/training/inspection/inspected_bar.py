@@ -19,7 +19,6 @@ from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.evaluation.backtest import rollout
 from mtquant_rllib.market.splits import NAMES
-from mtquant_rllib.portfolio import execution_data as channel
 from mtquant_rllib.training.inspection.run_evaluation import OpenedRun, open_policies
 
 _MESSAGES_A_BAR = 64
@@ -132,7 +131,7 @@ def _played_to(opened: OpenedRun, split: str, number: int, row: int) -> Inspecte
     desk.advance_with_weights(proposed)
     book, names = desk.book, rollout.names_of_rules(desk.risk)
     after = desk.weights_now()[0]
-    price = data.execution.money[row, channel.FILL]
+    price = rollout.fill_prices(data, row)
     instruments = tuple(
         InstrumentBar(
             symbol=symbol,
