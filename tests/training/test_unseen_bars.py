@@ -43,7 +43,7 @@ def test_a_run_is_judged_on_what_comes_after_the_bars_that_it_was_made_with(fold
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((folder / "unseen.json").read_text())["context"]["first_date"] > "2019-06-30"
     done = mtquant(folder, *words, "--after", "2030-01-01", PYTHONPATH=python_path(folder))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "nothing of it can be traded after 2030-01-01" in done.stderr
 
 
