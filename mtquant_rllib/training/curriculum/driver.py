@@ -32,7 +32,7 @@ from mtquant_rllib.training.curriculum.phase_handover import begin_phase, hand_o
 from mtquant_rllib.training.curriculum.phases import algorithm_of, expect_trainable, plan_phase
 from mtquant_rllib.training.placement.node_readiness import Readiness
 from mtquant_rllib.training.placement.planner import placed
-from mtquant_rllib.training.preparation import centred, prepare, restored
+from mtquant_rllib.training.preparation import centred, for_market, prepare, restored
 from mtquant_rllib.training.records import ownership, run_names
 from mtquant_rllib.training.records.manifest import Manifest, PhaseRecord, phases_of
 from mtquant_rllib.training.records.manifest_file import FILE, is_run
@@ -88,7 +88,7 @@ def train(
     wanted = list(phases) if phase is None else [phase]
     if phase in (None, 1):
         # Before an object store is asked for the run.
-        _refuse_untrainable(settings, wanted, address)
+        _refuse_untrainable(for_market(settings, from_files=market is not None), wanted, address)
     run = run_names.claim_free() if run is None else run_names.run_path(run).resolve()
     change: Callable[[Manifest], None] | None = None
     if resume_existing and is_run(run) and not nothing_trained(run):

@@ -119,7 +119,7 @@ def expect_trainable(settings: Settings, phase: int) -> None:
             "`learner` is the batched engine's"
         )
     price = settings.reference.price
-    if settings.resources.engine == "rllib" and settings.reference.where != "never" and any(dict(price).values()):
+    if settings.resources.engine == "rllib" and settings.reference.exists and any(dict(price).values()):
         raise ConfigError(
             "reference.price with resources.engine = 'rllib': RLlib's own loss has no such term; set the prices to 0, "
             "or resources.engine=batched"
