@@ -84,7 +84,7 @@ def sweep(
     values = _trials(settings, found)
     _expect_comparable(settings, found)
     for one in values:
-        _expect_trainable(settings_with(settings, one), phases)
+        _expect_trainable(for_market(settings_with(settings, one), from_files=market is not None), phases)
     _expect_room(settings, phases, address)
     run = run_names.claim_free() if run is None else run_names.run_path(run).resolve()
     if is_sweep(run):

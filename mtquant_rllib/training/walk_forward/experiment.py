@@ -16,6 +16,7 @@ from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.market.importing.importers import load_market
 from mtquant_rllib.paths import is_address
 from mtquant_rllib.training.curriculum.phases import expect_trainable
+from mtquant_rllib.training.preparation import for_market
 from mtquant_rllib.training.records import ownership, run_names
 from mtquant_rllib.training.records.manifest import phases_of
 from mtquant_rllib.training.search import sweep
@@ -64,7 +65,7 @@ def walk_forward(
     tree = settings.model_dump(mode="json")
     whole = validate(Settings, apply_overrides(tree, ["search.scheduler=grid", f"search.seeds={seeds}"]), "--seeds")
     for phase in wanted:
-        expect_trainable(whole, phase)
+        expect_trainable(for_market(whole, from_files=True), phase)
     run = run_names.claim_free() if run is None else run_names.run_path(run).resolve()
     if is_sweep(run):
         raise RunError(f"{run}: this experiment exists; carry it on with `mtquant resume {run}` or name another")
