@@ -249,6 +249,8 @@ def _tell(done: RunEvaluation) -> None:
     print_by_regime(done.regimes, console)
     if done.terms:
         print_terms(done.terms, console)
+    if done.kept is not None:
+        print(f"an earlier evaluation came out otherwise, and is kept in {done.kept}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from mtquant_rllib.evaluation.report.building import build_report, summarise
 from mtquant_rllib.evaluation.statistics.var_backtest import backtest_var
 
 SETTINGS = Settings.load(overrides=["evaluation.bootstrap.resamples=200"])
+BOOTSTRAP = SETTINGS.evaluation.bootstrap
 UNIVERSE = SETTINGS.universe
 DAY_SD = 0.01
 
@@ -133,3 +134,23 @@ def test_blocks_of_a_month_are_a_month_of_hours() -> None:
     bootstrap = SETTINGS.evaluation.bootstrap
     assert bootstrap.of_bars(1).mean_block_bars == bootstrap.mean_block_bars == 20
     assert bootstrap.of_bars(24).mean_block_bars == 480
+
+
+def test_two_hundred_episodes_from_random_starts_know_no_more_than_the_history_they_play() -> None:
+    """Ten years are known to ± 1/sqrt(10) a year, however often parts of them are played."""
+    rng = np.random.default_rng(11)
+    history = rng.normal(0.0003, 0.01, 2_520)
+    days = np.datetime64("2010-01-04") + np.arange(2_520)
+    starts = rng.integers(0, 2_520 - 252, 200)
+    at = starts[:, None] + np.arange(252)
+    overlapping = record(history[at], days.astype("datetime64[s]")[at], 252.0)
+    summary = summarise(overlapping, 0.95, BOOTSTRAP, seed=0)
+    end_to_end = summarise(record(history[None], days.astype("datetime64[s]"), 252.0), 0.95, BOOTSTRAP, 0)
+    whole = end_to_end.standard_errors["sharpe_ann"]
+    assert whole == pytest.approx(1 / np.sqrt(10), rel=0.1)
+    # The first and last year are played less often than the rest, so that it is somewhat more.
+    assert 0.95 * whole < summary.standard_errors["sharpe_ann"] < 1.4 * whole
+    assert set(summary.standard_errors) == {"sharpe_ann"}
+    report = build_report([overlapping], SETTINGS)
+    assert report.verdict is None
+    assert any("these are no more than the 2,5" in note for note in report.notes)

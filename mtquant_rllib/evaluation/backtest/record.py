@@ -105,6 +105,11 @@ class Record:
     def n_bars(self) -> int:
         return self.equity_ccy.shape[1]
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether environments begin at different bars, as from random starts, and so may play the same ones."""
+        return self.stamps.ndim > 1
+
     @cached_property
     def equity_before_ccy(self) -> np.ndarray:
         """Equity at the close before each bar, shape (B, T)."""

@@ -8,8 +8,8 @@ With one environment a figure is that history's; the Sharpe's standard error is 
 resampled blocks of time. With several, the Sharpe is pooled over them and every other figure is the mean over
 environments with the error of that mean; the Sharpe's error and interval come from resampled environments, and with
 fewer than `statistics.FEW_PATHS` from their bars, as with one. VaR, its backtest and blocks of time are those of
-trading days whatever the bars. Random starts within one history
-overlap: their environments are then not independent, and the errors are too small.
+trading days whatever the bars. Episodes from random starts within one history overlap: they are
+that one history, from whose blocks of time the Sharpe's error comes then, and no other figure has one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from mtquant_rllib.evaluation.backtest.trading_days import bars_per_day, by_day,
 from mtquant_rllib.evaluation.statistics.bootstrap import (
     FEW_PATHS,
     few_paths_interval,
+    overlapping_interval,
     pooled_sharpe_interval,
 )
 from mtquant_rllib.evaluation.statistics.var_backtest import VarBacktest, backtest_var
@@ -111,8 +112,8 @@ def summarise(
     by_env["var_frac"] = measures.value_at_risk(by_day(record, returns), confidence)
     by_env["cvar_frac"] = measures.conditional_value_at_risk(by_day(record, returns), confidence)
     by_env["gross_sharpe_ann"] = measures.sharpe(np.where(keep, record.gross_returns, np.nan), record.bars_per_year)
-    values, errors = _over_environments(by_env)
-    _put_sharpe(values, errors, returns, record.bars_per_year, bootstrap, seed)
+    values, errors = _over_environments(by_env, record)
+    _put_sharpe(values, errors, returns, record, bootstrap, seed)
     values["n_bars"] = float(keep.sum())
     values["bankruptcies"] = float(record.bankrupt.sum())
     for level, trips in enumerate(record.breaker_trips.sum(axis=0), start=1):
@@ -136,7 +137,7 @@ def _verdict(records: Sequence[Record], config: EvaluationConfig, n_trials: int)
     """On all bars that the subject played, one environment after the other. None where environments started at random
     and may have played the same bars: they are fewer than they look."""
     subject, *others = records
-    if subject.stamps.ndim > 1:
+    if subject.overlaps:
         return None
     mine = measures.living_returns(subject.returns)
     played = np.isfinite(mine)
@@ -160,8 +161,8 @@ def _part_reports(record: Record, confidence: float, bootstrap: BootstrapConfig,
             "profit_factor": measures.profit_factor(added),
             **_money(record, record.played, members),
         }
-        values, errors = _over_environments(by_env)
-        _put_sharpe(values, errors, added, record.bars_per_year, bootstrap, seed)
+        values, errors = _over_environments(by_env, record)
+        _put_sharpe(values, errors, added, record, bootstrap, seed)
         reports.append(PartReport(kind, name, Summary(values, errors)))
     return reports
 
@@ -191,13 +192,13 @@ def _money(record: Record, keep: np.ndarray, members: np.ndarray) -> dict[str, n
     }
 
 
-def _over_environments(by_env: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean over environments, and its standard error where there is more than one."""
+def _over_environments(by_env: dict[str, np.ndarray], record: Record) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean over environments, and its standard error where there is more than one and they do not overlap."""
     values, errors = {}, {}
     for name, column in by_env.items():
         known = column[~np.isnan(column)]
         values[name] = float(known.mean()) if len(known) else math.nan
-        if len(known) > 1 and np.isfinite(known).all():
+        if len(known) > 1 and not record.overlaps and np.isfinite(known).all():
             errors[name] = float(known.std(ddof=1) / np.sqrt(len(known)))
     return values, errors
 
@@ -206,13 +207,16 @@ def _put_sharpe(
     values: dict[str, float],
     errors: dict[str, float],
     returns: np.ndarray,
-    bars_per_year: float,
+    record: Record,
     bootstrap: BootstrapConfig,
     seed: int,
 ) -> None:
     """Replace the mean Sharpe by the pooled one, with its error and interval. Every book meets the same resamples."""
-    rng = np.random.default_rng(seed)
-    if len(returns) < FEW_PATHS:
+    rng, bars_per_year = np.random.default_rng(seed), record.bars_per_year
+    if record.overlaps:
+        interval = overlapping_interval(returns, record.stamps, bars_per_year, bootstrap, rng)
+        errors["sharpe_ann"] = interval.standard_error
+    elif len(returns) < FEW_PATHS:
         interval = few_paths_interval(returns, bars_per_year, bootstrap, rng)
         errors["sharpe_ann"] = measures.pooled_sharpe_standard_error(returns, bars_per_year)
     else:
@@ -258,8 +262,12 @@ def _notes(records: Sequence[Record], books: Sequence[BookReport], settings: Set
     notes = ["Net of costs and financing; no shaped reward. ± is one standard error."]
     if subject.n_envs > 1:
         notes.append(f"Sharpe pooled over {subject.n_envs} environments; other figures are means over them.")
-    if subject.stamps.ndim > 1:
-        notes.append("No verdict: episodes that start at random share bars, which are fewer than they look.")
+    if subject.overlaps:
+        times = len(np.unique(subject.stamps))
+        notes.append(
+            f"Episodes that start at random share bars: these are no more than the {times:,} bars of the history. The "
+            "Sharpe's error is of blocks of them, other figures have none, and there is no verdict."
+        )
     dates = " and ".join(str(date) for date in settings.evaluation.excluded_dates)
     if subject.on_dates(settings.evaluation.excluded_dates).any():
         notes.append(f"Sharpe* leaves out {dates}.")

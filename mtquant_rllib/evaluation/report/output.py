@@ -17,6 +17,8 @@ from mtquant_rllib import strict_json
 from mtquant_rllib.evaluation.backtest.baselines import HOLD_PREFIX
 from mtquant_rllib.evaluation.report.building import EvaluationReport, Summary
 
+REPORT = "evaluation.json"
+
 
 def report_tree(report: EvaluationReport) -> dict[str, Any]:
     """The report as JSON values; NaN and infinity become null."""
@@ -37,7 +39,7 @@ def write_report(report: EvaluationReport, folder: Path) -> dict[str, Path]:
     ]
     part_rows = [{"kind": part.kind, "name": part.name, **_flat(part.summary)} for part in report.parts]
     return {
-        "json": write_json(report, folder / "evaluation.json"),
+        "json": write_json(report, folder / REPORT),
         "books": _write_csv(folder / "books.csv", book_rows),
         "parts": _write_csv(folder / "parts.csv", part_rows),
     }

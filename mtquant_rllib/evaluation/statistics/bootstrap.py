@@ -105,6 +105,31 @@ def few_paths_interval(
     return _interval_of_bars(living[np.isfinite(living)], bars_per_year, config, rng)
 
 
+def overlapping_interval(
+    returns: np.ndarray, stamps: np.ndarray, bars_per_year: float, config: BootstrapConfig, rng: np.random.Generator
+) -> Interval:
+    """Pooled Sharpe of episodes (P, T) whose bars end at `stamps` (P, T), some of them at the same time.
+
+    Episodes that start at random within one history play the same bars again and again: they are no more than that one
+    history. So bars of one time are resampled together, and blocks are of time.
+    """
+    living = living_returns(returns)
+    known = np.isfinite(living)
+    if known.sum() < 2 or np.ptp(living[known]) == 0:
+        return Interval(np.nan, np.nan, np.nan, np.nan, config.confidence)
+    times, at = np.unique(stamps[known], return_inverse=True)
+    values, n_times = living[known], len(times)
+    moments = np.stack([np.bincount(at, weights, n_times) for weights in (np.ones_like(values), values, values**2)])
+    block, step = min(config.mean_block_bars, n_times), max(1, _CHUNK_CELLS // n_times)
+    resampled = []
+    for done in range(0, config.resamples, step):
+        index = stationary_bootstrap_indices(n_times, block, min(step, config.resamples - done), rng)
+        resampled.append(_sharpe_of(np.stack([moment[index].sum(axis=1) for moment in moments])))
+    scale = np.sqrt(bars_per_year)
+    whole = _sharpe_of(moments.sum(axis=1)) * scale
+    return percentile_interval(whole, np.concatenate(resampled) * scale, config)
+
+
 def _interval_of_bars(
     living: np.ndarray, bars_per_year: float, config: BootstrapConfig, rng: np.random.Generator
 ) -> Interval:

@@ -10,13 +10,15 @@ import math
 from pathlib import Path
 from typing import Any, Protocol
 
+from mtquant_rllib.evaluation.report.output import REPORT
 from mtquant_rllib.training.curriculum.phases import plan_phase
+from mtquant_rllib.training.inspection.evaluation_folder import FOLDER
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.reporting.weights_and_biases import artifacts
 from mtquant_rllib.training.reporting.weights_and_biases.identity import Identity, identity_of_evaluation
 from mtquant_rllib.training.reporting.weights_and_biases.transaction_log import Logged
+from mtquant_rllib.training.storage import durable
 
-REPORT = "evaluation.json"
 _CURVES = {"equity": "equity.csv", "drawdown": "drawdown.csv"}
 _TABLES = {"books": "books.csv", "parts": "parts.csv", "regimes": "regimes.csv", "reward_terms": "reward_terms.csv"}
 _POINTS = 1000
@@ -35,7 +37,8 @@ class Told(Protocol):
 
 def reports(run: Path) -> list[Path]:
     """The evaluations that there are."""
-    return sorted((run / "evaluation").rglob(REPORT))
+    found = (run / FOLDER).rglob(REPORT)
+    return sorted(report for report in found if not report.parent.name.startswith(durable.HALF))
 
 
 def follow(run: Path, manifest: Manifest, report: Path, runs: Told) -> None:
@@ -92,7 +95,7 @@ def _last_done(manifest: Manifest) -> int:
 
 def _name_of(run: Path, folder: Path) -> str:
     """`test`, or for folders in folders `test-phase_2`."""
-    return "-".join(folder.relative_to(run / "evaluation").parts)
+    return "-".join(folder.relative_to(run / FOLDER).parts)
 
 
 def _typed(path: Path) -> tuple[list[Any], list[Any]]:
