@@ -15,6 +15,7 @@ from mtquant_rllib.commands.audit import add_audit
 from mtquant_rllib.commands.bench import add_benches
 from mtquant_rllib.commands.data import add_data
 from mtquant_rllib.commands.doctor import add_doctor
+from mtquant_rllib.commands.ledger import add_ledger
 from mtquant_rllib.commands.run_store import add_run_store
 from mtquant_rllib.commands.runs import add_inspection, add_judging, add_training
 from mtquant_rllib.commands.sweep import add_sweep
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_walk_forward(commands)
     add_doctor(commands)
     add_run_store(commands)
+    add_ledger(commands)
     add_audit(commands)
     add_benches(commands)
     add_judging(commands)

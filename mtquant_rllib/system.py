@@ -111,7 +111,7 @@ class HierarchicalTradingSystem:
 
     def _policies(self) -> PolicyPlayer:
         if self._player is None:
-            from mtquant_rllib.training.inspection.run_evaluation import last_done
+            from mtquant_rllib.training.inspection.opened_policies import last_done
             from mtquant_rllib.training.records import module_states
 
             manifest, run = self._manifest(), self._known_run()

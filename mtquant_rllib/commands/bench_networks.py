@@ -69,7 +69,7 @@ def inference_options(parser: Any) -> None:
 def inference(settings: Settings, args: argparse.Namespace) -> Figures:
     repeats = at_least_one(args, "repeats")
     from mtquant_rllib.bench.inference import Sizes, bench_inference
-    from mtquant_rllib.training.inspection.run_evaluation import open_policies
+    from mtquant_rllib.training.inspection.opened_policies import open_policies
     from mtquant_rllib.training.preparation import prepare
 
     sizes = Sizes(repeats=repeats)

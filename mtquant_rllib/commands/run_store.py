@@ -112,7 +112,7 @@ def _list(args: argparse.Namespace) -> None:
         print(f"no runs in {args.folder}")
         return
     head = ("run", "created", "phases", "bars", "of", "best validation Sharpe", "size", "state")
-    _print_table(head, [_row(line) for line in lines], right=(3, 4, 6))
+    print_table(head, [_row(line) for line in lines], right=(3, 4, 6))
 
 
 def _row(line: RunLine) -> tuple[str, ...]:
@@ -213,7 +213,7 @@ def _prune(args: argparse.Namespace) -> None:
         for item in plan.removable
     ]
     if rows:
-        _print_table(("removed" if args.yes else "may go", "size", "why"), rows, right=(1,))
+        print_table(("removed" if args.yes else "may go", "size", "why"), rows, right=(1,))
     for line in plan.left_alone:
         print(f"left alone: {printable(line)}")
     freed = f"{len(rows)} things, {size_in_words(plan.bytes)}"
@@ -225,7 +225,7 @@ def _prune(args: argparse.Namespace) -> None:
         print(f"{run}: {freed} may go; `mtquant runs prune {run} --yes` removes them")
 
 
-def _print_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> None:
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> None:
     """Columns as wide as what stands in them, never cut off: the output may go into a pipe."""
     table = [list(head), *(list(row) for row in rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(head))]

@@ -96,6 +96,11 @@ def add_judging(commands: Any) -> None:
         "--after", metavar="DATE", help="judge what comes after this day (default: what the run has not seen)"
     )
     judge.add_argument(
+        "--holdout",
+        action="store_true",
+        help="judge the bars that the run's market holds out (market.splits.holdout_from), which opens once",
+    )
+    judge.add_argument(
         "--episodes", type=int, metavar="N", help="N random starts in place of the split from end to end"
     )
     judge.add_argument(
@@ -219,7 +224,8 @@ def _tell_what_next(run: Path) -> None:
 
 def _compare(run: Path) -> None:
     """Evaluate a run whose curriculum is complete on the test split, beside the baselines."""
-    from mtquant_rllib.training.inspection.run_evaluation import evaluate_run, last_done
+    from mtquant_rllib.training.inspection.opened_policies import last_done
+    from mtquant_rllib.training.inspection.run_evaluation import evaluate_run
     from mtquant_rllib.training.records.manifest import Manifest, phases_of
     from mtquant_rllib.training.reporting.learning_curves import plot_learning_curves
     from mtquant_rllib.training.reporting.weights_and_biases.launcher import brought_up
@@ -257,7 +263,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.episodes is not None and args.episodes < 1:
         raise ConfigError(f"--episodes {args.episodes}: expected at least 1")
     run = run_folder(args.run_folder)
-    unseen = _unseen(args)
+    unseen = _unseen(args, run)
     import shutil
 
     from mtquant_rllib.policies.attention.fallbacks import summary
@@ -286,8 +292,17 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(f"{kind}: {path}")
 
 
-def _unseen(args: argparse.Namespace) -> UnseenBars | None:
-    """The bars of --market, which stand in place of a split."""
+def _unseen(args: argparse.Namespace, run: Path) -> UnseenBars | None:
+    """The bars of --holdout or of --market, which stand in place of a split."""
+    if args.holdout:
+        if args.market is not None or args.after is not None or args.split != "test" or args.episodes is not None:
+            raise ConfigError("--holdout: it names its bars by itself, and is played once from end to end")
+        if args.overrides or args.config != DEFAULT_CONFIG:
+            raise ConfigError("--holdout: the run is judged with its own settings")
+        from mtquant_rllib.training.inspection.unseen_bars import UnseenBars
+        from mtquant_rllib.training.records.manifest import Manifest
+
+        return UnseenBars.held_out(Manifest.read(run))
     if args.market is None:
         for name in ("macro", "after"):
             if getattr(args, name) is not None:

@@ -153,6 +153,8 @@ class SplitsConfig(Section):
     fractions: FractionsConfig
     purge_bars: Bars
     embargo_bars: Bars
+    holdout_from: Date | None
+    """Bars from this day on are no split's, and are played once (`mtquant evaluate --holdout`); None holds out none."""
 
     @model_validator(mode="after")
     def _in_order(self) -> SplitsConfig:

@@ -8,7 +8,7 @@ import pytest
 from page_runs import ATTENTION, SMALL, gather, write_run
 
 from mtquant_rllib.evaluation.explain.collect import Material
-from mtquant_rllib.training.inspection.run_evaluation import OpenedRun, open_policies
+from mtquant_rllib.training.inspection.opened_policies import OpenedRun, open_policies
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import torch
 from mtquant_rllib.config import Settings
 from mtquant_rllib.evaluation.explain.collect import Material, collect
 from mtquant_rllib.policies.registry import build_policy, network_configs
-from mtquant_rllib.training.inspection.run_evaluation import OpenedRun
+from mtquant_rllib.training.inspection.opened_policies import OpenedRun
 from mtquant_rllib.training.preparation import prepare
 from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import PHASES, Manifest, phases_of

@@ -13,7 +13,7 @@ from mtquant_rllib.evaluation.explain.collect import DecisionLog, Material, bars
 from mtquant_rllib.evaluation.explain.importance import attention_received
 from mtquant_rllib.evaluation.regimes.figures import NO_REGIME
 from mtquant_rllib.policies.introspection import AgentView
-from mtquant_rllib.training.inspection.run_evaluation import OpenedRun
+from mtquant_rllib.training.inspection.opened_policies import OpenedRun
 
 
 def test_the_meta_controller_decides_every_few_bars_of_every_history(material: Material, opened: OpenedRun) -> None:

@@ -35,7 +35,7 @@ from mtquant_rllib.evaluation.report.building import EvaluationReport, build_rep
 from mtquant_rllib.evaluation.report.plots import line_colours
 from mtquant_rllib.evaluation.statistics.bootstrap import Interval
 from mtquant_rllib.features.regimes import Regime
-from mtquant_rllib.training.inspection.run_evaluation import OpenedRun
+from mtquant_rllib.training.inspection.opened_policies import OpenedRun
 
 ALWAYS = {
     "wealth", "risk_return", "regime_timeline", "transition_matrix", "durations", "regime_performance",

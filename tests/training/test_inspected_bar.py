@@ -12,7 +12,7 @@ from mtquant_rllib.cli import main
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.evaluation.backtest import rollout
 from mtquant_rllib.training.inspection.inspected_bar import inspect_run, lines
-from mtquant_rllib.training.inspection.run_evaluation import open_policies
+from mtquant_rllib.training.inspection.opened_policies import open_policies
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

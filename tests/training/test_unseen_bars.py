@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from small_runs import FIVE_DAYS, SEVEN_DAYS, bars_file, mtquant, python_path
+from small_runs import FIVE_DAYS, SEVEN_DAYS, bars_file, mtquant, python_path, words_of
 
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.training.inspection.unseen_bars import UnseenBars
@@ -73,3 +73,30 @@ def test_bars_of_another_length_are_refused(here: float, refused: bool) -> None:
         return
     with pytest.raises(MarketDataError, match=r"newer\.parquet: .* bars a year; the run was trained on 261 a year"):
         bars.expect_frequency(newer, own)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_last_holdout_is_in_no_split_and_opens_once(folder: Path) -> None:
+    """The run's own bars, prepared again without their last year."""
+    last = json.loads((folder / "report.json").read_text())["context"]["last_date"]
+    first_held = str(np.datetime64(last) - np.timedelta64(200, "D"))
+    words = ("--config", "all.yaml", "--market", "bars.parquet", "--phase", "1", "--budget-scale", "0.0005")
+    small = ("desk.episode.bars=30", "recipe.validations=1", "recipe.environments=4", "resources.cpus=2")
+    sets = words_of(*small, "recipe.algorithms=[ppo, ppo, ppo]", f"market.splits.holdout_from={first_held}")
+    done = mtquant(folder, "train", "--run", "held", *words, *sets, PYTHONPATH=python_path(folder))
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = mtquant(folder, "evaluate", "held", "--json", "own.json", PYTHONPATH=python_path(folder))
+    assert json.loads((folder / "own.json").read_text())["context"]["last_date"] < first_held
+    opened, again = (
+        mtquant(folder, "evaluate", "held", "--holdout", "--json", "held.json", PYTHONPATH=python_path(folder))
+        for _ in range(2)
+    )
+    assert opened.returncode == 0, opened.stderr[-2000:]
+    context = json.loads((folder / "held.json").read_text())["context"]
+    assert (context["first_date"] >= first_held, context["last_date"]) == (True, last)
+    assert again.returncode == 2
+    assert "opens once" in again.stderr
+    done = mtquant(folder, "evaluate", "all", "--holdout", PYTHONPATH=python_path(folder))
+    assert "this run holds out no bars" in done.stderr
+    assert mtquant(folder, "ledger", "verify").returncode == 0

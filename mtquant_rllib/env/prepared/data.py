@@ -125,21 +125,26 @@ def describe(folder: Path) -> dict[str, Any]:
     return read_index(folder)
 
 
+def market_of(folder: Path) -> dict[str, Any]:
+    """Which market a prepared folder is of: kind, and the hash of the bars or of what they were drawn from; of files
+    also symbols, first and last day."""
+    known: dict[str, Any] = read_index(folder).get("market", {"kind": "unknown", "content": folder.name})
+    return known
+
+
 def prepare_embedded(settings: Settings, cache: Path | None = None) -> Path:
     """Prepare the synthetic market of `embedded`, each split from paths and seeds of its own."""
     # Workers only open what is prepared; what prepares it weighs as much again as the arrays.
     from mtquant_rllib.market.synthetic import synthesise
 
     embedded = settings.embedded
-    identity = _digest(
-        settings,
-        {
-            "embedded": embedded.model_dump(mode="json"),
-            "synthetic": settings.synthetic.model_dump(mode="json"),
-            "strength": settings.planted.strength,
-            "leak": settings.allocator.leak.model_dump() if settings.allocator and embedded.variant == "leak" else None,
-        },
-    )
+    drawn_from = {
+        "embedded": embedded.model_dump(mode="json"),
+        "synthetic": settings.synthetic.model_dump(mode="json"),
+        "strength": settings.planted.strength,
+        "leak": settings.allocator.leak.model_dump() if settings.allocator and embedded.variant == "leak" else None,
+    }
+    identity = _digest(settings, drawn_from)
     if embedded.variant == "leak" and settings.allocator is None:
         raise ConfigError("embedded.variant = leak: only an allocator's market has one (allocator.leak)")
 
@@ -157,7 +162,9 @@ def prepare_embedded(settings: Settings, cache: Path | None = None) -> Path:
                 mu = plant_leak(settings, ExecutionData.open(folder / split), block, flat).reshape(mu.shape)
             np.savez(folder / split / "truth.npz", mu=mu, sigma=sigma)
             splits[split] = {"arrays": split, "features": features, "stretches": stretches}
-        return {"source": f"embedded ({embedded.variant})", "splits": splits}
+        world = hashlib.sha256(strict_json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()
+        market = {"kind": "synthetic", "content": world}
+        return {"source": f"embedded ({embedded.variant})", "market": market, "splits": splits}
 
     return _prepared(cache, f"embedded-{identity}", fill)
 
@@ -180,7 +187,7 @@ def prepare_files(
                     f"ends at row {whole[0]}; accepted: a longer history, or other market.splits"
                 )
             splits[name] = {"arrays": "history", "features": features, "stretches": [[start, stop]]}
-        return {"source": str(bars), "macro": None if macro is None else str(macro), "splits": splits}
+        return _source(market, content, bars, macro) | {"splits": splits}
 
     return _prepared(cache, f"bars-{identity}", fill)
 
@@ -190,11 +197,17 @@ UNSEEN = "unseen"
 
 
 def prepare_unseen(
-    settings: Settings, bars: Path, macro: Path | None, after: dt.date | None, cache: Path | None = None
+    settings: Settings,
+    bars: Path,
+    macro: Path | None,
+    after: dt.date | None,
+    cache: Path | None = None,
+    *,
+    holdout: bool = False,
 ) -> Path:
     """Prepare bars from files with one split, `UNSEEN`: all that can be traded after a day, or at all (None). The bars
-    before it warm the features up."""
-    market, content = _loaded(settings, bars, macro)
+    before it warm the features up. holdout: the last holdout is among them."""
+    market, content = _loaded(settings, bars, macro, holdout=holdout)
     identity = _digest(settings, {"bars": content, "after": str(after)})
 
     def fill(folder: Path) -> dict[str, Any]:
@@ -211,16 +224,33 @@ def prepare_unseen(
                 f"{market.stamps[-1].astype('datetime64[D]')}; accepted: newer bars, with a year before them"
             )
         split = {"arrays": "history", "features": features, "stretches": [[start, stop]]}
-        return {"source": str(bars), "macro": None if macro is None else str(macro), "splits": {UNSEEN: split}}
+        return _source(market, content, bars, macro) | {"splits": {UNSEEN: split}}
 
     return _prepared(cache, f"unseen-{identity}", fill)
 
 
-def _loaded(settings: Settings, bars: Path | Sequence[Path], macro: Path | None) -> tuple[MarketData, str]:
-    """The bars, and a hash of them."""
+def _source(market: MarketData, content: str, bars: Path | Sequence[Path], macro: Path | None) -> dict[str, Any]:
+    """Which files the bars are from, and which bars they are."""
+    first, last = (str(stamp.astype("datetime64[D]")) for stamp in market.stamps[[0, -1]])
+    known = {"kind": "file", "content": content, "symbols": list(market.symbols), "first": first, "last": last}
+    return {"source": str(bars), "macro": None if macro is None else str(macro), "market": known}
+
+
+def _loaded(
+    settings: Settings, bars: Path | Sequence[Path], macro: Path | None, *, holdout: bool = False
+) -> tuple[MarketData, str]:
+    """The bars, and a hash of them; without the last holdout, where there is one, unless it is asked for."""
     from mtquant_rllib.market.importing.importers import load_market
 
     market, _ = load_market(settings, bars, macro)
+    first_held = settings.market.splits.holdout_from
+    if first_held is not None and not holdout:
+        stop = int(np.searchsorted(market.stamps, np.datetime64(first_held), side="left"))
+        if not stop:
+            raise MarketDataError(
+                f"{bars}: all of it is the last holdout, from {first_held} (market.splits.holdout_from)"
+            )
+        market = market.rows(0, stop)
     content = hashlib.sha256()
     for array in (market.stamps, market.bars, market.valid, market.macro, market.stale_open, market.volume_proxy):
         content.update(np.ascontiguousarray(array).tobytes())

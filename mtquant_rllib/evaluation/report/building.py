@@ -80,9 +80,11 @@ class EvaluationReport:
         return self.books[0]
 
 
-def build_report(records: Sequence[Record], settings: Settings, *, n_trials: int = 1) -> EvaluationReport:
+def build_report(
+    records: Sequence[Record], settings: Settings, *, n_trials: int = 1, notes: Sequence[str] = ()
+) -> EvaluationReport:
     """Measure every record; `records[0]` is the subject, the others are shown beside it, and the verdict compares it
-    with them. n_trials: from which the subject was chosen.
+    with them. n_trials: from which the subject was chosen. notes: beside the report's own.
 
     The records must cover the same bars (a `ValueError` names the one that does not): a comparison on other bars is
     none.
@@ -96,8 +98,8 @@ def build_report(records: Sequence[Record], settings: Settings, *, n_trials: int
     config = config.model_copy(update={"bootstrap": config.bootstrap.of_bars(bars_per_day(subject))})
     books = tuple(_book_report(record, confidence, config, settings.seed) for record in records)
     parts = tuple(_part_reports(subject, confidence, config.bootstrap, settings.seed))
-    notes = tuple(_notes(records, books, settings))
-    return EvaluationReport(books, parts, _context(subject, settings), notes, _verdict(records, config, n_trials))
+    said = (*_notes(records, books, settings), *notes)
+    return EvaluationReport(books, parts, _context(subject, settings), said, _verdict(records, config, n_trials))
 
 
 def summarise(

@@ -33,7 +33,7 @@ from mtquant_rllib.training.curriculum.phases import algorithm_of, expect_traina
 from mtquant_rllib.training.placement.node_readiness import Readiness
 from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.preparation import centred, for_market, prepare, restored
-from mtquant_rllib.training.records import ownership, run_names
+from mtquant_rllib.training.records import ledger, ownership, run_names
 from mtquant_rllib.training.records.manifest import Manifest, PhaseRecord, phases_of
 from mtquant_rllib.training.records.manifest_file import FILE, is_run
 from mtquant_rllib.training.reporting.progress import clock
@@ -223,6 +223,7 @@ def _carry_on(run: Path, address: str | None, trust: bool, change: Callable[[Man
         attempt = Attempt(run, manifest, machines, readiness, interruption, trust, tell)
         phase_experiment.check(attempt, todo[0], plan_phase(settings, todo[0]))
         manifest.write(run)
+        ledger.training_begins(run, manifest)
         with followed(run, settings, tell):
             for phase in todo:
                 interruption.raise_if_asked(f"phase {phase} is not done; {go_on}")

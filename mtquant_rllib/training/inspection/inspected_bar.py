@@ -19,7 +19,7 @@ from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.evaluation.backtest import rollout
 from mtquant_rllib.market.splits import NAMES
-from mtquant_rllib.training.inspection.run_evaluation import OpenedRun, open_policies
+from mtquant_rllib.training.inspection.opened_policies import OpenedRun, open_policies
 
 _MESSAGES_A_BAR = 64
 
@@ -96,6 +96,7 @@ def inspect_run(run: Path, at: str, *, split: str | None = None, phase: int | No
         if opened.settings.allocator is not None:
             raise ConfigError("mtquant inspect: an allocator decides alone; `mtquant explain` shows what on")
         if (found := _row_of(opened.data, moment, whole_day=whole_day)) is not None:
+            opened.looked("inspection", at=at)
             return _played_to(opened, name, *found)
     raise ConfigError(f"--at {at}: no bar of the run's market that is traded then; `mtquant evaluate` says its days")
 

@@ -12,9 +12,6 @@ import pyarrow as pa
 
 from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.loader import apply_overrides, validate
-from mtquant_rllib.env.prepared.data import UNSEEN, DeskData
-from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.backtest import reference, rollout
 from mtquant_rllib.evaluation.backtest.baselines import weight_rules
 from mtquant_rllib.evaluation.backtest.record import Record
@@ -28,13 +25,10 @@ from mtquant_rllib.evaluation.report.plots import plot_equity
 from mtquant_rllib.evaluation.report.reward_terms import TermLog, Terms, write_terms
 from mtquant_rllib.policies.attention.fallbacks import Counts
 from mtquant_rllib.training.inspection.evaluation_folder import evaluation_folder, evaluation_name
+from mtquant_rllib.training.inspection.opened_policies import OpenedRun, open_policies
 from mtquant_rllib.training.inspection.unseen_bars import UnseenBars
-from mtquant_rllib.training.preparation import prepare, restored
-from mtquant_rllib.training.records import module_states
-from mtquant_rllib.training.records.manifest import Manifest, phases_of
-from mtquant_rllib.training.records.run_names import existing_run
-from mtquant_rllib.training.storage import mirror
-
+from mtquant_rllib.training.records.ledger import RECEIPT, Contents, Ledger
+from mtquant_rllib.training.records.manifest import phases_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,80 +81,6 @@ class RunEvaluation:
         return frame
 
 
-def last_done(manifest: Manifest, run: Path) -> int:
-    """The last phase whose policies the run has. Raises RunError when there is none."""
-    for phase in sorted(map(int, manifest.phases), reverse=True):
-        result = manifest.phase(phase).result
-        if manifest.phase(phase).status == "done" and result is not None and module_states.exists(run / result):
-            return phase
-    raise RunError(f"{run}: no phase of this run is done yet; carry it on with `mtquant resume {run}`")
-
-
-@dataclass(frozen=True)
-class OpenedRun:
-    """A run's policies after a phase, and the split on which they are looked at."""
-
-    run: Path
-    phase: int
-    settings: Settings
-    own: Settings
-    """The run's own settings, where those it is looked at with are others."""
-    data: DeskData
-    states: Mapping[str, module_states.ModuleState]
-    facts: Mapping[str, Any]
-    seed: int
-    folder: Path
-    """The prepared market."""
-
-
-def open_policies(
-    run: Path,
-    split: str,
-    *,
-    phase: int | None = None,
-    settings: Settings | None = None,
-    overrides: Sequence[str] = (),
-    unseen: UnseenBars | None = None,
-) -> OpenedRun:
-    """Parameters as of `evaluate_run`.
-
-    Raises
-    ------
-    RunError
-        When the folder is no run, or the phase is not done or none of the run's.
-    """
-    run = existing_run(run).resolve()
-    manifest = Manifest.read(run)
-    own, as_trained = settings is None and not overrides, manifest.load_settings()
-    if settings is None:
-        settings = validate(Settings, apply_overrides(manifest.settings, overrides), str(run))
-    phase = last_done(manifest, run) if phase is None else phase
-    if str(phase) not in manifest.phases:
-        raise RunError(f"{run}: there is no phase {phase} in this run; its phases are {', '.join(manifest.phases)}")
-    folder = manifest.phase(phase).result
-    if folder is None:
-        raise RunError(f"{run}: phase {phase} is not done; the last that is done is phase {last_done(manifest, run)}")
-    mirror.pull_market(run, manifest.market.data)
-    facts = {
-        "run": run.name,
-        "phase": phase,
-        "split": split if unseen is None else UNSEEN,
-        "seed": manifest.seed,
-        "market": manifest.market.bars or f"synthetic market ({settings.embedded.variant})",
-    }
-    if unseen is not None:
-        facts["market"] = str(unseen.market)
-        prepared = unseen.prepared(settings, manifest)
-        data = DeskData.open(prepared, UNSEEN)
-    else:
-        market = restored(settings, manifest.market) if own else prepare(settings, *manifest.market.files)
-        prepared = Path(market.data)
-        data = DeskData.open(prepared, split)
-    return OpenedRun(
-        run, phase, settings, as_trained, data, module_states.read(run / folder), facts, manifest.seed, prepared
-    )
-
-
 def evaluate_run(
     run: Path,
     *,
@@ -207,7 +127,10 @@ def evaluate_run(
         records.append(rollout.play(settings, data, book, draws, name=name, facts=facts, on_bar=_each_of(watchers)))
         if log is not None:
             terms[name] = log.figures(records[-1])
-    report = build_report(records, settings)
+    ledger = Ledger.beside(opened.run)
+    history = ledger.read()
+    n_trials = max(history.trials_on(opened.market), 1)
+    report = build_report(records, settings, n_trials=n_trials, notes=_ledger_notes(ledger, history, n_trials))
     regimes = by_regime(records, data, draws)
     what = split if unseen is None else unseen.name
     name = evaluation_name(
@@ -222,12 +145,13 @@ def evaluate_run(
         out = folder.writing
         files = dict(write_report(report, out)) | write_bar_tables(records, out) | write_book_curves(records, out)
         files["trades"] = blotter.write(out / "trades.csv")
-        files["picture"] = plot_equity(
-            records, out / "equity.png", settings.evaluation.plot, _title(opened, name)
-        )
+        files["picture"] = plot_equity(records, out / "equity.png", settings.evaluation.plot, _title(opened, name))
         files["fallbacks"] = out / "fallbacks.json"
         files["fallbacks"].write_text(strict_json.dumps(player.fallbacks, indent=1) + "\n")
         files["regimes"] = write_by_regime(regimes, out / "regimes.csv")
+        files["ledger"] = out / RECEIPT
+        line = opened.looked("evaluation", evaluation=name, trials=n_trials, **_outcome(report))
+        files["ledger"].write_text(strict_json.dumps({"number": line.number, "hash": line.hash}) + "\n")
         if terms:
             files["reward_terms"] = write_terms(terms, out / "reward_terms.csv")
     return RunEvaluation(
@@ -240,6 +164,23 @@ def evaluate_run(
         blotter.table(),
         folder.kept,
     )
+
+
+def _ledger_notes(ledger: Ledger, history: Contents, n_trials: int) -> tuple[str, ...]:
+    """Where the number of trials is from."""
+    notes = []
+    if n_trials > 1:
+        notes.append(f"Trials: {n_trials} different trainings on these bars stand in {ledger.path.name}.")
+    if history.faults:
+        notes.append(f"{ledger.path.name} is damaged, so there may have been more trials: {history.faults[0]}.")
+    return tuple(notes)
+
+
+def _outcome(report: EvaluationReport) -> dict[str, Any]:
+    """What the ledger keeps of a report."""
+    values, verdict = report.subject.all_bars.values, report.verdict
+    found = {"finding": str(verdict.finding), "deflated": verdict.deflated} if verdict is not None else {}
+    return {"sharpe_ann": values["sharpe_ann"], "max_drawdown_frac": values["max_drawdown_frac"], **found}
 
 
 def _title(opened: OpenedRun, name: str) -> str:

@@ -12,7 +12,7 @@ from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.evaluation.explain.collect import collect
 from mtquant_rllib.evaluation.explain.influence import verdicts
 from mtquant_rllib.evaluation.explain.write import write_explanation
-from mtquant_rllib.training.inspection.run_evaluation import open_policies
+from mtquant_rllib.training.inspection.opened_policies import open_policies
 from mtquant_rllib.training.records.ownership import within
 
 
@@ -80,6 +80,7 @@ def explain_run(
         equal_allocation=opened.phase == 1,
         facts=opened.facts,
     )
+    opened.looked("explanation", agent=agent)
     lines: list[str] = []
     if material.classifier is not None:
         lines += material.classifier.lines()

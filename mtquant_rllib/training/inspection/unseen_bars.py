@@ -10,6 +10,7 @@ import numpy as np
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.prepared.data import UNSEEN, DeskData, prepare_unseen
+from mtquant_rllib.env.prepared.source import local_copy
 from mtquant_rllib.errors import MarketDataError, RunError
 from mtquant_rllib.training.preparation import restored
 from mtquant_rllib.training.records.manifest import Manifest
@@ -21,15 +22,36 @@ _SAME_FREQUENCY = 0.15
 @dataclass(frozen=True)
 class UnseenBars:
     """market, macro: files. after: the last day that is not judged; None: the last one that the run's training and
-    validation saw, or of a run on the embedded market none."""
+    validation saw, or of a run on the embedded market none. holdout: they are the run's last holdout."""
 
     market: Path
     macro: Path | None = None
     after: dt.date | None = None
+    holdout: bool = False
+
+    @classmethod
+    def held_out(cls, manifest: Manifest) -> UnseenBars:
+        """The last holdout of the run's own market.
+
+        Raises
+        ------
+        RunError
+            When the run was not made with one.
+        """
+        first, (bars, macro) = manifest.load_settings().market.splits.holdout_from, manifest.market.files
+        if first is None or bars is None:
+            raise RunError(
+                f"{manifest.name}: this run holds out no bars; train one on bars from files with "
+                "--set market.splits.holdout_from=DATE"
+            )
+        known = None if macro is None else local_copy(macro)
+        return cls(local_copy(bars), known, first - dt.timedelta(days=1), holdout=True)
 
     @property
     def name(self) -> str:
         """Of the evaluation."""
+        if self.holdout:
+            return "holdout"
         return self.market.stem if self.after is None else f"{self.market.stem}_after_{self.after}"
 
     def prepared(self, settings: Settings, manifest: Manifest) -> Path:
@@ -53,7 +75,7 @@ class UnseenBars:
                     )
                 stop = own.stretches[-1].stop - 1
                 after = own.execution.stamps[stop].astype("datetime64[D]").astype(dt.date)
-        folder = prepare_unseen(settings, self.market, self.macro, after)
+        folder = prepare_unseen(settings, self.market, self.macro, after, holdout=self.holdout)
         if own is not None:
             self.expect_frequency(DeskData.open(folder, UNSEEN), own)
         return folder

@@ -27,7 +27,7 @@ from mtquant_rllib.training.curriculum.phases import expect_trainable
 from mtquant_rllib.training.placement.node_readiness import Readiness
 from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.preparation import centred, for_market, prepare, restored
-from mtquant_rllib.training.records import ownership, run_names
+from mtquant_rllib.training.records import ledger, ownership, run_names
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord, phases_of
 from mtquant_rllib.training.records.manifest_file import is_run
 from mtquant_rllib.training.run_log import ends_in_the_log, log_to, resume_command, tell
@@ -277,7 +277,11 @@ def _begin_trial(
         else:
             market, settings = markets.centred(record.settings_of(trial, seed))
             ownership.claim(run)
-            Manifest.begin(run.name, settings, market, record.budget_scale, record.phases).write(run)
+            manifest = Manifest.begin(run.name, settings, market, record.budget_scale, record.phases)
+            manifest.write(run)
+            # Seeds are averaged and folds are stitched together: none of them is chosen.
+            same = ("seed", "market.splits") if record.kind == "walk_forward" else ("seed",)
+            ledger.training_begins(run, manifest, part_of=record.name, leave_out=same)
             if record.kind == "sweep":
                 _note_selection(sweep, record, results, run, trial, seed)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
+from mtquant_rllib.env.prepared.data import market_of
 from mtquant_rllib.evaluation.backtest import rollout
 from mtquant_rllib.evaluation.backtest.baselines import HOLD_PREFIX, weight_rules
 from mtquant_rllib.evaluation.backtest.record import Record
@@ -27,7 +28,9 @@ from mtquant_rllib.evaluation.report.output import write_report
 from mtquant_rllib.evaluation.report.plots import plot_equity
 from mtquant_rllib.evaluation.statistics.bootstrap import Interval, sharpe_difference_interval
 from mtquant_rllib.policies.ensemble import EnsembleActor
-from mtquant_rllib.training.inspection.run_evaluation import OpenedRun, open_policies
+from mtquant_rllib.training.inspection.opened_policies import OpenedRun, open_policies
+from mtquant_rllib.training.records.ledger import Ledger
+from mtquant_rllib.training.records.manifest import Manifest
 
 FOLDER = "report"
 ENSEMBLE = "ensemble"
@@ -55,7 +58,9 @@ def judge(
     books = {name: stitched([fold[name] for fold in played]) for name in names}
     members = {name: record for name, record in books.items() if name.startswith(_SEED)}
     shown = [record for name, record in books.items() if name not in members]
-    report = build_report(shown, settings)
+    market = market_of(Path(Manifest.read(folds[0][0]).market.data))
+    n_trials = max(Ledger.beside(folds[0][0]).read().trials_on(market), 1)
+    report = build_report(shown, settings, n_trials=n_trials)
     rng = np.random.default_rng(settings.seed)
     subject, *others = shown
     differences = {
@@ -84,6 +89,7 @@ def _played(runs: Sequence[Path]) -> dict[str, Record]:
     """Every book on a fold's test bars: the ensemble, the reference, each member, the rules."""
     opened = [open_policies(run, "test") for run in runs]
     first: OpenedRun = opened[0]
+    first.looked("walk-forward", runs=[run.name for run in runs])
     settings, data, draws = first.settings, first.data, rollout.whole(first.data.stretches)
     equal = first.phase == 1 and settings.allocator is None
 

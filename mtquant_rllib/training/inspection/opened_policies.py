@@ -1,0 +1,106 @@
+"""A run's policies after a phase, together with the bars that they are looked at on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtquant_rllib.config import Settings
+from mtquant_rllib.config.loader import apply_overrides, validate
+from mtquant_rllib.env.prepared.data import UNSEEN, DeskData, market_of
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.training.inspection.unseen_bars import UnseenBars
+from mtquant_rllib.training.preparation import prepare, restored
+from mtquant_rllib.training.records import module_states
+from mtquant_rllib.training.records.ledger import LOOK, Entry, Ledger, open_holdout
+from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.training.records.run_names import existing_run
+from mtquant_rllib.training.storage import mirror
+
+
+def last_done(manifest: Manifest, run: Path) -> int:
+    """The last phase whose policies the run has. Raises RunError when there is none."""
+    for phase in sorted(map(int, manifest.phases), reverse=True):
+        result = manifest.phase(phase).result
+        if manifest.phase(phase).status == "done" and result is not None and module_states.exists(run / result):
+            return phase
+    raise RunError(f"{run}: no phase of this run is done yet; carry it on with `mtquant resume {run}`")
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run's policies after a phase, and the split on which they are looked at."""
+
+    run: Path
+    phase: int
+    settings: Settings
+    own: Settings
+    """The run's own settings, where those it is looked at with are others."""
+    data: DeskData
+    states: Mapping[str, module_states.ModuleState]
+    facts: Mapping[str, Any]
+    seed: int
+    folder: Path
+    """The prepared market."""
+
+    @property
+    def market(self) -> dict[str, Any]:
+        """Which market that is, as the ledger names it."""
+        return market_of(self.folder)
+
+    def looked(self, why: str, **what: Any) -> Entry:
+        """Note in the ledger that these policies were looked at on this split, why, and what came out."""
+        own = {"why": why, "split": self.facts["split"], "phase": self.phase, "seed": self.seed}
+        return Ledger.beside(self.run).append(LOOK, self.run.name, self.market, **own, **what)
+
+
+def open_policies(
+    run: Path,
+    split: str,
+    *,
+    phase: int | None = None,
+    settings: Settings | None = None,
+    overrides: Sequence[str] = (),
+    unseen: UnseenBars | None = None,
+) -> OpenedRun:
+    """Parameters as of `evaluate_run`.
+
+    Raises
+    ------
+    RunError
+        When the folder is no run, or the phase is not done or none of the run's.
+    """
+    run = existing_run(run).resolve()
+    manifest = Manifest.read(run)
+    own, as_trained = settings is None and not overrides, manifest.load_settings()
+    if settings is None:
+        settings = validate(Settings, apply_overrides(manifest.settings, overrides), str(run))
+    phase = last_done(manifest, run) if phase is None else phase
+    if str(phase) not in manifest.phases:
+        raise RunError(f"{run}: there is no phase {phase} in this run; its phases are {', '.join(manifest.phases)}")
+    folder = manifest.phase(phase).result
+    if folder is None:
+        raise RunError(f"{run}: phase {phase} is not done; the last that is done is phase {last_done(manifest, run)}")
+    mirror.pull_market(run, manifest.market.data)
+    facts = {
+        "run": run.name,
+        "phase": phase,
+        "split": split if unseen is None else UNSEEN,
+        "seed": manifest.seed,
+        "market": manifest.market.bars or f"synthetic market ({settings.embedded.variant})",
+    }
+    if unseen is not None:
+        facts["market"] = str(unseen.market)
+        prepared = unseen.prepared(settings, manifest)
+        data = DeskData.open(prepared, UNSEEN)
+        if unseen.holdout:
+            open_holdout(run, market_of(prepared), str(manifest.load_settings().market.splits.holdout_from))
+    else:
+        market = restored(settings, manifest.market) if own else prepare(settings, *manifest.market.files)
+        prepared = Path(market.data)
+        data = DeskData.open(prepared, split)
+    return OpenedRun(
+        run, phase, settings, as_trained, data, module_states.read(run / folder), facts, manifest.seed, prepared
+    )
