@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from mtquant_rllib.commands.audit import add_audit
 from mtquant_rllib.commands.bench import add_benches
+from mtquant_rllib.commands.compare import add_comparison
 from mtquant_rllib.commands.data import add_data
 from mtquant_rllib.commands.doctor import add_doctor
 from mtquant_rllib.commands.ledger import add_ledger
@@ -80,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_audit(commands)
     add_benches(commands)
     add_judging(commands)
+    add_comparison(commands)
     add_inspection(commands)
     add_wandb(commands)
     return parser

@@ -26,7 +26,7 @@ def add_run_store(commands: Any) -> None:
     kinds = add_family(
         commands,
         "runs",
-        "list runs, look into one, check it, take its policies out, make room",
+        "list runs, look into one, check it, tag it, take its policies out, make room",
         "mtquant runs list && mtquant runs show real",
         word="WHAT",
         dest="what",
@@ -92,6 +92,27 @@ def add_run_store(commands: Any) -> None:
         "phase that is done)",
     )
     prune.add_argument("--yes", action="store_true", help="remove it")
+
+    tag = add_command(
+        kinds,
+        "tag",
+        _tag,
+        "give a run tags, by which `mtquant compare --group TAG` finds it, or take them away",
+        "mtquant runs tag runs/real good june --remove draft",
+    )
+    _add_run(tag)
+    tag.add_argument("tags", nargs="*", metavar="TAG", help="none: say which ones it has")
+    tag.add_argument("--remove", nargs="+", default=[], metavar="TAG", help="take these away")
+
+    remove = add_command(
+        kinds,
+        "rm",
+        _rm,
+        "say how large a run is; with --yes, remove it whole",
+        "mtquant runs rm runs/real --yes",
+    )
+    _add_run(remove)
+    remove.add_argument("--yes", action="store_true", help="remove it")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -198,6 +219,32 @@ def _export(args: argparse.Namespace) -> None:
         print(f"{agent:<24}{args.out / entry.file}  ({module.network}, {widths})")
     print(f"policies after phase {document.source['phase']}: {args.out / 'policy.json'}")
     print(f"in Python: mtquant_rllib.policies.exported.load_exported({str(args.out)!r})")
+
+
+def _tag(args: argparse.Namespace) -> None:
+    _refuse_settings(args)
+    from mtquant_rllib.training.inspection.run_tags import change_tags, tags_of
+    from mtquant_rllib.training.storage.mirror import pushing_changes
+
+    run = run_folder(args.run_folder)
+    if not args.tags and not args.remove:
+        tags = tags_of(run)
+    else:
+        with pushing_changes(run):
+            tags = change_tags(run, args.tags, args.remove)
+    print(f"{run}: {printable(', '.join(tags)) or 'no tags'}")
+
+
+def _rm(args: argparse.Namespace) -> None:
+    _refuse_settings(args)
+    from mtquant_rllib.training.inspection.run_removal import remove_run
+
+    run = run_folder(args.run_folder)
+    size = size_in_words(remove_run(run, remove=args.yes))
+    if args.yes:
+        print(f"{run}: removed, {size}; the ledger still counts it as a trial")
+    else:
+        print(f"{run}: {size}; `mtquant runs rm {run} --yes` removes it")
 
 
 def _prune(args: argparse.Namespace) -> None:

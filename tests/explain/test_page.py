@@ -27,13 +27,13 @@ from mtquant_rllib.evaluation.explain.attention import attention_views, encoded,
 from mtquant_rllib.evaluation.explain.collect import Influence, Material
 from mtquant_rllib.evaluation.explain.importance import Faithfulness, attention_received
 from mtquant_rllib.evaluation.explain.influence import shares, verdict, verdicts
-from mtquant_rllib.evaluation.explain.page import Page
-from mtquant_rllib.evaluation.explain.panel import book_colours, date_axis, dates, is_held, kept_points, short
 from mtquant_rllib.evaluation.explain.performance import risk_return
 from mtquant_rllib.evaluation.explain.write import build_page
 from mtquant_rllib.evaluation.report.building import EvaluationReport, build_report
 from mtquant_rllib.evaluation.report.plots import line_colours
 from mtquant_rllib.evaluation.statistics.bootstrap import Interval
+from mtquant_rllib.evaluation.web_page.page import Page
+from mtquant_rllib.evaluation.web_page.panel import book_colours, date_axis, dates, is_held, kept_points, short
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.training.inspection.opened_policies import OpenedRun
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from mtquant_rllib.evaluation.explain.collect import Decisions, Material
 from mtquant_rllib.evaluation.explain.importance import attention_received
-from mtquant_rllib.evaluation.explain.panel import (
+from mtquant_rllib.evaluation.regimes.figures import N_REGIMES, REGIME_NAMES
+from mtquant_rllib.evaluation.web_page.panel import (
     GROUP_COLOURS,
     REGIME_COLOURS,
     SEQUENTIAL,
@@ -28,7 +29,6 @@ from mtquant_rllib.evaluation.explain.panel import (
     short,
     strip_axis,
 )
-from mtquant_rllib.evaluation.regimes.figures import N_REGIMES, REGIME_NAMES
 from mtquant_rllib.policies.introspection import AttentionReadout
 
 _FULL_SCALE = 65534

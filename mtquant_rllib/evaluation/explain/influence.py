@@ -6,7 +6,8 @@ import numpy as np
 
 from mtquant_rllib.evaluation.explain.collect import Influence, Material
 from mtquant_rllib.evaluation.explain.importance import Faithfulness
-from mtquant_rllib.evaluation.explain.panel import (
+from mtquant_rllib.evaluation.regimes.figures import REGIME_NAMES, mean_by_regime
+from mtquant_rllib.evaluation.web_page.panel import (
     CLAIM_COLOURS,
     GROUP_COLOURS,
     SEQUENTIAL,
@@ -18,7 +19,6 @@ from mtquant_rllib.evaluation.explain.panel import (
     percent,
     short,
 )
-from mtquant_rllib.evaluation.regimes.figures import REGIME_NAMES, mean_by_regime
 
 OCCLUSION = "occlusion"
 _SPOKEN = {OCCLUSION: "occlusion", "received": "attention received", "rollout": "attention rollout"}

@@ -8,7 +8,8 @@ import numpy as np
 
 from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.explain.collect import Material
-from mtquant_rllib.evaluation.explain.panel import (
+from mtquant_rllib.evaluation.report.building import BookReport, EvaluationReport
+from mtquant_rllib.evaluation.web_page.panel import (
     Panel,
     book_colours,
     date_axis,
@@ -22,7 +23,6 @@ from mtquant_rllib.evaluation.explain.panel import (
     spoken,
     strip_axis,
 )
-from mtquant_rllib.evaluation.report.building import BookReport, EvaluationReport
 
 _LOWEST_WEALTH = 0.02
 """Wealth below this is not drawn on the logarithmic axis."""

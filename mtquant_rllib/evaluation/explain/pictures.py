@@ -21,18 +21,6 @@ from mtquant_rllib.config.evaluation import EvaluationConfig
 from mtquant_rllib.evaluation.explain.attention import AttentionViews, attention_views
 from mtquant_rllib.evaluation.explain.collect import Material
 from mtquant_rllib.evaluation.explain.influence import shares, verdicts
-from mtquant_rllib.evaluation.explain.panel import (
-    CLAIM_COLOURS,
-    DIVERGING,
-    GROUP_COLOURS,
-    INK,
-    REGIME_COLOURS,
-    SEQUENTIAL,
-    book_colours,
-    number,
-    percent,
-    spoken,
-)
 from mtquant_rllib.evaluation.explain.performance import risk_return
 from mtquant_rllib.evaluation.explain.weights import instrument_colours
 from mtquant_rllib.evaluation.regimes.figures import (
@@ -45,6 +33,18 @@ from mtquant_rllib.evaluation.regimes.figures import (
 )
 from mtquant_rllib.evaluation.report.building import EvaluationReport
 from mtquant_rllib.evaluation.report.plots import plot_equity
+from mtquant_rllib.evaluation.web_page.panel import (
+    CLAIM_COLOURS,
+    DIVERGING,
+    GROUP_COLOURS,
+    INK,
+    REGIME_COLOURS,
+    SEQUENTIAL,
+    book_colours,
+    number,
+    percent,
+    spoken,
+)
 from mtquant_rllib.policies.introspection import AttentionReadout
 
 _REGIME_MAP = ListedColormap(REGIME_COLOURS)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from mtquant_rllib.evaluation.explain.collect import Material
-from mtquant_rllib.evaluation.explain.panel import (
+from mtquant_rllib.evaluation.regimes.figures import (
+    N_REGIMES,
+    REGIME_NAMES,
+    RegimeFigures,
+    RegimePerformance,
+    find_spells,
+    performance_by_regime,
+)
+from mtquant_rllib.evaluation.web_page.panel import (
     DIVERGING,
     INK,
     REGIME_COLOURS,
@@ -23,14 +31,6 @@ from mtquant_rllib.evaluation.explain.panel import (
     regime_fields,
     short,
     spoken,
-)
-from mtquant_rllib.evaluation.regimes.figures import (
-    N_REGIMES,
-    REGIME_NAMES,
-    RegimeFigures,
-    RegimePerformance,
-    find_spells,
-    performance_by_regime,
 )
 
 _SHARE = ".3~%"

@@ -6,7 +6,13 @@ import numpy as np
 
 from mtquant_rllib.evaluation.backtest.record import Record
 from mtquant_rllib.evaluation.explain.collect import Material
-from mtquant_rllib.evaluation.explain.panel import (
+from mtquant_rllib.evaluation.regimes.figures import (
+    NO_REGIME,
+    REGIME_NAMES,
+    mean_by_regime,
+    weight_regime_correlation,
+)
+from mtquant_rllib.evaluation.web_page.panel import (
     DIVERGING,
     DOMAIN_SHADES,
     Panel,
@@ -22,12 +28,6 @@ from mtquant_rllib.evaluation.explain.panel import (
     regime_fields,
     short,
     strip_axis,
-)
-from mtquant_rllib.evaluation.regimes.figures import (
-    NO_REGIME,
-    REGIME_NAMES,
-    mean_by_regime,
-    weight_regime_correlation,
 )
 
 

@@ -10,10 +10,10 @@ from mtquant_rllib import strict_json
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.evaluation.explain import attention, influence, performance, regimes, weights
 from mtquant_rllib.evaluation.explain.collect import Material
-from mtquant_rllib.evaluation.explain.page import Page, Section
 from mtquant_rllib.evaluation.explain.pictures import write_pictures
 from mtquant_rllib.evaluation.regimes.figures import REGIME_NAMES, regime_figures
 from mtquant_rllib.evaluation.report.building import EvaluationReport, build_report
+from mtquant_rllib.evaluation.web_page.page import Page, Section
 
 PAGE = "explain.html"
 FIGURES = "figures.json"

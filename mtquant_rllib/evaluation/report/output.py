@@ -54,8 +54,8 @@ def print_report(report: EvaluationReport, console: Console) -> None:
         + ", ".join(f"{key} {value}" for key, value in context["facts"].items() if _is_short(value)),
         highlight=False,
     )
-    _print_whole(_books_table(report), console)
-    _print_whole(_parts_table(report), console)
+    print_whole(_books_table(report), console)
+    print_whole(_parts_table(report), console)
     if report.verdict is not None:
         console.print(f"Verdict: {report.verdict.words}.", highlight=False)
     backtest = report.subject.var_backtest
@@ -149,7 +149,7 @@ def _parts_table(report: EvaluationReport) -> Table:
     return table
 
 
-def _print_whole(table: Table, console: Console) -> None:
+def print_whole(table: Table, console: Console) -> None:
     """At its natural width: a narrow terminal wraps the lines, which is better than figures cut short."""
     table.width = console.measure(table, options=console.options.update(width=10_000)).maximum
     console.print(table, crop=False)

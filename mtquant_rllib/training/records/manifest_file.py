@@ -65,9 +65,10 @@ def load(run: Path, trust: bool = False) -> dict[str, Any]:
     RunError
         When both copies are damaged or missing, or the manifest was edited.
     """
-    first, second = _look(run / FILE), _look(run / BACKUP)
+    first = _look(run / FILE)
     if first.state == "whole":
         return first.tree
+    second = _look(run / BACKUP)
     if first.state == "changed":
         if second.state == "whole" and second.tree == first.tree:
             damage_warnings.warn(f"{run / FILE}: its checksum is damaged; {BACKUP}, which says the same, is used")

@@ -13,7 +13,7 @@ from typing import Any
 
 import plotly.offline
 
-from mtquant_rllib.evaluation.explain.panel import Panel
+from mtquant_rllib.evaluation.web_page.panel import Panel
 
 _HERE = Path(__file__).parent
 
@@ -31,7 +31,7 @@ class Section:
 @dataclass(frozen=True)
 class Page:
     """attention: arrays for the panels with choices, as `attention.encoded` packs them; choices: name -> what can be
-    chosen, in the arrays' order."""
+    chosen, in the arrays' order. table: header and rows, in the dashboard."""
 
     title: str
     facts: str
@@ -40,6 +40,7 @@ class Page:
     footer: str
     choices: Mapping[str, Sequence[str]]
     attention: Mapping[str, Any] | None = None
+    table: Sequence[Sequence[str]] = ()
 
     def render(self) -> str:
         panels = [panel for section in self.sections for panel in section.panels]
@@ -56,6 +57,7 @@ class Page:
                 f'<div class="tile"><b>{html.escape(value)}</b><span>{html.escape(what)}</span></div>'
                 for what, value in self.tiles
             ),
+            table=_plain_table(self.table) if self.table else "",
             sections="\n".join(self._section(section) for section in self.sections),
             footer=html.escape(self.footer),
             style=(_HERE / "page.css").read_text(encoding="utf-8"),
@@ -99,12 +101,13 @@ class Page:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
+    return f"<details><summary>The figures as a table</summary>{_plain_table(rows)}</details>"
+
+
+def _plain_table(rows: Sequence[Sequence[str]]) -> str:
     def row(texts: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts) + "</tr>"
 
     body = "".join(row(texts, "td") for texts in rows[1:])
     head = row(rows[0], "th")
-    return (
-        "<details><summary>The figures as a table</summary>"
-        f'<div class="scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div></details>'
-    )
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'

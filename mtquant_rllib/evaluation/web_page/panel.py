@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -113,14 +112,15 @@ def kept_points(values: np.ndarray, points: int) -> np.ndarray:
     if count <= points:
         return np.arange(count)
     edges = np.linspace(0, count, max(points // 2, 1) + 1).astype(int)
-    kept = {0, count - 1}
-    for start, stop in pairwise(edges):
-        part = values[start:stop]
-        if np.isfinite(part).any():
-            kept |= {start + int(np.nanargmin(part)), start + int(np.nanargmax(part))}
-        else:
-            kept.add(int(start))
-    return np.array(sorted(kept))
+    starts, stops = edges[:-1, None], edges[1:, None]
+    at = starts + np.arange(int(np.diff(edges).max()))
+    inside = at < stops
+    stretches = np.where(inside, values[np.minimum(at, count - 1)], np.nan)
+    known = np.isfinite(stretches)
+    lowest = np.where(known, stretches, np.inf).argmin(axis=1)
+    highest = np.where(known, stretches, -np.inf).argmax(axis=1)
+    kept = np.concatenate((starts[:, 0] + lowest, starts[:, 0] + highest, [0, count - 1]))
+    return np.unique(kept)
 
 
 def line(x: Sequence[str], y: np.ndarray, points: int, **more: Any) -> dict[str, Any]:

@@ -1,0 +1,171 @@
+"""Runs side by side: figures, differences with their errors, seeds of one configuration together, settings that differ.
+
+A difference of Sharpe ratios is tested on the same bars (`statistics.paired_tests`), and all of them together are
+adjusted by Holm's procedure: whoever compares fifty runs with one has fifty chances to be lucky.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.evaluation.compare.book import ComparedRun
+from mtquant_rllib.evaluation.measures import living_returns
+from mtquant_rllib.evaluation.statistics.paired_tests import compare_sharpes, holm
+from mtquant_rllib.evaluation.statistics.run_scores import interquartile_mean
+
+SEED = "seed"
+_LOOKS_ALIKE = ("resources.", "tracking.", "checkpoints.", "desk.observation.feature_means", "evaluation.")
+"""Settings that shape no policy, or follow from the market."""
+
+
+_NAME_LONGEST = 44
+"""Characters of a configuration's name; the settings have a table of their own."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run.
+
+    difference, lower, upper
+        Its Sharpe ratio a year less that of the first run, and the two-sided interval of it. NaN for the first.
+    p_value
+        Two-sided, of "no difference from the first", adjusted for all runs.
+    differs
+        The settings in which runs differ: dotted path -> this run's value.
+    """
+
+    run: ComparedRun
+    difference: float
+    lower: float
+    upper: float
+    p_value: float
+    differs: Mapping[str, Any]
+
+    @property
+    def configuration(self) -> tuple[str, ...]:
+        """What it has in common with runs that differ in the seed alone."""
+        return tuple(f"{path} = {value}" for path, value in self.differs.items() if path != SEED)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Runs that differ in the seed alone: their Sharpe ratios' interquartile mean, smallest and largest."""
+
+    rows: tuple[Row, ...]
+    name: str
+    iqm: float
+    smallest: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """rows: in the order that the runs were named in. different: paths of settings in which they differ. notes: what
+    makes them less than comparable."""
+
+    rows: tuple[Row, ...]
+    different: tuple[str, ...]
+    notes: tuple[str, ...]
+    confidence: float
+
+    @property
+    def runs(self) -> tuple[ComparedRun, ...]:
+        return tuple(row.run for row in self.rows)
+
+    @property
+    def configurations(self) -> tuple[Configuration, ...]:
+        """In the order of their first runs."""
+        groups: dict[tuple[str, ...], list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault(row.configuration, []).append(row)
+        return tuple(_configuration(rows) for rows in groups.values())
+
+
+def compare(runs: Sequence[ComparedRun], confidence: float) -> Comparison:
+    """The runs beside the first of them.
+
+    Raises
+    ------
+    RunError
+        When they were judged on different bars.
+    """
+    first, *others = runs
+    for run in others:
+        if not np.array_equal(run.own.stamps, first.own.stamps) or run.own.returns.shape != first.own.returns.shape:
+            raise RunError(
+                f"{run.name} was judged on {_span(run)}, {first.name} on {_span(first)}; runs are compared on the same "
+                "bars: name runs of one market, judged on one split"
+            )
+    different = differing_settings(runs)
+    gaps = _differences(runs, confidence)
+    rows = tuple(
+        Row(run, *gap, {path: run.settings.get(path) for path in different})
+        for run, gap in zip(runs, gaps, strict=True)
+    )
+    return Comparison(rows, tuple(different), tuple(_notes(runs)), confidence)
+
+
+def differing_settings(runs: Sequence[ComparedRun]) -> list[str]:
+    """Paths of settings that shape policies and are not the same in all runs."""
+    paths = dict.fromkeys(path for run in runs for path in run.settings)
+    return [
+        path
+        for path in paths
+        if not path.startswith(_LOOKS_ALIKE) and len({repr(run.settings.get(path)) for run in runs}) > 1
+    ]
+
+
+def _differences(runs: Sequence[ComparedRun], confidence: float) -> list[tuple[float, float, float, float]]:
+    """Of each run from the first: difference, its interval's ends, p-value."""
+    played = [np.nan_to_num(living_returns(run.own.returns)).ravel() for run in runs]
+    nothing = (float("nan"),) * 4
+    if len(runs) == 1:
+        return [nothing]
+    test = compare_sharpes(played[0], np.stack(played[1:]))
+    scale = np.sqrt(runs[0].bars_per_year)
+    gap, error = -test.difference * scale, test.error * scale
+    wide = float(stats.norm.ppf((1 + confidence) / 2))
+    p_values = holm(2 * np.minimum(test.p_value, 1 - test.p_value))
+    p_values = np.where(gap == 0, 1.0, p_values)
+    return [nothing, *zip(gap, gap - wide * error, gap + wide * error, p_values)]
+
+
+def _configuration(rows: Sequence[Row]) -> Configuration:
+    sharpes = np.array([row.run.values["sharpe_ann"] for row in rows])
+    known = sharpes[np.isfinite(sharpes)]
+    own = (f"{path.rpartition('.')[2]} {value}" for path, value in rows[0].differs.items() if path != SEED)
+    name = _shortened(", ".join(own)) or "all runs"
+    if not len(known):
+        return Configuration(tuple(rows), name, *(float("nan"),) * 3)
+    return Configuration(tuple(rows), name, float(interquartile_mean(known)), float(known.min()), float(known.max()))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _NAME_LONGEST else f"{text[: _NAME_LONGEST - 1]}…"
+
+
+def _span(run: ComparedRun) -> str:
+    context = run.context
+    return f"{context['n_bars']:,} bars from {context['first_date']} to {context['last_date']}"
+
+
+def _notes(runs: Sequence[ComparedRun]) -> list[str]:
+    first, notes = runs[0], []
+    if any(run.context["costs"] != first.context["costs"] for run in runs):
+        notes.append("Not all runs paid the same costs.")
+    if len({run.context["facts"].get("phase") for run in runs}) > 1:
+        notes.append("Not all policies are of the same phase.")
+    if str(first.context["facts"].get("market", "")).startswith("synthetic"):
+        notes.append("Synthetic market: none of this was earned on prices of this world.")
+    if len(runs) > 1:
+        notes.append(
+            f"The best of {len(runs)} runs is too good by chance; the verdict of each counts all trainings on these "
+            "bars (mtquant ledger show)."
+        )
+    return notes

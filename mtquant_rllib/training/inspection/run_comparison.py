@@ -1,0 +1,163 @@
+"""Loads runs to be compared: their evaluations on one split, settings and learning curves."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtquant_rllib.errors import RunError
+from mtquant_rllib.evaluation.compare.book import ComparedRun, LearningCurve, read_books, read_report
+from mtquant_rllib.evaluation.report.output import REPORT
+from mtquant_rllib.training.inspection.evaluation_folder import FOLDER
+from mtquant_rllib.training.inspection.run_tags import tags_of
+from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.training.records.manifest_file import is_run
+from mtquant_rllib.training.records.ownership import SWEEP
+from mtquant_rllib.training.reporting.curve_files import BARS, curve_of, whole_rows
+
+_VALIDATED, _SHARPE = "validation_bars", "validation_sharpe"
+_SECONDS = ("sampling_s", "learning_s", "validation_s")
+
+
+def runs_named(names: Sequence[Path], group: str | None, folder: Path) -> list[Path]:
+    """The folders of the runs: those that are named, where a sweep stands for its runs, and those below `folder` that
+    bear the tag `group`.
+
+    Raises
+    ------
+    RunError
+        When there is none, or one is no run.
+    """
+    found = [run for name in names for run in (_of_sweep(name) if (name / SWEEP).is_file() else [name])]
+    if group is not None:
+        tagged = [run for run in _below(folder) if group in tags_of(run)]
+        if not tagged:
+            raise RunError(
+                f"--group {group}: no run below {folder} bears this tag; give it one with `mtquant runs tag`"
+            )
+        found += tagged
+    if missing := [run for run in found if not is_run(run)]:
+        raise RunError(f"{missing[0]}: no run there")
+    return list(dict.fromkeys(found))
+
+
+def _of_sweep(sweep: Path) -> list[Path]:
+    return sorted(path for path in sweep.iterdir() if is_run(path))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Runs in a folder, and in the sweeps in it."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if is_run(path):
+            yield path
+        elif (path / SWEEP).is_file():
+            yield from _of_sweep(path)
+
+
+def without_evaluation(runs: Sequence[Path], evaluation: str) -> list[Path]:
+    """Those that have not been judged so."""
+    return [run for run in runs if not (run / FOLDER / evaluation / REPORT).is_file()]
+
+
+def load(runs: Sequence[Path], evaluation: str) -> list[ComparedRun]:
+    """The runs as they were judged in the folder `evaluation` of each.
+
+    Raises
+    ------
+    RunError
+        When one has no such evaluation, or it cannot be read.
+    """
+    if absent := without_evaluation(runs, evaluation):
+        words = " ".join(str(run) for run in absent[:3]) + (" ..." if len(absent) > 3 else "")
+        raise RunError(
+            f"{len(absent)} of {len(runs)} runs have no evaluation {evaluation!r} ({words}); make them with "
+            f"--evaluate, or with `mtquant evaluate {absent[0]}`"
+        )
+    names = _short_names(runs)
+    return [
+        _loaded(run, name, run / FOLDER / evaluation, first=number == 0)
+        for number, (run, name) in enumerate(zip(runs, names))
+    ]
+
+
+def _short_names(runs: Sequence[Path]) -> list[str]:
+    """The folders' own names, with as much of what is above them as tells them apart."""
+    parts = [run.resolve().parts for run in runs]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(own[-depth:]) for own in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(run) for run in runs]
+
+
+def _loaded(run: Path, name: str, folder: Path, *, first: bool) -> ComparedRun:
+    report = read_report(folder)
+    books = [book["name"] for book in report["books"]]
+    manifest = Manifest.read(run)
+    return ComparedRun(
+        name=name,
+        report=report,
+        # Rules are the same for all: the first run's stand for them.
+        books=read_books(folder, books if first else books[:1]),
+        settings={**dict(_leaves(manifest.settings)), "budget_scale": manifest.budget_scale},
+        regimes=_regimes(folder / "regimes.csv", books[0]),
+        learning=tuple(_curves(run, manifest)),
+    )
+
+
+def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _regimes(path: Path, book: str) -> dict[str, tuple[float, float]]:
+    try:
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["book"] == book]
+            bars = {row["regime"]: float(row["bars"] or 0) for row in rows}
+            sharpes = {row["regime"]: float(row["sharpe_ann"] or "nan") for row in rows}
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path}: not readable ({error}); evaluate the run again") from error
+    total = max(bars.get("all", 0.0), 1.0)
+    return {regime: (sharpe, bars[regime] / total) for regime, sharpe in sharpes.items() if regime != "all"}
+
+
+def _curves(run: Path, manifest: Manifest) -> Iterator[LearningCurve]:
+    """Of the trials of the last phase that has any."""
+    for phase in sorted(map(int, manifest.phases), reverse=True):
+        found = [
+            curve
+            for trial in manifest.phase(phase).trials
+            if (curve := _curve(trial, whole_rows(curve_of(run, phase, trial)))) is not None
+        ]
+        if found:
+            yield from found
+            return
+
+
+def _curve(trial: str, rows: Sequence[Mapping[str, str]]) -> LearningCurve | None:
+    """The validations of a curve; None where there is none."""
+    hours = np.cumsum([sum(_number(row.get(name)) for name in _SECONDS) for row in rows]) / 3600
+    sharpe = np.array([_number(row.get(_SHARPE), np.nan) for row in rows])
+    at = np.array([_number(row.get(_VALIDATED), np.nan) for row in rows])
+    bars = np.array([_number(row.get(BARS), np.nan) for row in rows])
+    # A row repeats the last validation until there is another.
+    new = np.isfinite(sharpe) & np.r_[True, at[1:] != at[:-1]] if len(rows) else np.zeros(0, dtype=bool)
+    if not new.any():
+        return None
+    return LearningCurve(trial, np.where(np.isfinite(at), at, bars)[new], hours[new], sharpe[new])
+
+
+def _number(text: str | None, missing: float = 0.0) -> float:
+    try:
+        return float(text) if text else missing
+    except ValueError:
+        return missing
