@@ -23,6 +23,7 @@ from mtquant_rllib.evaluation.report.building import EvaluationReport, build_rep
 from mtquant_rllib.evaluation.report.output import write_report
 from mtquant_rllib.evaluation.report.plots import plot_equity
 from mtquant_rllib.evaluation.report.reward_terms import TermLog, Terms, write_terms
+from mtquant_rllib.evaluation.tear_sheet import page as tear_sheet
 from mtquant_rllib.policies.attention.fallbacks import Counts
 from mtquant_rllib.training.inspection.evaluation_folder import evaluation_folder, evaluation_name
 from mtquant_rllib.training.inspection.opened_policies import OpenedRun, open_policies
@@ -149,6 +150,18 @@ def evaluate_run(
         files["fallbacks"] = out / "fallbacks.json"
         files["fallbacks"].write_text(strict_json.dumps(player.fallbacks, indent=1) + "\n")
         files["regimes"] = write_by_regime(regimes, out / "regimes.csv")
+        if not records[0].overlaps:
+            explain = settings.evaluation.explain
+            page = tear_sheet.build_page(
+                records,
+                report,
+                regimes,
+                blotter.table(),
+                title=_title(opened, name),
+                confidence=settings.evaluation.bootstrap.confidence,
+                line_points=explain.line_points,
+            )
+            files["tear_sheet"] = tear_sheet.write_tear_sheet(page, out)
         files["ledger"] = out / RECEIPT
         line = opened.looked("evaluation", evaluation=name, trials=n_trials, **_outcome(report))
         files["ledger"].write_text(strict_json.dumps({"number": line.number, "hash": line.hash}) + "\n")
