@@ -67,8 +67,8 @@ def wealth_panel(comparison: Comparison, points: int) -> Panel:
             "data": traces,
             "layout": layout(
                 xaxis=date_axis(first.bars_per_year, anchor="y2"),
-                yaxis={"domain": [0.38, 1], "type": "log", "title": {"text": "wealth"}, "tickformat": ".3~g"},
-                yaxis2={"domain": [0, 0.32], "title": {"text": "drawdown"}, "tickformat": ".0%"},
+                yaxis={"domain": [0.38, 1], "type": "log", "title": {"text": "wealth"}, "tickformat": ".4~g"},
+                yaxis2={"domain": [0, 0.32], "title": {"text": "drawdown"}, "tickformat": ".2~%"},
                 legend={"x": 1.01, "y": 1, "yanchor": "top"},
             ),
         },
@@ -232,7 +232,7 @@ def distribution_panel(comparison: Comparison) -> Panel:
         {
             "data": traces,
             "layout": layout(
-                xaxis={"title": {"text": "net return of a day"}, "tickformat": ".1%"},
+                xaxis={"title": {"text": "net return of a day"}, "tickformat": ".2~%"},
                 yaxis={"title": {"text": "share of days"}, "type": "log", "tickformat": "~p", "dtick": 1},
                 legend={"x": 1.01, "y": 1, "yanchor": "top"},
             ),

@@ -88,7 +88,7 @@ def drawdowns_panel(own: Book, points: int, bars_per_year: float) -> Panel:
         "Drawdowns",
         f"Loss since the highest wealth{_of_first(more)}, and beneath, the deepest ones with the calendar days until "
         "the high was reached again.",
-        {"data": [trace], "layout": layout(xaxis={"type": "date"}, yaxis={"tickformat": ".0%"}, showlegend=False)},
+        {"data": [trace], "layout": layout(xaxis={"type": "date"}, yaxis={"tickformat": ".2~%"}, showlegend=False)},
         320,
         table=tuple(rows),
     )
@@ -105,7 +105,7 @@ def risk_panel(own: Book, reference: Book | None, points: int, days_per_year: fl
             x, volatility, points, name="volatility", line={"color": INK, "width": 1.5}, hovertemplate="%{x}: %{y:.1%}"
         )
     ]
-    axes = {"yaxis": {"domain": [0.54, 1], "title": {"text": "volatility a year"}, "tickformat": ".0%"}}
+    axes = {"yaxis": {"domain": [0.54, 1], "title": {"text": "volatility a year"}, "tickformat": ".2~%"}}
     if reference is not None:
         other = histories(reference)[1][0]
         shared, own_part = _rolling(returns, other, window), _rolling(other, other, window)
@@ -163,7 +163,7 @@ def weights_panel(record: Record, points: int) -> Panel:
             "data": traces,
             "layout": layout(
                 xaxis=date_axis(record.bars_per_year),
-                yaxis={"tickformat": ".0%", "zeroline": True},
+                yaxis={"tickformat": ".2~%", "zeroline": True},
                 legend={"x": 1.01, "y": 1, "yanchor": "top"},
             ),
         },
