@@ -127,7 +127,7 @@ def add_judging(commands: Any) -> None:
 
 
 def add_inspection(commands: Any) -> None:
-    """`inspect`."""
+    """`inspect` and `trace`."""
     look = add_command(
         commands,
         "inspect",
@@ -142,6 +142,32 @@ def add_inspection(commands: Any) -> None:
     )
     look.add_argument("--phase", type=int, choices=(1, 2, 3), help="policies after this phase (default: the last done)")
     look.add_argument("--json", type=Path, metavar="FILE", help="write it here as well")
+
+    trace = add_command(
+        commands,
+        "trace",
+        _trace,
+        "write every message that the levels of a desk sent each other over a split",
+        "mtquant trace runs/real --split test --out messages.parquet",
+    )
+    trace.add_argument("run_folder", metavar="RUN", help="the run's folder, or its name under runs/")
+    trace.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
+    trace.add_argument(
+        "--phase", type=int, choices=(1, 2, 3), help="policies after this phase (default: the last done)"
+    )
+    trace.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/messages/SPLIT/messages.parquet")
+
+
+def _trace(args: argparse.Namespace) -> None:
+    run = run_folder(args.run_folder)
+    from mtquant_rllib.training.inspection.message_trace import trace_run
+    from mtquant_rllib.training.storage.mirror import pushing_changes
+
+    with pushing_changes(run):
+        found = trace_run(run, split=args.split, phase=args.phase, out=args.out)
+    for (kind, sender, receiver), count in found.counts.items():
+        print(f"{count:>9,}  {kind} from {sender} to {'everybody' if receiver == '*' else receiver}")
+    print(f"messages: {found.path}")
 
 
 def _inspect(args: argparse.Namespace) -> None:

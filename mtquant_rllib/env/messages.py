@@ -32,7 +32,7 @@ _NO_BOOK = 1e-12
 
 @dataclass(frozen=True)
 class Message:
-    """bar: row of the market in which it was sent; env: index of the environment; receiver `*` is a broadcast."""
+    """bar: bars of the episode done when it was sent; env: index of the environment; receiver `*` is a broadcast."""
 
     kind: ClassVar[str]
     bar: int

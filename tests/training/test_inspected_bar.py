@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from mtquant_rllib.cli import main
+from mtquant_rllib.env.messages import message_from_dict
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.evaluation.backtest import rollout
 from mtquant_rllib.training.inspection.inspected_bar import inspect_run, lines
@@ -66,3 +68,22 @@ def test_a_day_without_a_bar_is_refused(run: Path) -> None:
         inspect_run(run, "1999-01-04")
     with pytest.raises(ConfigError, match="expected a day such as"):
         inspect_run(run, "the ides of March")
+
+
+def test_a_trace_has_every_message_of_the_split_and_those_of_one_bar_are_its_inspections(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "messages.parquet"
+    assert main(["trace", str(run), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    rows = pq.read_table(out).to_pylist()
+    assert sum(int(line.split()[0].replace(",", "")) for line in said.splitlines()[:-1]) == len(rows)
+    day = str(open_policies(run, "test").data.execution.stamps[-60].astype("datetime64[D]"))
+    bar = inspect_run(run, day)
+    own = [row for row in rows if str(row["stamp"]).replace(" ", "T") == bar.decided_at]
+    assert [{key: row[key] for key in message} for row, message in zip(own, bar.messages, strict=True)] == list(
+        bar.messages
+    )
+    for row in own:
+        kept = {key: value for key, value in row.items() if key != "stamp" and value is not None}
+        assert message_from_dict(kept).to_dict() == kept

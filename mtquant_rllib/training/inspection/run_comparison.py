@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.compare.book import ComparedRun, LearningCurve, read_books, read_report
 from mtquant_rllib.evaluation.report.output import REPORT
@@ -115,7 +115,7 @@ def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{path}{key}.")
         else:
-            yield f"{path}{key}", json.dumps(value) if isinstance(value, list | dict) else value
+            yield f"{path}{key}", strict_json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def _regimes(path: Path, book: str) -> dict[str, tuple[float, float]]:

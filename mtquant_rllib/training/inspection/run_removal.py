@@ -21,7 +21,8 @@ from mtquant_rllib.training.storage import durable, exclusive_access, mirror, ru
 
 _OWN = (
     FILE, BACKUP, ownership.MARKER, LOG, PICTURE, run_lock.FILE, run_tags.FILE, SELECTION, lineage.FILE,
-    ray_leftovers.FILE, "phase_[123]", "policies", "curves", "evaluation", "earlier_evaluations", "explain", "wandb",
+    ray_leftovers.FILE, "phase_[123]", "policies", "curves", "evaluation", "earlier_evaluations", "explain", "messages",
+    "wandb",
     f"{durable.HALF}*",
 )  # fmt: skip
 """Patterns of what a run has at the top of its folder."""
