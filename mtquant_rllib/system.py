@@ -106,7 +106,19 @@ class HierarchicalTradingSystem:
         return self._policies()(desk)
 
     def step(self, desk: Desk) -> StepResult:
-        """Decide, then let risk, fills and marks carry the desk to the next close."""
+        """Decide, then let risk, fills and marks carry the desk to the next close. An environment that has come to the
+        end of its bars, or is bankrupt, is taken out of play.
+
+        Raises
+        ------
+        RunError
+            When that is so of all of them.
+        """
+        over = (desk.state.row >= desk.state.stop_row) | (desk.book.equity <= 0)
+        if (over | desk.state.parked).all():
+            raise RunError("every environment of this desk has come to the end of its bars; system.desk() begins again")
+        if (over & ~desk.state.parked).any():
+            desk.park(np.flatnonzero(over & ~desk.state.parked))
         return desk.advance_with_weights(self.decide(desk))
 
     def _policies(self) -> PolicyPlayer:

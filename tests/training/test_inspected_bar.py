@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from mtquant_rllib import HierarchicalTradingSystem
 from mtquant_rllib.cli import main
 from mtquant_rllib.env.messages import message_from_dict
-from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.evaluation.backtest import rollout
 from mtquant_rllib.training.inspection.inspected_bar import inspect_run, lines
 from mtquant_rllib.training.inspection.opened_policies import open_policies
@@ -87,3 +88,19 @@ def test_a_trace_has_every_message_of_the_split_and_those_of_one_bar_are_its_ins
     for row in own:
         kept = {key: value for key, value in row.items() if key != "stamp" and value is not None}
         assert message_from_dict(kept).to_dict() == kept
+
+
+def test_steps_end_with_the_split_and_are_those_of_the_evaluation(run: Path) -> None:
+    opened = open_policies(run, "test")
+    player = rollout.policy_player(opened.settings, opened.states)
+    record = rollout.play(opened.settings, opened.data, player, rollout.whole(opened.data.stretches), name="desk")
+    system = HierarchicalTradingSystem(run=run)
+    desk = system.desk()
+    equity = []
+    for _ in range(record.n_bars):
+        system.step(desk)
+        equity.append(float(desk.book.equity[0]))
+    with pytest.raises(RunError, match="has come to the end of its bars"):
+        system.step(desk)
+    np.testing.assert_array_equal(equity, record.equity_ccy[0])
+    np.testing.assert_array_equal(desk.weights_now()[0], record.weights[0, -1])
