@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 
 import numpy as np
 import pytest
 from evaluation_records import SETTINGS, UNIVERSE, N, played
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib import image
 from rich.console import Console
 
@@ -18,6 +21,7 @@ from mtquant_rllib.evaluation.backtest.record import Record
 from mtquant_rllib.evaluation.report.building import build_report, summarise
 from mtquant_rllib.evaluation.report.output import print_report, report_tree, write_json, write_report
 from mtquant_rllib.evaluation.report.plots import plot_equity
+from mtquant_rllib.evaluation.report.terminal_tables import blocks
 
 
 def test_returns_are_changes_of_equity_and_contributions_add_up_to_them():
@@ -183,3 +187,27 @@ def test_the_picture_is_drawn_with_a_bankrupt_book_in_it(tmp_path, own_stamps):
     picture = image.imread(plot_equity(records, tmp_path / "equity.png", config, "Made up"))
     assert picture.shape[:2] == (config.height_in * config.dpi, config.width_in * config.dpi)
     assert picture[..., :3].std() > 0.02
+
+
+@given(
+    st.lists(st.lists(st.text("abc", max_size=30), min_size=7, max_size=7), min_size=1, max_size=5),
+    st.integers(20, 200),
+)
+def test_columns_that_do_not_fit_go_beneath_and_none_is_lost(cells, width):
+    found = blocks(cells, width)
+    assert [column for block in found for column in block[1:]] == list(range(1, 7))
+    assert all(block[0] == 0 for block in found)
+    widths = [max(len(row[column]) for row in cells) + 2 for column in range(7)]
+    for block in found:
+        assert sum(widths[column] for column in block) <= width or len(block) <= 2
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_report_is_whole_on_eighty_columns(width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    report = build_report([played(), played("inverse_volatility", seed=1), played("hold_EURUSD", seed=2)], SETTINGS)
+    print_report(report, console)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    for heading in ("Sharpe*", "cost/y", "edits", "financing", "profit f."):
+        assert heading in text

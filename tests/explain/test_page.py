@@ -29,11 +29,11 @@ from mtquant_rllib.evaluation.explain.importance import Faithfulness, attention_
 from mtquant_rllib.evaluation.explain.influence import shares, verdict, verdicts
 from mtquant_rllib.evaluation.explain.performance import risk_return
 from mtquant_rllib.evaluation.explain.write import build_page
+from mtquant_rllib.evaluation.report.book_styles import book_styles, is_held
 from mtquant_rllib.evaluation.report.building import EvaluationReport, build_report
-from mtquant_rllib.evaluation.report.plots import line_colours
 from mtquant_rllib.evaluation.statistics.bootstrap import Interval
 from mtquant_rllib.evaluation.web_page.page import Page
-from mtquant_rllib.evaluation.web_page.panel import book_colours, date_axis, dates, is_held, kept_points, short
+from mtquant_rllib.evaluation.web_page.panel import date_axis, dates, kept_points, short
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.training.inspection.opened_policies import OpenedRun
 
@@ -102,13 +102,15 @@ def test_the_same_run_gives_the_same_page(page: Page, opened: OpenedRun) -> None
 
 
 @pytest.mark.parametrize("config", ["default.yaml", "allocator.yaml"])
-def test_no_two_books_share_a_colour(config: str) -> None:
+def test_no_two_books_share_a_colour_and_a_book_keeps_its_own(config: str) -> None:
     settings = Settings.load(config)
-    names = [rollout.subject_of(settings), *weight_rules(settings)]
-    own = [colour for name, colour in book_colours(names).items() if not is_held(name)]
-    assert len(set(own)) == len(own) > 7
-    drawn = line_colours(len(own) - 1)
-    assert len(set(drawn)) == len(drawn)
+    names = [rollout.subject_of(settings), "reference", *weight_rules(settings)]
+    styles = book_styles(names)
+    own = [styles[name].colour for name in names if not is_held(name)]
+    assert len(set(own)) == len(own) > 8
+    assert book_styles([names[0], "long_all", "flat"])["long_all"] == styles["long_all"]
+    many = book_styles(["desk", *(f"own_{number}" for number in range(30))])
+    assert len({(style.colour, style.symbol) for style in many.values()}) == 31
 
 
 def test_a_cursor_reads_the_day_and_on_shorter_bars_the_minute(figures: dict[str, Any]) -> None:

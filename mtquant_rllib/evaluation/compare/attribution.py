@@ -9,8 +9,8 @@ import numpy as np
 from mtquant_rllib.evaluation.compare.book import ComparedRun
 from mtquant_rllib.evaluation.compare.colours import run_colours
 from mtquant_rllib.evaluation.compare.comparison import Comparison
+from mtquant_rllib.evaluation.report.book_styles import COLOURS
 from mtquant_rllib.evaluation.web_page.panel import (
-    BOOK_COLOURS,
     DIVERGING,
     Panel,
     cells,
@@ -56,7 +56,7 @@ def _parts_of(run: ComparedRun) -> dict[str, float]:
 def costs_panel(comparison: Comparison) -> Panel:
     names = [run.name for run in comparison.runs]
     traces = []
-    for (key, label), sign, colour in zip(_COSTS.items(), (1, -1, -1), BOOK_COLOURS):
+    for (key, label), sign, colour in zip(_COSTS.items(), (1, -1, -1), COLOURS):
         values = np.array([sign * run.values[key] for run in comparison.runs])
         traces.append(_bar(names, values, label, colour))
     net = np.array([run.values["net_pnl_ccy"] for run in comparison.runs])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 
-from mtquant_rllib.evaluation.web_page.panel import BOOK_COLOURS
+from mtquant_rllib.evaluation.report.book_styles import COLOURS
 
 _GOLDEN = 0.618034
 """Steps of this share around the colour circle land far from every earlier one."""
@@ -17,8 +17,8 @@ def run_colours(names: Sequence[str]) -> dict[str, str]:
 
 
 def _colour(number: int) -> str:
-    if number < len(BOOK_COLOURS):
-        return BOOK_COLOURS[number]
+    if number < len(COLOURS):
+        return COLOURS[number]
     light = (0.35, 0.5, 0.62)[number % 3]
     red, green, blue = colorsys.hls_to_rgb(number * _GOLDEN % 1, light, 0.65)
     return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"

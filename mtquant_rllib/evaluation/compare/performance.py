@@ -11,15 +11,13 @@ import numpy as np
 from mtquant_rllib.evaluation.compare.book import Book, ComparedRun
 from mtquant_rllib.evaluation.compare.colours import faint, run_colours
 from mtquant_rllib.evaluation.compare.comparison import Comparison
+from mtquant_rllib.evaluation.report.book_styles import book_styles, is_held
 from mtquant_rllib.evaluation.web_page.panel import (
     DIVERGING,
-    HELD_COLOUR,
-    INK,
     Panel,
     cells,
     date_axis,
     dates,
-    is_held,
     kept_points,
     layout,
     line,
@@ -38,9 +36,10 @@ def wealth_panel(comparison: Comparison, points: int) -> Panel:
     first = comparison.runs[0]
     x = dates(first.own.stamps, first.bars_per_year)
     colours, traces = run_colours([run.name for run in comparison.runs]), []
+    styles = book_styles(list(first.books))
     for name, book in _rules(first).items():
         shown = True if name == "reference" else "legendonly"
-        style = {"color": HELD_COLOUR if name != "reference" else INK, "width": 1.3, "dash": "dot"}
+        style = {"color": styles[name].colour, "width": 1.3, "dash": "dot"}
         traces += _wealth_and_drawdown(x, book.wealth, book.drawdown, points, spoken(name), name, style, shown)
     for group in comparison.configurations:
         runs = [row.run for row in group.rows]

@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from mtquant_rllib import strict_json
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.evaluation.compare.comparison import Comparison, Row
 from mtquant_rllib.evaluation.report.bar_tables import write_parquet
-from mtquant_rllib.evaluation.report.output import print_whole
+from mtquant_rllib.evaluation.report.terminal_tables import print_cells
 
 FORMATS = (".csv", ".json", ".parquet")
 _FIGURES = (
@@ -83,26 +81,16 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     settings that differ."""
     first = comparison.runs[0]
     span = f"{first.context['n_bars']:,} bars, {first.context['first_date']} to {first.context['last_date']}"
-    print_whole(_table(f"{len(comparison.rows)} runs on {span}, net of costs", figure_cells(comparison)), console)
-    print_whole(_table("verdicts, and differences of Sharpe ratios", verdict_cells(comparison)), console)
+    title = f"{len(comparison.rows)} runs on {span}, net of costs"
+    print_cells(figure_cells(comparison), console, title=title)
+    print_cells(verdict_cells(comparison), console, title="verdicts, and differences of Sharpe ratios", words=(0, 1))
     if len(comparison.configurations) < len(comparison.rows):
-        print_whole(_table("seeds of one configuration together", _configuration_cells(comparison)), console)
+        print_cells(_configuration_cells(comparison), console, title="seeds of one configuration together")
     if comparison.different:
-        print_whole(_table("settings that differ", _setting_cells(comparison), left=True), console)
+        cells = _setting_cells(comparison)
+        print_cells(cells, console, title="settings that differ", words=range(len(cells[0])))
     for note in comparison.notes:
         console.print(f"- {note}", highlight=False)
-
-
-def _table(title: str, cells: list[tuple[str, ...]], *, left: bool = False) -> Table:
-    """Cells with their header first; numbers to the right."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    head, *rows = cells
-    for place, heading in enumerate(head):
-        words = left or place == 0 or heading == "verdict"
-        table.add_column(heading, justify="left" if words else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def figure_cells(comparison: Comparison) -> list[tuple[str, ...]]:

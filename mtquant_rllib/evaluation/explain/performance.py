@@ -8,13 +8,12 @@ import numpy as np
 
 from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.explain.collect import Material
+from mtquant_rllib.evaluation.report.book_styles import book_styles, is_held
 from mtquant_rllib.evaluation.report.building import BookReport, EvaluationReport
 from mtquant_rllib.evaluation.web_page.panel import (
     Panel,
-    book_colours,
     date_axis,
     dates,
-    is_held,
     layout,
     line,
     number,
@@ -47,12 +46,12 @@ def tiles(report: EvaluationReport) -> tuple[tuple[str, str], ...]:
 def wealth_panel(material: Material, report: EvaluationReport, points: int) -> Panel:
     subject, length = material.subject, material.length
     x = dates(material.stamps[:length], subject.bars_per_year)
-    traces, colours = [], book_colours([record.name for record in material.records])
+    traces, styles = [], book_styles([record.name for record in material.records])
     for record in reversed(material.records):
         is_subject, held = record is subject, is_held(record.name)
         wealth = np.median(measures.wealth(record.returns)[:, 1:], axis=0)[:length]
         depth = -np.median(measures.drawdown(record.returns)[:, 1:], axis=0)[:length]
-        style = {"color": colours[record.name], "width": 2.4 if is_subject else 1.3}
+        style = {"color": styles[record.name].colour, "width": 2.4 if is_subject else 1.3}
         shown: bool | str = "legendonly" if held else True
         common = {"name": spoken(record.name), "legendgroup": record.name, "line": style, "visible": shown}
         drawn = np.where(wealth > _LOWEST_WEALTH, wealth, np.nan)
@@ -133,8 +132,7 @@ def risk_return_panel(report: EvaluationReport) -> Panel:
         }
         for sharpe in _SHARPE_LINES
     ]
-    colours = book_colours([book.name for book in report.books])
-    symbols = iter(("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "pentagon") * 3)
+    styles = book_styles([book.name for book in report.books])
     for position, (name, (volatility, mean)) in enumerate(points.items()):
         first = position == 0
         traces.append(
@@ -146,8 +144,8 @@ def risk_return_panel(report: EvaluationReport) -> Panel:
                 "name": spoken(name),
                 "marker": {
                     "size": 17 if first else 10,
-                    "symbol": "star" if first else next(symbols),
-                    "color": colours[name],
+                    "symbol": styles[name].symbol,
+                    "color": styles[name].colour,
                     "line": {"width": 1, "color": "white"},
                 },
                 "hovertemplate": "volatility %{x:.1%}, return %{y:.1%}",

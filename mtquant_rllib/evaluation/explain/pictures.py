@@ -31,6 +31,7 @@ from mtquant_rllib.evaluation.regimes.figures import (
     regime_figures,
     weight_regime_correlation,
 )
+from mtquant_rllib.evaluation.report.book_styles import book_styles
 from mtquant_rllib.evaluation.report.building import EvaluationReport
 from mtquant_rllib.evaluation.report.plots import plot_equity
 from mtquant_rllib.evaluation.web_page.panel import (
@@ -40,7 +41,6 @@ from mtquant_rllib.evaluation.web_page.panel import (
     INK,
     REGIME_COLOURS,
     SEQUENTIAL,
-    book_colours,
     number,
     percent,
     spoken,
@@ -179,10 +179,11 @@ def _weight_regimes(material: Material, figure: Figure, axes: np.ndarray) -> Non
 def _risk_return(report: EvaluationReport, figure: Figure, axes: np.ndarray) -> None:
     axis = axes[0, 0]
     _title(axis, "risk and return, net, a year")
-    colours, marks = book_colours([book.name for book in report.books]), iter("osD^vPXph*<>" * 3)
+    styles = book_styles([book.name for book in report.books])
     for position, (name, (volatility, mean)) in enumerate(risk_return(report).items()):
-        mark, size = ("*", 260) if position == 0 else (next(marks), 60)
-        axis.scatter(volatility, mean, s=size, color=colours[name], marker=mark, label=spoken(name), zorder=3, lw=0)
+        style, size = styles[name], 260 if position == 0 else 60
+        mark = {"color": style.colour, "marker": style.marker, "s": size}
+        axis.scatter(volatility, mean, label=spoken(name), zorder=3, lw=0, **mark)
     axis.axhline(0, color="#999999", lw=0.8)
     for formatted in (axis.xaxis, axis.yaxis):
         formatted.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -12,9 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.prepared.data import DeskData
@@ -25,6 +23,8 @@ from mtquant_rllib.evaluation.regimes.figures import (
     performance_by_regime,
     played_regimes,
 )
+from mtquant_rllib.evaluation.report.book_styles import is_held
+from mtquant_rllib.evaluation.report.terminal_tables import print_cells
 
 ALL = "all"
 """Name of the column over all bars."""
@@ -57,16 +57,14 @@ def write_by_regime(found: ByRegime, path: Path) -> Path:
 def print_by_regime(found: ByRegime, console: Console) -> None:
     """Net Sharpe with its standard error, a column a regime; rules that hold one asset are left to the file."""
     own = next(iter(found.values()))
-    table = Table(title="net Sharpe by regime", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("book", no_wrap=True)
     bars = own.bars[:-1] / max(own.bars[-1], 1)
-    for regime, share in zip(REGIME_NAMES, bars):
-        table.add_column(f"{regime} ({share:.0%} of bars)", justify="right")
-    for book, performance in found.items():
-        if not book.startswith("hold_"):
-            pairs = zip(performance.sharpe_ann[:-1], performance.sharpe_error[:-1])
-            table.add_row(book, *(_with_error(sharpe, error) for sharpe, error in pairs))
-    console.print(table)
+    head = ("book", *(f"{regime} ({share:.0%})" for regime, share in zip(REGIME_NAMES, bars)))
+    rows = [
+        (book, *(_with_error(*pair) for pair in zip(one.sharpe_ann[:-1], one.sharpe_error[:-1])))
+        for book, one in found.items()
+        if not is_held(book)
+    ]
+    print_cells([head, *rows], console, title="net Sharpe by regime (share of bars)")
     console.print("Labels describe the market up to a decision; they do not predict it.", style="dim")
 
 

@@ -9,13 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from mtquant_rllib import strict_json
-from mtquant_rllib.evaluation.backtest.baselines import HOLD_PREFIX
-from mtquant_rllib.evaluation.report.building import EvaluationReport, Summary
+from mtquant_rllib.evaluation.report.book_styles import is_held
+from mtquant_rllib.evaluation.report.building import BookReport, EvaluationReport, PartReport, Summary
+from mtquant_rllib.evaluation.report.terminal_tables import print_cells
 
 REPORT = "evaluation.json"
 
@@ -54,8 +53,8 @@ def print_report(report: EvaluationReport, console: Console) -> None:
         + ", ".join(f"{key} {value}" for key, value in context["facts"].items() if _is_short(value)),
         highlight=False,
     )
-    print_whole(_books_table(report), console)
-    print_whole(_parts_table(report), console)
+    _print_books(report, console)
+    _print_parts(report, console)
     if report.verdict is not None:
         console.print(f"Verdict: {report.verdict.words}.", highlight=False)
     backtest = report.subject.var_backtest
@@ -78,10 +77,9 @@ def print_report(report: EvaluationReport, console: Console) -> None:
         console.print(f"- {note}", highlight=False)
 
 
-def _books_table(report: EvaluationReport) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("book", no_wrap=True)
-    for heading in (
+def _print_books(report: EvaluationReport, console: Console) -> None:
+    head = (
+        "book",
         "Sharpe",
         "Sharpe*",
         "return",
@@ -93,66 +91,57 @@ def _books_table(report: EvaluationReport) -> Table:
         "win",
         "gross",
         "edits",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for position, book in enumerate(report.books):
-        values = book.all_bars.values
-        following = report.books[position + 1].name if position + 1 < len(report.books) else ""
-        ends = position == 0 or (following.startswith(HOLD_PREFIX) and not book.name.startswith(HOLD_PREFIX))
-        table.add_row(
-            book.name,
-            _sharpe_with_error(book.all_bars),
-            _num(book.without_excluded.values["sharpe_ann"]),
-            _pct(values["annual_return"]),
-            _pct(values["volatility_ann"]),
-            _pct(values["max_drawdown_frac"]),
-            _num(values["sortino_ann"]),
-            _num(values["turnover_ann"], 1),
-            _pct(values["cost_frac_ann"]),
-            _pct(values["win_rate"], 0),
-            _num(values["exposure_gross"]),
-            f"{values['risk_edits']:,.0f}",
-            style="bold" if position == 0 else None,
-            end_section=ends,
-        )
-    return table
-
-
-def _parts_table(report: EvaluationReport) -> Table:
-    table = Table(
-        title=f"{report.subject.name}, by domain and instrument",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
     )
-    table.add_column("part", no_wrap=True)
-    for heading in ("net P&L", "Sharpe", "vol", "win", "profit f.", "turn/y", "costs", "financing", "gross", "edits"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    names = [book.name for book in report.books]
+    ends = [
+        place
+        for place, name in enumerate(names)
+        if place == 0 or (not is_held(name) and place + 1 < len(names) and is_held(names[place + 1]))
+    ]
+    print_cells([head, *(_book_row(book) for book in report.books)], console, bold=[0], ends=ends)
+
+
+def _book_row(book: BookReport) -> tuple[str, ...]:
+    values = book.all_bars.values
+    return (
+        book.name,
+        _sharpe_with_error(book.all_bars),
+        _num(book.without_excluded.values["sharpe_ann"]),
+        _pct(values["annual_return"]),
+        _pct(values["volatility_ann"]),
+        _pct(values["max_drawdown_frac"]),
+        _num(values["sortino_ann"]),
+        _num(values["turnover_ann"], 1),
+        _pct(values["cost_frac_ann"]),
+        _pct(values["win_rate"], 0),
+        _num(values["exposure_gross"]),
+        f"{values['risk_edits']:,.0f}",
+    )
+
+
+def _print_parts(report: EvaluationReport, console: Console) -> None:
+    head = ("part", "net P&L", "Sharpe", "vol", "win", "profit f.", "turn/y", "costs", "financing", "gross", "edits")
     kinds = [part.kind for part in report.parts]
-    for position, part in enumerate(report.parts):
-        values = part.summary.values
-        table.add_row(
-            part.name,
-            f"{values['net_pnl_ccy']:,.0f}",
-            _sharpe_with_error(part.summary),
-            _pct(values["volatility_ann"]),
-            _pct(values["win_rate"], 0),
-            _num(values["profit_factor"]),
-            _num(values["turnover_ann"], 1),
-            f"{values['cost_ccy']:,.0f}",
-            f"{values['financing_ccy']:,.0f}",
-            _num(values["exposure_gross"]),
-            f"{values['risk_edits']:,.0f}",
-            end_section=position + 1 < len(kinds) and kinds[position + 1] != part.kind,
-        )
-    return table
+    ends = [place for place in range(len(kinds) - 1) if kinds[place + 1] != kinds[place]]
+    title = f"{report.subject.name}, by domain and instrument"
+    print_cells([head, *(_part_row(part) for part in report.parts)], console, title=title, ends=ends)
 
 
-def print_whole(table: Table, console: Console) -> None:
-    """At its natural width: a narrow terminal wraps the lines, which is better than figures cut short."""
-    table.width = console.measure(table, options=console.options.update(width=10_000)).maximum
-    console.print(table, crop=False)
+def _part_row(part: PartReport) -> tuple[str, ...]:
+    values = part.summary.values
+    return (
+        part.name,
+        f"{values['net_pnl_ccy']:,.0f}",
+        _sharpe_with_error(part.summary),
+        _pct(values["volatility_ann"]),
+        _pct(values["win_rate"], 0),
+        _num(values["profit_factor"]),
+        _num(values["turnover_ann"], 1),
+        f"{values['cost_ccy']:,.0f}",
+        f"{values['financing_ccy']:,.0f}",
+        _num(values["exposure_gross"]),
+        f"{values['risk_edits']:,.0f}",
+    )
 
 
 def _sharpe_with_error(summary: Summary) -> str:

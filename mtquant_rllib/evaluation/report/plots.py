@@ -18,16 +18,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 
 from mtquant_rllib.config.evaluation import PlotConfig
 from mtquant_rllib.evaluation import measures
-from mtquant_rllib.evaluation.backtest.baselines import HOLD_PREFIX
 from mtquant_rllib.evaluation.backtest.record import Record
+from mtquant_rllib.evaluation.report.book_styles import book_styles, is_held
 from mtquant_rllib.evaluation.statistics.bootstrap import pooled_sharpe
 
-_SUBJECT_COLOUR = "#111111"
-_HELD_COLOUR = "#c4c4c4"
-# Okabe and Ito (2008): told apart with any colour vision.
-_COLOURS = (
-    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7570b3", "#882255", "#9acd32"
-)  # fmt: skip
 _FLOOR = 0.02
 """Wealth below this is not drawn on the logarithmic axis: the curve ends with a cross."""
 
@@ -40,8 +34,8 @@ def plot_equity(records: Sequence[Record], path: Path, config: PlotConfig, title
     at different dates the horizontal axis counts bars. A book that goes bankrupt ends with a cross.
     """
     subject = records[0]
-    held = [record for record in records[1:] if record.name.startswith(HOLD_PREFIX)]
-    others = [record for record in records[1:] if not record.name.startswith(HOLD_PREFIX)]
+    held = [record for record in records[1:] if is_held(record.name)]
+    others = [record for record in records[1:] if not is_held(record.name)]
     figure, (top, bottom) = plt.subplots(
         2,
         1,
@@ -51,11 +45,19 @@ def plot_equity(records: Sequence[Record], path: Path, config: PlotConfig, title
         layout="constrained",
     )
     top.set_yscale("log")
+    styles = book_styles([record.name for record in records])
     for position, record in enumerate(held):
-        _draw(top, None, record, _HELD_COLOUR, 0.8, f"one instrument held ({len(held)})" if position == 0 else "")
-    for record, colour in zip(others, line_colours(len(others)), strict=True):
-        _draw(top, bottom, record, colour, 1.2, _spoken(record.name))
-    _draw(top, bottom, subject, _SUBJECT_COLOUR, 2.0, _spoken(subject.name), config.band_quantile)
+        _draw(
+            top,
+            None,
+            record,
+            styles[record.name].colour,
+            0.8,
+            f"one instrument held ({len(held)})" if position == 0 else "",
+        )
+    for record in others:
+        _draw(top, bottom, record, styles[record.name].colour, 1.2, _spoken(record.name))
+    _draw(top, bottom, subject, styles[subject.name].colour, 2.0, _spoken(subject.name), config.band_quantile)
     _dress(figure, top, bottom, records, title, config.band_quantile)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=config.dpi)
@@ -145,7 +147,7 @@ def _thinned(ticks: list[float], low: float, high: float) -> list[float]:
 
 def _wealth_limits(records: Sequence[Record], band: float) -> tuple[float, float]:
     """Limits that show the subject's band, and every book but the held instruments, whole, with a margin."""
-    shown = [record for record in records if not record.name.startswith(HOLD_PREFIX)] or list(records)
+    shown = [record for record in records if not is_held(record.name)] or list(records)
     lines = [np.median(measures.wealth(record.returns), axis=0) for record in shown]
     lines += list(np.quantile(measures.wealth(records[0].returns), [band, 1 - band], axis=0))
     curves = np.concatenate(lines)
@@ -169,7 +171,3 @@ def _sharpe_label(record: Record) -> str:
 
 def _spoken(name: str) -> str:
     return re.sub(r"(?<=\d)_(?=\d)", "-", name).replace("_", " ")
-
-
-def line_colours(n: int) -> list[str]:
-    return [_COLOURS[i % len(_COLOURS)] for i in range(n)]

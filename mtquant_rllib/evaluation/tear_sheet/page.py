@@ -14,11 +14,12 @@ from mtquant_rllib.evaluation.compare.book import Book, ComparedRun
 from mtquant_rllib.evaluation.compare.comparison import compare
 from mtquant_rllib.evaluation.regimes.figures import REGIME_NAMES
 from mtquant_rllib.evaluation.regimes.report import ByRegime
+from mtquant_rllib.evaluation.report.book_styles import is_held
 from mtquant_rllib.evaluation.report.building import EvaluationReport
 from mtquant_rllib.evaluation.report.output import report_tree
 from mtquant_rllib.evaluation.tear_sheet import panels
 from mtquant_rllib.evaluation.web_page.page import Page, Section
-from mtquant_rllib.evaluation.web_page.panel import is_held, number, percent
+from mtquant_rllib.evaluation.web_page.panel import number, percent
 
 FILE = "tear_sheet.html"
 REFERENCE = "reference"

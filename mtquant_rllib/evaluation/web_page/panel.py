@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from mtquant_rllib.evaluation.backtest.baselines import HOLD_PREFIX
 from mtquant_rllib.evaluation.regimes.figures import REGIME_NAMES, find_spells
 
 Figure = dict[str, Any]
@@ -23,11 +22,7 @@ Scale = tuple[tuple[float, str], ...]
 REGIME_COLOURS = ("#009e73", "#d55e00", "#cc79a7", "#b8b8b8")
 GROUP_COLOURS = ("#0072b2", "#e69f00", "#56b4e9", "#7570b3", "#8a6d3b", "#444444")
 CLAIM_COLOURS = {"occlusion": "#333333", "received": "#0072b2", "rollout": "#56b4e9"}
-BOOK_COLOURS = (
-    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d3b", "#7570b3", "#882255", "#d55e00", "#9acd32"
-)  # fmt: skip
-"""As many as there are rules beside one subject, or two books look the same."""
-SUBJECT_COLOUR, HELD_COLOUR, INK, GRID = "#111111", "#b0b0b0", "#333333", "#ececec"
+INK, GRID = "#333333", "#ececec"
 DOMAIN_SHADES = (
     ("#08519c", "#4292c6", "#9ecae1"),
     ("#8c510a", "#dfa14a", "#f0d29a"),
@@ -207,18 +202,6 @@ def percent(value: float, digits: int = 1) -> str:
 def number(value: float, digits: int = 2) -> str:
     """Rounded, without a zero's sign; a dash for what is not defined."""
     return f"{value:z.{digits}f}" if np.isfinite(value) else "–"
-
-
-def book_colours(names: Sequence[str]) -> dict[str, str]:
-    """Book -> colour, the subject first; the same in every panel."""
-    rules = (name for name in names[1:] if not is_held(name))
-    colours = {name: BOOK_COLOURS[i % len(BOOK_COLOURS)] for i, name in enumerate(rules)}
-    return {name: colours.get(name, HELD_COLOUR) for name in names} | {names[0]: SUBJECT_COLOUR}
-
-
-def is_held(name: str) -> bool:
-    """Whether a book is one that holds a single instrument."""
-    return name.startswith(HOLD_PREFIX)
 
 
 def spoken(name: str) -> str:
