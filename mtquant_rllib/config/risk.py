@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from mtquant_rllib.config.base import NUMBER, Fraction, Multiple, Section, Window
+from mtquant_rllib.config.base import NUMBER, Date, Fraction, Multiple, Section, Window
 
 Rounds = Annotated[int, Field(ge=1, le=1000), NUMBER]
 """Of a repair that is repeated."""
@@ -69,6 +69,48 @@ class CustomRuleConfig(Section):
         return {"rule": given} if isinstance(given, str) else given
 
 
+class TailsConfig(Section):
+    """How value at risk and expected shortfall of a book are measured by `mtquant risk`, besides the rule's own.
+
+    history_days
+        Past trading days of the historical methods.
+    age_decay, volatility_decay
+        A day: of a past day's weight, and of the volatility that scales past days to the present.
+    draws, degrees_of_freedom
+        Of Monte Carlo, and of its Student t.
+    interval_confidence, resamples
+        Of the bootstrap intervals.
+    """
+
+    history_days: Window
+    age_decay: Annotated[float, Field(gt=0, lt=1), NUMBER]
+    volatility_decay: Annotated[float, Field(gt=0, lt=1), NUMBER]
+    draws: Annotated[int, Field(ge=100, le=10_000_000), NUMBER]
+    degrees_of_freedom: Annotated[float, Field(gt=2, le=1000), NUMBER]
+    interval_confidence: Annotated[float, Field(gt=0, lt=1), NUMBER]
+    resamples: Annotated[int, Field(ge=100, le=1_000_000), NUMBER]
+
+
+class StressWindowConfig(Section):
+    """Days of history, both included."""
+
+    first: Date
+    last: Date
+
+    @model_validator(mode="after")
+    def _in_order(self) -> StressWindowConfig:
+        if self.first > self.last:
+            raise ValueError(f"first {self.first} is after last {self.last}")
+        return self
+
+
+class StressConfig(Section):
+    """windows: by name. shocks: by name, the simple return of a symbol, or of each instrument of a domain."""
+
+    windows: dict[str, StressWindowConfig]
+    shocks: dict[str, dict[str, Annotated[float, Field(ge=-10, le=10), NUMBER]]]
+
+
 class RiskConfig(Section):
     """See `configs/risk.yaml` for the meaning of each line."""
 
@@ -84,3 +126,5 @@ class RiskConfig(Section):
     rules: tuple[CustomRuleConfig, ...] = ()
     breakers: BreakersConfig
     alerts: AlertsConfig
+    tails: TailsConfig
+    stress: StressConfig

@@ -26,6 +26,7 @@ from mtquant_rllib.risk.custom_rules import custom_rules
 from mtquant_rllib.risk.repair.book import Book
 from mtquant_rllib.risk.repair.chain import RuleChain, trigger
 from mtquant_rllib.risk.repair.measures import TOLERANCE
+from mtquant_rllib.risk.repair.packed import PackedIndex
 from mtquant_rllib.risk.rules import Proposal, RiskEdit, Rule, RuleId
 from mtquant_rllib.risk.single_book import FAILURE_TEXT, CurrentPortfolio
 from mtquant_rllib.short_rows import row_any, row_max
@@ -113,6 +114,11 @@ class PortfolioRiskManager:
     def rules(self) -> Sequence[Rule]:
         """Custom rules in the order they run."""
         return tuple(self._chain.custom)
+
+    @property
+    def index(self) -> PackedIndex:
+        """How covariances and correlations are packed."""
+        return self._chain.meter.index
 
     def add_rule(self, rule: Rule) -> None:
         """Register a custom rule; it runs after those registered before it."""

@@ -44,6 +44,7 @@ MINUS_ONE_AND_ZERO = """
     policy_rates.*.*
     reference.book.*
     rewards.terms.*.weight
+    risk.stress.shocks.*.*
     symbols.*.financing.roll_yield_pct
     synthetic.correlations.*.*
     synthetic.instruments.*.drift_pct.*

@@ -13,6 +13,7 @@ from mtquant_rllib.evaluation.regimes.figures import (
     find_spells,
     performance_by_regime,
 )
+from mtquant_rllib.evaluation.report.book_styles import is_held
 from mtquant_rllib.evaluation.web_page.panel import (
     DIVERGING,
     INK,
@@ -23,7 +24,6 @@ from mtquant_rllib.evaluation.web_page.panel import (
     date_axis,
     dates,
     heading,
-    is_held,
     layout,
     line,
     number,

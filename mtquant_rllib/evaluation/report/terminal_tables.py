@@ -30,14 +30,10 @@ def print_cells(
     bold, ends
         Rows, counted without the header, that are bold, and that a line follows.
     """
-    for number, columns in enumerate(blocks(cells, console.width)):
-        table = Table(
-            title=title if number == 0 else None,
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            padding=(0, _GAP - 1, 0, 0),
-        )
+    if title:
+        console.print(title, style="italic", highlight=False)
+    for columns in blocks(cells, console.width):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
         for column in columns:
             table.add_column(cells[0][column], justify="left" if column in words else "right", no_wrap=True)
         for place, row in enumerate(cells[1:]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -105,7 +106,9 @@ def risk_panel(own: Book, reference: Book | None, points: int, days_per_year: fl
             x, volatility, points, name="volatility", line={"color": INK, "width": 1.5}, hovertemplate="%{x}: %{y:.1%}"
         )
     ]
-    axes = {"yaxis": {"domain": [0.54, 1], "title": {"text": "volatility a year"}, "tickformat": ".2~%"}}
+    axes: dict[str, dict[str, Any]] = {
+        "yaxis": {"domain": [0.54, 1], "title": {"text": "volatility a year"}, "tickformat": ".2~%"}
+    }
     if reference is not None:
         other = histories(reference)[1][0]
         shared, own_part = _rolling(returns, other, window), _rolling(other, other, window)

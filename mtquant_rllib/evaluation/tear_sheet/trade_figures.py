@@ -26,7 +26,7 @@ def trade_rows(record: Record, trades: pa.Table) -> list[tuple[str, ...]]:
         "bars held",
         "net P&L, ccy",
     )
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for number, name in enumerate((*record.symbols, "all")):
         members = np.arange(len(record.symbols)) == number if name != "all" else np.ones(len(record.symbols), bool)
         own = symbols == name if name != "all" else np.ones(len(symbols), bool)

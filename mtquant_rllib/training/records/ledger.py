@@ -36,7 +36,7 @@ FILE = "mtquant_ledger.jsonl"
 RECEIPT = "ledger.json"
 """In the folder of an evaluation: number and hash of its line."""
 TRAINING, LOOK, HOLDOUT = "training", "look", "holdout"
-_SHAPE_NO_POLICY = ("resources", "tracking", "checkpoints", "evaluation", "search")
+_SHAPE_NO_POLICY = ("resources", "tracking", "checkpoints", "evaluation", "search", "risk.tails", "risk.stress")
 _FIRST = "0" * 64
 
 
