@@ -1,4 +1,4 @@
-"""`mtquant risk`: a book of one's own against the desk's rules, and under stress."""
+"""`mtquant risk`: a book of one's own against the desk's rules and under stress, and the risk report of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtquant_rllib.commands.command import add_command, add_family, check_files, settings_of, write_json
+from mtquant_rllib.commands.command import DEFAULT_CONFIG, add_command, add_family, check_files, settings_of, write_json
 from mtquant_rllib.errors import ConfigError, MtquantError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def add_risk(commands: Any) -> None:
     family = add_family(
         commands,
         "risk",
-        "check a book of your own against the desk's risk rules, and stress it",
+        "check and stress a book of your own by the desk's risk rules; report the risk of a run",
         "mtquant risk check book.csv --market bars.parquet --macro macro.parquet",
         word="WHAT",
         dest="what",
@@ -56,6 +56,36 @@ def add_risk(commands: Any) -> None:
             "--equity", type=float, metavar="CCY", help="account currency (default: the desk's at the start)"
         )
         parser.add_argument("--json", type=Path, metavar="FILE", help="write it here as well")
+
+    report = add_command(
+        family,
+        "report",
+        _report,
+        "say how near its limits a run's book lived, what the rules changed, and whether its VaR forecast was true",
+        "mtquant risk report runs/real --evaluation test",
+    )
+    report.add_argument("run_folder", metavar="RUN", help="the run's folder, or its name under runs/")
+    report.add_argument(
+        "--evaluation", default="test", metavar="NAME", help="folder of the evaluation (default: %(default)s)"
+    )
+    report.add_argument("--book", metavar="NAME", help="another book of the evaluation, such as reference")
+
+
+def _report(args: argparse.Namespace) -> None:
+    if args.config != DEFAULT_CONFIG or args.overrides:
+        raise ConfigError("--config, --set: a run is held to the limits of its own settings")
+    from rich.console import Console
+
+    from mtquant_rllib.evaluation.risk_report.page import print_risk_report
+    from mtquant_rllib.training.inspection.run_risk import report_risk
+    from mtquant_rllib.training.records.run_names import existing_run
+    from mtquant_rllib.training.storage.mirror import pushing_changes
+
+    run = existing_run(args.run_folder)
+    with pushing_changes(run):
+        found = report_risk(run, evaluation=args.evaluation, book=args.book)
+    print_risk_report(found.report, Console())
+    print(f"page: {found.page}\nfigures: {found.figures}")
 
 
 def _inputs(args: argparse.Namespace) -> tuple[Settings, MarketRisk, BookFile, float]:
