@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from mtquant_rllib.commands.ablate import add_ablation
 from mtquant_rllib.commands.audit import add_audit
 from mtquant_rllib.commands.bench import add_benches
 from mtquant_rllib.commands.compare import add_comparison
@@ -76,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_training(commands)
     add_sweep(commands)
     add_walk_forward(commands)
+    add_ablation(commands)
     add_doctor(commands)
     add_run_store(commands)
     add_ledger(commands)

@@ -26,9 +26,8 @@ def add_comparison(commands: Any) -> None:
     parser.add_argument("--folder", type=Path, default=RUNS, help="where --group looks (default: %(default)s/)")
     parser.add_argument(
         "--evaluation",
-        default="test",
         metavar="NAME",
-        help="folder of the evaluation in each run, such as validation or test_phase_1 (default: %(default)s)",
+        help="folder of the evaluation in each run, such as validation (default: the test split, by the last phase)",
     )
     parser.add_argument(
         "--evaluate", action="store_true", help="evaluate the runs that have not been, on the test split"
@@ -70,10 +69,10 @@ def _compare(args: argparse.Namespace) -> None:
         print(f"page: {page.write(args.html)}")
 
 
-def _evaluate(runs: list[Path], evaluation: str) -> None:
+def _evaluate(runs: list[Path], evaluation: str | None) -> None:
     if not runs:
         return
-    if evaluation != "test":
+    if evaluation is not None:
         raise ConfigError(f"--evaluate with --evaluation {evaluation}: it makes the one on the test split alone")
     from mtquant_rllib.training.inspection.run_evaluation import evaluate_run
     from mtquant_rllib.training.storage.mirror import pushing_changes

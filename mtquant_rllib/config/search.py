@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -49,7 +49,7 @@ class PBTConfig(Section):
 
 class SearchConfig(Section):
     """trials: how many are drawn; a grid has as many as it has combinations. seeds: runs of each trial, whose mean is
-    its score."""
+    its score. ablations: changes by name, settings by dotted path, for `mtquant ablate`."""
 
     trials: Trials
     seeds: Trials
@@ -57,3 +57,4 @@ class SearchConfig(Section):
     searcher: Searcher
     asha: ASHAConfig
     pbt: PBTConfig
+    ablations: dict[str, dict[str, Any]]

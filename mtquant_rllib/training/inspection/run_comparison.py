@@ -13,9 +13,10 @@ from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.compare.book import ComparedRun, LearningCurve, read_books, read_report
 from mtquant_rllib.evaluation.report.output import REPORT
-from mtquant_rllib.training.inspection.evaluation_folder import FOLDER
+from mtquant_rllib.training.inspection.evaluation_folder import FOLDER, evaluation_name
+from mtquant_rllib.training.inspection.opened_policies import last_done
 from mtquant_rllib.training.inspection.run_tags import tags_of
-from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.training.records.manifest import Manifest, phases_of
 from mtquant_rllib.training.records.manifest_file import is_run
 from mtquant_rllib.training.records.ownership import SWEEP
 from mtquant_rllib.training.reporting.curve_files import BARS, curve_of, whole_rows
@@ -59,13 +60,27 @@ def _below(folder: Path) -> Iterator[Path]:
             yield from _of_sweep(path)
 
 
-def without_evaluation(runs: Sequence[Path], evaluation: str) -> list[Path]:
+def evaluation_of(run: Path, evaluation: str | None) -> Path:
+    """The folder of an evaluation of a run. None: of the whole test split, by the policies of the last phase that is
+    done."""
+    whole = run / FOLDER / "test"
+    if evaluation is None and not (whole / REPORT).is_file():
+        manifest = Manifest.read(run)
+        settings = manifest.load_settings()
+        done, last = last_done(manifest, run), phases_of(settings)[-1]
+        evaluation = evaluation_name(
+            "test", phase=done, last_phase=last, episodes=None, settings=settings, own=settings
+        )
+    return whole if evaluation is None else run / FOLDER / evaluation
+
+
+def without_evaluation(runs: Sequence[Path], evaluation: str | None) -> list[Path]:
     """Those that have not been judged so."""
-    return [run for run in runs if not (run / FOLDER / evaluation / REPORT).is_file()]
+    return [run for run in runs if not (evaluation_of(run, evaluation) / REPORT).is_file()]
 
 
-def load(runs: Sequence[Path], evaluation: str) -> list[ComparedRun]:
-    """The runs as they were judged in the folder `evaluation` of each.
+def load(runs: Sequence[Path], evaluation: str | None = None) -> list[ComparedRun]:
+    """The runs as they were judged; evaluation: as of `evaluation_of`.
 
     Raises
     ------
@@ -75,12 +90,12 @@ def load(runs: Sequence[Path], evaluation: str) -> list[ComparedRun]:
     if absent := without_evaluation(runs, evaluation):
         words = " ".join(str(run) for run in absent[:3]) + (" ..." if len(absent) > 3 else "")
         raise RunError(
-            f"{len(absent)} of {len(runs)} runs have no evaluation {evaluation!r} ({words}); make them with "
+            f"{len(absent)} of {len(runs)} runs have no evaluation {evaluation or 'test'!r} ({words}); make them with "
             f"--evaluate, or with `mtquant evaluate {absent[0]}`"
         )
     names = _short_names(runs)
     return [
-        _loaded(run, name, run / FOLDER / evaluation, first=number == 0)
+        _loaded(run, name, evaluation_of(run, evaluation), first=number == 0)
         for number, (run, name) in enumerate(zip(runs, names))
     ]
 

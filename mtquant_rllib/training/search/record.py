@@ -36,14 +36,14 @@ def is_sweep(folder: Path) -> bool:
 
 
 class SweepRecord(BaseModel):
-    """kind: a walk-forward test is a sweep whose trials are its folds. phases: those that every trial is trained
-    through. trials: values, by number; with a searcher that learns from results they are as many as were asked for
-    so far."""
+    """kind: a walk-forward test is a sweep whose trials are its folds, an ablation one whose trials are its changes.
+    phases: those that every trial is trained through. trials: values, by number; with a searcher that learns from
+    results they are as many as were asked for so far."""
 
     model_config = ConfigDict(extra="forbid")
 
     format: Literal[1] = 1
-    kind: Literal["sweep", "walk_forward"] = "sweep"
+    kind: Literal["sweep", "walk_forward", "ablation"] = "sweep"
     name: str
     created: str
     phases: list[int]
@@ -73,12 +73,18 @@ class SweepRecord(BaseModel):
         record = cls.begin(name, settings, Space({}), folds, **named)
         return record.model_copy(update={"kind": "walk_forward"})
 
+    @classmethod
+    def ablation(cls, name: str, settings: Settings, changes: list[Values], **named: Any) -> SweepRecord:
+        """The record of an ablation: nothing is searched."""
+        record = cls.begin(name, settings, Space({}), changes, **named)
+        return record.model_copy(update={"kind": "ablation"})
+
     def load_settings(self) -> Settings:
         """The settings that every trial begins with."""
         return validate(Settings, self.settings, f"settings of sweep {self.name}")
 
     def load_space(self) -> Space:
-        if self.kind == "walk_forward":
+        if self.kind != "sweep":
             return Space({})
         return read_space(self.space, self.load_settings())
 

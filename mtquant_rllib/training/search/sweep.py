@@ -312,6 +312,11 @@ def _declared(record: SweepRecord) -> str:
             f"walk-forward, {record.n_trials} folds x {len(record.seeds)} seeds; {phases}, budgets times "
             f"{record.budget_scale:g}"
         )
+    if record.kind == "ablation":
+        return (
+            f"ablation, {record.n_trials - 1} changes x {len(record.seeds)} seeds; {phases}, budgets times "
+            f"{record.budget_scale:g}"
+        )
     return (
         f"{record.n_trials} trials x {len(record.seeds)} seeds by {search['scheduler']} over "
         f"{', '.join(record.space)}; {phases}, budgets times {record.budget_scale:g}"
@@ -332,12 +337,15 @@ def _conclude(run: Path, record: SweepRecord, results: Results) -> None:
     if record.kind == "walk_forward":
         _judge(run, record, rows)
         return
-    for place, row in enumerate(ranked(rows), start=1):
+    for place, row in enumerate(ranked(rows) if record.kind == "sweep" else (), start=1):
         for folder, seed in zip(record.runs_of(run, row.name), record.seeds):
             if is_run(folder):
                 _note_selection(run, record, results, folder, row.name, seed, place)
     handover.forget(run)
     tell("\n".join(table.lines(rows)))
+    if record.kind == "ablation":
+        tell(f"next: mtquant compare {mirror.named(run)} --evaluate")
+        return
     finished = [row for row in ranked(rows) if row.status == FINISHED]
     if not finished:
         failed = next((row for row in rows if row.status == FAILED), None)
