@@ -25,6 +25,7 @@ def test_a_peak_of_memory_is_seen_and_starts_over() -> None:
         assert megabytes - 2 < seen < megabytes + 16
 
 
+@pytest.mark.slow
 def test_figures_of_both_networks_and_what_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learner, "compiler_error", lambda device: "no compiler")
     sizes = learner.Sizes(rows=32, minibatch=16, repeats=3)

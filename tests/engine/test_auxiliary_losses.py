@@ -140,6 +140,7 @@ def test_auxiliary_losses_are_metrics_of_their_module_and_part_of_its_loss(
     assert own["total_loss"] == pytest.approx(parts, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_classifier_comes_to_know_regimes_better_than_their_majority(make_config: Any) -> None:
     """On bars of other episodes than it has learned from, of the same market."""
     config = make_config(

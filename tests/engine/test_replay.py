@@ -260,6 +260,7 @@ def test_a_replay_of_another_size_is_refused(desk: Any) -> None:
         other.set_state(replay.get_state())
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_bars_of_twelve_agents_fit_into_150_mb(desk: Any) -> None:
     """Measured on 4,000 bars, with the controller deciding on every one: the most that there can be."""
     runner, replay = desk(3, "desk", "desk.decision.meta_every_bars=1")

@@ -83,6 +83,7 @@ def unlike(mine: Any, theirs: Any, path: str = "") -> list[str]:
     return [] if np.asarray(mine).tobytes() == np.asarray(theirs).tobytes() else [path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("phase", "name", "overrides"),
     [

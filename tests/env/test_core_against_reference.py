@@ -83,6 +83,7 @@ def test_the_desk_and_the_ledger_agree_on_a_rough_market(settings, rough_market,
     assert seen["negative"] > 0, seen
 
 
+@pytest.mark.slow
 def test_the_desk_and_the_ledger_agree_through_a_bankruptcy(settings, rough_market, rough):
     """Twenty times levered books do not last; the debt is the same to the cent."""
     stretch = rough.stretches[0]

@@ -84,6 +84,7 @@ def test_without_a_reference_nothing_is_added() -> None:
     assert all(group.network.reference == () for group in agent_groups(plain))
 
 
+@pytest.mark.slow
 def test_a_scaled_desk_runs_at_the_volatility_that_is_asked_for() -> None:
     """Whatever the size of its convictions, from the second month on; half the appetite is half of it."""
     found = {}
@@ -124,6 +125,7 @@ def test_the_scale_follows_from_the_bars_before_alone() -> None:
     np.testing.assert_allclose(scale.current(), [1.0, 4.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("book", BOOKS)
 def test_an_untrained_desk_earns_what_the_references_own_book_earns(book: str) -> None:
     """Bar for bar, but for what actions cannot say: a specialist's view stops short of full conviction."""
