@@ -52,6 +52,7 @@ def test_a_trial_is_what_shapes_a_policy() -> None:
         return trial_id(Settings.load(overrides=overrides), budget, leave_out=leave_out)
 
     assert of() == trial_id(own, 1.0) == of("resources.runners=2") == of("tracking.trackers=[tensorboard]")
+    assert of() == of("desk.observation.feature_means={cmf: 0.1}"), "means follow from the bars"
     assert len({of(), of("seed=1"), of("training.gamma=0.98"), of(budget=0.5)}) == 4
     assert of("seed=1", leave_out=("seed",)) == of(leave_out=("seed",))
 

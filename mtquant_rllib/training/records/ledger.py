@@ -36,7 +36,11 @@ FILE = "mtquant_ledger.jsonl"
 RECEIPT = "ledger.json"
 """In the folder of an evaluation: number and hash of its line."""
 TRAINING, LOOK, HOLDOUT = "training", "look", "holdout"
-_SHAPE_NO_POLICY = ("resources", "tracking", "checkpoints", "evaluation", "search", "risk.tails", "risk.stress")
+_NO_TRIAL = (
+    "resources", "tracking", "checkpoints", "evaluation", "search", "risk.tails", "risk.stress",
+    "desk.observation.feature_means",
+)  # fmt: skip
+"""Settings that shape no policy, or follow from the bars."""
 _FIRST = "0" * 64
 
 
@@ -209,7 +213,7 @@ def trial_id(settings: Settings, budget_scale: float, *, leave_out: tuple[str, .
     chosen.
     """
     tree = settings.model_dump(mode="json")
-    for path in (*_SHAPE_NO_POLICY, *leave_out):
+    for path in (*_NO_TRIAL, *leave_out):
         *above, last = path.split(".")
         part = tree
         for key in above:
