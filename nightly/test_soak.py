@@ -1,9 +1,8 @@
 """An hour of training with a remote runner and a checkpoint after every update: memory, files and shared memory stand
 still once it has warmed up.
 
-What a process grows by in its first thousand calls (the allocator's free lists, tables of Ray's that double) is not
-what it grows by for ever. So updates are short, and there are thousands of them: an hour of long ones, some three
-hundred, is warming up from beginning to end.
+Updates are short, so that there are thousands of them and as many checkpoints: what grows by the update is told from
+what grows by the bar or by the hour.
 """
 
 from __future__ import annotations
