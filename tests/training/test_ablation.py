@@ -40,7 +40,7 @@ def test_what_changes_nothing_or_is_not_there_is_refused(change: str, names: lis
         declared(Settings.load(overrides=[change]), names)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.ray
 def test_changes_are_trained_and_compared(
     command: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -75,7 +75,7 @@ def test_bars_of_another_length_are_refused(here: float, refused: bool) -> None:
         bars.expect_frequency(newer, own)  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.ray
 def test_the_last_holdout_is_in_no_split_and_opens_once(folder: Path) -> None:
     """The run's own bars, prepared again without their last year."""

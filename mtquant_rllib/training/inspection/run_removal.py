@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -48,9 +46,7 @@ def remove_run(run: Path, *, remove: bool = False) -> int:
         raise RunError(f"{run}: {', '.join(strange[:3])} is not of the run's making; move it away first")
     size = size_of(run)
     if remove:
-        with exclusive_access.held(run, print), durable.named_errors(run):
-            gone = durable.temporary_path(run.resolve())
-            os.rename(run, gone)
-        with durable.named_errors(gone):
-            shutil.rmtree(gone)
+        with exclusive_access.held(run, print):
+            gone = ownership.set_aside(run)
+        ownership.remove_set_aside(gone)
     return size

@@ -226,6 +226,31 @@ def remove_own(path: Path, inside: Path, mine: Callable[[Path], bool] = is_own) 
         shutil.rmtree(gone)
 
 
+def set_aside(run: Path) -> Path:
+    """Rename a whole run that bears its marker to the name of something that is being removed, and return it: whoever
+    is killed meanwhile leaves no half run under the old name.
+
+    Raises
+    ------
+    RunError
+        When the folder is no run of this project.
+    """
+    if identity(run) is None or run.is_symlink():
+        raise RunError(f"{run}: no run of this project is there, so nothing is removed")
+    gone = durable.temporary_path(run.resolve())
+    with durable.named_errors(run):
+        os.rename(run, gone)
+    return gone
+
+
+def remove_set_aside(gone: Path) -> None:
+    """Remove a run that was set aside."""
+    if not gone.name.startswith(durable.HALF) or identity(gone) is None:
+        raise RunError(f"{gone}: no run was set aside there, so nothing is removed")
+    with durable.named_errors(gone):
+        shutil.rmtree(gone)
+
+
 def sweep(folder: Path, inside: Path, target: str) -> None:
     """Remove what processes that are gone left half-written for `folder/target`."""
     for path in folder.glob(f"{durable.HALF}*"):
