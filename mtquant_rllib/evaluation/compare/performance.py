@@ -14,6 +14,7 @@ from mtquant_rllib.evaluation.compare.comparison import Comparison
 from mtquant_rllib.evaluation.report.book_styles import book_styles, is_held
 from mtquant_rllib.evaluation.web_page.panel import (
     DIVERGING,
+    LOWEST_WEALTH,
     Panel,
     cells,
     date_axis,
@@ -26,7 +27,6 @@ from mtquant_rllib.evaluation.web_page.panel import (
     spoken,
 )
 
-_LOWEST_WEALTH = 0.02
 _WORST = 10
 """Days in the table of the worst."""
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -91,7 +91,7 @@ def _wealth_and_drawdown(
     shown: bool | str,
 ) -> list[dict[str, Any]]:
     common = {"name": name, "legendgroup": group, "line": style, "visible": shown}
-    drawn = np.where(wealth > _LOWEST_WEALTH, wealth, np.nan)
+    drawn = np.where(wealth > LOWEST_WEALTH, wealth, np.nan)
     return [
         line(x, drawn, points, **common, hovertemplate="%{x}: %{y:.3f}"),
         line(x, -depth, points, **common, showlegend=False, yaxis="y2", hovertemplate="%{x}: %{y:.1%}"),
@@ -99,7 +99,7 @@ def _wealth_and_drawdown(
 
 
 def _band(x: Sequence[str], wealth: np.ndarray, points: int, colour: str, group: str) -> list[dict[str, Any]]:
-    low, high = np.maximum(wealth.min(axis=0), _LOWEST_WEALTH), wealth.max(axis=0)
+    low, high = np.maximum(wealth.min(axis=0), LOWEST_WEALTH), wealth.max(axis=0)
     kept = kept_points(high, points)
     edge = {"type": "scatter", "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
     kept_x = [x[i] for i in kept]

@@ -11,6 +11,7 @@ from mtquant_rllib.evaluation.explain.collect import Material
 from mtquant_rllib.evaluation.report.book_styles import book_styles, is_held
 from mtquant_rllib.evaluation.report.building import BookReport, EvaluationReport
 from mtquant_rllib.evaluation.web_page.panel import (
+    LOWEST_WEALTH,
     Panel,
     date_axis,
     dates,
@@ -23,8 +24,6 @@ from mtquant_rllib.evaluation.web_page.panel import (
     strip_axis,
 )
 
-_LOWEST_WEALTH = 0.02
-"""Wealth below this is not drawn on the logarithmic axis."""
 _SHARPE_LINES = (0.5, 1.0)
 
 
@@ -54,7 +53,7 @@ def wealth_panel(material: Material, report: EvaluationReport, points: int) -> P
         style = {"color": styles[record.name].colour, "width": 2.4 if is_subject else 1.3}
         shown: bool | str = "legendonly" if held else True
         common = {"name": spoken(record.name), "legendgroup": record.name, "line": style, "visible": shown}
-        drawn = np.where(wealth > _LOWEST_WEALTH, wealth, np.nan)
+        drawn = np.where(wealth > LOWEST_WEALTH, wealth, np.nan)
         traces += [
             line(x, drawn, points, **common, hovertemplate="%{x}: %{y:.3f}"),
             line(x, depth, points, **common, showlegend=False, yaxis="y2", hovertemplate="%{x}: %{y:.1%}"),
