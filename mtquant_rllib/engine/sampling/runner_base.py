@@ -18,6 +18,7 @@ from ray.rllib.utils.typing import StateDict
 
 from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.config.trial import TrialConfig
+from mtquant_rllib.engine.process_memory import freeze_long_lived_objects, trim_memory
 from mtquant_rllib.engine.process_use import ProcessUse, process_use
 from mtquant_rllib.policies.attention.fallbacks import FallbackMonitor
 
@@ -79,6 +80,7 @@ class BarRunner(MultiAgentEnvRunner):
 
     def sample_bars(self, bars: int) -> SampleResult:
         """Sample exactly `bars` bars, spread evenly over the environments."""
+        first_call = self._cpu_s_before is None
         if self._cpu_s_before is None:
             self._cpu_s_before = process_use().cpu_s
         before = self.fallbacks.bars = self.bars_sampled
@@ -86,6 +88,10 @@ class BarRunner(MultiAgentEnvRunner):
         for name, counts in self.fallbacks.take().items():
             for reason, count in counts.items():
                 self.metrics.log_value((FALLBACKS, name, reason), count, reduce="sum")
+        if self.worker_index:  # The local runner's process is the trial's.
+            if first_call:
+                freeze_long_lived_objects()
+            trim_memory()
         sampled, use = self.bars_sampled - before, process_use()
         return SampleResult(
             samples,

@@ -42,6 +42,7 @@ from mtquant_rllib.training.reporting.trackers import expect_trackers, tracker_c
 from mtquant_rllib.training.reporting.utilization_line import UtilizationLine
 from mtquant_rllib.training.result_keys import FAILURE, TRIAL
 from mtquant_rllib.training.session.autoscaling import wait_for_nodes
+from mtquant_rllib.training.session.driver_memory import DriverMemory
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_internals import bounded_tune_memory
 from mtquant_rllib.training.storage import mirror, retries
@@ -245,6 +246,7 @@ def _callbacks(attempt: Attempt, settings: Settings, phase: int, placement: Plac
         UtilizationLine(phase, placement, tracking.gpu_percent_wanted, attempt.tell),
         ProgressCSV(waits),
         ResultJson(waits),
+        DriverMemory(),
     ]
     return [*watchers, *tracker_callbacks(settings, run, phase)]
 

@@ -24,6 +24,7 @@ from ray.tune import PlacementGroupFactory
 # tests/training/test_ray_internals.py would notice a change.
 from ray.tune.trainable.trainable import _TrainingResult
 
+from mtquant_rllib.engine.process_memory import freeze_long_lived_objects, trim_memory, unfreeze_objects
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.algorithm.building import build_config
 from mtquant_rllib.training.algorithm.desk_algorithm import DeskAlgorithm, summary
@@ -111,6 +112,7 @@ class PhaseTrial(tune.Trainable):
         self._whole = [path for path in checkpoints.listed(self.folder) if path.name in named or self._wrote(path)]
         """Checkpoints that are taken to be whole, newest first; `keep` of them stay."""
         self._built: DeskAlgorithm | None = None
+        self._frozen = False
 
     @property
     def algorithm(self) -> DeskAlgorithm:
@@ -164,6 +166,11 @@ class PhaseTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         result = dict(self.algorithm.train())
+        if not self._frozen:
+            # Only now does all exist that lives as long as the algorithm.
+            freeze_long_lived_objects()
+            self._frozen = True
+        trim_memory()
         # The whole configuration, with all settings, would stand beside every result.
         result["config"] = self.config
         return {**result, TRIAL: self.plan.name}
@@ -202,7 +209,8 @@ class PhaseTrial(tune.Trainable):
         """End the algorithm and its processes."""
         if self._built is not None:
             self._built.stop()
-            self._built = None
+            self._built, self._frozen = None, False
+            unfreeze_objects()
 
     def cleanup(self) -> None:
         if ray.get_runtime_context().get_actor_id() is not None:

@@ -40,6 +40,7 @@ from mtquant_rllib.training.search.results import Results
 from mtquant_rllib.training.search.schedulers import WHOLE, make_scheduler
 from mtquant_rllib.training.search.search_trial import SearchContext, SearchTrial
 from mtquant_rllib.training.search.watchers import Signing, Tabled
+from mtquant_rllib.training.session.driver_memory import DriverMemory
 
 Begin = Callable[[str], None]
 """Makes the runs of a trial, where they are not there yet."""
@@ -235,6 +236,7 @@ def _callbacks(
         Waiting(phase, placement, attempt.machines, attempt.tell),
         Progress(attempt.run, phase, tracking.progress_seconds),
         TensorBoard(settings.checkpoints.storage_patience_seconds),
+        DriverMemory(),
     ]
 
 
