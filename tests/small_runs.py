@@ -55,6 +55,7 @@ tracking: {progress_seconds: 0}
 """
 """A hundredth of these budgets: 200 bars a domain, 120, and 400."""
 
+EIGHT = ("EURUSD", "GBPUSD", "USDJPY", "XAUUSD", "WTIUSD", "SPX500", "NAS100", "US30")
 SEVEN_DAYS, FIVE_DAYS = np.ones(7, dtype=bool), np.array([True] * 5 + [False] * 2)
 
 
@@ -114,8 +115,7 @@ def extended(folder: Path) -> Path:
     for file in sorted(written(folder).glob("my_*.yaml")):
         settings = _merged(settings, yaml.safe_load(file.read_text()))
     (folder / "all.yaml").write_text(yaml.safe_dump(settings))
-    eight = ("EURUSD", "GBPUSD", "USDJPY", "XAUUSD", "WTIUSD", "SPX500", "NAS100", "US30")
-    bars_file(folder, {**dict.fromkeys((*eight, "GER40"), FIVE_DAYS), "BTCUSD": SEVEN_DAYS})
+    bars_file(folder, {**dict.fromkeys((*EIGHT, "GER40"), FIVE_DAYS), "BTCUSD": SEVEN_DAYS})
     small = ["recipe.algorithms=[ppo, sac, ppo]", *SMALL_SAC, "desk.episode.bars=30", "recipe.environments=4"]
     small += ["recipe.validations=1", "resources.cpus=2"]
     words = ("--config", "all.yaml", "--market", "bars.parquet", "--run", "all", "--budget-scale", "0.0005")

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_runs import EIGHT, FIVE_DAYS, bars_file
 
-from mtquant_rllib.cli import main
-from mtquant_rllib.commands.bench import BENCHES
-
-COMMANDS = [
-    ["data", "import"],
-    ["data", "synth"],
-    ["data", "describe"],
-    ["data", "regimes"],
-    ["train"],
-    ["sweep"],
-    ["resume"],
-    ["evaluate"],
-    ["explain"],
-    *(["runs", word] for word in ("list", "show", "verify", "export-policy", "prune")),
-    *(["bench", bench.name] for bench in BENCHES),
-]
+from mtquant_rllib.cli import build_parser, main
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def leaves(parser: argparse.ArgumentParser, *words: str) -> Iterator[tuple[list[str], argparse.ArgumentParser]]:
+    """(words, parser) of every command that does something."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not below:
+        yield list(words), parser
+    for action in below:
+        for word, one in action.choices.items():
+            yield from leaves(one, *words, word)
+
+
+COMMANDS = dict((" ".join(words), parser) for words, parser in leaves(build_parser()))
+TRAINING = {
+    "train": ["--set", "recipe.environments=4"],
+    "sweep": ["--space", "recipe.learning_rate=1e-4,1e-3"],
+    "ablate": ["shared_modules"],
+    "walk-forward": ["--folds", "2"],
+}
+"""The commands that train from the beginning, and what each needs besides bars."""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_helps_with_an_example_and_takes_settings(
-    command: list[str], capsys: pytest.CaptureFixture[str]
+    command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        main([*command, "--help"])
+        main([*command.split(), "--help"])
     said = capsys.readouterr().out
     assert exit_.value.code == 0
-    assert f"example:\n  mtquant {' '.join(command)}" in said
+    assert f"example:\n  mtquant {command}" in said
     assert "--config FILE" in said
     assert "--set KEY=VALUE" in said
 
@@ -74,6 +82,49 @@ def test_a_mistake_gets_one_clear_message_and_exit_code_2(
     assert hint in said.err
     assert "Traceback" not in said.err
     assert not said.out
+
+
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bars_file(tmp_path_factory.mktemp("bars"), dict.fromkeys(EIGHT, FIVE_DAYS), years=9)
+
+
+@pytest.mark.parametrize("command", TRAINING)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--run", ""], "the run's name is empty"),
+        (["--run", ".."], "a run is not named through .."),
+        (["--run", "~/x"], "~ is not read as a home folder"),
+        (["--run", "a\nb"], "contains"),
+        (["--budget-scale", "-1"], "expected a factor above 0"),
+        (["--budget-scale", "nan"], "expected a factor above 0"),
+        (["--macro", "no-such.parquet"], "no-such.parquet: no such file"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else repr(value),
+)
+def test_every_command_that_trains_refuses_the_same_things(
+    command: str,
+    arguments: list[str],
+    said: str,
+    bars: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "--market", str(bars), *TRAINING[command], *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir()), "nothing was written"
+
+
+@pytest.mark.parametrize("command", TRAINING)
+def test_every_command_that_trains_takes_bars_a_budget_a_folder_and_a_cluster(command: str) -> None:
+    options = {word for action in COMMANDS[command]._actions for word in action.option_strings}
+    assert {"--market", "--macro", "--budget-scale", "--run", "--address"} <= options
 
 
 def test_help_answers_without_loading_torch_or_ray() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +17,7 @@ from mtquant_rllib.commands.command import (
     write_json,
 )
 from mtquant_rllib.commands.sweep import resume_sweep
+from mtquant_rllib.commands.training_options import add_address, add_training_options, training_settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.records.ownership import SWEEP
 from mtquant_rllib.training.records.run_names import existing_run, run_path
@@ -41,22 +41,13 @@ def add_training(commands: Any) -> None:
     train.add_argument(
         "--phase", type=int, choices=(1, 2, 3), help="this phase alone; 2 and 3 need a run with the one before"
     )
-    train.add_argument(
-        "--market", type=Path, metavar="FILE", help="bars, file or folder (default: the embedded market)"
-    )
-    train.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
-    train.add_argument(
-        "--budget-scale", type=float, default=1.0, metavar="X", help="factor on the budgets (default: 1)"
-    )
-    train.add_argument("--run", metavar="NAME", help="the run's folder; a bare name stands under runs/")
+    add_training_options(train)
     train.add_argument(
         "--resume",
         action="store_true",
         dest="resume_existing",
         help="carry the run on where it exists: for jobs that a scheduler starts again",
     )
-
-    _add_address(train)
 
     carry = add_command(
         commands, "resume", _resume, "carry on a run that was stopped, from its manifest", "mtquant resume runs/real"
@@ -67,15 +58,7 @@ def add_training(commands: Any) -> None:
         action="store_true",
         help="load checkpoints that this user did not write; loading them runs whatever code they name",
     )
-    _add_address(carry)
-
-
-def _add_address(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--address",
-        metavar="HOST:PORT",
-        help="train on this Ray cluster, `auto` for the one of this machine (default: a session of its own here)",
-    )
+    add_address(carry)
 
 
 def add_judging(commands: Any) -> None:
@@ -206,10 +189,7 @@ def run_folder(name: str | Path) -> Path:
 
 def _train(args: argparse.Namespace) -> None:
     run = None if args.run is None else run_path(args.run)
-    if not 0 < args.budget_scale < math.inf:
-        raise ConfigError(f"--budget-scale {args.budget_scale:g}: expected a factor above 0, such as 0.02")
-    settings = settings_of(args)
-    check_files(args.market, args.macro)
+    settings = training_settings(args)
     reproducible()
     from mtquant_rllib.training.curriculum.driver import train
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
-from mtquant_rllib.commands.command import DEFAULT_CONFIG, add_command, check_files, reproducible, settings_of
+from mtquant_rllib.commands.command import DEFAULT_CONFIG, add_command, reproducible
+from mtquant_rllib.commands.training_options import add_training_options, training_settings
 from mtquant_rllib.errors import ConfigError
 
 EXAMPLES = """mtquant sweep --space recipe.learning_rate=1e-4,3e-4,1e-3,3e-3 --scheduler grid --seeds 3 --run rates
@@ -31,16 +31,12 @@ def add_sweep(commands: Any) -> None:
     sweep.add_argument("--scheduler", metavar="NAME", help="asha, pbt, random or grid (default: search.scheduler)")
     sweep.add_argument("--searcher", metavar="NAME", help="random or optuna (default: search.searcher)")
     sweep.add_argument("--phase", choices=("1", "all"), default="1", help="one phase, or the curriculum (default: 1)")
-    sweep.add_argument("--market", type=Path, metavar="FILE", help="bars (default: the embedded market)")
-    sweep.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
-    sweep.add_argument("--budget-scale", type=float, default=1.0, metavar="X", help="factor on budgets (default: 1)")
-    sweep.add_argument("--run", metavar="NAME", help="the sweep's folder; a bare name stands under runs/")
+    add_training_options(sweep)
     sweep.add_argument("--resume", metavar="RUN", dest="resumed", help="carry this sweep on, with what it declared")
     sweep.add_argument("--table", metavar="RUN", dest="shown", help="print the table of this sweep, and nothing else")
     sweep.add_argument(
         "--trust", action="store_true", help="with --resume: load checkpoints that this user did not write"
     )
-    sweep.add_argument("--address", metavar="HOST:PORT", help="train on this Ray cluster (default: here)")
 
 
 def _sweep(args: argparse.Namespace) -> None:
@@ -54,14 +50,11 @@ def _sweep(args: argparse.Namespace) -> None:
         _expect_alone(args, "--resume")
         resume_sweep(args.resumed, args.address, args.overrides, trust=args.trust)
         return
-    if not 0 < args.budget_scale < math.inf:
-        raise ConfigError(f"--budget-scale {args.budget_scale:g}: expected a factor above 0, such as 0.02")
     if args.trials is not None and args.scheduler == "grid":
         raise ConfigError(f"--trials {args.trials} with --scheduler grid: a grid has as many as it has combinations")
     named = {name: getattr(args, name) for name in ("trials", "seeds", "scheduler", "searcher")}
     args.overrides += [f"search.{name}={value}" for name, value in named.items() if value is not None]
-    settings = settings_of(args)
-    check_files(args.market, args.macro)
+    settings = training_settings(args)
     from mtquant_rllib.config.search_space import read_space
 
     read_space(args.space, settings)

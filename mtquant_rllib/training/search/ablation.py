@@ -28,7 +28,7 @@ def ablate(
     names: Sequence[str] = (),
     *,
     seeds: int = 1,
-    run: Path | None = None,
+    run: str | Path | None = None,
     market: Path | None = None,
     macro: Path | None = None,
     budget_scale: float = 1.0,

@@ -47,7 +47,7 @@ def sweep(
     settings: Settings,
     space: Sequence[str] | Mapping[str, Any],
     *,
-    run: Path | None = None,
+    run: str | Path | None = None,
     market: Path | None = None,
     macro: Path | None = None,
     budget_scale: float = 1.0,

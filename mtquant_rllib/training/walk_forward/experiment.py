@@ -31,7 +31,7 @@ def walk_forward(
     macro: Path | None = None,
     folds: int = 6,
     seeds: int = 1,
-    run: Path | None = None,
+    run: str | Path | None = None,
     budget_scale: float = 1.0,
     phases: int | None = None,
     address: str | None = None,
