@@ -9,7 +9,8 @@ from mtquant_rllib.env import decisions
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.evaluation.backtest import rollout
-from mtquant_rllib.evaluation.explain.collect import DecisionLog, Material, bars_per_row
+from mtquant_rllib.evaluation.explain.collect import Material, bars_per_row
+from mtquant_rllib.evaluation.explain.decisions import DecisionLog
 from mtquant_rllib.evaluation.explain.importance import attention_received
 from mtquant_rllib.evaluation.regimes.figures import NO_REGIME
 from mtquant_rllib.policies.introspection import AgentView

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.evaluation.explain.collect import Decisions, Material
+from mtquant_rllib.evaluation.explain.collect import Material
+from mtquant_rllib.evaluation.explain.decisions import Decisions
 from mtquant_rllib.evaluation.explain.importance import attention_received
 from mtquant_rllib.evaluation.regimes.figures import N_REGIMES, REGIME_NAMES
 from mtquant_rllib.evaluation.web_page.panel import (

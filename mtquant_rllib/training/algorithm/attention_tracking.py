@@ -17,7 +17,7 @@ from mtquant_rllib.env.episodes import EpisodeDraw
 from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.evaluation.backtest.record import Record
-from mtquant_rllib.evaluation.explain.collect import DecisionLog
+from mtquant_rllib.evaluation.explain.decisions import DecisionLog
 from mtquant_rllib.evaluation.regimes.figures import played_regimes, tracked_figures
 from mtquant_rllib.policies.introspection import AgentView
 from mtquant_rllib.policies.registry import ATTENTION, network_names

@@ -1,0 +1,26 @@
+"""What the many processes of a training do not load: each library costs every one of them a second and tens of MB."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+JUDGING = ("matplotlib", "optuna", "plotly", "scipy.optimize", "scipy.signal", "scipy.stats", "wandb")
+"""Libraries of statistics, pictures, searches and tracking."""
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "mtquant_rllib.engine.sampling.runner",  # of a runner
+        "mtquant_rllib.training.algorithm.building",  # of a learner, and of a runner once its configuration is read
+        "mtquant_rllib.training.curriculum.trial",  # of a trial
+        "mtquant_rllib.training.curriculum.driver",  # of the command
+    ],
+)
+def test_a_process_that_trains_loads_no_library_of_what_judges(module: str) -> None:
+    check = f"import sys; import {module}; print(*sorted(set({JUDGING}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
