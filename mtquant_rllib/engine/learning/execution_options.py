@@ -52,6 +52,8 @@ class NetworkExecution:
         """
         if not self._options.compile:
             return forward
+        # Tells the compiler too; until it is needed, none is loaded (`engine.rllib_seeding`).
+        torch.use_deterministic_algorithms(True, warn_only=True)
         # PyTorch's own annotations leave out the last argument.
         compiled: Callable[Given, Result] = torch.compile(forward, dynamic=True, isolate_recompiles=True)  # type: ignore[call-overload]
         return compiled

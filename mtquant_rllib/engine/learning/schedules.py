@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from ray.rllib.core import COMPONENT_OPTIMIZER
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
 from mtquant_rllib.config.trial import TrialConfig
+from mtquant_rllib.engine.learning.eager_adam import EagerAdam
 from mtquant_rllib.engine.randomness import DROPOUT, make_torch_deterministic, seed_torch
+from mtquant_rllib.engine.rllib_seeding import seeding_without_compiler
 
 BARS = "bars"
 """Key of `timesteps`: bars sampled before those of this update."""
@@ -31,6 +32,10 @@ class ScheduledLearner(TorchLearner):
     # Always there once built; RLlib declares them optional, and does not know ours.
     config: Any
     _module: Any
+
+    def __init__(self, **kwargs: Any) -> None:
+        with seeding_without_compiler():
+            super().__init__(**kwargs)
 
     def build(self) -> None:
         self.trial: TrialConfig = self.config.trial
@@ -61,7 +66,7 @@ class ScheduledLearner(TorchLearner):
     def register_adam(self, module_id: str, name: str, params: Sequence[Any], eps: float) -> None:
         fused = all(param.device.type in ("cpu", "cuda") for param in params)
         rate = self.starting_rate(module_id, name)
-        optimizer = torch.optim.Adam(params, lr=rate, eps=eps, fused=fused)
+        optimizer = EagerAdam(params, lr=rate, eps=eps, fused=fused)
         self.register_optimizer(
             module_id=module_id, optimizer_name=name, optimizer=optimizer, params=params, lr_or_lr_schedule=rate
         )

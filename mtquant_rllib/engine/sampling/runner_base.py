@@ -20,6 +20,7 @@ from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.config.trial import TrialConfig
 from mtquant_rllib.engine.process_memory import freeze_long_lived_objects, trim_memory
 from mtquant_rllib.engine.process_use import ProcessUse, process_use
+from mtquant_rllib.engine.rllib_seeding import seeding_without_compiler
 from mtquant_rllib.policies.attention.fallbacks import FallbackMonitor
 
 COUNTERS = "counters"
@@ -60,6 +61,10 @@ class BarRunner(MultiAgentEnvRunner):
     _cpu_s_before: float | None = None
     """CPU seconds before the first call: imports, environments and modules."""
     fallbacks: FallbackMonitor
+
+    def __init__(self, config: Any, **kwargs: Any) -> None:
+        with seeding_without_compiler():
+            super().__init__(config, **kwargs)
 
     @cached_property
     def environment_config(self) -> EnvironmentConfig:

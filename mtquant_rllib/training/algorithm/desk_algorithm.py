@@ -32,6 +32,7 @@ from mtquant_rllib.engine.learning.schedules import BARS
 from mtquant_rllib.engine.learning.sharding import ShardedBatch
 from mtquant_rllib.engine.process_use import ProcessUse, process_use
 from mtquant_rllib.engine.randomness import make_torch_deterministic
+from mtquant_rllib.engine.rllib_seeding import seeding_without_compiler
 from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT, SampleResult
 from mtquant_rllib.errors import DivergedPolicyError, EnvironmentFailed
 from mtquant_rllib.training.algorithm.remote_sampling import POLL_S, reassigned_counters, sample_remotely
@@ -80,7 +81,7 @@ class DeskAlgorithm(Algorithm):
         self._env_faults: list[str] = []
         self._validation_s = 0.0
         self._fruitless = 0
-        with learners_reducing_by(gradient_backend(config.num_gpus_per_learner)):
+        with learners_reducing_by(gradient_backend(config.num_gpus_per_learner)), seeding_without_compiler():
             super().setup(config)
         self.trial: TrialConfig = self.config.trial
         self._average = WeightAverage(self.trial.average_updates)
