@@ -27,7 +27,7 @@ def make_torch_deterministic() -> None:
     """Set one thread and deterministic kernels."""
     torch.set_num_threads(1)
     # As `torch.use_deterministic_algorithms(True, warn_only=True)`, which also loads torch's compiler to tell it so:
-    # several seconds and 100 MB in every process. Whoever compiles calls that one (`learning.execution_options`).
+    # two seconds and 70 MB in every process. Whoever compiles calls that one (`learning.execution_options`).
     torch.set_deterministic_debug_mode("warn")
     # Part of the mode above; it costs a pass over memory in every operation, and nothing reads uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,8 +1,8 @@
 """RLlib's seeding, without loading torch's compiler.
 
 Reaches past RLlib: where a seed is set, the constructors of its algorithm, runners and learners call
-`torch.use_deterministic_algorithms`, which imports the whole compiler only to set an option of it. That is several
-seconds and some 100 MB of every process of a training. Whoever compiles sets the option itself
+`torch.use_deterministic_algorithms`, which imports the whole compiler only to set an option of it. That is two
+seconds and 70 MB of every process of a training. Whoever compiles sets the option itself
 (`learning.execution_options`).
 """
 

@@ -1,4 +1,4 @@
-"""No process of a training loads torch's compiler, which costs each several seconds and 100 MB, unless it compiles; and
+"""No process of a training loads torch's compiler, which costs each two seconds and 70 MB, unless it compiles; and
 what stands in for the calls that would load it does the same."""
 
 from __future__ import annotations

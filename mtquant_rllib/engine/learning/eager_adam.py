@@ -1,7 +1,7 @@
 """Adam that does not load torch's compiler.
 
 Reaches past PyTorch: it marks the methods of optimisers that its compiler must not trace, and the first call of one
-imports the whole compiler, several seconds and some 100 MB of every process that learns. Optimisers are never compiled
+imports the whole compiler, two seconds and 70 MB of every process that learns. Optimisers are never compiled
 here, and the methods as written are kept by `functools.wraps` under `__wrapped__`.
 """
 
