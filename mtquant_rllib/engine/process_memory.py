@@ -31,7 +31,7 @@ def freeze_long_lived_objects() -> None:
     """Exempt every object that now lives from garbage collection.
 
     Does nothing outside of an actor of Ray: the process of a notebook is its owner's."""
-    if _in_actor():
+    if in_actor():
         gc.collect()
         gc.freeze()
         # The next full collection is due by the count of the last one's survivors, which freezing leaves as it was.
@@ -40,7 +40,7 @@ def freeze_long_lived_objects() -> None:
 
 def unfreeze_objects() -> None:
     """Undo `freeze_long_lived_objects`, when the objects may be no longer needed."""
-    if _in_actor():
+    if in_actor():
         gc.unfreeze()
 
 
@@ -62,5 +62,6 @@ def _malloc_trim() -> Callable[[int], object]:
     return trim
 
 
-def _in_actor() -> bool:
+def in_actor() -> bool:
+    """Whether this process is an actor of Ray: a trial, a runner or a learner with a process of its own."""
     return ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None

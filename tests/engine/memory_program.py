@@ -25,7 +25,7 @@ def cycle() -> Link:
 
 
 def cycles(freeze: bool) -> None:
-    """A worker's million objects, and then half a million short cycles that outlive two young collections."""
+    """A million objects that stay, and then 100,000 cycles that outlive two young collections."""
     long_lived = [[number] for number in range(1_000_000)]
     gc.collect()
     if freeze:
@@ -87,7 +87,7 @@ def trim() -> None:
 if __name__ == "__main__":
     which = sys.argv[1]
     if which in ("undone", "cycles"):
-        process_memory._in_actor = lambda: True
+        process_memory.in_actor = lambda: True
     if which == "cycles":
         cycles("freeze" in sys.argv)
     else:

@@ -68,7 +68,6 @@ def test_folds_are_trained_judged_and_stitched(
         (["--folds", "0"], "--folds 0: expected at least 1"),
         (["--folds", "100"], "a month for each"),
         (["--set", "evaluation.walk_forward.first_test=2030-01-01"], "its bars end on 2017-12-"),
-        (["--budget-scale", "nan"], "expected a factor above 0"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_made(

@@ -18,7 +18,7 @@ def _as_written(method: Any) -> Any:
 
 
 class EagerAdam(torch.optim.Adam):
-    """`torch.optim.Adam`."""
+    """`torch.optim.Adam`, its methods as they are written: without the mark that keeps the compiler out of them."""
 
     add_param_group = _as_written(torch.optim.Optimizer.add_param_group)
     load_state_dict = _as_written(torch.optim.Optimizer.load_state_dict)

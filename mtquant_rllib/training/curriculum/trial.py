@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune import PlacementGroupFactory
 
@@ -24,7 +23,7 @@ from ray.tune import PlacementGroupFactory
 # tests/training/test_ray_internals.py would notice a change.
 from ray.tune.trainable.trainable import _TrainingResult
 
-from mtquant_rllib.engine.process_memory import freeze_long_lived_objects, trim_memory, unfreeze_objects
+from mtquant_rllib.engine.process_memory import freeze_long_lived_objects, in_actor, trim_memory, unfreeze_objects
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.algorithm.building import build_config
 from mtquant_rllib.training.algorithm.desk_algorithm import DeskAlgorithm, summary
@@ -213,7 +212,7 @@ class PhaseTrial(tune.Trainable):
             unfreeze_objects()
 
     def cleanup(self) -> None:
-        if ray.get_runtime_context().get_actor_id() is not None:
+        if in_actor():
             # A learner that waits for one that died would keep this process, and its share of the machine, for as long.
             end = threading.Timer(self.keeping.stop_grace_seconds, os._exit, (0,))
             end.daemon = True

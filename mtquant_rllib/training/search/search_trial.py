@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune import PlacementGroupFactory
 from ray.tune.trainable.trainable import _TrainingResult
 
 from mtquant_rllib.config.search_space import Values
+from mtquant_rllib.engine.process_memory import in_actor
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.curriculum.trial import TrialContext
 from mtquant_rllib.training.placement.placement_group import placement_group
@@ -193,7 +193,7 @@ class SearchTrial(tune.Trainable):
 
     def cleanup(self) -> None:
         members = self._members or []
-        if members and ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None:
+        if members and in_actor():
             # A learner that waits for one that died would keep this process, and its share of the machine, for as long.
             grace = members[0].manifest.load_settings().checkpoints.stop_grace_seconds
             end = threading.Timer(grace, os._exit, (0,))
