@@ -16,12 +16,15 @@ import pytest
 from evaluation_records import judged_run
 
 from mtquant_rllib.cli import main
+from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.compare import performance
 from mtquant_rllib.evaluation.compare.comparison import Comparison, compare
 from mtquant_rllib.evaluation.compare.page import build_page
 from mtquant_rllib.evaluation.compare.table import rows_of, write_table
+from mtquant_rllib.evaluation.statistics.overfitting import overfitting
+from mtquant_rllib.evaluation.statistics.sharpe_tests import deflated_sharpe, sharpe_error, sharpe_influence
 from mtquant_rllib.training.inspection.run_comparison import load, runs_named
 from mtquant_rllib.training.inspection.run_tags import change_tags
 from mtquant_rllib.training.records.ownership import SWEEP
@@ -44,7 +47,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def comparison(runs: Path) -> Comparison:
-    return compare(load([runs / name for name in ("plain_0", "plain_1", "better")], "test"), 0.95)
+    found = load([runs / name for name in ("plain_0", "plain_1", "better")], "test")
+    return compare(found, 0.95, Settings.load().evaluation.verdict)
 
 
 def test_figures_are_those_of_the_evaluations(comparison: Comparison, runs: Path) -> None:
@@ -76,6 +80,26 @@ def test_only_settings_that_shape_a_policy_and_differ_are_shown(comparison: Comp
     sharpes = [row.run.values["sharpe_ann"] for row in comparison.rows[:2]]
     assert (groups[0].smallest, groups[0].largest) == (min(sharpes), max(sharpes))
     assert groups[1].name == "gamma 0.95"
+
+
+def test_the_best_configuration_is_judged_as_the_best_of_all(comparison: Comparison) -> None:
+    """Seeds are averaged first: two configurations, not three trials."""
+    rule, chosen = Settings.load().evaluation.verdict, comparison.selection
+    assert chosen is not None
+    own = [np.nan_to_num(row.run.own.returns).ravel() for row in comparison.rows]
+    trials = np.stack([(own[0] + own[1]) / 2, own[2]])
+    assert (chosen.name, chosen.n_configurations) == ("gamma 0.95", 2)
+    assert chosen.overfitting == overfitting(trials.T, rule.overfitting_blocks).probability
+    spread = min(float(sharpe_error(trials[1])), float(np.std(sharpe_influence(trials)[1], ddof=1)))
+    assert chosen.deflated == pytest.approx(deflated_sharpe(trials[1], 2, spread))
+    assert chosen.words in comparison.notes
+    assert chosen.words in build_page(comparison, "Comparison", 500).render()
+
+
+def test_one_configuration_is_no_choice(runs: Path) -> None:
+    seeds = compare(load([runs / "plain_0", runs / "plain_1"], "test"), 0.95, Settings.load().evaluation.verdict)
+    assert seeds.selection is None
+    assert not any("best of 2 configurations" in note for note in seeds.notes)
 
 
 def test_runs_on_other_bars_are_refused(runs: Path, tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
-"""Nodes that an autoscaler may start, from the settings and from the file that `ray up` leaves; and what a trial that
-waits for a place says."""
+"""Nodes that an autoscaler may start, from the settings and from the file that `ray up` leaves."""
 
 from __future__ import annotations
 
@@ -8,12 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mtquant_rllib.config import Settings
 from mtquant_rllib.config.training import WorkerType
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.training.curriculum.node_callbacks import waits_for
 from mtquant_rllib.training.placement.nodes import Node
-from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.placement.worker_types import startable, worker_types
 
 CLUSTER_FILE = {
@@ -59,14 +55,3 @@ def test_what_runs_counts_as_started() -> None:
         "worker 2 of 2 with 4 CPU",
         "worker 1 of 1 with 8 CPU + 1 GPU",
     ]
-
-
-def test_what_a_trial_waits_for_is_said_in_numbers() -> None:
-    worker = Node("worker", 8, 1, id="w")
-    placement = placed(Settings.load(overrides=["resources.runners=1"]).resources, 1, ["desk"], [HEAD, worker])
-    assert placement.nodes_of("desk") == ["w", "h"]
-    all_free = {"h": {"CPU": 4.0}, "w": {"CPU": 8.0, "GPU": 1.0}}
-    assert waits_for(placement, "desk", [HEAD, worker], all_free) == "its process to start"
-    said = waits_for(placement, "desk", [HEAD, worker], {"h": {"CPU": 4.0}, "w": {"CPU": 0.5}})
-    assert "3 CPU on worker, where 0.5 of 8 are free and 1 GPU on worker, where 0 of 1 are free" in said
-    assert "worker, which is gone" in waits_for(placement, "desk", [HEAD], all_free)

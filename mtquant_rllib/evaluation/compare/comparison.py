@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from mtquant_rllib.config.evaluation import VerdictConfig
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.compare.book import ComparedRun
+from mtquant_rllib.evaluation.compare.selection import Selection, selection
 from mtquant_rllib.evaluation.measures import living_returns
 from mtquant_rllib.evaluation.statistics.paired_tests import compare_sharpes, holm
 from mtquant_rllib.evaluation.statistics.run_scores import interquartile_mean
@@ -67,12 +69,13 @@ class Configuration:
 @dataclass(frozen=True)
 class Comparison:
     """rows: in the order that the runs were named in. different: paths of settings in which they differ. notes: what
-    makes them less than comparable."""
+    makes them less than comparable. selection: the best configuration as the best of all; None where there is one."""
 
     rows: tuple[Row, ...]
     different: tuple[str, ...]
     notes: tuple[str, ...]
     confidence: float
+    selection: Selection | None = None
 
     @property
     def runs(self) -> tuple[ComparedRun, ...]:
@@ -81,14 +84,11 @@ class Comparison:
     @property
     def configurations(self) -> tuple[Configuration, ...]:
         """In the order of their first runs."""
-        groups: dict[tuple[str, ...], list[Row]] = {}
-        for row in self.rows:
-            groups.setdefault(row.configuration, []).append(row)
-        return tuple(_configuration(rows) for rows in groups.values())
+        return tuple(_configurations(self.rows))
 
 
-def compare(runs: Sequence[ComparedRun], confidence: float) -> Comparison:
-    """The runs beside the first of them.
+def compare(runs: Sequence[ComparedRun], confidence: float, verdict: VerdictConfig | None = None) -> Comparison:
+    """The runs beside the first of them. verdict: the rule by which the best of several configurations is judged.
 
     Raises
     ------
@@ -108,7 +108,9 @@ def compare(runs: Sequence[ComparedRun], confidence: float) -> Comparison:
         Row(run, *gap, {path: run.settings.get(path) for path in different})
         for run, gap in zip(runs, gaps, strict=True)
     )
-    return Comparison(rows, tuple(different), tuple(_notes(runs)), confidence)
+    chosen = None if verdict is None else _selection(rows, verdict)
+    said = [] if chosen is None else [chosen.words]
+    return Comparison(rows, tuple(different), (*_notes(runs), *said), confidence, chosen)
 
 
 def differing_settings(runs: Sequence[ComparedRun]) -> list[str]:
@@ -134,6 +136,23 @@ def _differences(runs: Sequence[ComparedRun], confidence: float) -> list[tuple[f
     p_values = holm(2 * np.minimum(test.p_value, 1 - test.p_value))
     p_values = np.where(gap == 0, 1.0, p_values)
     return [nothing, *zip(gap, gap - wide * error, gap + wide * error, p_values)]
+
+
+def _selection(rows: Sequence[Row], verdict: VerdictConfig) -> Selection | None:
+    """By the mean return of each configuration's seeds."""
+    configurations = _configurations(rows)
+    returns = [
+        np.mean([np.nan_to_num(living_returns(row.run.own.returns)).ravel() for row in one.rows], axis=0)
+        for one in configurations
+    ]
+    return selection([one.name for one in configurations], np.stack(returns), rows[0].run.bars_per_year, verdict)
+
+
+def _configurations(rows: Sequence[Row]) -> list[Configuration]:
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.configuration, []).append(row)
+    return [_configuration(group) for group in groups.values()]
 
 
 def _configuration(rows: Sequence[Row]) -> Configuration:

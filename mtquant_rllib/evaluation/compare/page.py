@@ -51,7 +51,8 @@ def build_page(comparison: Comparison, title: str, line_points: int) -> Page:
         ),
         sections=sections,
         footer=f"Differences are from {first.name}, on the same bars; p-values are two-sided and adjusted for all runs "
-        f"(Holm). Costs, bps of notional (spread/commission/slippage): {context['costs_line']}.",
+        f"(Holm). Costs, bps of notional (spread/commission/slippage): {context['costs_line']}. "
+        + " ".join(comparison.notes),
         choices={},
         table=[
             (*figures, *verdicts[1:]) for figures, verdicts in zip(figure_cells(comparison), verdict_cells(comparison))

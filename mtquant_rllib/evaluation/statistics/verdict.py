@@ -3,7 +3,7 @@
 The rule (`evaluation.verdict`): a book *earns* where the probability that it has any skill, deflated for the number of
 trials that it was chosen from, is at least 1 - significance. It *beats the rules* where besides every simple rule on
 the same bars is worse, each at that significance after Holm's adjustment for all of them, and where the probability of
-backtest overfitting, if the trials' returns are at hand, is at most `max_overfitting`. It *loses* where the probability
+backtest overfitting, if the trials' returns are known, is at most `max_overfitting`. It *loses* where the probability
 that its true Sharpe ratio is positive is at most the significance. Everything else *cannot be told from luck*. How
 often the rule errs is measured (`mtquant audit verdict`).
 """
