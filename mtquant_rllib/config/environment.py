@@ -3,6 +3,7 @@ alone reads."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,9 @@ from mtquant_rllib.config.base import Section, Seed
 from mtquant_rllib.config.loader import validate
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import Reward
+
+NOT_READ = ("recipe", "sac", "networks", "learner", "training", "resources", "checkpoints", "tracking", "search")
+"""Sections of an environment's settings that it does not read, but for `recipe.rewards`."""
 
 
 class MarketRecipe(Section):
@@ -85,6 +89,15 @@ class EnvironmentConfig(Section):
     def reward(self) -> Reward:
         """The reward of the phase."""
         return self.settings.recipe.rewards[self.phase - 1]
+
+    def sections_not_read(self) -> dict[str, str]:
+        """A hash of each section of the settings that environments do not read."""
+        found = {}
+        for name in NOT_READ:
+            section: Section = getattr(self.settings, name)
+            text = section.model_dump_json(exclude={"rewards"} if name == "recipe" else None)
+            found[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return found
 
     @property
     def plays_domains_in_turn(self) -> bool:

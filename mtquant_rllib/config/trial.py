@@ -42,6 +42,9 @@ class TrialConfig(Section):
         PPO: with more than one, stacks learn side by side, with the same result.
     sac
         SAC: its numbers.
+    copied_sections
+        Hashes of those sections of the environment's settings that the configuration was made from and environments do
+        not read, so that a change of them there is noticed.
     """
 
     budget_bars: Count
@@ -58,3 +61,4 @@ class TrialConfig(Section):
     base_rates: dict[str, Positive] = Field(default_factory=dict)
     learner_threads: Count = 1
     sac: SACConfig | None = None
+    copied_sections: dict[str, str] = Field(default_factory=dict)

@@ -128,7 +128,8 @@ def test_the_screen_shows_seed_split_costs_errors_and_every_book():
         "Sharpe*",
         "EURUSD 0.8/0.3/0.3",
         "commodities",
-        "Kupiec",
+        "VaR forecast:",
+        "dynamic quantile",
         "Verdict",
     ):
         assert word in text, word

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from asymptotic_var import backtest_var, christoffersen, kupiec
 from scipy import stats
 
 from mtquant_rllib.config.evaluation import BootstrapConfig
@@ -14,7 +15,6 @@ from mtquant_rllib.evaluation.statistics.bootstrap import (
     sharpe_interval,
     stationary_bootstrap_indices,
 )
-from mtquant_rllib.evaluation.statistics.var_backtest import backtest_var, christoffersen, kupiec
 
 BOOTSTRAP = BootstrapConfig(resamples=500, mean_block_bars=10, confidence=0.95)
 

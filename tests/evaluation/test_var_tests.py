@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import statsmodels.api as sm
+from asymptotic_var import backtest_var
 from scipy import stats
 
-from mtquant_rllib.evaluation.statistics import var_backtest
 from mtquant_rllib.evaluation.statistics.var_tests import GREEN, RED, YELLOW, VarTests, judge_forecast, traffic_light
 
 Z = stats.norm.ppf(0.95)
@@ -28,7 +28,7 @@ def test_statistics_are_the_textbooks() -> None:
     sigma = 0.01 * np.exp(0.3 * rng.standard_normal(1000))
     returns, forecast = rng.normal(0, 1.1 * sigma), Z * sigma
     found = named(judged(returns, forecast))
-    own = var_backtest.backtest_var(returns, forecast, 0.95)
+    own = backtest_var(returns, forecast, 0.95)
     assert found["coverage"] == pytest.approx(own.coverage.statistic)
     assert found["independence"] == pytest.approx(own.independence.statistic)
     assert found["conditional coverage"] == pytest.approx(own.conditional_coverage.statistic)
@@ -47,10 +47,23 @@ def test_a_true_forecast_is_rejected_no_more_often_than_promised() -> None:
     for world in range(120):
         returns, forecast = rng.normal(0, 0.01, 250), np.full(250, Z * 0.01)
         rejected += bool(judged(returns, forecast, world, 199).rejected(0.05))
-        own = var_backtest.backtest_var(returns, forecast, 0.95)
+        own = backtest_var(returns, forecast, 0.95)
         asymptotic += min(own.coverage.p_value, own.independence.p_value, own.conditional_coverage.p_value) < 0.05
     assert rejected / 120 <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 120)
     assert asymptotic > rejected
+
+
+def test_long_records_are_simulated_less_often() -> None:
+    """So that eight paths of six years take a second; what is far beyond chance is as clear."""
+    rng = np.random.default_rng(8)
+    returns, forecast = rng.normal(0, 0.01, (8, 1560)), np.full((8, 1560), Z * 0.01)
+    true, false = (judge_forecast(returns * scale, forecast, 0.95, rng) for scale in (1.0, 1.2))
+    assert true is not None
+    assert false is not None
+    (smallest,) = {min(test.p_value for test in found.tests) for found in [false]}
+    assert smallest == pytest.approx(1 / (4_000_000 // 12_480 + 1))
+    assert not true.rejected(0.01)
+    assert false.rejected(0.05)
 
 
 def test_each_kind_of_false_forecast_is_found_by_its_test() -> None:
@@ -61,7 +74,7 @@ def test_each_kind_of_false_forecast_is_found_by_its_test() -> None:
     storms = np.where(np.arange(1000) % 200 < 40, 0.02, 0.005)
     clustered = judged(rng.normal(0, storms), np.full(1000, 0.0145))
     assert {"independence", "dynamic quantile"} & set(clustered.rejected(0.05))
-    tails = stats.t.rvs(2.5, size=3000, random_state=4)
+    tails = 0.01 * stats.t.rvs(2.5, size=3000, random_state=4)
     fat = judged(tails, np.full(3000, np.quantile(-tails, 0.95)))
     assert fat.rejected(0.05) == ("expected shortfall",)
     assert fat.shortfall_ratio > 1.2

@@ -10,7 +10,8 @@ import pytest
 from ray.rllib.algorithms.algorithm_config import DEPRECATED_VALUE, AlgorithmConfig
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.environment import EnvironmentConfig
+from mtquant_rllib.config.environment import NOT_READ, EnvironmentConfig
+from mtquant_rllib.config.search_space import settings_with
 from mtquant_rllib.config.trial import SACRates
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.algorithm.building import build_config
@@ -187,6 +188,39 @@ def test_the_seed_is_that_of_the_environments_too() -> None:
     config = config_of("ppo").debugging(seed=7)
     config.validate()
     assert config.env_config["seed"] == 7
+
+
+def changed(config: Any, *overrides: str) -> Any:
+    """A copy whose environments have other settings."""
+    copy = config.copy(copy_frozen=False)
+    tree = copy.env_config["settings"]
+    settings = Settings.model_validate(tree)
+    other = settings_with(settings, dict(one.split("=") for one in overrides))
+    return copy.environment(env_config={**copy.env_config, "settings": other.model_dump(mode="json")})
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+@pytest.mark.parametrize("section", NOT_READ)
+def test_settings_of_environments_that_they_do_not_read_are_refused_when_they_change(
+    configs: dict[str, Any], section: str, algorithm: str
+) -> None:
+    others = {
+        "recipe": "recipe.learning_rate=0.002", "sac": "sac.tau=0.02", "networks": "networks.activation=relu",
+        "learner": "learner.precision=bfloat16", "training": "training.gamma=0.9", "resources": "resources.runners=4",
+        "checkpoints": "checkpoints.keep=9", "tracking": "tracking.progress_seconds=9", "search": "search.trials=3",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=rf"env_config\['settings'\]\['{section}'\] has changed"):
+        changed(configs[algorithm], others[section]).validate()
+
+
+def test_settings_that_environments_read_take_effect(configs: dict[str, Any]) -> None:
+    changed(configs["ppo"], "risk.gross_budget=0.5", "rewards.cost_factor=0.5").validate()
+    tree = configs["ppo"].env_config["settings"]
+    rewards = [tree["recipe"]["rewards"][0]] * 3
+    other = {**tree, "recipe": {**tree["recipe"], "rewards": rewards}}
+    assert rewards != tree["recipe"]["rewards"]
+    copy = configs["ppo"].copy(copy_frozen=False)
+    copy.environment(env_config={**copy.env_config, "settings": other}).validate()
 
 
 def test_the_learning_rate_says_what_modules_have() -> None:

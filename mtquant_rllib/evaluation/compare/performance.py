@@ -11,10 +11,9 @@ import numpy as np
 from mtquant_rllib.evaluation.compare.book import Book, ComparedRun
 from mtquant_rllib.evaluation.compare.colours import faint, run_colours
 from mtquant_rllib.evaluation.compare.comparison import Comparison
-from mtquant_rllib.evaluation.report.book_styles import book_styles, is_held
+from mtquant_rllib.evaluation.report.book_styles import LOWEST_WEALTH, book_styles, is_held
 from mtquant_rllib.evaluation.web_page.panel import (
     DIVERGING,
-    LOWEST_WEALTH,
     Panel,
     cells,
     date_axis,

@@ -8,10 +8,9 @@ import numpy as np
 
 from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.explain.collect import Material
-from mtquant_rllib.evaluation.report.book_styles import book_styles, is_held
+from mtquant_rllib.evaluation.report.book_styles import LOWEST_WEALTH, book_styles, is_held
 from mtquant_rllib.evaluation.report.building import BookReport, EvaluationReport
 from mtquant_rllib.evaluation.web_page.panel import (
-    LOWEST_WEALTH,
     Panel,
     date_axis,
     dates,

@@ -1,4 +1,4 @@
-"""One colour and one marker a book, in every picture and on every page."""
+"""How books are drawn, in every picture and on every page: one colour and one marker each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ COLOURS = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d3b", "#7570b3", "#882255", "#d55e00", "#9acd32"
 )  # fmt: skip
 SUBJECT_COLOUR, HELD_COLOUR = "#111111", "#b0b0b0"
+LOWEST_WEALTH = 0.02
+"""Wealth below this is not drawn on a logarithmic axis."""
 _MARKERS = (
     ("circle", "o"), ("square", "s"), ("diamond", "D"), ("triangle-up", "^"), ("triangle-down", "v"), ("cross", "P"),
     ("x", "X"), ("pentagon", "p"), ("hexagon", "h"), ("triangle-left", "<"),

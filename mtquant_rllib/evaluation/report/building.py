@@ -32,7 +32,7 @@ from mtquant_rllib.evaluation.statistics.bootstrap import (
     overlapping_interval,
     pooled_sharpe_interval,
 )
-from mtquant_rllib.evaluation.statistics.var_backtest import VarBacktest, backtest_var
+from mtquant_rllib.evaluation.statistics.var_tests import VarTests, judge_forecast
 from mtquant_rllib.evaluation.statistics.verdict import Verdict, judge_returns
 
 
@@ -51,7 +51,6 @@ class BookReport:
     name: str
     all_bars: Summary
     without_excluded: Summary
-    var_backtest: VarBacktest
     edits_by_rule: dict[str, int]
 
 
@@ -66,14 +65,15 @@ class PartReport:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """The subject (first book), the books beside it, the subject's parts, what all of it was measured on, and what can
-    be said of the subject; None where it never traded."""
+    """The subject (first book), the books beside it, the subject's parts, what all of it was measured on, and of the
+    subject the verdict (None where it never traded) and the tests of its VaR forecast (None where it has none)."""
 
     books: tuple[BookReport, ...]
     parts: tuple[PartReport, ...]
     context: dict[str, Any]
     notes: tuple[str, ...]
     verdict: Verdict | None = None
+    var_tests: VarTests | None = None
 
     @property
     def subject(self) -> BookReport:
@@ -98,8 +98,10 @@ def build_report(
     config = config.model_copy(update={"bootstrap": config.bootstrap.of_bars(bars_per_day(subject))})
     books = tuple(_book_report(record, confidence, config, settings.seed) for record in records)
     parts = tuple(_part_reports(subject, confidence, config.bootstrap, settings.seed))
-    said = (*_notes(records, books, settings), *notes)
-    return EvaluationReport(books, parts, _context(subject, settings), said, _verdict(records, config, n_trials))
+    tests = judge_forecast(*days_and_forecasts(subject), confidence, np.random.default_rng(settings.seed))
+    said = (*_notes(records, tests, settings), *notes)
+    verdict = _verdict(records, config, n_trials)
+    return EvaluationReport(books, parts, _context(subject, settings), said, verdict, tests)
 
 
 def summarise(
@@ -130,7 +132,6 @@ def _book_report(record: Record, confidence: float, config: EvaluationConfig, se
         without_excluded=summarise(
             record, confidence, config.bootstrap, seed, left_out=record.on_dates(config.excluded_dates)
         ),
-        var_backtest=backtest_var(*days_and_forecasts(record), confidence),
         edits_by_rule=record.edits_by_rule(),
     )
 
@@ -259,7 +260,7 @@ def _context(subject: Record, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _notes(records: Sequence[Record], books: Sequence[BookReport], settings: Settings) -> list[str]:
+def _notes(records: Sequence[Record], tests: VarTests | None, settings: Settings) -> list[str]:
     subject = records[0]
     notes = ["Net of costs and financing; no shaped reward. ± is one standard error."]
     if subject.n_envs > 1:
@@ -281,7 +282,7 @@ def _notes(records: Sequence[Record], books: Sequence[BookReport], settings: Set
             notes.append(
                 f"{record.name} went bankrupt in {int(record.bankrupt.sum())} of {record.n_envs} environment(s)."
             )
-    backtest = books[0].var_backtest
-    if backtest.conditional_coverage.p_value < settings.evaluation.var_test_significance:
-        notes.append(f"The VaR forecast of {subject.name} is rejected by its backtest.")
+    rejected = () if tests is None else tests.rejected(settings.evaluation.var_test_significance)
+    if rejected:
+        notes.append(f"The VaR forecast of {subject.name} is rejected by its backtest: {', '.join(rejected)}.")
     return notes

@@ -57,14 +57,14 @@ def print_report(report: EvaluationReport, console: Console) -> None:
     _print_parts(report, console)
     if report.verdict is not None:
         console.print(f"Verdict: {report.verdict.words}.", highlight=False)
-    backtest = report.subject.var_backtest
-    console.print(
-        f"VaR forecast: {backtest.n_breaches} of {backtest.n_bars} trading days beyond it "
-        f"({_pct(backtest.breach_rate)} against {_pct(backtest.expected_rate)}); p-values: "
-        f"Kupiec {_num(backtest.coverage.p_value)}, Christoffersen {_num(backtest.independence.p_value)}, "
-        f"both {_num(backtest.conditional_coverage.p_value)}",
-        highlight=False,
-    )
+    tests = report.var_tests
+    if tests is not None:
+        p_values = ", ".join(f"{test.name} {_num(test.adjusted)}" for test in tests.tests)
+        console.print(
+            f"VaR forecast: {tests.n_breaches} of {tests.n_days} trading days beyond it ({_pct(tests.breach_rate)} "
+            f"against {_pct(tests.expected_rate)}); simulated p-values, adjusted for all: {p_values}",
+            highlight=False,
+        )
     prefix = "breaker_trips_"
     trips = {key[len(prefix) :]: n for key, n in report.subject.all_bars.values.items() if key.startswith(prefix)}
     levels = ", ".join(f"level {level} {count:,.0f}" for level, count in trips.items())

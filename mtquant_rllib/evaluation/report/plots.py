@@ -19,11 +19,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 from mtquant_rllib.config.evaluation import PlotConfig
 from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.backtest.record import Record
-from mtquant_rllib.evaluation.report.book_styles import book_styles, is_held
+from mtquant_rllib.evaluation.report.book_styles import LOWEST_WEALTH, book_styles, is_held
 from mtquant_rllib.evaluation.statistics.bootstrap import pooled_sharpe
-
-_FLOOR = 0.02
-"""Wealth below this is not drawn on the logarithmic axis: the curve ends with a cross."""
 
 
 def plot_equity(records: Sequence[Record], path: Path, config: PlotConfig, title: str = "") -> Path:
@@ -72,14 +69,14 @@ def _draw(
     curves = measures.wealth(record.returns)
     front = 5 if band is not None else 3 if bottom is not None else 2
     middle = np.median(curves, axis=0)
-    shown = np.where(middle > _FLOOR, middle, np.nan)
+    shown = np.where(middle > LOWEST_WEALTH, middle, np.nan)
     legend = f"{label}  ({_sharpe_label(record)})" if label and bottom is not None else label
     top.plot(x, shown, color=colour, lw=width, label=legend or None, zorder=front, solid_joinstyle="round")
     if np.isnan(shown).any():
         last = int(np.flatnonzero(np.isfinite(shown))[-1])
         top.plot(x[last], shown[last], marker="x", color=colour, ms=7, mew=1.6, zorder=front)
     if band is not None and record.n_envs > 1:
-        low, high = np.quantile(np.maximum(curves, _FLOOR), [band, 1 - band], axis=0)
+        low, high = np.quantile(np.maximum(curves, LOWEST_WEALTH), [band, 1 - band], axis=0)
         top.fill_between(x, low, high, color=colour, alpha=0.12, lw=0, zorder=1)
     if bottom is not None:
         depth = -np.median(measures.drawdown(record.returns), axis=0)
@@ -151,7 +148,7 @@ def _wealth_limits(records: Sequence[Record], band: float) -> tuple[float, float
     lines = [np.median(measures.wealth(record.returns), axis=0) for record in shown]
     lines += list(np.quantile(measures.wealth(records[0].returns), [band, 1 - band], axis=0))
     curves = np.concatenate(lines)
-    low, high = max(float(np.min(curves)), _FLOOR), max(float(np.max(curves)), 1.0)
+    low, high = max(float(np.min(curves)), LOWEST_WEALTH), max(float(np.max(curves)), 1.0)
     margin = max(0.1 * np.log(high / low), 0.01)
     return low * float(np.exp(-margin)), high * float(np.exp(margin))
 

@@ -5,7 +5,8 @@ times. So p-values are simulated: hits of a true forecast are independent coin t
 thousands of such records of the same length say how odd the observed statistic is (Dufour 2006). Holm's procedure keeps
 the probability of any false rejection among all tests at the nominal level.
 
-Days without a forecast (a flat book) or from another history are left out, and nothing is compared across them.
+Days without a forecast (a flat book) and those after a bankruptcy are left out, and nothing is compared across them or
+from one history to the next.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
+from mtquant_rllib.evaluation.measures import living_returns
 from mtquant_rllib.evaluation.statistics.paired_tests import holm
 
 GREEN, YELLOW, RED = "green", "yellow", "red"
 _LAGS = 4
 """Of hits in the dynamic quantile test, as Engle and Manganelli have them."""
 _CHUNK_CELLS = 4_000_000
+_SIMULATED_DAYS, _FEWEST, _MOST = 4_000_000, 199, 1999
+"""Days to simulate in all, and bounds of how many records: the longer a record, the fewer are needed beside it."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,11 @@ class VarTests:
 
 
 def judge_forecast(
-    returns: np.ndarray, forecast: np.ndarray, confidence: float, rng: np.random.Generator, simulations: int = 1999
+    returns: np.ndarray,
+    forecast: np.ndarray,
+    confidence: float,
+    rng: np.random.Generator,
+    simulations: int | None = None,
 ) -> VarTests | None:
     """Test a forecast of VaR, positive fractions, made before each of the returns, both (T,) or (B, T), of as much time
     as it is for. None where there is no forecast.
@@ -63,12 +71,16 @@ def judge_forecast(
     The tests: coverage (Kupiec 1995), independence and both (Christoffersen 1998), dynamic quantile on four lags and
     the forecast (Engle and Manganelli 2004), and of the expected shortfall that a normal book of this VaR has, the
     second of Acerbi and Szekely (2014), one-sided.
+
+    simulations: records that p-values are simulated from, 1,999 for a year or six, fewer beside longer ones.
     """
-    hits, ratios, levels = _judged(np.atleast_2d(returns), np.atleast_2d(forecast))
+    hits, ratios, levels = _judged(np.atleast_2d(living_returns(returns)), np.atleast_2d(forecast))
     known = np.isfinite(hits)
     n_days = int(known.sum())
     if not n_days:
         return None
+    if simulations is None:
+        simulations = min(max(_SIMULATED_DAYS // n_days, _FEWEST), _MOST)
     rate = 1 - confidence
     observed = _statistics(hits[None], rate, levels)
     z = float(stats.norm.ppf(confidence))

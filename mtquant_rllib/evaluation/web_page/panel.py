@@ -34,8 +34,6 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 SEQUENTIAL = ((0.0, "#f7fafd"), (0.5, "#85b8dc"), (1.0, "#0b559f"))
 DIVERGING = ((0.0, "#b35806"), (0.5, "#f7f7f7"), (1.0, "#2166ac"))
 """(place, colour) from the lowest value to the highest."""
-LOWEST_WEALTH = 0.02
-"""Wealth below this is not drawn on a logarithmic axis."""
 STRIP_SHARE = 0.06
 """Of a panel's height, for the regimes under a time axis."""
 

@@ -118,6 +118,23 @@ class DeskAlgorithmConfig(AlgorithmConfig):
                 f"seed = {self.seed} with env_config['seed'] = {environment.seed}: expected the same; "
                 "`debugging(seed=...)` sets both"
             )
+        now = environment.sections_not_read()
+        if changed := [name for name, was in trial.copied_sections.items() if now.get(name) != was]:
+            raise ConfigError(
+                f"env_config['settings']['{changed[0]}'] has changed: it was copied into the configuration and is not "
+                f"read there any more; {_COPIED_TO.get(changed[0], 'leave it as it was')}"
+            )
+
+
+_COPIED_TO = {
+    "recipe": "use training(...), env_runners(...) or multi_agent(...)",
+    "sac": "use training(sac={...})",
+    "networks": "the networks of a checkpoint cannot be changed; train a run with others",
+    "learner": "use training(learner={...})",
+    "training": "use training(...)",
+    "resources": "use env_runners(...), learners(...) or resources(...)",
+}
+"""Section of the settings -> where its values went."""
 
 
 def used_up(algorithm: Any) -> str:

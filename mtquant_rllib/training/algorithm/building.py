@@ -49,14 +49,15 @@ def build_config(plan: TrialPlan, manifest: Manifest, resources: TrialResources)
     budget = manifest.phase(plan.phase).trials[plan.name].budget_bars
     # RLlib's annotations want whole CPUs; its code takes fractions.
     config: Any = DeskSACConfig() if algorithm_of(settings, plan.phase) == "sac" else DeskPPOConfig()
-    config.environment(ENV, env_config=_environment(plan, manifest, settings).plain())
+    environment = _environment(plan, manifest, settings)
+    config.environment(ENV, env_config=environment.plain())
     config.multi_agent(
         policies=list(plan.modules),
         policy_mapping_fn=PolicyMapping(settings.universe, settings.networks.sharing),
         policies_to_train=list(plan.learning),
     ).debugging(seed=manifest.seed, log_level="ERROR")
     _set_processes(config, settings, resources)
-    _set_trial(config, plan, manifest, settings, budget)
+    _set_trial(config, plan, manifest, environment, budget)
     if isinstance(config, DeskSACConfig):
         _set_sac(config, plan, settings, budget)
     else:
@@ -93,8 +94,8 @@ def _set_processes(config: Any, settings: Settings, resources: TrialResources) -
     ).resources(num_cpus_for_main_process=resources.cpus)
 
 
-def _set_trial(config: Any, plan: TrialPlan, manifest: Manifest, settings: Settings, budget: int) -> None:
-    recipe = settings.recipe
+def _set_trial(config: Any, plan: TrialPlan, manifest: Manifest, environment: EnvironmentConfig, budget: int) -> None:
+    recipe = environment.settings.recipe
     config.training(
         budget_bars=budget,
         validations=recipe.validations,
@@ -105,7 +106,8 @@ def _set_trial(config: Any, plan: TrialPlan, manifest: Manifest, settings: Setti
         average_updates=recipe.average_updates,
         average_handed_on=recipe.average_handed_on == "always",
         best_from_start=manifest.phase(plan.phase).start is not None,
-        learner=settings.learner,
+        learner=environment.settings.learner,
+        copied_sections=environment.sections_not_read(),
     )
 
 

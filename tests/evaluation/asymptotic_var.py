@@ -1,4 +1,4 @@
-"""Backtests of a VaR forecast: is it exceeded as often as it says, and are its breaches spread over time?"""
+"""The published backtests of a VaR forecast with their asymptotic p-values, by which the simulated ones are judged."""
 
 from __future__ import annotations
 
