@@ -61,6 +61,9 @@ class DecisionConfig(Section):
         Range of the stop distance in ATRs.
     meta_every_bars, specialists_every_bars
         Bars between two decisions of that level.
+    hierarchy
+        Whether the meta-controller and the specialists decide. Where they do not, capital is allocated equally at full
+        appetite, and an instrument's conviction is its agent's own signal.
     """
 
     logit_scale: Positive
@@ -71,6 +74,7 @@ class DecisionConfig(Section):
     stop_atr_max: Positive
     meta_every_bars: Window
     specialists_every_bars: Window
+    hierarchy: bool
     risk_scale: RiskScaleConfig
 
     @model_validator(mode="after")
@@ -129,9 +133,13 @@ class ObservationConfig(Section):
     feature_means
         Market feature -> what is taken off it, so that it is 0 on average. null: measured over the training bars when a
         run begins, and kept with its settings; {}: nothing.
+    messages
+        Whether agents see what the levels above them have decided: allocation, appetite, intent, confidence. Where they
+        do not, these columns are 0.
     """
 
     feature_means: dict[str, Loading] | None
+    messages: bool
     clip: Positive
     returns_days: Window
     track_record_bars: Window

@@ -16,7 +16,8 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import Reward
 
 NOT_READ = ("recipe", "sac", "networks", "learner", "training", "resources", "checkpoints", "tracking", "search")
-"""Sections of an environment's settings that it does not read, but for `recipe.rewards`."""
+"""Sections of an environment's settings that it does not read, but for `RECIPE_READ`."""
+RECIPE_READ = {"rewards", "risk_rules_in_training"}
 
 
 class MarketRecipe(Section):
@@ -90,12 +91,17 @@ class EnvironmentConfig(Section):
         """The reward of the phase."""
         return self.settings.recipe.rewards[self.phase - 1]
 
+    @property
+    def limited(self) -> bool:
+        """Whether the risk rules limit this environment: always where it is judged."""
+        return self.split != "train" or self.settings.recipe.risk_rules_in_training
+
     def sections_not_read(self) -> dict[str, str]:
         """A hash of each section of the settings that environments do not read."""
         found = {}
         for name in NOT_READ:
             section: Section = getattr(self.settings, name)
-            text = section.model_dump_json(exclude={"rewards"} if name == "recipe" else None)
+            text = section.model_dump_json(exclude=RECIPE_READ if name == "recipe" else None)
             found[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
         return found
 

@@ -48,6 +48,8 @@ class RecipeConfig(Section):
     rewards
         Of phase 1, 2 and 3: `differential_sharpe`, each agent's own (Moody & Saffell 2001), or `risk_adjusted`, return
         less weighted drawdown, risk's edits and losses beyond the VaR, mixed with the portfolio's (`RewardConfig`).
+    risk_rules_in_training
+        Whether the risk rules limit the episodes of training too. Validation and every evaluation have them always.
     learning_rate
         Of every module; null is the document's `meta_controller.learning_rate`.
     phase_learning_rate_fracs
@@ -85,6 +87,7 @@ class RecipeConfig(Section):
 
     algorithms: tuple[Algorithm, Algorithm, Algorithm]
     rewards: tuple[Reward, Reward, Reward]
+    risk_rules_in_training: bool
     learning_rate: LearningRate | None
     learning_rates: LearningRates
     phase_learning_rate_fracs: tuple[Multiple, Multiple, Multiple]

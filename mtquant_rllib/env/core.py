@@ -230,7 +230,11 @@ class Desk(Trading):
 
     def decide_meta(self, raw: np.ndarray, due: np.ndarray | None = None) -> None:
         """Take the meta-controller's raw actions (B, D + 1) in the environments where it is due."""
-        allocation, appetite = decisions.meta_decision(raw, self.config.decision)
+        config = self.config.decision
+        allocation, appetite = decisions.meta_decision(raw, config)
+        if not config.hierarchy:
+            allocation = np.full_like(allocation, min(1.0 / self.universe.n_domains, config.allocation_cap))
+            appetite = np.ones_like(appetite)
         due = self.meta_is_due if due is None else due
         state = self.state
         np.copyto(state.allocation, allocation, where=due[:, None])
@@ -245,6 +249,8 @@ class Desk(Trading):
     def decide_specialist(self, domain: int, raw: np.ndarray, due: np.ndarray | None = None) -> None:
         """Take a specialist's raw actions (B, 3 n_d + 1) in the environments where it is due."""
         intent, confidence = decisions.specialist_decision(raw, self.config.decision)
+        if not self.config.decision.hierarchy:
+            confidence = np.zeros_like(confidence)
         due = self.specialists_are_due if due is None else due
         part = self.universe.domain_slices[domain]
         np.copyto(self.state.intent[:, part], intent, where=due[:, None])

@@ -194,6 +194,7 @@ class RiskWrapper(MultiAgentEnv):
         return self.env.step(action_dict)
 
 
-def desk_env(config: Mapping[str, Any]) -> RiskWrapper:
-    """The environment that is trained in: a desk under its risk manager."""
-    return RiskWrapper(DeskEnv(config))
+def desk_env(config: Mapping[str, Any]) -> RiskWrapper | DeskEnv:
+    """The environment that is trained in: a desk under its risk manager, unless the recipe trains without."""
+    desk = DeskEnv(config)
+    return RiskWrapper(desk) if EnvironmentConfig.of(config).limited else desk

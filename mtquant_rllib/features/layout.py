@@ -141,6 +141,9 @@ SPECIALIST_STATE = Layout(
     )
 )
 
+MESSAGES = ("intent", "confidence", "allocation", "appetite")
+"""Columns of an agent's state that the levels above it have decided."""
+
 OWN = "own"
 """Group of the block's columns that settings add."""
 

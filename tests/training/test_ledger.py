@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from mtquant_rllib.cli import main
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.training.records import ledger as ledger_module
 from mtquant_rllib.training.records import ownership
 from mtquant_rllib.training.records.ledger import (
     FILE,
@@ -23,8 +25,10 @@ from mtquant_rllib.training.records.ledger import (
     Ledger,
     open_holdout,
     same_market,
+    training_begins,
     trial_id,
 )
+from mtquant_rllib.training.records.manifest import Manifest, MarketRecord
 
 BARS = {"kind": "file", "content": "a", "symbols": ["EURUSD", "XAUUSD"], "first": "2000-01-03", "last": "2022-12-30"}
 
@@ -55,6 +59,19 @@ def test_a_trial_is_what_shapes_a_policy() -> None:
     assert of() == of("desk.observation.feature_means={cmf: 0.1}"), "means follow from the bars"
     assert len({of(), of("seed=1"), of("training.gamma=0.98"), of(budget=0.5)}) == 4
     assert of("seed=1", leave_out=("seed",)) == of(leave_out=("seed",))
+
+
+def test_values_that_a_trial_goes_on_with_are_another_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a population a trial takes over others' values; taking over the same ones again counts once."""
+    monkeypatch.setattr(ledger_module, "market_of", lambda folder: BARS)
+    record = MarketRecord(kind="file", data="/nowhere", bars="bars.parquet")
+    manifest = Manifest.begin("trial_00_seed_0", Settings.load(), record, 1.0, [1])
+    run = tmp_path / "sweep" / manifest.name
+    run.mkdir(parents=True)
+    begins = partial(training_begins, run, manifest, part_of="sweep", leave_out=("seed",))
+    for changes in ({}, {"recipe.learning_rate": 1e-3}, {"recipe.learning_rate": 1e-3}, {"recipe.n_epochs": 3}):
+        begins(changes=changes)
+    assert Ledger.beside(run).read().trials_on(BARS) == 3
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from mtquant_rllib.training.records import checkpoints
+from mtquant_rllib.training.records.ledger import TRAINING, Ledger
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.search import lineage
 from mtquant_rllib.training.search.record import SweepRecord
@@ -138,6 +139,10 @@ def test_a_population_takes_over_states_and_trains_on_with_its_new_rates(tmp_pat
     taken = [(name, one) for name, row in results.rows.items() for one in row.handovers]
     assert {one["round"] for _, one in taken} == {1, 2, 3}
     assert not (run / "handover").exists()
+    begun_with = [record.values_of(name) for name in record.names]
+    values = {json.dumps(one) for one in [*begun_with, *(one["values"] for _, one in taken)]}
+    trained = [one for one in Ledger.beside(run).read().entries if one.kind == TRAINING]
+    assert len({one.values["trial"] for one in trained}) == len(values)
     for name, row in results.rows.items():
         (folder,) = record.runs_of(run, name)
         assert [one["round"] for one in lineage.read(folder)] == [one["round"] for one in row.handovers]

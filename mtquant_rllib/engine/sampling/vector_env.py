@@ -27,8 +27,10 @@ class DomainEnvs:
     """B environments of one domain, of all domains, or of an allocator. playing: bool (B,), in the middle of an
     episode."""
 
-    def __init__(self, settings: Settings, data: DeskData, n_envs: int, phase: int, domain: int | None) -> None:
-        self.desk = core_for(settings, data, n_envs, EpisodeSetup(settings.recipe.rewards[phase - 1], domain))
+    def __init__(
+        self, settings: Settings, data: DeskData, n_envs: int, config: EnvironmentConfig, domain: int | None
+    ) -> None:
+        self.desk = core_for(settings, data, n_envs, EpisodeSetup(config.reward, domain), limited=config.limited)
         self.turns_of_episodes = data.turns(settings, domain)
         self.playing = np.zeros(n_envs, dtype=bool)
         self.episodes_begun = np.zeros(n_envs, dtype=np.int64)
@@ -55,7 +57,7 @@ class VectorEnv:
         if phase == 1 and config.domain is None and not universe.allocates:
             played = range(universe.n_domains)
         self.num_envs, self.runner, self.seed = n_envs, runner, seed
-        self.domain_envs = [DomainEnvs(self.settings, data, n_envs, phase, number) for number in played]
+        self.domain_envs = [DomainEnvs(self.settings, data, n_envs, config, number) for number in played]
         self.episodes_begun = np.zeros(n_envs, dtype=np.int64)
         self.bars_done = np.zeros(n_envs, dtype=np.int64)
         # RLlib reads these attributes of an environment.

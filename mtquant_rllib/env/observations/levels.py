@@ -33,6 +33,11 @@ class Observer:
         self._n_domains = universe.n_domains
         self._meta = layout.meta_layout(universe, self._scale.returns_days)
         self._instrument = layout.instrument_layout(settings)
+        self._instrument_messages, self._specialist_messages = (
+            [] if self._scale.messages else [names.index(name) for name in layout.MESSAGES if name in names]
+            for names in (layout.INSTRUMENT_STATE.names, layout.SPECIALIST_STATE.names)
+        )
+        """Columns of the state that are not shown."""
         self._specialists = [layout.specialist_layout(domain, settings) for domain in universe.domains]
 
     def meta(self, close: DeskClose) -> np.ndarray:
@@ -75,6 +80,7 @@ class Observer:
         own_state[:, 8] = state.sharpe.mean[:, stream] / scale.reward_mean_scale
         own_state[:, 9] = state.sharpe.square[:, stream] - 1.0
         np.clip(own_state, -scale.clip, scale.clip, out=own_state)
+        own_state[:, self._specialist_messages] = 0.0
         return out
 
     def instruments(self, close: DeskClose) -> np.ndarray:
@@ -100,6 +106,7 @@ class Observer:
         own_state[:, :, 10] = state.sharpe.square[:, streams] - 1.0
         # The block is clipped already: all columns at once take less time than the last eleven of every row.
         np.clip(out, -scale.clip, scale.clip, out=out)
+        own_state[:, :, self._instrument_messages] = 0.0
         if self._single:
             own_state *= state.active[:, :, None]
         return out

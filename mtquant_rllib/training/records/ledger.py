@@ -25,6 +25,7 @@ from typing import Any
 
 from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
+from mtquant_rllib.config.search_space import settings_with
 from mtquant_rllib.env.prepared.data import market_of
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import ownership
@@ -164,7 +165,12 @@ class Ledger:
 
 
 def training_begins(
-    run: Path, manifest: Manifest, *, part_of: str | None = None, leave_out: tuple[str, ...] = ()
+    run: Path,
+    manifest: Manifest,
+    *,
+    part_of: str | None = None,
+    leave_out: tuple[str, ...] = (),
+    changes: Mapping[str, Any] | None = None,
 ) -> None:
     """Note that a run is trained, unless a line says so already.
 
@@ -174,8 +180,10 @@ def training_begins(
         The sweep or walk-forward test that the run belongs to.
     leave_out
         As of `trial_id`.
+    changes
+        Settings that it goes on with in place of the manifest's, by dotted path.
     """
-    ledger, settings = Ledger.beside(run), manifest.load_settings()
+    ledger, settings = Ledger.beside(run), settings_with(manifest.load_settings(), dict(changes or {}))
     own = {
         "trial": trial_id(settings, manifest.budget_scale, leave_out=leave_out),
         **({"run_id": manifest.id} if part_of is None else {"part_of": part_of}),
