@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-# Of the tests: one has all that start Ray, so that sessions never share the machine with each other.
+# Of the tests: those that look at the same run share one (tests/conftest.py).
 WORKERS ?= -n auto --maxprocesses 4 --dist loadgroup
 
 .PHONY: help train test check types audit fast nightly clean

@@ -16,15 +16,19 @@ from pathlib import Path
 import pytest
 from small_runs import README_SNIPPET, TINY_CONFIG, extended, python
 
+SHARED_RUNS = ("all_extensions", "five_lines", "watched", "allocator_run")
+"""Fixtures of a session that train a run."""
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that start a Ray session run in one process, one after the other: a session takes the machine as its own,
-    and some look at what it leaves behind. They come first, as they take longest. (pytest-xdist reads the marks in a
-    hook of the same name, which must come after this one.)"""
+    """Tests that look at the same run share a process, so that it is trained once, and so do those of a file. Tests
+    that start Ray come first, as they take longest. (pytest-xdist reads the marks in a hook of the same name, which
+    must come after this one.)"""
     for item in items:
         if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            runs = [name for name in SHARED_RUNS if name in item.fixturenames]  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.xdist_group(runs[0] if runs else item.path.stem))
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from small_runs import FIVE_DAYS, SEVEN_DAYS, bars_file, mtquant, python_path, words_of
 
+from mtquant_rllib.cli import main
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.training.inspection.unseen_bars import UnseenBars
 
@@ -19,32 +21,36 @@ SYMBOLS = {**dict.fromkeys((*EIGHT, "GER40"), FIVE_DAYS), "BTCUSD": SEVEN_DAYS}
 
 
 @pytest.fixture
-def folder(all_extensions: Path, tmp_path: Path) -> Path:
-    """A copy of the run, and newer bars of another file."""
+def folder(all_extensions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the run with its extensions, where this process works, and newer bars of another file."""
     shutil.copytree(all_extensions, tmp_path / "copy")
     (tmp_path / "newer").mkdir()
     shutil.copyfile(bars_file(tmp_path / "newer", SYMBOLS, years=8), tmp_path / "copy" / "newer.parquet")
+    for name in [name for name in sys.modules if name.startswith("my_")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
     return tmp_path / "copy"
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_run_is_judged_on_what_comes_after_the_bars_that_it_was_made_with(folder: Path) -> None:
-    words = ("evaluate", "all", "--market", "newer.parquet", "--json", "unseen.json")
-    done = mtquant(folder, *words, PYTHONPATH=python_path(folder))
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+def test_a_run_is_judged_on_what_comes_after_the_bars_that_it_was_made_with(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", "all", "--market", "newer.parquet", "--json", "unseen.json"]
+    assert main(words) == 0
     found, own = (json.loads((folder / name).read_text())["context"] for name in ("unseen.json", "report.json"))
     # Its test split begins an embargo after its validation bars, and ends with its own file.
     assert np.datetime64(found["first_date"]) <= np.datetime64(own["first_date"])
     assert np.datetime64(found["first_date"]) > np.datetime64(own["first_date"]) - np.timedelta64(60, "D")
     assert np.datetime64(found["last_date"]) > np.datetime64(own["last_date"]) + np.timedelta64(600, "D")
     assert (folder / "runs" / "all" / "evaluation" / "newer" / "books.csv").is_file()
-    done = mtquant(folder, *words, "--after", "2019-06-30", PYTHONPATH=python_path(folder))
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert main([*words, "--after", "2019-06-30"]) == 0
     assert json.loads((folder / "unseen.json").read_text())["context"]["first_date"] > "2019-06-30"
-    done = mtquant(folder, *words, "--after", "2030-01-01", PYTHONPATH=python_path(folder))
-    assert done.returncode == 2
-    assert "nothing of it can be traded after 2030-01-01" in done.stderr
+    capsys.readouterr()
+    assert main([*words, "--after", "2030-01-01"]) == 2
+    assert "nothing of it can be traded after 2030-01-01" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -57,10 +63,11 @@ def test_a_run_is_judged_on_what_comes_after_the_bars_that_it_was_made_with(fold
     ],
 )
 @pytest.mark.ray
-def test_what_cannot_be_judged_is_refused(folder: Path, words: list[str], said: str) -> None:
-    done = mtquant(folder, "evaluate", "all", *words, PYTHONPATH=python_path(folder))
-    assert done.returncode == 2
-    assert said in done.stderr
+def test_what_cannot_be_judged_is_refused(
+    folder: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "all", *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("here", "refused"), [(6100.0, True), (52.0, True), (252.0, False), (313.0, True)])
