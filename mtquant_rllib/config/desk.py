@@ -63,7 +63,8 @@ class DecisionConfig(Section):
         Bars between two decisions of that level.
     hierarchy
         Whether the meta-controller and the specialists decide. Where they do not, capital is allocated equally at full
-        appetite, and an instrument's conviction is its agent's own signal.
+        appetite (a domain that plays alone has what its episode draws), and an instrument's conviction is its agent's
+        own signal.
     """
 
     logit_scale: Positive

@@ -15,9 +15,17 @@ from mtquant_rllib.config.loader import validate
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.config.training import Reward
 
-NOT_READ = ("recipe", "sac", "networks", "learner", "training", "resources", "checkpoints", "tracking", "search")
-"""Sections of an environment's settings that it does not read, but for `RECIPE_READ`."""
-RECIPE_READ = {"rewards", "risk_rules_in_training"}
+READ_OF_COPIED: dict[str, set[str]] = {
+    "recipe": {"rewards"},
+    "sac": set(),
+    "networks": set(),
+    "learner": set(),
+    "training": set(),
+    "meta_controller": set(),
+    "resources": {"env_retries"},
+}
+"""Sections of the settings that a trial's configuration is made from, and what environments and runners read of them
+afterwards all the same."""
 
 
 class MarketRecipe(Section):
@@ -96,14 +104,15 @@ class EnvironmentConfig(Section):
         """Whether the risk rules limit this environment: always where it is judged."""
         return self.split != "train" or self.settings.recipe.risk_rules_in_training
 
-    def sections_not_read(self) -> dict[str, str]:
-        """A hash of each section of the settings that environments do not read."""
-        found = {}
-        for name in NOT_READ:
-            section: Section = getattr(self.settings, name)
-            text = section.model_dump_json(exclude=RECIPE_READ if name == "recipe" else None)
-            found[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return found
+    def copied_sections(self) -> dict[str, str]:
+        """A hash of each section of the settings that a trial's configuration is made from, without what is read
+        here."""
+        found = {
+            name: getattr(self.settings, name).model_dump(mode="json", exclude=read, exclude_defaults=True)
+            for name, read in READ_OF_COPIED.items()
+        }
+        found["reference"] = self.settings.reference.model_dump(mode="json", include={"price"})
+        return {name: hashlib.sha256(repr(tree).encode()).hexdigest()[:16] for name, tree in found.items()}
 
     @property
     def plays_domains_in_turn(self) -> bool:

@@ -49,7 +49,7 @@ class RecipeConfig(Section):
         Of phase 1, 2 and 3: `differential_sharpe`, each agent's own (Moody & Saffell 2001), or `risk_adjusted`, return
         less weighted drawdown, risk's edits and losses beyond the VaR, mixed with the portfolio's (`RewardConfig`).
     risk_rules_in_training
-        Whether the risk rules limit the episodes of training too. Validation and every evaluation have them always.
+        Whether the risk rules limit episodes on training bars. Validation and `mtquant evaluate` have them always.
     learning_rate
         Of every module; null is the document's `meta_controller.learning_rate`.
     phase_learning_rate_fracs

@@ -43,8 +43,8 @@ class TrialConfig(Section):
     sac
         SAC: its numbers.
     copied_sections
-        Hashes of those sections of the environment's settings that the configuration was made from and environments do
-        not read, so that a change of them there is noticed.
+        Hashes of the sections of the environment's settings that the configuration was made from, so that a change of
+        them there, which nobody would read, is noticed.
     """
 
     budget_bars: Count

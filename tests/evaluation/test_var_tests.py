@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -54,16 +56,23 @@ def test_a_true_forecast_is_rejected_no_more_often_than_promised() -> None:
 
 
 def test_long_records_are_simulated_less_often() -> None:
-    """So that eight paths of six years take a second; what is far beyond chance is as clear."""
+    """So that eight paths of six years take a second or two; what is far beyond chance is as clear at 5%."""
     rng = np.random.default_rng(8)
     returns, forecast = rng.normal(0, 0.01, (8, 1560)), np.full((8, 1560), Z * 0.01)
     true, false = (judge_forecast(returns * scale, forecast, 0.95, rng) for scale in (1.0, 1.2))
     assert true is not None
     assert false is not None
-    (smallest,) = {min(test.p_value for test in found.tests) for found in [false]}
-    assert smallest == pytest.approx(1 / (4_000_000 // 12_480 + 1))
-    assert not true.rejected(0.01)
-    assert false.rejected(0.05)
+    assert min(test.p_value for test in false.tests) == pytest.approx(1 / 400)
+    assert not true.rejected(0.05)
+    assert {"coverage", "expected shortfall"} <= set(false.rejected(0.05))
+
+
+def test_a_record_of_a_few_days_is_judged_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for n_days in (1, 3, 5):
+            found = judged(np.full(n_days, -0.001), np.full(n_days, 0.01))
+            assert (found.n_days, found.n_breaches, found.rejected(0.05)) == (n_days, 0, ())
 
 
 def test_each_kind_of_false_forecast_is_found_by_its_test() -> None:

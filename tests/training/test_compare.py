@@ -22,6 +22,7 @@ from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.compare import performance
 from mtquant_rllib.evaluation.compare.comparison import Comparison, compare
 from mtquant_rllib.evaluation.compare.page import build_page
+from mtquant_rllib.evaluation.compare.selection import selection
 from mtquant_rllib.evaluation.compare.table import rows_of, write_table
 from mtquant_rllib.evaluation.statistics.overfitting import overfitting
 from mtquant_rllib.evaluation.statistics.sharpe_tests import deflated_sharpe, sharpe_error, sharpe_influence
@@ -83,11 +84,11 @@ def test_only_settings_that_shape_a_policy_and_differ_are_shown(comparison: Comp
 
 
 def test_the_best_configuration_is_judged_as_the_best_of_all(comparison: Comparison) -> None:
-    """Seeds are averaged first: two configurations, not three trials."""
+    """Seeds are no trials: two configurations, not three."""
     rule, chosen = Settings.load().evaluation.verdict, comparison.selection
     assert chosen is not None
     own = [np.nan_to_num(row.run.own.returns).ravel() for row in comparison.rows]
-    trials = np.stack([(own[0] + own[1]) / 2, own[2]])
+    trials = np.stack([own[0], own[2]])
     assert (chosen.name, chosen.n_configurations) == ("gamma 0.95", 2)
     assert chosen.overfitting == overfitting(trials.T, rule.overfitting_blocks).probability
     spread = min(float(sharpe_error(trials[1])), float(np.std(sharpe_influence(trials)[1], ddof=1)))
@@ -99,7 +100,28 @@ def test_the_best_configuration_is_judged_as_the_best_of_all(comparison: Compari
 def test_one_configuration_is_no_choice(runs: Path) -> None:
     seeds = compare(load([runs / "plain_0", runs / "plain_1"], "test"), 0.95, Settings.load().evaluation.verdict)
     assert seeds.selection is None
-    assert not any("best of 2 configurations" in note for note in seeds.notes)
+
+
+def test_configurations_are_judged_by_as_many_seeds_of_each(comparison: Comparison) -> None:
+    """A mean of two seeds has less noise than one: the second seed of the first configuration is left out."""
+    assert [len(one.rows) for one in comparison.configurations] == [2, 1]
+    own = [np.nan_to_num(row.run.own.returns).ravel() for row in comparison.rows]
+    alone = selection(["plain", "better"], np.stack([own[0], own[2]]), 252.0, Settings.load().evaluation.verdict)
+    assert comparison.selection is not None
+    assert alone is not None
+    assert (comparison.selection.deflated, comparison.selection.overfitting) == (alone.deflated, alone.overfitting)
+
+
+def test_episodes_that_share_bars_have_no_error_and_no_best(runs: Path) -> None:
+    found = load([runs / name for name in ("plain_0", "better")], "test")
+    for run in found:
+        run.report["context"]["overlaps"] = True
+    shared = compare(found, 0.95, Settings.load().evaluation.verdict)
+    assert shared.selection is None
+    assert np.isfinite(shared.rows[1].difference)
+    assert np.isnan([shared.rows[1].lower, shared.rows[1].upper, shared.rows[1].p_value]).all()
+    assert any("share bars" in note for note in shared.notes)
+    assert build_page(shared, "Comparison", 500).render()
 
 
 def test_runs_on_other_bars_are_refused(runs: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from ray.rllib.algorithms.algorithm_config import DEPRECATED_VALUE, AlgorithmConfig
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.environment import NOT_READ, EnvironmentConfig
+from mtquant_rllib.config.environment import READ_OF_COPIED, EnvironmentConfig
 from mtquant_rllib.config.search_space import settings_with
 from mtquant_rllib.config.trial import SACRates
 from mtquant_rllib.errors import ConfigError
@@ -200,21 +200,21 @@ def changed(config: Any, *overrides: str) -> Any:
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
-@pytest.mark.parametrize("section", NOT_READ)
+@pytest.mark.parametrize("section", [*READ_OF_COPIED, "reference"])
 def test_settings_of_environments_that_they_do_not_read_are_refused_when_they_change(
     configs: dict[str, Any], section: str, algorithm: str
 ) -> None:
     others = {
         "recipe": "recipe.learning_rate=0.002", "sac": "sac.tau=0.02", "networks": "networks.activation=relu",
         "learner": "learner.precision=bfloat16", "training": "training.gamma=0.9", "resources": "resources.runners=4",
-        "checkpoints": "checkpoints.keep=9", "tracking": "tracking.progress_seconds=9", "search": "search.trials=3",
+        "meta_controller": "meta_controller.learning_rate=0.1", "reference": "reference.price.meta=0.5",
     }  # fmt: skip
     with pytest.raises(ConfigError, match=rf"env_config\['settings'\]\['{section}'\] has changed"):
         changed(configs[algorithm], others[section]).validate()
 
 
 def test_settings_that_environments_read_take_effect(configs: dict[str, Any]) -> None:
-    changed(configs["ppo"], "risk.gross_budget=0.5", "rewards.cost_factor=0.5").validate()
+    changed(configs["ppo"], "risk.gross_budget=0.5", "rewards.cost_factor=0.5", "resources.env_retries=5").validate()
     tree = configs["ppo"].env_config["settings"]
     rewards = [tree["recipe"]["rewards"][0]] * 3
     other = {**tree, "recipe": {**tree["recipe"], "rewards": rewards}}

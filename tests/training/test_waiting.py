@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+from ray.tune import PlacementGroupFactory
 from ray.util import placement_group, remove_placement_group
 
 from mtquant_rllib.config import Settings
@@ -30,6 +31,7 @@ def test_what_a_trial_waits_for_is_said_in_numbers() -> None:
     assert "worker, which is gone" in waits_for(placement, "desk", [HEAD], all_free)
 
 
+@pytest.mark.ray
 def test_a_trial_whose_place_is_handed_out_waits_for_its_process_alone(
     ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,14 +43,15 @@ def test_a_trial_whose_place_is_handed_out_waits_for_its_process_alone(
     placement = placed(Settings.load().resources, 1, ["a", "b"], [node])
     assert placement.side_by_side == 2
     waiting = Waiting(1, placement, machines, said.append)
-    trials = [SimpleNamespace(config={TRIAL: name}, status="PENDING") for name in "ab"]
+    ((_, cpus, _),) = placement.shares("a")
+    own = PlacementGroupFactory([{"CPU": cpus}])
+    trials = [SimpleNamespace(config={TRIAL: name}, status="PENDING", placement_group_factory=own) for name in "ab"]
 
     def told() -> list[str]:
         said.clear()
         waiting.on_step_begin(1, trials)
         return [line.split("waits for ")[1].rsplit(", for", 1)[0] for line in said]
 
-    ((_, cpus, _),) = placement.shares("a")
     places = [placement_group([{"CPU": node.cpus - 0.5}]), placement_group([{"CPU": cpus}])]
     try:
         ray.get(places[0].ready())

@@ -123,8 +123,8 @@ class BatchedEnvRunner(BarRunner):
         """The episodes in progress (`runner_snapshot.snapshot_of`)."""
         return snapshots.snapshot_of(self)
 
-    def restore_snapshot(self, state: dict[str, Any]) -> None:
-        snapshots.restore_snapshot(self, state)
+    def restore_snapshot(self, state: dict[str, Any]) -> bool:
+        return snapshots.restore_snapshot(self, state)
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 

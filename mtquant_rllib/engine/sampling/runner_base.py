@@ -120,7 +120,8 @@ class BarRunner(MultiAgentEnvRunner):
         """The episodes in progress; None for a runner that cannot continue in the middle of them."""
         return None
 
-    def restore_snapshot(self, state: dict[str, Any]) -> None:
+    def restore_snapshot(self, state: dict[str, Any]) -> bool:
+        """False where episodes in progress cannot go on: they were played on other bars or under other rules."""
         raise NotImplementedError
 
     def environment_counters(self) -> list[dict[str, Any]]:
@@ -152,6 +153,5 @@ class BarRunner(MultiAgentEnvRunner):
         self.bars_sampled = int(counters["bars"])
         self.set_environment_counters(counters["environments"])
         self._needs_initial_reset = True
-        if counters.get(SNAPSHOT) is not None:
-            self.restore_snapshot(counters[SNAPSHOT])
+        if counters.get(SNAPSHOT) is not None and self.restore_snapshot(counters[SNAPSHOT]):
             self._needs_initial_reset = False

@@ -23,6 +23,7 @@ def snapshot_of(runner: Any) -> dict[str, Any]:
     The runner does not write to it later: it may be kept without a copy.
     """
     return {
+        "played_on": _played_on(runner),
         "desks": [part.desk.snapshot() for part in runner.env.domain_envs],
         "playing": [part.playing.copy() for part in runner.env.domain_envs],
         "pending": [
@@ -33,8 +34,11 @@ def snapshot_of(runner: Any) -> dict[str, Any]:
     }
 
 
-def restore_snapshot(runner: Any, state: dict[str, Any]) -> None:
-    """Put a runner of the same configuration into the state of a snapshot."""
+def restore_snapshot(runner: Any, state: dict[str, Any]) -> bool:
+    """Put a runner of the same configuration into the state of a snapshot. False, and nothing is done, where its
+    environments play other bars or rules by now."""
+    if state["played_on"] != _played_on(runner):
+        return False
     for part, desk, playing in zip(runner.env.domain_envs, state["desks"], state["playing"]):
         part.desk.restore(desk)
         part.playing[:] = playing
@@ -43,6 +47,14 @@ def restore_snapshot(runner: Any, state: dict[str, Any]) -> None:
             sampler.pending = own and PendingDecisions(**own)
     runner._returns[:], runner._lengths[:] = state["returns"], state["lengths"]
     runner._began[:] = time.perf_counter()
+    return True
+
+
+def _played_on(runner: Any) -> dict[str, Any]:
+    """What rows of episodes in progress mean."""
+    config = runner.environment_config
+    arrays = None if config.market is None else config.market.arrays
+    return {"split": config.split, "arrays": arrays, "limited": config.limited}
 
 
 @dataclass

@@ -98,6 +98,11 @@ class ComparedRun:
         return "" if verdict is None else str(verdict["finding"])
 
     @property
+    def overlaps(self) -> bool:
+        """Whether its episodes started at random within one history, and share bars."""
+        return bool(self.context.get("overlaps", False))
+
+    @property
     def bars_per_year(self) -> float:
         return float(self.context["bars_per_year"])
 

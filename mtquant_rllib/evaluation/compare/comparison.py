@@ -124,7 +124,8 @@ def differing_settings(runs: Sequence[ComparedRun]) -> list[str]:
 
 
 def _differences(runs: Sequence[ComparedRun], confidence: float) -> list[tuple[float, float, float, float]]:
-    """Of each run from the first: difference, its interval's ends, p-value."""
+    """Of each run from the first: difference, its interval's ends, p-value; the last three NaN where the runs played
+    episodes that share bars."""
     played = [np.nan_to_num(living_returns(run.own.returns)).ravel() for run in runs]
     nothing = (float("nan"),) * 4
     if len(runs) == 1:
@@ -132,6 +133,8 @@ def _differences(runs: Sequence[ComparedRun], confidence: float) -> list[tuple[f
     test = compare_sharpes(played[0], np.stack(played[1:]))
     scale = np.sqrt(runs[0].bars_per_year)
     gap, error = -test.difference * scale, test.error * scale
+    if any(run.overlaps for run in runs):
+        return [nothing, *((float(one), *nothing[1:]) for one in gap)]
     wide = float(stats.norm.ppf((1 + confidence) / 2))
     p_values = holm(2 * np.minimum(test.p_value, 1 - test.p_value))
     p_values = np.where(gap == 0, 1.0, p_values)
@@ -139,10 +142,14 @@ def _differences(runs: Sequence[ComparedRun], confidence: float) -> list[tuple[f
 
 
 def _selection(rows: Sequence[Row], verdict: VerdictConfig) -> Selection | None:
-    """By the mean return of each configuration's seeds."""
+    """By the mean return of each configuration's seeds, as many of each: a mean of more seeds has less noise. None
+    where the runs played episodes that share bars."""
+    if any(row.run.overlaps for row in rows):
+        return None
     configurations = _configurations(rows)
+    seeds = min(len(one.rows) for one in configurations)
     returns = [
-        np.mean([np.nan_to_num(living_returns(row.run.own.returns)).ravel() for row in one.rows], axis=0)
+        np.mean([np.nan_to_num(living_returns(row.run.own.returns)).ravel() for row in one.rows[:seeds]], axis=0)
         for one in configurations
     ]
     return selection([one.name for one in configurations], np.stack(returns), rows[0].run.bars_per_year, verdict)
@@ -182,6 +189,8 @@ def _notes(runs: Sequence[ComparedRun]) -> list[str]:
         notes.append("Not all policies are of the same phase.")
     if str(first.context["facts"].get("market", "")).startswith("synthetic"):
         notes.append("Synthetic market: none of this was earned on prices of this world.")
+    if any(run.overlaps for run in runs):
+        notes.append("Episodes that start at random share bars: differences have no error, and no run is judged best.")
     if len(runs) > 1:
         notes.append(
             f"The best of {len(runs)} runs is too good by chance; the verdict of each counts all trainings on these "

@@ -14,7 +14,7 @@ from mtquant_rllib.evaluation.statistics.verdict import judge_returns
 
 @dataclass(frozen=True)
 class Selection:
-    """The configuration with the highest Sharpe ratio, as the best of all.
+    """The configuration with the highest Sharpe ratio of the mean return of its seeds, as the best of all.
 
     deflated
         Probability that it has any skill (the deflated Sharpe ratio of Bailey and Lopez de Prado).

@@ -142,6 +142,8 @@ def _gap(row: Row) -> str:
     """The difference from the first run with its interval; empty for the first."""
     if np.isnan(row.difference):
         return ""
+    if np.isnan(row.lower):
+        return f"{row.difference:+.2f}"
     return f"{row.difference:+.2f} [{row.lower:+.2f}, {row.upper:+.2f}]"
 
 

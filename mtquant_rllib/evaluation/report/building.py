@@ -251,6 +251,7 @@ def _context(subject: Record, settings: Settings) -> dict[str, Any]:
         "first_date": str(days.min()),
         "last_date": str(days.max()),
         "excluded_dates": [str(date) for date in settings.evaluation.excluded_dates],
+        "overlaps": subject.overlaps,
         "settings_seed": settings.seed,
         "confidence": settings.evaluation.bootstrap.confidence,
         "bootstrap_resamples": settings.evaluation.bootstrap.resamples,

@@ -23,7 +23,7 @@ GREEN, YELLOW, RED = "green", "yellow", "red"
 _LAGS = 4
 """Of hits in the dynamic quantile test, as Engle and Manganelli have them."""
 _CHUNK_CELLS = 4_000_000
-_SIMULATED_DAYS, _FEWEST, _MOST = 4_000_000, 199, 1999
+_SIMULATED_DAYS, _FEWEST, _MOST = 4_000_000, 399, 1999
 """Days to simulate in all, and bounds of how many records: the longer a record, the fewer are needed beside it."""
 
 
@@ -151,11 +151,12 @@ def _dynamic_quantile(hits: np.ndarray, rate: float, levels: np.ndarray) -> np.n
     lagged = np.stack([excess[:, _LAGS - k - 1 : -k - 1] for k in range(_LAGS)], axis=-1)
     now = excess[:, _LAGS:]
     level = levels[_LAGS:]
-    spread = np.nanstd(level)
+    known = level[np.isfinite(level)]
+    spread = known.std() if len(known) else 0.0
     shape = (*now.shape, 1)
     columns = [np.ones(shape), lagged]
     if spread > 0:
-        columns.append(np.broadcast_to(((level - np.nanmean(level)) / spread)[None, :, None], shape))
+        columns.append(np.broadcast_to(((level - known.mean()) / spread)[None, :, None], shape))
     x = np.concatenate(columns, axis=-1)
     usable = np.isfinite(x).all(axis=-1) & np.isfinite(now)
     x, now = np.where(usable[..., None], x, 0.0), np.where(usable, now, 0.0)

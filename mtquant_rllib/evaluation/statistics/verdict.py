@@ -48,7 +48,7 @@ class Verdict:
     better_than
         p-value of "not better" than each rule, adjusted for all.
     overfitting
-        PBO of the trials; None where their returns are not at hand.
+        PBO of the trials; None where their returns are not known.
     """
 
     finding: Finding

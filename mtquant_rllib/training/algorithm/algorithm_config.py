@@ -118,7 +118,7 @@ class DeskAlgorithmConfig(AlgorithmConfig):
                 f"seed = {self.seed} with env_config['seed'] = {environment.seed}: expected the same; "
                 "`debugging(seed=...)` sets both"
             )
-        now = environment.sections_not_read()
+        now = environment.copied_sections()
         if changed := [name for name, was in trial.copied_sections.items() if now.get(name) != was]:
             raise ConfigError(
                 f"env_config['settings']['{changed[0]}'] has changed: it was copied into the configuration and is not "
@@ -132,6 +132,8 @@ _COPIED_TO = {
     "networks": "the networks of a checkpoint cannot be changed; train a run with others",
     "learner": "use training(learner={...})",
     "training": "use training(...)",
+    "meta_controller": "use training(lr=...); the networks of a checkpoint cannot be changed",
+    "reference": "its price is in the modules of a checkpoint; train a run with another",
     "resources": "use env_runners(...), learners(...) or resources(...)",
 }
 """Section of the settings -> where its values went."""

@@ -107,7 +107,7 @@ def _set_trial(config: Any, plan: TrialPlan, manifest: Manifest, environment: En
         average_handed_on=recipe.average_handed_on == "always",
         best_from_start=manifest.phase(plan.phase).start is not None,
         learner=environment.settings.learner,
-        copied_sections=environment.sections_not_read(),
+        copied_sections=environment.copied_sections(),
     )
 
 

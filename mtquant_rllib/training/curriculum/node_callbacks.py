@@ -76,20 +76,24 @@ class Waiting(Callback):
             since = self._since.setdefault(name, now)
             if now - max(since, self._told.get(name, -math.inf)) > TELL_EVERY_S:
                 self._told[name] = now
-                if self._has_its_place(name, trials):
+                if self._has_its_place(trial, trials):
                     why = "its process to start"
                 else:
                     why = waits_for(self._placement, name, self._machines.nodes(), self._machines.free())
                 self._tell(f"phase {self._phase} {name}: waits for {why}, for {now - since:.0f} seconds")
 
-    def _has_its_place(self, name: str, trials: Sequence[Any]) -> bool:
+    def _has_its_place(self, pending: Any, trials: Sequence[Any]) -> bool:
         """Whether Ray has handed out the resources of a pending trial: more places like its own than run."""
-        own = self._share(name)
-        running = sum(trial.status == "RUNNING" and self._share(trial.config[TRIAL]) == own for trial in trials)
-        return sum(held == own for held in self._machines.held_places()) > running
+        own = _sizes(pending.placement_group_factory.bundles)
+        running = sum(
+            trial.status == "RUNNING" and _sizes(trial.placement_group_factory.bundles) == own for trial in trials
+        )
+        return sum(_sizes(held) == own for held in self._machines.held_places()) > running
 
-    def _share(self, name: str) -> dict[str | None, tuple[float, float]]:
-        return {node.id: (cpus, gpus) for node, cpus, gpus in self._placement.shares(name)}
+
+def _sizes(bundles: Sequence[Mapping[str, float]]) -> list[tuple[float, float]]:
+    """CPUs and GPUs of each bundle; Ray hands out ten-thousandths."""
+    return [(round(one.get("CPU", 0.0), 4), round(one.get("GPU", 0.0), 4)) for one in bundles]
 
 
 def waits_for(placement: Placement, trial: str, there: Sequence[Node], free: Mapping[str, Mapping[str, float]]) -> str:

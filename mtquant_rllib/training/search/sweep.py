@@ -135,16 +135,17 @@ def _carry_on(run: Path, record: SweepRecord, address: str | None, trust: bool, 
     settings = record.load_settings()
     results = Results.read(run, dict(zip(record.names, record.trials)))
     results.begin_attempt()
-    _count_taken_over(run, record, results)
     tell(f"{run}: {_declared(record)}")
     if all(row.over for row in results.rows.values()) and len(record.trials) == record.n_trials:
         tell("nothing left to do")
+        _count_taken_over(run, record, results)
         _conclude(run, record, results)
         return
     markets = _Markets(record)
     for name in record.names:
         if not results.rows[name].over:
             _begin_trial(run, record, results, markets, overrides, name)
+    _count_taken_over(run, record, results)
     results.write()
     table.write(results)
     interruption = Interruption(settings.checkpoints.stop_grace_seconds)
@@ -159,10 +160,8 @@ def _carry_on(run: Path, record: SweepRecord, address: str | None, trust: bool, 
         # What a run of the settings that every trial begins with would be.
         base = Manifest.begin(record.name, settings, markets.of(settings), record.budget_scale, record.phases)
         attempt = Attempt(run, base, machines, readiness, interruption, trust, tell)
-        try:
-            experiment.fit(attempt, record, results, partial(_begin_trial, run, record, results, markets, overrides))
-        finally:
-            _count_taken_over(run, record, results)
+        experiment.fit(attempt, record, results, partial(_begin_trial, run, record, results, markets, overrides))
+    _count_taken_over(run, record, results)
     _conclude(run, record, results)
 
 
@@ -292,10 +291,10 @@ def _begin_trial(
 
 def _count_taken_over(sweep: Path, record: SweepRecord, results: Results) -> None:
     """Note in the ledger the values that trials of a population went on with: each is a configuration that was
-    tried. A killed driver's are noted when the sweep goes on."""
+    tried. Those of a sweep that was stopped are noted when it goes on. Runs that were removed are left out."""
     for name, row in results.rows.items():
         run = record.runs_of(sweep, name)[0]
-        for one in row.handovers:
+        for one in row.handovers if is_run(run) else ():
             manifest = Manifest.read(run)
             ledger.training_begins(run, manifest, part_of=record.name, leave_out=("seed",), changes=one["values"])
 

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,22 +58,15 @@ class Machines:
         """By node: what of its CPUs and GPUs is not handed out."""
         return free_by_node()
 
-    def held_places(self) -> list[dict[str, tuple[float, float]]]:
-        """For each placement group of this program that holds its resources: by node, its (CPUs, GPUs)."""
+    def held_places(self) -> list[list[Mapping[str, float]]]:
+        """The bundles of each placement group of this program whose resources Ray has handed out."""
         job = ray.get_runtime_context().get_job_id()
-        held = []
-        for group in placement_group_table().values():
+        return [
+            [group["bundles"][number] for number in sorted(group["bundles"])]
+            for group in placement_group_table().values()
             # The id of a placement group ends with the id of the job that asked for it.
-            if group["state"] != "CREATED" or not group["placement_group_id"].endswith(job):
-                continue
-            share: dict[str, tuple[float, float]] = {}
-            for number, node in group["bundles_to_node_id"].items():
-                cpus, gpus = share.get(node, (0.0, 0.0))
-                bundle = group["bundles"][number]
-                # Ray hands out ten-thousandths.
-                share[node] = (round(cpus + bundle.get("CPU", 0.0), 4), round(gpus + bundle.get("GPU", 0.0), 4))
-            held.append(share)
-        return held
+            if group["state"] == "CREATED" and group["placement_group_id"].endswith(job)
+        ]
 
     def nodes(self) -> list[Node]:
         """Those that are alive, the head first, without what a Tune function that trains in them holds itself."""
