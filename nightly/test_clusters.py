@@ -290,7 +290,7 @@ WORKER_CPUS, WORKERS = 4, 2
 PORT = 6391
 
 
-def fake_cloud(address: str) -> dict[str, Any]:
+def fake_cloud(address: str, head_cpus: int) -> dict[str, Any]:
     """A cluster file whose provider starts nodes as processes of this machine; Ray's wheel lacks its own example."""
     commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
     worker = {"CPU": WORKER_CPUS, "object_store_memory": STORE_MB * 2**20}
@@ -309,7 +309,7 @@ def fake_cloud(address: str) -> dict[str, Any]:
         # The provider's own name of its head.
         "head_node_type": "ray.head.default",
         "available_node_types": {
-            "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
+            "ray.head.default": {"resources": {"CPU": head_cpus}, "node_config": {}, "max_workers": 0},
             "worker": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": WORKERS},
         },
         "auth": {},
@@ -325,7 +325,7 @@ def fake_cloud(address: str) -> dict[str, Any]:
 
 @dataclass
 class Cloud:
-    """A head of two CPUs whose autoscaler may start workers, and that this process has joined."""
+    """A head whose autoscaler may start workers, and that this process has joined."""
 
     address: str
     head: int
@@ -340,11 +340,19 @@ class Cloud:
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[Cloud]:
+def cloud(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cloud]:
+    """Its head has two CPUs, or as many as a test asks for."""
+    head_cpus = getattr(request, "param", 2)
     address = f"{ray.util.get_node_ip_address()}:{PORT}"
-    (tmp_path / "cloud.json").write_text(json.dumps(fake_cloud(address)))
+    (tmp_path / "cloud.json").write_text(json.dumps(fake_cloud(address, head_cpus)))
     temporary = Path(f"/tmp/mtqa{os.getpid()}")
-    words = ["start", "--head", f"--port={PORT}", "--num-cpus=2", f"--object-store-memory={STORE_MB * 2**20}"]
+    words = [
+        "start",
+        "--head",
+        f"--port={PORT}",
+        f"--num-cpus={head_cpus}",
+        f"--object-store-memory={STORE_MB * 2**20}",
+    ]
     words += ["--include-dashboard=false", "--block", f"--autoscaling-config={tmp_path / 'cloud.json'}"]
     fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "PYTHONPATH": str(Path(__file__).parent)}
     head = subprocess.Popen(
@@ -394,3 +402,23 @@ def test_an_autoscaler_starts_the_nodes_that_the_phase_was_placed_on(
     assert len(placed) >= 1 + WORKERS, placed
     assert sum("2 runners of 1 CPU" in line for line in placed[: 1 + WORKERS]) == 2, placed
     assert not differing
+
+
+@pytest.mark.parametrize("cloud", [0], indirect=True, ids=["head of 0"])
+def test_a_head_without_cpus_drives_and_its_workers_train(
+    tmp_path: Path, reference: Callable[..., Path], cloud: Cloud
+) -> None:
+    """As the shipped cluster files have it: no worker is there when the run begins."""
+    kinds = f"resources.worker_types=[{{cpus: {WORKER_CPUS}, max_workers: {WORKERS}}}]"
+    words = runs.settings("resources.runners=2", kinds, small=runs.ON_CLUSTER)
+    where = ("--address", cloud.address)
+    doctor = runs.command(tmp_path, "doctor", *where, *words)
+    assert doctor.end() == 0, doctor.text
+    driver = runs.command(tmp_path, "train", "--run", "x", "--budget-scale", runs.SCALE, *where, *words)
+    code = driver.end()
+    differing = len(runs.differences(reference("resources.runners=2"), tmp_path / "runs" / "x")) if code == 0 else None
+    seen = next((line.strip() for line in driver.lines if "to be started by the autoscaler" in line), "")
+    TABLE.add(Row("cluster of a head of 0 CPUs that grows", code == 0, code, seen, differing))
+    assert code == 0, driver.text[-4000:]
+    assert not differing
+    assert not any(line.startswith("phase 1 on") and " of 0 CPU" in line for line in driver.lines), driver.text

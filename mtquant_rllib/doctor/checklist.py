@@ -39,7 +39,11 @@ def examine(
     cache: list[Path] = []
 
     def folders() -> Iterator[Finding]:
-        yield from local_checks.object_store(run) if isinstance(run, str) else local_checks.storage("runs", run)
+        if isinstance(run, str):
+            yield from local_checks.object_store(run)
+            yield from local_checks.signing_key()
+        else:
+            yield from local_checks.storage("runs", run)
         cache.append(cache_folder())
         yield from local_checks.storage("cache", cache[0])
 
@@ -65,4 +69,4 @@ def _cluster(settings: Settings, address: str, run: Path | str) -> Iterator[Find
         nodes = there.nodes()
         yield Finding("cluster", "ok", f"{address}: {len(nodes)} node{'s' if len(nodes) > 1 else ''}")
         yield from cluster_checks.plan(settings, [*nodes, *there.startable()])
-        yield from cluster_checks.nodes(nodes, run)
+        yield from cluster_checks.nodes(nodes, run, settings.resources.learners)

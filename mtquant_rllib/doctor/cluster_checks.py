@@ -41,13 +41,23 @@ def plan(settings: Settings, nodes: Sequence[Node]) -> Iterator[Finding]:
             reported.add(finding.said)
 
 
-def nodes(there: Sequence[Node], run: Path | str) -> Iterator[Finding]:
+def nodes(there: Sequence[Node], run: Path | str, learners: int = 0) -> Iterator[Finding]:
     """Every node has this project in the same versions, sees the same folders or reaches the object store, and tells
-    the same time. A prepared market is sent to nodes that lack it: the cache may be their own."""
+    the same time. A prepared market is sent to nodes that lack it: the cache may be their own. learners: of a trial,
+    which meet by their nodes' names."""
     # A node has a working folder of its own: what it is asked for is written out.
     found = inspect_nodes(there, [], address=run) if isinstance(run, str) else inspect_nodes(there, [run.absolute()])
     for node in there:
         yield from node_findings(node, found[str(node.id)])
+    if learners and len(there) > 1:
+        for node in there:
+            if found[str(node.id)].name_is_loopback:
+                yield Finding(
+                    "node",
+                    "warning",
+                    f"{node}: its own name stands for 127.x.x.x there, where learners on other nodes do not find it",
+                    "let its name stand for its address in /etc/hosts, or GLOO_SOCKET_IFNAME=eth0 before `ray start`",
+                )
 
 
 def node_findings(node: Node, seen: NodeReport) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from mtquant_rllib.config import Settings
 from mtquant_rllib.doctor.findings import Finding
 from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.training.records.signatures import KEY_VARIABLE, key_file
 from mtquant_rllib.training.reporting.weights_and_biases.session import (
     DISABLED,
     OFFLINE,
@@ -100,6 +101,16 @@ def object_store(address: str) -> Iterator[Finding]:
     yield Finding("runs", "ok", f"{address}: written, read and removed")
 
 
+def signing_key() -> Iterator[Finding]:
+    """A run in an object store outlives this machine, and so has to the key that signs its checkpoints."""
+    path = key_file()
+    if path.exists():
+        yield Finding("key", "ok", f"{path} signs checkpoints")
+        return
+    said = f"{path} is not there, and is made when a run begins; on another machine its checkpoints are a stranger's"
+    yield Finding("key", "warning", said, f"keep a copy of it, and bring it along or name it in ${KEY_VARIABLE}")
+
+
 def _storage_cure(what: str) -> str:
     return "let $MTQUANT_CACHE name a folder of yours" if what == "cache" else "name another folder with --run"
 
@@ -138,6 +149,9 @@ def gpus(settings: Settings) -> Iterator[Finding]:
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
         yield Finding("gpus", "ok", f"{names}; torch {torch.__version__} for CUDA {torch.version.cuda}")
+    elif there and os.environ.get("CUDA_VISIBLE_DEVICES") is not None and torch.backends.cuda.is_built():
+        hidden = os.environ["CUDA_VISIBLE_DEVICES"]
+        yield Finding("gpus", "ok", f"{'; '.join(there)}: hidden by CUDA_VISIBLE_DEVICES={hidden!r}")
     elif there:
         why = "built without CUDA" if not torch.backends.cuda.is_built() else f"for CUDA {torch.version.cuda}"
         yield Finding(

@@ -26,6 +26,9 @@ class OneNode:
     def startable(self) -> list[Node]:
         return []
 
+    def free(self) -> dict[str, dict[str, float]]:
+        return {"here": {"CPU": 2.0}}
+
 
 @contextlib.contextmanager
 def unreachable(*words: Any, **named: Any) -> Iterator[None]:

@@ -49,6 +49,31 @@ def test_a_gpu_is_shared_by_as_few_as_can_be(gpus: int, learners: int, part: flo
     assert (placement.resources.gpus, placement.side_by_side) == (part, 3)
 
 
+def test_a_gpu_without_a_cpu_beside_it_is_no_gpu() -> None:
+    """A head with --num-cpus=0 may have one."""
+    placement = place(nodes((0, 1), (8, 1)), ("desk",), learners=2)
+    assert placement.resources.gpus == 0.5
+    assert {node.name for process, node in placement.seats if process.gpus} == {"n1"}
+
+
+def test_a_gpu_is_shared_by_more_where_fewer_do_not_fit() -> None:
+    """Two GPUs, one of them on a node with room for one process: three trials would wait for a third of each."""
+    placement = place(nodes((1, 1), (8, 1)), ("desk",), learners=4, min_process_cpus=0.9, learner_cpus=1)
+    assert placement.resources.gpus == 0.33
+    assert Counter(node.name for process, node in placement.seats if process.gpus) == {"n0": 1, "n1": 3}
+
+
+def test_trials_keep_off_what_others_hold_where_they_fit_beside_it() -> None:
+    there = nodes((8, 1), (8, 1))
+    asked = Settings.load().resources
+    alone = placed(asked, 2, ("desk",), there, {"0": {"CPU": 8.0, "GPU": 1.0}, "1": {"CPU": 8.0, "GPU": 1.0}})
+    assert alone.nodes_of("desk") == ["0"]
+    beside = placed(asked, 2, ("desk",), there, {"0": {"CPU": 5.0, "GPU": 0.0}, "1": {"CPU": 8.0, "GPU": 1.0}})
+    assert (beside.nodes_of("desk"), beside.resources) == (["1"], alone.resources)
+    waits = placed(asked, 2, ("desk",), there, {"0": {"CPU": 1.0}, "1": {"CPU": 1.0}})
+    assert (waits.nodes_of("desk"), waits.resources) == (["0"], alone.resources), "as large, when somebody leaves"
+
+
 def test_learners_grow_into_what_is_left() -> None:
     placement = place(nodes((20, 4)), ("desk",), learners=4)
     own = placement.resources
@@ -130,5 +155,5 @@ def test_whatever_is_placed_fits(
         assert not part or sum(process.gpus > 0 for process in own) <= node.gpus * (100 // part)
     if cpus is not None:
         assert sum(process.cpus for process, _ in placement.seats) <= 100 * cpus
-    if any(gpus for _, gpus in sizes):
+    if any(gpus and own_cpus for own_cpus, gpus in sizes):
         assert placement.resources.gpus > 0

@@ -100,7 +100,7 @@ def test_what_trials_are_started_with_travels_through_tune_as_plain_values() -> 
         checkpoints={"forex": ["checkpoint_000002"]},
         resources=TrialResources(1.0, 0.5, 0.25),
         nodes={"forex": [None], "equity": ["n1", "n2"]},
-        left_out=["n3"],
+        allowed=["n1", "n2"],
         storage_patience_seconds=3.0,
     )
     space = context.param_space()

@@ -47,6 +47,22 @@ def test_a_file_that_is_none_is_refused_with_the_way_round(tmp_path: Path, text:
         worker_types(None, path)
 
 
+def test_types_of_one_size_share_the_clusters_limit(tmp_path: Path) -> None:
+    """Spot and on demand, as the shipped cluster files have them: four workers in all, not eight."""
+    kinds = {"head": {"resources": {"CPU": 0}}, **{
+        name: {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 4} for name in ("spot", "on_demand")
+    }}  # fmt: skip
+    path = tmp_path / "bootstrap.yaml"
+    path.write_text(yaml.safe_dump({"max_workers": 4, "head_node_type": "head", "available_node_types": kinds}))
+    (found,) = worker_types(None, path)
+    assert found.max_workers == 4
+    there = [HEAD, *(Node(f"w{number}", 8, 1, id=f"w{number}") for number in range(4))]
+    assert startable([found], there[:3]) == [
+        Node(f"worker {number} of 4 with 8 CPU + 1 GPU", 8, 1) for number in (3, 4)
+    ]
+    assert startable([found], there) == []
+
+
 def test_what_runs_counts_as_started() -> None:
     kinds = (WorkerType(cpus=4, max_workers=2), WorkerType(cpus=8, gpus=1, max_workers=1))
     assert [node.cpus for node in startable(kinds, [HEAD])] == [4, 4, 8], "the head is none of them"

@@ -56,6 +56,13 @@ class LostNodes(Callback):
             )
             self._stop.lose_node()
 
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """An autoscaler may end the node of a trial that is over."""
+        self._bound.pop(trial.config[TRIAL], None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._bound.pop(trial.config[TRIAL], None)
+
 
 class Waiting(Callback):
     """Says every 30 seconds what a trial waits for that should run beside the others and does not."""

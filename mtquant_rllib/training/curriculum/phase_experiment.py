@@ -28,7 +28,7 @@ from mtquant_rllib.training.curriculum.resumption import resumable
 from mtquant_rllib.training.curriculum.storage_wait import StorageAway, StorageWait, storage_error
 from mtquant_rllib.training.curriculum.trial import PhaseTrial, TrialContext
 from mtquant_rllib.training.inspection.checkpoint_survey import newest_whole
-from mtquant_rllib.training.placement.planner import Placement, placed
+from mtquant_rllib.training.placement.planner import Placement, free_of, placed
 from mtquant_rllib.training.records import ownership, signatures
 from mtquant_rllib.training.records.checkpoints import INDEX, SIGNATURE
 from mtquant_rllib.training.reporting.fallback_lines import FallbackLines
@@ -100,7 +100,7 @@ def fit(attempt: Attempt, phase: int, plans: list[TrialPlan]) -> dict[str, dict[
             checkpoints={plan.name: found[plan.name].names for plan in left},
             resources=placement.resources,
             nodes={plan.name: placement.nodes_of(plan.name) for plan in left},
-            left_out=attempt.readiness.left_out(),
+            allowed=attempt.readiness.allowed(),
             storage_patience_seconds=patience_s,
         )
         mirror.begin_attempt(attempt.run, context.attempt)
@@ -131,8 +131,8 @@ def check(attempt: Attempt, phase: int, plans: list[TrialPlan]) -> None:
 
 def place(attempt: Attempt, settings: Settings, phase: int, trials: list[str]) -> Placement:
     """The trials on the nodes there are, and on those that the autoscaler has started for them."""
-    resources, nodes = settings.resources, attempt.nodes()
-    wanted = placed(resources, phase, trials, [*nodes, *attempt.machines.startable()])
+    resources, nodes, free = settings.resources, attempt.nodes(), attempt.machines.free()
+    wanted = placed(resources, phase, trials, [*nodes, *attempt.machines.startable()], free)
     missing = wanted.to_be_started()
     if not missing:
         return wanted
@@ -142,7 +142,7 @@ def place(attempt: Attempt, settings: Settings, phase: int, trials: list[str]) -
 
     started = wait_for_nodes(
         attempt.machines.nodes,
-        [*nodes, *missing],
+        [*(free_of(node, free) for node in nodes), *missing],
         resources.worker_start_seconds,
         lambda text: attempt.tell(f"phase {phase} {text}"),
         stop,
@@ -152,7 +152,7 @@ def place(attempt: Attempt, settings: Settings, phase: int, trials: list[str]) -
             f"phase {phase} begins on what there is: not all nodes were started within resources.worker_start_seconds "
             f"= {resources.worker_start_seconds:g}"
         )
-    return placed(resources, phase, trials, attempt.nodes())
+    return placed(resources, phase, trials, attempt.nodes(), attempt.machines.free())
 
 
 def _fit(attempt: Attempt, settings: Settings, experiment: str, context: TrialContext, placement: Placement) -> bool:

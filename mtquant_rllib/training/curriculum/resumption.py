@@ -11,6 +11,7 @@ from mtquant_rllib.training.curriculum.phases import TrialPlan, at_bars
 from mtquant_rllib.training.inspection.checkpoint_survey import surveyed
 from mtquant_rllib.training.records import module_states, ownership
 from mtquant_rllib.training.records.checkpoints import Checkpoint
+from mtquant_rllib.training.records.signatures import KEY_VARIABLE, key_file
 from mtquant_rllib.training.reporting.result_files import curve_of, mend, rows_of_results
 
 
@@ -50,8 +51,9 @@ def resumable(attempt: Attempt, plan: TrialPlan) -> ResumableTrial:
             )
         raise RunError(
             f"{strange}: this checkpoint was not signed by you (its run was begun by somebody else, or on another "
-            "machine, or the file was changed). Checkpoints hold pickles, which run code when they are loaded. If you "
-            "trust whoever wrote it, resume with --trust"
+            "machine, or the file was changed). Checkpoints hold pickles, which run code when they are loaded. If it "
+            f"is yours, bring the key of the machine that wrote it ({key_file()}, or ${KEY_VARIABLE}); if you trust "
+            "whoever wrote it, resume with --trust"
         )
     if newest is None and damaged:
         raise RunError(

@@ -53,8 +53,8 @@ class TrialContext:
         Names of those that each trial may go on from, newest first.
     nodes
         Ray's ids of the nodes of each trial's processes, None for any node; empty where nothing is bound.
-    left_out
-        Ids of nodes that no process may run on.
+    allowed
+        Ids of the nodes that were found fit to train; empty where any may be used.
     storage_patience_seconds
         How long a trial waits, when it starts, for the run's folder to be there.
     """
@@ -67,7 +67,7 @@ class TrialContext:
     checkpoints: Mapping[str, list[str]] = field(default_factory=dict)
     resources: TrialResources = field(default_factory=lambda: TrialResources(1.0, 1.0, 0.0))
     nodes: Mapping[str, list[str | None]] = field(default_factory=dict)
-    left_out: Sequence[str] = ()
+    allowed: Sequence[str] = ()
     storage_patience_seconds: float = 0.0
 
     def param_space(self) -> dict[str, Any]:
@@ -298,7 +298,7 @@ class PhaseTrial(tune.Trainable):
         own = TrialContext.of(config)
         resources = Manifest.read(Path(own.run)).load_settings().resources
         return placement_group(
-            own.resources, own.nodes.get(own.trial, []), own.left_out, resources.runners, resources.learners
+            own.resources, own.nodes.get(own.trial, []), own.allowed, resources.runners, resources.learners
         )
 
 

@@ -33,6 +33,7 @@ class Readiness:
     def __init__(self, run: Path, data: Path, tell: Tell) -> None:
         self._run, self._data, self._tell = run, data, tell
         self._seen = dict[str | None, NodeReport]()
+        self._allowed: list[str] = []
 
     def usable(self, nodes: Sequence[Node]) -> list[Node]:
         """Those of these nodes that can train, in the same order; the others are told of once.
@@ -44,6 +45,7 @@ class Readiness:
         """
         if len(nodes) == 1:
             # The driver's own: it runs on a node of the cluster.
+            self._allowed = []
             return list(nodes)
         home = ray.get_runtime_context().get_node_id()
         new = [node for node in nodes if node.id not in self._seen and node.id != home and node.cpus]
@@ -57,14 +59,17 @@ class Readiness:
                     self._tell(f"node {node} is not used: {fault.said}; to use it, {fault.cure}")
             self._send([node for node in new if found[str(node.id)].data is False and not found[str(node.id)].faults])
         left = [node for node in nodes if node.id not in self._seen or not self._seen[node.id].faults]
-        if not any(node.cpus for node in left):
-            node, fault = next((node, self._seen[node.id].faults[0]) for node in nodes if node not in left)
+        out = [node for node in nodes if node not in left]
+        if out and not any(node.cpus for node in left):
+            node, fault = out[0], self._seen[out[0].id].faults[0]
             raise ConfigError(f"no node of the cluster can train this run; {node}: {fault.said}; {fault.cure}")
+        self._allowed = [str(node.id) for node in left]
         return left
 
-    def left_out(self) -> list[str]:
-        """Ray's ids of the nodes that cannot train."""
-        return [str(node_id) for node_id, seen in self._seen.items() if seen.faults]
+    def allowed(self) -> list[str]:
+        """Ray's ids of the nodes that can train: others, which may join later, were not looked at. Empty where there is
+        one node alone."""
+        return self._allowed
 
     def _send(self, nodes: Sequence[Node]) -> None:
         if not nodes:

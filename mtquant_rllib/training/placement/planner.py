@@ -11,8 +11,8 @@ Trials run side by side where they can; where parts would become too small, fewe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from mtquant_rllib.config.training import ResourcesConfig
 from mtquant_rllib.errors import ConfigError
@@ -116,8 +116,20 @@ def _in_words(processes: Sequence[Process]) -> str:
     return ", ".join(parts)
 
 
-def placed(asked: ResourcesConfig, phase: int, trials: Sequence[str], nodes: Sequence[Node]) -> Placement:
+def placed(
+    asked: ResourcesConfig,
+    phase: int,
+    trials: Sequence[str],
+    nodes: Sequence[Node],
+    free: Mapping[str, Mapping[str, float]] | None = None,
+) -> Placement:
     """Pack the trials of a phase.
+
+    Parameters
+    ----------
+    free
+        By node, the CPUs and GPUs that nobody holds. Where the trials fit into these, they keep off what others hold;
+        otherwise they wait for it.
 
     Raises
     ------
@@ -125,17 +137,27 @@ def placed(asked: ResourcesConfig, phase: int, trials: Sequence[str], nodes: Seq
         When one trial alone does not fit, with the arithmetic and the setting that would make it fit.
     """
     for side_by_side in range(len(trials), 0, -1):
-        found = _side_by_side(asked, trials[:side_by_side], nodes)
+        found = _side_by_side(asked, trials[:side_by_side], nodes, free)
         if found is not None:
             return found
     raise ConfigError(_refusal(asked, phase, nodes))
 
 
-def _side_by_side(asked: ResourcesConfig, trials: Sequence[str], nodes: Sequence[Node]) -> Placement | None:
+def _side_by_side(
+    asked: ResourcesConfig, trials: Sequence[str], nodes: Sequence[Node], free: Mapping[str, Mapping[str, float]] | None
+) -> Placement | None:
     """All of these trials at a time; None where their parts would be too small."""
-    gpus = _gpu_part(asked, len(trials), nodes)
-    if gpus is None:
-        return None
+    found = (_with_gpu_part(asked, trials, nodes, free, gpus) for gpus in _gpu_parts(asked, len(trials), nodes))
+    return next((one for one in found if one is not None), None)
+
+
+def _with_gpu_part(
+    asked: ResourcesConfig,
+    trials: Sequence[str],
+    nodes: Sequence[Node],
+    free: Mapping[str, Mapping[str, float]] | None,
+    gpus: int,
+) -> Placement | None:
     least = round(_WHOLE * asked.min_process_cpus)
     for part in range(_WHOLE, least - 1, -1):
         if _packed(asked, trials, nodes, part, part, gpus) is not None:
@@ -147,7 +169,9 @@ def _side_by_side(asked: ResourcesConfig, trials: Sequence[str], nodes: Sequence
         if _packed(asked, trials, nodes, part, larger, gpus) is not None:
             learning = larger
             break
-    seats = _packed(asked, trials, nodes, part, learning, gpus)
+    seats = None if free is None else _packed(asked, trials, nodes, part, learning, gpus, free)
+    if seats is None:
+        seats = _packed(asked, trials, nodes, part, learning, gpus)
     assert seats is not None
     remote = asked.learners > 0
     resources = TrialResources(
@@ -159,14 +183,19 @@ def _side_by_side(asked: ResourcesConfig, trials: Sequence[str], nodes: Sequence
     return Placement(resources, len(trials), tuple(seats), bound=len(nodes) > 1)
 
 
-def _gpu_part(asked: ResourcesConfig, trials: int, nodes: Sequence[Node]) -> int | None:
-    """Hundredths of a GPU for each process that learns: a whole one, or one over a number, as Ray never splits a part
-    over two. None where more than `processes_per_gpu` would share one."""
-    there = sum(math.floor(node.gpus) for node in nodes)
+def _gpus_of(asked: ResourcesConfig, nodes: Sequence[Node]) -> int:
+    """Whole GPUs of nodes on which a process has room."""
+    return sum(math.floor(node.gpus) for node in nodes if node.cpus >= asked.min_process_cpus)
+
+
+def _gpu_parts(asked: ResourcesConfig, trials: int, nodes: Sequence[Node]) -> list[int]:
+    """Hundredths of a GPU for each process that learns, the best first: a whole one, or one over a number, as Ray never
+    splits a part over two. None of them where more than `processes_per_gpu` would share one."""
+    there = _gpus_of(asked, nodes)
     if asked.gpus == "none" or not there:
-        return 0
-    sharing = math.ceil(trials * max(asked.learners, 1) / there)
-    return None if sharing > asked.processes_per_gpu else _WHOLE // sharing
+        return [0]
+    fewest = math.ceil(trials * max(asked.learners, 1) / there)
+    return [_WHOLE // sharing for sharing in range(fewest, asked.processes_per_gpu + 1)]
 
 
 def _processes(asked: ResourcesConfig, trial: str, part: int, learning: int, gpus: int) -> Iterator[Process]:
@@ -182,18 +211,25 @@ def _processes(asked: ResourcesConfig, trial: str, part: int, learning: int, gpu
 
 
 def _packed(
-    asked: ResourcesConfig, trials: Sequence[str], nodes: Sequence[Node], part: int, learning: int, gpus: int
+    asked: ResourcesConfig,
+    trials: Sequence[str],
+    nodes: Sequence[Node],
+    part: int,
+    learning: int,
+    gpus: int,
+    free: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[Seat] | None:
     """A node for each process; None where one does not fit.
 
     Those with a GPU come first, onto the nodes that have any. The others keep off these nodes while there is room
-    elsewhere, and near to their own trial's.
+    elsewhere, and near to their own trial's. free: as of `placed`.
     """
     wanted = [one for trial in trials for one in _processes(asked, trial, part, learning, gpus)]
     if asked.cpus is not None and sum(one.cpus for one in wanted) > _WHOLE * asked.cpus:
         return None
-    cpus_left = [math.floor(_WHOLE * node.cpus + 1e-6) for node in nodes]
-    gpus_left = [[_WHOLE] * math.floor(node.gpus) for node in nodes]
+    left = [free_of(node, free) for node in nodes]
+    cpus_left = [math.floor(_WHOLE * node.cpus + 1e-6) for node in left]
+    gpus_left = [[_WHOLE] * math.floor(node.gpus) for node in left]
     homes: dict[str, set[int]] = {trial: set() for trial in trials}
     seats: dict[int, Node] = {}
     for place in sorted(range(len(wanted)), key=lambda place: -wanted[place].gpus):
@@ -227,6 +263,14 @@ def _packed(
     return [(process, seats[place]) for place, process in enumerate(wanted)]
 
 
+def free_of(node: Node, free: Mapping[str, Mapping[str, float]] | None) -> Node:
+    """What nobody holds of a node; all of one that is still to be started, and of all where it is not known."""
+    if free is None or node.id is None:
+        return node
+    own = free.get(node.id, {})
+    return replace(node, cpus=min(node.cpus, own.get("CPU", 0.0)), gpus=min(node.gpus, own.get("GPU", 0.0)))
+
+
 def _cure(asked: ResourcesConfig, room: int) -> str:
     """What makes one trial fit where there is room for so many processes."""
 
@@ -250,7 +294,7 @@ def _refusal(asked: ResourcesConfig, phase: int, nodes: Sequence[Node]) -> str:
         f"phase {phase}: a trial is {processes} processes (1 of its own, {asked.runners} runners, {asked.learners} "
         "learners)"
     )
-    gpus = sum(math.floor(node.gpus) for node in nodes)
+    gpus = _gpus_of(asked, nodes)
     if asked.gpus != "none" and gpus and asked.learners > gpus * asked.processes_per_gpu:
         return (
             f"{said}; {asked.learners} learners on {gpus} GPU{'s' if gpus > 1 else ''} are more than "

@@ -44,11 +44,16 @@ def worker_types(asked: Sequence[WorkerType] | None, bootstrap: Path = BOOTSTRAP
 
 def _of_cluster_file(content: Mapping[str, Any]) -> Iterator[WorkerType]:
     most = int(content.get("max_workers", 2))
+    workers: dict[tuple[float, float], int] = {}
     for name, kind in content["available_node_types"].items():
         has = kind.get("resources") or {}
-        workers = min(int(kind.get("max_workers", most)), most)
-        if name != content["head_node_type"] and workers and has.get("CPU"):
-            yield WorkerType(cpus=float(has["CPU"]), gpus=float(has.get("GPU", 0)), max_workers=workers)
+        if name != content["head_node_type"] and has.get("CPU"):
+            # Types of one size stand in for each other (spot, on demand), and the cluster has a limit for all.
+            size = float(has["CPU"]), float(has.get("GPU", 0))
+            workers[size] = min(workers.get(size, 0) + int(kind.get("max_workers", most)), most)
+    for (cpus, gpus), number in workers.items():
+        if number:
+            yield WorkerType(cpus=cpus, gpus=gpus, max_workers=number)
 
 
 def startable(kinds: Sequence[WorkerType], there: Sequence[Node]) -> list[Node]:

@@ -81,7 +81,7 @@ def fit(attempt: Attempt, record: SweepRecord, results: Results, begin: Begin) -
             **_processes(settings.resources, len(record.seeds)),
             resources=placement.resources,
             nodes={name: placement.nodes_of(name) for name in left},
-            left_out=attempt.readiness.left_out(),
+            allowed=attempt.readiness.allowed(),
             storage_patience_seconds=settings.checkpoints.storage_patience_seconds,
         )
         _expect_trusted(attempt, record, context.handovers)

@@ -65,7 +65,7 @@ class SearchContext:
     learners: int = 0
     resources: TrialResources = field(default_factory=lambda: TrialResources(1.0, 1.0, 0.0))
     nodes: Mapping[str, list[str | None]] = field(default_factory=dict)
-    left_out: Sequence[str] = ()
+    allowed: Sequence[str] = ()
     storage_patience_seconds: float = 0.0
 
     def param_space(self, trials: Sequence[str] | None) -> dict[str, Any]:
@@ -206,7 +206,7 @@ class SearchTrial(tune.Trainable):
     @classmethod
     def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
         own = SearchContext.of(config)
-        return placement_group(own.resources, own.nodes.get(own.trial, []), own.left_out, own.runners, own.learners)
+        return placement_group(own.resources, own.nodes.get(own.trial, []), own.allowed, own.runners, own.learners)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Lets a cluster's autoscaler start the nodes that a phase was placed on and that are not there yet.
 
-Demand is a placement group with a bundle as large as each node: it is this driver's, so that it goes when the driver
-does, killed or not (`ray.autoscaler.sdk.request_resources` would keep the nodes for ever, and their bill). It is
-removed once the nodes are there; the trials' own groups come next.
+Demand is a placement group with a bundle as large as each node, or what is free of it: it is this driver's, so that it
+goes when the driver does, killed or not (`ray.autoscaler.sdk.request_resources` would keep the nodes for ever, and
+their bill). It is removed once the nodes are there; the trials' own groups come next.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def wait_for_nodes(
     there
         The nodes that are alive.
     wanted
-        Those of a placement: with an id, they are there already.
+        What the missing nodes, which have no id, have to be started beside: nodes that are there, as far as they are
+        free.
     tell
         Gets a line at once and every 30 seconds: what is waited for.
     stop
@@ -42,7 +43,7 @@ def wait_for_nodes(
     if not missing:
         return True
     before = {node.id for node in there()}
-    group = placement_group([dict(_bundle(node)) for node in wanted])
+    group = placement_group([bundle for node in wanted if (bundle := dict(_bundle(node)))])
     began = last_report = time.monotonic()
     tell(f"waits for {_listed(missing)} to be started by the autoscaler (`ray status` shows what it does)")
     try:
@@ -85,6 +86,6 @@ def _lacking(missing: Sequence[Node], new: Sequence[Node]) -> list[Node]:
 
 def _listed(nodes: Sequence[Node]) -> str:
     """`2 nodes with 4 CPU, 1 node with 8 CPU + 1 GPU`."""
-    sizes = [" + ".join(f"{amount:g} {name}" for name, amount in _bundle(node)) for node in nodes]
+    sizes = [" + ".join(f"{amount:g} {name}" for name, amount in _bundle(node)) or "0 CPU" for node in nodes]
     counts = {size: sizes.count(size) for size in sizes}
     return ", ".join(f"{count} node{'s' if count > 1 else ''} with {size}" for size, count in counts.items())

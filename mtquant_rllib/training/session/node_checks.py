@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.records.manifest import versions
 
@@ -24,6 +25,7 @@ CURES = {
     "versions": "install the versions of constraints.txt on every node",
     "store": "give the node an identity (an instance role), or credentials in the environment of its `ray start`",
     "folder": "mount one shared folder on every node (NFS, EFS, Filestore, Azure Files)",
+    "gpu": "install a driver for this CUDA, or begin the node's Ray with --num-gpus=0",
 }
 
 
@@ -42,18 +44,29 @@ class Fault:
 @dataclass(frozen=True)
 class NodeReport:
     """The state of a node. clock_off_s: by how much its clock differs from this machine's, at least; data: whether the
-    prepared market is there, None where it was not asked for."""
+    prepared market is there, None where it was not asked for; name_is_loopback: whether its own name stands for
+    127.x.x.x there."""
 
     faults: list[Fault] = field(default_factory=list)
     clock_off_s: float = 0.0
     data: bool | None = None
+    name_is_loopback: bool = False
 
 
-def _looker() -> Callable[[list[str], str, str | None, str | None], dict[str, Any]]:
+_CUDA = "import torch; print(torch.version.cuda if torch.version.cuda and not torch.cuda.is_available() else '')"
+"""Prints the CUDA of a torch that cannot use any GPU."""
+
+
+def _looker() -> Callable[[list[str], str, str | None, str | None, bool], dict[str, Any]]:
     """The function that a process on a node runs. Defined here, it travels by value: a node may lack this package."""
+    cuda = _CUDA
 
-    def look(folders: list[str], word: str, data: str | None, address: str | None) -> dict[str, Any]:
+    def look(folders: list[str], word: str, data: str | None, address: str | None, gpus: bool) -> dict[str, Any]:
+        import contextlib
         import os
+        import socket
+        import subprocess
+        import sys
         import time
 
         seen: dict[str, Any] = {"time": time.time(), "folders": {}}
@@ -67,6 +80,16 @@ def _looker() -> Callable[[list[str], str, str | None, str | None], dict[str, An
                 os.remove(own)
             except OSError as error:
                 seen["folders"][folder] = error.strerror
+        with contextlib.suppress(OSError):
+            seen["name_is_loopback"] = socket.gethostbyname(socket.gethostname()).startswith("127.")
+        if gpus:
+            # Ray hides GPUs from a task that asked for none.
+            env = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                asked = subprocess.run(
+                    [sys.executable, "-c", cuda], env=env, capture_output=True, text=True, timeout=40
+                )
+                seen["cuda_unusable"] = asked.stdout.strip()
         try:
             from mtquant_rllib.training.records.manifest import versions
 
@@ -110,7 +133,11 @@ def inspect_nodes(
         for node in nodes:
             there = NodeAffinitySchedulingStrategy(str(node.id), soft=False)
             asked[str(node.id)] = remote.options(scheduling_strategy=there).remote(
-                [str(folder) for folder in folders], word, None if data is None else str(data), address
+                [str(folder) for folder in folders],
+                word,
+                None if data is None else str(data),
+                address,
+                bool(node.gpus),
             )
         for node_id, answer in asked.items():
             try:
@@ -123,14 +150,30 @@ def inspect_nodes(
 
 @contextlib.contextmanager
 def _probes(folders: Sequence[Path], word: str) -> Iterator[None]:
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / word).write_text(word)
+    """A file in each folder, which nodes look for. Folders that were not there are removed again.
+
+    Raises
+    ------
+    RunError
+        When one cannot be written here.
+    """
+    made = [folder for folder in folders if not folder.exists()]
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / word).write_text(word)
+    except OSError as error:
+        raise RunError(
+            f"{error.filename}: cannot be written here ({error.strerror}); mount it, or name another folder"
+        ) from error
     try:
         yield
     finally:
         for folder in folders:
             (folder / word).unlink(missing_ok=True)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def node_report(seen: dict[str, Any], began: float, ended: float) -> NodeReport:
@@ -146,7 +189,9 @@ def node_report(seen: dict[str, Any], began: float, ended: float) -> NodeReport:
             faults.append(Fault("versions", ", ".join(others)))
     for folder, why in seen["folders"].items():
         faults.append(Fault("folder", f"{folder} is not the folder of that name here ({why})"))
+    if seen.get("cuda_unusable"):
+        faults.append(Fault("gpu", f"torch for CUDA {seen['cuda_unusable']} cannot use the GPU there"))
     if "store" in seen:
         faults.append(Fault("store", f"the object store does not answer there ({seen['store']})"))
     behind = max(began - seen["time"], seen["time"] - ended, 0.0)
-    return NodeReport(faults, behind, seen.get("data"))
+    return NodeReport(faults, behind, seen.get("data"), bool(seen.get("name_is_loopback")))

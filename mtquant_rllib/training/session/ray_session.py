@@ -28,6 +28,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.config.training import WorkerType
 from mtquant_rllib.env.prepared.data import CACHE_VARIABLE, cache_folder
 from mtquant_rllib.errors import RunError
+from mtquant_rllib.training.placement.local_cpus import local_cpus
 from mtquant_rllib.training.placement.nodes import Node, listed
 from mtquant_rllib.training.placement.worker_types import startable, worker_types
 from mtquant_rllib.training.session.process_variables import PROCESS_VARIABLES
@@ -90,12 +91,12 @@ class Machines:
 def local_node(settings: Settings) -> Node:
     """This machine as the only node of a local session."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return Node("127.0.0.1", settings.resources.cpus or os.cpu_count() or 1, gpus, id="local")
+    return Node("127.0.0.1", settings.resources.cpus or local_cpus(), gpus, id="local")
 
 
 def overcommitted(settings: Settings) -> str | None:
     """A warning where a local session would hand out more CPUs than the machine has; None otherwise."""
-    asked, there = settings.resources.cpus, os.cpu_count() or 1
+    asked, there = settings.resources.cpus, local_cpus()
     if asked is None or asked <= there:
         return None
     return f"resources.cpus = {asked} on a machine of {there}: its processes share the {there}"
