@@ -17,7 +17,7 @@ from mtquant_rllib.doctor import cluster_checks, local_checks
 from mtquant_rllib.doctor.findings import Finding
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.records.manifest import versions
-from mtquant_rllib.training.session.node_checks import node_report
+from mtquant_rllib.training.session.node_checks import code_of_package, node_report
 
 SMALL = ["embedded.train={paths: 1, years: 3}", "embedded.validation={paths: 1, years: 3}"]
 SMALL += ["embedded.test={paths: 1, years: 3}"]
@@ -144,7 +144,9 @@ def test_a_node_is_judged_by_what_it_says() -> None:
 
     def findings(**said: Any) -> list[Finding]:
         return list(
-            cluster_checks.node_findings(node, node_report({"time": 100.0, "folders": {}, **said}, 99.0, 101.0))
+            cluster_checks.node_findings(
+                node, node_report({"time": 100.0, "folders": {}, "code": code_of_package(), **said}, 99.0, 101.0)
+            )
         )
 
     assert only(findings(versions=same)).level == "ok"

@@ -103,9 +103,18 @@ def test_a_folder_that_cannot_be_written_is_one_sentence_and_leaves_nothing(tmp_
 
 
 def test_a_gpu_that_torch_cannot_use_keeps_a_node_from_training() -> None:
-    seen = {"time": 1.0, "folders": {}, "versions": node_checks.versions()}
+    seen = {
+        "time": 1.0, "folders": {}, "versions": node_checks.versions(), "code": node_checks.code_of_package()
+    }  # fmt: skip
     assert node_report({**seen, "cuda_unusable": ""}, 0.0, 2.0).faults == []
     (fault,) = node_report({**seen, "cuda_unusable": "13.0"}, 0.0, 2.0).faults
     assert fault.said == "torch for CUDA 13.0 cannot use the GPU there"
     assert "driver" in fault.cure
     assert node_report({**seen, "name_is_loopback": True}, 0.0, 2.0).name_is_loopback
+
+
+def test_another_checkout_of_the_same_version_keeps_a_node_from_training() -> None:
+    seen = {"time": 1.0, "folders": {}, "versions": node_checks.versions(), "code": "0123456789abcdef"}
+    (fault,) = node_report(seen, 0.0, 2.0).faults
+    assert "this project's code there is not the code here" in fault.said
+    assert "same checkout" in fault.cure

@@ -4,6 +4,7 @@ has the prepared market and tells the same time."""
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mtquant_rllib import version
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.records.manifest import versions
@@ -22,6 +24,7 @@ ANSWER_SECONDS = 60.0
 CURES = {
     "silent": "`ray logs` on the node says why; restart it",
     "package": "install this project in its Ray's environment",
+    "code": "install the same checkout on every node (`ray up` again sends this one)",
     "versions": "install the versions of constraints.txt on every node",
     "store": "give the node an identity (an instance role), or credentials in the environment of its `ray start`",
     "folder": "mount one shared folder on every node (NFS, EFS, Filestore, Azure Files)",
@@ -92,8 +95,10 @@ def _looker() -> Callable[[list[str], str, str | None, str | None, bool], dict[s
                 seen["cuda_unusable"] = asked.stdout.strip()
         try:
             from mtquant_rllib.training.records.manifest import versions
+            from mtquant_rllib.training.session.node_checks import code_of_package
 
             seen["versions"] = versions()
+            seen["code"] = code_of_package()
             if data is not None:
                 from mtquant_rllib.env.prepared.source import lies_here
 
@@ -110,6 +115,15 @@ def _looker() -> Callable[[list[str], str, str | None, str | None, bool], dict[s
         return seen
 
     return look
+
+
+def code_of_package() -> str:
+    """A hash of this package's source files, by which two checkouts of one version are told apart."""
+    package = Path(version.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def inspect_nodes(
@@ -187,6 +201,8 @@ def node_report(seen: dict[str, Any], began: float, ended: float) -> NodeReport:
         others = [f"{name} {theirs.get(name)} (here {own})" for name, own in here.items() if theirs.get(name) != own]
         if others:
             faults.append(Fault("versions", ", ".join(others)))
+        elif seen["code"] != code_of_package():
+            faults.append(Fault("code", "this project's code there is not the code here, though of the same version"))
     for folder, why in seen["folders"].items():
         faults.append(Fault("folder", f"{folder} is not the folder of that name here ({why})"))
     if seen.get("cuda_unusable"):
