@@ -100,6 +100,8 @@ def held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Held:
                 verbose=0,
             ),
         ).fit()
+    # A manager that is kept keeps its placement group, in a session that other tests share.
+    managers.clear()
     assert not grid.errors
     assert grid[0].checkpoint.path.endswith("/20")
     return watch
