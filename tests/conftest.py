@@ -10,6 +10,7 @@ import os
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +69,14 @@ def ray_session(own_folders: None) -> Iterator[None]:
     )  # fmt: skip
     yield
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def no_session_of_others(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session that tests share is open in this process or not, by which tests came before: those that start no Ray
+    find none."""
+    if request.node.get_closest_marker("ray") is None and "ray" in sys.modules:
+        monkeypatch.setattr(sys.modules["ray"], "is_initialized", lambda: False)
 
 
 @pytest.fixture

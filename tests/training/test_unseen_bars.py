@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,16 +22,22 @@ SYMBOLS = {**dict.fromkeys((*EIGHT, "GER40"), FIVE_DAYS), "BTCUSD": SEVEN_DAYS}
 
 
 @pytest.fixture
-def folder(all_extensions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(all_extensions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the run with its extensions, where this process works, and newer bars of another file."""
     shutil.copytree(all_extensions, tmp_path / "copy")
     (tmp_path / "newer").mkdir()
     shutil.copyfile(bars_file(tmp_path / "newer", SYMBOLS, years=8), tmp_path / "copy" / "newer.parquet")
-    for name in [name for name in sys.modules if name.startswith("my_")]:
-        monkeypatch.delitem(sys.modules, name)
+    forget_extensions()
     monkeypatch.syspath_prepend(tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    return tmp_path / "copy"
+    yield tmp_path / "copy"
+    forget_extensions()
+
+
+def forget_extensions() -> None:
+    """Other tests have modules of the same names."""
+    for name in [name for name in sys.modules if name.startswith("my_")]:
+        del sys.modules[name]
 
 
 @pytest.mark.slow
