@@ -2,78 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
 import runs
 from attempts import TRIES, patched
+from clusters import LOSSES, TRIALS, Machines, nodes_alive, processes_placed
 from processes import Node as OtherNode
-from processes import below, kill, may_hide
-from ray._private import state
+from processes import may_hide
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from table import TABLE, Row
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.placement.planner import placed
-from mtquant_rllib.training.session.ray_start import join_cluster
-
-STORE_MB = 100
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
-PROCESSES = {"PhaseTrial": "trial", "BatchedEnvRunner": "runner", "_WrappedExecutable": "learner"}
-"""Ray's names of the processes of a trial, and the planner's."""
-LOSSES = {0: "whole", **{phase: f"a node lost in phase {phase}" for phase in (1, 2, 3)}}
-TRIALS = {1: ("forex", "commodities", "equity"), 2: ("desk",), 3: ("desk",)}
-
-
-class Machines:
-    """A Ray cluster of nodes with (CPUs, GPUs) on this machine."""
-
-    def __init__(self, sizes: Sequence[tuple[int, int]]) -> None:
-        from ray.cluster_utils import Cluster
-
-        asked: list[dict[str, Any]] = [
-            {"num_cpus": cpus, "num_gpus": gpus, "object_store_memory": STORE_MB * 2**20} for cpus, gpus in sizes
-        ]
-        self.cluster = Cluster(initialize_head=True, head_node_args=asked[0], connect=True)
-        self.others = [self.cluster.add_node(**one) for one in asked[1:]]
-        self.cluster.wait_for_nodes()
-
-
-def nodes_alive() -> list[Node]:
-    """Those of the cluster that this process has joined, the head first."""
-    alive = sorted((node for node in ray.nodes() if node["Alive"]), key=_head_first)
-    return [
-        Node(node["NodeID"], node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0), id=node["NodeID"])
-        for node in alive
-    ]
-
-
-def processes_placed() -> Counter[tuple[str, str]]:
-    """(node, kind) of the processes of trials that are alive on it."""
-    found: Counter[tuple[str, str]] = Counter()
-    for actor in state.actors().values():
-        kind = PROCESSES.get(actor["ActorClassName"].rsplit(".", 1)[-1])
-        if kind is not None and actor["State"] == "ALIVE":
-            found[actor["Address"]["NodeID"], kind] += 1
-    return found
-
-
-def _head_first(node: dict[str, Any]) -> tuple[bool, str]:
-    return "node:__internal_head__" not in node["Resources"], node["NodeID"]
 
 
 @pytest.fixture
@@ -166,66 +113,6 @@ def test_a_run_goes_on_on_other_shapes_of_machine(tmp_path: Path, reference: Cal
     assert not differing
 
 
-@pytest.fixture
-def head_with_a_dashboard(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A head that takes jobs; the variables of whoever submits one."""
-    temporary, port, jobs = Path(f"/tmp/mtqj{os.getpid()}"), 6392, 8392
-    words = ["start", "--head", f"--port={port}", "--num-cpus=2", f"--object-store-memory={STORE_MB * 2**20}"]
-    words += [f"--dashboard-port={jobs}", "--block"]
-    env = {**os.environ, "RAY_TMPDIR": str(temporary), "MTQUANT_CACHE": str(tmp_path / "cache")}
-    head = subprocess.Popen(
-        [sys.executable, "-m", "ray.scripts.scripts", *words],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    said = runs.listening(head)
-    assert said.says("command will now block"), said.text
-    # Where this user has a token the head wants it.
-    token = {"RAY_AUTH_MODE": "token"} if "uthentication" in said.text else {}
-    yield {**env, **token, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{jobs}"}
-    for pid, _ in [*below(head.pid), (head.pid, "")]:
-        kill(pid, signal.SIGKILL)
-    head.wait()
-    shutil.rmtree(temporary, ignore_errors=True)
-
-
-def test_a_job_is_submitted_and_submitted_again(
-    tmp_path: Path, reference: Callable[..., Path], head_with_a_dashboard: dict[str, str]
-) -> None:
-    """`ray job submit`, as in docs/cluster.md; stopped half way, the same command carries the run on."""
-    whole, run = reference(), tmp_path / "runs" / "x"
-    program = str(Path(sys.executable).with_name("mtquant"))
-    train = [program, "train", "--resume", "--address", "auto", "--run", str(run), "--budget-scale", runs.SCALE]
-    words = [*train, *runs.settings(small=runs.ON_CLUSTER)]
-
-    def job(*command: str) -> subprocess.CompletedProcess[str]:
-        call = [sys.executable, "-m", "ray.scripts.scripts", "job", *command]
-        return subprocess.run(call, env=head_with_a_dashboard, capture_output=True, text=True, timeout=400)
-
-    deadline = time.monotonic() + 60
-    while True:
-        first = job("submit", "--no-wait", "--submission-id", "first", "--", *words)
-        # A head takes jobs a moment after it says that it is there.
-        if "No available agent" not in first.stderr + first.stdout or time.monotonic() > deadline:
-            break
-        time.sleep(1.0)
-    assert first.returncode == 0, first.stdout + first.stderr
-    deadline = time.monotonic() + 200
-    while not list(run.glob("phase_2/desk/checkpoint_*")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert job("stop", "first").returncode == 0
-    second = job("submit", "--submission-id", "second", "--", *words)
-    assert second.returncode == 0, second.stdout[-3000:] + second.stderr[-2000:]
-    assert "goes on from" in second.stdout
-    differing = runs.differences(whole, run)
-    seen = next(line.strip() for line in second.stdout.splitlines() if "goes on from" in line)
-    TABLE.add(Row("ray job submit, stopped, submitted again", True, 0, seen, len(differing)))
-    assert not differing
-
-
 @ray.remote(num_cpus=2)
 class Other:
     """Somebody else's work."""
@@ -284,141 +171,3 @@ def test_a_node_that_cannot_train_is_named_and_left_out(
     assert sum(line.startswith("ok       node") for line in doctor.lines) == 1, f"the head: {doctor.text}"
     (found,) = [line for line in doctor.lines if line.startswith("failed")]
     assert cure in doctor.text[doctor.text.index(found) :]
-
-
-WORKER_CPUS, WORKERS = 4, 2
-PORT = 6391
-
-
-def fake_cloud(address: str, head_cpus: int) -> dict[str, Any]:
-    """A cluster file whose provider starts nodes as processes of this machine; Ray's wheel lacks its own example."""
-    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
-    worker = {"CPU": WORKER_CPUS, "object_store_memory": STORE_MB * 2**20}
-    return {
-        "cluster_name": "fake",
-        "max_workers": WORKERS,
-        "idle_timeout_minutes": 1,
-        "provider": {
-            "type": "external",
-            "module": "spot_cloud.SpotCloud",
-            "gcs_address": address,
-            "use_node_id_as_ip": True,
-            "disable_node_updaters": True,
-            "disable_launch_config_check": True,
-        },
-        # The provider's own name of its head.
-        "head_node_type": "ray.head.default",
-        "available_node_types": {
-            "ray.head.default": {"resources": {"CPU": head_cpus}, "node_config": {}, "max_workers": 0},
-            "worker": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": WORKERS},
-        },
-        "auth": {},
-        "docker": {},
-        "file_mounts": {},
-        "cluster_synced_files": [],
-        "file_mounts_sync_continuously": False,
-        "rsync_exclude": [],
-        "rsync_filter": [],
-        **{f"{kind}_commands": [] for kind in commands},
-    }
-
-
-@dataclass
-class Cloud:
-    """A head whose autoscaler may start workers, and that this process has joined."""
-
-    address: str
-    head: int
-
-    def lose_a_worker(self) -> None:
-        """SIGKILL the raylet of a worker, of one with processes of trials where there is one."""
-        workers = {str(node.id) for node in nodes_alive()[1:]}
-        busy = sorted(workers & {node for node, _ in processes_placed()})
-        node = (busy or sorted(workers))[0]
-        (raylet,) = [pid for pid, args in below(self.head) if "raylet/raylet" in args.split()[0] and node in args]
-        kill(raylet, signal.SIGKILL)
-
-
-@pytest.fixture
-def cloud(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cloud]:
-    """Its head has two CPUs, or as many as a test asks for."""
-    head_cpus = getattr(request, "param", 2)
-    address = f"{ray.util.get_node_ip_address()}:{PORT}"
-    (tmp_path / "cloud.json").write_text(json.dumps(fake_cloud(address, head_cpus)))
-    temporary = Path(f"/tmp/mtqa{os.getpid()}")
-    words = [
-        "start",
-        "--head",
-        f"--port={PORT}",
-        f"--num-cpus={head_cpus}",
-        f"--object-store-memory={STORE_MB * 2**20}",
-    ]
-    words += ["--include-dashboard=false", "--block", f"--autoscaling-config={tmp_path / 'cloud.json'}"]
-    fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "PYTHONPATH": str(Path(__file__).parent)}
-    head = subprocess.Popen(
-        [sys.executable, "-m", "ray.scripts.scripts", *words],
-        env={**os.environ, "RAY_TMPDIR": str(temporary), **fake},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    said = runs.listening(head)
-    try:
-        assert said.says("command will now block"), said.text
-        join_cluster(address, log_to_driver=False)
-        yield Cloud(address, head.pid)
-    finally:
-        ray.shutdown()
-        for pid, _ in [*below(head.pid), (head.pid, "")]:
-            kill(pid, signal.SIGKILL)
-        head.wait()
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@pytest.mark.parametrize("loses", LOSSES, ids=LOSSES.get)
-def test_an_autoscaler_starts_the_nodes_that_the_phase_was_placed_on(
-    tmp_path: Path, reference: Callable[..., Path], cloud: Cloud, loses: int
-) -> None:
-    """Nine processes would share the head's two CPUs; they get one CPU each on workers that come, and come again."""
-    kinds = f"resources.worker_types=[{{cpus: {WORKER_CPUS}, max_workers: {WORKERS}}}]"
-    words = runs.settings("resources.runners=2", kinds, small=runs.ON_CLUSTER)
-    where = ("--address", cloud.address)
-    driver = runs.command(tmp_path, "train", "--run", "x", "--budget-scale", runs.SCALE, *where, *words)
-    assert driver.says("waits for 2 nodes with 4 CPU to be started"), driver.text
-    for phase, trials in TRIALS.items():
-        assert driver.says(f"phase {phase} {trials[0]}  "), driver.text[-3000:]
-        if phase == loses:
-            time.sleep(random.Random(phase).uniform(0.0, 1.0))
-            cloud.lose_a_worker()
-    code = driver.end()
-    placed = [line.strip() for line in driver.lines if line.startswith("phase 1 on")]
-    differing = len(runs.differences(reference("resources.runners=2"), tmp_path / "runs" / "x")) if code == 0 else None
-    said = (line.strip() for line in driver.lines if "a node is lost" in line)
-    seen, lost = next(said, "its trials were elsewhere") if loses else " | ".join(placed), runs.bars_lost(tmp_path)
-    name = f"cluster of a head of 2 CPUs that grows, {LOSSES[loses]}"
-    TABLE.add(Row(name, code == 0, code, seen, differing, lost if loses else None))
-    assert code == 0, driver.text[-4000:]
-    assert len(placed) >= 1 + WORKERS, placed
-    assert sum("2 runners of 1 CPU" in line for line in placed[: 1 + WORKERS]) == 2, placed
-    assert not differing
-
-
-@pytest.mark.parametrize("cloud", [0], indirect=True, ids=["head of 0"])
-def test_a_head_without_cpus_drives_and_its_workers_train(
-    tmp_path: Path, reference: Callable[..., Path], cloud: Cloud
-) -> None:
-    """As the shipped cluster files have it: no worker is there when the run begins."""
-    kinds = f"resources.worker_types=[{{cpus: {WORKER_CPUS}, max_workers: {WORKERS}}}]"
-    words = runs.settings("resources.runners=2", kinds, small=runs.ON_CLUSTER)
-    where = ("--address", cloud.address)
-    doctor = runs.command(tmp_path, "doctor", *where, *words)
-    assert doctor.end() == 0, doctor.text
-    driver = runs.command(tmp_path, "train", "--run", "x", "--budget-scale", runs.SCALE, *where, *words)
-    code = driver.end()
-    differing = len(runs.differences(reference("resources.runners=2"), tmp_path / "runs" / "x")) if code == 0 else None
-    seen = next((line.strip() for line in driver.lines if "to be started by the autoscaler" in line), "")
-    TABLE.add(Row("cluster of a head of 0 CPUs that grows", code == 0, code, seen, differing))
-    assert code == 0, driver.text[-4000:]
-    assert not differing
-    assert not any(line.startswith("phase 1 on") and " of 0 CPU" in line for line in driver.lines), driver.text
