@@ -3,8 +3,11 @@ them (an entry point). What settings name is found wherever the settings are: in
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from mtquant_rllib.errors import ConfigError
@@ -48,3 +51,12 @@ def extension(setting: str, name: str, group: str) -> Any:
     except Exception as error:
         # A module of one's own may raise whatever it likes while it is imported.
         raise ConfigError(f"{setting}: {name}: {type(error).__name__}: {error}") from error
+
+
+def code_hash(compute: Any) -> str:
+    """Hash of the file that a function stands in."""
+    try:
+        source = Path(inspect.getsourcefile(inspect.unwrap(compute)) or "").read_bytes()
+    except (TypeError, OSError):
+        source = repr(compute).encode()
+    return hashlib.blake2b(source, digest_size=16).hexdigest()

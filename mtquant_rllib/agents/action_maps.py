@@ -7,8 +7,8 @@
 
 Raw actions are clipped to [-1, 1] first, so that a Gaussian policy's tails mean "all the way". Scalars that the
 environment maps from [-1, 1] to their range stay in [-1, 1] here: the better scale to learn from, and one line away
-from the range (`env.decisions`). Many logits are one portfolio: a critic that reads logits has to find that out, one
-that reads weights is told.
+from the range (`env.decisions`). Logits that differ by a constant are one portfolio: critics read weights, so that they
+need not learn it.
 
 Shapes: any leading axes, then raw actions, then what is executed.
 """

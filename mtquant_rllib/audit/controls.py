@@ -1,7 +1,7 @@
-"""`mtquant audit controls`: what is there is found, what is not there is not, a leak wins, and costs cost.
+"""`mtquant audit controls`: checks of the whole chain on markets whose truth is known.
 
 A ridge regression (`linear_trader`) learns on training paths and trades on test paths, through the settings' own core,
-costs and risk rules, on markets whose truth is known. On the planted market it must earn its share of an oracle who
+costs and risk rules. On the planted market it must earn its share of an oracle who
 knows the exact mean; on the null market nothing before costs; where a column tells the next bar it must fail the null
 test, or the test would not see a leak; and every multiple of the costs must leave it less. Policies are held to the
 same by experiments/controls.py, which trains them.

@@ -52,7 +52,7 @@ class PortfolioRiskConfig(Section):
 
 
 class DocumentTrainingConfig(Section):
-    """Budgets in bars and PPO numbers of the document; `learning` says which of them a recipe overrides."""
+    """Budgets in bars and PPO numbers of the document; `recipe` has those that are used in place of some of them."""
 
     phase_1_timesteps: Count
     phase_2_timesteps: Count

@@ -40,20 +40,21 @@ class FinancingConfig(Section):
     """Overnight financing, per cent a year of notional.
 
     kind
-        `fx`: quote-currency rate minus base-currency rate; `gold`: the quote currency's rate; `index`: that rate minus
-        `dividend_pct` (price indices omit dividends); `commodity`: no base rate, minus `roll_yield_pct` instead.
+        `fx`: quote-currency rate minus base-currency rate; `spot`: the quote currency's rate (gold); `index`: that rate
+        minus `dividend_pct` (price indices omit dividends); `commodity`: no base rate, minus `roll_yield_pct` instead;
+        or one of one's own, `module:NAME` (`portfolio.financing`).
     markup_pct
         What the broker adds for either side: a long pays base + markup, a short pays -base + markup.
     """
 
-    kind: Literal["fx", "gold", "index", "commodity"]
+    kind: Annotated[str, Field(min_length=1)]
     markup_pct: Percent
     dividend_pct: Percent = 0
     roll_yield_pct: RatePct = 0
 
 
 class InstrumentConfig(Section):
-    asset_class: Literal["forex", "commodity", "equity", "crypto"]
+    asset_class: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     base: str
     quote: str
     contract: Amount

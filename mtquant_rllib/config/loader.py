@@ -158,7 +158,7 @@ def apply_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str,
         key, sep, text = override.partition("=")
         parts = key.strip().split(".")
         if not sep or not all(parts) or len(parts) > _DEEPEST:
-            raise ConfigError(f"--set {override[:_LONGEST_SHOWN]!r}: expected key=value, such as training.seed=1")
+            raise ConfigError(f"--set {override[:_LONGEST_SHOWN]!r}: expected key=value, such as seed=1")
         value = _parsed(text, f"--set {override[:_LONGEST_SHOWN]!r}")
         tree = with_value(tree, key.strip(), number_of(value))
     return tree

@@ -33,8 +33,9 @@ class CriticConfig(Section):
     slope: bool
     """Whether they begin with a product of action and observation, beside the trunk; see `policies.critics.Critic`."""
     slope_penalty: NonNegative
-    """lambda of `engine.learning.sac_loss`, a ridge over all decisions kept: where the square of a feature times its
-    action sums to so much, the coefficient is believed half. 0 is the paper."""
+    """lambda of `engine.learning.sac_loss`: ridge penalty on the coefficients of feature times action, over all
+    decisions in the replay buffer. A coefficient whose regressor's squares sum to lambda is halved. 0: none, as in the
+    paper."""
     last_layer_scale: Positive
     """Gain of the last layer: first values lie near 0."""
 

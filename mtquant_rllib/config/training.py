@@ -269,10 +269,10 @@ class WandBConfig(Section):
 
 
 class TrackingConfig(Section):
-    """Who is told.
+    """Experiment trackers.
 
     trackers
-        Who else than the console, the curves and Tune's own files.
+        Those that are used beside the console, the curves and Tune's own files.
     wait_seconds
         How long the end of a training waits for all that trackers have left to do.
     queue_results

@@ -66,7 +66,9 @@ class Desk(Trading):
         hub: CommunicationHub | None = None,
     ) -> None:
         if settings.universe.allocates:
-            raise ConfigError("these settings have an allocator in place of the desk; play it with env.cores.core_for")
+            raise ConfigError(
+                "these settings have an allocator in place of the desk; play it with env.core_factory.core_for"
+            )
         super().__init__(settings, execution, features, n_envs, setup, risk)
         universe = self.universe
         self.hub = hub
@@ -215,7 +217,7 @@ class Desk(Trading):
     # -- observations -------------------------------------------------------------------------------------------------
 
     def observe_meta(self) -> np.ndarray:
-        """float32 (B, 74): portfolio | correlation | specialists | macro."""
+        """float32 (B, w): portfolio | correlation | specialists | macro; w = 74 for the eight instruments."""
         return self._observer.meta(self.close)
 
     def observe_specialist(self, domain: int) -> np.ndarray:
@@ -223,7 +225,8 @@ class Desk(Trading):
         return self._observer.specialist(self.close, domain)
 
     def observe_instruments(self) -> np.ndarray:
-        """float32 (B, n, 61): block | private state. Off-turn instruments of a single-instrument episode see zeros."""
+        """float32 (B, n, w): block | private state; w = 61 without columns of one's own. In a single-instrument episode
+        the other instruments see zeros."""
         return self._observer.instruments(self.close)
 
     # -- decisions ----------------------------------------------------------------------------------------------------

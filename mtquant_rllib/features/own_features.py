@@ -5,18 +5,16 @@ Only whoever builds a table needs their code: what reads it knows a column by it
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mtquant_rllib.config.features import FeaturesConfig
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.extensions import extension
+from mtquant_rllib.extensions import code_hash, extension
 from mtquant_rllib.features.layout import OWN
 from mtquant_rllib.features.registry import Feature
 
@@ -64,12 +62,3 @@ def own_code(config: FeaturesConfig) -> dict[str, str]:
         for key, own in named.items()
         for name, target in own.items()
     }
-
-
-def code_hash(compute: Any) -> str:
-    """Hash of the file that a function stands in."""
-    try:
-        source = Path(inspect.getsourcefile(inspect.unwrap(compute)) or "").read_bytes()
-    except (TypeError, OSError):
-        source = repr(compute).encode()
-    return hashlib.blake2b(source, digest_size=16).hexdigest()

@@ -21,10 +21,9 @@ import numpy as np
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.reference import ReferenceConfig
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.extensions import extension
+from mtquant_rllib.extensions import code_hash, extension
 from mtquant_rllib.features import indicators as ind
 from mtquant_rllib.features.own_bars import OwnBars
-from mtquant_rllib.features.own_features import code_hash
 
 ENTRY_POINTS = "mtquant_rllib.references"
 """Group of the entry points by which an installed package offers books by name."""

@@ -69,13 +69,14 @@ class Book(VectorState):
         self.equity[accounts] = self.start_equity_ccy
 
     def begin_bar(self) -> None:
+        """Set the bar's P&L, costs, financing and turnover to zero."""
         self.pnl_ccy[:] = 0.0
         self.cost_ccy[:] = 0.0
         self.financing_ccy[:] = 0.0
         self.traded_ccy[:] = 0.0
 
     def whole_lots(self, units: np.ndarray) -> np.ndarray:
-        """A position cut to whole lot steps, toward zero."""
+        """Units (..., n) cut to whole lot steps, toward zero."""
         lots = units / self.lot_units
         return np.trunc(lots + np.copysign(_LOT_SLACK, lots)) * self.lot_units
 
@@ -116,15 +117,17 @@ class Book(VectorState):
         return self.weights_of(self.units, unit_value_ccy)
 
     def finance(self, amount_ccy: np.ndarray) -> None:
+        """Pay overnight financing (B, n), account currency; negative is earned."""
         self.financing_ccy += amount_ccy
         self.equity -= row_sums(amount_ccy)
 
     def settle(self, amount_ccy: np.ndarray) -> None:
-        """Credit the price P&L of a stretch of the bar."""
+        """Credit the price P&L (B, n) of a part of the bar, account currency."""
         self.pnl_ccy += amount_ccy
         self.equity += row_sums(amount_ccy)
 
     def charge(self, amount_ccy: np.ndarray) -> None:
+        """Pay costs of trading (B, n), account currency."""
         self.cost_ccy += amount_ccy
         self.equity -= row_sums(amount_ccy)
 

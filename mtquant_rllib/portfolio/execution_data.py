@@ -1,4 +1,5 @@
-"""Execution data: what money needs to know about each row of time, laid out so that a step fetches it in one gather.
+"""Execution data: prices, conversion rates, financing and costs of each row of time, laid out so that a step fetches
+them in one gather.
 
 Rows of several histories ("paths") are stacked: row r of path p stands at p * rows_per_path + r. A row describes the
 bar that ends with it *and* the way into it: `PREVIOUS` is the last good close before the bar, `FILL` the price at which
@@ -21,7 +22,7 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.market.bars import CLOSE, HIGH, LOW, OPEN, MarketData
 from mtquant_rllib.market.calendar import financing_nights, rollover_bar, trading_day
-from mtquant_rllib.market.rates import policy_rate, short_rate
+from mtquant_rllib.portfolio.financing import base_rates
 from mtquant_rllib.risk.pretrade import within_price_band
 
 # Channels of `ExecutionData.money`.
@@ -100,8 +101,8 @@ class ExecutionData:
         )
 
     def traded_from(self, first_rows: Sequence[int]) -> ExecutionData:
-        """The same where instrument i is traded from row first_rows[i] of each path on, and nothing of it fills before:
-        it is as yet unknown what it is."""
+        """The same where instrument i is traded from row first_rows[i] of each path on: before, its features are not
+        known yet and none of its orders fill."""
         young = np.arange(len(self.day))[:, None] % self.rows_per_path < np.asarray(first_rows)
         if not young.any():
             return self
@@ -154,7 +155,7 @@ def _one_path(settings: Settings, market: MarketData) -> tuple[np.ndarray, np.nd
     money[:, FX_FILL] = _account_per_quote(settings, money[:, FILL])
     money[:, FX_LAST] = _account_per_quote(settings, close)
     nights = financing_nights(market.stamps, market.daily, [row.triple_day for row in settings.instruments])
-    base_rate = _base_rates(settings, market)
+    base_rate = base_rates(settings, market)
     markup = np.array([row.financing.markup_pct for row in settings.instruments])
     per_night = nights / (100.0 * settings.desk.account.day_count)
     # The night into row t is paid at the rates known at t - 1.
@@ -204,25 +205,3 @@ def _account_per_quote(settings: Settings, prices: np.ndarray) -> np.ndarray:
                 f"{row.quote} to {account}"
             )
     return rates
-
-
-def _base_rates(settings: Settings, market: MarketData) -> np.ndarray:
-    """Rate that a long pays before the markup, per cent a year, shape (T, n)."""
-    account = settings.desk.account.currency
-    short = short_rate(market, settings.desk.cost.short_rate_columns)
-
-    def rate_of(currency: str) -> np.ndarray:
-        return short if currency == account else policy_rate(settings.policy_rates, currency, market.stamps)
-
-    base = np.empty(market.valid.shape)
-    for i, row in enumerate(settings.instruments):
-        if row.financing.kind == "fx":
-            base[:, i] = rate_of(row.quote) - rate_of(row.base)
-        elif row.financing.kind == "gold":
-            base[:, i] = rate_of(row.quote)
-        elif row.financing.kind == "index":
-            base[:, i] = rate_of(row.quote) - row.financing.dividend_pct
-        else:
-            # A long loses a negative roll yield: the price series jumps at each roll, the position does not.
-            base[:, i] = -row.financing.roll_yield_pct
-    return base

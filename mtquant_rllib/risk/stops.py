@@ -54,12 +54,6 @@ def intrabar_stop_hit(level: np.ndarray, side: np.ndarray, high: np.ndarray, low
     return (side != 0) & (side * (worst - level) <= 0)
 
 
-def stop_price(level: np.ndarray, side: np.ndarray, open_: np.ndarray) -> np.ndarray:
-    """Price of a triggered stop before slippage: the level, or the open where it lies beyond. NaN where side is 0."""
-    price = np.where(side > 0, np.minimum(level, open_), np.maximum(level, open_))
-    return np.where(side == 0, np.nan, price)
-
-
 def without_reentry(target: np.ndarray, stopped_side: np.ndarray) -> np.ndarray:
     """Targets with those on the side that was stopped out on this bar set to 0: no way back in before its close.
 

@@ -1,4 +1,4 @@
-"""What a book loses when the market does what it did once, or what nobody has seen: windows, shocks, correlations to
+"""What a book loses in market moves of the past, and in moves without precedent: windows, shocks, correlations to
 one, and the smallest shock that does a given harm.
 
 Books are signed weights (n,), fractions of equity; a loss is a positive fraction of equity.

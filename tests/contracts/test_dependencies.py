@@ -27,7 +27,17 @@ ALLOWED = {
     "market": {"strict_json", "universe", "errors", "config"},
     "features": {"strict_json", "universe", "errors", "extensions", "config", "market"},
     "risk": {"universe", "errors", "extensions", "vector_state", "short_rows", "config", "features"},
-    "portfolio": {"universe", "errors", "vector_state", "short_rows", "config", "market", "features", "risk"},
+    "portfolio": {
+        "universe",
+        "errors",
+        "extensions",
+        "vector_state",
+        "short_rows",
+        "config",
+        "market",
+        "features",
+        "risk",
+    },
     "env": {
         "strict_json",
         "universe",

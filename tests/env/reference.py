@@ -90,7 +90,7 @@ class Ledger:
                 if currency != "USD":
                     rate[currency] = self.foreign_rate(currency, t)
             return rate[row.quote] - rate[row.base]
-        if row.financing.kind == "gold":
+        if row.financing.kind == "spot":
             return self.short_rate(t)
         if row.financing.kind == "index":
             return self.short_rate(t) - row.financing.dividend_pct

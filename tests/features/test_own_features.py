@@ -16,6 +16,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw
+from mtquant_rllib.env.prepared.data import prepare_embedded
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.building import build_features, content_hash
 from mtquant_rllib.features.layout import block_layout, domain_layout
@@ -53,7 +54,7 @@ def never(bars):
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (written(tmp_path) / "broken_features.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
-    for module in ("my_features", "broken_features"):
+    for module in ("my_features", "broken_features", "my_reference", "my_financing"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     return tmp_path
 
@@ -112,6 +113,27 @@ def test_a_table_is_built_anew_when_the_code_changes(home: Path, own: Settings, 
     code = home / "my_features.py"
     code.write_text(code.read_text().replace("60)", "40)"))
     assert content_hash(own, [market]) != before
+
+
+@pytest.mark.parametrize(
+    ("file", "override", "change"),
+    [
+        ("my_features.py", "features.own.instrument={own: 'my_features:night_share'}", ("20)", "40)")),
+        ("my_reference.py", "reference={book: {'my_reference:quiet': 1}, where: always}", ("0.5", "0.25")),
+        ("my_financing.py", "symbols.XAUUSD.financing={kind: 'my_financing:funding', markup_pct: 0}", ("31.0", "21.0")),
+    ],
+)
+def test_a_market_is_prepared_anew_when_the_code_of_a_function_changes(
+    home: Path, file: str, override: str, change: tuple[str, str]
+) -> None:
+    (home / "my_reference.py").write_text("import numpy as np\n\n\ndef quiet(bars):\n    return bars.close * 0 + 0.5\n")
+    settings = Settings.load(overrides=[override, "embedded.train={paths: 1, years: 2}"])
+    before = prepare_embedded(settings, home / "cache")
+    assert prepare_embedded(settings, home / "cache") == before
+    code = home / file
+    assert change[0] in code.read_text()
+    code.write_text(code.read_text().replace(*change))
+    assert prepare_embedded(settings, home / "cache") != before
 
 
 @pytest.mark.parametrize(

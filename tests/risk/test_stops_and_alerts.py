@@ -65,7 +65,6 @@ def test_an_open_beyond_the_stop_fills_at_the_open_and_a_touch_within_the_bar_at
     opens, highs, lows = array(95, 99, 99, 110), array(99, 101, 101, 111), array(94, 98, 98.5, 100)
     assert stops.open_stop_hit(level, side, opens).tolist() == [True, False, False, True]
     assert stops.intrabar_stop_hit(level, side, highs, lows).tolist() == [True, True, False, True]
-    assert stops.stop_price(level, side, opens).tolist() == [95, 98, 98, 110]
 
 
 def test_nothing_is_hit_without_a_position_a_level_or_a_bar() -> None:
@@ -76,7 +75,6 @@ def test_nothing_is_hit_without_a_position_a_level_or_a_bar() -> None:
 
 def test_stops_work_below_zero() -> None:
     assert stops.open_stop_hit(array(10), array(LONG), array(-14.0))
-    assert stops.stop_price(array(10), array(LONG), array(-14.0)) == -14.0
 
 
 def test_a_stopped_side_is_not_entered_again_on_its_bar() -> None:

@@ -84,7 +84,7 @@ class Observer:
         return out
 
     def instruments(self, close: DeskClose) -> np.ndarray:
-        """(B, n, 61): block | private state."""
+        """(B, n, w): block | private state."""
         scale, book, state, market = self._scale, close.book, close.state, close.market
         own = self._instrument["state"]
         out = np.empty((*close.weight.shape, self._instrument.width), dtype=np.float32)

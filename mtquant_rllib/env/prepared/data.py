@@ -36,11 +36,14 @@ from mtquant_rllib.env.prepared.files import (
 from mtquant_rllib.env.prepared.planted_leak import plant_leak
 from mtquant_rllib.errors import ConfigError, MarketDataError, RunError
 from mtquant_rllib.features.building import build_features
+from mtquant_rllib.features.own_features import own_code
+from mtquant_rllib.features.reference import book_code
 from mtquant_rllib.features.table import FeatureTable, open_table
 from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.market.splits import NAMES, time_splits
 from mtquant_rllib.paths import on_disk
 from mtquant_rllib.portfolio.execution_data import ExecutionData
+from mtquant_rllib.portfolio.financing import kind_code
 
 CACHE_VARIABLE = "MTQUANT_CACHE"
 
@@ -293,7 +296,7 @@ def _code_version() -> str:
             for part in ("market", "features", "env/prepared")
             for source in sorted((package / part).rglob("*.py"))
         ),
-        package / "portfolio" / "execution_data.py",
+        *(package / "portfolio" / name for name in ("execution_data.py", "financing.py")),
     ]
     digest = hashlib.sha256()
     for source in sources:
@@ -302,14 +305,21 @@ def _code_version() -> str:
 
 
 def _digest(settings: Settings, parts: dict[str, Any]) -> str:
-    """Hash of the parts and of every setting that shapes prepared arrays."""
+    """Hash of the parts, of every setting that shapes prepared arrays, and of the files that functions of one's own
+    stand in."""
     shaping = ("symbols", "policy_rates", "features", "reference", "specialists", "portfolio_risk", "desk")
     tree = settings.model_dump(mode="json")
     del tree["desk"]["observation"]  # how an agent sees the arrays
     del tree["desk"]["decision"]["risk_scale"]  # what a desk does with them
     tree["reference"] = settings.reference.arrays
     text = strict_json.dumps(
-        {"code": _code_version(), "traded": settings.universe.symbols, **parts, **{key: tree[key] for key in shaping}},
+        {
+            "code": _code_version(),
+            "own_code": own_code(settings.features) | book_code(settings.reference) | kind_code(settings),
+            "traded": settings.universe.symbols,
+            **parts,
+            **{key: tree[key] for key in shaping},
+        },
         sort_keys=True,
         default=str,
     )

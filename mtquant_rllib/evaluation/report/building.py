@@ -1,4 +1,4 @@
-"""Builds an evaluation report from records (`report_output` prints and writes it).
+"""Builds an evaluation report from records (`output` prints and writes it).
 
 A report sets every book beside the others on the same bars, with and without the excluded dates, with standard
 errors, and says what it was measured on: seeds, split, costs. It takes `Record`s only, so it can be made again from a

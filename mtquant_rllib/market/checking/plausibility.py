@@ -1,9 +1,9 @@
-"""What bars of one file could have been: times that exist, one spacing, hours in which the market is open, prices that
-somebody paid.
+"""What bars of one file could have been: times that exist, one spacing, hours in which the market is open, prices at
+which a trade is possible.
 
 What is impossible is refused, or with repair left out and counted; a bar that is left out is masked on the common axis.
 What is only suspect is told (`quality`). Bounds are in units of each series' own robust deviation, so that a crisis,
-whose neighbours are wild too, is none of them.
+whose neighbours are wild too, does not count.
 """
 
 from __future__ import annotations

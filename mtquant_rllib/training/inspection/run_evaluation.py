@@ -197,7 +197,7 @@ def _outcome(report: EvaluationReport) -> dict[str, Any]:
 
 
 def _title(opened: OpenedRun, name: str) -> str:
-    """Of the picture: the run, which evaluation, and that the market is none of this world where it is not."""
+    """Of the picture: the run, which evaluation, and whether the market is a synthetic one."""
     kind = opened.facts["market"]
     return f"{opened.run.name}, {name}" + (", synthetic market" if kind.startswith("synthetic market") else "")
 
