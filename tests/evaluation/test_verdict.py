@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from mtquant_rllib.config.evaluation import VerdictConfig
-from mtquant_rllib.evaluation.statistics.sharpe_tests import deflated_sharpe
+from mtquant_rllib.evaluation.statistics.sharpe_tests import (
+    deflated_sharpe,
+    expected_best_of,
+    probabilistic_sharpe,
+    sharpe_error,
+    sharpe_influence,
+)
 from mtquant_rllib.evaluation.statistics.verdict import Finding, judge_returns
 
 YEAR = 252
@@ -68,6 +74,23 @@ def test_the_words_name_what_is_open_and_how_long_it_takes() -> None:
     assert luck is not None
     assert luck.words.endswith("It would take 17 years of the same to tell"), "1.645^2 / 0.4^2"
     assert np.isinf(judge_returns(book(-0.1, 0), {}, YEAR, RULE).years_needed)  # type: ignore[union-attr]
+
+
+def test_the_years_that_it_takes_are_those_after_which_the_best_of_many_is_told_from_luck() -> None:
+    """The luck of the best of twenty falls with the error as the record grows: the formula, read back."""
+    returns = book(0.6, 0)
+    verdict = judge_returns(returns, {}, YEAR, RULE, n_trials=20)
+    assert verdict is not None
+    assert verdict.finding is Finding.LUCK
+    assert np.isfinite(verdict.years_needed), "twenty trials' luck at this length is above its Sharpe ratio"
+    n_bars = verdict.years_needed * YEAR
+    error = float(sharpe_error(returns)) * np.sqrt((len(returns) - 1) / (n_bars - 1))
+    sharpe = float(sharpe_influence(returns)[1])
+    assert deflated_at(sharpe, error, 20) == pytest.approx(1 - RULE.significance)
+
+
+def deflated_at(sharpe: float, error: float, n_trials: int) -> float:
+    return float(probabilistic_sharpe(sharpe, float(expected_best_of(n_trials, error)), error))
 
 
 def test_a_book_that_never_moves_gets_none() -> None:

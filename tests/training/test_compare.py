@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,27 @@ def test_the_best_configuration_is_judged_as_the_best_of_all(comparison: Compari
     assert chosen.deflated == pytest.approx(deflated_sharpe(trials[1], 2, spread))
     assert chosen.words in comparison.notes
     assert chosen.words in build_page(comparison, "Comparison", 500).render()
+
+
+def test_the_best_is_judged_as_the_best_of_all_trainings_that_the_ledger_counts(runs: Path) -> None:
+    found = load([runs / "plain_0", runs / "better"], "test")
+    rule = Settings.load().evaluation.verdict
+    few, many = (compare([replace(run, n_trials=n) for run in found], 0.95, rule).selection for n in (1, 50))
+    assert few is not None
+    assert many is not None
+    assert (few.n_trials, many.n_trials) == (2, 50)
+    assert many.deflated < few.deflated
+    assert "best of 2 configurations and of 50 trainings on these bars" in many.words
+    assert "trainings" not in few.words
+
+
+def test_a_copy_of_a_run_differs_by_nothing_and_takes_no_share_of_the_others_chances(runs: Path) -> None:
+    first, better = load([runs / "plain_0", runs / "better"], "test")
+    copied = replace(first, name="copy")
+    alone = compare([first, better], 0.95).rows[1]
+    _, same, beside = compare([first, copied, better], 0.95).rows
+    assert (same.difference, same.p_value) == (0.0, 1.0)
+    assert beside.p_value == pytest.approx(2 * alone.p_value), "Holm's step for two"
 
 
 def test_one_configuration_is_no_choice(runs: Path) -> None:

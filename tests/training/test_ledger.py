@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -157,6 +158,30 @@ def test_the_last_holdout_opens_once_for_all_runs(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"opened on .* by run one \(line 1 of .*\), and opens once"):
         open_holdout(tmp_path / "two", {**BARS, "content": "b", "last": "2023-12-29"}, "2022-06-01")
     open_holdout(tmp_path / "two", {**BARS, "last": "2024-12-31"}, "2023-01-01")
+
+
+def test_of_many_who_open_a_holdout_at_the_same_time_one_does(tmp_path: Path) -> None:
+    def opens(_: int) -> bool:
+        try:
+            open_holdout(tmp_path / "one", BARS, "2021-01-01")
+        except RunError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(opens, range(40))) == 1
+    assert len(Ledger.beside(tmp_path / "one").read().entries) == 1
+
+
+def test_it_knows_the_training_of_a_run_by_itself_and_as_a_part(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / FILE)
+    ledger.append(TRAINING, "x", BARS, trial="a", run_id="1234")
+    ledger.append(TRAINING, "sweep/trial_01", BARS, trial="b", part_of="sweep")
+    contents = ledger.read()
+    assert contents.has_training_of(tmp_path / "renamed", "1234")
+    assert contents.has_training_of(tmp_path / "sweep" / "trial_01", "5678")
+    assert not contents.has_training_of(tmp_path / "x", "5678")
+    assert not contents.has_training_of(tmp_path / "sweep" / "trial_02", "5678")
 
 
 def test_it_is_shown_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

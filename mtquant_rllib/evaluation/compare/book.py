@@ -60,7 +60,8 @@ class Book:
 @dataclass(frozen=True)
 class ComparedRun:
     """report: the tree of `evaluation.json`. books: the run's own first. settings: flat, by dotted path. regimes: name
-    of a regime -> net Sharpe ratio and share of bars of the run's own book."""
+    of a regime -> net Sharpe ratio and share of bars of the run's own book. n_trials: different trainings on the run's
+    bars that the ledger beside it counts, seeds apart where they are averaged."""
 
     name: str
     report: Mapping[str, Any]
@@ -68,6 +69,7 @@ class ComparedRun:
     settings: Mapping[str, Any]
     regimes: Mapping[str, tuple[float, float]]
     learning: tuple[LearningCurve, ...] = field(default=())
+    n_trials: int = 1
 
     @property
     def context(self) -> Mapping[str, Any]:

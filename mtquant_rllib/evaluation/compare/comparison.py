@@ -18,7 +18,7 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.compare.book import ComparedRun
 from mtquant_rllib.evaluation.compare.selection import Selection, selection
 from mtquant_rllib.evaluation.measures import living_returns
-from mtquant_rllib.evaluation.statistics.paired_tests import compare_sharpes, holm
+from mtquant_rllib.evaluation.statistics.paired_tests import compare_sharpes
 from mtquant_rllib.evaluation.statistics.run_scores import interquartile_mean
 
 SEED = "seed"
@@ -136,9 +136,7 @@ def _differences(runs: Sequence[ComparedRun], confidence: float) -> list[tuple[f
     if any(run.overlaps for run in runs):
         return [nothing, *((float(one), *nothing[1:]) for one in gap)]
     wide = float(stats.norm.ppf((1 + confidence) / 2))
-    p_values = holm(2 * np.minimum(test.p_value, 1 - test.p_value))
-    p_values = np.where(gap == 0, 1.0, p_values)
-    return [nothing, *zip(gap, gap - wide * error, gap + wide * error, p_values)]
+    return [nothing, *zip(gap, gap - wide * error, gap + wide * error, test.adjusted_two_sided)]
 
 
 def _selection(rows: Sequence[Row], verdict: VerdictConfig) -> Selection | None:
@@ -152,7 +150,13 @@ def _selection(rows: Sequence[Row], verdict: VerdictConfig) -> Selection | None:
         np.mean([np.nan_to_num(living_returns(row.run.own.returns)).ravel() for row in one.rows[:seeds]], axis=0)
         for one in configurations
     ]
-    return selection([one.name for one in configurations], np.stack(returns), rows[0].run.bars_per_year, verdict)
+    return selection(
+        [one.name for one in configurations],
+        np.stack(returns),
+        rows[0].run.bars_per_year,
+        verdict,
+        n_trials=max(row.run.n_trials for row in rows),
+    )
 
 
 def _configurations(rows: Sequence[Row]) -> list[Configuration]:

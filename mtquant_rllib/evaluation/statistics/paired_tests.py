@@ -19,12 +19,13 @@ from mtquant_rllib.evaluation.statistics.sharpe_tests import long_run_variance, 
 @dataclass(frozen=True)
 class PairedTest:
     """Sharpe ratios a bar of a book less another's, (K,); the errors of the differences; one-sided p-values of "not
-    better", as they are and adjusted for all K of them."""
+    better", as they are and adjusted for all K of them; two-sided p-values of "no difference", adjusted likewise."""
 
     difference: np.ndarray
     error: np.ndarray
     p_value: np.ndarray
     adjusted: np.ndarray
+    adjusted_two_sided: np.ndarray
 
 
 def compare_sharpes(subject: np.ndarray, others: np.ndarray) -> PairedTest:
@@ -39,8 +40,10 @@ def compare_sharpes(subject: np.ndarray, others: np.ndarray) -> PairedTest:
     difference = sharpe[0] - sharpe[1:]
     error = np.sqrt(long_run_variance(gap) / (gap.shape[-1] - 1))
     differs = error > 1e-9 / np.sqrt(gap.shape[-1])
-    p_value = np.where(differs, stats.norm.sf(difference / np.where(differs, error, 1.0)), 1.0)
-    return PairedTest(difference, error, p_value, holm(p_value))
+    z = difference / np.where(differs, error, 1.0)
+    p_value = np.where(differs, stats.norm.sf(z), 1.0)
+    two_sided = np.where(differs, 2 * stats.norm.sf(np.abs(z)), 1.0)
+    return PairedTest(difference, error, p_value, holm(p_value), holm(two_sided))
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+from scipy import stats
 
 from mtquant_rllib.config.evaluation import VerdictConfig
 from mtquant_rllib.evaluation.statistics.overfitting import overfitting
@@ -97,7 +98,7 @@ def judge_returns(
     Parameters
     ----------
     n_trials
-        Trials that the book was chosen from; where their returns are given, as many as those.
+        Trials that the book was chosen from; where more returns are given, as many as those.
     trials
         Net returns of all trials, (N, T), the book's own among them. Their Sharpe ratios' deviation is what luck gives
         the best of them; trials that resemble each other deviate less than the error of one, and where they deviate
@@ -109,7 +110,10 @@ def judge_returns(
     error, n_bars = float(sharpe_error(returns)), psi.shape[-1]
     spread = error
     if trials is not None and len(trials) > 1:
-        n_trials, spread = len(trials), min(spread, float(np.nan_to_num(sharpe_influence(trials)[1]).std(ddof=1)))
+        n_trials, spread = (
+            max(n_trials, len(trials)),
+            min(spread, float(np.nan_to_num(sharpe_influence(trials)[1]).std(ddof=1))),
+        )
     luck = float(expected_best_of(n_trials, spread))
     probabilistic = float(probabilistic_sharpe(sharpe, 0.0, error))
     deflated = float(probabilistic_sharpe(sharpe, luck, error))
@@ -119,7 +123,7 @@ def judge_returns(
     overfitted = None
     if trials is not None and len(trials) > 1:
         overfitted = overfitting(np.asarray(trials).T, config.overfitting_blocks).probability
-    needed = minimum_track_record(float(sharpe), luck, error**2 * (n_bars - 1), 1 - config.significance)
+    needed = _bars_needed(float(sharpe), luck, error, n_bars, 1 - config.significance)
     scale = float(np.sqrt(bars_per_year))
     return Verdict(
         finding=_finding(probabilistic, deflated, better, overfitted, config),
@@ -134,6 +138,18 @@ def judge_returns(
         overfitting=overfitted,
         significance=config.significance,
     )
+
+
+def _bars_needed(sharpe: float, luck: float, error: float, n_bars: int, confidence: float) -> float:
+    """Bars after which a Sharpe ratio of this size would be told from luck: those of `minimum_track_record`, with the
+    luck of the best trial falling as the error does, by the root of the bars.
+
+        1 + (T - 1) ((Z(confidence) error + luck) / s)^2
+    """
+    one_trial = minimum_track_record(sharpe, 0.0, error**2 * (n_bars - 1), confidence)
+    if luck == 0.0 or not np.isfinite(one_trial):
+        return one_trial
+    return float(1 + (n_bars - 1) * ((stats.norm.ppf(confidence) * error + luck) / sharpe) ** 2)
 
 
 def _finding(

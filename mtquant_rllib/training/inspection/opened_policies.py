@@ -10,7 +10,7 @@ from typing import Any
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import apply_overrides, validate
 from mtquant_rllib.env.prepared.data import UNSEEN, DeskData, market_of
-from mtquant_rllib.errors import RunError
+from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.training.inspection.unseen_bars import UnseenBars
 from mtquant_rllib.training.preparation import prepare, restored
 from mtquant_rllib.training.records import module_states
@@ -42,6 +42,7 @@ class OpenedRun:
     states: Mapping[str, module_states.ModuleState]
     facts: Mapping[str, Any]
     seed: int
+    run_id: str
     folder: Path
     """The prepared market."""
 
@@ -77,6 +78,12 @@ def open_policies(
     own, as_trained = settings is None and not overrides, manifest.load_settings()
     if settings is None:
         settings = validate(Settings, apply_overrides(manifest.settings, overrides), str(run))
+    held = as_trained.market.splits.holdout_from
+    if held is not None and settings.market.splits.holdout_from != held:
+        raise ConfigError(
+            f"market.splits.holdout_from: this run holds out its bars from {held} on; they are played once, by "
+            "`mtquant evaluate --holdout`, and no other day can be named for them"
+        )
     phase = last_done(manifest, run) if phase is None else phase
     if str(phase) not in manifest.phases:
         raise RunError(f"{run}: there is no phase {phase} in this run; its phases are {', '.join(manifest.phases)}")
@@ -102,5 +109,14 @@ def open_policies(
         prepared = Path(market.data)
         data = DeskData.open(prepared, split)
     return OpenedRun(
-        run, phase, settings, as_trained, data, module_states.read(run / folder), facts, manifest.seed, prepared
+        run,
+        phase,
+        settings,
+        as_trained,
+        data,
+        module_states.read(run / folder),
+        facts,
+        manifest.seed,
+        manifest.id,
+        prepared,
     )

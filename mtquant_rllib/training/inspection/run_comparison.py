@@ -16,6 +16,7 @@ from mtquant_rllib.evaluation.report.output import REPORT
 from mtquant_rllib.training.inspection.evaluation_folder import FOLDER, evaluation_name
 from mtquant_rllib.training.inspection.opened_policies import last_done
 from mtquant_rllib.training.inspection.run_tags import tags_of
+from mtquant_rllib.training.records.ledger import trials_behind
 from mtquant_rllib.training.records.manifest import Manifest, phases_of
 from mtquant_rllib.training.records.manifest_file import is_run
 from mtquant_rllib.training.records.ownership import SWEEP
@@ -122,6 +123,7 @@ def _loaded(run: Path, name: str, folder: Path, *, first: bool) -> ComparedRun:
         settings={**dict(_leaves(manifest.settings)), "budget_scale": manifest.budget_scale},
         regimes=_regimes(folder / "regimes.csv", books[0]),
         learning=tuple(_curves(run, manifest)),
+        n_trials=trials_behind(run, folder),
     )
 
 

@@ -131,7 +131,7 @@ def evaluate_run(
     ledger = Ledger.beside(opened.run)
     history = ledger.read()
     n_trials = max(history.trials_on(opened.market), 1)
-    report = build_report(records, settings, n_trials=n_trials, notes=_ledger_notes(ledger, history, n_trials))
+    report = build_report(records, settings, n_trials=n_trials, notes=_ledger_notes(opened, ledger, history, n_trials))
     regimes = by_regime(records, data, draws)
     what = split if unseen is None else unseen.name
     name = evaluation_name(
@@ -179,9 +179,14 @@ def evaluate_run(
     )
 
 
-def _ledger_notes(ledger: Ledger, history: Contents, n_trials: int) -> tuple[str, ...]:
-    """Where the number of trials is from."""
+def _ledger_notes(opened: OpenedRun, ledger: Ledger, history: Contents, n_trials: int) -> tuple[str, ...]:
+    """Where the number of trials is from, and what makes it too small."""
     notes = []
+    if not history.has_training_of(opened.run, opened.run_id):
+        notes.append(
+            f"{ledger.path.name} has no line of this run's training (the run was moved, or the ledger lost or cut), so "
+            "there were more trials than the verdict counts."
+        )
     if n_trials > 1:
         notes.append(f"Trials: {n_trials} different trainings on these bars stand in {ledger.path.name}.")
     if history.faults:

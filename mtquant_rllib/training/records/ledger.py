@@ -18,7 +18,7 @@ import getpass
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,12 @@ class Contents:
         found = (entry.values for entry in self.entries if entry.kind == TRAINING)
         return len({one.get("trial") for one in found if same_market(one.get("market"), market)})
 
+    def has_training_of(self, run: Path, run_id: str) -> bool:
+        """Whether the training of a run stands there, by itself or as a part of a sweep."""
+        parts = {"run": f"{run.parent.name}/{run.name}", "part_of": run.parent.name}
+        found = (entry.values for entry in self.entries if entry.kind == TRAINING)
+        return any(one.get("run_id") == run_id or parts.items() <= one.items() for one in found)
+
     def opened(self, market: Mapping[str, Any]) -> Entry | None:
         """The line that opened a market's last holdout; None while it is closed."""
         found = (entry for entry in self.entries if entry.kind == HOLDOUT)
@@ -90,8 +96,18 @@ class Ledger:
             folder = folder.parent
         return cls(folder / FILE)
 
-    def append(self, kind: str, run: str, market: Mapping[str, Any], **what: Any) -> Entry:
+    def append(
+        self,
+        kind: str,
+        run: str,
+        market: Mapping[str, Any],
+        *,
+        after: Callable[[Contents], None] | None = None,
+        **what: Any,
+    ) -> Entry:
         """Add a line, synced to the disk; processes that add at the same time take turns.
+
+        after: called with what stands there while nobody else can add to it; what it raises leaves the file as it is.
 
         Raises
         ------
@@ -104,6 +120,8 @@ class Ledger:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 before = file.read()
                 lines = before.splitlines()
+                if after is not None:
+                    after(_contents(lines))
                 values = {
                     "number": len(lines) + 1,
                     "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -129,22 +147,7 @@ class Ledger:
             lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
             lines = []
-        entries, faults, previous = [], [], _FIRST
-        for number, line in enumerate(lines, start=1):
-            try:
-                values = json.loads(line)
-                if not isinstance(values, dict):
-                    raise ValueError("no table")
-            except ValueError as error:
-                faults.append(f"line {number} is not readable ({error})")
-            else:
-                entries.append(Entry(number, _hash(line), values))
-                if values.get("previous") != previous:
-                    faults.append(f"line {number} does not follow the one before it: a line was changed or taken out")
-                elif values.get("number") != number:
-                    faults.append(f"line {number} calls itself number {values.get('number')}")
-            previous = _hash(line)
-        return Contents(tuple(entries), tuple(faults))
+        return _contents(lines)
 
     def verify(self) -> tuple[str, ...]:
         """What is wrong with the file, and with the receipts that evaluations beside it keep of their lines."""
@@ -195,6 +198,18 @@ def training_begins(
         ledger.append(TRAINING, name, market_of(Path(manifest.market.data)), **own, **facts)
 
 
+def trials_behind(run: Path, evaluation: Path) -> int:
+    """Different trainings on the bars of an evaluation of a run, by now: at least 1, which is what it is where the
+    ledger does not know the evaluation."""
+    contents = Ledger.beside(run).read()
+    try:
+        number = int(json.loads((evaluation / RECEIPT).read_bytes())["number"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1
+    looks = (entry.values.get("market") for entry in contents.entries if entry.number == number)
+    return max([1, *(contents.trials_on(market) for market in looks if isinstance(market, Mapping))])
+
+
 def open_holdout(run: Path, market: Mapping[str, Any], first: str) -> None:
     """Open a market's last holdout, the bars from a day on, for one look.
 
@@ -204,13 +219,16 @@ def open_holdout(run: Path, market: Mapping[str, Any], first: str) -> None:
         When it is open already, by any run: a second look would make it one more set of bars to choose by.
     """
     ledger, held = Ledger.beside(run), {**market, "first": first}
-    if (opened := ledger.read().opened(held)) is not None:
-        raise RunError(
-            f"the last holdout of these bars was opened on {str(opened.values.get('time'))[:10]} by run "
-            f"{opened.values.get('run')} (line {opened.number} of {ledger.path}), and opens once; hold out newer bars, "
-            "or judge the run on its test split"
-        )
-    ledger.append(HOLDOUT, run.name, held)
+
+    def expect_closed(contents: Contents) -> None:
+        if (opened := contents.opened(held)) is not None:
+            raise RunError(
+                f"the last holdout of these bars was opened on {str(opened.values.get('time'))[:10]} by run "
+                f"{opened.values.get('run')} (line {opened.number} of {ledger.path}), and opens once; hold out newer "
+                "bars, or judge the run on its test split"
+            )
+
+    ledger.append(HOLDOUT, run.name, held, after=expect_closed)
 
 
 def trial_id(settings: Settings, budget_scale: float, *, leave_out: tuple[str, ...] = ()) -> str:
@@ -240,6 +258,26 @@ def same_market(one: Any, other: Mapping[str, Any]) -> bool:
         return one.get("content") == other.get("content")
     shared = set(one.get("symbols", ())) & set(other.get("symbols", ()))
     return bool(shared) and max(one["first"], other["first"]) <= min(one["last"], other["last"])
+
+
+def _contents(lines: Sequence[bytes]) -> Contents:
+    """What the lines of a ledger say, and what is wrong with them."""
+    entries, faults, previous = [], [], _FIRST
+    for number, line in enumerate(lines, start=1):
+        try:
+            values = json.loads(line)
+            if not isinstance(values, dict):
+                raise ValueError("no table")
+        except ValueError as error:
+            faults.append(f"line {number} is not readable ({error})")
+        else:
+            entries.append(Entry(number, _hash(line), values))
+            if values.get("previous") != previous:
+                faults.append(f"line {number} does not follow the one before it: a line was changed or taken out")
+            elif values.get("number") != number:
+                faults.append(f"line {number} calls itself number {values.get('number')}")
+        previous = _hash(line)
+    return Contents(tuple(entries), tuple(faults))
 
 
 def _hash(line: bytes) -> str:

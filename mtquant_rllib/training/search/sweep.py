@@ -282,11 +282,11 @@ def _begin_trial(
             ownership.claim(run)
             manifest = Manifest.begin(run.name, settings, market, record.budget_scale, record.phases)
             manifest.write(run)
-            # Seeds are averaged and folds are stitched together: none of them is chosen.
-            same = ("seed", "market.splits") if record.kind == "walk_forward" else ("seed",)
-            ledger.training_begins(run, manifest, part_of=record.name, leave_out=same)
             if record.kind == "sweep":
                 _note_selection(sweep, record, results, run, trial, seed)
+        # Seeds are averaged and folds are stitched together: none of them is chosen.
+        same = ("seed", "market.splits") if record.kind == "walk_forward" else ("seed",)
+        ledger.training_begins(run, manifest, part_of=record.name, leave_out=same)
 
 
 def _count_taken_over(sweep: Path, record: SweepRecord, results: Results) -> None:
