@@ -42,8 +42,17 @@ NOT_SEARCHED = {
     "synthetic": "every trial is judged on the same validation bars",
     "symbols": "every trial is judged at the same costs",
     "policy_rates": "every trial is judged at the same costs",
+    "desk.cost": "every trial is judged at the same costs",
+    "desk.fill": "every trial is judged at the same fills",
+    "desk.account": "every trial is judged on the same account",
+    "desk.episode": "every trial is judged on the same episodes",
+    "training.phase_1_timesteps": "every trial has the same budget, of which schedulers compare shares",
+    "training.phase_2_timesteps": "every trial has the same budget, of which schedulers compare shares",
+    "training.phase_3_timesteps": "every trial has the same budget, of which schedulers compare shares",
+    "allocator.bars": "every trial has the same budget, of which schedulers compare shares",
+    "recipe.validations": "every trial is judged equally often",
 }
-"""Sections without a part in a search, and why."""
+"""Settings, and sections, without a part in a search, and why."""
 
 PERTURBED = (
     "recipe.learning_rate",
@@ -289,9 +298,9 @@ def _range(path: str, kind: str, ends: Any) -> Range:
 
 def _check(space: Space, settings: Settings) -> None:
     for path, dimension in space.dimensions.items():
-        why = NOT_SEARCHED.get(path.split(".")[0])
-        if why is not None:
-            raise ConfigError(f"--space {path}: not searched; {why}")
+        for setting, why in NOT_SEARCHED.items():
+            if path == setting or path.startswith(f"{setting}."):
+                raise ConfigError(f"--space {path}: not searched; {why}")
         for value in dimension.tried:
             settings_with(settings, {path: value})
 

@@ -16,7 +16,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.search_space import read_space
 from mtquant_rllib.training.result_keys import BARS_LIFETIME, TRIAL
-from mtquant_rllib.training.search.keys import COMPLETE, HANDOVERS, PROGRESS, SCORE, SCORES, SECONDS
+from mtquant_rllib.training.search.keys import COMPLETE, HANDOVERS, NEWEST, PROGRESS, SCORE, SCORES, SECONDS
 from mtquant_rllib.training.search.results import Results
 from mtquant_rllib.training.search.schedulers import Population, SuccessiveHalving
 
@@ -64,6 +64,7 @@ def result(trial: FakeTrial, progress: float, score: float) -> dict[str, Any]:
         TRIAL: trial.name,
         PROGRESS: progress,
         SCORE: score,
+        NEWEST: score,
         SCORES: [score],
         COMPLETE: progress >= 100,
         "phase": 1,
@@ -237,6 +238,17 @@ def test_a_trial_that_diverged_is_not_waited_for(tmp_path: Path) -> None:
     scheduler.on_trial_complete(controller, trials[3], {**result(trials[3], 20.0, 0.5)})  # type: ignore[arg-type]
     assert not handed, "one that was interrupted ends no round"
     scheduler.on_trial_error(controller, trials[3])  # type: ignore[arg-type]
+    assert handed == [(1, "trial_02")]
+
+
+def test_trials_are_ranked_by_the_state_that_they_hand_over_and_not_by_their_best_so_far(tmp_path: Path) -> None:
+    handed: list[tuple[int, str]] = []
+    trials = [FakeTrial(number) for number in range(4)]
+    scheduler, controller = population(tmp_path, trials, handed)
+    for trial in trials:
+        said = result(trial, 25.0, 2.0) | {NEWEST: SCORES_OF_FOUR[trial.name]}
+        if scheduler.on_trial_result(controller, trial, said) == TrialScheduler.PAUSE:  # type: ignore[arg-type]
+            trial.status = Trial.PAUSED
     assert handed == [(1, "trial_02")]
 
 

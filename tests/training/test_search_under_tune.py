@@ -15,7 +15,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.config.search_space import read_space
 from mtquant_rllib.training.reporting.progress import Progress
 from mtquant_rllib.training.result_keys import BARS_LIFETIME, SHARPE, TRIAL, VALIDATION
-from mtquant_rllib.training.search.keys import COMPLETE, HANDOVERS, PROGRESS, SCORE, SCORES, SECONDS
+from mtquant_rllib.training.search.keys import COMPLETE, HANDOVERS, NEWEST, PROGRESS, SCORE, SCORES, SECONDS
 from mtquant_rllib.training.search.results import Results
 from mtquant_rllib.training.search.schedulers import make_scheduler
 from mtquant_rllib.training.search.watchers import Tabled
@@ -32,6 +32,8 @@ class Known(tune.Trainable):
     stands: ClassVar[dict[str, int]] = {}
     rates: ClassVar[dict[str, float]] = {}
     taken: ClassVar[dict[str, list[int]]] = {}
+    crashes: ClassVar[dict[tuple[str, int], bool]] = {}
+    """(name, updates done) -> it fails there, once."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.name, self.fresh = config[TRIAL], True
@@ -42,6 +44,8 @@ class Known(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         done = self.stands.get(self.name, 0)
+        if self.crashes.pop((self.name, done), False):
+            raise RuntimeError("out of memory")
         if not (self.fresh and done):
             done += 1
         self.fresh, self.stands[self.name] = False, done
@@ -49,6 +53,7 @@ class Known(tune.Trainable):
         return {
             TRIAL: self.name,
             SCORE: score,
+            NEWEST: score,
             SCORES: [score - 1e-3, score + 1e-3],
             PROGRESS: 100.0 * done / UPDATES,
             COMPLETE: done == UPDATES,
@@ -72,7 +77,7 @@ class Known(tune.Trainable):
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that runs a sweep of so many trials by a scheduler, or goes on with it; its results."""
     handed: list[tuple[int, str]] = []
-    for memory in (Known.stands, Known.rates, Known.taken):
+    for memory in (Known.stands, Known.rates, Known.taken, Known.crashes):
         memory.clear()
 
     def run(name: str, trials: int, until: Any = lambda controller: False) -> tuple[Results, list[tuple[int, str]]]:
@@ -95,7 +100,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             lambda trial_id: None,
         )
         callbacks = [Tabled(results, 0.0, print), Progress(tmp_path, 1, 0.0)]
-        tune_in_process.run(monkeypatch, tmp_path, Known, configs, scheduler, callbacks, until)
+        tune_in_process.run(monkeypatch, tmp_path, Known, configs, scheduler, callbacks, until, max_failures=2)
         return Results.read(tmp_path, {}), handed
 
     return run
@@ -152,3 +157,15 @@ def test_a_population_larger_than_the_machine_goes_through_its_rounds(sweep: Any
         assert Known.rates[name] == row.values[RATE]
     # Two take over in each round: the worst of then, from the best of then.
     assert sum(len(row.handovers) for row in results.rows.values()) == 6
+
+
+def test_a_population_waits_for_a_trial_that_is_started_again(sweep: Any) -> None:
+    """All others have come to the end of the round when the last one fails; it is judged like any other."""
+    Known.crashes["trial_04", 1] = True
+    results, handed = sweep("pbt", 5)
+    assert not Known.crashes
+    assert statuses(results) == ["finished"] * 5
+    assert sorted({number for number, _ in handed}) == [1, 2, 3]
+    assert sum(len(row.handovers) for row in results.rows.values()) == 6, "two take over in each round"
+    for name, row in results.rows.items():
+        assert Known.taken.get(name, []) == [one["round"] for one in row.handovers]

@@ -65,8 +65,14 @@ class Actors:
         actor = tracked_actor.actor
 
         def answer() -> None:
-            if not tracked_actor.gone and on_result is not None:
-                on_result(tracked_actor, getattr(actor, method_name)(*args, **(kwargs or {})))
+            if tracked_actor.gone or on_result is None:
+                return
+            try:
+                found = getattr(actor, method_name)(*args, **(kwargs or {}))
+            except RuntimeError as error:
+                on_error(tracked_actor, error)
+            else:
+                on_result(tracked_actor, found)
 
         self._events.append(answer)
         return SimpleNamespace()
@@ -118,8 +124,10 @@ def run(
     scheduler: Any,
     callbacks: Sequence[tune.Callback],
     until: Callable[[Any], bool] = lambda controller: False,
+    max_failures: int = 0,
 ) -> Any:
-    """Step an experiment to its end, or until it is to be cut off as by a kill; its controller."""
+    """Step an experiment to its end, or until it is to be cut off as by a kill; its controller. A trial fails by a
+    RuntimeError."""
     monkeypatch.setattr(tune_controller, "RayActorManager", Actors)
     monkeypatch.setattr(tune_controller, "PlacementGroupResourceManager", lambda: None)
     monkeypatch.setattr(tune_controller, "_get_max_pending_trials", lambda search: 100)
@@ -137,6 +145,7 @@ def run(
                 config=dict(config),
                 storage=storage,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
+                max_failures=max_failures,
                 trial_name_creator=lambda trial: trial.config["trial"],
                 trial_dirname_creator=lambda trial: trial.config["trial"],
             )

@@ -187,7 +187,7 @@ def _fit(
                 settings.seed,
                 search.asha,
                 search.pbt,
-                partial(_hand_over, attempt.run, record),
+                partial(_hand_over, attempt.run, record, results),
                 attempt.tell,
                 attempt.interruption.ended,
             ),
@@ -218,9 +218,18 @@ def _fit(
     return not attempt.interruption.node_lost
 
 
-def _hand_over(sweep: Path, record: SweepRecord, number: int, trial: str) -> None:
+def _hand_over(sweep: Path, record: SweepRecord, results: Results, number: int, trial: str) -> None:
+    """Keep what a trial hands over at the end of a round; earlier rounds as long as a trial that failed has not
+    taken over what it was to."""
     handover.keep(sweep, number, trial, record.runs_of(sweep, trial))
-    handover.forget(sweep, before=number)
+    waited_for = [
+        int(one["round"])
+        for name, row in results.rows.items()
+        for run in record.runs_of(sweep, name)
+        for one in row.handovers[-1:]
+        if run.is_dir() and int(one["round"]) > lineage.newest_round(run)
+    ]
+    handover.forget(sweep, before=min([number, *waited_for]))
 
 
 def _callbacks(

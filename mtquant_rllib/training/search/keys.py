@@ -2,6 +2,8 @@
 
 SCORE = "score"
 """Mean over the trial's seeds of the best validation Sharpe so far; NaN before the first validation."""
+NEWEST = "newest_score"
+"""Mean over the trial's seeds of their newest validation; of the state as it is, which a population hands over."""
 SCORES = "scores"
 PROGRESS = "progress_pct"
 """Of the budgets of all phases and seeds, in [0, 100]; a phase that ended before its budget counts as whole."""

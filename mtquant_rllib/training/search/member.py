@@ -100,6 +100,11 @@ class Member:
         return float(np.mean(list(self._sharpe.values()))) if self._sharpe else math.nan
 
     @property
+    def newest(self) -> float:
+        """What the state as it is was judged by: its newest validation; before the first of this process the score."""
+        return self.sharpe if math.isfinite(self.sharpe) else self.score
+
+    @property
     def seconds(self) -> float:
         return sum(record.seconds for record in self.manifest.phases.values()) + sum(
             trial.seconds for trial in self._trials.values()
@@ -219,5 +224,5 @@ class Member:
             trial.take_over(checkpoint_of(source, plan.name), best_of(source, plan.name))
             self._trials[plan.name] = trial
         self._watchers = self._watching(phase)
-        self._best = {}
+        self._best, self._sharpe = {}, {}
         self._read_scores()

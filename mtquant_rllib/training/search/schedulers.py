@@ -18,7 +18,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, Populati
 from mtquant_rllib.config.search import ASHAConfig, PBTConfig
 from mtquant_rllib.config.search_space import Space
 from mtquant_rllib.training.result_keys import FAILURE, TRIAL
-from mtquant_rllib.training.search.keys import COMPLETE, HANDOVERS, PROGRESS, SCORE
+from mtquant_rllib.training.search.keys import COMPLETE, HANDOVERS, NEWEST, PROGRESS, SCORE
 from mtquant_rllib.training.search.results import STOPPED, Results, note_result
 
 WHOLE = 100.0
@@ -110,7 +110,8 @@ class Population(PopulationBasedTraining):
     of the best, each from one of them, with values near to its.
 
     Rounds make it repeatable: who takes over from whom, and every value, follows from the scores and the seed, and not
-    from which trial was faster. Values stay inside the declared space. What is handed over is copied at the end of the
+    from which trial was faster. Trials are ranked by their newest validations (Jaderberg et al. 2017), which are of the
+    states that are handed over. Values stay inside the declared space. What is handed over is copied at the end of the
     round (`hand_over`), and the trial that takes over does so when it starts again (`SearchTrial`).
     """
 
@@ -126,7 +127,7 @@ class Population(PopulationBasedTraining):
     ) -> None:
         super().__init__(
             time_attr=PROGRESS,
-            metric=SCORE,
+            metric=NEWEST,
             mode="max",
             perturbation_interval=WHOLE / config.rounds,
             quantile_fraction=config.quantile_frac,
@@ -167,7 +168,10 @@ class Population(PopulationBasedTraining):
             self._end_round_if_all_wait(tune_controller, gone=trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        self._end_round_if_all_wait(tune_controller, gone=trial)
+        """One that failed for good is waited for no more. Tune calls this too for one that it starts again: that one is
+        stopped by then, and its status says so."""
+        if trial.status != Trial.ERROR:
+            self._end_round_if_all_wait(tune_controller, gone=trial)
 
     def _end_round_if_all_wait(self, controller: Any, gone: Trial | None = None) -> bool:
         there = [trial for trial in controller.get_trials() if trial is not gone and not trial.is_finished()]

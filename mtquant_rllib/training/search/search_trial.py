@@ -29,7 +29,7 @@ from mtquant_rllib.training.placement.placement_group import placement_group
 from mtquant_rllib.training.placement.planner import TrialResources
 from mtquant_rllib.training.result_keys import BARS_LIFETIME, ENV_FAULTS, FAILURE, SHARPE, TRIAL, VALIDATION
 from mtquant_rllib.training.search import handover, lineage
-from mtquant_rllib.training.search.keys import COMPLETE, PROGRESS, SCORE, SCORES, SECONDS
+from mtquant_rllib.training.search.keys import COMPLETE, NEWEST, PROGRESS, SCORE, SCORES, SECONDS
 from mtquant_rllib.training.search.member import Member
 from mtquant_rllib.training.search.record import SweepRecord
 from mtquant_rllib.training.search.results import mean_and_error
@@ -163,6 +163,7 @@ class SearchTrial(tune.Trainable):
         result = {
             TRIAL: self.name,
             SCORE: math.nan if score is None else score,
+            NEWEST: float(sum(member.newest for member in members) / len(members)),
             "score_se": math.nan if error is None else error,
             SCORES: scores,
             PROGRESS: self._progress(),

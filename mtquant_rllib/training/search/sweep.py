@@ -202,8 +202,6 @@ def _trials(settings: Settings, space: Space) -> list[Values]:
 
 def _expect_comparable(settings: Settings, space: Space) -> None:
     """Raises ConfigError where trials would be compared before they are validated."""
-    if "recipe.validations" in space.dimensions:
-        raise ConfigError("--space recipe.validations: every trial is judged equally often")
     search, validations = settings.search, settings.recipe.validations
     first = {"asha": search.asha.grace_frac, "pbt": 1 / search.pbt.rounds}.get(search.scheduler, 1.0)
     name = "asha.grace_frac" if search.scheduler == "asha" else "pbt.rounds"

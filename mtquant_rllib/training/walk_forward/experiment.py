@@ -63,7 +63,11 @@ def walk_forward(
     wanted = list(phases_of(settings))[:phases]
     declared = declare(settings, market, folds)
     tree = settings.model_dump(mode="json")
-    whole = validate(Settings, apply_overrides(tree, ["search.scheduler=grid", f"search.seeds={seeds}"]), "--seeds")
+    whole = validate(
+        Settings,
+        apply_overrides(tree, ["search.scheduler=grid", "search.searcher=random", f"search.seeds={seeds}"]),
+        "--seeds",
+    )
     for phase in wanted:
         expect_trainable(for_market(whole, from_files=True), phase)
     run = run_names.claim_free() if run is None else run_names.run_path(run).resolve()
