@@ -21,9 +21,10 @@ from table import TABLE, Row
 @pytest.fixture
 def head_with_a_dashboard(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A head that takes jobs; the variables of whoever submits one."""
-    temporary, port, jobs = Path(f"/tmp/mtqj{os.getpid()}"), 6392, 8392
+    temporary, port, jobs, agent = Path(f"/tmp/mtqj{os.getpid()}"), 6392, 8392, 8393
     words = ["start", "--head", f"--port={port}", "--num-cpus=2", f"--object-store-memory={STORE_MB * 2**20}"]
-    words += [f"--dashboard-port={jobs}", "--block"]
+    # The agent's usual port is that of any other session's on this machine.
+    words += [f"--dashboard-port={jobs}", f"--dashboard-agent-listen-port={agent}", "--block"]
     env = {**os.environ, "RAY_TMPDIR": str(temporary), "MTQUANT_CACHE": str(tmp_path / "cache")}
     head = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", *words],

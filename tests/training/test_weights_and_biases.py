@@ -9,6 +9,7 @@ import contextlib
 import http.server
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -490,3 +491,54 @@ def test_a_run_kept_offline_and_carried_on_online_is_one_run_at_the_service(
         assert service.runs[wandb_id].steps == [0, 1, 2, 3, 4]
         assert service.runs[wandb_id].config["run/trial"]["value"] == "forex"
     assert said == []
+
+
+@nightly
+@pytest.mark.parametrize("offline", [False, True])
+def test_what_the_service_has_is_not_told_again_when_its_files_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
+) -> None:
+    """`wandb sync --clean`, a person, or a machine that was taken away removes W&B's folder; rows go on after it."""
+    run, said = begun(tmp_path / "one", f"tracking.wait_seconds={LONGEST_S}"), list[str]()
+    settings = Manifest.read(run).load_settings()
+    wandb_id = f"{Manifest.read(run).id}-phase_1-forex"
+    with wandb_service.serving() as service:
+        monkeypatch.setenv("WANDB_BASE_URL", service.address)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        with launcher.followed(run, settings, said.append):
+            write_rows(run, 1, "forex", [1, 2, 3])
+        shutil.rmtree(run / "wandb")
+        if offline:
+            monkeypatch.setenv("WANDB_MODE", "offline")
+        else:
+            (run / sending.FILE).unlink()
+        with launcher.followed(run, settings, said.append):
+            write_rows(run, 1, "forex", [4, 5])
+        if offline:
+            monkeypatch.delenv("WANDB_MODE")
+            done = subprocess.run(
+                [sys.executable, "-m", "mtquant_rllib.cli", "wandb", "sync", str(run)], capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+        assert service.runs[wandb_id].bars == [BARS * number for number in (1, 2, 3, 4, 5)]
+    assert said == []
+
+
+@nightly
+def test_a_service_that_takes_no_earlier_files_is_left_alone_after_a_while_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers nothing at all: what was kept offline waits, and the rest is kept beside it."""
+    own = (f"tracking.wait_seconds={LONGEST_S}", "tracking.wandb.connect_seconds=2")
+    run, said = begun(tmp_path / "one", *own), list[str]()
+    settings = Manifest.read(run).load_settings()
+    with launcher.followed(run, settings, said.append):
+        write_rows(run, 1, "forex", [1, 2])
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        with launcher.followed(run, settings, said.append):
+            write_rows(run, 1, "forex", [3, 4])
+    assert [line for line in said if "was not taken in 2 s; kept offline from here" in line], said
+    assert len(said) == 1
+    assert bars_of(run, "phase_1-forex") == [BARS * number for number in (1, 2, 3, 4)]

@@ -35,10 +35,11 @@ from mtquant_rllib.training.reporting.weights_and_biases.session import (
     begin,
     end_service,
     first_line,
+    newest_iteration,
     service_processes,
     usual_mode,
 )
-from mtquant_rllib.training.reporting.weights_and_biases.transaction_log import FOLDER, Logged, files_of, logged
+from mtquant_rllib.training.reporting.weights_and_biases.transaction_log import FOLDER, Logged, files_of
 
 _LOCK = "follower.lock"
 _ENDED = "its service has ended"
@@ -66,6 +67,8 @@ class Follower:
     _seen: dict[Path, tuple[int, int]] = field(default_factory=dict)
     _logged: dict[str, Logged] = field(default_factory=dict)
     _open: dict[str, Any] = field(default_factory=dict)
+    _not_taken: set[str] = field(default_factory=set)
+    """W&B runs whose earlier files the service did not take, which was said."""
     _service: int | None = None
     _over: bool = False
     """It has begun anew once."""
@@ -112,7 +115,7 @@ class Follower:
                 self._follow(plan, identity)
         for report in evaluations.reports(self.run):
             if self._changed(report):
-                evaluations.follow(self.run, self.manifest, report, self)
+                self._follow_evaluation(report)
 
     @property
     def manifest(self) -> Manifest:
@@ -126,13 +129,17 @@ class Follower:
     def told(self, wandb_id: str) -> Logged:
         """What a W&B run has been told, kept up to date here."""
         if wandb_id not in self._logged:
-            self._logged[wandb_id] = logged(self.run, wandb_id)
+            self._logged[wandb_id] = sending.told(self.run, wandb_id)
         return self._logged[wandb_id]
 
     def opened(self, identity: Identity) -> Any:
         """The W&B run of this identity, begun or carried on."""
         if identity.id not in self._open:
-            self._open[identity.id] = self._begun(identity)
+            begun = self._open[identity.id] = self._begun(identity)
+            if not begun.offline:
+                # What the service has, whatever became of the files that told it.
+                told = self.told(identity.id)
+                told.sent = max(told.sent, newest_iteration(begun))
             self._service = self._service or next(iter(service_processes()), None)
         return self._open[identity.id]
 
@@ -145,8 +152,14 @@ class Follower:
         """Online only once what an earlier attempt kept offline is sent: steps of one W&B run follow one another."""
         if self.mode == OFFLINE:
             return OFFLINE
-        sending.send(self.run, sending.unsent(self.run, wandb_id), quiet=True)
-        return OFFLINE if sending.unsent(self.run, wandb_id) else self.mode
+        patience_s = min(self.manifest.load_settings().tracking.wandb.connect_seconds, self.patience_s)
+        sending.send(self.run, sending.unsent(self.run, wandb_id), quiet=True, patience_s=patience_s)
+        if not sending.unsent(self.run, wandb_id):
+            return self.mode
+        if wandb_id not in self._not_taken:
+            self._not_taken.add(wandb_id)
+            self.say(kept_offline(f"{wandb_id}: what was kept offline before was not taken in {patience_s:.0f} s"))
+        return OFFLINE
 
     def close(self, wandb_id: str, *, exit_code: int = 0) -> None:
         if wandb_id not in self._open:
@@ -156,22 +169,33 @@ class Follower:
         self._expect_service()
         self.told(wandb_id).finished = exit_code == 0
         if not ending.offline:
-            sending.mark_sent(files_of(self.run, wandb_id)[-1])
+            sending.mark_sent(self.run, files_of(self.run, wandb_id)[-1])
 
     def _follow(self, plan: TrialPlan, identity: Identity) -> None:
         done, told = self.manifest.phase(plan.phase).status == "done", self.told(identity.id)
         for row in whole_rows(curve_of(self.run, plan.phase, plan.name)):
             number = int(row[ITERATION])
             if number > told.last:
-                self.opened(identity).log(metrics(row))
-                told.iterations.append(number)
-        if told.iterations:
+                begun = self.opened(identity)
+                # The service may have it already.
+                if number > told.last:
+                    begun.log(metrics(row))
+                    told.iterations.append(number)
+        if told.last:
             self._uses(identity, plan, told)
-        if done and told.iterations:
+        if done and told.last:
             self._hands_on(identity, plan, told)
             if not told.finished:
                 self.opened(identity)
             self.close(identity.id)
+
+    def _follow_evaluation(self, report: Path) -> None:
+        """An evaluation that cannot be read costs its own rows alone; it may be in the middle of being replaced."""
+        try:
+            evaluations.follow(self.run, self.manifest, report, self)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._expect_service()
+            self.say(f"evaluation {report.parent.name} is left out: {type(error).__name__}: {first_line(error)}")
 
     def _uses(self, identity: Identity, plan: TrialPlan, told: Logged) -> None:
         """Say what a trial was made from: the market, and the policies it began with."""

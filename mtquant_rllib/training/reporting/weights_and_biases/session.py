@@ -104,6 +104,12 @@ def begin(run: Path, identity: Identity, config: WandBConfig, mode: Mode, patien
     return begun
 
 
+def newest_iteration(begun: Any) -> int:
+    """Of the rows that the service has of a W&B run that was begun online; 0 for none."""
+    found = begun.summary.get("iteration")
+    return int(found) if begun.resumed and isinstance(found, int | float) else 0
+
+
 def service_processes() -> list[int]:
     """Processes that this one started and that live: W&B's service."""
     try:

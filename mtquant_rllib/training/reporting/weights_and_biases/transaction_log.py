@@ -41,10 +41,36 @@ class Logged:
     used: set[str] = field(default_factory=set)
     digests: set[str] = field(default_factory=set)
     finished: bool = False
+    sent: int = 0
+    """Newest iteration that the service has, where the file that told it is gone."""
 
     @property
     def last(self) -> int:
-        return max(self.iterations, default=0)
+        """Newest iteration that was logged."""
+        return max(self.iterations, default=self.sent)
+
+    def add(self, path: Path) -> None:
+        """Add what one file says."""
+        from wandb.proto import wandb_internal_pb2
+
+        proto: Any = wandb_internal_pb2
+        self.finished = False
+        for content in records(path):
+            record = proto.Record()
+            record.ParseFromString(content)
+            kind = record.WhichOneof("record_type")
+            if kind == "history":
+                row = row_of(record.history)
+                if "iteration" in row:
+                    self.iterations.append(int(row["iteration"]))
+                if "digest" in row:
+                    self.digests.add(str(row["digest"]))
+            elif kind == "artifact":
+                artifact = record.artifact
+                named = self.used if artifact.use_after_commit else self.artifacts
+                named.update(f"{artifact.name}:{alias}" for alias in artifact.aliases)
+            elif kind == "exit":
+                self.finished = record.exit.exit_code == 0
 
 
 def files_of(run: Path, wandb_id: str | None = None) -> list[Path]:
@@ -55,28 +81,10 @@ def files_of(run: Path, wandb_id: str | None = None) -> list[Path]:
 
 
 def logged(run: Path, wandb_id: str) -> Logged:
-    """What a W&B run has been told so far; what cannot be read was not told."""
-    from wandb.proto import wandb_internal_pb2
-
-    proto: Any = wandb_internal_pb2
+    """What the files of a W&B run say that it was told; what cannot be read was not told."""
     found = Logged()
     for path in files_of(run, wandb_id):
-        found.finished = False
-        for content in records(path):
-            record = proto.Record()
-            record.ParseFromString(content)
-            if record.WhichOneof("record_type") == "history":
-                row = row_of(record.history)
-                if "iteration" in row:
-                    found.iterations.append(int(row["iteration"]))
-                if "digest" in row:
-                    found.digests.add(str(row["digest"]))
-            elif record.WhichOneof("record_type") == "artifact":
-                artifact = record.artifact
-                kind = found.used if artifact.use_after_commit else found.artifacts
-                kind.update(f"{artifact.name}:{alias}" for alias in artifact.aliases)
-            elif record.WhichOneof("record_type") == "exit":
-                found.finished = record.exit.exit_code == 0
+        found.add(path)
     return found
 
 
