@@ -23,16 +23,20 @@ def add_wandb(commands: Any) -> None:
         kinds,
         "sync",
         _sync,
-        "send what Weights & Biases lacks of a run: one that was kept offline, cut off, or trained without it",
+        "send what Weights & Biases lacks of a run or a sweep that was kept offline, cut off, or trained without it",
         "mtquant wandb sync runs/real",
     )
-    send.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder, or its name under runs/")
+    send.add_argument(
+        "run_folder", type=Path, metavar="RUN", help="the folder of a run or a sweep, or its name under runs/"
+    )
 
 
 def _sync(args: argparse.Namespace) -> None:
     if args.config != DEFAULT_CONFIG or args.overrides:
         raise ConfigError("--config, --set: a run is sent with its own settings; this command takes no others")
     from mtquant_rllib.training.records.run_names import existing_run
-    from mtquant_rllib.training.reporting.weights_and_biases.sync import sync
+    from mtquant_rllib.training.reporting.weights_and_biases.sync import sync, sync_sweep
+    from mtquant_rllib.training.search.record import is_sweep
 
-    sync(existing_run(args.run_folder).resolve(), print)
+    run = existing_run(args.run_folder).resolve()
+    (sync_sweep if is_sweep(run) else sync)(run, print)

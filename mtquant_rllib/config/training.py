@@ -6,6 +6,7 @@ the document's number; one that is set overrides it, and `configs/training.yaml`
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -246,6 +247,23 @@ class TrackerConfig(Section):
     @classmethod
     def _name_alone(cls, given: Any) -> Any:
         return {"tracker": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _holds_no_secret(self) -> TrackerConfig:
+        """Options stand in the manifest of every run, and trackers log them."""
+        for key, value in self.options.items():
+            if value is not None and (_SECRET_KEY.search(key) or (isinstance(value, str) and _PASSWORD.search(value))):
+                raise ValueError(
+                    f"options.{key}: a secret would stand in the run's manifest and at every tracker; give it by the "
+                    "tracker's own environment variable"
+                )
+        return self
+
+
+_SECRET_KEY = re.compile(r"api_?key|token|secret|passw", re.IGNORECASE)
+"""Names of options that hold secrets."""
+_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+"""A password in an address."""
 
 
 class WandBConfig(Section):

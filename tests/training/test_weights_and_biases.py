@@ -32,6 +32,8 @@ from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.reporting.weights_and_biases import launcher, sending, sync, transaction_log
 from mtquant_rllib.training.reporting.weights_and_biases.identity import identity_of
 from mtquant_rllib.training.reporting.weights_and_biases.sections import metric_of, metrics
+from mtquant_rllib.training.reporting.weights_and_biases.session import OFFLINE
+from mtquant_rllib.training.reporting.weights_and_biases.sweep_follower import SweepFollower
 
 slow = pytest.mark.slow
 nightly = pytest.mark.nightly
@@ -72,7 +74,7 @@ def follower_of(run: Path) -> int:
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = entry.read_bytes().decode().split("\0")
-            if str(run) in words and any(word.endswith(".follower") for word in words):
+            if str(run) in words and any(word.endswith(".follower_process") for word in words):
                 return int(entry.parent.name)
     return 0
 
@@ -340,7 +342,7 @@ def test_a_run_trained_without_it_is_sent_whole(tmp_path: Path, monkeypatch: pyt
     def sent(run: Path, paths: list[Path]) -> None:
         for path in paths:
             asked.append(path)
-            sending.mark_sent(path)
+            sending.mark_sent(run, path)
 
     monkeypatch.setattr(sync, "send", sent)
     sync.sync(run, print)
@@ -454,6 +456,37 @@ def test_a_full_disk_costs_the_training_nothing(tmp_path: Path) -> None:
     assert all("training goes on" in line for line in said)
     sync.written_offline(run, print)
     assert bars_of(run, "phase_1-forex") == [BARS * number for number in range(1, 400)]
+
+
+# -- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+def sweep_of_two(folder: Path) -> list[Path]:
+    """Two runs of a sweep with two rows each, the second still in training."""
+    runs = [begun(folder / "rates" / f"trial_0{number}_seed_0") for number in range(2)]
+    for run in runs:
+        manifest = Manifest.read(run)
+        manifest.part_of = "rates"
+        manifest.write(run)
+        write_rows(run, 1, "forex", [1, 2])
+    end_phase(runs[0], 1)
+    return runs
+
+
+@slow
+def test_the_runs_of_a_sweep_are_one_group_and_each_is_told_whole(tmp_path: Path) -> None:
+    runs, said = sweep_of_two(tmp_path), list[str]()
+    follower = SweepFollower(tmp_path / "rates", OFFLINE, said.append)
+    follower.look()
+    write_rows(runs[1], 1, "forex", [3])
+    follower.look()
+    follower.finish()
+    assert said == []
+    assert [bars_of(run, "phase_1-forex") for run in runs] == [[BARS, 2 * BARS], [BARS, 2 * BARS, 3 * BARS]]
+    for run in runs:
+        (record,) = kind_of(records_of(run, "phase_1-forex"), "run")
+        assert record.run_group == "rates"
+        assert record.display_name.startswith(f"rates {run.name} phase_1 forex")
 
 
 # -- where it is online -----------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class OpenedRun:
     states: Mapping[str, module_states.ModuleState]
     facts: Mapping[str, Any]
     seed: int
-    run_id: str
+    run_id: str | None
     folder: Path
     """The prepared market."""
 

@@ -70,11 +70,13 @@ class Contents:
         found = (entry.values for entry in self.entries if entry.kind == TRAINING)
         return len({one.get("trial") for one in found if same_market(one.get("market"), market)})
 
-    def has_training_of(self, run: Path, run_id: str) -> bool:
+    def has_training_of(self, run: Path, run_id: str | None) -> bool:
         """Whether the training of a run stands there, by itself or as a part of a sweep."""
         parts = {"run": f"{run.parent.name}/{run.name}", "part_of": run.parent.name}
         found = (entry.values for entry in self.entries if entry.kind == TRAINING)
-        return any(one.get("run_id") == run_id or parts.items() <= one.items() for one in found)
+        return any(
+            (run_id is not None and one.get("run_id") == run_id) or parts.items() <= one.items() for one in found
+        )
 
     def opened(self, market: Mapping[str, Any]) -> Entry | None:
         """The line that opened a market's last holdout; None while it is closed."""
@@ -187,14 +189,18 @@ def training_begins(
         Settings that it goes on with in place of the manifest's, by dotted path.
     """
     ledger, settings = Ledger.beside(run), settings_with(manifest.load_settings(), dict(changes or {}))
-    own = {
+    own: dict[str, Any] = {
         "trial": trial_id(settings, manifest.budget_scale, leave_out=leave_out),
         **({"run_id": manifest.id} if part_of is None else {"part_of": part_of}),
     }
     known = (entry.values for entry in ledger.read().entries if entry.kind == TRAINING)
     if not any(own.items() <= one.items() for one in known):
         name = run.name if part_of is None else f"{part_of}/{run.name}"
-        facts = {"seed": manifest.seed, "budget_scale": manifest.budget_scale, "phases": manifest.wanted}
+        facts: dict[str, Any] = {
+            "seed": manifest.seed,
+            "budget_scale": manifest.budget_scale,
+            "phases": manifest.wanted,
+        }
         ledger.append(TRAINING, name, market_of(Path(manifest.market.data)), **own, **facts)
 
 

@@ -115,6 +115,8 @@ class PhaseRecord(_Record):
 
 class Manifest(_Record):
     name: str
+    part_of: str | None = None
+    """The sweep, walk-forward test or ablation that the run belongs to."""
     id: FileName | None = None
     """The random id of the run's marker; None before the first write."""
     created: str
@@ -134,18 +136,27 @@ class Manifest(_Record):
     def _consistent(self) -> Manifest:
         if unknown := [phase for phase in self.wanted if str(phase) not in self.phases]:
             raise ValueError(f"wanted: there is no phase {', '.join(map(str, unknown))} in this run")
-        if (found := hidden_character(self.name)) is not None:
-            raise ValueError(f"name: it contains {found}")
+        for key, name in {"name": self.name, "part_of": self.part_of}.items():
+            if name is not None and (found := hidden_character(name)) is not None:
+                raise ValueError(f"{key}: it contains {found}")
         return self
 
     @classmethod
     def begin(
-        cls, name: str, settings: Settings, market: MarketRecord, budget_scale: float, wanted: list[int]
+        cls,
+        name: str,
+        settings: Settings,
+        market: MarketRecord,
+        budget_scale: float,
+        wanted: list[int],
+        *,
+        part_of: str | None = None,
     ) -> Manifest:
         """The manifest of a new run. Its first `write` claims the folder, and is refused where something else lies."""
         now = _now()
         manifest = cls(
             name=name,
+            part_of=part_of,
             created=now,
             updated=now,
             seed=settings.seed,

@@ -19,6 +19,7 @@ from mtquant_rllib.training.curriculum.phases import expect_trainable
 from mtquant_rllib.training.preparation import for_market
 from mtquant_rllib.training.records import ownership, run_names
 from mtquant_rllib.training.records.manifest import phases_of
+from mtquant_rllib.training.reporting.trackers import expect_trackers
 from mtquant_rllib.training.search import sweep
 from mtquant_rllib.training.search.record import SweepRecord, is_sweep
 
@@ -63,6 +64,7 @@ def ablate(
     for one in values:
         for phase in wanted:
             expect_trainable(for_market(settings_with(whole, one), from_files=market is not None), phase)
+    expect_trackers(whole)
     run = run_names.claim_free() if run is None else run_names.run_path(run).resolve()
     if is_sweep(run):
         raise RunError(f"{run}: this experiment exists; carry it on with `mtquant resume {run}` or name another")

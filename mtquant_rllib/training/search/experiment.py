@@ -32,6 +32,7 @@ from mtquant_rllib.training.records import ownership, signatures
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.reporting.progress import Progress
 from mtquant_rllib.training.reporting.result_files import TensorBoard
+from mtquant_rllib.training.reporting.trackers import TENSORBOARD, tracked_by
 from mtquant_rllib.training.result_keys import TRIAL
 from mtquant_rllib.training.search import handover, lineage, table
 from mtquant_rllib.training.search.optuna_searcher import Suggestions
@@ -244,7 +245,7 @@ def _callbacks(
         LostNodes(phase, placement, attempt.machines, attempt.interruption, attempt.tell),
         Waiting(phase, placement, attempt.machines, attempt.tell),
         Progress(attempt.run, phase, tracking.progress_seconds),
-        TensorBoard(settings.checkpoints.storage_patience_seconds),
+        *([TensorBoard(settings.checkpoints.storage_patience_seconds)] if tracked_by(settings, TENSORBOARD) else []),
         DriverMemory(),
     ]
 

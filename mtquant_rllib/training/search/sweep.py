@@ -30,6 +30,8 @@ from mtquant_rllib.training.preparation import centred, for_market, prepare, res
 from mtquant_rllib.training.records import ledger, ownership, run_names
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord, phases_of
 from mtquant_rllib.training.records.manifest_file import is_run
+from mtquant_rllib.training.reporting.trackers import TENSORBOARD, WANDB, expect_trackers
+from mtquant_rllib.training.reporting.weights_and_biases.launcher import followed
 from mtquant_rllib.training.run_log import ends_in_the_log, log_to, resume_command, tell
 from mtquant_rllib.training.search import experiment, handover, table
 from mtquant_rllib.training.search.optuna_searcher import expect_optuna
@@ -136,6 +138,8 @@ def _carry_on(run: Path, record: SweepRecord, address: str | None, trust: bool, 
     results = Results.read(run, dict(zip(record.names, record.trials)))
     results.begin_attempt()
     tell(f"{run}: {_declared(record)}")
+    if apart := [one.tracker for one in settings.tracking.trackers if one.tracker not in (TENSORBOARD, WANDB)]:
+        tell(f"tracking.trackers: {', '.join(apart)} take no part in a sweep; TensorBoard and Weights & Biases do")
     if all(row.over for row in results.rows.values()) and len(record.trials) == record.n_trials:
         tell("nothing left to do")
         _count_taken_over(run, record, results)
@@ -160,7 +164,8 @@ def _carry_on(run: Path, record: SweepRecord, address: str | None, trust: bool, 
         # What a run of the settings that every trial begins with would be.
         base = Manifest.begin(record.name, settings, markets.of(settings), record.budget_scale, record.phases)
         attempt = Attempt(run, base, machines, readiness, interruption, trust, tell)
-        experiment.fit(attempt, record, results, partial(_begin_trial, run, record, results, markets, overrides))
+        with followed(run, settings, tell):
+            experiment.fit(attempt, record, results, partial(_begin_trial, run, record, results, markets, overrides))
     _count_taken_over(run, record, results)
     _conclude(run, record, results)
 
@@ -213,6 +218,7 @@ def _expect_comparable(settings: Settings, space: Space) -> None:
 
 
 def _expect_trainable(settings: Settings, phases: Sequence[int]) -> None:
+    expect_trackers(settings)
     for phase in phases:
         expect_trainable(settings, phase)
 
@@ -278,7 +284,9 @@ def _begin_trial(
         else:
             market, settings = markets.centred(record.settings_of(trial, seed))
             ownership.claim(run)
-            manifest = Manifest.begin(run.name, settings, market, record.budget_scale, record.phases)
+            manifest = Manifest.begin(
+                run.name, settings, market, record.budget_scale, record.phases, part_of=record.name
+            )
             manifest.write(run)
             if record.kind == "sweep":
                 _note_selection(sweep, record, results, run, trial, seed)

@@ -19,6 +19,7 @@ from mtquant_rllib.training.curriculum.phases import expect_trainable
 from mtquant_rllib.training.preparation import for_market
 from mtquant_rllib.training.records import ownership, run_names
 from mtquant_rllib.training.records.manifest import phases_of
+from mtquant_rllib.training.reporting.trackers import expect_trackers
 from mtquant_rllib.training.search import sweep
 from mtquant_rllib.training.search.record import SweepRecord, is_sweep
 from mtquant_rllib.training.walk_forward.folds import Fold, expanding_folds
@@ -68,6 +69,7 @@ def walk_forward(
         apply_overrides(tree, ["search.scheduler=grid", "search.searcher=random", f"search.seeds={seeds}"]),
         "--seeds",
     )
+    expect_trackers(whole)
     for phase in wanted:
         expect_trainable(for_market(whole, from_files=True), phase)
     run = run_names.claim_free() if run is None else run_names.run_path(run).resolve()

@@ -1,20 +1,13 @@
-"""The process that keeps W&B a copy of a run: `python -m ...weights_and_biases.follower RUN`.
+"""Keeps W&B a copy of a run: what stands in the run's folder and W&B has not been told is logged.
 
-It looks into the run's folder every `tracking.wandb.poll_seconds` and logs what W&B has not been told, until its input
-ends, which it does when whoever started it ends, in whatever way. What it says is a line for a person. Where the
-service cannot be used, or ends, it says so once and begins again offline.
+Where the service cannot be used, or ends, it says so once and begins again offline.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import math
-import os
-import select
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +21,6 @@ from mtquant_rllib.training.reporting.weights_and_biases import artifacts, evalu
 from mtquant_rllib.training.reporting.weights_and_biases.identity import Identity, identity_of
 from mtquant_rllib.training.reporting.weights_and_biases.sections import metrics
 from mtquant_rllib.training.reporting.weights_and_biases.session import (
-    DISABLED,
     OFFLINE,
     Mode,
     Unreachable,
@@ -37,14 +29,11 @@ from mtquant_rllib.training.reporting.weights_and_biases.session import (
     first_line,
     newest_iteration,
     service_processes,
-    usual_mode,
 )
 from mtquant_rllib.training.reporting.weights_and_biases.transaction_log import FOLDER, Logged, files_of
 
 _LOCK = "follower.lock"
 _ENDED = "its service has ended"
-_NICE = 10
-"""Training comes first on a busy machine."""
 
 
 @dataclass
@@ -246,30 +235,6 @@ def _trials(manifest: Manifest) -> list[tuple[TrialPlan, Identity]]:
     return [(plan, identity_of(manifest, plan)) for plan in plans if plan.name in manifest.phase(plan.phase).trials]
 
 
-def follow(run: Path, mode: Mode) -> None:
-    """Keep W&B a copy of a run until the input ends, and `tracking.wait_seconds` longer at most. Where another process
-    does, it goes on once that one has ended."""
-    if mode == DISABLED:
-        return
-    tracking = Manifest.read(run).load_settings().tracking
-    while True:
-        with sole(run) as alone:
-            if not alone:
-                if _input_ended(tracking.wandb.poll_seconds):
-                    return
-                continue
-            follower, going_on = Follower(run, mode, _say), True
-            while going_on:
-                going_on = not _input_ended(tracking.wandb.poll_seconds)
-                if not going_on:
-                    follower.patience_s = tracking.wait_seconds / 2
-                    # Whoever would end it for being late may be gone.
-                    signal.alarm(math.ceil(tracking.wait_seconds) + 1)
-                follower.look()
-            follower.finish()
-            return
-
-
 @contextlib.contextmanager
 def sole(run: Path) -> Iterator[bool]:
     """Whether no other process writes to this run's W&B files; none will meanwhile."""
@@ -283,43 +248,5 @@ def sole(run: Path) -> Iterator[bool]:
         yield True
 
 
-def _mode() -> Mode:
-    """What W&B's own settings say; offline, and said, where its key is none."""
-    try:
-        return usual_mode()
-    except Unreachable as error:
-        _say(kept_offline(str(error)))
-        return OFFLINE
-
-
 def kept_offline(why: str) -> str:
     return f"{why}; kept offline from here"
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _input_ended(wait_s: float) -> bool:
-    ready, _, _ = select.select([0], [], [], wait_s)
-    return bool(ready) and not os.read(0, 4096)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--offline", action="store_true", help="whatever W&B's settings say")
-    args = parser.parse_args()
-    with contextlib.suppress(OSError):
-        os.nice(_NICE)
-    try:
-        follow(args.run, OFFLINE if args.offline else _mode())
-    except Exception as error:
-        # An observer never stops the job, whatever it meets.
-        _say(f"{type(error).__name__}: {first_line(error)}; it is left alone from here")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -53,8 +53,8 @@ def identity_of(manifest: Manifest, plan: TrialPlan) -> Identity:
     kind = "synthetic market" if manifest.market.kind == "synthetic" else "market from files"
     return Identity(
         id=f"{run_id(manifest)}-{phase}-{plan.name}",
-        name=shortened(f"{manifest.name} {phase} {plan.name}{differing(settings)}", _NAME_LONGEST),
-        group=manifest.name,
+        name=shortened(f"{_named(manifest)} {phase} {plan.name}{differing(settings)}", _NAME_LONGEST),
+        group=manifest.part_of or manifest.name,
         job_type=phase,
         tags=_tags(phase, plan.name, algorithm, kind, *networks, settings=settings),
         config={**configuration(manifest), **facts},
@@ -66,13 +66,18 @@ def identity_of_evaluation(manifest: Manifest, folder: str) -> Identity:
     settings = manifest.load_settings()
     return Identity(
         id=f"{run_id(manifest)}-evaluation-{folder}",
-        name=shortened(f"{manifest.name} evaluation {folder}{differing(settings)}", _NAME_LONGEST),
-        group=manifest.name,
+        name=shortened(f"{_named(manifest)} evaluation {folder}{differing(settings)}", _NAME_LONGEST),
+        group=manifest.part_of or manifest.name,
         job_type="evaluation",
         tags=_tags("evaluation", folder, settings=settings),
         config=configuration(manifest),
         axis=None,
     )
+
+
+def _named(manifest: Manifest) -> str:
+    """The run's name, after that of the sweep that it belongs to."""
+    return manifest.name if manifest.part_of is None else f"{manifest.part_of} {manifest.name}"
 
 
 def _tags(*own: str, settings: Settings) -> tuple[str, ...]:
@@ -84,7 +89,9 @@ def configuration(manifest: Manifest) -> dict[str, Any]:
     such."""
     return {
         **{key.replace(".", "_"): value for key, value in leaves(manifest.settings)},
+        "tracking/trackers": [choice.tracker for choice in manifest.load_settings().tracking.trackers],
         "run/name": manifest.name,
+        **({} if manifest.part_of is None else {"run/part_of": manifest.part_of}),
         "run/id": manifest.id,
         "run/budget_scale": manifest.budget_scale,
         "run/market": manifest.market.kind,

@@ -15,7 +15,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.storage import mirror
 
-_FOLLOWER = "mtquant_rllib.training.reporting.weights_and_biases.follower"
+_FOLLOWER = "mtquant_rllib.training.reporting.weights_and_biases.follower_process"
 _ROOT = Path(__file__).resolve().parents[4]
 """Where this package lies."""
 _LAST_WORDS_S = 1.0
@@ -30,7 +30,7 @@ _OFFLINE: set[Path] = set()
 
 @contextlib.contextmanager
 def followed(run: Path, settings: Settings, tell: Tell) -> Iterator[None]:
-    """Keep W&B a copy of the run meanwhile, where the settings name it.
+    """Keep W&B a copy of the run, or of a sweep's runs, meanwhile, where the settings name it.
 
     At the end its process has `tracking.wait_seconds` to log and send the rest, less what this process has waited for
     the run before; what it did not come to is on disk, and `mtquant wandb sync` sends it.

@@ -9,8 +9,33 @@ from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.training.reporting.weights_and_biases.follower import Follower, sole
 from mtquant_rllib.training.reporting.weights_and_biases.sending import send, unsent
 from mtquant_rllib.training.reporting.weights_and_biases.session import OFFLINE, Unreachable, first_line
+from mtquant_rllib.training.reporting.weights_and_biases.sweep_follower import runs_of
 from mtquant_rllib.training.reporting.weights_and_biases.transaction_log import files_of
 from mtquant_rllib.training.storage import run_lock
+
+
+def sync_sweep(sweep: Path, tell: Callable[[str], None]) -> None:
+    """Send every run of a sweep to W&B, as of `sync`.
+
+    Raises
+    ------
+    ConfigError
+        When there is no key.
+    RunError
+        When the sweep is being trained, or one of its runs was not taken; the others are sent.
+    """
+    if (holder := run_lock.holder(sweep)) is not None:
+        raise RunError(f"{sweep}: {holder} trains this sweep at this moment; sync it once that has ended")
+    expect_key()
+    left = []
+    for run in runs_of(sweep):
+        try:
+            sync(run, tell)
+        except RunError as error:
+            tell(str(error))
+            left.append(run.name)
+    if left:
+        raise RunError(f"{sweep}: {len(left)} runs were not sent whole: {', '.join(left)}; what there is is kept")
 
 
 def sync(run: Path, tell: Callable[[str], None]) -> None:
