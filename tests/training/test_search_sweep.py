@@ -103,6 +103,26 @@ def test_every_trial_is_a_few_runs_that_say_out_of_how_many(tmp_path: Path) -> N
         driver.train(settings_with(), run=run)
     with pytest.raises(ConfigError, match="declared with another --space"):
         sweep.sweep(settings_with(), ["recipe.learning_rate=1e-4,1e-3"], run=run, resume_existing=True)
+    own = settings_with("search.scheduler=grid", "seed=5")
+    for settings, how, said in (
+        (settings_with("search.scheduler=asha", "seed=5"), {"budget_scale": 0.02}, "section `search`"),
+        (
+            settings_with("search.scheduler=grid", "seed=5", "desk.episode.bars=70"),
+            {"budget_scale": 0.02},
+            "section `desk`",
+        ),
+        (own, {"budget_scale": 0.5}, "--budget-scale"),
+    ):
+        with pytest.raises(ConfigError, match=f"declared with another {said}"):
+            sweep.sweep(settings, RATES, run=run, resume_existing=True, **how)
+    with pytest.raises(Reached):
+        sweep.sweep(
+            settings_with("search.scheduler=grid", "seed=5", "resources.cpus=2"),
+            RATES,
+            run=run,
+            budget_scale=0.02,
+            resume_existing=True,
+        )
     with pytest.raises(Reached):
         sweep.resume(run)
     with pytest.raises(ConfigError, match="a sweep goes on with what it declared"):

@@ -92,7 +92,8 @@ def sweep(
     if is_sweep(run):
         if not resume_existing:
             raise RunError(f"{run}: this sweep exists; carry it on with `mtquant resume {run}` or name another")
-        _expect_the_same(SweepRecord.read(run), settings, found)
+        files = [None if one is None else str(Path(one).resolve()) for one in (market, macro)]
+        _expect_the_same(SweepRecord.read(run), settings, found, files, budget_scale)
     else:
         ownership.claim(run)
         record = SweepRecord.begin(
@@ -230,12 +231,24 @@ def _expect_room(settings: Settings, phases: Sequence[int], address: str | None)
         placed(resources, phases[0], ["trial_00"], [local_node(settings)])
 
 
-def _expect_the_same(record: SweepRecord, settings: Settings, space: Space) -> None:
-    """Raises ConfigError when a sweep that exists was declared otherwise."""
+def _expect_the_same(
+    record: SweepRecord, settings: Settings, space: Space, files: Sequence[str | None], budget_scale: float
+) -> None:
+    """Raises ConfigError when a sweep that exists was declared otherwise, but for what shapes no result."""
+    own = json.loads(strict_json.dumps(settings.model_dump(mode="json")))
+    other = [
+        f"section `{section}`"
+        for section, values in own.items()
+        if section not in ("resources", "tracking", "checkpoints") and record.settings.get(section) != values
+    ]
     if record.space != json.loads(strict_json.dumps(space.declared())):
-        raise ConfigError(f"sweep {record.name} was declared with another --space; name another run")
-    if record.settings["search"] != settings.model_dump(mode="json")["search"]:
-        raise ConfigError(f"sweep {record.name} was declared with another section `search`; name another run")
+        other.insert(0, "--space")
+    if [record.market, record.macro] != list(files):
+        other.append("--market or --macro")
+    if record.budget_scale != budget_scale:
+        other.append("--budget-scale")
+    if other:
+        raise ConfigError(f"sweep {record.name} was declared with another {other[0]}; name another run")
 
 
 # -- what is made -----------------------------------------------------------------------------------------------------
