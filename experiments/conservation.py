@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mtquant_rllib.bench.core import RandomDrive
+from mtquant_rllib.bench.core import RandomActionDriver
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.prepared.data import DeskData, prepare_embedded, prepare_files
 
@@ -26,7 +26,7 @@ LIMIT = 1e-9
 def largest_error(settings: Settings, folder: Path, split: str, n_bars: int, n_envs: int) -> tuple[float, int]:
     """Largest |change of equity - (price - costs - financing)| over equity, and the environment-bars it was looked
     for in."""
-    drive = RandomDrive(settings, DeskData.open(folder, split), n_envs, settings.seed)
+    drive = RandomActionDriver(settings, DeskData.open(folder, split), n_envs, settings.seed)
     book, worst, done = drive.desk.book, 0.0, 0
     ends = np.empty(n_envs)
 

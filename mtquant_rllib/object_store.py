@@ -52,7 +52,7 @@ _FINAL = {
 _GONE = ("RESOURCE_NOT_FOUND", "NO_SUCH_KEY")
 
 
-class Stamp(NamedTuple):
+class FileStat(NamedTuple):
     """What a listing says of a file. modified_ns: since 1970, by the store's clock."""
 
     bytes: int
@@ -168,7 +168,7 @@ class Store:
         return f"{self.base}/{path}" if path else self.base
 
     @_tried_again
-    def files(self, below: str = "") -> dict[str, Stamp]:
+    def files(self, below: str = "") -> dict[str, FileStat]:
         """Every file below a folder, by its path; empty where there is nothing.
 
         Raises
@@ -182,7 +182,7 @@ class Store:
             )
         start = len(self.base) + 1
         files = {
-            info.path[start:]: Stamp(info.size, info.mtime_ns or 0)
+            info.path[start:]: FileStat(info.size, info.mtime_ns or 0)
             for info in found
             if info.type is fs.FileType.File and not info.path.endswith("/")
         }
@@ -192,11 +192,11 @@ class Store:
         return files
 
     @_tried_again
-    def stamp(self, path: str = "") -> Stamp | None:
+    def stat(self, path: str = "") -> FileStat | None:
         """Of one file; None where there is none."""
         with _answered(self.address):
             (info,) = self.filesystem.get_file_info([self._place(path)])
-        return Stamp(info.size, info.mtime_ns or 0) if info.type is fs.FileType.File else None
+        return FileStat(info.size, info.mtime_ns or 0) if info.type is fs.FileType.File else None
 
     @_tried_again
     def read(self, path: str) -> bytes | None:
@@ -283,29 +283,29 @@ def downloaded(name: str | os.PathLike[str], folder: Path) -> Path:
     expect_endpoint(address_of(name))
     store = Store.at(name)
     target = folder / Path(store.base).name
-    single = store.stamp()
-    files: dict[str, Stamp] = {"": single} if single is not None else store.files()
+    single = store.stat()
+    files: dict[str, FileStat] = {"": single} if single is not None else store.files()
     if not files:
         raise RunError(f"{store.address}: no such file or folder")
     places = {path: target / path if path else target for path in files}
-    stale = [path for path, stamp in files.items() if not _is_copy(places[path], stamp)]
+    stale = [path for path, stat in files.items() if not _is_copy(places[path], stat)]
     in_parallel(lambda path: _copied(store, path, places[path], files[path]), stale)
     if single is None:
         _forget_others(target, [places[path] for path in files])
     return target
 
 
-def _copied(store: Store, path: str, place: Path, stamp: Stamp) -> None:
+def _copied(store: Store, path: str, place: Path, stat: FileStat) -> None:
     store.download(path, place)
-    os.utime(place, ns=(stamp.modified_ns, stamp.modified_ns))
+    os.utime(place, ns=(stat.modified_ns, stat.modified_ns))
 
 
-def _is_copy(place: Path, stamp: Stamp) -> bool:
+def _is_copy(place: Path, stat: FileStat) -> bool:
     try:
         found = place.stat()
     except OSError:
         return False
-    return (found.st_size, found.st_mtime_ns) == stamp
+    return (found.st_size, found.st_mtime_ns) == stat
 
 
 def _forget_others(folder: Path, known: Sequence[Path]) -> None:

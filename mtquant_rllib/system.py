@@ -92,12 +92,12 @@ class HierarchicalTradingSystem:
         draws: Sequence[EpisodeDraw] | None = None,
         hub: CommunicationHub | None = None,
     ) -> Desk:
-        """A desk over a split of the run's market, one environment a stretch (or a draw), under the risk manager.
+        """A desk over a split of the run's market, one environment a segment (or a draw), under the risk manager.
 
         hub: hears what the levels tell each other.
         """
         data = DeskData.open(Path(self._manifest().market.data), split)
-        desk = new_desk(self.settings, data, whole(data.stretches) if draws is None else draws)
+        desk = new_desk(self.settings, data, whole(data.segments) if draws is None else draws)
         desk.hub = hub
         return desk
 
@@ -115,10 +115,10 @@ class HierarchicalTradingSystem:
             When that is so of all of them.
         """
         over = (desk.state.row >= desk.state.stop_row) | (desk.book.equity <= 0)
-        if (over | desk.state.parked).all():
+        if (over | desk.state.done).all():
             raise RunError("every environment of this desk has come to the end of its bars; system.desk() begins again")
-        if (over & ~desk.state.parked).any():
-            desk.park(np.flatnonzero(over & ~desk.state.parked))
+        if (over & ~desk.state.done).any():
+            desk.finish(np.flatnonzero(over & ~desk.state.done))
         return desk.advance_with_weights(self.decide(desk))
 
     def _policies(self) -> PolicyPlayer:

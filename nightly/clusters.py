@@ -20,7 +20,7 @@ LOSSES = {0: "whole", **{phase: f"a node lost in phase {phase}" for phase in (1,
 TRIALS = {1: ("forex", "commodities", "equity"), 2: ("desk",), 3: ("desk",)}
 
 
-class Machines:
+class LocalCluster:
     """A Ray cluster of nodes with (CPUs, GPUs) on this machine."""
 
     def __init__(self, sizes: Sequence[tuple[int, int]]) -> None:

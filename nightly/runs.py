@@ -37,8 +37,8 @@ SMALL_SAC = (
     "recipe.algorithms=[sac, sac, sac]",
     "sac.critic.hidden=[16, 16]",
     "sac.batch_size=16",
-    "sac.bars_per_update=4",
-    "sac.bars_per_round=20",
+    "sac.bars_per_gradient_step=4",
+    "sac.rollout_bars=20",
     "sac.learning_starts_bars=40",
 )
 SCALE = "0.001"

@@ -13,7 +13,7 @@ import pytest
 import ray
 import runs
 from attempts import TRIES, patched
-from clusters import LOSSES, TRIALS, Machines, nodes_alive, processes_placed
+from clusters import LOSSES, TRIALS, LocalCluster, nodes_alive, processes_placed
 from processes import Node as OtherNode
 from processes import may_hide
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -24,8 +24,8 @@ from mtquant_rllib.training.placement.planner import placed
 
 
 @pytest.fixture
-def machines(request: pytest.FixtureRequest) -> Iterator[Machines]:
-    there = Machines(request.param)
+def machines(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
+    there = LocalCluster(request.param)
     yield there
     ray.shutdown()
     there.cluster.shutdown()
@@ -46,7 +46,7 @@ SHAPES = {
 def test_the_curriculum_finishes(
     tmp_path: Path,
     reference: Callable[..., Path],
-    machines: Machines,
+    machines: LocalCluster,
     overrides: Sequence[str],
     loses: int,
     request: pytest.FixtureRequest,
@@ -62,7 +62,7 @@ def test_the_curriculum_finishes(
         assert driver.says(f"phase {phase} {trials[0]}  "), driver.text[-3000:]
         if phase == 1 and not loses:
             plan = placed(asked, phase, trials, there)
-            expected = Counter((node.id, process.kind) for process, node in plan.seats)
+            expected = Counter((node.id, process.kind) for process, node in plan.assignments)
             assert processes_placed() <= expected, "Ray placed what was planned, as far as it is still running"
         if phase == loses:
             time.sleep(random.Random(phase).uniform(0.0, 1.0))
@@ -91,7 +91,7 @@ def test_a_run_goes_on_on_other_shapes_of_machine(tmp_path: Path, reference: Cal
     begun.end()
     told = []
     for sizes, until in ((((2, 0), (2, 0)), "phase 2 desk  "), (((1, 0), (4, 0), (2, 0)), None)):
-        there = Machines(sizes)
+        there = LocalCluster(sizes)
         try:
             driver = runs.command(tmp_path, "resume", "x", "--address", there.cluster.address)
             if until is not None:
@@ -122,7 +122,7 @@ class Other:
 
 
 @pytest.mark.parametrize("machines", [CPUS], indirect=True, ids=["2+2"])
-def test_a_trial_that_waits_for_its_place_says_what_for(tmp_path: Path, machines: Machines) -> None:
+def test_a_trial_that_waits_for_its_place_says_what_for(tmp_path: Path, machines: LocalCluster) -> None:
     taken = nodes_alive()[1]
     other = Other.options(scheduling_strategy=NodeAffinitySchedulingStrategy(str(taken.id), soft=False)).remote()
     assert ray.get(other.begun.remote())
@@ -140,7 +140,7 @@ def test_a_trial_that_waits_for_its_place_says_what_for(tmp_path: Path, machines
 @pytest.mark.parametrize("lacks", ["the run's folder", "this package"])
 @pytest.mark.parametrize("machines", [((2, 0),)], indirect=True, ids=["2"])
 def test_a_node_that_cannot_train_is_named_and_left_out(
-    tmp_path: Path, reference: Callable[..., Path], machines: Machines, lacks: str
+    tmp_path: Path, reference: Callable[..., Path], machines: LocalCluster, lacks: str
 ) -> None:
     if not may_hide():
         pytest.skip("a node that does not see a folder can be started by root alone")

@@ -58,10 +58,11 @@ def _violations_of_bars(found: Any) -> list[str]:
             "prices are positive": negative or (prices > 0).all(),
             "high is the highest": (prices[:, 1] >= prices.max(axis=1)).all(),
             "low is the lowest": (prices[:, 2] <= prices.min(axis=1)).all(),
-            "stamps increase": (np.diff(one.stamps) > np.timedelta64(0)).all(),
-            "stamps are between 1970 and 2100": (one.stamps >= np.datetime64("1970")).all()
-            and (one.stamps < np.datetime64("2100")).all(),
-            "daily stamps are dates": not one.daily or (one.stamps == one.stamps.astype("datetime64[D]")).all(),
+            "timestamps increase": (np.diff(one.timestamps) > np.timedelta64(0)).all(),
+            "timestamps are between 1970 and 2100": (one.timestamps >= np.datetime64("1970")).all()
+            and (one.timestamps < np.datetime64("2100")).all(),
+            "daily timestamps are dates": not one.daily
+            or (one.timestamps == one.timestamps.astype("datetime64[D]")).all(),
         }
         wrong += [f"{one.symbol}: not so: {name}" for name, holds in checks.items() if not holds]
     if found.macro is not None:

@@ -31,7 +31,7 @@ FILES = 5
 
 def test_an_hour_of_training_grows_nothing(tmp_path: Path) -> None:
     overrides = ["resources.runners=1", "resources.cpus=2", "recipe.validations=1000", "tracking.progress_seconds=60"]
-    overrides += ["recipe.bars_per_update=512", "recipe.batch_size=128"]
+    overrides += ["recipe.train_batch_bars=512", "recipe.batch_size=128"]
     running = runs.command(
         tmp_path, "train", "--run", "x", "--phase", "1", "--budget-scale", "1000", *runs.settings(*overrides)
     )

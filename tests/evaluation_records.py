@@ -25,10 +25,10 @@ N = UNIVERSE.n_instruments
 def played(name="desk", n_envs=1, n_bars=120, seed=0, shock=None, drift=0.0):
     """A made-up book that conserves: equity is what its profits, costs and financing leave."""
     rng = np.random.default_rng(seed)
-    stamps = (np.datetime64("2020-02-03") + np.arange(n_bars)).astype("datetime64[s]")
+    timestamps = (np.datetime64("2020-02-03") + np.arange(n_bars)).astype("datetime64[s]")
     earned = rng.normal(drift, 0.003, (n_envs, n_bars, N))
     if shock is not None:
-        earned[:, np.flatnonzero(stamps == np.datetime64("2020-04-20"))[0], 4] = shock
+        earned[:, np.flatnonzero(timestamps == np.datetime64("2020-04-20"))[0], 4] = shock
     pnl, cost, equity = np.zeros_like(earned), np.zeros_like(earned), np.full((n_envs, n_bars), np.nan)
     now = np.full(n_envs, 100_000.0)
     for t in range(n_bars):
@@ -46,7 +46,7 @@ def played(name="desk", n_envs=1, n_bars=120, seed=0, shock=None, drift=0.0):
         domains=tuple(domain.name for domain in UNIVERSE.domains),
         domain_of=UNIVERSE.domain_of,
         bars_per_year=252.0,
-        stamps=stamps,
+        timestamps=timestamps,
         equity_start_ccy=np.full(n_envs, 100_000.0),
         equity_ccy=equity,
         pnl_ccy=pnl,

@@ -34,8 +34,8 @@ SMALL_ATTENTION = (
 SMALL_SAC = (
     "sac.critic.hidden=[16, 16]",
     "sac.batch_size=16",
-    "sac.bars_per_update=4",
-    "sac.bars_per_round=20",
+    "sac.bars_per_gradient_step=4",
+    "sac.rollout_bars=20",
     "sac.learning_starts_bars=40",
 )
 TINY_CONFIG = """
@@ -47,8 +47,8 @@ recipe: {algorithms: [sac, ppo, ppo], environments: 4, validations: 4, min_updat
 sac:
   critic: {hidden: [16, 16]}
   batch_size: 16
-  bars_per_update: 4
-  bars_per_round: 20
+  bars_per_gradient_step: 4
+  rollout_bars: 20
   learning_starts_bars: 40
 resources: {cpus: 2}
 tracking: {progress_seconds: 0}

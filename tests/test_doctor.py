@@ -14,7 +14,7 @@ import pytest
 from mtquant_rllib.cli import main
 from mtquant_rllib.config import Settings
 from mtquant_rllib.doctor import cluster_checks, local_checks
-from mtquant_rllib.doctor.findings import Finding
+from mtquant_rllib.doctor.findings import CheckResult
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.records.manifest import versions
 from mtquant_rllib.training.session.node_checks import code_of_package, node_report
@@ -36,7 +36,7 @@ def doctor(*words: str) -> int:
     return main(["doctor", *(word for override in SMALL for word in ("--set", override)), *words])
 
 
-def only(findings: Iterable[Finding]) -> Finding:
+def only(findings: Iterable[CheckResult]) -> CheckResult:
     (finding,) = findings
     return finding
 
@@ -142,7 +142,7 @@ def test_a_tracker_that_is_not_there_is_told_of() -> None:
 def test_a_node_is_judged_by_what_it_says() -> None:
     node, same = Node("10.0.0.2", 4, id="n"), versions()
 
-    def findings(**said: Any) -> list[Finding]:
+    def findings(**said: Any) -> list[CheckResult]:
         return list(
             cluster_checks.node_findings(
                 node, node_report({"time": 100.0, "folders": {}, "code": code_of_package(), **said}, 99.0, 101.0)

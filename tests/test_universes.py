@@ -133,8 +133,8 @@ def test_a_repair_leaves_the_weekends_of_what_is_traded_on_seven_days(home: Path
 
 
 def test_what_is_traded_on_seven_days_is_financed_on_seven() -> None:
-    stamps = np.datetime64("2024-01-01", "s") + np.arange(15) * np.timedelta64(1, "D")
-    nights = financing_nights(stamps, True, ["Wed", None])
+    timestamps = np.datetime64("2024-01-01", "s") + np.arange(15) * np.timedelta64(1, "D")
+    nights = financing_nights(timestamps, True, ["Wed", None])
     assert nights[1:8, 1].tolist() == [1] * 7
     assert nights[1:8, 0].tolist() == [1, 1, 3, 1, 1, 0, 0], "Monday's night is paid on Tuesday's row"
     assert nights[8:].sum(axis=0).tolist() == [7, 7]
@@ -142,12 +142,13 @@ def test_what_is_traded_on_seven_days_is_financed_on_seven() -> None:
 
 def test_an_index_in_another_currency_is_financed_at_that_currencys_rate(home: Path) -> None:
     settings = Settings.load(home / "my_index.yaml")
-    stamps = np.arange("2020-01-06", "2020-01-18", dtype="datetime64[D]").astype("datetime64[s]")
+    timestamps = np.arange("2020-01-06", "2020-01-18", dtype="datetime64[D]").astype("datetime64[s]")
     n = settings.universe.n_instruments
     market = MarketData(
-        symbols=settings.universe.symbols, stamps=stamps, bars=np.full((len(stamps), n, 5), 1.5),
-        valid=np.ones((len(stamps), n), dtype=bool), macro=np.full((len(stamps), 1), 4.0), macro_columns=("rate_3m",),
-        stale_open=np.zeros((len(stamps), n), dtype=bool), volume_proxy=np.zeros(n, dtype=bool), daily=True,
+        symbols=settings.universe.symbols, timestamps=timestamps, bars=np.full((len(timestamps), n, 5), 1.5),
+        valid=np.ones((len(timestamps), n), dtype=bool), macro=np.full((len(timestamps), 1), 4.0),
+        macro_columns=("rate_3m",), stale_open=np.zeros((len(timestamps), n), dtype=bool),
+        volume_proxy=np.zeros(n, dtype=bool), daily=True,
     )  # fmt: skip
     paid = np.asarray(ExecutionData.build(settings, [market]).money[:, LONG_FINANCING])
     row, new = settings.symbols["GER40"], settings.universe.symbols.index("GER40")

@@ -78,9 +78,9 @@ def allocation(raw: Any, numbers: Mapping[str, Any], ops: Operations) -> Any:
     """Shares of capital (..., D) and appetite. A share is capped, not renormalised; small ones snap to 0."""
     raw = ops.clip(raw)
     shares = ops.softmax(raw[..., :-1] * numbers["logit_scale"])
-    shares = ops.where(shares < numbers["snap_below"], 0.0, ops.at_most(shares, numbers["allocation_cap"]))
+    shares = ops.where(shares < numbers["dead_band"], 0.0, ops.at_most(shares, numbers["allocation_cap"]))
     appetite = raw[..., -1:]
-    off = (appetite + 1.0) * 0.5 < numbers["snap_below"]
+    off = (appetite + 1.0) * 0.5 < numbers["dead_band"]
     return ops.side_by_side(shares, ops.where(off, -1.0, appetite))
 
 

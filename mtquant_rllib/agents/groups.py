@@ -37,8 +37,8 @@ class NetworkChoice:
         Of each action, the column whose value the reference policy adds to `initial_mean` and the factor of that; None
         where it adds nothing. Empty without a reference policy: the network's own last layer then begins at
         `initial_mean`.
-    price
-        Of a departure from the reference policy; see `config.reference`.
+    kl_coeff
+        Coefficient of KL(policy || reference) in the loss; see `config.reference`.
     """
 
     name: str
@@ -49,7 +49,7 @@ class NetworkChoice:
     initial_mean: tuple[float, ...] = ()
     own_columns: tuple[tuple[int, ...], ...] = ()
     reference: tuple[tuple[str, float] | None, ...] = ()
-    price: float = 0.0
+    kl_coeff: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,9 @@ class AgentGroup:
         Of the group: its only agent's, or `instruments`.
     agents
         Ids, in the universe's order.
-    turn
-        When it decides within a bar: groups of one turn decide side by side, and see what earlier turns have decided.
+    decision_order
+        When it decides within a bar: groups of the same number decide side by side, and see what lower ones have
+        decided.
     first_phase
         Of the curriculum: it learns there with those of the same first phase, is absent before, and frozen after until
         the last phase, in which all learn.
@@ -87,7 +88,7 @@ class AgentGroup:
 
     name: str
     agents: tuple[str, ...]
-    turn: int
+    decision_order: int
     first_phase: int
     domain: int | None
     observation: Layout
@@ -147,7 +148,7 @@ def _meta_controller(settings: Settings) -> AgentGroup:
     universe, decision, own = settings.universe, settings.desk.decision, settings.meta_controller
     seen = layout.meta_layout(universe, settings.desk.observation.returns_days)
     _expect_width("meta_controller.state_dim", own.state_dim, seen.width)
-    snapped = f"below {decision.snap_below:g} it is 0"
+    snapped = f"below {decision.dead_band:g} it is 0"
     share = (
         f"logit of the domain's share of capital: softmax({decision.logit_scale:g} * logits), at most "
         f"{decision.allocation_cap:g}, the excess stays in cash; {snapped}"
@@ -157,7 +158,7 @@ def _meta_controller(settings: Settings) -> AgentGroup:
     return AgentGroup(
         name=META,
         agents=(META,),
-        turn=0,
+        decision_order=0,
         first_phase=2,
         domain=None,
         observation=seen,
@@ -174,7 +175,7 @@ def _meta_controller(settings: Settings) -> AgentGroup:
             own.dropout,
             (*[0.0] * universe.n_domains, 2.0 * networks.initial_appetite - 1.0),
             reference=(None,) * (universe.n_domains + 1) if settings.reference.exists else (),
-            price=settings.reference.price.meta,
+            kl_coeff=settings.reference.kl_coeff.meta,
         ),
         learning_rate=settings.recipe.learning_rates.meta_controller,
     )
@@ -197,7 +198,7 @@ def _specialist(settings: Settings, number: int) -> AgentGroup:
     return AgentGroup(
         name=domain.specialist,
         agents=(domain.specialist,),
-        turn=1,
+        decision_order=1,
         first_phase=1,
         domain=number,
         observation=layout.specialist_layout(domain, settings),
@@ -212,7 +213,7 @@ def _specialist(settings: Settings, number: int) -> AgentGroup:
             networks.value_hidden.specialist,
             networks.linear_skip.specialist,
             reference=_views_of_reference(domain) if settings.reference.exists else (),
-            price=settings.reference.price.specialist,
+            kl_coeff=settings.reference.kl_coeff.specialist,
         ),
         learning_rate=settings.recipe.learning_rates.specialists,
     )
@@ -235,7 +236,7 @@ def _instruments(settings: Settings) -> AgentGroup:
     return AgentGroup(
         name=INSTRUMENTS,
         agents=settings.universe.symbols,
-        turn=2,
+        decision_order=2,
         first_phase=1,
         domain=None,
         observation=layout.instrument_layout(settings),
@@ -256,7 +257,7 @@ def _instruments(settings: Settings) -> AgentGroup:
             # Its own stop is none: as far away as stops go.
             initial_mean=(0.0, 2.0 * settings.reference.urgency - 1.0, 1.0) if settings.reference.exists else (),
             reference=(("reference", 1.0), None, None) if settings.reference.exists else (),
-            price=settings.reference.price.instrument,
+            kl_coeff=settings.reference.kl_coeff.instrument,
         ),
         learning_rate=settings.recipe.learning_rates.instruments,
     )
@@ -269,7 +270,7 @@ def _allocator(settings: Settings) -> AgentGroup:
     return AgentGroup(
         name=ALLOCATOR,
         agents=(ALLOCATOR,),
-        turn=0,
+        decision_order=0,
         first_phase=1,
         domain=None,
         observation=layout.allocator_layout(symbols),
@@ -300,4 +301,4 @@ def map_numbers(settings: Settings) -> dict[str, float]:
     if settings.allocator is not None:
         return {"logit_scale": settings.allocator.logit_scale}
     config = settings.desk.decision
-    return {name: getattr(config, name) for name in ("logit_scale", "snap_below", "allocation_cap")}
+    return {name: getattr(config, name) for name in ("logit_scale", "dead_band", "allocation_cap")}

@@ -62,24 +62,26 @@ class ControlsReport:
         return asdict(self)
 
 
-def audit_controls(settings: Settings, cache: Path, told: Callable[[str], None] = lambda line: None) -> ControlsReport:
+def audit_controls(
+    settings: Settings, cache: Path, on_progress: Callable[[str], None] = lambda line: None
+) -> ControlsReport:
     """All controls, on markets that are drawn and prepared below `cache`."""
     config, controls = settings.evaluation.controls, []
-    told("the planted market")
+    on_progress("the planted market")
     planted = _Market(settings, "planted", cache)
     trader, oracle = planted.trade(), planted.oracle()
     share = share_of_oracle(trader.returns, oracle.returns, *planted.how()).share
     found = f"share of the oracle's net Sharpe {_percent(share)}, of at least {config.min_share:.0%}"
     controls.append(Control("what is planted is found", share.lower >= config.min_share, found))
 
-    told("costs")
+    on_progress("costs")
     nets = [planted.sharpes(trader)["net"]]
     nets += [planted.sharpes(planted.trade(costs=multiple))["net"] for multiple in config.cost_multiples[1:]]
     falling = all(after.estimate < before.estimate for before, after in pairwise(nets))
     figures = ", ".join(f"x{multiple:g} {_text(net)}" for multiple, net in zip(config.cost_multiples, nets))
     controls.append(Control("costs cost", falling, f"net Sharpe at {figures}"))
 
-    told("the null market, without and with a leak")
+    on_progress("the null market, without and with a leak")
     null = _Market(settings, "null", cache)
     for name, leak, passes in (("nothing is found in nothing", 0.0, True), ("a leak wins", config.leak_loading, False)):
         book = null.sharpes(null.trade(leak=leak))
@@ -99,7 +101,7 @@ class _Market:
         self._settings = changed(settings, embedded={"variant": variant, **sizes})
         self._folder = prepare_embedded(self._settings, cache)
         self._test = DeskData.open(self._folder, "test")
-        self.years = sum(s.stop - s.start for s in self._test.stretches) / self._test.execution.bars_per_year
+        self.years = sum(s.stop - s.start for s in self._test.segments) / self._test.execution.bars_per_year
 
     def trade(self, *, leak: float = 0.0, costs: float = 1.0) -> Record:
         """The linear trader's book on the test paths."""
@@ -123,7 +125,7 @@ class _Market:
             execution = replace(execution, money=money)
         data = replace(self._test, execution=execution)
         player = oracle_player(settings, mean, truth(self._folder, "test")[1], data)
-        return play(settings, data, player, whole(data.stretches), name="trader")
+        return play(settings, data, player, whole(data.segments), name="trader")
 
     def sharpes(self, record: Record) -> Mapping[str, Interval]:
         """Pooled net and gross Sharpe."""

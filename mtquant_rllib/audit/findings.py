@@ -23,7 +23,7 @@ class Leak:
         The array, file or setting.
     column
         Of it: the feature, instrument or series; empty where it has none.
-    row, stamp
+    row, timestamp
         The first bar at which it shows; None where it is not at a bar.
     how
         What was seen, in words.
@@ -32,11 +32,11 @@ class Leak:
     what: str
     column: str
     row: int | None
-    stamp: str | None
+    timestamp: str | None
     how: str
 
     def __str__(self) -> str:
-        bar = "" if self.row is None else f" at bar {self.row} ({self.stamp})"
+        bar = "" if self.row is None else f" at bar {self.row} ({self.timestamp})"
         return f"{self.what}{f', {self.column},' if self.column else ''}{bar}: {self.how}"
 
 

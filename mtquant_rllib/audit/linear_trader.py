@@ -21,7 +21,7 @@ _MOVE_CLIP = 5.0
 
 
 class LinearTrader:
-    """Coefficients shared by all instruments, fitted on the training stretches.
+    """Coefficients shared by all instruments, fitted on the training segments.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class LinearTrader:
                 f"evaluation.controls.leak_column = {leaking}: expected one of {', '.join(names)}, which are seen"
             )
         self._leaking = names.index(leaking)
-        rows = np.concatenate([np.arange(stretch.start, stretch.stop - 1) for stretch in train.stretches])
+        rows = np.concatenate([np.arange(segment.start, segment.stop - 1) for segment in train.segments])
         moves = next_moves(settings, train, train_sigma)
         products = settings.evaluation.controls.ridge_rows * np.diag([*[1.0] * len(names), 0.0])
         with_target = np.zeros(len(products))
@@ -59,8 +59,8 @@ class LinearTrader:
     def forecast(self, data: DeskData, sigma: np.ndarray) -> np.ndarray:
         """Expected next move of every row and instrument, a fraction, (N, n)."""
         moves = next_moves(self._settings, data, sigma)
-        told = [self._seen(data, moves, part) @ self.coefficients for part in _parts(np.arange(len(sigma)))]
-        return np.concatenate(told).reshape(sigma.shape) * sigma
+        predicted = [self._seen(data, moves, part) @ self.coefficients for part in _parts(np.arange(len(sigma)))]
+        return np.concatenate(predicted).reshape(sigma.shape) * sigma
 
     def _seen(self, data: DeskData, moves: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Columns of each row and instrument, and a one, (R * n, k + 1)."""

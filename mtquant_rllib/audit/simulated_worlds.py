@@ -30,7 +30,7 @@ _WARM_BARS = 260
 
 
 @dataclass(frozen=True)
-class World:
+class SimulatedMarket:
     """Returns (N, T) of N books that follow signals of their own, returns (T,) of simple rules by name, and bars a
     year."""
 
@@ -45,7 +45,7 @@ class World:
         return books
 
 
-def null_worlds(settings: Settings, market: MarketData | None, n_worlds: int, seed: int) -> Iterator[World]:
+def null_worlds(settings: Settings, market: MarketData | None, n_worlds: int, seed: int) -> Iterator[SimulatedMarket]:
     """Worlds on the synthetic null market, or on blocks of a real one.
 
     Raises
@@ -91,10 +91,10 @@ def _returns_of(market: MarketData, settings: Settings) -> tuple[np.ndarray, flo
     """Simple returns (T - 1, n) on the bars that all instruments have, clipped as features clip them, and such bars a
     year."""
     everywhere = market.valid.all(axis=1)
-    close, stamps = market.bars[everywhere, :, CLOSE], market.stamps[everywhere]
+    close, timestamps = market.bars[everywhere, :, CLOSE], market.timestamps[everywhere]
     clip = settings.features.return_clip
     returns = np.clip((close[1:] - close[:-1]) / np.abs(close[:-1]), -clip, clip)
-    return returns, float(len(returns) / ((stamps[-1] - stamps[0]) / _YEAR)) if len(returns) else float("nan")
+    return returns, float(len(returns) / ((timestamps[-1] - timestamps[0]) / _YEAR)) if len(returns) else float("nan")
 
 
 def _world(
@@ -104,7 +104,7 @@ def _world(
     config: ErrorRatesConfig,
     momentum: Mapping[str, MomentumConfig],
     rng: np.random.Generator,
-) -> World:
+) -> SimulatedMarket:
     n_bars, n = returns.shape
     size = 1.0 / (n * _trailing_deviation(returns))
     persistence = 2.0 ** (-1.0 / config.half_life_bars)
@@ -112,7 +112,7 @@ def _world(
     position = signal * size[:, None]
     books = np.einsum("tbn,tn->bt", position[:-1], returns[1:])
     rules = {"inverse_vol": size, **{name: _direction(returns, own) * size for name, own in momentum.items()}}
-    return World(
+    return SimulatedMarket(
         books=books[:, _WARM_BARS:],
         rules={name: (own[:-1] * returns[1:]).sum(axis=1)[_WARM_BARS:] for name, own in rules.items()},
         bars_per_year=bars_per_year,

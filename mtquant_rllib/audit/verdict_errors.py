@@ -16,13 +16,13 @@ import numpy as np
 from scipy import stats
 
 from mtquant_rllib.audit.findings import Leak, LeakFound
-from mtquant_rllib.audit.simulated_worlds import World, null_worlds
+from mtquant_rllib.audit.simulated_worlds import SimulatedMarket, null_worlds
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.evaluation.statistics.sharpe_tests import sharpe_influence
-from mtquant_rllib.evaluation.statistics.verdict import Finding, judge_returns
+from mtquant_rllib.evaluation.statistics.verdict import Outcome, judge_returns
 from mtquant_rllib.market.bars import MarketData
 
-CLAIMS = (Finding.EARNS, Finding.BEATS)
+CLAIMS = (Outcome.EARNS, Outcome.BEATS)
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,15 @@ class ErrorRates:
 
 
 def verdict_errors(
-    settings: Settings, market: MarketData | None, name: str, told: Callable[[str], None] = lambda line: None
+    settings: Settings, market: MarketData | None, name: str, on_progress: Callable[[str], None] = lambda line: None
 ) -> ErrorRates:
     """Judge worlds on the synthetic null market, or on blocks of a real one."""
     config, rule = settings.evaluation.error_rates, settings.evaluation.verdict
     plans = [(0.0, config.null_worlds), *((sharpe, config.planted_worlds) for sharpe in config.planted_sharpes)]
     rates = []
     for number, (sharpe, n_worlds) in enumerate(plans):
-        told(f"{n_worlds} worlds with a true Sharpe of {sharpe:g}")
-        found: dict[tuple[int, bool], Counter[Finding]] = {}
+        on_progress(f"{n_worlds} worlds with a true Sharpe of {sharpe:g}")
+        found: dict[tuple[int, bool], Counter[Outcome]] = {}
         for world in null_worlds(settings, market, n_worlds, seed=(settings.seed + 1) * 100_000 * (number + 1)):
             for trials in config.trials:
                 for counted in (True,) if trials == 1 or sharpe else (True, False):
@@ -111,7 +111,7 @@ def verdict_errors(
     return ErrorRates(name, config.years, tuple(rates), rule.significance + config.max_excess)
 
 
-def _judged(settings: Settings, world: World, sharpe: float, trials: int, counted: bool) -> Finding:
+def _judged(settings: Settings, world: SimulatedMarket, sharpe: float, trials: int, counted: bool) -> Outcome:
     """The verdict on the best of the world's first so many books."""
     books = world.planted(sharpe)[:trials]
     best = int(np.nanargmax(sharpe_influence(books)[1]))
@@ -126,9 +126,9 @@ def _judged(settings: Settings, world: World, sharpe: float, trials: int, counte
     return verdict.finding
 
 
-def _rate(sharpe: float, trials: int, counted: bool, n_worlds: int, counts: Counter[Finding]) -> ErrorRate:
+def _rate(sharpe: float, trials: int, counted: bool, n_worlds: int, counts: Counter[Outcome]) -> ErrorRate:
     claims = sum(counts[finding] for finding in CLAIMS)
-    shares = (_share(count, n_worlds) for count in (claims, counts[Finding.BEATS], counts[Finding.LOSES]))
+    shares = (_share(count, n_worlds) for count in (claims, counts[Outcome.BEATS], counts[Outcome.LOSES]))
     return ErrorRate(sharpe, trials, counted, n_worlds, *shares)
 
 

@@ -26,11 +26,11 @@ _ACTION_SETS = 8
 _WARM_UP_STEPS = 5
 
 
-class RandomDrive:
+class RandomActionDriver:
     """Drives a training desk with raw actions drawn in advance, starting episodes over as they end."""
 
     def __init__(self, settings: Settings, data: DeskData, n_envs: int, seed: int) -> None:
-        self._settings, self._turns, self._seed = settings, data.turns(settings, None), seed
+        self._settings, self._instrument_segments, self._seed = settings, data.instrument_segments(settings, None), seed
         setup = EpisodeSetup()
         self.desk = Desk(settings, data.execution, data.features, n_envs, setup, RiskLayer(settings, n_envs, setup))
         self._episodes = np.zeros(n_envs, dtype=np.int64)
@@ -52,7 +52,7 @@ class RandomDrive:
                     0,
                     int(env),
                     int(self._episodes[env]),
-                    self._turns,
+                    self._instrument_segments,
                     self._settings.desk.episode.bars,
                     (rewards.specialist_allocation_low, rewards.specialist_allocation_high),
                 )
@@ -84,7 +84,7 @@ def bench_core(
 
     Returns a dictionary with `bars_per_s`, its raw windows, `rss_mb` now and `peak_rss_mb`.
     """
-    drive = RandomDrive(settings, DeskData.open(data_folder, "train"), n_envs, settings.seed)
+    drive = RandomActionDriver(settings, DeskData.open(data_folder, "train"), n_envs, settings.seed)
     for _ in range(_WARM_UP_STEPS):
         drive.step()
     windows = []

@@ -87,7 +87,7 @@ class _Stage:
         tree["resources"] |= {"engine": engine, "runners": runners}
         tree["recipe"] |= {
             "environments": environments,
-            "bars_per_update": self._sizes.update_bars,
+            "train_batch_bars": self._sizes.update_bars,
             "batch_size": MINIBATCH,
             "n_epochs": EPOCHS,
         }

@@ -56,8 +56,8 @@ def write_minute_export(path: Path, rows: int) -> Path:
     """An export of MetaTrader's kind: tabs, dates with dots, Monday to Friday, prices of a few digits that repeat."""
     count = np.arange(rows)
     week, minute = np.divmod(count, TRADED_DAYS * MINUTES_A_DAY)
-    stamps = FIRST_MINUTE + (week * MINUTES_A_WEEK + minute).astype("timedelta64[m]")
-    texts = (str(stamp).replace("-", ".").replace("T", "\t") + ":00" for stamp in stamps)
+    timestamps = FIRST_MINUTE + (week * MINUTES_A_WEEK + minute).astype("timedelta64[m]")
+    texts = (str(timestamp).replace("-", ".").replace("T", "\t") + ":00" for timestamp in timestamps)
     prices = [f"{1.1 + k / 1e5:.5f}\t1.20001\t1.05001\t{1.1 + k / 1e5:.5f}\t7" for k in range(97)]
     with path.open("w") as file:
         file.write("<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\n")

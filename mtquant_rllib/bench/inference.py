@@ -77,7 +77,7 @@ def bench_inference(settings: Settings, data: Path, sizes: Sizes, states: States
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        desks = {"the run's": (settings, states)} if states is not None else _fresh(settings)
+        desks = {"the run's": (settings, states)} if states is not None else _initial_networks(settings)
         return {
             "networks": {name: _desk(own, given, data, sizes) for name, (own, given) in desks.items()},
             "sizes": vars(sizes),
@@ -86,7 +86,7 @@ def bench_inference(settings: Settings, data: Path, sizes: Sizes, states: States
         torch.set_num_threads(threads)
 
 
-def _fresh(settings: Settings) -> dict[str, tuple[Settings, States]]:
+def _initial_networks(settings: Settings) -> dict[str, tuple[Settings, States]]:
     levels = {"plain": ("meta", "specialist", "instrument"), ATTENTION: (ATTENTION,) * 3}
     desks: dict[str, tuple[Settings, States]] = {}
     for name, (meta, specialist, instrument) in levels.items():
@@ -152,10 +152,10 @@ def _played(settings: Settings, states: States, data: Path) -> Seen:
         if not isinstance(desk, Desk) or (desk.meta_is_due.all() and desk.specialists_are_due.all()):
             parts[agent].append(obs.copy())
 
-    held = DeskData.open(data, "validation")
-    draws = rollout.random_starts(held.stretches, _BARS_PLAYED, _DESKS, settings.seed)
+    validation = DeskData.open(data, "validation")
+    draws = rollout.random_starts(validation.segments, _BARS_PLAYED, _DESKS, settings.seed)
     player = rollout.policy_player(settings, states, on_decision=keep)
-    rollout.play(settings, held, player, draws, name="bench")
+    rollout.play(settings, validation, player, draws, name="bench")
     joined = {agent: np.concatenate(own) for agent, own in parts.items()}
     return {group.name: np.stack([joined[agent] for agent in group.agents], axis=1) for group in agent_groups(settings)}
 

@@ -167,11 +167,14 @@ def _update_of(
         jobs.append((learner, [_rows(module, sizes.rows, rng) for module in stack.modules]))
 
     def update() -> Window:
-        parts = [[minibatch_indices(sizes.rows, 1, sizes.minibatch, rng) for _ in tables] for _, tables in jobs]
+        parts = [
+            [minibatch_indices(sizes.rows, 1, sizes.minibatch, rng) for _ in module_columns]
+            for _, module_columns in jobs
+        ]
         peak = _Peak(device)
         began = time.perf_counter()
-        for (learner, tables), own in zip(jobs, parts):
-            learner.learn(tables, [0] * len(tables), own, 1, settings.seed)
+        for (learner, module_columns), own in zip(jobs, parts):
+            learner.learn(module_columns, [0] * len(module_columns), own, 1, settings.seed)
         if device == "cuda":
             torch.cuda.synchronize()
         return Window(time.perf_counter() - began, peak.mb())

@@ -36,7 +36,7 @@ HIDDEN, BATCH = 64, 256
 META_NETWORK = "meta"
 TURNS = 3
 """RLlib's steps in a bar on which every level decides."""
-_STOCK_ENV = "mtquant_desk_turn_by_turn"
+_RLLIB_ENV = "mtquant_desk_turn_by_turn"
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def _manifest(settings: Settings, market: MarketRecord, sizes: Sizes, meta: str 
     tree["desk"]["decision"] |= {"meta_every_bars": 1, "specialists_every_bars": 1}
     tree["sac"] |= {
         "batch_size": BATCH,
-        "bars_per_update": 1,
-        "bars_per_round": 64,
+        "bars_per_gradient_step": 1,
+        "rollout_bars": 64,
         "bars_per_iteration": sizes.bars,
         "learning_starts_bars": sizes.warm_bars,
         "learning_starts_frac": 1.0,
@@ -108,11 +108,11 @@ def _batched(manifest: Manifest, sizes: Sizes) -> Callable[[], float]:
 
 def _rllib(manifest: Manifest, sizes: Sizes) -> Callable[[], float]:
     settings = manifest.load_settings()
-    register_env(_STOCK_ENV, desk_env)
+    register_env(_RLLIB_ENV, desk_env)
     blank: Any = SACConfig()
     config = (
         blank.environment(
-            _STOCK_ENV,
+            _RLLIB_ENV,
             env_config={
                 "data": manifest.market.data,
                 "settings": manifest.settings,

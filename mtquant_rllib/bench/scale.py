@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from mtquant_rllib.bench.core import RandomDrive, memory
+from mtquant_rllib.bench.core import RandomActionDriver, memory
 from mtquant_rllib.bench.interleaving import interleaved
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.prepared.data import DeskData, prepare_embedded
@@ -40,8 +40,8 @@ def bench_scale(settings: Settings, *, n_envs: int = 256, steps: int = 60, repea
             for paths, years in PATHS_AND_YEARS:
                 data = DeskData.open(prepare_embedded(_sized(settings, paths, years)), "train")
                 _touch(data)
-                bars = sum(stretch.stop - stretch.start for stretch in data.stretches)
-                drives[bars] = RandomDrive(settings, data, n_envs, settings.seed)
+                bars = sum(segment.stop - segment.start for segment in data.segments)
+                drives[bars] = RandomActionDriver(settings, data, n_envs, settings.seed)
             sides = {bars: partial(_cost, drive, n_envs, steps) for bars, drive in drives.items()}
             windows = interleaved(sides, repeats)
         finally:
@@ -70,7 +70,7 @@ def _touch(data: DeskData) -> None:
         array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].sum()
 
 
-def _cost(drive: RandomDrive, n_envs: int, steps: int) -> float:
+def _cost(drive: RandomActionDriver, n_envs: int, steps: int) -> float:
     """Microseconds of a bar of one environment."""
     started = time.perf_counter()
     for _ in range(steps):
@@ -104,7 +104,7 @@ def bench_memory(settings: Settings, market: Any, *, minutes: float = 10.0, samp
     began = time.monotonic()
     for number in range(samples):
         while time.monotonic() - began < (number + 1) * minutes * 60 / samples:
-            (fragment,) = runner.sample(num_timesteps=settings.recipe.bars_per_update)
+            (fragment,) = runner.sample(num_timesteps=settings.recipe.train_batch_bars)
             runner.get_metrics()
             bars += fragment.bars
         readings.append(memory())

@@ -54,7 +54,7 @@ def add_audit(commands: Any) -> None:
     verdict.add_argument("--json", type=Path, metavar="FILE", help="write the rates here")
 
 
-def _told(line: str) -> None:
+def _print_progress(line: str) -> None:
     print(f"mtquant: {line}", file=sys.stderr)
 
 
@@ -68,7 +68,7 @@ def _leakage(args: argparse.Namespace) -> None:
 
     bars, macro = (None if path is None else local_copy(path) for path in (args.market, args.macro))
     with tempfile.TemporaryDirectory(prefix="mtquant-audit-") as scratch:
-        report = audit_leakage(settings, bars, macro, Path(scratch), _told)
+        report = audit_leakage(settings, bars, macro, Path(scratch), _print_progress)
     for line in report.lines():
         print(line)
     if args.json is not None:
@@ -81,7 +81,7 @@ def _controls(args: argparse.Namespace) -> None:
     from mtquant_rllib.audit.controls import audit_controls
     from mtquant_rllib.env.prepared.data import cache_folder
 
-    report = audit_controls(settings, cache_folder(), _told)
+    report = audit_controls(settings, cache_folder(), _print_progress)
     for line in report.lines():
         print(line)
     if args.json is not None:
@@ -100,7 +100,7 @@ def _verdict(args: argparse.Namespace) -> None:
     if args.market is not None:
         market, _ = load_market(settings, local_copy(args.market), None)
         name = f"blocks of {args.market}, means taken out"
-    rates = verdict_errors(settings, market, name, _told)
+    rates = verdict_errors(settings, market, name, _print_progress)
     for line in rates.lines():
         print(line)
     if args.json is not None:

@@ -40,9 +40,9 @@ def add_data(commands: Any) -> None:
         "options of all files named", "(of some in a folder: --set 'market.files={\"*_H1.csv\": {timezone: UTC+2}}')"
     )
     of_files.add_argument("--symbol", help="the instrument, where the file does not name it")
-    of_files.add_argument("--timezone", help="of the stamps, where the file does not say: UTC, New York+7, UTC+2")
+    of_files.add_argument("--timezone", help="of the timestamps, where the file does not say: UTC, New York+7, UTC+2")
     of_files.add_argument("--scale", type=int, metavar="N", help="divisor of prices that a file stores as integers")
-    of_files.add_argument("--date-format", help="of the stamps, where it is ambiguous, such as %%d/%%m/%%Y")
+    of_files.add_argument("--date-format", help="of the timestamps, where it is ambiguous, such as %%d/%%m/%%Y")
     of_files.add_argument("--decimal", metavar="MARK", help="decimal mark, where the file does not tell: . or ,")
     of_files.add_argument("--thousands", metavar="MARK", help="mark between thousands: . , ' _ a blank, or none")
     of_files.add_argument(
@@ -173,7 +173,7 @@ def _synth(args: argparse.Namespace) -> None:
         bars = importers.write_market(market, args.out / f"path_{number:03d}.parquet")
         # What is known at a row was published the business day before.
         known = MacroSeries(
-            dates=market.stamps[:-1].astype("datetime64[D]"), columns=market.macro_columns, values=market.macro[1:]
+            dates=market.timestamps[:-1].astype("datetime64[D]"), columns=market.macro_columns, values=market.macro[1:]
         )
         macro = importers.write_macro(known, args.out / f"path_{number:03d}_macro.parquet")
         print(f"{bars} and {macro.name}: {len(market):,} rows, {args.variant}, seed {seed}, path {number}")

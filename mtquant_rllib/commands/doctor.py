@@ -12,7 +12,7 @@ from mtquant_rllib.paths import is_address
 from mtquant_rllib.training.records.run_names import RUNS, run_path
 
 
-class Unfit(MtquantError):
+class DoctorFailed(MtquantError):
     """Some check failed."""
 
     exit_code = 1
@@ -45,4 +45,4 @@ def _doctor(args: argparse.Namespace) -> None:
         print(finding.line(), flush=True)
         failed += finding.level == "failed"
     if failed:
-        raise Unfit(f"{failed} check{'s' if failed > 1 else ''} failed")
+        raise DoctorFailed(f"{failed} check{'s' if failed > 1 else ''} failed")

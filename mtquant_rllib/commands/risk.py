@@ -128,7 +128,7 @@ def _print_check(found: BookCheck) -> None:
         (name, f"{value:.4f}", f"{found.limits[name]:.4f}", "over" if value > found.limits[name] * (1 + 1e-9) else "")
         for name, value in found.measures.items()
     ]
-    title = f"fractions of equity at the close of {found.stamp[:10]}"
+    title = f"fractions of equity at the close of {found.timestamp[:10]}"
     print_cells([("measure", "book", "limit", ""), *rows], console, title=title, words=(0, 3))
     rules = {edit.instrument: edit.rule for edit in found.edits}
     head = ("position", "weight", "allowed", "rule", "share of VaR", "marginal VaR")
@@ -177,7 +177,7 @@ def _print_stress(found: StressTest, settings: Settings) -> None:
         most = ", ".join(f"{symbol} {lost:.1%}" for symbol, lost in hurt if lost > 0)
         rows.append((one.name, f"{one.loss:.1%}", worst, f"level {one.breaker}" if one.breaker else "", most))
     head = ("scenario", "loss", "worst day", "breaker", "lost most by")
-    print_cells([head, *rows], console, title=f"the book of {found.stamp[:10]}", words=(0, 2, 3, 4))
+    print_cells([head, *rows], console, title=f"the book of {found.timestamp[:10]}", words=(0, 2, 3, 4))
     for name in found.missing:
         print(f"{name}: the bars do not have these days")
     print(

@@ -51,7 +51,7 @@ class DecisionConfig(Section):
 
     logit_scale
         Softmax temperature is its inverse.
-    snap_below
+    dead_band
         Shares and appetites under this are zero, so that "nothing" can be said with a finite action.
     allocation_cap
         Largest allocation of a domain; the excess stays in cash.
@@ -68,7 +68,7 @@ class DecisionConfig(Section):
     """
 
     logit_scale: Positive
-    snap_below: ShareBelowOne
+    dead_band: ShareBelowOne
     allocation_cap: Fraction
     vol_target_ann: Fraction
     stop_atr_min: Positive

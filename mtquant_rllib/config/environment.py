@@ -111,7 +111,7 @@ class EnvironmentConfig(Section):
             name: getattr(self.settings, name).model_dump(mode="json", exclude=read, exclude_defaults=True)
             for name, read in READ_OF_COPIED.items()
         }
-        found["reference"] = self.settings.reference.model_dump(mode="json", include={"price"})
+        found["reference"] = self.settings.reference.model_dump(mode="json", include={"kl_coeff"})
         return {name: hashlib.sha256(repr(tree).encode()).hexdigest()[:16] for name, tree in found.items()}
 
     @property

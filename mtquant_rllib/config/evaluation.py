@@ -172,7 +172,7 @@ class AuditConfig(Section):
         Bars that are played up to each of them.
     random_books
         Books that fill at the open after each of them.
-    named_leaks
+    max_reported_leaks
         Leaks that a check names; there may be hundreds of one cause.
     first_of_period_frac
         Share of a macro series' values that stand on the first days of a month or longer period, from which on the
@@ -194,7 +194,7 @@ class AuditConfig(Section):
     bars: Count
     played_bars: Count
     random_books: Count
-    named_leaks: Count
+    max_reported_leaks: Count
     first_of_period_frac: Fraction
     period_days: Positive
     next_value_frac: Fraction

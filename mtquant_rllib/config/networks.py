@@ -47,7 +47,7 @@ class NetworksConfig(Section):
     linear_skip: LinearSkip
     initial_std: Positive
     """Deviation of every action component before training; actions live in [-1, 1]."""
-    std_floor: NonNegative
+    min_std: NonNegative
     """Deviation below which training cannot push a component; approached smoothly."""
     initial_appetite: Share
     """Risk appetite that the meta-controller's mean begins with; allocations begin equal."""
@@ -59,7 +59,7 @@ class NetworksConfig(Section):
     """Used by the levels whose name is `attention`."""
 
     @model_validator(mode="after")
-    def _starts_above_the_floor(self) -> NetworksConfig:
-        if self.initial_std <= self.std_floor:
-            raise ValueError(f"initial_std {self.initial_std} must lie above std_floor {self.std_floor}")
+    def _starts_above_min_std(self) -> NetworksConfig:
+        if self.initial_std <= self.min_std:
+            raise ValueError(f"initial_std {self.initial_std} must lie above min_std {self.min_std}")
         return self

@@ -149,7 +149,7 @@ class DialectConfig(Section):
 
 
 class ClockConfig(Section):
-    """How a clock is recognised by the weeks of its stamps, and by agreement with a file whose clock is known.
+    """How a clock is recognised by the weeks of its timestamps, and by agreement with a file whose clock is known.
 
     candidates
         Clocks that are tried, the likeliest first.
@@ -160,7 +160,7 @@ class ClockConfig(Section):
         this much better, on the mean of both, than the clock it was read as; clocks within the last share of the best
         are named beside it.
     furthest_lag_h, min_common
-        Hours that stamps are moved by in search of agreement; bars that must coincide to be compared.
+        Hours that timestamps are moved by in search of agreement; bars that must coincide to be compared.
     """
 
     candidates: tuple[Timezone, ...]

@@ -1,4 +1,4 @@
-"""The reference policy: a simple book from which the desk starts, and departs at a price. Section `reference` of the
+"""The reference policy: a simple book from which the desk starts; departures are penalised. Section `reference` of the
 settings (`configs/reference.yaml`)."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ BookWeight = Annotated[float, Field(ge=-10, le=10), NUMBER]
 """Weight of one book in a mix; below 0 it is traded the other way round."""
 
 
-class ReferencePrice(Section):
+class ReferenceKLCoeff(Section):
     """What a departure costs: the factor of the Kullback-Leibler divergence from the reference policy in the loss of
     each level's modules, PPO's and SAC's alike. 0 costs nothing."""
 
@@ -38,8 +38,8 @@ class ReferenceConfig(Section):
         Instruments that `long_risk_premia` holds long; those that are not traded are left out.
     urgency
         Share of the way to its target weight that the reference trades at a bar.
-    price
-        See `ReferencePrice`.
+    kl_coeff
+        See `ReferenceKLCoeff`.
     """
 
     where: Where
@@ -48,7 +48,7 @@ class ReferenceConfig(Section):
     trend_days: tuple[Window, ...] = Field(min_length=1)
     premia: tuple[str, ...]
     urgency: Share
-    price: ReferencePrice
+    kl_coeff: ReferenceKLCoeff
 
     @model_validator(mode="before")
     @classmethod
@@ -61,7 +61,7 @@ class ReferenceConfig(Section):
     @property
     def arrays(self) -> dict[str, object] | None:
         """What shapes the columns of the reference book; None where there is none."""
-        return self.model_dump(mode="json", exclude={"where", "urgency", "price"}) if self.exists else None
+        return self.model_dump(mode="json", exclude={"where", "urgency", "kl_coeff"}) if self.exists else None
 
     @property
     def exists(self) -> bool:

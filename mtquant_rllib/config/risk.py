@@ -69,7 +69,7 @@ class CustomRuleConfig(Section):
         return {"rule": given} if isinstance(given, str) else given
 
 
-class TailsConfig(Section):
+class VaRMethodsConfig(Section):
     """How value at risk and expected shortfall of a book are measured by `mtquant risk`, besides the rule's own.
 
     history_days
@@ -126,5 +126,5 @@ class RiskConfig(Section):
     rules: tuple[CustomRuleConfig, ...] = ()
     breakers: BreakersConfig
     alerts: AlertsConfig
-    tails: TailsConfig
+    var_methods: VaRMethodsConfig
     stress: StressConfig

@@ -46,7 +46,7 @@ class CriticConfig(Section):
         return self
 
 
-class SigmaFloor(Section):
+class MinStdByRegime(Section):
     """Smallest deviation of the raw action while collecting, by the regime of the bar. It does not add to the policy's
     own, and there is none in evaluation."""
 
@@ -56,7 +56,7 @@ class SigmaFloor(Section):
     sideways: NonNegative
 
     @property
-    def by_regime(self) -> tuple[float, float, float, float]:
+    def in_order(self) -> tuple[float, float, float, float]:
         """In the order of `features.regimes.Regime`."""
         return self.bull, self.bear, self.volatile, self.sideways
 
@@ -83,10 +83,10 @@ class SACConfig(Section):
 
     gamma
         Discount of a bar; null follows the recipe.
-    bars_per_update
+    bars_per_gradient_step
         Bars sampled for each gradient step; 1 learns after every bar.
-    bars_per_round
-        Bars between two calls of the learner, which then makes up for all of them.
+    rollout_bars
+        Bars sampled between two calls of the learner, which then makes up for all of them.
     bars_per_iteration
         Bars between two reports, each of which may be a checkpoint.
     learning_starts_bars, learning_starts_frac
@@ -102,7 +102,7 @@ class SACConfig(Section):
     action_penalty
         kappa of `engine.learning.sac_loss`: what a raw mean costs, half of it times its square; a slope of as much
         moves the mean by one. 0 is the paper.
-    initial_std, std_floor
+    initial_std, min_std
         As in `networks`, for policies that learn here: the target entropy asks for deviations of about .17.
     grad_clip
         Largest gradient norm of each network.
@@ -111,8 +111,8 @@ class SACConfig(Section):
     gamma: Fraction | None
     learning_rates: SACRates
     batch_size: Count
-    bars_per_update: Count
-    bars_per_round: Count
+    bars_per_gradient_step: Count
+    rollout_bars: Count
     bars_per_iteration: Count
     learning_starts_bars: CountOrNone
     learning_starts_frac: Fraction
@@ -123,13 +123,13 @@ class SACConfig(Section):
     initial_alpha: Positive
     action_penalty: NonNegative
     initial_std: Positive
-    std_floor: NonNegative
-    sigma_floor: SigmaFloor
+    min_std: NonNegative
+    min_std_by_regime: MinStdByRegime
     critic: CriticConfig
     grad_clip: Positive
 
     @model_validator(mode="after")
-    def _starts_above_the_floor(self) -> SACConfig:
-        if self.initial_std <= self.std_floor:
-            raise ValueError(f"initial_std {self.initial_std} must lie above std_floor {self.std_floor}")
+    def _starts_above_min_std(self) -> SACConfig:
+        if self.initial_std <= self.min_std:
+            raise ValueError(f"initial_std {self.initial_std} must lie above min_std {self.min_std}")
         return self

@@ -104,7 +104,7 @@ class Dimension(ABC):
 
 
 @dataclass(frozen=True)
-class Listed(Dimension):
+class Categorical(Dimension):
     """Single values. ordered: a neighbour is near."""
 
     options: tuple[Any, ...]
@@ -200,7 +200,7 @@ class Space:
     @property
     def listed(self) -> bool:
         """Whether every setting has single values, so that a grid is possible."""
-        return all(isinstance(dimension, Listed) for dimension in self.dimensions.values())
+        return all(isinstance(dimension, Categorical) for dimension in self.dimensions.values())
 
     def perturbed(self, values: Values, rng: random.Random, how: PBTConfig) -> Values:
         """Values near to these: each is moved, or drawn anew with probability `how.resample_prob`."""
@@ -258,11 +258,11 @@ def _parsed(source: str) -> dict[str, Any]:
 
 def _dimension(path: str, declaration: Any) -> Dimension:
     if isinstance(declaration, list):
-        return _listed(path, declaration, ordered=True)
+        return _categorical(path, declaration, ordered=True)
     if isinstance(declaration, Mapping) and len(declaration) == 1:
         ((kind, arguments),) = declaration.items()
         if kind == "choice" and isinstance(arguments, list):
-            return _listed(path, arguments, ordered=False)
+            return _categorical(path, arguments, ordered=False)
         if kind in ("uniform", "loguniform", "integers"):
             return _range(path, kind, arguments)
     raise ConfigError(
@@ -271,14 +271,14 @@ def _dimension(path: str, declaration: Any) -> Dimension:
     )
 
 
-def _listed(path: str, options: Sequence[Any], ordered: bool) -> Listed:
+def _categorical(path: str, options: Sequence[Any], ordered: bool) -> Categorical:
     found = tuple(number_of(option) for option in options)
     if not found:
         raise ConfigError(f"--space {path}: the list is empty")
     for place, option in enumerate(found):
         if option in found[:place]:
             raise ConfigError(f"--space {path}: {option!r} stands twice")
-    return Listed(found, ordered)
+    return Categorical(found, ordered)
 
 
 def _range(path: str, kind: str, ends: Any) -> Range:

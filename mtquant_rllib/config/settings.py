@@ -45,7 +45,7 @@ _COLUMN = re.compile(r"[A-Za-z]\w*", re.ASCII)
 """What a column of an observation may be called."""
 
 
-BY_MARKET = ("reference.where", "desk.decision.risk_scale.where", "recipe.average_handed_on")
+BY_MARKET = ("reference.where", "desk.decision.risk_scale.where", "recipe.use_final_ema")
 """Settings that depend on the market where they are `files` (`config.base.Where`)."""
 
 

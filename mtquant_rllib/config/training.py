@@ -62,7 +62,7 @@ class RecipeConfig(Section):
     batch_size_final_factor
         A minibatch at the end of the budget is so many times as large as at its start; the way there is a straight line
         over bars. Averages noise out as a falling rate does, in fewer steps (Smith et al. 2018, arXiv 1711.00489).
-    bars_per_update
+    train_batch_bars
         Environment-bars between two updates, over all runners and environments.
     min_updates
         A phase whose budget is too small for this many updates takes smaller ones.
@@ -72,11 +72,11 @@ class RecipeConfig(Section):
         Largest gradient norm of each module.
     vf_clip
         Largest squared error of the value function that is still learned from.
-    average_updates
+    ema_updates
         Updates over which weights are averaged; the average is validated beside the weights, and the better is kept
-        and handed on. null averages nothing.
-    average_handed_on
-        Where a phase hands on the average of weights at its end in place of the state that was best on validation: on
+        and handed over. null averages nothing.
+    use_final_ema
+        Where a phase hands over the average of weights at its end in place of the state that was best on validation: on
         two years of bars the best of twenty is the luckiest.
     validations
         How many times in a phase, evenly over its budget, the policies are validated.
@@ -99,14 +99,14 @@ class RecipeConfig(Section):
     batch_size: Count | None
     batch_size_final_factor: GrowthFactor
     clip_range: Fraction | None
-    bars_per_update: Count
+    train_batch_bars: Count
     min_updates: Count
     environments: Count
     grad_clip: Positive
     vf_clip: Positive
     entropy_coeff: NonNegative
-    average_updates: Count | None
-    average_handed_on: Where
+    ema_updates: Count | None
+    use_final_ema: Where
     validations: Count
     patience: Count | None
     explore_frozen: bool

@@ -9,7 +9,7 @@ from mtquant_rllib.config.sac import SACConfig
 from mtquant_rllib.config.training import GrowthFactor, LearnerConfig
 
 
-class SACRates(Section):
+class ModuleSACRates(Section):
     """Learning rates of a module at the start of the budget: those of the settings times the phase's fraction."""
 
     actor: Positive
@@ -24,9 +24,9 @@ class TrialConfig(Section):
         Bars after which the trial is done. Learning rates and minibatches follow the share of it that was sampled.
     validations
         How many times, evenly over the budget, the policies are validated; 0 never.
-    patience, learning_rate_final_frac, batch_size_final_factor, explore_frozen, average_updates
+    patience, learning_rate_final_frac, batch_size_final_factor, explore_frozen, ema_updates
         As in `recipe`.
-    average_handed_on
+    use_final_ema
         Whether the newest average of weights counts as the best, whatever validation says.
     best_from_start
         Whether the states that it starts from compete for "best on validation".
@@ -53,11 +53,11 @@ class TrialConfig(Section):
     learning_rate_final_frac: Share
     batch_size_final_factor: GrowthFactor
     explore_frozen: bool
-    average_updates: Count | None
-    average_handed_on: bool
+    ema_updates: Count | None
+    use_final_ema: bool
     best_from_start: bool
     learner: LearnerConfig
-    learning_rates: dict[str, Positive | SACRates] = Field(default_factory=dict)
+    learning_rates: dict[str, Positive | ModuleSACRates] = Field(default_factory=dict)
     base_rates: dict[str, Positive] = Field(default_factory=dict)
     learner_threads: Count = 1
     sac: SACConfig | None = None

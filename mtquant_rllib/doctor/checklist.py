@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.doctor import cluster_checks, local_checks
-from mtquant_rllib.doctor.findings import Finding, refused
+from mtquant_rllib.doctor.findings import CheckResult, refused
 
 
 def examine(
@@ -18,7 +18,7 @@ def examine(
     macro: Path | None,
     run: Path | str,
     address: str | None,
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """Findings as they come. run: the folder that runs would lie in, or a run's own; or an address in an object store.
 
     Parameters are those of `training.curriculum.driver.train`.
@@ -27,9 +27,9 @@ def examine(
 
     loaded: list[Settings] = []
 
-    def configuration() -> Iterator[Finding]:
+    def configuration() -> Iterator[CheckResult]:
         loaded.append(Settings.load(config, overrides))
-        yield Finding("config", "ok", config)
+        yield CheckResult("config", "ok", config)
 
     yield from refused("config", configuration)
     yield from local_checks.packages()
@@ -38,7 +38,7 @@ def examine(
     (settings,) = loaded
     cache: list[Path] = []
 
-    def folders() -> Iterator[Finding]:
+    def folders() -> Iterator[CheckResult]:
         if isinstance(run, str):
             yield from local_checks.object_store(run)
             yield from local_checks.signing_key()
@@ -62,11 +62,11 @@ def examine(
         yield from refused("market", lambda: local_checks.market(settings, bars, macro))
 
 
-def _cluster(settings: Settings, address: str, run: Path | str) -> Iterator[Finding]:
+def _cluster(settings: Settings, address: str, run: Path | str) -> Iterator[CheckResult]:
     from mtquant_rllib.training.session.ray_session import joined
 
     with joined(settings, address) as there:
         nodes = there.nodes()
-        yield Finding("cluster", "ok", f"{address}: {len(nodes)} node{'s' if len(nodes) > 1 else ''}")
+        yield CheckResult("cluster", "ok", f"{address}: {len(nodes)} node{'s' if len(nodes) > 1 else ''}")
         yield from cluster_checks.plan(settings, [*nodes, *there.startable()])
         yield from cluster_checks.nodes(nodes, run, settings.resources.learners)

@@ -12,7 +12,7 @@ Level = Literal["ok", "warning", "failed"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One line of the report. cure: what to do about it; empty where all is well."""
 
     check: str
@@ -24,9 +24,9 @@ class Finding:
         return f"{self.level:<8} {self.check:<10} {self.said}" + (f"\n{'':<20}cure: {self.cure}" if self.cure else "")
 
 
-def refused(check: str, attempt: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def refused(check: str, attempt: Callable[[], Iterator[CheckResult]]) -> Iterator[CheckResult]:
     """The findings of a check; a MtquantError becomes a failed one."""
     try:
         yield from attempt()
     except MtquantError as error:
-        yield Finding(check, "failed", str(error))
+        yield CheckResult(check, "failed", str(error))

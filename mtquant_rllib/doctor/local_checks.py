@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.doctor.findings import Finding
+from mtquant_rllib.doctor.findings import CheckResult
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.records.signatures import KEY_VARIABLE, key_file
 from mtquant_rllib.training.reporting.weights_and_biases.session import (
@@ -31,7 +31,7 @@ TRACKER_SECONDS = 5.0
 SHARED_MEMORY = Path("/dev/shm")
 
 
-def packages() -> Iterator[Finding]:
+def packages() -> Iterator[CheckResult]:
     """Every package that this project names, in a version that it takes."""
     wrong = []
     for text in importlib.metadata.requires("mtquant_rllib") or ():
@@ -46,23 +46,25 @@ def packages() -> Iterator[Finding]:
         if not wanted.specifier.contains(found, prereleases=True):
             wrong.append(f"{wanted.name} {found} is not {wanted.specifier}")
     if wrong:
-        yield Finding("packages", "failed", "; ".join(wrong), "pip install --upgrade mtquant_rllib, or `make train`")
+        yield CheckResult(
+            "packages", "failed", "; ".join(wrong), "pip install --upgrade mtquant_rllib, or `make train`"
+        )
         return
     known = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("ray", "torch", "numpy"))
-    yield Finding("packages", "ok", known)
+    yield CheckResult("packages", "ok", known)
 
 
-def market(settings: Settings, bars: Path | None, macro: Path | None) -> Iterator[Finding]:
+def market(settings: Settings, bars: Path | None, macro: Path | None) -> Iterator[CheckResult]:
     """The bars can be read, and every split has something to trade."""
     from mtquant_rllib.env.prepared.data import describe
     from mtquant_rllib.training.preparation import prepare
 
     folder = Path(prepare(settings, bars, macro).data)
     splits = describe(folder)["splits"]
-    yield Finding("market", "ok", f"{bars or 'embedded'}: {', '.join(splits)}; prepared in {folder}")
+    yield CheckResult("market", "ok", f"{bars or 'embedded'}: {', '.join(splits)}; prepared in {folder}")
 
 
-def storage(what: str, folder: Path) -> Iterator[Finding]:
+def storage(what: str, folder: Path) -> Iterator[CheckResult]:
     """A folder can be written to, with what runs need of a file system, and has room."""
     there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     probe = there / f".mtquant-doctor-{os.getpid()}"
@@ -79,15 +81,17 @@ def storage(what: str, folder: Path) -> Iterator[Finding]:
             shutil.rmtree(probe, ignore_errors=True)
         free = shutil.disk_usage(there).free // 2**20
     except OSError as error:
-        yield Finding(what, "failed", f"{there} cannot be written: {error.strerror}", _storage_cure(what))
+        yield CheckResult(what, "failed", f"{there} cannot be written: {error.strerror}", _storage_cure(what))
         return
     if free < LEAST_FREE_MB:
-        yield Finding(what, "failed", f"{there} has {free} MB free, of {LEAST_FREE_MB} that are wanted", "make room")
+        yield CheckResult(
+            what, "failed", f"{there} has {free} MB free, of {LEAST_FREE_MB} that are wanted", "make room"
+        )
         return
-    yield Finding(what, "ok", f"{folder}: written, synced and renamed; {free / 1024:.0f} GB free")
+    yield CheckResult(what, "ok", f"{folder}: written, synced and renamed; {free / 1024:.0f} GB free")
 
 
-def object_store(address: str) -> Iterator[Finding]:
+def object_store(address: str) -> Iterator[CheckResult]:
     """A file can be written to an object store, read back and removed."""
     from mtquant_rllib.object_store import Store, expect_endpoint
 
@@ -96,65 +100,65 @@ def object_store(address: str) -> Iterator[Finding]:
         Store.at(address).probe()
     except OSError as error:
         cure = "see to the bucket, its credentials and the way there (AWS_*, gcloud auth, AZURE_STORAGE_*)"
-        yield Finding("runs", "failed", f"{address}: {error.strerror or error}", cure)
+        yield CheckResult("runs", "failed", f"{address}: {error.strerror or error}", cure)
         return
-    yield Finding("runs", "ok", f"{address}: written, read and removed")
+    yield CheckResult("runs", "ok", f"{address}: written, read and removed")
 
 
-def signing_key() -> Iterator[Finding]:
+def signing_key() -> Iterator[CheckResult]:
     """A run in an object store outlives this machine, and so has to the key that signs its checkpoints."""
     path = key_file()
     if path.exists():
-        yield Finding("key", "ok", f"{path} signs checkpoints")
+        yield CheckResult("key", "ok", f"{path} signs checkpoints")
         return
     said = f"{path} is not there, and is made when a run begins; on another machine its checkpoints are a stranger's"
-    yield Finding("key", "warning", said, f"keep a copy of it, and bring it along or name it in ${KEY_VARIABLE}")
+    yield CheckResult("key", "warning", said, f"keep a copy of it, and bring it along or name it in ${KEY_VARIABLE}")
 
 
 def _storage_cure(what: str) -> str:
     return "let $MTQUANT_CACHE name a folder of yours" if what == "cache" else "name another folder with --run"
 
 
-def shared_memory(settings: Settings) -> Iterator[Finding]:
+def shared_memory(settings: Settings) -> Iterator[CheckResult]:
     """What a session of this machine takes of /dev/shm is there."""
     from mtquant_rllib.training.session.ray_start import LEAST_STORE_MB
 
     wanted = settings.resources.object_store_mb
     if wanted < LEAST_STORE_MB:
         said = f"resources.object_store_mb = {wanted} is less than Ray's object store takes"
-        yield Finding("memory", "failed", said, f"set resources.object_store_mb={LEAST_STORE_MB} or more")
+        yield CheckResult("memory", "failed", said, f"set resources.object_store_mb={LEAST_STORE_MB} or more")
         return
     if not SHARED_MEMORY.exists():
         return
     free = shutil.disk_usage(SHARED_MEMORY).free // 2**20
     if free < wanted:
-        yield Finding(
+        yield CheckResult(
             "memory",
             "failed",
             f"{SHARED_MEMORY} has {free} MB free, of {wanted} that Ray's object store takes",
             f"docker run --shm-size={2 * wanted}m, or --set resources.object_store_mb={max(free // 2, 80)}",
         )
         return
-    yield Finding("memory", "ok", f"{free} MB of shared memory, {wanted} for Ray's object store")
+    yield CheckResult("memory", "ok", f"{free} MB of shared memory, {wanted} for Ray's object store")
 
 
-def gpus(settings: Settings) -> Iterator[Finding]:
+def gpus(settings: Settings) -> Iterator[CheckResult]:
     """GPUs that are there can be used by torch."""
     import torch
 
     if settings.resources.gpus == "none":
-        yield Finding("gpus", "ok", "not asked for (resources.gpus = none)")
+        yield CheckResult("gpus", "ok", "not asked for (resources.gpus = none)")
         return
     there = _listed_gpus()
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
-        yield Finding("gpus", "ok", f"{names}; torch {torch.__version__} for CUDA {torch.version.cuda}")
+        yield CheckResult("gpus", "ok", f"{names}; torch {torch.__version__} for CUDA {torch.version.cuda}")
     elif there and os.environ.get("CUDA_VISIBLE_DEVICES") is not None and torch.backends.cuda.is_built():
         hidden = os.environ["CUDA_VISIBLE_DEVICES"]
-        yield Finding("gpus", "ok", f"{'; '.join(there)}: hidden by CUDA_VISIBLE_DEVICES={hidden!r}")
+        yield CheckResult("gpus", "ok", f"{'; '.join(there)}: hidden by CUDA_VISIBLE_DEVICES={hidden!r}")
     elif there:
         why = "built without CUDA" if not torch.backends.cuda.is_built() else f"for CUDA {torch.version.cuda}"
-        yield Finding(
+        yield CheckResult(
             "gpus",
             "failed",
             f"{'; '.join(there)}: torch {torch.__version__} ({why}) cannot use it",
@@ -162,7 +166,7 @@ def gpus(settings: Settings) -> Iterator[Finding]:
             "--set resources.gpus=none",
         )
     else:
-        yield Finding("gpus", "ok", "none here; everything is computed on CPUs")
+        yield CheckResult("gpus", "ok", "none here; everything is computed on CPUs")
 
 
 def _listed_gpus() -> list[str]:
@@ -174,35 +178,35 @@ def _listed_gpus() -> list[str]:
     return [line.split(" (UUID")[0] for line in asked.stdout.splitlines() if line.startswith("GPU")]
 
 
-def tracker(settings: Settings) -> Iterator[Finding]:
+def tracker(settings: Settings) -> Iterator[CheckResult]:
     """Trackers are there, and Weights & Biases can be reached, where it is to be."""
     from mtquant_rllib.training.reporting.trackers import WANDB, expect_trackers, tracked_by
 
     try:
         expect_trackers(settings)
     except ConfigError as error:
-        yield Finding("trackers", "failed", str(error), "install it, or leave it out of tracking.trackers")
+        yield CheckResult("trackers", "failed", str(error), "install it, or leave it out of tracking.trackers")
         return
     if not tracked_by(settings, WANDB):
-        yield Finding("wandb", "ok", "off (tracking.trackers does not name it)")
+        yield CheckResult("wandb", "ok", "off (tracking.trackers does not name it)")
         return
     try:
         mode = usual_mode()
     except Unreachable as error:
-        yield Finding("wandb", "failed", str(error), "`wandb login` again; without a key runs are kept offline")
+        yield CheckResult("wandb", "failed", str(error), "`wandb login` again; without a key runs are kept offline")
         return
     if mode in (OFFLINE, DISABLED):
-        yield Finding("wandb", "ok", f"{mode}, as its own settings and keys have it")
+        yield CheckResult("wandb", "ok", f"{mode}, as its own settings and keys have it")
         return
     host, port = service_address()
     try:
         socket.create_connection((host, port), timeout=TRACKER_SECONDS).close()
     except OSError as error:
-        yield Finding(
+        yield CheckResult(
             "wandb",
             "failed",
             f"{host} cannot be reached: {error}",
             "WANDB_MODE=offline keeps runs in their folders, and `mtquant wandb sync RUN` sends them later",
         )
         return
-    yield Finding("wandb", "ok", f"{host} answers")
+    yield CheckResult("wandb", "ok", f"{host} answers")

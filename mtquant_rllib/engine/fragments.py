@@ -1,13 +1,13 @@
 """Fragments: what runners hand to learners, as arrays over (bar, environment) and not as objects per agent and step.
 
-RLlib's episode objects cost more than environment and networks together once twelve agents take turns. A fragment has
+RLlib's episode objects cost more than environment and networks together once twelve agents alternate. A fragment has
 the same content as a few arrays per level of agents, with masks for decisions and for ends of episodes. Of observations
 only the private columns travel: the rest is a function of the row of the feature table, which the learner has too
 (`reconstruct_observations`). A bar of twelve agents is 1.4 kB instead of 4.7.
 
-Discounts follow time, not turns: a decision that lasts five bars discounts the next by gamma^5, so that an agent that
-decides every five bars and one that decides every bar value the same future alike. A decision that still lasts when the
-fragment ends is part of the next fragment, whose row 0 carries its rewards so far.
+Discounts follow time, not decisions: a decision that lasts five bars discounts the next by gamma^5, so that an agent
+that decides every five bars and one that decides every bar value the same future alike. A decision that still lasts
+when the fragment ends is part of the next fragment, whose row 0 carries its rewards so far.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LevelColumns:
     of `np.nonzero(due)`; E the truncated episodes, in that of `np.nonzero(truncated)`.
 
     agents
-        Ids of the level's agents: the n that act, or in a single-domain episode all those that take turns (n = 1).
+        Ids of the level's agents: the n that act, or in a single-domain episode all those that may (n = 1).
     domain
         Index of the domain of single-domain episodes; None where all domains play.
     modules
@@ -45,15 +45,15 @@ class LevelColumns:
         int64 (T + 1, B): 1, or 0 where the environment did not play; in row 0 the bars of a pending decision so far.
     terminated, truncated
         bool (T + 1, B): the episode ended with this bar.
-    market_rows, turns
+    market_rows, active_instrument
         int64 and int8 (T + 1, B): the row of the feature table that was observed, and which of the domain's instruments
-        is on turn in a single-domain episode (0 elsewhere); in row 0 those of a pending decision.
+        is active in a single-domain episode (0 elsewhere); in row 0 those of a pending decision.
     final, final_module_index
         float32 (E, n, p), int8 (E, n): private columns of the observation after a truncated episode's last bar, and the
         modules that would have decided.
-    bootstrap, bootstrap_module_index, bootstrap_due, bootstrap_rows, bootstrap_turns
+    bootstrap, bootstrap_module_index, bootstrap_due, bootstrap_rows, bootstrap_active_instrument
         float32 (B, n, p), int8 (B, n), bool (B,), int64 (B,), int8 (B,): the same after the fragment's last bar, where
-        a decision is due then, and the market row and turn there.
+        a decision is due then, and the market row and the active instrument there.
     regimes
         int8 (T + 1, B): the detector's label on `market_rows` where a learning module has auxiliary losses; else None.
     """
@@ -72,22 +72,23 @@ class LevelColumns:
     terminated: np.ndarray
     truncated: np.ndarray
     market_rows: np.ndarray
-    turns: np.ndarray
+    active_instrument: np.ndarray
     final: np.ndarray
     final_module_index: np.ndarray
     bootstrap: np.ndarray
     bootstrap_module_index: np.ndarray
     bootstrap_due: np.ndarray
     bootstrap_rows: np.ndarray
-    bootstrap_turns: np.ndarray
+    bootstrap_active_instrument: np.ndarray
     regimes: np.ndarray | None = None
 
-    def agents_at(self, turns: np.ndarray) -> np.ndarray:
-        """Indices into `agents` of those that act, (k, n), when `turns` (k,) is the domain's instrument on turn."""
+    def agents_at(self, active_instrument: np.ndarray) -> np.ndarray:
+        """Indices into `agents` of those that act, (k, n), when `active_instrument` (k,) is the domain's active
+        instrument."""
         n_acting = self.rewards.shape[2]
         if n_acting < len(self.agents):
-            return turns[:, None].astype(np.int64)
-        return np.broadcast_to(np.arange(n_acting), (len(turns), n_acting))
+            return active_instrument[:, None].astype(np.int64)
+        return np.broadcast_to(np.arange(n_acting), (len(active_instrument), n_acting))
 
     def of_environments(self, chosen: slice) -> LevelColumns:
         """The decisions of a range of environments."""
@@ -98,9 +99,15 @@ class LevelColumns:
             return (start <= env) & (env < stop)
 
         decided, ended = chosen_entries(self.due), chosen_entries(self.truncated)
-        over_bars = ("due", "rewards", "bars", "terminated", "truncated", "market_rows", "turns")
+        over_bars = ("due", "rewards", "bars", "terminated", "truncated", "market_rows", "active_instrument")
         over_decisions = ("module_index", "private", "actions", "action_dist_inputs", "log_probs")
-        bootstraps = ("bootstrap", "bootstrap_module_index", "bootstrap_due", "bootstrap_rows", "bootstrap_turns")
+        bootstraps = (
+            "bootstrap",
+            "bootstrap_module_index",
+            "bootstrap_due",
+            "bootstrap_rows",
+            "bootstrap_active_instrument",
+        )
         parts = {name: getattr(self, name)[:, chosen] for name in over_bars}
         if self.regimes is not None:
             parts["regimes"] = self.regimes[:, chosen]
@@ -200,18 +207,18 @@ def reconstruct_observations(
     """Observations, float32 (R, n, F) at each decision, (E, n, F) after truncated episodes, (B, n, F) after the
     fragment's last bar."""
 
-    def observations_of(private: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    def observations_of(private: np.ndarray, rows: np.ndarray, active_instrument: np.ndarray) -> np.ndarray:
         n_times, n_acting, width = private.shape
-        agents, flat = level.agents_at(turns).ravel(), private.reshape(n_times * n_acting, width)
-        observations = reconstruct(agents, rows.repeat(n_acting), turns.repeat(n_acting), flat)
+        agents, flat = level.agents_at(active_instrument).ravel(), private.reshape(n_times * n_acting, width)
+        observations = reconstruct(agents, rows.repeat(n_acting), active_instrument.repeat(n_acting), flat)
         return observations.reshape(n_times, n_acting, reconstruct.width)
 
     truncated = level.truncated
     return (
-        observations_of(level.private, level.market_rows[level.due], level.turns[level.due]),
+        observations_of(level.private, level.market_rows[level.due], level.active_instrument[level.due]),
         # The row after the last bar's.
-        observations_of(level.final, level.market_rows[truncated] + 1, level.turns[truncated]),
-        observations_of(level.bootstrap, level.bootstrap_rows, level.bootstrap_turns),
+        observations_of(level.final, level.market_rows[truncated] + 1, level.active_instrument[truncated]),
+        observations_of(level.bootstrap, level.bootstrap_rows, level.bootstrap_active_instrument),
     )
 
 

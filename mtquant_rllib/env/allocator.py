@@ -112,8 +112,8 @@ class Allocator(Trading):
             ),
         )
 
-    def on_turn(self) -> np.ndarray:
-        """An allocator has no turns: 0, int (B,)."""
+    def active_instrument(self) -> np.ndarray:
+        """In an allocator all play: 0, int (B,)."""
         return np.zeros(self.n_envs, dtype=np.int64)
 
     def observe(self) -> np.ndarray:
@@ -133,7 +133,7 @@ class Allocator(Trading):
         """(B, 1), in bars of the reference volatility."""
         self.portfolio_return = row_sums(self.instrument_return)
         # The reward depends on the regime at the time of the decision.
-        self._last_bar = before, self.state.row - ~self.state.parked, equity_before
+        self._last_bar = before, self.state.row - ~self.state.done, equity_before
         clip = self._allocator.reward_clip
         if self._allocator.reward == "differential_sharpe":
             z = np.clip(self.portfolio_return / self._sigma, -clip, clip)

@@ -35,7 +35,7 @@ from mtquant_rllib.env.messages import (
     performance_reports,
 )
 from mtquant_rllib.env.observations.desk_close import DeskClose, DomainRisk
-from mtquant_rllib.env.observations.levels import Observer
+from mtquant_rllib.env.observations.levels import ObservationWriter
 from mtquant_rllib.env.prepared.rows import MarketRow
 from mtquant_rllib.env.rewards.custom_terms import RewardBar, by_domain
 from mtquant_rllib.env.rewards.desk import DeskReward
@@ -79,7 +79,7 @@ class Desk(Trading):
         self.reward = DeskReward(settings, execution, setup)
         self._domains = DomainRisk(settings, execution)
         self._feature_means = FeatureMeans.of(settings)
-        self._observer = Observer(settings, features.columns, setup)
+        self._observer = ObservationWriter(settings, features.columns, setup)
         self._packed = PackedIndex(universe.n_instruments)
         # A specialist's training is of directions; the desk as a whole has a volatility to run at.
         self._scales = settings.desk.decision.risk_scale.exists and setup.domain is None
@@ -90,7 +90,7 @@ class Desk(Trading):
         return DeskState(self.settings, self.n_envs, execution.bars_per_year / execution.days_per_year)
 
     def _new_levels(self) -> tuple[Level, ...]:
-        """All groups; in a single-domain episode the domain's specialist, and of its instruments the one on turn."""
+        """All groups; in a single-domain episode the domain's specialist, and of its instruments the active one."""
         settings, domain = self.settings, self.setup.domain
         meta, *specialists, instruments = agent_groups(settings)
         all_envs = np.ones(self.n_envs, dtype=bool)
@@ -130,19 +130,19 @@ class Desk(Trading):
 
         part, envs = self.universe.domain_slices[domain], np.arange(self.n_envs)
 
-        def decide_on_turn(raw: np.ndarray, due: np.ndarray | None = None) -> None:
+        def decide_active(raw: np.ndarray, due: np.ndarray | None = None) -> None:
             everywhere = np.zeros((self.n_envs, self.universe.n_instruments, raw.shape[2]))
-            everywhere[envs, part.start + self.on_turn()] = raw[:, 0]
+            everywhere[envs, part.start + self.active_instrument()] = raw[:, 0]
             self.decide_instruments(everywhere)
 
         single = Level(
             instruments,
             instruments.agents[part],
             1,
-            observe=lambda: self.observe_instruments()[envs, part.start + self.on_turn()][:, None],
-            decide=decide_on_turn,
+            observe=lambda: self.observe_instruments()[envs, part.start + self.active_instrument()][:, None],
+            decide=decide_active,
             due=lambda: all_envs,
-            acting=lambda: self.on_turn()[:, None],
+            acting=lambda: self.active_instrument()[:, None],
         )
         return (specialist_level(specialists[domain]), single)
 
@@ -150,8 +150,8 @@ class Desk(Trading):
         """Environments in which a group decides at this bar, bool (B,)."""
         return self.state.bars_done % group.every_bars == 0
 
-    def on_turn(self) -> np.ndarray:
-        """Which of the domain's instruments is on turn in a single-domain episode, int (B,); 0 where all play."""
+    def active_instrument(self) -> np.ndarray:
+        """Which of the domain's instruments is active in a single-domain episode, int (B,); 0 where all play."""
         if self.setup.domain is None:
             return np.zeros(self.n_envs, dtype=np.int64)
         return self.state.active[:, self.universe.domain_slices[self.setup.domain]].argmax(axis=1)
@@ -166,7 +166,7 @@ class Desk(Trading):
         if self.setup.domain is not None:
             first = self.universe.domain_slices[self.setup.domain].start
             state.active[envs] = False
-            state.active[envs, [first + draw.turn for draw in draws]] = True
+            state.active[envs, [first + draw.active_instrument for draw in draws]] = True
             state.allocation[envs, self.setup.domain] = [draw.allocation for draw in draws]
             state.appetite[envs] = 1.0
 

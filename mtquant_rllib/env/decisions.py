@@ -22,7 +22,7 @@ def unit_interval(raw: np.ndarray) -> np.ndarray:
 
 def meta_decision(raw: np.ndarray, config: DecisionConfig) -> tuple[np.ndarray, np.ndarray]:
     """Allocations (B, D) and risk appetite (B,) in [0, 1] from raw actions (B, D + 1)."""
-    numbers = {name: getattr(config, name) for name in ("logit_scale", "snap_below", "allocation_cap")}
+    numbers = {name: getattr(config, name) for name in ("logit_scale", "dead_band", "allocation_cap")}
     executed = allocation(raw, numbers, NUMPY)
     return executed[:, :-1], unit_interval(executed[:, -1])
 

@@ -13,7 +13,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Stretch:
+class EpisodeSegment:
     """Rows [start, stop) of one path in which episodes may run; `start` is the first row of decision."""
 
     start: int
@@ -21,22 +21,22 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """An episode's turn: index, within the domain, of the instrument that plays, and the stretches in which it may."""
+class InstrumentSegments:
+    """instrument: index, within the domain, of one that plays alone; segments: in which it may."""
 
     instrument: int
-    stretches: tuple[Stretch, ...]
+    segments: tuple[EpisodeSegment, ...]
 
 
 @dataclass(frozen=True)
 class EpisodeDraw:
     """start: first row of decision; stop: row at which the episode is truncated; allocation: that of a specialist who
-    plays alone; turn: index, within the domain, of the instrument on turn in a single-instrument episode."""
+    plays alone; active_instrument: index, within the domain, of the one that plays in a single-instrument episode."""
 
     start: int
     stop: int
     allocation: float
-    turn: int
+    active_instrument: int
 
 
 def draw_episode(
@@ -44,23 +44,23 @@ def draw_episode(
     runner: int,
     environment: int,
     episode: int,
-    turns: Sequence[Turn],
+    choices: Sequence[InstrumentSegments],
     bars: int,
     allocation_range: tuple[float, float],
 ) -> EpisodeDraw:
-    """Draw a path, a start and an allocation; instruments take their turns in order.
+    """Draw a path, a start and an allocation; instruments are active one after another.
 
-    A stretch shorter than `bars` is run as a whole.
+    A segment shorter than `bars` is run as a whole.
     """
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, runner, environment, episode))))
-    turn = turns[(environment + episode) % len(turns)]
-    stretch = turn.stretches[int(rng.integers(len(turn.stretches)))]
-    last_start = max(stretch.stop - 1 - bars, stretch.start)
-    start = int(rng.integers(stretch.start, last_start + 1))
+    choice = choices[(environment + episode) % len(choices)]
+    segment = choice.segments[int(rng.integers(len(choice.segments)))]
+    last_start = max(segment.stop - 1 - bars, segment.start)
+    start = int(rng.integers(segment.start, last_start + 1))
     low, high = allocation_range
     return EpisodeDraw(
         start=start,
-        stop=min(start + bars, stretch.stop - 1),
+        stop=min(start + bars, segment.stop - 1),
         allocation=float(rng.uniform(low, high)),
-        turn=turn.instrument,
+        active_instrument=choice.instrument,
     )

@@ -25,7 +25,7 @@ class Level:
     group
         Its description.
     agents
-        Ids of those of the group that play here. In a single-domain episode they take turns, and n is 1.
+        Ids of those of the group that play here. In a single-domain episode one of them is active, and n is 1.
     n_acting
         n.
     observe

@@ -53,7 +53,7 @@ class DeskEnv(MultiAgentEnv):
             raise ConfigError("no domain named: this environment plays one; `make_env` plays them in turn")
         data = open_market(own)
         self.desk = Desk(self.settings, data.execution, data.features, 1, EpisodeSetup(own.reward, own.domain_index))
-        self._turns_of_episodes = data.turns(self.settings, own.domain_index)
+        self._instrument_segments = data.instrument_segments(self.settings, own.domain_index)
         self.seed_of_run = self.settings.seed if own.seed is None else own.seed
         self.set_env_index(getattr(config, "worker_index", 0), getattr(config, "vector_index", 0) or 0)
         self.bars_done = 0
@@ -61,7 +61,9 @@ class DeskEnv(MultiAgentEnv):
         self.observation_spaces, self.action_spaces = spaces(self.settings)
         self.possible_agents = [agent for level in self.desk.levels for agent in level.agents]
         self.agents = list(self.possible_agents)
-        self._turns = [list(levels) for _, levels in groupby(self.desk.levels, key=lambda level: level.group.turn)]
+        self._turns = [
+            list(levels) for _, levels in groupby(self.desk.levels, key=lambda level: level.group.decision_order)
+        ]
         self._turn = 0
         self._streams: list[tuple[int, Any]] = []
 
@@ -95,7 +97,7 @@ class DeskEnv(MultiAgentEnv):
             self.runner,
             self.environment,
             self._episodes_begun,
-            self._turns_of_episodes,
+            self._instrument_segments,
             self.settings.desk.episode.bars,
             (rewards.specialist_allocation_low, rewards.specialist_allocation_high),
         )

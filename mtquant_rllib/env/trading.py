@@ -114,8 +114,8 @@ class Trading:
     def _new_levels(self) -> tuple[Level, ...]:
         raise NotImplementedError
 
-    def on_turn(self) -> np.ndarray:
-        """Which of the domain's instruments is on turn in a single-domain episode, int (B,); 0 elsewhere."""
+    def active_instrument(self) -> np.ndarray:
+        """Which of the domain's instruments is active in a single-domain episode, int (B,); 0 elsewhere."""
         raise NotImplementedError
 
     def propose(self) -> np.ndarray:
@@ -142,10 +142,10 @@ class Trading:
             self.risk.reset(envs)
         self.invalidate_close()
 
-    def park(self, envs: np.ndarray) -> None:
+    def finish(self, envs: np.ndarray) -> None:
         """Take environments out of play until their next reset: positions are closed and time does not move. Their
         equity, negative or not, stays in the book."""
-        self.state.parked[envs] = True
+        self.state.done[envs] = True
         everything = np.zeros_like(self.state.active)
         everything[envs] = True
         self.book.flatten(everything)
@@ -241,7 +241,7 @@ class Trading:
         if not np.isfinite(proposed).all():
             self._raise_nonfinite(proposed)
         equity_before = book.equity.copy()
-        playing = ~state.parked
+        playing = ~state.done
         if not playing.all():
             proposed = np.where(playing[:, None], proposed, 0.0)
         self.proposed = proposed
@@ -264,10 +264,10 @@ class Trading:
         net_ccy = book.pnl_ccy - book.cost_ccy - book.financing_ccy
         self.instrument_return = net_ccy / equity_before[:, None]
         reward = self._reward(before, equity_before, new_day)
-        terminated = (book.equity <= 0) & ~state.parked
+        terminated = (book.equity <= 0) & ~state.done
         if risk is not None:
-            terminated |= risk.episode_is_over(book) & ~state.parked
-        truncated = (state.row >= state.stop_row) & ~terminated & ~state.parked
+            terminated |= risk.episode_is_over(book) & ~state.done
+        truncated = (state.row >= state.stop_row) & ~terminated & ~state.done
         return StepResult(reward, terminated, truncated, self.portfolio_return, self.terms)
 
     def _raise_nonfinite(self, proposed: np.ndarray) -> NoReturn:
@@ -283,7 +283,7 @@ class Trading:
             if len(bad):
                 where = position_name(name, bad[0].tolist(), symbols)
                 raise MtquantError(
-                    f"{message}: array {name} of the prepared market, row {row} ({self.execution.stamps[row]}), "
+                    f"{message}: array {name} of the prepared market, row {row} ({self.execution.timestamps[row]}), "
                     f"{where} is {array[(row, *bad[0])]}; prepare the market again from its bars"
                 )
         for name, held in {"equity": self.book.equity, "units held": self.book.units}.items():

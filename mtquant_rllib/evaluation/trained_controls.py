@@ -98,7 +98,7 @@ def judge(
         Judge the desk after phase 1, before there is a meta-controller.
     """
     data = DeskData.open(data_folder, "test")
-    draws = whole(data.stretches)
+    draws = whole(data.segments)
 
     def policies(states: States) -> Record:
         player = policy_player(settings, states, equal_allocation=equal_allocation)

@@ -21,16 +21,16 @@ from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, MarketDataError
 from mtquant_rllib.features import moments
-from mtquant_rllib.features.arrivals import Arrivals
 from mtquant_rllib.features.block import market_block
+from mtquant_rllib.features.cohorts import ListingCohorts
 from mtquant_rllib.features.domains import DomainView, domain_features
 from mtquant_rllib.features.layout import block_layout, domain_layout
-from mtquant_rllib.features.macro import MacroSeries, macro_block
+from mtquant_rllib.features.macro import AlignedMacro, macro_block
 from mtquant_rllib.features.own_bars import InstrumentBars, spread_rows
 from mtquant_rllib.features.own_features import own_code
 from mtquant_rllib.features.reference import book_code, reference_columns
 from mtquant_rllib.features.regimes import Regime
-from mtquant_rllib.features.table import META, Columns, FeatureTable, open_table
+from mtquant_rllib.features.table import TABLE_FILE, Columns, FeatureTable, open_table
 from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.market.calendar import trading_day
 from mtquant_rllib.universe import Domain
@@ -72,7 +72,7 @@ def build_features(settings: Settings, markets: Sequence[MarketData], cache: Pat
             n_rows_per_path=len(markets[0]),
         )
     folder = cache / content_hash(settings, markets)
-    if not (folder / META).is_file():
+    if not (folder / TABLE_FILE).is_file():
         cache.mkdir(parents=True, exist_ok=True)
         scratch = cache / f".{folder.name}.{uuid.uuid4().hex}"
         scratch.mkdir()
@@ -86,12 +86,12 @@ def build_features(settings: Settings, markets: Sequence[MarketData], cache: Pat
                     "n_paths": len(markets),
                     "n_rows_per_path": len(markets[0]),
                 }
-            (scratch / META).write_text(strict_json.dumps(meta, indent=1))
+            (scratch / TABLE_FILE).write_text(strict_json.dumps(meta, indent=1))
             try:
                 scratch.rename(folder)
             except OSError:
                 # Another process was faster. Its table is the same, by the hash.
-                if not (folder / META).is_file():
+                if not (folder / TABLE_FILE).is_file():
                     raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -111,7 +111,11 @@ def _check(settings: Settings, markets: Sequence[MarketData]) -> None:
             raise MarketDataError(
                 f"features: the market holds {', '.join(market.symbols)}; the universe is {', '.join(universe.symbols)}"
             )
-        if len(market) != len(first) or not np.array_equal(market.stamps, first.stamps) or market.daily != first.daily:
+        if (
+            len(market) != len(first)
+            or not np.array_equal(market.timestamps, first.timestamps)
+            or market.daily != first.daily
+        ):
             raise MarketDataError("features: histories of one table must share their time axis")
         if market.macro_columns != first.macro_columns:
             raise MarketDataError("features: histories of one table must have the same macro columns")
@@ -174,7 +178,7 @@ def content_hash(settings: Settings, markets: Sequence[MarketData]) -> str:
     digest.update(strict_json.dumps(decisive, sort_keys=True, default=list).encode())
     for market in markets:
         digest.update(strict_json.dumps([market.symbols, market.macro_columns, market.daily, len(market)]).encode())
-        for array in (market.stamps, market.bars, market.valid, market.macro, market.volume_proxy):
+        for array in (market.timestamps, market.bars, market.valid, market.macro, market.volume_proxy):
             digest.update(np.ascontiguousarray(array).view(np.uint8).data)
     return digest.hexdigest()
 
@@ -189,47 +193,47 @@ def _build(settings: Settings, markets: Sequence[MarketData], sink: _MemorySink 
     step = max(_CHUNK_CELLS // n_rows, 1)
     warm_from = np.zeros(settings.universe.n_instruments, dtype=np.int64)
     for start in range(0, len(markets), step):
-        arrays, arrivals, defined = _chunk(settings, markets[start : start + step])
-        warm = np.zeros(len(arrivals.members), dtype=np.int64)
-        for (what, arrival), complete in defined.items():
+        arrays, cohorts, defined = _chunk(settings, markets[start : start + step])
+        warm = np.zeros(len(cohorts.members), dtype=np.int64)
+        for (what, cohort), complete in defined.items():
             if not complete[-1].all():
                 path = start + int(np.argmin(complete[-1]))
                 raise MarketDataError(
                     f"features: {n_rows} rows are too few: {what} is not defined on any row"
                     + (f" of path {path}" if len(markets) > 1 else "")
                 )
-            warm[arrival] = max(warm[arrival], int(np.argmax(complete, axis=0).max()))
-        own_warm = np.maximum.accumulate(warm)[arrivals.of]
-        _hold_nothing_before(own_warm, arrivals, arrays["sizing"][..., Columns.of(len(own_warm), ()).vol_ann])
+            warm[cohort] = max(warm[cohort], int(np.argmax(complete, axis=0).max()))
+        own_warm = np.maximum.accumulate(warm)[cohorts.of]
+        _hold_nothing_before(own_warm, cohorts, arrays["sizing"][..., Columns.of(len(own_warm), ()).vol_ann])
         warm_from = np.maximum(warm_from, own_warm)
         for name, array in arrays.items():
             sink.append(name, np.ascontiguousarray(np.swapaxes(array, 0, 1)))
     return tuple(int(row) for row in warm_from)
 
 
-def _hold_nothing_before(warm_from: np.ndarray, arrivals: Arrivals, vol_ann: np.ndarray) -> None:
+def _hold_nothing_before(warm_from: np.ndarray, cohorts: ListingCohorts, vol_ann: np.ndarray) -> None:
     """Give instruments that arrive later a volatility (T, P, n) of which nobody holds anything until they are warm."""
-    for instrument in np.flatnonzero(arrivals.of > 0):
+    for instrument in np.flatnonzero(cohorts.of > 0):
         vol_ann[: warm_from[instrument], :, instrument] = _UNTRADED_VOLATILITY
 
 
 Defined = dict[tuple[str, int], np.ndarray]
-"""bool (T, P), "is defined from here on", by what it is and the arrival that waits for it."""
+"""bool (T, P), "is defined from here on", by what it is and the cohort that waits for it."""
 
 
-def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str, np.ndarray], Arrivals, Defined]:
+def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str, np.ndarray], ListingCohorts, Defined]:
     """Arrays (T, P, ...) by name of a few histories, when their instruments arrive, and what is defined when."""
     universe, config, first = settings.universe, settings.features, markets[0]
-    stamps, n_rows, n_paths = first.stamps, len(first), len(markets)
+    timestamps, n_rows, n_paths = first.timestamps, len(first), len(markets)
     valid = np.stack([market.valid for market in markets], axis=1)
     bars = np.stack([market.bars for market in markets], axis=1)
     proxies = np.stack([market.volume_proxy for market in markets])
-    days_of_rows = trading_day(stamps, first.daily)
+    days_of_rows = trading_day(timestamps, first.daily)
     by_symbol = {
-        symbol: InstrumentBars(stamps, days_of_rows, bars[:, :, i], valid[:, :, i], proxies[:, i], config)
+        symbol: InstrumentBars(timestamps, days_of_rows, bars[:, :, i], valid[:, :, i], proxies[:, i], config)
         for i, symbol in enumerate(universe.symbols)
     }
-    arrivals = Arrivals.find(valid)
+    cohorts = ListingCohorts.find(valid)
     defined: Defined = {}
     arrays: dict[str, np.ndarray] = {}
 
@@ -243,23 +247,23 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
                 values = np.concatenate((values, held), axis=-1, dtype=np.float32)
             block[:, paths, i] = np.nan_to_num(spread_rows(values, rows, n_rows))
             complete[:, paths] = spread_rows(ready.astype(np.float32), rows, n_rows) == 1
-        defined[f"the block of {symbol}", arrivals.of[i]] = complete
+        defined[f"the block of {symbol}", cohorts.of[i]] = complete
     arrays["block"] = block
 
-    macro = MacroSeries(
-        settings, stamps, first.macro_columns, np.stack([market.macro for market in markets], axis=1), by_symbol
+    macro = AlignedMacro(
+        settings, timestamps, first.macro_columns, np.stack([market.macro for market in markets], axis=1), by_symbol
     )
     macro_columns, defined["macro", 0] = macro_block(macro)
     domain_columns = []
     for domain in _seen_domains(settings):
         view = DomainView(settings, domain, by_symbol, valid, macro)
-        columns, defined[f"the features of {domain.name}", 0] = domain_features(view, arrivals)
+        columns, defined[f"the features of {domain.name}", 0] = domain_features(view, cohorts)
         domain_columns.append(columns)
 
     def of_each(compute) -> np.ndarray:
         return np.stack([by_symbol[symbol].spread(compute) for symbol in universe.symbols], axis=-1)
 
-    days = moments.Days.of(stamps, first.daily)
+    days = moments.Days.of(timestamps, first.daily)
     cum = of_each(lambda own_bars: own_bars.cum)
     raw: dict[str, np.ndarray] = {
         "vol_ann": of_each(lambda own_bars: own_bars.vol_ann),
@@ -267,13 +271,13 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
         "atr": of_each(lambda own_bars: own_bars.atr),
     }
     for name, array in raw.items():
-        for arrival in range(len(arrivals.members)):
-            own = ~np.isnan(array[..., arrivals.of == arrival])
-            defined[name, arrival] = np.logical_or.accumulate(own.all(axis=-1), axis=0)
-    for name, (array, known) in _moments(settings, arrivals, days, cum, valid).items():
+        for cohort in range(len(cohorts.members)):
+            own = ~np.isnan(array[..., cohorts.of == cohort])
+            defined[name, cohort] = np.logical_or.accumulate(own.all(axis=-1), axis=0)
+    for name, (array, known) in _moments(settings, cohorts, days, cum, valid).items():
         raw[name] = array
-        for arrival in range(len(arrivals.members)):
-            defined[name, arrival] = known[..., arrival]
+        for cohort in range(len(cohorts.members)):
+            defined[name, cohort] = known[..., cohort]
     correlation = raw.pop("correlation")
     raw["correlation"], raw["correlation_shift"] = correlation[..., :-1], correlation[..., -1]
     raw["regime"], raw["regime_confidence"], raw["proxy_return"] = np.moveaxis(raw["regime"], -1, 0)
@@ -285,13 +289,13 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
         [raw.pop(name) for name in ("covariance", "vol_ann", "sigma_day", "atr")], axis=-1
     )
     arrays["regime"] = raw.pop("regime").astype(np.int8)
-    return arrays | {name: array.astype(np.float32) for name, array in raw.items()}, arrivals, defined
+    return arrays | {name: array.astype(np.float32) for name, array in raw.items()}, cohorts, defined
 
 
 def _moments(
-    settings: Settings, arrivals: Arrivals, days: moments.Days, cum: np.ndarray, valid: np.ndarray
+    settings: Settings, cohorts: ListingCohorts, days: moments.Days, cum: np.ndarray, valid: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What is computed over all instruments, and from which rows it is known of those of each arrival: covariance;
+    """What is computed over all instruments, and from which rows it is known of those of each cohort: covariance;
     correlation and its shift side by side; regime, confidence and proxy return side by side."""
     n = valid.shape[-1]
 
@@ -307,7 +311,7 @@ def _moments(
         return np.stack(moments.regimes(settings, days, cum[..., members], valid[..., members]), axis=-1)
 
     computed = {"covariance": covariance, "correlation": correlation, "regime": regime}
-    return {name: arrivals.filled(compute) for name, compute in computed.items()}
+    return {name: cohorts.filled(compute) for name, compute in computed.items()}
 
 
 def _domain_widths(settings: Settings) -> tuple[int, ...]:

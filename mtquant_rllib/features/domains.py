@@ -14,9 +14,9 @@ import numpy as np
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.features import indicators as ind
-from mtquant_rllib.features.arrivals import Arrivals
+from mtquant_rllib.features.cohorts import ListingCohorts
 from mtquant_rllib.features.layout import PER_INSTRUMENT, ROLES_READ, domain_columns, domain_layout
-from mtquant_rllib.features.macro import MacroSeries, finish
+from mtquant_rllib.features.macro import AlignedMacro, finish
 from mtquant_rllib.features.own_bars import InstrumentBars, OwnBars, on_common_rows
 from mtquant_rllib.features.own_features import own_features
 from mtquant_rllib.features.registry import Feature, Registry
@@ -31,7 +31,7 @@ _REPLACEMENT_WINDOW = 252
 
 
 class DomainView:
-    """What domain features may read: own bars of every instrument, macro series, the stamps; all up to each row.
+    """What domain features may read: own bars of every instrument, macro series, the timestamps; all up to each row.
 
     `valid` is bool (T, P, n) in the order of `settings.universe.symbols`.
     """
@@ -42,7 +42,7 @@ class DomainView:
         domain: Domain,
         by_symbol: dict[str, InstrumentBars],
         valid: np.ndarray,
-        macro: MacroSeries,
+        macro: AlignedMacro,
     ) -> None:
         self.settings = settings
         self.config = settings.features
@@ -112,7 +112,7 @@ def features_of_domain(domain: Domain, settings: Settings) -> tuple[Feature, ...
     return tuple(own[name] if name in own else registry[name] for name in domain_columns(domain, settings))
 
 
-def domain_features(view: DomainView, arrivals: Arrivals) -> tuple[np.ndarray, np.ndarray]:
+def domain_features(view: DomainView, cohorts: ListingCohorts) -> tuple[np.ndarray, np.ndarray]:
     """All features of the view's domain: float32 (T, P, width), clipped, and bool (T, P), from where all are known that
     read no instrument which arrives later; the others are 0 until they are known."""
     columns: list[np.ndarray] = []
@@ -120,7 +120,7 @@ def domain_features(view: DomainView, arrivals: Arrivals) -> tuple[np.ndarray, n
     for item in features_of_domain(view.domain, view.settings):
         parts = item.compute(view)
         columns += list(np.moveaxis(parts, -1, 0)) if item.name.endswith(PER_INSTRUMENT) else [parts]
-        waits += [arrivals.since_the_first(_instruments_read(item.name, view))] * (len(columns) - len(waits))
+        waits += [cohorts.since_the_first(_instruments_read(item.name, view))] * (len(columns) - len(waits))
     names = domain_layout(view.domain, view.settings).names
     for j, name in enumerate(names):
         if name in view.macro.columns:
@@ -238,7 +238,7 @@ def valuation(v: DomainView) -> np.ndarray:
 
 @equity("domain", "3 exp(-.5 ((days since quarter start - 28) / 12)^2) - 1")
 def earnings_season(v: DomainView) -> np.ndarray:
-    days = v.macro.stamps.astype("datetime64[D]")
+    days = v.macro.timestamps.astype("datetime64[D]")
     months = days.astype("datetime64[M]")
     quarter = (months - months.astype(np.int64) % 3).astype("datetime64[D]")
     age = (days - quarter).astype(np.float64)

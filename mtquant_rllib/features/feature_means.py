@@ -81,13 +81,13 @@ class FeatureMeans:
         return cls(block, tuple(domains), clip, np.tile(block, n), np.concatenate([others, *domains]))
 
 
-def measured(table: FeatureTable, stretches: Sequence[slice], settings: Settings) -> Mapping[str, float]:
-    """Column -> its mean over stretches of rows; of the block's columns also over the instruments. What the reference
+def measured(table: FeatureTable, segments: Sequence[slice], settings: Settings) -> Mapping[str, float]:
+    """Column -> its mean over segments of rows; of the block's columns also over the instruments. What the reference
     policy holds is no feature and keeps its mean."""
     universe = settings.universe
     tables = [table.block, *table.domain]
-    sums = [sum(_total(np.asarray(part[rows])) for rows in stretches) for part in tables]
-    n_rows = sum(rows.stop - rows.start for rows in stretches)
+    sums = [sum(_total(np.asarray(part[rows])) for rows in segments) for part in tables]
+    n_rows = sum(rows.stop - rows.start for rows in segments)
     counts = [n_rows * universe.n_instruments, *[n_rows] * universe.n_domains]
     return {
         name: round(float(mean), _DECIMALS)

@@ -22,7 +22,7 @@ from mtquant_rllib.market.rates import policy_rate
 macro_feature = Registry()
 
 
-class MacroSeries:
+class AlignedMacro:
     """Macro columns of several histories on one time axis.
 
     Parameters
@@ -38,13 +38,13 @@ class MacroSeries:
     def __init__(
         self,
         settings: Settings,
-        stamps: np.ndarray,
+        timestamps: np.ndarray,
         columns: tuple[str, ...],
         values: np.ndarray,
         by_symbol: dict[str, InstrumentBars],
     ) -> None:
         self.settings = settings
-        self.stamps = stamps
+        self.timestamps = timestamps
         self.by_symbol = by_symbol
         self.shape = values.shape[:2]
         # A column without a single value in any history counts as absent.
@@ -111,7 +111,7 @@ class MacroSeries:
 
     def policy_rate(self, currency: str) -> np.ndarray:
         """Foreign policy rate, per cent a year, (T, 1): the previous year-end's, which every bar of a year knows."""
-        return policy_rate(self.settings.policy_rates, currency, self.stamps)[:, None]
+        return policy_rate(self.settings.policy_rates, currency, self.timestamps)[:, None]
 
     def z(self, x: np.ndarray, window: int) -> np.ndarray:
         """Rolling score over rows of the common axis, from a third of the window on."""
@@ -126,7 +126,7 @@ class MacroSeries:
         return (rate - self.names.rate_centre_pct) / self.names.rate_scale_pct
 
 
-def macro_block(series: MacroSeries) -> tuple[np.ndarray, np.ndarray]:
+def macro_block(series: AlignedMacro) -> tuple[np.ndarray, np.ndarray]:
     """The meta-controller's macro columns, float32 (T, P, width), and bool (T, P): from where all are known."""
     columns = [macro_feature[name].compute(series) for name in MACRO.names]
     return finish(columns, series.settings.features.macro_clip)
@@ -150,25 +150,25 @@ def finish(
 
 
 @macro_feature("macro", "ln(VIX / 19) / .38")
-def vix_level(m: MacroSeries) -> np.ndarray:
+def vix_level(m: AlignedMacro) -> np.ndarray:
     return ind.log_positive(m.vix / m.names.vix_centre) / m.names.vix_log_deviation
 
 
 @macro_feature("macro", "z252(ln DXY)")
-def dxy_level(m: MacroSeries) -> np.ndarray:
+def dxy_level(m: AlignedMacro) -> np.ndarray:
     return m.dollar_score
 
 
 @macro_feature("macro", "(short rate - 2) / 1.5")
-def rate_short_level(m: MacroSeries) -> np.ndarray:
+def rate_short_level(m: AlignedMacro) -> np.ndarray:
     return m.rate_level(m.rate_short)
 
 
 @macro_feature("macro", "(2-year rate - 2) / 1.5")
-def rate_2y_level(m: MacroSeries) -> np.ndarray:
+def rate_2y_level(m: AlignedMacro) -> np.ndarray:
     return m.rate_level(m.rate_2y)
 
 
 @macro_feature("macro", "(10-year rate - 2) / 1.5")
-def rate_10y_level(m: MacroSeries) -> np.ndarray:
+def rate_10y_level(m: AlignedMacro) -> np.ndarray:
     return m.rate_level(m.rate_10y)

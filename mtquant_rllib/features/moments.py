@@ -30,11 +30,11 @@ class Days:
     known: np.ndarray
 
     @classmethod
-    def of(cls, stamps: np.ndarray, daily: bool) -> Days:
+    def of(cls, timestamps: np.ndarray, daily: bool) -> Days:
         if daily:
-            rows = np.arange(len(stamps))
+            rows = np.arange(len(timestamps))
             return cls(rows, rows, rows)
-        day = trading_day(stamps, daily)
+        day = trading_day(timestamps, daily)
         starts = np.concatenate([[0], np.flatnonzero(day[1:] != day[:-1]) + 1])
         return cls(starts[:-1], starts[1:] - 1, starts[1:])
 

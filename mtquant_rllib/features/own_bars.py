@@ -41,7 +41,7 @@ class OwnBars:
 
     Parameters
     ----------
-    stamps, days
+    timestamps, days
         datetime64 and the id of the trading day, both (k,), of the own bars.
     bars
         float64 of shape (k, m, 5), no NaN but in the volume.
@@ -50,9 +50,9 @@ class OwnBars:
     """
 
     def __init__(
-        self, stamps: np.ndarray, days: np.ndarray, bars: np.ndarray, volume_proxy: bool, config: FeaturesConfig
+        self, timestamps: np.ndarray, days: np.ndarray, bars: np.ndarray, volume_proxy: bool, config: FeaturesConfig
     ) -> None:
-        self.stamps = stamps
+        self.timestamps = timestamps
         self.days = days
         self.config = config
         self.volume_proxy = volume_proxy
@@ -183,12 +183,12 @@ class OwnBars:
         Whole weeks, so that a few days of intraday bars do not depend on how many weekends they hold; only past bars,
         so that a value does not change when history grows.
         """
-        if not len(self.stamps):
+        if not len(self.timestamps):
             return np.empty((0, 1))
-        stamps = without_holes(self.stamps)
-        weeks = (stamps - stamps[0]) // _WEEK
-        since = np.searchsorted(stamps, stamps - weeks * _WEEK, side="right")
-        bars = np.arange(1, len(stamps) + 1) - since
+        timestamps = without_holes(self.timestamps)
+        weeks = (timestamps - timestamps[0]) // _WEEK
+        since = np.searchsorted(timestamps, timestamps - weeks * _WEEK, side="right")
+        bars = np.arange(1, len(timestamps) + 1) - since
         return np.where(weeks > 0, bars * _WEEKS_PER_YEAR / np.maximum(weeks, 1), np.nan)[:, None]
 
     @cached_property
@@ -214,7 +214,7 @@ class InstrumentBars:
 
     Parameters
     ----------
-    stamps, days
+    timestamps, days
         (T,), the latter the trading day's id.
     bars, valid
         (T, P, 5) and bool (T, P).
@@ -224,7 +224,7 @@ class InstrumentBars:
 
     def __init__(
         self,
-        stamps: np.ndarray,
+        timestamps: np.ndarray,
         days: np.ndarray,
         bars: np.ndarray,
         valid: np.ndarray,
@@ -239,7 +239,7 @@ class InstrumentBars:
         for (proxy, _), members in alike.items():
             paths = np.array(members)
             rows = np.flatnonzero(valid[:, paths[0]])
-            own_bars = OwnBars(stamps[rows], days[rows], bars[np.ix_(rows, paths)], proxy, config)
+            own_bars = OwnBars(timestamps[rows], days[rows], bars[np.ix_(rows, paths)], proxy, config)
             self.groups.append((paths, rows, own_bars))
 
     def spread(self, compute: Callable[[OwnBars], np.ndarray]) -> np.ndarray:

@@ -30,8 +30,8 @@ ENTRY_POINTS = "mtquant_rllib.references"
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a book reads of one instrument.
+class ReferenceInputs:
+    """What a reference book reads of one instrument.
 
     risk_share
         Its share of the desk's risk at equal allocations, as a multiple of the smallest instrument's share.
@@ -43,27 +43,27 @@ class Held:
     own_bars: OwnBars
 
 
-def _momentum(held: Held) -> np.ndarray:
-    return np.sign(_move(held.own_bars, held.config.momentum_days))
+def _momentum(inputs: ReferenceInputs) -> np.ndarray:
+    return np.sign(_move(inputs.own_bars, inputs.config.momentum_days))
 
 
-def _trend_ensemble(held: Held) -> np.ndarray:
+def _trend_ensemble(inputs: ReferenceInputs) -> np.ndarray:
     """Horizons that history is still too short for are left out of the mean."""
-    moves = [np.clip(_move(held.own_bars, days), -1.0, 1.0) for days in held.config.trend_days]
+    moves = [np.clip(_move(inputs.own_bars, days), -1.0, 1.0) for days in inputs.config.trend_days]
     known = [~np.isnan(move) for move in moves]
     total = np.stack([np.nan_to_num(move) for move in moves]).sum(axis=0)
     return ind.ratio(total, np.stack(known).sum(axis=0).astype(np.float64))
 
 
-def _inverse_volatility(held: Held) -> np.ndarray:
-    return np.full(held.own_bars.shape, 1.0 / held.risk_share)
+def _inverse_volatility(inputs: ReferenceInputs) -> np.ndarray:
+    return np.full(inputs.own_bars.shape, 1.0 / inputs.risk_share)
 
 
-def _long_risk_premia(held: Held) -> np.ndarray:
-    return np.full(held.own_bars.shape, float(held.symbol in held.config.premia))
+def _long_risk_premia(inputs: ReferenceInputs) -> np.ndarray:
+    return np.full(inputs.own_bars.shape, float(inputs.symbol in inputs.config.premia))
 
 
-BOOKS: dict[str, Callable[[Held], np.ndarray]] = {
+BOOKS: dict[str, Callable[[ReferenceInputs], np.ndarray]] = {
     "momentum": _momentum,
     "trend_ensemble": _trend_ensemble,
     "inverse_volatility": _inverse_volatility,
@@ -83,8 +83,8 @@ def reference_columns(settings: Settings, symbol: str, own_bars: OwnBars) -> np.
     universe = settings.universe
     sizes = [len(domain.symbols) for domain in universe.domains]
     own_size = sizes[universe.domain_of[universe.symbols.index(symbol)]]
-    held = Held(settings.reference, symbol, max(sizes) / own_size, own_bars)
-    mix = [(weight, _book(name)(held)) for name, weight in settings.reference.book.items()]
+    inputs = ReferenceInputs(settings.reference, symbol, max(sizes) / own_size, own_bars)
+    mix = [(weight, _book(name)(inputs)) for name, weight in settings.reference.book.items()]
     conviction = np.clip(np.nan_to_num(np.sum([weight * book for weight, book in mix], axis=0)), -1.0, 1.0)
     return np.stack([conviction, view_of(conviction, settings.desk.decision.logit_scale)], axis=-1)
 
@@ -116,7 +116,7 @@ def _move(own_bars: OwnBars, days: int) -> np.ndarray:
     return np.where(known, move, np.nan)
 
 
-def _book(name: str) -> Callable[[Held], np.ndarray]:
+def _book(name: str) -> Callable[[ReferenceInputs], np.ndarray]:
     if name in BOOKS:
         return BOOKS[name]
     try:
@@ -126,16 +126,16 @@ def _book(name: str) -> Callable[[Held], np.ndarray]:
     if not callable(compute):
         raise ConfigError(f"reference.book: {name} is no function")
 
-    def checked(held: Held) -> np.ndarray:
+    def checked(inputs: ReferenceInputs) -> np.ndarray:
         try:
-            values = np.asarray(compute(held.own_bars), dtype=np.float64)
+            values = np.asarray(compute(inputs.own_bars), dtype=np.float64)
         except Exception as error:
             # A function of one's own may raise whatever it likes.
             raise ConfigError(f"reference.book: {name} fails: {type(error).__name__}: {error}") from error
-        if values.shape != held.own_bars.shape:
+        if values.shape != inputs.own_bars.shape:
             raise ConfigError(
                 f"reference.book: {name} returns an array of shape {values.shape}; expected one number "
-                f"a bar and history, {held.own_bars.shape}"
+                f"a bar and history, {inputs.own_bars.shape}"
             )
         return values
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mtquant_rllib.features.layout import MACRO
 
-META = "table.json"
+TABLE_FILE = "table.json"
 """What a table's folder says of itself: names of arrays, widths, size."""
 
 
@@ -143,7 +143,7 @@ class FeatureTable:
 
 def open_table(folder: Path) -> FeatureTable:
     """Memory-map a built table, read-only."""
-    meta = json.loads((folder / META).read_text())
+    meta = json.loads((folder / TABLE_FILE).read_text())
 
     def array(name: str) -> np.ndarray:
         return np.load(folder / f"{name}.npy", mmap_mode="r")

@@ -1,4 +1,4 @@
-"""From one series per instrument to one axis for all: the union of their stamps, with a mask instead of filling."""
+"""From one series per instrument to one axis for all: the union of their timestamps, with a mask instead of filling."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class BarSeries:
 
     Attributes
     ----------
-    stamps
+    timestamps
         datetime64[s] (R,), UTC, strictly increasing: dates if `daily`, else the moment of the open.
     bars
         float64 (R, 5): open, high, low, close, volume; only volume may be NaN.
@@ -28,17 +28,17 @@ class BarSeries:
     """
 
     symbol: str
-    stamps: np.ndarray
+    timestamps: np.ndarray
     bars: np.ndarray
     daily: bool
     source: str
 
     def __len__(self) -> int:
-        return len(self.stamps)
+        return len(self.timestamps)
 
 
 def align(series: Sequence[BarSeries], settings: Settings, symbols: Sequence[str] | None = None) -> MarketData:
-    """Put series on the union of their stamps. Macro is left out (zero columns).
+    """Put series on the union of their timestamps. Macro is left out (zero columns).
 
     Parameters
     ----------
@@ -60,10 +60,10 @@ def align(series: Sequence[BarSeries], settings: Settings, symbols: Sequence[str
     if not present:
         raise MarketDataError(f"no bars of {', '.join(symbols) or 'any instrument'}; accepted: bars of at least one")
     _refuse_mixtures(present)
-    stamps = np.unique(np.concatenate([one.stamps for one in present]))
-    bars = np.full((len(stamps), len(symbols), 5), np.nan)
-    valid = np.zeros((len(stamps), len(symbols)), dtype=bool)
-    stale_open = np.zeros((len(stamps), len(symbols)), dtype=bool)
+    timestamps = np.unique(np.concatenate([one.timestamps for one in present]))
+    bars = np.full((len(timestamps), len(symbols), 5), np.nan)
+    valid = np.zeros((len(timestamps), len(symbols)), dtype=bool)
+    stale_open = np.zeros((len(timestamps), len(symbols)), dtype=bool)
     volume_proxy = np.zeros(len(symbols), dtype=bool)
     daily = present[0].daily
     for i, symbol in enumerate(symbols):
@@ -71,19 +71,21 @@ def align(series: Sequence[BarSeries], settings: Settings, symbols: Sequence[str
         volume_proxy[i] = row is not None and row.volume_proxy
         if symbol not in by_symbol:
             continue
-        at = np.searchsorted(stamps, by_symbol[symbol].stamps)
+        at = np.searchsorted(timestamps, by_symbol[symbol].timestamps)
         bars[at, i] = by_symbol[symbol].bars
         valid[at, i] = True
         # A series without a single traded unit has no volume to speak of, whatever its row says.
         volume_proxy[i] |= not np.any(by_symbol[symbol].bars[:, VOLUME] > 0)
         if daily and row is not None and row.stale_opens_until is not None:
-            stale_open[:, i] = valid[:, i] & (stamps.astype("datetime64[D]") <= np.datetime64(row.stale_opens_until))
+            stale_open[:, i] = valid[:, i] & (
+                timestamps.astype("datetime64[D]") <= np.datetime64(row.stale_opens_until)
+            )
     return MarketData(
         symbols=tuple(symbols),
-        stamps=stamps,
+        timestamps=timestamps,
         bars=bars,
         valid=valid,
-        macro=np.empty((len(stamps), 0)),
+        macro=np.empty((len(timestamps), 0)),
         macro_columns=(),
         stale_open=stale_open,
         volume_proxy=volume_proxy,
@@ -100,7 +102,7 @@ def _refuse_mixtures(series: Sequence[BarSeries]) -> None:
                 f"{other.source}: {other.symbol} is {words[other.daily]} where {first.symbol} ({first.source}) is "
                 f"{words[first.daily]}; accepted: bars of one length for all instruments"
             )
-    lengths = {one.symbol: usual_step_s(one.stamps) for one in series if len(one) > 1}
+    lengths = {one.symbol: usual_step_s(one.timestamps) for one in series if len(one) > 1}
     if not first.daily and len(set(lengths.values())) > 1:
         listed = ", ".join(f"{symbol} {seconds // 60} min" for symbol, seconds in lengths.items())
         raise MarketDataError(f"bar lengths differ ({listed}); accepted: bars of one length for all instruments")

@@ -25,7 +25,7 @@ class MarketData:
     ----------
     symbols
         Instrument names in universe order.
-    stamps
+    timestamps
         datetime64[s] of shape (T,), UTC, strictly increasing. A label: for daily bars midnight of the trading date, for
         intraday bars the moment of the open.
     bars
@@ -48,7 +48,7 @@ class MarketData:
     """
 
     symbols: tuple[str, ...]
-    stamps: np.ndarray
+    timestamps: np.ndarray
     bars: np.ndarray
     valid: np.ndarray
     macro: np.ndarray
@@ -58,7 +58,7 @@ class MarketData:
     daily: bool
 
     def __post_init__(self) -> None:
-        n_rows, n = len(self.stamps), len(self.symbols)
+        n_rows, n = len(self.timestamps), len(self.symbols)
         assert self.bars.shape == (n_rows, n, 5), self.bars.shape
         assert self.valid.shape == (n_rows, n), self.valid.shape
         assert self.macro.shape == (n_rows, len(self.macro_columns)), self.macro.shape
@@ -66,24 +66,24 @@ class MarketData:
         assert self.volume_proxy.shape == (n,), self.volume_proxy.shape
 
     def __len__(self) -> int:
-        return len(self.stamps)
+        return len(self.timestamps)
 
     @cached_property
     def bars_per_year(self) -> float:
-        """Rows of the common axis a year, read from the stamps without their holes; what annualises the desk."""
-        return bars_per_year(self.stamps)
+        """Rows of the common axis a year, read from the timestamps without their holes; what annualises the desk."""
+        return bars_per_year(self.timestamps)
 
     @cached_property
     def bars_per_year_of(self) -> np.ndarray:
         """Own bars a year of each instrument, shape (n_instruments,), between its first and last bar."""
-        return np.array([bars_per_year(self.stamps[self.valid[:, i]]) for i in range(len(self.symbols))])
+        return np.array([bars_per_year(self.timestamps[self.valid[:, i]]) for i in range(len(self.symbols))])
 
     def rows(self, start: int, stop: int) -> MarketData:
         """A contiguous stretch of rows, as views."""
         part = slice(start, stop)
         return replace(
             self,
-            stamps=self.stamps[part],
+            timestamps=self.timestamps[part],
             bars=self.bars[part],
             valid=self.valid[part],
             macro=self.macro[part],

@@ -28,33 +28,35 @@ HOLE = np.timedelta64(14, "D")
 """No market closes for two weeks: a longer stretch without bars is one that the source lacks."""
 
 
-def bars_per_year(stamps: np.ndarray) -> float:
-    """Bars a year of stamps (T,) in order of time, holes left out of both; NaN for fewer than two."""
-    steps = np.diff(stamps)
+def bars_per_year(timestamps: np.ndarray) -> float:
+    """Bars a year of timestamps (T,) in order of time, holes left out of both; NaN for fewer than two."""
+    steps = np.diff(timestamps)
     known = steps[steps <= HOLE]
     if len(known) == len(steps):
-        return float(len(steps) / ((stamps[-1] - stamps[0]) / _YEAR)) if len(steps) else float("nan")
+        return float(len(steps) / ((timestamps[-1] - timestamps[0]) / _YEAR)) if len(steps) else float("nan")
     return float(len(known) / (known.sum() / _YEAR)) if len(known) else float("nan")
 
 
-def without_holes(stamps: np.ndarray) -> np.ndarray:
-    """Stamps (T,) in order of time with every hole closed: those after it are earlier by its length. Never more than
-    the stamps themselves where there is none; a stamp's own does not depend on later ones."""
-    steps = np.diff(stamps)
+def without_holes(timestamps: np.ndarray) -> np.ndarray:
+    """Timestamps (T,) in order of time with every hole closed: those after it are earlier by its length. Never more
+    than the timestamps themselves where there is none; a timestamp's own does not depend on later ones."""
+    steps = np.diff(timestamps)
     hole = steps > HOLE
     if not hole.any():
-        return stamps
-    return stamps - np.concatenate(([np.timedelta64(0, "s")], np.cumsum(np.where(hole, steps, np.timedelta64(0, "s")))))
+        return timestamps
+    return timestamps - np.concatenate(
+        ([np.timedelta64(0, "s")], np.cumsum(np.where(hole, steps, np.timedelta64(0, "s"))))
+    )
 
 
-def closed_hours(stamps: np.ndarray, opens: str, closes: str) -> np.ndarray:
+def closed_hours(timestamps: np.ndarray, opens: str, closes: str) -> np.ndarray:
     """bool (T,): UTC moments outside a session in New York time.
 
     A session that closes no later than it opens goes over midnight: its week begins on Sunday at `opens` and ends on
     Friday at `closes`, with a break between the two where they differ ("18:00" to "17:00"). One that opens before it
     closes ("09:30" to "16:00") is of Monday to Friday.
     """
-    local = local_time(stamps)
+    local = local_time(timestamps)
     day, minute = weekday(local), (local - local.astype("datetime64[D]")).astype(np.int64) // 60
     start, end = (60 * int(text[:2]) + int(text[3:]) for text in (opens, closes))
     if start < end:
@@ -63,9 +65,9 @@ def closed_hours(stamps: np.ndarray, opens: str, closes: str) -> np.ndarray:
     return over | ((minute >= end) & (minute < start))
 
 
-def local_time(stamps: np.ndarray, zone: str = NEW_YORK) -> np.ndarray:
+def local_time(timestamps: np.ndarray, zone: str = NEW_YORK) -> np.ndarray:
     """Wall clock of a zone: datetime64[s] (T,) from UTC datetime64 (T,), daylight saving included."""
-    index = pd.DatetimeIndex(np.asarray(stamps).astype("datetime64[s]")).tz_localize("UTC").tz_convert(zone)
+    index = pd.DatetimeIndex(np.asarray(timestamps).astype("datetime64[s]")).tz_localize("UTC").tz_convert(zone)
     return np.asarray(index.tz_localize(None).to_numpy(), dtype="datetime64[s]")
 
 
@@ -82,20 +84,20 @@ def weekday(dates: np.ndarray) -> np.ndarray:
     return (np.asarray(dates).astype("datetime64[D]").astype(np.int64) + _MONDAY_SHIFT) % 7
 
 
-def trading_date(stamps: np.ndarray) -> np.ndarray:
+def trading_date(timestamps: np.ndarray) -> np.ndarray:
     """Date datetime64[D] (T,) on which the trading day of a UTC moment ends; the weekend belongs to Monday."""
-    ends_on = (local_time(stamps) + np.timedelta64(24 - ROLLOVER_HOUR, "h")).astype("datetime64[D]")
+    ends_on = (local_time(timestamps) + np.timedelta64(24 - ROLLOVER_HOUR, "h")).astype("datetime64[D]")
     return np.busday_offset(ends_on, 0, roll="forward")
 
 
-def trading_day(stamps: np.ndarray, daily: bool) -> np.ndarray:
+def trading_day(timestamps: np.ndarray, daily: bool) -> np.ndarray:
     """int64 (T,): changes exactly where a new trading day begins (days since 1970 of its date).
 
     Daily bars: every row is a day of its own. Intraday: 17:00 to 17:00 New York, bars of the weekend with Monday's.
     """
     if daily:
-        return np.asarray(stamps).astype("datetime64[D]").astype(np.int64)
-    return trading_date(stamps).astype(np.int64)
+        return np.asarray(timestamps).astype("datetime64[D]").astype(np.int64)
+    return trading_date(timestamps).astype(np.int64)
 
 
 def _nights_before(dates: np.ndarray, triple_day: str | None) -> np.ndarray:
@@ -109,7 +111,7 @@ def _nights_before(dates: np.ndarray, triple_day: str | None) -> np.ndarray:
     return (days // 7) * int(weights.sum()) + up_to[days % 7]
 
 
-def financing_nights(stamps: np.ndarray, daily: bool, triple_days: Sequence[str | None]) -> np.ndarray:
+def financing_nights(timestamps: np.ndarray, daily: bool, triple_days: Sequence[str | None]) -> np.ndarray:
     """Nights of financing a book held from row t-1 to row t pays for: float64 (T, n_instruments), row 0 is 0.
 
     Counts the 17:00 New York instants of Monday to Friday, the instrument's triple day three times; without one, those
@@ -117,19 +119,19 @@ def financing_nights(stamps: np.ndarray, daily: bool, triple_days: Sequence[str 
 
     Parameters
     ----------
-    stamps
+    timestamps
         UTC datetime64 (T,), increasing.
     daily
-        Stamps are dates: the night of date d falls between rows t-1 and t if label_{t-1} <= d < label_t. Otherwise an
-        instant counts if it lies in (stamp_{t-1}, stamp_t].
+        Timestamps are dates: the night of date d falls between rows t-1 and t if label_{t-1} <= d < label_t. Otherwise
+        an instant counts if it lies in (timestamp_{t-1}, timestamp_t].
     triple_days
         One of Mon..Fri per instrument, None for one that is traded on all seven days.
     """
     if daily:
-        reached = np.asarray(stamps).astype("datetime64[D]")
+        reached = np.asarray(timestamps).astype("datetime64[D]")
     else:
         # The date of an instant is behind us once the local clock has reached 17:00 of it.
-        reached = (local_time(stamps) + np.timedelta64(24 - ROLLOVER_HOUR, "h")).astype("datetime64[D]")
+        reached = (local_time(timestamps) + np.timedelta64(24 - ROLLOVER_HOUR, "h")).astype("datetime64[D]")
     nights = np.zeros((len(reached), len(triple_days)))
     for day in dict.fromkeys(triple_days):
         columns = [i for i, own in enumerate(triple_days) if own == day]
@@ -137,13 +139,13 @@ def financing_nights(stamps: np.ndarray, daily: bool, triple_days: Sequence[str 
     return nights
 
 
-def rollover_bar(stamps: np.ndarray, daily: bool) -> np.ndarray:
+def rollover_bar(timestamps: np.ndarray, daily: bool) -> np.ndarray:
     """bool (T,): intraday bars that open at, or less than an hour after, a 17:00 New York instant of Monday to Friday.
 
     Liquidity is thin there and spreads widen. All False for daily bars.
     """
     if daily:
-        return np.zeros(len(stamps), dtype=bool)
-    local = local_time(stamps)
+        return np.zeros(len(timestamps), dtype=bool)
+    local = local_time(timestamps)
     hour = (local - local.astype("datetime64[D]")) // np.timedelta64(1, "h")
     return (hour == ROLLOVER_HOUR) & (weekday(local) < 5)

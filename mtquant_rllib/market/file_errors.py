@@ -1,7 +1,8 @@
 """One wording for every complaint about a file: where, what, and what would be accepted.
 
-A file is judged stage by stage (text, numbers, stamps, prices, order). Each stage asks the `Inspection` whether it may
-drop or mend the rows it found bad: without permission the first of them becomes the error; with it they are counted.
+A file is judged stage by stage (text, numbers, timestamps, prices, order). Each stage asks the `Inspection` whether it
+may drop or mend the rows it found bad: without permission the first of them becomes the error; with it they are
+counted.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.market.bars import MarketData
 
 
-def policy_rate(table: Mapping[str, Mapping[int, float]], currency: str, stamps: np.ndarray) -> np.ndarray:
-    """Policy rate known at each stamp, per cent a year, shape (T,): the value at the end of the previous year.
+def policy_rate(table: Mapping[str, Mapping[int, float]], currency: str, timestamps: np.ndarray) -> np.ndarray:
+    """Policy rate known at each timestamp, per cent a year, shape (T,): the value at the end of the previous year.
 
     Years before the table use its first value, years after it the last.
 
@@ -26,7 +26,7 @@ def policy_rate(table: Mapping[str, Mapping[int, float]], currency: str, stamps:
     by_year = table[currency]
     years = np.array(sorted(by_year))
     values = np.array([by_year[year] for year in years], dtype=np.float64)
-    previous_year = stamps.astype("datetime64[Y]").astype(np.int64) + 1970 - 1
+    previous_year = timestamps.astype("datetime64[Y]").astype(np.int64) + 1970 - 1
     return values[np.clip(np.searchsorted(years, previous_year, side="right") - 1, 0, len(years) - 1)]
 
 

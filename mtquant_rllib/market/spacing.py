@@ -1,4 +1,4 @@
-"""Distances between the stamps of a series: which are its own, which another's, and which cannot be."""
+"""Distances between the timestamps of a series: which are its own, which another's, and which cannot be."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ _WEEKLY_S = 5 * _DAY_S
 """Daily bars are closer: from here on they are weekly or monthly ones."""
 
 
-def usual_step_s(stamps: np.ndarray) -> int:
-    """The most frequent distance between neighbours, seconds; 0 for fewer than two stamps. Holes, nights and weekends
-    are too seldom to decide it."""
-    if len(stamps) < 2:
+def usual_step_s(timestamps: np.ndarray) -> int:
+    """The most frequent distance between neighbours, seconds; 0 for fewer than two timestamps. Holes, nights and
+    weekends are too seldom to decide it."""
+    if len(timestamps) < 2:
         return 0
-    steps, counts = np.unique(np.diff(stamps).astype(np.int64), return_counts=True)
+    steps, counts = np.unique(np.diff(timestamps).astype(np.int64), return_counts=True)
     return int(steps[np.argmax(counts)])
 
 
-def stray(stamps: np.ndarray, max_hole_days: float) -> np.ndarray:
+def stray(timestamps: np.ndarray, max_hole_days: float) -> np.ndarray:
     """bool (R,): not of the largest part that holes of more than so many days leave of a series in order of time."""
-    if len(stamps) < 2:
-        return np.zeros(len(stamps), dtype=bool)
-    hole = np.diff(stamps).astype(np.int64) > max_hole_days * _DAY_S
+    if len(timestamps) < 2:
+        return np.zeros(len(timestamps), dtype=bool)
+    hole = np.diff(timestamps).astype(np.int64) > max_hole_days * _DAY_S
     part = np.concatenate(([0], np.cumsum(hole)))
     return part != np.argmax(np.bincount(part))
 
 
-def foreign_spacing(stamps: np.ndarray) -> tuple[int, str, str] | None:
+def foreign_spacing(timestamps: np.ndarray) -> tuple[int, str, str] | None:
     """(first row, usual spacing, other spacing) of a stretch of a series (R,) in order of time that is spaced otherwise
     than the rest; None where there is none.
 
     Among shorter bars a stretch is a run of equal distances inside a trading day other than the usual one, or of days
     with one bar each; among daily ones a run of distances of five days or more.
     """
-    usual = usual_step_s(stamps)
-    steps = np.diff(stamps).astype(np.int64)
+    usual = usual_step_s(timestamps)
+    steps = np.diff(timestamps).astype(np.int64)
     if not usual:
         return None
     if usual >= _LONE_S:

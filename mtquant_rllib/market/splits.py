@@ -57,7 +57,7 @@ def time_splits(market: MarketData, config: SplitsConfig) -> dict[str, Split]:
     spans, intraday, synthetic) by fractions of its rows.
     """
     dates = np.array([config.train_until, config.validation_until, config.test_until], dtype="datetime64[D]")
-    inner = np.searchsorted(market.stamps, (dates + 1).astype("datetime64[s]"), side="left")
+    inner = np.searchsorted(market.timestamps, (dates + 1).astype("datetime64[s]"), side="left")
     edges = (0, int(inner[0]), int(inner[1]), int(inner[2]))
     if not market.daily or min(np.diff(edges)) < config.min_bars:
         n = len(market)

@@ -1,6 +1,6 @@
 """Reading time: from a file's dates, clocks and epochs to UTC, or to the date a daily bar is labelled with.
 
-A stamp is the broker's wall clock, UTC, or a clock with its offset. Nothing here is guessed silently: 03/04/2019 is
+A timestamp is the broker's wall clock, UTC, or a clock with its offset. Nothing here is guessed silently: 03/04/2019 is
 refused until a date format is named, and server time is UTC unless a time zone is.
 """
 
@@ -41,7 +41,7 @@ class AmbiguousDate(ValueError):
 
 @dataclass(frozen=True)
 class Clock:
-    """Parsed stamps: `wall` datetime64[s] (R,) as written, `offset_s` int64 (R,) or None, `bad` bool (R,)."""
+    """Parsed timestamps: `wall` datetime64[s] (R,) as written, `offset_s` int64 (R,) or None, `bad` bool (R,)."""
 
     wall: np.ndarray
     offset_s: np.ndarray | None
@@ -75,8 +75,10 @@ def from_datetimes(column: pa.Array) -> Clock:
         return Clock(np.zeros(len(column), dtype="datetime64[s]"), None, everything, f"timestamps of zone {zone!r}")
     bad = np.asarray(column.is_null().to_numpy(zero_copy_only=False))
     wall, moment = (
-        np.where(bad, np.datetime64(0, "s"), np.asarray(stamps.to_numpy(zero_copy_only=False), dtype="datetime64[s]"))
-        for stamps in (local, utc)
+        np.where(
+            bad, np.datetime64(0, "s"), np.asarray(timestamps.to_numpy(zero_copy_only=False), dtype="datetime64[s]")
+        )
+        for timestamps in (local, utc)
     )
     offset = None if zone is None else (wall - moment).astype(np.int64)
     return Clock(wall, offset, bad, "timestamps" + ("" if zone is None else " with zone"))
@@ -124,9 +126,9 @@ def from_texts(dates: pa.Array, times: pa.Array | None, date_format: str | None)
     Parameters
     ----------
     dates, times
-        str (R,): full stamps, or dates with clock times in a second column; nothing is missing.
+        str (R,): full timestamps, or dates with clock times in a second column; nothing is missing.
     date_format
-        strptime pattern of the date (or of the whole stamp); None reads it off the file.
+        strptime pattern of the date (or of the whole timestamp); None reads it off the file.
     """
     dates = pc.utf8_trim_whitespace(dates)
     sample = [text for text in dates[:8].to_pylist() if text]
@@ -141,17 +143,17 @@ def from_texts(dates: pa.Array, times: pa.Array | None, date_format: str | None)
         pattern = _whole_format(texts, date_format)
     if pattern is None:
         everything = np.ones(len(texts), dtype=bool)
-        return Clock(np.zeros(len(texts), dtype="datetime64[s]"), None, everything, "unreadable stamps")
+        return Clock(np.zeros(len(texts), dtype="datetime64[s]"), None, everything, "unreadable timestamps")
     wall = _parsed(texts, pattern)
     bad = np.isnat(wall) | zone_bad
-    return Clock(np.where(bad, np.datetime64(0, "s"), wall), offset, bad, f"stamps {pattern}{zone}")
+    return Clock(np.where(bad, np.datetime64(0, "s"), wall), offset, bad, f"timestamps {pattern}{zone}")
 
 
 def _parsed(texts: pa.Array, pattern: str) -> np.ndarray:
     """datetime64[s] (R,) by a strptime pattern; NaT where a text does not fit it."""
     try:
-        stamps = pd.to_datetime(pd.Series(texts.to_pandas(), dtype=object), format=pattern, errors="coerce")
-        return np.asarray(stamps.to_numpy(), dtype="datetime64[s]")
+        timestamps = pd.to_datetime(pd.Series(texts.to_pandas(), dtype=object), format=pattern, errors="coerce")
+        return np.asarray(timestamps.to_numpy(), dtype="datetime64[s]")
     except (ValueError, TypeError, OverflowError):
         # A pattern that strptime does not know fits nothing.
         return np.full(len(texts), np.datetime64("NaT", "s"))
@@ -189,13 +191,13 @@ def _split_zone(texts: pa.Array) -> tuple[pa.Array, np.ndarray | None, np.ndarra
     head = [_ZONE.search(text) is not None for text in texts[:_VOTERS].to_pylist()]
     if 2 * sum(head) <= len(head):
         return texts, None, np.zeros(len(texts), dtype=bool), ""
-    parts = pc.extract_regex(texts, r"^(?P<stamp>.*?)\s*(?P<zone>Z|UTC|(?:GMT|UTC)?[+-]\d{2}:?\d{2})$")
+    parts = pc.extract_regex(texts, r"^(?P<timestamp>.*?)\s*(?P<zone>Z|UTC|(?:GMT|UTC)?[+-]\d{2}:?\d{2})$")
     zones = pc.struct_field(parts, "zone").dictionary_encode()
     codes = zones.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     unique = zones.dictionary.to_pylist()
     seconds = np.array([*map(_offset_seconds, unique), 0])
-    stamps = pc.coalesce(pc.struct_field(parts, "stamp"), texts)
-    return stamps, seconds[codes], codes < 0, f" with offset {', '.join(unique)}"
+    timestamps = pc.coalesce(pc.struct_field(parts, "timestamp"), texts)
+    return timestamps, seconds[codes], codes < 0, f" with offset {', '.join(unique)}"
 
 
 def _offset_seconds(zone: str) -> int:
@@ -209,13 +211,14 @@ def _offset_seconds(zone: str) -> int:
 def to_utc(wall: np.ndarray, timezone: str, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(UTC datetime64[s] (R,), bool (R,) of clock times that never were) from a broker's wall clock.
 
-    In the hour that a clock repeats in autumn, the first bar of a stamp is read as the earlier moment, a second as the
-    later.
+    In the hour that a clock repeats in autumn, the first bar of a timestamp is read as the earlier moment, a second as
+    the later.
 
     Parameters
     ----------
     groups
-        int (R,): which series a row belongs to, so that two instruments at one stamp are not taken for a repeated hour.
+        int (R,): which series a row belongs to, so that two instruments at one timestamp are not taken for a repeated
+        hour.
     """
     zone, ahead_h = parse_timezone(timezone)
     local = wall - np.timedelta64(round(ahead_h * 3600), "s")
@@ -238,12 +241,12 @@ def to_utc(wall: np.ndarray, timezone: str, groups: np.ndarray) -> tuple[np.ndar
     return np.where(missing, np.datetime64(0, "s"), utc), missing
 
 
-def is_midnight(stamps: np.ndarray) -> np.ndarray:
+def is_midnight(timestamps: np.ndarray) -> np.ndarray:
     """bool (R,): the clock shows 00:00:00."""
-    return stamps == stamps.astype("datetime64[D]").astype("datetime64[s]")
+    return timestamps == timestamps.astype("datetime64[D]").astype("datetime64[s]")
 
 
-def at_rollover(stamps: np.ndarray) -> np.ndarray:
+def at_rollover(timestamps: np.ndarray) -> np.ndarray:
     """bool (R,): UTC moments that are 17:00 in New York, where daily bars of foreign exchange open."""
-    local = local_time(stamps)
+    local = local_time(timestamps)
     return local - local.astype("datetime64[D]") == np.timedelta64(ROLLOVER_HOUR, "h")

@@ -40,7 +40,7 @@ class TorchOperations:
 TORCH = TorchOperations()
 
 
-def executed(action_map: str, raw: Tensor, numbers: Mapping[str, Any]) -> Tensor:
+def apply_action_map(action_map: str, raw: Tensor, numbers: Mapping[str, Any]) -> Tensor:
     """Executed actions (..., W) from raw actions (..., A), by the map of that name."""
     result: Tensor = ACTION_MAPS[action_map].make(raw, numbers, TORCH)
     return result

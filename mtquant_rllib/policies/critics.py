@@ -34,7 +34,7 @@ def sac_config(name: str, config: Mapping[str, Any], settings: Settings) -> dict
     sac = settings.sac
     return {
         **config,
-        "options": {**config["options"], "initial_std": sac.initial_std, "std_floor": sac.std_floor},
+        "options": {**config["options"], "initial_std": sac.initial_std, "min_std": sac.min_std},
         "sac": {
             "action_map": module_groups(settings)[name].action_map,
             "map_numbers": map_numbers(settings),
@@ -48,7 +48,7 @@ class SharedSlope(nn.Module):
     """dQ/dw of a specialist's executed actions, (B, W), linear in the observation.
 
     As in the policy, each instrument's block is read with the context by the same weights, so that they are learned
-    from all instruments and not only from the bars on which one is on turn.
+    from all instruments and not only from the bars on which one is active.
     """
 
     def __init__(self, shape: SpecialistShape, gain: float):

@@ -18,7 +18,7 @@ from mtquant_rllib.agents.groups import group_of, map_numbers
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.features.regimes import Regime
-from mtquant_rllib.policies.action_maps import executed
+from mtquant_rllib.policies.action_maps import apply_action_map
 from mtquant_rllib.policies.actor import POLICY_PREFIX
 from mtquant_rllib.policies.attention.losses import NO_LABEL, attention_metrics
 from mtquant_rllib.policies.attention.policy import AttentionPolicy
@@ -127,7 +127,7 @@ class AgentView:
 
     def executed(self, obs: np.ndarray) -> np.ndarray:
         """Executed actions of those means, (N, F) -> (N, W); `gives` says what they are."""
-        return executed(self._action_map, torch.from_numpy(self.actions(obs)), self._numbers).numpy()
+        return apply_action_map(self._action_map, torch.from_numpy(self.actions(obs)), self._numbers).numpy()
 
     def linear_skip_share(self, obs: np.ndarray) -> float | None:
         """Share of the linear skip in the variation of the logits: the standard deviation of its part over the sum of

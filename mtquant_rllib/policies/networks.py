@@ -104,7 +104,7 @@ class NetworkOptions:
     activation: str
     linear_skip: bool
     initial_std: float
-    std_floor: float
+    min_std: float
     last_layer_scale: float
     initial_mean: tuple[float, ...]
     """Mean of the raw action before training, up to the small last layer; empty for zeros. Where there is a reference
@@ -223,8 +223,8 @@ class GaussianPolicy(nn.Module):
         super().__init__()
         self.shape = shape
         # In logarithms: log(floor + exp(rho)) is one logaddexp, exact at both ends.
-        self.log_floor = math.log(options.std_floor) if options.std_floor > 0 else -math.inf
-        rho = math.log(options.initial_std - options.std_floor)
+        self.log_min_std = math.log(options.min_std) if options.min_std > 0 else -math.inf
+        rho = math.log(options.initial_std - options.min_std)
         self.rho = nn.Parameter(torch.full((shape.actions,), rho))
         self.reference = reference_mean(shape, options)
 
@@ -238,7 +238,7 @@ class GaussianPolicy(nn.Module):
 
     def log_std(self) -> Tensor:
         """Logarithm of the deviation of each action component, (A,)."""
-        return torch.logaddexp(self.rho, self.rho.new_tensor(self.log_floor))
+        return torch.logaddexp(self.rho, self.rho.new_tensor(self.log_min_std))
 
     def forward(self, obs_BF: Tensor) -> Tensor:
         """`[mean | log deviation]`, (B, 2A): the inputs of a diagonal Gaussian."""

@@ -173,7 +173,7 @@ def _network_config(networks: NetworksConfig, group: AgentGroup) -> dict[str, An
         activation=networks.activation,
         linear_skip=choice.linear_skip,
         initial_std=networks.initial_std,
-        std_floor=networks.std_floor,
+        min_std=networks.min_std,
         last_layer_scale=networks.last_layer_scale,
         initial_mean=choice.initial_mean,
         own_columns=choice.own_columns,
@@ -189,7 +189,7 @@ def _network_config(networks: NetworksConfig, group: AgentGroup) -> dict[str, An
         raise ConfigError(f"networks.options.{choice.name}: there is no option {unknown[0]}")
     shape = SHAPES[kind.shape](group.observation, len(group.actions))
     config = {"network": choice.name, "shape": _plain(asdict(shape)), "options": _plain(options)}
-    return config | ({"reference_price": choice.price} if choice.reference else {})
+    return config | ({"reference_kl_coeff": choice.kl_coeff} if choice.reference else {})
 
 
 def _reference_columns(group: AgentGroup, shape: type[Shape]) -> tuple[tuple[int, float], ...]:

@@ -44,7 +44,7 @@ N_CHANNELS = len(CHANNEL_NAMES)
 TRADABLE, OPENING_ALLOWED, FILLS_AT_CLOSE = range(3)
 N_FLAGS = 3
 
-_ARRAYS = ("money", "flags", "day", "stamps")
+_ARRAYS = ("money", "flags", "day", "timestamps")
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,18 @@ class ExecutionData:
         fill at the close (the open is not tradable).
     day
         int64 of shape (N,): trading day of the row, 17:00 to 17:00 New York.
-    stamps
+    timestamps
         datetime64[s] of shape (N,).
     rows_per_path
         Rows of one history.
     bars_per_year, bars_per_year_of, days_per_year
-        Bars of the common axis, bars of each instrument (n,), and trading days, all read from the stamps.
+        Bars of the common axis, bars of each instrument (n,), and trading days, all read from the timestamps.
     """
 
     money: np.ndarray
     flags: np.ndarray
     day: np.ndarray
-    stamps: np.ndarray
+    timestamps: np.ndarray
     rows_per_path: int
     bars_per_year: float
     bars_per_year_of: np.ndarray
@@ -88,12 +88,12 @@ class ExecutionData:
         """From one or several histories that share a time axis."""
         parts = [_one_path(settings, market) for market in markets]
         first = markets[0]
-        day = trading_day(first.stamps, first.daily)
+        day = trading_day(first.timestamps, first.daily)
         return cls(
             money=np.concatenate([part[0] for part in parts]),
             flags=np.concatenate([part[1] for part in parts]),
             day=np.tile(day, len(markets)),
-            stamps=np.tile(first.stamps.astype("datetime64[s]"), len(markets)),
+            timestamps=np.tile(first.timestamps.astype("datetime64[s]"), len(markets)),
             rows_per_path=len(first),
             bars_per_year=first.bars_per_year,
             bars_per_year_of=first.bars_per_year_of,
@@ -154,7 +154,7 @@ def _one_path(settings: Settings, market: MarketData) -> tuple[np.ndarray, np.nd
     money[:, LAST] = close
     money[:, FX_FILL] = _account_per_quote(settings, money[:, FILL])
     money[:, FX_LAST] = _account_per_quote(settings, close)
-    nights = financing_nights(market.stamps, market.daily, [row.triple_day for row in settings.instruments])
+    nights = financing_nights(market.timestamps, market.daily, [row.triple_day for row in settings.instruments])
     base_rate = base_rates(settings, market)
     markup = np.array([row.financing.markup_pct for row in settings.instruments])
     per_night = nights / (100.0 * settings.desk.account.day_count)
@@ -164,7 +164,9 @@ def _one_path(settings: Settings, market: MarketData) -> tuple[np.ndarray, np.nd
     money[:, SHORT_FINANCING] = per_night * (-known + markup)
     half_spread = np.array([row.spread_bps / 2 for row in settings.instruments])
     fees = np.array([row.commission_bps + row.slippage_bps for row in settings.instruments])
-    widening = np.where(rollover_bar(market.stamps, market.daily), settings.desk.cost.rollover_spread_multiplier, 1.0)
+    widening = np.where(
+        rollover_bar(market.timestamps, market.daily), settings.desk.cost.rollover_spread_multiplier, 1.0
+    )
     money[:, COST] = (half_spread * widening[:, None] + fees) * 1e-4
 
     previous_good = np.vstack([np.full((1, n), -1), last_good[:-1]])

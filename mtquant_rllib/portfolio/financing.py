@@ -105,7 +105,7 @@ def base_rates(settings: Settings, market: MarketData) -> np.ndarray:
     """
     base = np.empty(market.valid.shape)
     for i, (symbol, row) in enumerate(zip(settings.universe.symbols, settings.instruments)):
-        one = FinancedInstrument(symbol, row, market.stamps, settings, market)
+        one = FinancedInstrument(symbol, row, market.timestamps, settings, market)
         base[:, i] = _computed(_kind(symbol, row.financing.kind), one)
     return base
 

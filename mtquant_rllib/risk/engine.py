@@ -23,7 +23,7 @@ from mtquant_rllib.config.risk import RiskConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.risk import pretrade
 from mtquant_rllib.risk.custom_rules import custom_rules
-from mtquant_rllib.risk.repair.book import Book
+from mtquant_rllib.risk.repair.batch import RepairBatch
 from mtquant_rllib.risk.repair.chain import RuleChain, trigger
 from mtquant_rllib.risk.repair.measures import TOLERANCE
 from mtquant_rllib.risk.repair.packed import PackedIndex
@@ -118,7 +118,7 @@ class PortfolioRiskManager:
     @property
     def index(self) -> PackedIndex:
         """How covariances and correlations are packed."""
-        return self._chain.meter.index
+        return self._chain.measurer.index
 
     def add_rule(self, rule: Rule) -> None:
         """Register a custom rule; it runs after those registered before it."""
@@ -149,82 +149,82 @@ class PortfolioRiskManager:
         """
         proposed, chain = proposal.proposed, self._chain
         decision = out if out is not None else self._new_decision(*proposed.shape)
-        book = Book(proposal, decision.executed, decision.rule, None)
-        np.copyto(book.weights, proposed)
-        book.rule.fill(RuleId.NONE)
+        batch = RepairBatch(proposal, decision.executed, decision.rule, None)
+        np.copyto(batch.weights, proposed)
+        batch.rule.fill(RuleId.NONE)
         if not proposal.tradable.all():
-            book.fixed = ~proposal.tradable
-            np.copyto(book.weights, proposal.current, where=book.fixed)
-            book.rule[book.fixed] = RuleId.UNTRADABLE
+            batch.fixed = ~proposal.tradable
+            np.copyto(batch.weights, proposal.current, where=batch.fixed)
+            batch.rule[batch.fixed] = RuleId.UNTRADABLE
 
-        chain.limit_orders(book)
-        measures = chain.run(book)
-        failing = chain.failing(book, measures)
+        chain.limit_orders(batch)
+        measures = chain.run(batch)
+        failing = chain.failing(batch, measures)
         if failing.any():
             rows = np.flatnonzero(failing)
-            some = book.select(rows)
+            some = batch.select(rows)
             failing[rows] = self._sweep(some)
-            book.weights[rows], book.rule[rows] = some.weights, some.rule
-            chain.meter.update(measures, book.weights, proposal, rows)
+            batch.weights[rows], batch.rule[rows] = some.weights, some.rule
+            chain.measurer.update(measures, batch.weights, proposal, rows)
 
         np.copyto(decision.unrepairable, failing)
-        changed = book.weights != proposed
+        changed = batch.weights != proposed
         decision.rule *= changed
         decision.factor.fill(1.0)
-        if book.fixed is not None:
+        if batch.fixed is not None:
             changed &= proposal.tradable
         if changed.any():
-            np.divide(book.weights, proposed, out=decision.factor, where=changed)
-        decision.measures = chain.meter.named(measures)
+            np.divide(batch.weights, proposed, out=decision.factor, where=changed)
+        decision.measures = chain.measurer.named(measures)
         decision._explain = lambda env: self._edits(proposal, decision, env)
         return decision
 
     def measure(self, proposal: Proposal) -> dict[str, np.ndarray]:
         """The measures of `RiskDecision` for the books as proposed, untradable instruments at their current weight."""
         weights = np.where(proposal.tradable, proposal.proposed, proposal.current)
-        meter = self._chain.meter
-        return meter.named(meter.measure(weights, proposal.covariance, proposal.correlation))
+        measurer = self._chain.measurer
+        return measurer.named(measurer.measure(weights, proposal.covariance, proposal.correlation))
 
-    def _sweep(self, book: Book) -> np.ndarray:
+    def _sweep(self, batch: RepairBatch) -> np.ndarray:
         """Run the rules again over books that fail, then shrink them uniformly, in place. True where that fails too."""
         chain = self._chain
-        failing = settled = np.zeros(len(book.weights), dtype=bool)
+        failing = settled = np.zeros(len(batch.weights), dtype=bool)
         for _ in range(self._max_sweeps):
-            weights, rule = book.weights.copy(), book.rule.copy()
-            measures = chain.run(book)
+            weights, rule = batch.weights.copy(), batch.rule.copy()
+            measures = chain.run(batch)
             # A book that no rule moves any further is left exactly as it was: repairing twice is repairing once.
-            settled = row_max(np.abs(book.weights - weights)) <= TOLERANCE
-            book.weights[settled], book.rule[settled] = weights[settled], rule[settled]
-            failing = chain.failing(book, measures)
+            settled = row_max(np.abs(batch.weights - weights)) <= TOLERANCE
+            batch.weights[settled], batch.rule[settled] = weights[settled], rule[settled]
+            failing = chain.failing(batch, measures)
             if not (failing & ~settled).any():
                 break
         stuck = failing
-        if book.fixed is not None and not self.rules:
+        if batch.fixed is not None and not self.rules:
             # The built-in repairs rest only on a breach that untradable positions hold: no factor would lift it.
-            stuck = failing & ~(settled & row_any(book.fixed))
+            stuck = failing & ~(settled & row_any(batch.fixed))
         if stuck.any():
             rows = np.flatnonzero(stuck)
-            some = book.select(rows)
+            some = batch.select(rows)
             failing[rows] = self._shrink_until_all_pass(some, keep=settled[rows])
-            book.weights[rows], book.rule[rows] = some.weights, some.rule
+            batch.weights[rows], batch.rule[rows] = some.weights, some.rule
         return failing
 
-    def _shrink_until_all_pass(self, book: Book, keep: np.ndarray) -> np.ndarray:
+    def _shrink_until_all_pass(self, batch: RepairBatch, keep: np.ndarray) -> np.ndarray:
         """Largest uniform factor on tradable positions under which every rule passes, in place.
 
         Where none is found, 0; or, for books that the rules leave as they are (`keep`, bool (R,)), 1. True where a
         breach is left.
         """
-        chain, proposal = self._chain, book.proposal
-        original = book.weights.copy()
+        chain, proposal = self._chain, batch.proposal
+        original = batch.weights.copy()
         remaining = np.where(proposal.tradable, 0.0, original)
         free = original - remaining
         passes, fails = np.zeros(len(original)), np.ones(len(original))
 
         def still_failing(factor: np.ndarray) -> np.ndarray:
-            book.weights[:] = remaining + free * factor[:, None]
-            measures = chain.meter.measure(book.weights, proposal.covariance, proposal.correlation)
-            return chain.failing(book, measures)
+            batch.weights[:] = remaining + free * factor[:, None]
+            measures = chain.measurer.measure(batch.weights, proposal.covariance, proposal.correlation)
+            return chain.failing(batch, measures)
 
         for _ in range(_BISECTIONS):
             middle = (passes + fails) / 2
@@ -232,8 +232,8 @@ class PortfolioRiskManager:
             fails = np.where(bad, middle, fails)
             passes = np.where(bad, passes, middle)
         failing = still_failing(passes)
-        book.weights[failing & keep] = original[failing & keep]
-        book.rule[book.weights != original] = RuleId.JOINT
+        batch.weights[failing & keep] = original[failing & keep]
+        batch.rule[batch.weights != original] = RuleId.JOINT
         return failing
 
     def _new_decision(self, n_envs: int, n: int) -> RiskDecision:
@@ -252,7 +252,7 @@ class PortfolioRiskManager:
 
         proposed_positions: signed weights by symbol, 0 where left out. `ValueError` for an unknown symbol.
         """
-        proposal = current_portfolio.proposal(proposed_positions, self.universe, self._chain.meter.index)
+        proposal = current_portfolio.proposal(proposed_positions, self.universe, self._chain.measurer.index)
         chain, reasons = self._chain, []
         bits = self.order_failures(proposal)[0]
         for symbol, found in zip(self.universe.symbols, bits.tolist(), strict=True):
@@ -261,9 +261,9 @@ class PortfolioRiskManager:
         for symbol, weight in zip(self.universe.symbols, np.abs(weights[0]).tolist(), strict=True):
             if weight > self.limits["position"]:
                 reasons.append(f"{symbol}: |weight| {weight:.4g} exceeds {self.limits['position']:.4g} (concentration)")
-        measures = chain.meter.measure(weights, proposal.covariance, proposal.correlation)
+        measures = chain.measurer.measure(weights, proposal.covariance, proposal.correlation)
         measures.require_finite()
-        values = {name: value[0] for name, value in chain.meter.named(measures).items()}
+        values = {name: value[0] for name, value in chain.measurer.named(measures).items()}
         for domain, gross in zip(self.universe.domains, values.pop("sector_gross"), strict=True):
             if gross > self.limits["sector_gross"] * (1 + TOLERANCE):
                 reasons.append(f"{domain.name}: gross {gross:.4g} exceeds {self.limits['sector_gross']:.4g} (sector)")
@@ -282,7 +282,7 @@ class PortfolioRiskManager:
         self, proposed_positions: Mapping[str, float], current_portfolio: CurrentPortfolio
     ) -> dict[str, float]:
         """The executed weights by symbol: `repair` for one book."""
-        proposal = current_portfolio.proposal(proposed_positions, self.universe, self._chain.meter.index)
+        proposal = current_portfolio.proposal(proposed_positions, self.universe, self._chain.measurer.index)
         executed = self.repair(proposal).executed[0]
         return dict(zip(self.universe.symbols, executed.tolist(), strict=True))
 

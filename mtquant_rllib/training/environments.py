@@ -24,7 +24,7 @@ ENV = "mtquant_desk"
 """RLlib's name of the environment."""
 
 
-class DomainRota(MultiAgentEnv):
+class DomainCyclingEnv(MultiAgentEnv):
     """Phase 1 over several domains: each episode plays one domain, in turn.
 
     Needed where one module serves instruments of every domain and so cannot be trained domain by domain.
@@ -72,7 +72,7 @@ def make_env(config: EnvContext) -> MultiAgentEnv:
     """The environment creator: phase 1 without a domain plays them all in turn."""
     own = EnvironmentConfig.of(config)
     if own.phase == 1 and own.domain is None:
-        return PausingEnv(DomainRota(config, tuple(domain.name for domain in own.settings.universe.domains)))
+        return PausingEnv(DomainCyclingEnv(config, tuple(domain.name for domain in own.settings.universe.domains)))
     return PausingEnv(desk_env(config))
 
 

@@ -58,9 +58,9 @@ def centred(settings: Settings, record: MarketRecord) -> Settings:
     if settings.desk.observation.feature_means is not None:
         return settings
     data = DeskData.open(Path(record.data), "train")
-    stretches = [slice(stretch.start, stretch.stop) for stretch in data.stretches]
+    segments = [slice(segment.start, segment.stop) for segment in data.segments]
     tree = settings.model_dump(mode="json")
-    tree["desk"]["observation"]["feature_means"] = measured(data.features, stretches, settings)
+    tree["desk"]["observation"]["feature_means"] = measured(data.features, segments, settings)
     return Settings.model_validate(tree)
 
 

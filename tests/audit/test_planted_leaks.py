@@ -65,7 +65,7 @@ def test_a_centred_window(settings: Settings, daily: MarketData, monkeypatch: py
     first = found["features"].leaks[0]
     assert (first.what, first.column) == ("features, block", f"{daily.symbols[0]}.sma50")
     assert rows[0] - 5 < first.row <= rows[0], "a window of eleven bars sees five bars ahead"
-    assert first.stamp == str(daily.stamps[first.row])
+    assert first.timestamp == str(daily.timestamps[first.row])
     assert found["observations"].leaks, "what is observed is not clean either"
     assert found["actions"].leaks
     assert not found["covariances"].leaks, "and the rest is"
@@ -157,8 +157,8 @@ def test_macro_that_is_filled_backwards_by_the_join(
     assert not check_join(settings, joined, every_tenth, [500, 600]).leaks
     join = market_macro.as_of
 
-    def backwards(series: MacroSeries, stamps: np.ndarray, daily: bool, config: object) -> np.ndarray:
-        known = join(series, stamps, daily, config)  # type: ignore[arg-type]
+    def backwards(series: MacroSeries, timestamps: np.ndarray, daily: bool, config: object) -> np.ndarray:
+        known = join(series, timestamps, daily, config)  # type: ignore[arg-type]
         return np.where(np.isnan(known), np.nan, np.concatenate((known[3:], known[-3:])))
 
     monkeypatch.setattr(market_macro, "as_of", backwards)
@@ -257,7 +257,7 @@ def test_a_scaler_that_is_fitted_on_test_bars(
     monkeypatch.setattr(
         preparation,
         "measured",
-        lambda table, stretches, own: measured(table, [slice(table.warmup, len(table))], own),
+        lambda table, segments, own: measured(table, [slice(table.warmup, len(table))], own),
     )
     leaks = check_scaler(settings, prepared).leaks
     assert leaks[0].what == "means of features"
@@ -266,7 +266,7 @@ def test_a_scaler_that_is_fitted_on_test_bars(
 
 def test_means_in_the_settings_that_were_fitted_on_all_bars(settings: Settings, prepared: list[Path]) -> None:
     data = {name: DeskData.open(prepared[0], name) for name in ("train", "validation", "test")}
-    rows = {name: [slice(s.start, s.stop) for s in one.stretches] for name, one in data.items()}
+    rows = {name: [slice(s.start, s.stop) for s in one.segments] for name, one in data.items()}
     table = data["train"].features
 
     def naming(parts: list[slice]) -> Settings:
@@ -284,8 +284,8 @@ def test_a_split_that_shares_bars_with_another(
 ) -> None:
     assert not check_splits(prepared[0]).leaks
     index = prepared_files.read_index(prepared[0])
-    start = index["splits"]["test"]["stretches"][0][0]
-    index["splits"]["train"]["stretches"] = [[index["splits"]["train"]["stretches"][0][0], start + 7]]
+    start = index["splits"]["test"]["segments"][0][0]
+    index["splits"]["train"]["segments"] = [[index["splits"]["train"]["segments"][0][0], start + 7]]
     monkeypatch.setattr("mtquant_rllib.env.prepared.data.read_index", lambda folder: index)
     monkeypatch.setattr("mtquant_rllib.audit.leakage.splits_and_scalers.read_index", lambda folder: index)
     leaks = {leak.how: leak.row for leak in check_splits(prepared[0]).leaks}

@@ -18,7 +18,7 @@ SETTINGS = Settings.load()
 def test_the_export_has_minutes_of_trading_days_alone(tmp_path: Path, rows: int) -> None:
     (series,), _ = import_raw(write_minute_export(tmp_path / "EURUSD_M1.csv", rows), SETTINGS)
     assert (series.symbol, len(series)) == ("EURUSD", rows)
-    assert np.is_busday(series.stamps.astype("datetime64[D]")).all()
+    assert np.is_busday(series.timestamps.astype("datetime64[D]")).all()
 
 
 def test_rows_a_second_are_rows_over_seconds() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.search_space import Listed, Range, expect_perturbable, read_space, settings_with
+from mtquant_rllib.config.search_space import Categorical, Range, expect_perturbable, read_space, settings_with
 from mtquant_rllib.errors import ConfigError
 
 SETTINGS = Settings.load()
@@ -94,13 +94,17 @@ def test_what_is_moved_stays_inside_and_near() -> None:
     assert {rate.moved(1e-3, rng, how.factors) for _ in range(50)} == {1e-3 * factor for factor in how.factors}
     assert {rate.moved(1e-2, rng, how.factors) for _ in range(50)} == {8e-3, 1e-2}
     assert {Range("integers", 2, 10).moved(3, rng, how.factors) for _ in range(50)} == {2, 4}
-    sizes = Listed((256, 512, 1024), ordered=True)
+    sizes = Categorical((256, 512, 1024), ordered=True)
     assert {sizes.moved(512, rng, how.factors) for _ in range(50)} == {256, 1024}
     assert {sizes.moved(1024, rng, how.factors) for _ in range(50)} == {512, 1024}
-    assert {Listed(("a", "b", "c"), ordered=False).moved("a", rng, how.factors) for _ in range(50)} == {"a", "b", "c"}
+    assert {Categorical(("a", "b", "c"), ordered=False).moved("a", rng, how.factors) for _ in range(50)} == {
+        "a",
+        "b",
+        "c",
+    }
 
 
 def test_a_population_searches_what_can_change_while_a_policy_learns() -> None:
     expect_perturbable(read_space([f"{RATE}=1e-4,1e-3", "recipe.entropy_coeff=0,0.01"], SETTINGS))
-    with pytest.raises(ConfigError, match=r"recipe.bars_per_update: a policy that learns cannot change it"):
-        expect_perturbable(read_space(["recipe.bars_per_update=4096,8192"], SETTINGS))
+    with pytest.raises(ConfigError, match=r"recipe.train_batch_bars: a policy that learns cannot change it"):
+        expect_perturbable(read_space(["recipe.train_batch_bars=4096,8192"], SETTINGS))

@@ -62,7 +62,7 @@ ZERO = """
     checkpoints.storage_patience_seconds
     desk.cost.impact_coefficient
     desk.cost.impact_free_adv_share
-    desk.decision.snap_below
+    desk.decision.dead_band
     embedded.seed
     evaluation.baselines.momentum.*.skip_days
     evaluation.baselines.no_trade_band
@@ -80,13 +80,13 @@ ZERO = """
     networks.attention.losses.diversity
     networks.attention.policy_heads.dropout
     networks.initial_appetite
-    networks.std_floor
+    networks.min_std
     recipe.entropy_coeff
     recipe.gae_lambda
     recipe.learning_rate_final_frac
-    reference.price.instrument
-    reference.price.meta
-    reference.price.specialist
+    reference.kl_coeff.instrument
+    reference.kl_coeff.meta
+    reference.kl_coeff.specialist
     reference.urgency
     resources.env_retries
     resources.learners
@@ -100,8 +100,8 @@ ZERO = """
     sac.action_penalty
     sac.critic.slope_penalty
     sac.learning_starts_bars
-    sac.sigma_floor.*
-    sac.std_floor
+    sac.min_std_by_regime.*
+    sac.min_std
     search.pbt.resample_prob
     seed
     symbols.*.commission_bps

@@ -20,7 +20,7 @@ from mtquant_rllib.engine.sampling.runner import REWARD_TERMS, BatchedEnvRunner
 from mtquant_rllib.env.decisions import allocator_weights
 from mtquant_rllib.env.rewards.regime_aware import TERMS
 from mtquant_rllib.errors import ConfigError, RunError
-from mtquant_rllib.policies.action_maps import executed
+from mtquant_rllib.policies.action_maps import apply_action_map
 from mtquant_rllib.policies.critics import target_entropy
 from mtquant_rllib.training.algorithm.building import build_config
 from mtquant_rllib.training.curriculum.driver import train
@@ -114,7 +114,7 @@ def test_critics_see_the_weights_that_the_environment_makes(make: Make) -> None:
     spec = config.rl_module_spec.rl_module_specs[ALLOCATOR].model_config["sac"]
     assert spec["action_map"] == "simplex"
     raw = np.random.default_rng(0).normal(scale=1.5, size=(64, 5)).astype(np.float32)
-    seen = executed("simplex", torch.from_numpy(raw), spec["map_numbers"]).numpy()
+    seen = apply_action_map("simplex", torch.from_numpy(raw), spec["map_numbers"]).numpy()
     assert seen == pytest.approx(allocator_weights(raw, 3.0), abs=1e-6)
     assert target_entropy(5) == pytest.approx(-np.log(5))
 

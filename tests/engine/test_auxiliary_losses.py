@@ -50,15 +50,15 @@ def test_labels_travel_with_the_rows_of_modules_with_auxiliary_losses_alone(make
             assert np.array_equal(level.regimes, regime[level.market_rows])
     meta = next(level for level in second.levels if level.modules == (META,))
     assert meta.due[0].all()
-    tables = learner._gather([second]).tables
-    assert {name: len(table) for name, table in tables.items()} == {
+    module_columns = learner._gather([second]).module_columns
+    assert {name: len(columns) for name, columns in module_columns.items()} == {
         name: 7 if name == META else 6 for name in list(learner.module.keys())
     }
-    labels = tables[META][6][:, 0]
+    labels = module_columns[META][6][:, 0]
     assert set(labels.tolist()) <= {float(regime) for regime in Regime}
     assert len(set(labels.tolist())) > 1
     unknown, *_ = [part for part in learner._learners if part.stack.names == (META,)]
-    rows, widths = unknown.table([tables[META][:6]])
+    rows, widths = unknown.padded_batch([module_columns[META][:6]])
     assert (rows.split(widths, dim=-1)[6] == NO_LABEL).all()
 
 
@@ -80,12 +80,12 @@ def test_a_frozen_attention_network_needs_no_labels(make_config: Any) -> None:
 def test_the_gradient_is_autograds_of_all_losses_summed(make_config: Any) -> None:
     """With dropout in value and classifier: the reference is the module itself, in one expression."""
     _, learner, fragment = sampled(make_config(3, "desk", *EVERY_LEVEL))
-    tables = learner._gather([fragment]).tables
+    module_columns = learner._gather([fragment]).module_columns
     for part in learner._learners:
         (name,) = part.stack.names
         module = learner._module[name]
         part.load()
-        rows, widths = part.table([tables[name]])
+        rows, widths = part.padded_batch([module_columns[name]])
         obs, action, _, old, advantage, target, labels = rows.split(widths, dim=-1)
         n_rows = obs.shape[1]
         torch.manual_seed(7)
@@ -151,8 +151,8 @@ def test_the_classifier_comes_to_know_regimes_better_than_their_majority(make_co
     (unseen,) = runner.sample(num_timesteps=400)
 
     def accuracy() -> tuple[float, float]:
-        table = learner._gather([unseen]).tables["EURUSD"]
-        obs, labels = torch.from_numpy(table[0]), torch.from_numpy(table[6][:, 0]).long()
+        columns = learner._gather([unseen]).module_columns["EURUSD"]
+        obs, labels = torch.from_numpy(columns[0]), torch.from_numpy(columns[6][:, 0]).long()
         with torch.no_grad():
             said = learner._module["EURUSD"].policy.output(obs).regime_logits_BR.argmax(-1)
         return (said == labels).float().mean().item(), labels.bincount().max().item() / len(labels)

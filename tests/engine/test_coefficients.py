@@ -30,7 +30,7 @@ def config_with(make_config: Any, **training: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def handed_on(make_config: Any) -> tuple[Any, Any, Any, list[Any]]:
+def saved(make_config: Any) -> tuple[Any, Any, Any, list[Any]]:
     """A runner, a learner after its first update, its state then, and the sample for the second."""
     config = config_with(make_config)
     runner = BatchedEnvRunner(config=config, worker_index=0)
@@ -41,8 +41,8 @@ def handed_on(make_config: Any) -> tuple[Any, Any, Any, list[Any]]:
     return runner, learner, copy.deepcopy(learner.get_state()), second
 
 
-def test_the_second_update_after_a_restore_is_the_one_that_would_have_been(make_config: Any, handed_on: Any) -> None:
-    runner, learner, state, second = handed_on
+def test_the_second_update_after_a_restore_is_the_one_that_would_have_been(make_config: Any, saved: Any) -> None:
+    runner, learner, state, second = saved
     restored = built(BatchedLearner, config_with(make_config), runner)
     restored.set_state(state)
     now = {name: float(kl) for name, kl in restored.curr_kl_coeffs_per_module.items()}
@@ -54,8 +54,8 @@ def test_the_second_update_after_a_restore_is_the_one_that_would_have_been(make_
     assert all(np.array_equal(went_on[key], came_back[key]) for key in went_on)
 
 
-def test_a_changed_coefficient_overrules_the_state(make_config: Any, handed_on: Any) -> None:
-    runner, _, state, _ = handed_on
+def test_a_changed_coefficient_overrules_the_state(make_config: Any, saved: Any) -> None:
+    runner, _, state, _ = saved
     changed = built(BatchedLearner, config_with(make_config, kl_coeff=0.7), runner)
     changed.set_state(state)
     names = list(changed.module.keys())

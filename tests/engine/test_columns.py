@@ -43,14 +43,14 @@ def level(
         terminated=terminated,
         truncated=truncated,
         market_rows=np.zeros(due.shape, np.int64),
-        turns=np.zeros(due.shape, np.int8),
+        active_instrument=np.zeros(due.shape, np.int8),
         final=np.zeros((n_ends, 1, 2), np.float32),
         final_module_index=np.zeros((n_ends, 1), np.int8),
         bootstrap=np.zeros((n_envs, 1, 2), np.float32),
         bootstrap_module_index=np.zeros((n_envs, 1), np.int8),
         bootstrap_due=np.full(n_envs, bootstrap_due),
         bootstrap_rows=np.zeros(n_envs, np.int64),
-        bootstrap_turns=np.zeros(n_envs, np.int8),
+        bootstrap_active_instrument=np.zeros(n_envs, np.int8),
     )
 
 

@@ -122,11 +122,11 @@ def test_ppos_gradients_are_autograds_of_its_loss_and_the_loss_is_that_of_torchs
         loss = loss + coefficients["kl_coeff"] * divergence
     held = normal(n_modules, n_rows, n_actions) if reference else None
     if held is not None:
-        coefficients["reference_price"] = torch.tensor([[0.3], [0.0], [2.0]], dtype=torch.float64)
+        coefficients["reference_kl_coeff"] = torch.tensor([[0.3], [0.0], [2.0]], dtype=torch.float64)
         deviation = log_std.detach().exp()
         departed, stays = (torch.distributions.Normal(place, deviation) for place in (mean, held))
         away = (torch.distributions.kl_divergence(departed, stays) * real).sum(-1)
-        loss = loss + coefficients["reference_price"] * away
+        loss = loss + coefficients["reference_kl_coeff"] * away
     columns = (action, old, *singles)
     own = ppo_loss(ppo_terms((mean, log_std, value), columns, coefficients, real, held), coefficients)
     torch.testing.assert_close(own, loss, atol=1e-12, rtol=1e-12)

@@ -18,7 +18,7 @@ from mtquant_rllib.engine.learning import sac_loss
 from mtquant_rllib.engine.learning.fast_path import loss_gradients
 from mtquant_rllib.engine.learning.sac_update import ACTOR, ALPHA, CRITICS, SACStack
 from mtquant_rllib.engine.replay.replay import Batch
-from mtquant_rllib.policies.action_maps import executed
+from mtquant_rllib.policies.action_maps import apply_action_map
 from mtquant_rllib.policies.modules import module_specs
 from mtquant_rllib.policies.networks import GaussianPolicy
 from mtquant_rllib.universe import ALLOCATOR
@@ -40,8 +40,8 @@ ALLOCATES_BY_ATTENTION = (
 )
 LETTER = ("sac.action_penalty=0", "sac.critic.slope_penalty=0")
 PENALTIES = ("sac.action_penalty=0.3", "sac.critic.slope_penalty=8")
-PRICES = "reference.price={meta: 0.2, specialist: 0.4, instrument: 0.8}"
-REFERENCE = (*PENALTIES, "reference.where=always", "reference.book=momentum", PRICES)
+KL_COEFFS = "reference.kl_coeff={meta: 0.2, specialist: 0.4, instrument: 0.8}"
+REFERENCE = (*PENALTIES, "reference.where=always", "reference.book=momentum", KL_COEFFS)
 ATTENTION = (
     "networks.names={meta: attention}",
     "networks.attention={width: 16, heads: 2, dropout: 0.0, classifier: {hidden: [8], dropout: 0.0},"
@@ -123,7 +123,7 @@ def reference_losses(
     config = module.model_config["sac"]
 
     def done(raw: torch.Tensor) -> torch.Tensor:
-        return executed(config["action_map"], raw, config["map_numbers"])
+        return apply_action_map(config["action_map"], raw, config["map_numbers"])
 
     def sampled(seen: torch.Tensor, draw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, log_std = module.policy(seen).chunk(2, dim=-1)
@@ -149,13 +149,13 @@ def reference_losses(
     held = torch.zeros_like(mean) if module.policy.reference is None else module.policy.reference(obs)
     small = 0.5 * action_penalty * (mean - held).square().sum(-1).mean()
     stays, departs = (Normal(place, log_std.detach().exp()) for place in (held, mean))
-    price = module.model_config.get("reference_price", 0.0) * kl_divergence(departs, stays).sum(-1).mean()
+    kl_loss = module.model_config.get("reference_kl_coeff", 0.0) * kl_divergence(departs, stays).sum(-1).mean()
     alpha_loss = -(alpha * (log_prob.detach() + entropy_target)).mean()
     auxiliary_losses = module.policy.auxiliary_losses(obs, regime.long())
     return {
         "figure": np.mean([loss.item() for loss in critic]),
         "critic": [loss + own for loss, own in zip(critic, ridges)],
-        "actor": actor + small + price + sum(auxiliary_losses.values()),
+        "actor": actor + small + kl_loss + sum(auxiliary_losses.values()),
         "alpha": alpha_loss,
     }
 
@@ -265,7 +265,7 @@ def test_alpha_falls_where_entropy_is_above_its_target_and_rises_below(deviation
     """-ln 3 over three actions is a deviation of .168: .6 is too lively, .06 too sure."""
     modules = modules_of(("EURUSD",))
     policy = modules["EURUSD"].policy
-    floor = math.exp(policy.log_floor)
+    floor = math.exp(policy.log_min_std)
     with torch.no_grad():
         policy.rho.fill_(math.log(deviation - floor))
     stack = stack_of(modules)
@@ -357,7 +357,7 @@ def test_a_penalised_slope_is_a_ridge_regression() -> None:
         batch = batch_for(module, rng)
         obs, reward = torch.from_numpy(batch.observation).double(), torch.from_numpy(batch.reward).double()
         config = module.model_config["sac"]
-        seen = executed(config["action_map"], torch.from_numpy(batch.action), config["map_numbers"]).double()
+        seen = apply_action_map(config["action_map"], torch.from_numpy(batch.action), config["map_numbers"]).double()
         twin = copy.deepcopy(module.critics.online[0]).double()
         with torch.no_grad():
             for parameter in twin.parameters():

@@ -170,10 +170,10 @@ def test_a_policy_carries_over_from_ppo_to_sac_and_back_with_a_fresh_deviation(m
 
 def test_the_regimes_floor_holds_while_collecting_and_not_in_evaluation(make_config: Any) -> None:
     """With a policy that is nearly certain, what is left of noise is the floor of the bar's regime."""
-    config = make_config(1, "forex", *SMALL, "sac.initial_std=0.0511", "sac.std_floor=0.051")
+    config = make_config(1, "forex", *SMALL, "sac.initial_std=0.0511", "sac.min_std=0.051")
     runner = BatchedEnvRunner(config=config, worker_index=0)
     floors = np.array([0.15, 0.25, 0.30, 0.10])
-    assert config.trial.sac.sigma_floor.by_regime == tuple(floors[[int(r) for r in Regime]])
+    assert config.trial.sac.min_std_by_regime.in_order == tuple(floors[[int(r) for r in Regime]])
     assert [r.name for r in Regime] == ["BULL", "BEAR", "VOLATILE", "SIDEWAYS"]
     spread: dict[int, list[np.ndarray]] = {}
     for _ in range(6):

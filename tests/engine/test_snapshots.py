@@ -62,12 +62,12 @@ class Play:
     a counter, so that two plays from the same count are the same."""
 
     def __init__(self, desk: Any, settings: Settings, data: DeskData) -> None:
-        self.desk, self.settings, self.stretches = desk, settings, data.stretches
+        self.desk, self.settings, self.segments = desk, settings, data.segments
         self.bar = 0
 
     def reset(self, envs: np.ndarray) -> None:
         rng = np.random.default_rng((self.bar, 7))
-        starts = [int(rng.integers(self.stretches[0].start, self.stretches[0].stop - EPISODE - 1)) for _ in envs]
+        starts = [int(rng.integers(self.segments[0].start, self.segments[0].stop - EPISODE - 1)) for _ in envs]
         draws = [EpisodeDraw(start, start + EPISODE, 0.6, int(rng.integers(2))) for start in starts]
         self.desk.reset(envs, draws)
 

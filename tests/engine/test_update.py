@@ -34,8 +34,8 @@ def as_rllibs_batch(learner: BatchedLearner, fragment: Any) -> MultiAgentBatch:
     names = (Columns.OBS, Columns.ACTIONS, Columns.ACTION_DIST_INPUTS, Columns.ACTION_LOGP)
     names += (Postprocessing.ADVANTAGES, Postprocessing.VALUE_TARGETS)
     batches = {}
-    for module, table in learner._gather([fragment]).tables.items():
-        columns = dict(zip(names, map(torch.from_numpy, table)))
+    for module, arrays in learner._gather([fragment]).module_columns.items():
+        columns = dict(zip(names, map(torch.from_numpy, arrays)))
         batches[module] = SampleBatch(
             {name: column[:, 0] if column.shape[1] == 1 else column for name, column in columns.items()}
         )
@@ -144,12 +144,12 @@ def test_the_first_ratios_are_one(make_config: Any, overrides: tuple[str, ...]) 
     learner = built(BatchedLearner, config, runner)
     runner.set_state({COMPONENT_RL_MODULE: learner.module.get_state()})
     (fragment,) = runner.sample(num_timesteps=200)
-    tables = learner._gather([fragment]).tables
+    module_columns = learner._gather([fragment]).module_columns
     for part in learner._learners:
         part.load()
-        rows, widths = part.table([tables.get(name) for name in part.stack.names])
+        rows, widths = part.padded_batch([module_columns.get(name) for name in part.stack.names])
         obs, action, _, old, *_ = rows.split(widths, dim=-1)
         mean, log_std, _ = part.backprop.forward(obs)
         each = torch.distributions.Normal(mean, log_std.exp()).log_prob(action) * part.stack.action_mask_S1A
         for member, name in enumerate(part.stack.names):
-            assert (each.sum(-1) - old[..., 0])[member, : len(tables[name][0])].exp().sub(1).abs().max() < 1e-5
+            assert (each.sum(-1) - old[..., 0])[member, : len(module_columns[name][0])].exp().sub(1).abs().max() < 1e-5

@@ -48,8 +48,8 @@ def roughen(settings: Settings, market: MarketData, seed: int) -> MarketData:
 def intraday(settings: Settings, n_years: float = 8.0, hours: int = 4) -> MarketData:
     """A synthetic history whose bars are relabelled as bars of some hours, around the clock."""
     market = smooth(settings, n_years=n_years)[0]
-    stamps = np.datetime64("2019-01-01", "s") + np.arange(len(market)) * np.timedelta64(hours * 3600, "s")
-    return replace(market, stamps=stamps, daily=False)
+    timestamps = np.datetime64("2019-01-01", "s") + np.arange(len(market)) * np.timedelta64(hours * 3600, "s")
+    return replace(market, timestamps=timestamps, daily=False)
 
 
 def scramble_after(market: MarketData, t: int, seed: int) -> MarketData:

@@ -28,7 +28,7 @@ class Ledger:
         self.bars = market.bars.tolist()
         self.valid = market.valid.tolist()
         self.stale = market.stale_open.tolist()
-        self.dates = [dt.date.fromisoformat(str(stamp)[:10]) for stamp in market.stamps]
+        self.dates = [dt.date.fromisoformat(str(timestamp)[:10]) for timestamp in market.timestamps]
         self.macro = {name: market.macro[:, k].tolist() for k, name in enumerate(market.macro_columns)}
         self.atr, self.sigma_day = atr.tolist(), sigma_day.tolist()
         self.t = start

@@ -26,8 +26,11 @@ def desk(data: DeskData, *overrides: str, domain: int | None = None) -> Desk:
     settings = Settings.load(overrides=list(overrides))
     made = core_for(settings, data, N_ENVS, EpisodeSetup(domain=domain))
     assert isinstance(made, Desk)
-    first = data.turns(settings, None)[0].stretches[0].start
-    made.reset(np.arange(N_ENVS), [EpisodeDraw(first, first + BARS, allocation=0.2, turn=0) for _ in range(N_ENVS)])
+    first = data.instrument_segments(settings, None)[0].segments[0].start
+    made.reset(
+        np.arange(N_ENVS),
+        [EpisodeDraw(first, first + BARS, allocation=0.2, active_instrument=0) for _ in range(N_ENVS)],
+    )
     return made
 
 

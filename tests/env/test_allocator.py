@@ -41,7 +41,7 @@ def data(allocation: Settings, market: MarketData) -> DeskData:
 def begun(settings: Settings, data: DeskData, n_envs: int = 1, offset: int = 0) -> Allocator:
     core = core_for(settings, data, n_envs, EpisodeSetup())
     assert isinstance(core, Allocator)
-    start = data.stretches[0].start + offset
+    start = data.segments[0].start + offset
     core.reset(np.arange(n_envs), [EpisodeDraw(start + env, start + env + BARS, 0.0, 0) for env in range(n_envs)])
     return core
 
@@ -209,14 +209,14 @@ def test_bars_after_a_row_change_nothing_up_to_it(allocation: Settings, market: 
         volume_proxy=rough.volume_proxy[names],
     )
     first = DeskData.of(allocation, [kept])
-    cut = first.stretches[0].start + 30
+    cut = first.segments[0].start + 30
     bars = kept.bars.copy()
     bars[cut + 1 :, :, :4] *= np.linspace(1.1, 1.4, len(bars) - cut - 1)[:, None, None]
     bars[cut + 1 :, :, 4] *= 3
     second = DeskData.of(allocation, [replace(kept, bars=bars)])
     traces = []
     for data in (first, second):
-        core = begun(allocation, replace(data, stretches=first.stretches))
+        core = begun(allocation, replace(data, segments=first.segments))
         rng, trace = np.random.default_rng(5), b""
         while core.state.row[0] < cut:
             seen = core.observe()

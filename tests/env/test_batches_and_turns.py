@@ -65,10 +65,10 @@ def random_actions(settings: Settings, rng: np.random.Generator, n_envs: int) ->
     ids=["joint", "meta", "single"],
 )
 def test_a_batch_is_each_environment_alone(settings, rough, setup):
-    """Environments end, are parked or begin again at different bars; nobody notices the neighbours."""
+    """Environments end, are done or begin again at different bars; nobody notices the neighbours."""
     rng = np.random.default_rng(0)
     n_envs, n_bars = 7, 70
-    first = rough.stretches[0].start
+    first = rough.segments[0].start
     lengths = [9, 11, 14, 20, 33, 70, 70]
 
     def draw(env: int, episode: int) -> EpisodeDraw:
@@ -86,7 +86,7 @@ def test_a_batch_is_each_environment_alone(settings, rough, setup):
         seen, result = play_bar(together, actions)
         for env, desk in enumerate(alone):
             mine, single = play_bar(desk, {name: values[env : env + 1] for name, values in actions.items()})
-            if desk.state.parked[0]:
+            if desk.state.done[0]:
                 continue
             for name, values in mine.items():
                 np.testing.assert_array_equal(seen[name][env], values[0], err_msg=f"{name} of {env}")
@@ -102,8 +102,8 @@ def test_a_batch_is_each_environment_alone(settings, rough, setup):
         for env in np.flatnonzero(result.terminated | result.truncated):
             episodes[env] += 1
             if env % 2:
-                together.park(np.array([env]))
-                alone[env].park(np.array([0]))
+                together.finish(np.array([env]))
+                alone[env].finish(np.array([0]))
             else:
                 together.reset(np.array([env]), [draw(env, episodes[env])])
                 alone[env].reset(np.array([0]), [draw(env, episodes[env])])
@@ -126,7 +126,7 @@ def test_the_turn_based_environment_plays_the_same_bars_as_the_desk(short, phase
     played = set()
     for episode in range(4):
         observed, _ = env.reset()
-        desk.reset(np.array([0]), [draw_episode(5, 2, 3, episode, data.turns(settings, d), 15, low_high)])
+        desk.reset(np.array([0]), [draw_episode(5, 2, 3, episode, data.instrument_segments(settings, d), 15, low_high)])
         over, bars = False, 0
         while not over:
             actions = random_actions(settings, rng, 1)

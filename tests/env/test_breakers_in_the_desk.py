@@ -202,7 +202,7 @@ def test_a_debt_at_the_open_is_closed_out_at_that_open_and_stays_on_record(setti
     assert play.desk.book.equity[0] < 0
     assert result.terminated[0]
     debt = play.desk.book.equity[0]
-    play.desk.park(np.array([0]))
+    play.desk.finish(np.array([0]))
     play.bar({})
     assert play.desk.book.equity[0] == debt
     assert play.desk.state.row[0] == ROW + 2
@@ -231,7 +231,7 @@ def test_equal_weights_through_the_day_oil_closed_below_zero(settings, real_mark
     # Limits of VaR and correlation would have made the book smaller beforehand.
     limits = settings.portfolio_risk.model_copy(update={"max_portfolio_var": 0.5, "max_correlation_exposure": 1.0})
     settings = settings.model_copy(update={"portfolio_risk": limits})
-    day = int(np.searchsorted(real_market.stamps, np.datetime64("2020-04-20")))
+    day = int(np.searchsorted(real_market.timestamps, np.datetime64("2020-04-20")))
     setup = EpisodeSetup(ends_on_halt=training)
     risk = RiskLayer(settings, 1, setup)
     desk = Desk(settings, real.execution, real.features, 1, setup, risk)

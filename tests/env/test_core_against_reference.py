@@ -75,8 +75,8 @@ def play_both(
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_desk_and_the_ledger_agree_on_a_rough_market(settings, rough_market, rough, seed):
-    stretch = rough.stretches[0]
-    seen = play_both(settings, rough_market, rough, stretch.start, stretch.stop - 1 - stretch.start, seed, scale=0.12)
+    segment = rough.segments[0]
+    seen = play_both(settings, rough_market, rough, segment.start, segment.stop - 1 - segment.start, seed, scale=0.12)
     # The comparison means something only where these things happened.
     assert seen["bars"] > 300
     assert min(seen[name] for name in ("stops", "flips", "masked", "stale")) > 10, seen
@@ -86,22 +86,22 @@ def test_the_desk_and_the_ledger_agree_on_a_rough_market(settings, rough_market,
 @pytest.mark.slow
 def test_the_desk_and_the_ledger_agree_through_a_bankruptcy(settings, rough_market, rough):
     """Twenty times levered books do not last; the debt is the same to the cent."""
-    stretch = rough.stretches[0]
+    segment = rough.segments[0]
     for seed in range(3):
-        play_both(settings, rough_market, rough, stretch.start, stretch.stop - 1 - stretch.start, seed, scale=4.0)
+        play_both(settings, rough_market, rough, segment.start, segment.stop - 1 - segment.start, seed, scale=4.0)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_desk_and_the_ledger_agree_on_real_bars(settings, real_market, real, seed):
-    stretch = real.stretches[0]
+    segment = real.segments[0]
     # From where everybody is traded: the ledger knows no instruments that arrive later.
     start = max(real.features.warm_from) + seed * 1700
-    seen = play_both(settings, real_market, real, start, min(1800, stretch.stop - 1 - start), seed, scale=0.12)
+    seen = play_both(settings, real_market, real, start, min(1800, segment.stop - 1 - start), seed, scale=0.12)
     assert min(seen[name] for name in ("stops", "flips", "masked", "stale")) > 10, seen
 
 
 def test_the_desk_and_the_ledger_agree_on_the_day_oil_closed_below_zero(settings, real_market, real):
-    day = int(np.searchsorted(real_market.stamps, np.datetime64("2020-04-20")))
+    day = int(np.searchsorted(real_market.timestamps, np.datetime64("2020-04-20")))
     seen = [play_both(settings, real_market, real, day - 15, 40, seed, scale=0.2)["negative"] for seed in range(4)]
     assert sum(seen) > 0
 
@@ -146,11 +146,11 @@ def replay_fills(
 
 @pytest.mark.parametrize(("seed", "scale"), [(0, 0.1), (1, 0.5)])
 def test_equity_is_the_sum_of_recorded_fills_against_raw_bars(settings, rough_market, rough, seed, scale):
-    stretch = rough.stretches[0]
-    replay_fills(settings, rough_market, rough, stretch.start, stretch.stop - 1 - stretch.start, seed, scale)
+    segment = rough.segments[0]
+    replay_fills(settings, rough_market, rough, segment.start, segment.stop - 1 - segment.start, seed, scale)
 
 
 def test_equity_is_the_sum_of_recorded_fills_against_real_bars(settings, real_market, real):
-    day = int(np.searchsorted(real_market.stamps, np.datetime64("2020-04-20")))
+    day = int(np.searchsorted(real_market.timestamps, np.datetime64("2020-04-20")))
     halted = sum(replay_fills(settings, real_market, real, day - 150, 250, seed, 0.5) for seed in range(3))
     assert halted > 0

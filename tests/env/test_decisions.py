@@ -98,7 +98,7 @@ def test_proposed_exposure_grows_with_appetite_allocation_and_conviction(convict
 
 @pytest.fixture
 def desk(settings, calm) -> Desk:
-    start = calm.stretches[0].start
+    start = calm.segments[0].start
     desk = Desk(settings, calm.execution, calm.features, 1, EpisodeSetup())
     desk.reset(np.array([0]), [EpisodeDraw(start, start + 50, 0.0, 0)])
     return desk

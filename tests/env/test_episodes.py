@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
-from mtquant_rllib.env.episodes import Stretch, Turn, draw_episode
+from mtquant_rllib.env.episodes import EpisodeSegment, InstrumentSegments, draw_episode
 from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.risk_layer import RiskLayer
 
-STRETCHES = (Stretch(251, 900), Stretch(1151, 1200), Stretch(2051, 2700))
+SEGMENTS = (EpisodeSegment(251, 900), EpisodeSegment(1151, 1200), EpisodeSegment(2051, 2700))
 LOW_HIGH = (0.1, 0.4)
 small = st.integers(0, 50)
 
 
-def draw(seed, runner, environment, episode, bars=252, n_turns=3, stretches=STRETCHES):
-    turns = [Turn(number, stretches) for number in range(n_turns)]
-    return draw_episode(seed, runner, environment, episode, turns, bars, LOW_HIGH)
+def draw(seed, runner, environment, episode, bars=252, n_instruments=3, segments=SEGMENTS):
+    choices = [InstrumentSegments(number, segments) for number in range(n_instruments)]
+    return draw_episode(seed, runner, environment, episode, choices, bars, LOW_HIGH)
 
 
 @given(
@@ -30,15 +30,15 @@ def draw(seed, runner, environment, episode, bars=252, n_turns=3, stretches=STRE
     episode=st.integers(0, 10_000),
     bars=st.integers(1, 700),
 )
-def test_a_draw_is_a_pure_function_and_stays_in_its_stretch(seed, runner, environment, episode, bars):
+def test_a_draw_is_a_pure_function_and_stays_in_its_segment(seed, runner, environment, episode, bars):
     one = draw(seed, runner, environment, episode, bars)
     np.random.default_rng().random()
     assert draw(seed, runner, environment, episode, bars) == one
-    stretch = next(s for s in STRETCHES if s.start <= one.start < s.stop)
-    assert one.start < one.stop <= stretch.stop - 1, "the last bar played is the stretch's last at most"
-    assert one.stop - one.start == min(bars, stretch.stop - 1 - one.start)
-    # Only a stretch that is too short plays fewer bars.
-    assert one.stop - one.start == bars or one.start == stretch.start
+    segment = next(s for s in SEGMENTS if s.start <= one.start < s.stop)
+    assert one.start < one.stop <= segment.stop - 1, "the last bar played is the segment's last at most"
+    assert one.stop - one.start == min(bars, segment.stop - 1 - one.start)
+    # Only a segment that is too short plays fewer bars.
+    assert one.stop - one.start == bars or one.start == segment.start
     assert 0.1 <= one.allocation <= 0.4
 
 
@@ -53,22 +53,22 @@ def test_each_counter_makes_another_draw():
 
 
 def test_starts_are_uniform_and_instruments_take_turns():
-    draws = [draw(1, 0, 0, episode, stretches=STRETCHES[:1]) for episode in range(3000)]
+    draws = [draw(1, 0, 0, episode, segments=SEGMENTS[:1]) for episode in range(3000)]
     starts = np.array([d.start for d in draws])
     assert starts.min() == 251
     assert starts.max() == 900 - 1 - 252
     assert np.histogram(starts, bins=4)[0].min() > 3000 / 4 * 0.85
-    assert [d.turn for d in draws[:6]] == [0, 1, 2, 0, 1, 2]
+    assert [d.active_instrument for d in draws[:6]] == [0, 1, 2, 0, 1, 2]
     assert np.mean([d.allocation for d in draws]) == pytest.approx(0.25, abs=0.01)
 
 
 def test_an_episode_ends_at_its_last_bar_and_never_decides_before_the_warm_up(settings, calm):
-    for stretch in calm.stretches:
-        path = stretch.start // calm.execution.rows_per_path
-        assert stretch.start - path * calm.execution.rows_per_path == calm.features.warmup
-        assert stretch.stop == (path + 1) * calm.execution.rows_per_path
-    first = calm.stretches[0]
-    episode = draw(0, 0, 0, 0, bars=20, stretches=(Stretch(first.stop - 12, first.stop),))
+    for segment in calm.segments:
+        path = segment.start // calm.execution.rows_per_path
+        assert segment.start - path * calm.execution.rows_per_path == calm.features.warmup
+        assert segment.stop == (path + 1) * calm.execution.rows_per_path
+    first = calm.segments[0]
+    episode = draw(0, 0, 0, 0, bars=20, segments=(EpisodeSegment(first.stop - 12, first.stop),))
     desk = Desk(settings, calm.execution, calm.features, 1, EpisodeSetup(), RiskLayer(settings, 1, EpisodeSetup()))
     desk.reset(np.array([0]), [episode])
     rows = [int(desk.state.row[0])]
@@ -84,7 +84,7 @@ def test_an_episode_ends_at_its_last_bar_and_never_decides_before_the_warm_up(se
 
 
 def test_the_meta_controller_decides_every_fifth_bar_from_the_first(settings, calm):
-    start = calm.stretches[0].start
+    start = calm.segments[0].start
     desk = Desk(settings, calm.execution, calm.features, 2, EpisodeSetup())
     from mtquant_rllib.env.episodes import EpisodeDraw
 
@@ -99,7 +99,7 @@ def test_the_meta_controller_decides_every_fifth_bar_from_the_first(settings, ca
     assert [k for k, both in enumerate(due) if both[1]] == [0, 5, 7]
 
 
-def test_splits_of_real_bars_are_stretches_that_do_not_meet(settings, real_market, tmp_path):
+def test_splits_of_real_bars_are_segments_that_do_not_meet(settings, real_market, tmp_path):
     import os
     from pathlib import Path
 
@@ -110,12 +110,12 @@ def test_splits_of_real_bars_are_stretches_that_do_not_meet(settings, real_marke
     spans = {}
     for name in ("train", "validation", "test"):
         data = DeskData.open(prepared, name)
-        (stretch,) = data.stretches
-        spans[name] = stretch
-        assert stretch.start >= data.features.warmup
-        last = draw(0, 0, 0, 3, stretches=data.stretches)
-        assert last.stop < stretch.stop
-    year = data.execution.stamps.astype("datetime64[Y]").astype(int) + 1970
+        (segment,) = data.segments
+        spans[name] = segment
+        assert segment.start >= data.features.warmup
+        last = draw(0, 0, 0, 3, segments=data.segments)
+        assert last.stop < segment.stop
+    year = data.execution.timestamps.astype("datetime64[Y]").astype(int) + 1970
     assert year[spans["train"].stop - 1] <= 2014
     assert (year[spans["validation"].start], year[spans["validation"].stop - 1]) == (2015, 2016)
     assert year[spans["test"].start] == 2017

@@ -165,7 +165,7 @@ def test_the_desk_tells_its_hub_what_the_levels_observe():
     data = DeskData.of(settings, synthesise(settings, n_paths=1, n_years=3, seed=1).markets)
     desk_hub = CommunicationHub(tracing=True, journal_messages=1000, envs=[0])
     desk = Desk(settings, data.execution, data.features, 1, EpisodeSetup(), hub=desk_hub)
-    desk.reset(np.array([0]), [EpisodeDraw(data.stretches[0].start, data.stretches[0].stop - 1, 0.0, 0)])
+    desk.reset(np.array([0]), [EpisodeDraw(data.segments[0].start, data.segments[0].stop - 1, 0.0, 0)])
     seen = desk.observe_meta()[0]
     reports = [m for m in desk_hub.journal if isinstance(m, PerformanceReport)]
     names = meta_layout(settings.universe, settings.desk.observation.returns_days)

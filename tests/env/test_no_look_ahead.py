@@ -84,13 +84,13 @@ def assert_nothing_changes(settings: Settings, market: MarketData, start: int, t
 
 @pytest.mark.parametrize("t", [300, 420, 561, 562, 900])
 def test_nothing_changes_on_a_rough_synthetic_market(settings, rough_market, rough, t):
-    assert_nothing_changes(settings, rough_market, max(rough.stretches[0].start, t - 120), t)
+    assert_nothing_changes(settings, rough_market, max(rough.segments[0].start, t - 120), t)
 
 
 @pytest.mark.parametrize("date", ["2009-03-12", "2017-12-29", "2020-04-17", "2020-04-20", "2021-07-01"])
 def test_nothing_changes_on_real_bars(settings, real_market, real, date):
-    t = int(np.searchsorted(real_market.stamps, np.datetime64(date)))
-    assert_nothing_changes(settings, real_market, max(real.stretches[0].start, t - 120), t)
+    t = int(np.searchsorted(real_market.timestamps, np.datetime64(date)))
+    assert_nothing_changes(settings, real_market, max(real.segments[0].start, t - 120), t)
 
 
 def fills_at(settings: Settings, market: MarketData, t: int) -> np.ndarray:
@@ -135,7 +135,7 @@ def test_what_fills_at_an_open_knows_nothing_of_the_bar_that_it_opens(settings, 
 
 def test_the_referee_would_notice(settings, rough_market, rough):
     """A leak of a single row shows: scrambling one row earlier changes what is seen at t."""
-    start, t = rough.stretches[0].start, rough.stretches[0].start + 40
+    start, t = rough.segments[0].start, rough.segments[0].start + 40
     truth = record(settings, rough_market, start, t)
     other = record(settings, scramble_after(rough_market, t - 1, seed=0), start, t)
     assert truth[-2]["proposed"] == other[-2]["proposed"]

@@ -21,8 +21,8 @@ def desk_on(settings, data, n_envs, setup=None, seed=0, bars=60):
     rng = np.random.default_rng(seed)
     draws = []
     for env in range(n_envs):
-        stretch = data.stretches[int(rng.integers(len(data.stretches)))]
-        start = int(rng.integers(stretch.start, stretch.stop - bars - 1))
+        segment = data.segments[int(rng.integers(len(data.segments)))]
+        start = int(rng.integers(segment.start, segment.stop - bars - 1))
         draws.append(EpisodeDraw(start, start + bars, 0.3, env % 2))
     desk.reset(np.arange(n_envs), draws)
     return desk, rng
@@ -80,11 +80,11 @@ def test_every_observation_of_thousands_of_random_bars_is_finite_and_in_its_box(
             assert np.isfinite(vectors).all(), agent
             assert (np.abs(vectors) <= box.high[0]).all(), agent
         assert np.isfinite(result.rewards).all()
-        desk.park(np.flatnonzero(result.terminated | result.truncated))
+        desk.finish(np.flatnonzero(result.terminated | result.truncated))
 
 
 def test_a_real_desk_sees_the_day_oil_closed_below_zero(settings, real, real_market):
-    day = int(np.searchsorted(real_market.stamps, np.datetime64("2020-04-20")))
+    day = int(np.searchsorted(real_market.timestamps, np.datetime64("2020-04-20")))
     setup = EpisodeSetup(ends_on_halt=False)
     desk = Desk(settings, real.execution, real.features, 64, setup, RiskLayer(settings, 64, setup))
     rng = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def test_a_real_desk_sees_the_day_oil_closed_below_zero(settings, real, real_mar
     for _ in range(40):
         seen, result = random_bar(desk, rng)
         assert all(np.isfinite(vectors).all() and (np.abs(vectors) <= 5).all() for vectors in seen.values())
-        desk.park(np.flatnonzero(result.terminated | result.truncated))
+        desk.finish(np.flatnonzero(result.terminated | result.truncated))
 
 
 def test_off_turn_instruments_are_flat_and_masked_in_phase_1(settings, calm):
@@ -101,9 +101,9 @@ def test_off_turn_instruments_are_flat_and_masked_in_phase_1(settings, calm):
     for _ in range(20):
         seen, _ = random_bar(desk, rng)
         for env in range(4):
-            turn = part.start + env % 2
+            active = part.start + env % 2
             for i, symbol in enumerate(settings.universe.symbols):
-                if i == turn:
+                if i == active:
                     assert seen[symbol][env, :50].any()
                 else:
                     assert not seen[symbol][env].any(), symbol

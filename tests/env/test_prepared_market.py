@@ -201,9 +201,9 @@ def test_a_market_with_a_number_that_is_none_is_not_prepared(
     ("name", "said"), [("block", "array block"), ("_money", "array money"), ("_sizing", "array sizing")]
 )
 def test_a_row_that_went_bad_is_not_blamed_on_the_policy(settings: Settings, name: str, said: str) -> None:
-    held = data.DeskData.of(settings, smooth(settings, n_paths=1))
-    desk: Any = core_for(settings, held, 2, EpisodeSetup())
-    start = held.stretches[0].start
+    desk_data = data.DeskData.of(settings, smooth(settings, n_paths=1))
+    desk: Any = core_for(settings, desk_data, 2, EpisodeSetup())
+    start = desk_data.segments[0].start
     desk.reset(np.arange(2), [EpisodeDraw(start, start + 50, 0.5, 0), EpisodeDraw(start + 9, start + 50, 0.5, 0)])
     array = getattr(desk._rows, name).copy()
     array[start + 9] = np.nan
@@ -217,9 +217,9 @@ def test_a_row_that_went_bad_is_not_blamed_on_the_policy(settings: Settings, nam
 
 
 def test_a_policy_that_gives_no_number_is_told_from_a_bad_market(settings: Settings) -> None:
-    held = data.DeskData.of(settings, smooth(settings, n_paths=1))
-    desk: Any = core_for(settings, held, 2, EpisodeSetup())
-    start = held.stretches[0].start
+    desk_data = data.DeskData.of(settings, smooth(settings, n_paths=1))
+    desk: Any = core_for(settings, desk_data, 2, EpisodeSetup())
+    start = desk_data.segments[0].start
     desk.reset(np.arange(2), [EpisodeDraw(start, start + 50, 0.5, 0)] * 2)
     desk.decide_meta(np.full((2, settings.universe.n_domains + 1), np.nan))
     with pytest.raises(MtquantError, match="has a policy diverged"):

@@ -132,7 +132,7 @@ def test_an_untrained_desk_earns_what_the_references_own_book_earns(book: str) -
     settings = settings_with(book, "desk.decision.risk_scale.where=always")
     data = DeskData.of(settings, smooth(settings, n_years=4))
     players = (PolicyPlayer(DeskActor(settings, initial_states(settings))), ReferencePlayer(settings))
-    desk, own = (play(settings, data, player, whole(data.stretches), name="book") for player in players)
+    desk, own = (play(settings, data, player, whole(data.segments), name="book") for player in players)
     weights = [record.weights[0, 30:].ravel() for record in (desk, own)]
     assert np.corrcoef(*weights)[0, 1] > 0.98
     returns = [np.diff(np.log(record.equity_ccy[0])) for record in (desk, own)]

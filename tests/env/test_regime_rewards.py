@@ -135,7 +135,7 @@ def _play(settings: Settings, data: DeskData) -> dict[str, tuple[Allocator, dict
     for name, fixed in _policies(core_for(settings, data, 1, EpisodeSetup())).items():  # type: ignore[arg-type]
         core = core_for(settings, data, 2, EpisodeSetup(ends_on_halt=False))
         assert isinstance(core, Allocator)
-        draws = [EpisodeDraw(part.start, part.start + BARS, 0.0, 0) for part in data.stretches]
+        draws = [EpisodeDraw(part.start, part.start + BARS, 0.0, 0) for part in data.segments]
         core.reset(np.arange(2), draws)
         rng, kept, costs = np.random.default_rng(0), {term: np.zeros((BARS, 2)) for term in TERMS}, np.zeros((BARS, 2))
         returns = np.zeros((BARS, 2))

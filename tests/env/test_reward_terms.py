@@ -83,7 +83,7 @@ def test_it_is_added_to_the_rewards_in_units_of_the_target(home: Path, reward: R
     setup = EpisodeSetup(reward)
     desks = [Desk(one, execution, features, B, setup, RiskLayer(one, B, setup)) for one in (plain, own)]
     start = features.warmup
-    draws = [EpisodeDraw(start=start, stop=start + 40, allocation=0.3, turn=0) for _ in range(B)]
+    draws = [EpisodeDraw(start=start, stop=start + 40, allocation=0.3, active_instrument=0) for _ in range(B)]
     for desk in desks:
         desk.reset(np.arange(B), draws)
     rng, traded = np.random.default_rng(0), 0.0
@@ -111,7 +111,9 @@ def test_the_joint_phases_terms_make_up_the_portfolios_reward(home: Path) -> Non
     setup = EpisodeSetup()
     desk = Desk(settings, execution, features, B, setup, RiskLayer(settings, B, setup))
     start = features.warmup
-    desk.reset(np.arange(B), [EpisodeDraw(start=start, stop=start + 60, allocation=0.3, turn=0) for _ in range(B)])
+    desk.reset(
+        np.arange(B), [EpisodeDraw(start=start, stop=start + 60, allocation=0.3, active_instrument=0) for _ in range(B)]
+    )
     rng = np.random.default_rng(1)
     for _ in range(40):
         result = desk.advance_with_weights(rng.uniform(-0.5, 0.5, (B, settings.universe.n_instruments)))
@@ -156,7 +158,9 @@ def test_an_evaluation_asks_no_term(home: Path) -> None:
     setup = EpisodeSetup(ends_on_halt=False, custom_terms=False)
     desk = Desk(settings, execution, features, B, setup, RiskLayer(settings, B, setup))
     start = features.warmup
-    desk.reset(np.arange(B), [EpisodeDraw(start=start, stop=start + 9, allocation=0.3, turn=0) for _ in range(B)])
+    desk.reset(
+        np.arange(B), [EpisodeDraw(start=start, stop=start + 9, allocation=0.3, active_instrument=0) for _ in range(B)]
+    )
     assert "turnover" not in desk.advance_with_weights(np.full((B, 8), 0.1)).terms
 
 

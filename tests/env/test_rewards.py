@@ -73,7 +73,7 @@ def test_only_the_loss_beyond_the_forecast_counts():
 def play(settings, data, setup, bars, draw=None, limited=True):
     """Random decisions; yields the desk and its result after each bar."""
     rng = np.random.default_rng(0)
-    start = data.stretches[0].start
+    start = data.segments[0].start
     desk = Desk(settings, data.execution, data.features, 1, setup, RiskLayer(settings, 1, setup) if limited else None)
     desk.reset(ONE, [draw or EpisodeDraw(start, start + bars, 0.0, 0)])
     for _ in range(bars):
@@ -89,8 +89,8 @@ def play(settings, data, setup, bars, draw=None, limited=True):
 def test_phase_1_rewards_by_hand(settings, calm):
     """An instrument's return over the deviation it was sized for; its specialist's book is that one instrument."""
     n_bars, allocation = 60, 0.24
-    start = calm.stretches[0].start
-    draw = EpisodeDraw(start, start + n_bars, allocation, turn=1)
+    start = calm.segments[0].start
+    draw = EpisodeDraw(start, start + n_bars, allocation, active_instrument=1)
     symbol = 6
     a, b, a_book, b_book = 0.0, 1.0, 0.0, 1.0
     per_year = calm.execution.bars_per_year_of[symbol]
@@ -99,7 +99,7 @@ def test_phase_1_rewards_by_hand(settings, calm):
     for desk, result in play(settings, calm, EpisodeSetup("differential_sharpe", 2), n_bars, draw):
         book = desk.book
         net = (book.pnl_ccy - book.cost_ccy - book.financing_ccy)[0]
-        assert not np.delete(net, symbol).any(), "instruments off turn are flat"
+        assert not np.delete(net, symbol).any(), "inactive instruments are flat"
         r, equity = net[symbol] / equity, book.equity[0]
         wanted, a, b = textbook(r / (allocation / 3 * 0.20 / np.sqrt(per_year)), a, b)
         assert result.rewards[0, 4 + symbol] == pytest.approx(wanted, rel=1e-9, abs=1e-9)
@@ -160,8 +160,8 @@ def test_a_loss_is_never_rewarded_and_a_gain_always_is(settings, calm):
 @pytest.mark.parametrize("reward", get_args(Reward))
 def test_a_desk_without_any_capital_earns_numbers(calm, reward):
     """Also where the settings let shares and appetites go to zero without a snap."""
-    settings = Settings.load(overrides=["desk.decision.snap_below=0"])
-    start = calm.stretches[0].start
+    settings = Settings.load(overrides=["desk.decision.dead_band=0"])
+    start = calm.segments[0].start
     desk = Desk(
         settings, calm.execution, calm.features, 1, EpisodeSetup(reward), RiskLayer(settings, 1, EpisodeSetup(reward))
     )
@@ -196,7 +196,7 @@ def test_a_phase_names_its_reward_in_the_settings(calm):
     """The terms of the risk-adjusted reward are metrics wherever it is paid, and nowhere else."""
     overrides = ["recipe.rewards=[risk_adjusted, differential_sharpe, differential_sharpe]"]
     settings = Settings.load(overrides=overrides)
-    start = calm.stretches[0].start
+    start = calm.segments[0].start
     for phase, named in ((1, True), (2, False), (3, False)):
         setup = EpisodeSetup(settings.recipe.rewards[phase - 1])
         desk = Desk(settings, calm.execution, calm.features, 1, setup, RiskLayer(settings, 1, setup))
@@ -212,7 +212,7 @@ def test_a_share_of_the_costs_is_kept_from_the_rewards_and_from_nothing_else(cal
     whole, half = (
         Settings.load(overrides=[f"rewards.cost_factor={share}", "rewards.drawdown=0"]) for share in (1, 0.5)
     )
-    start, setup = calm.stretches[0].start, EpisodeSetup()
+    start, setup = calm.segments[0].start, EpisodeSetup()
     desks = [Desk(one, calm.execution, calm.features, 1, setup, RiskLayer(one, 1, setup)) for one in (whole, half)]
     for desk in desks:
         desk.reset(ONE, [EpisodeDraw(start, start + 30, 0.3, 0)])

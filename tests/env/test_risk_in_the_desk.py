@@ -32,7 +32,7 @@ class Watched(RiskLayer):
         self._settings = settings
         self.n_judged = self.n_reruns = self.n_unrepairable = 0
         self.breaches: list[str] = []
-        self.parked = np.zeros(n_envs, dtype=bool)
+        self.done = np.zeros(n_envs, dtype=bool)
 
     def judge(self, where: str, book: Book, market: MarketRow, weights: np.ndarray, excused: np.ndarray) -> None:
         """`weights` (B, n) against every limit; `excused` bool (B,)."""
@@ -59,7 +59,7 @@ class Watched(RiskLayer):
     def limit_at_close(self, book: Book, market: MarketRow, proposed: np.ndarray, held: np.ndarray) -> np.ndarray:
         ordered = super().limit_at_close(book, market, proposed, held)
         priced = market.close > 0
-        idle = self.parked | (book.equity <= 0) | ~priced.all(axis=1)
+        idle = self.done | (book.equity <= 0) | ~priced.all(axis=1)
         self.n_unrepairable += int((self.unrepairable & ~idle).sum())
         self.judge("close", book, market, ordered, self.unrepairable | idle)
         assert not ((ordered * proposed < 0) & priced).any(), "a sign was flipped"
@@ -77,7 +77,7 @@ class Watched(RiskLayer):
     ) -> Any:
         fills, envs = super().limit_at_open(book, market, wanted, unit_value, *rest), rest[-1]
         self.n_reruns += len(envs)
-        excused = self.unrepairable | self.parked | (book.equity <= 0) | (unit_value <= 0).any(axis=1)
+        excused = self.unrepairable | self.done | (book.equity <= 0) | (unit_value <= 0).any(axis=1)
         excused |= ~np.isin(np.arange(len(excused)), envs)
         self.judge("open", book, market, book.weights_of(fills, unit_value), excused)
         return fills
@@ -89,10 +89,10 @@ def random_play(settings, data, n_envs, n_bars, scale, seed) -> Watched:
     setup = EpisodeSetup(ends_on_halt=False)
     risk = Watched(settings, n_envs, setup)
     desk = Desk(settings, data.execution, data.features, n_envs, setup, risk)
-    stretch = data.stretches[0]
-    starts = rng.integers(stretch.start, stretch.stop - n_bars - 1, n_envs)
-    desk.reset(np.arange(n_envs), [EpisodeDraw(int(start), stretch.stop - 1, 0.0, 0) for start in starts])
-    risk.parked = desk.state.parked
+    segment = data.segments[0]
+    starts = rng.integers(segment.start, segment.stop - n_bars - 1, n_envs)
+    desk.reset(np.arange(n_envs), [EpisodeDraw(int(start), segment.stop - 1, 0.0, 0) for start in starts])
+    risk.done = desk.state.done
     for _ in range(n_bars):
         new = scale * rng.standard_normal(desk.weight.shape) * (rng.random(desk.weight.shape) < 0.75)
         weights = np.where(rng.random(desk.weight.shape) < 0.5, desk.weight, new)
@@ -102,7 +102,7 @@ def random_play(settings, data, n_envs, n_bars, scale, seed) -> Watched:
         book = desk.book
         change = (book.pnl_ccy - book.cost_ccy - book.financing_ccy).sum(axis=1)
         np.testing.assert_allclose(book.equity - before, change, rtol=0, atol=1e-9 * np.abs(before).min())
-        desk.park(np.flatnonzero(result.terminated | result.truncated))
+        desk.finish(np.flatnonzero(result.terminated | result.truncated))
     return risk
 
 
@@ -133,7 +133,7 @@ def test_bars_of_a_few_hours_conserve_money_and_keep_their_trading_day(monkeypat
     setup = EpisodeSetup()
     risk = Watched(settings, 1, setup)
     desk = Desk(settings, data.execution, data.features, 1, setup, risk)
-    start = data.stretches[0].start
+    start = data.segments[0].start
     desk.reset(np.array([0]), [EpisodeDraw(start, start + 60, 0.0, 0)])
     days = 0
     for _ in range(40):
@@ -156,7 +156,7 @@ def test_a_quiet_desk_is_left_alone(settings, calm):
     setup = EpisodeSetup()
     risk = RiskLayer(settings, 1, setup)
     desk = Desk(settings, calm.execution, calm.features, 1, setup, risk)
-    start = calm.stretches[0].start
+    start = calm.segments[0].start
     desk.reset(np.array([0]), [EpisodeDraw(start, start + 40, 0.0, 0)])
     for _ in range(20):
         weights = np.full((1, 8), 0.03)
@@ -173,7 +173,7 @@ def test_every_edit_is_on_record(weights):
     setup = EpisodeSetup()
     risk = RiskLayer(settings, 1, setup)
     desk = Desk(settings, data.execution, data.features, 1, setup, risk)
-    start = data.stretches[0].start
+    start = data.segments[0].start
     desk.reset(np.array([0]), [EpisodeDraw(start, start + 40, 0.0, 0)])
     ordered = risk.limit_at_close(desk.book, desk.market, np.array([weights]), desk.weight)
     book, value = desk.book, desk.market.unit_value

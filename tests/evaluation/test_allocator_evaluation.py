@@ -61,7 +61,7 @@ def planted(cache: Path) -> tuple[Settings, Path, DeskData]:
 
 def played(settings: Settings, data: DeskData, name: str, log: TermLog | None = None) -> Record:
     player = RulePlayer(weight_rules(settings)[name], closes_of(data))
-    return play(settings, data, player, whole(data.stretches), name=name, on_bar=log)
+    return play(settings, data, player, whole(data.segments), name=name, on_bar=log)
 
 
 def test_two_books_stand_beside_the_usual_baselines(planted: tuple[Settings, Path, DeskData]) -> None:
@@ -85,7 +85,7 @@ def test_risk_parity_shares_the_risk_that_the_risk_rules_measure(planted: tuple[
     weights = played(settings, data, "risk_parity").proposed
     assert weights[:, 0].sum(axis=1) == pytest.approx(1.0)
     assert (weights[:, 0] > 0).all()
-    rows = np.array([stretch.start for stretch in data.stretches])
+    rows = np.array([segment.start for segment in data.segments])
     index = np.triu_indices(5)
     for row, w in zip(rows, weights[:, 0]):
         matrix = np.zeros((5, 5))
@@ -100,7 +100,7 @@ def test_the_oracle_earns_what_its_table_says(planted: tuple[Settings, Path, Des
     assert settings.planted.oracle_sharpe == 2.4
     player = oracle_player(settings, *truth(folder, "test"), data)
     assert isinstance(player, AllocatorOraclePlayer)
-    figures = pooled_figures(play(settings, data, player, whole(data.stretches), name="oracle"))
+    figures = pooled_figures(play(settings, data, player, whole(data.segments), name="oracle"))
     assert figures["sharpe"] == pytest.approx(2.4, abs=0.6)
     blind = pooled_figures(played(settings, data, "equal_weight"))
     assert figures["sharpe"] > blind["sharpe"] + 1.5
@@ -110,7 +110,7 @@ def told(settings: Settings, folder: Path) -> np.ndarray:
     """Of each asset, how the best linear reading of fifty columns correlates with the exact mean."""
     data, (mu, sigma) = DeskData.open(folder, "test"), truth(folder, "test")
     read = linear_forecast(settings, folder, "test")
-    rows = np.concatenate([np.arange(stretch.start, stretch.stop) for stretch in data.stretches])
+    rows = np.concatenate([np.arange(segment.start, segment.stop) for segment in data.segments])
     return np.array([np.corrcoef((read / sigma)[rows, asset], (mu / sigma)[rows, asset])[0, 1] for asset in range(5)])
 
 
@@ -146,7 +146,7 @@ def test_terms_add_up_to_the_reward_that_training_pays(planted: tuple[Settings, 
 def test_the_report_knows_the_allocator_as_it_knows_the_desk(planted: tuple[Settings, Path, DeskData]) -> None:
     settings, _, data = planted
     player = policy_player(settings, initial_states(settings))
-    records = [play(settings, data, player, whole(data.stretches), name="allocator"), played(settings, data, "flat")]
+    records = [play(settings, data, player, whole(data.segments), name="allocator"), played(settings, data, "flat")]
     report = build_report(records, settings)
     assert report.subject.name == "allocator"
     assert report.subject.all_bars.values["exposure_gross"] == pytest.approx(0.98, abs=0.02)

@@ -22,12 +22,12 @@ def test_the_tables_hold_every_bar_of_every_book_and_add_up(tmp_path: Path) -> N
     assert len(parts) == len(bars) * len(desk.symbols)
     own = bars[(bars.book == "desk") & (bars.environment == 1)]
     np.testing.assert_array_equal(own.net_return, desk.returns[1])
-    np.testing.assert_array_equal(own.stamp.to_numpy().astype("datetime64[s]"), desk.stamps)
+    np.testing.assert_array_equal(own.timestamp.to_numpy().astype("datetime64[s]"), desk.timestamps)
     highest = np.maximum.accumulate(np.r_[1e5, own.equity_ccy])[1:]
     np.testing.assert_allclose(own.drawdown, 1 - own.equity_ccy / highest, atol=1e-12)
-    by_bar = parts.groupby(["book", "environment", "stamp"], observed=True)
+    by_bar = parts.groupby(["book", "environment", "timestamp"], observed=True)
     summed = by_bar[["contribution", "cost_ccy", "financing_ccy", "traded"]].sum()
-    whole = bars.set_index(["book", "environment", "stamp"]).loc[summed.index]
+    whole = bars.set_index(["book", "environment", "timestamp"]).loc[summed.index]
     columns = {"contribution": "net_return", "traded": "turnover"}
     for part, total in {**columns, "cost_ccy": "cost_ccy", "financing_ccy": "financing_ccy"}.items():
         np.testing.assert_allclose(summed[part], whole[total], atol=1e-12)

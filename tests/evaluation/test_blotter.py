@@ -34,7 +34,7 @@ def traded():  # type: ignore[no-untyped-def]
     markets = synthesise(SETTINGS, n_paths=2, n_years=3, seed=3, variant="default").markets
     data = DeskData.of(SETTINGS, markets)
     rule = StoppedRule(weight_rules(SETTINGS)["long_all"], closes_of(data))
-    first, second = data.stretches
+    first, second = data.segments
     blotter = Blotter(data)
     draws = whole([first, replace(second, stop=second.start + 100)])
     return play(SETTINGS, data, rule, draws, name="book", on_bar=blotter), blotter, data
@@ -45,7 +45,7 @@ def test_units_lead_from_one_position_to_the_next(traded) -> None:  # type: igno
     trades = blotter.table().to_pandas()
     assert len(trades) > 100
     for _, own in trades.groupby(["environment", "symbol"]):
-        assert own.stamp.is_monotonic_increasing
+        assert own.timestamp.is_monotonic_increasing
         np.testing.assert_allclose(own.units.cumsum(), own.units_after, atol=1e-6)
     assert trades.stopped.sum() > 10
     assert (trades[trades.stopped].units_after == 0).all()
@@ -57,8 +57,11 @@ def test_its_money_is_that_of_the_record(traded) -> None:  # type: ignore[no-unt
     trades = blotter.table().to_pandas()
     for env in range(2):
         own = trades[trades.environment == env]
-        stamps = np.broadcast_to(record.stamps, record.equity_ccy.shape)[env]
-        bar, which = np.searchsorted(stamps, own.stamp.to_numpy()), own.symbol.map(record.symbols.index).to_numpy()
+        timestamps = np.broadcast_to(record.timestamps, record.equity_ccy.shape)[env]
+        bar, which = (
+            np.searchsorted(timestamps, own.timestamp.to_numpy()),
+            own.symbol.map(record.symbols.index).to_numpy(),
+        )
         np.testing.assert_allclose(own.cost_ccy, record.cost_ccy[env, bar, which])
         before = record.equity_before_ccy[env, bar]
         np.testing.assert_allclose(own.notional_ccy, record.traded_frac[env, bar, which] * before)

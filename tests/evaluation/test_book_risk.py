@@ -47,7 +47,7 @@ def test_it_sees_what_the_desk_sees(history, market: MarketRisk) -> None:  # typ
     closes = history.bars[:, :, 3]
     np.testing.assert_allclose(returns[-1], closes[-1] / closes[-2] - 1)
     assert len(days) == len(returns)
-    day = dt.date.fromisoformat(str(history.stamps[-50].astype("datetime64[D]")))
+    day = dt.date.fromisoformat(str(history.timestamps[-50].astype("datetime64[D]")))
     assert market_risk(SETTINGS, history, day).days[-1] == np.datetime64(day)
 
 

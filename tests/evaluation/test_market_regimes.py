@@ -21,8 +21,8 @@ from mtquant_rllib.market.synthetic import synthesise
 
 def drawn() -> MarketRegimes:
     labels = np.array([Regime.BULL] * 4 + [Regime.SIDEWAYS] * 2 + [Regime.BULL] * 3 + [Regime.VOLATILE], dtype=np.int8)
-    stamps = np.datetime64("2019-12-27", "s") + np.arange(10) * np.timedelta64(86400, "s")
-    return MarketRegimes(regime_figures(labels, np.full(10, 0.5)), labels, stamps, "by hand")
+    timestamps = np.datetime64("2019-12-27", "s") + np.arange(10) * np.timedelta64(86400, "s")
+    return MarketRegimes(regime_figures(labels, np.full(10, 0.5)), labels, timestamps, "by hand")
 
 
 def test_shares_of_a_year_and_of_a_month_count_its_own_bars() -> None:
@@ -54,8 +54,8 @@ def test_the_command_refuses_what_is_no_period(tmp_path: Path, capsys: pytest.Ca
 def test_labels_are_those_that_the_desk_is_given(settings: Settings) -> None:
     market = synthesise(settings, n_paths=1, n_years=3, seed=5, variant="default").markets[0]
     found = market_regimes(settings, market)
-    assert found.figures.bars.sum() == len(found.labels) == len(found.stamps)
-    assert found.stamps[0] > market.stamps[settings.features.regimes.window_bars - 1]
+    assert found.figures.bars.sum() == len(found.labels) == len(found.timestamps)
+    assert found.timestamps[0] > market.timestamps[settings.features.regimes.window_bars - 1]
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ def test_the_verdict_compares_with_every_other_book_and_not_over_shared_bars():
     assert verdict is not None
     assert verdict.better_than.keys() == {"equal_weight", "flat"}
     assert verdict.years == pytest.approx(books[0].played.sum() / 252)
-    apart = [dataclasses.replace(book, stamps=book.stamps[None]) for book in books]
+    apart = [dataclasses.replace(book, timestamps=book.timestamps[None]) for book in books]
     report = build_report(apart, SETTINGS)
     assert report.verdict is None
     assert any(note.endswith("there is no verdict.") for note in report.notes)
@@ -179,11 +179,11 @@ def test_json_is_strict_even_for_a_book_that_does_nothing(tmp_path):
     assert report_tree(report) == tree
 
 
-@pytest.mark.parametrize("own_stamps", [False, True])
-def test_the_picture_is_drawn_with_a_bankrupt_book_in_it(tmp_path, own_stamps):
+@pytest.mark.parametrize("own_timestamps", [False, True])
+def test_the_picture_is_drawn_with_a_bankrupt_book_in_it(tmp_path, own_timestamps):
     records = [played(n_envs=3), played("momentum_12_1", 3, seed=1), played("hold_WTIUSD", 3, shock=-3.06)]
-    if own_stamps:
-        records = [dataclasses.replace(r, stamps=np.tile(r.stamps, (3, 1))) for r in records]
+    if own_timestamps:
+        records = [dataclasses.replace(r, timestamps=np.tile(r.timestamps, (3, 1))) for r in records]
     config = SETTINGS.evaluation.plot
     picture = image.imread(plot_equity(records, tmp_path / "equity.png", config, "Made up"))
     assert picture.shape[:2] == (config.height_in * config.dpi, config.width_in * config.dpi)

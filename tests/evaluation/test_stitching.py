@@ -35,12 +35,12 @@ def data() -> DeskData:
 
 @pytest.fixture(scope="module")
 def halves(data: DeskData) -> tuple[Record, Record]:
-    (stretch,) = data.stretches
-    middle = (stretch.start + stretch.stop) // 2
-    parts = [(stretch.start, middle), (middle, stretch.stop)]
+    (segment,) = data.segments
+    middle = (segment.start + segment.stop) // 2
+    parts = [(segment.start, middle), (middle, segment.stop)]
     rule = RulePlayer(weight_rules(SETTINGS)["long_all"], closes_of(data))
     one, two = (
-        play(SETTINGS, data, rule, whole([replace(stretch, start=start, stop=stop)]), name="book")
+        play(SETTINGS, data, rule, whole([replace(segment, start=start, stop=stop)]), name="book")
         for start, stop in parts
     )
     return one, two
@@ -53,7 +53,7 @@ def test_a_stitched_record_has_every_return_and_still_adds_up(halves: tuple[Reco
     assert whole_record.conservation_error() < 1e-12
     grown = np.prod([record.equity_ccy[0, -1] / record.equity_start_ccy[0] for record in halves])
     assert whole_record.equity_ccy[0, -1] == pytest.approx(grown * whole_record.equity_start_ccy[0])
-    assert (np.diff(whole_record.stamps) > np.timedelta64(0)).all()
+    assert (np.diff(whole_record.timestamps) > np.timedelta64(0)).all()
     assert whole_record.breaker_trips.sum() == sum(record.breaker_trips.sum() for record in halves)
 
 
@@ -90,7 +90,7 @@ def test_a_book_less_itself_is_nothing() -> None:
 def test_an_ensemble_acts_by_the_mean_of_its_members(data: DeskData) -> None:
     """One member is that desk, to the last digit; of two, the action is halfway and they disagree."""
     states = [initial_states(SETTINGS.model_copy(update={"seed": seed})) for seed in (0, 1)]
-    draws = whole(data.stretches)
+    draws = whole(data.segments)
     alone = play(SETTINGS, data, PolicyPlayer(DeskActor(SETTINGS, states[0])), draws, name="desk")
     same = play(SETTINGS, data, PolicyPlayer(EnsembleActor(SETTINGS, states[:1])), draws, name="desk")
     np.testing.assert_array_equal(alone.equity_ccy, same.equity_ccy)
@@ -117,11 +117,11 @@ def test_folds_expand_and_their_tests_follow_each_other() -> None:
 
 def test_a_fold_is_cut_at_its_dates(data: DeskData) -> None:
     (market,) = synthesise(SETTINGS, n_paths=1, n_years=9, seed=3, variant="default").markets
-    last = market.stamps[-1].astype("datetime64[D]").astype(dt.date)
+    last = market.timestamps[-1].astype("datetime64[D]").astype(dt.date)
     for fold in expanding_folds(last - dt.timedelta(days=700), last, 7, 1.0):
         settings = Settings.load(overrides=[f"{key}={value}" for key, value in fold.values.items()])
         splits = time_splits(market, settings.market.splits)
-        days = market.stamps.astype("datetime64[D]")
+        days = market.timestamps.astype("datetime64[D]")
         assert days[splits["train"].stop - 1] <= np.datetime64(fold.train_until)
         assert days[splits["test"].start] > np.datetime64(fold.validation_until)
         assert days[splits["test"].stop - 1] <= np.datetime64(fold.test_until)

@@ -20,7 +20,7 @@ UNIVERSE = SETTINGS.universe
 DAY_SD = 0.01
 
 
-def record(returns: np.ndarray, stamps: np.ndarray, bars_per_year: float, forecast: float = 0.0165) -> Record:
+def record(returns: np.ndarray, timestamps: np.ndarray, bars_per_year: float, forecast: float = 0.0165) -> Record:
     """A book with these net returns (B, T)."""
     shape = (*returns.shape, UNIVERSE.n_instruments)
     before = 100_000 * np.concatenate((np.ones((len(returns), 1)), np.cumprod(1 + returns, axis=1)), axis=1)
@@ -33,7 +33,7 @@ def record(returns: np.ndarray, stamps: np.ndarray, bars_per_year: float, foreca
         domains=tuple(domain.name for domain in UNIVERSE.domains),
         domain_of=UNIVERSE.domain_of,
         bars_per_year=bars_per_year,
-        stamps=stamps,
+        timestamps=timestamps,
         equity_start_ccy=before[:, 0],
         equity_ccy=before[:, 1:],
         pnl_ccy=pnl,
@@ -50,16 +50,16 @@ def record(returns: np.ndarray, stamps: np.ndarray, bars_per_year: float, foreca
 
 
 def hours(n_days: int, first: str = "2024-01-08T22:00") -> np.ndarray:
-    """Stamps of whole trading days of 24 hours in winter, Monday evening to Friday evening left out of weekends."""
-    stamps = np.datetime64(first, "s") + np.arange(n_days * 2 * 24) * np.timedelta64(1, "h")
-    ends = (stamps + np.timedelta64(2, "h")).astype("datetime64[D]")
-    return stamps[np.is_busday(ends)][: n_days * 24]
+    """Timestamps of whole trading days of 24 hours in winter, Monday evening to Friday evening left out of weekends."""
+    timestamps = np.datetime64(first, "s") + np.arange(n_days * 2 * 24) * np.timedelta64(1, "h")
+    ends = (timestamps + np.timedelta64(2, "h")).astype("datetime64[D]")
+    return timestamps[np.is_busday(ends)][: n_days * 24]
 
 
 def hourly(n_days: int, seed: int, n_envs: int = 1) -> Record:
-    stamps = hours(n_days)
-    returns = np.random.default_rng(seed).normal(0, DAY_SD / np.sqrt(24), (n_envs, len(stamps)))
-    return record(returns, stamps, 6_000.0)
+    timestamps = hours(n_days)
+    returns = np.random.default_rng(seed).normal(0, DAY_SD / np.sqrt(24), (n_envs, len(timestamps)))
+    return record(returns, timestamps, 6_000.0)
 
 
 def test_hours_are_compounded_from_17_to_17_new_york() -> None:
@@ -70,8 +70,8 @@ def test_hours_are_compounded_from_17_to_17_new_york() -> None:
 
 
 def test_daily_bars_are_days_byte_for_byte() -> None:
-    stamps = (np.datetime64("2020-02-03") + np.arange(100)).astype("datetime64[s]")
-    book = record(np.random.default_rng(1).normal(0, 0.01, (2, 100)), stamps, 252.0)
+    timestamps = (np.datetime64("2020-02-03") + np.arange(100)).astype("datetime64[s]")
+    book = record(np.random.default_rng(1).normal(0, 0.01, (2, 100)), timestamps, 252.0)
     assert bars_per_day(book) == 1
     returns, forecast = days_and_forecasts(book)
     assert (returns == book.returns).all()
@@ -93,7 +93,7 @@ def test_an_honest_forecast_of_a_day_passes_on_hourly_bars() -> None:
 
 def test_a_day_that_the_history_cuts_short_is_not_judged() -> None:
     whole = hourly(5, seed=3)
-    cut = record(whole.returns[:, 20:], whole.stamps[20:], 6_000.0)
+    cut = record(whole.returns[:, 20:], whole.timestamps[20:], 6_000.0)
     assert np.isfinite(days_and_forecasts(whole)[0]).sum() == 5
     assert np.isfinite(days_and_forecasts(cut)[0]).sum() == 4
 
@@ -123,8 +123,8 @@ def test_three_short_episodes_have_the_error_of_their_bars() -> None:
     """756 quarters of an hour are 11 days: an annual Sharpe of them is known to plus or minus 5.8, also where the three
     episodes happen to agree."""
     returns = np.tile(np.random.default_rng(7).normal(0, 0.001, 252), (3, 1))
-    stamps = np.datetime64("2024-01-08T22:00", "s") + np.arange(252) * np.timedelta64(15, "m")
-    summary = summarise(record(returns, stamps, 25_200.0), 0.95, SETTINGS.evaluation.bootstrap, seed=0)
+    timestamps = np.datetime64("2024-01-08T22:00", "s") + np.arange(252) * np.timedelta64(15, "m")
+    summary = summarise(record(returns, timestamps, 25_200.0), 0.95, SETTINGS.evaluation.bootstrap, seed=0)
     assert summary.standard_errors["sharpe_ann"] == pytest.approx(np.sqrt(25_200 / 756), rel=0.1)
     assert summary.values["sharpe_upper"] - summary.values["sharpe_lower"] > 10
     one = measures.sharpe_standard_error(returns[0], 25_200.0)

@@ -13,7 +13,7 @@ from mtquant_rllib.evaluation.statistics.sharpe_tests import (
     sharpe_error,
     sharpe_influence,
 )
-from mtquant_rllib.evaluation.statistics.verdict import Finding, judge_returns
+from mtquant_rllib.evaluation.statistics.verdict import Outcome, judge_returns
 
 YEAR = 252
 RULE = VerdictConfig(significance=0.05, max_overfitting=0.5, overfitting_blocks=10)
@@ -26,7 +26,7 @@ def book(sharpe: float, seed: int, years: int = 6) -> np.ndarray:
     return np.asarray(0.01 * (shocks + sharpe / np.sqrt(YEAR)))
 
 
-def finding(sharpe: float, rules: dict[str, np.ndarray], **how: object) -> Finding:
+def finding(sharpe: float, rules: dict[str, np.ndarray], **how: object) -> Outcome:
     verdict = judge_returns(book(sharpe, 0), rules, YEAR, RULE, **how)  # type: ignore[arg-type]
     assert verdict is not None
     return verdict.finding
@@ -34,23 +34,23 @@ def finding(sharpe: float, rules: dict[str, np.ndarray], **how: object) -> Findi
 
 def test_what_the_rule_says() -> None:
     weak, strong = {"flat": book(0.0, 1)}, {"market": book(1.4, 2)}
-    assert finding(1.5, weak) is Finding.BEATS
-    assert finding(1.5, {**weak, **strong}) is Finding.EARNS, "it earns, and the market earned as much"
-    assert finding(0.4, weak) is Finding.LUCK
-    assert finding(-1.0, weak) is Finding.LOSES
-    assert finding(1.5, {}) is Finding.BEATS, "there is no rule to beat"
+    assert finding(1.5, weak) is Outcome.BEATS
+    assert finding(1.5, {**weak, **strong}) is Outcome.EARNS, "it earns, and the market earned as much"
+    assert finding(0.4, weak) is Outcome.LUCK
+    assert finding(-1.0, weak) is Outcome.LOSES
+    assert finding(1.5, {}) is Outcome.BEATS, "there is no rule to beat"
 
 
 def test_the_best_of_many_trials_needs_more() -> None:
-    assert finding(1.0, {}) is Finding.BEATS
-    assert finding(1.0, {}, n_trials=50) is Finding.LUCK
+    assert finding(1.0, {}) is Outcome.BEATS
+    assert finding(1.0, {}, n_trials=50) is Outcome.LUCK
 
 
 def test_trials_at_hand_are_counted_and_searched_for_overfitting() -> None:
     trials = np.stack([book(2.5, 0), *(book(sharpe, 9 + k) for k, sharpe in enumerate(np.linspace(-0.5, 0.5, 9)))])
     verdict = judge_returns(trials[0], {}, YEAR, RULE, n_trials=1, trials=trials)
     assert verdict is not None
-    assert (verdict.finding, verdict.n_trials) == (Finding.BEATS, 10)
+    assert (verdict.finding, verdict.n_trials) == (Outcome.BEATS, 10)
     assert verdict.overfitting == 0.0
     assert "the best of 10 trials" in verdict.words
     assert verdict.deflated == pytest.approx(deflated_sharpe(trials[0], 10)), "nine bad trials are no luck"
@@ -81,7 +81,7 @@ def test_the_years_that_it_takes_are_those_after_which_the_best_of_many_is_told_
     returns = book(0.6, 0)
     verdict = judge_returns(returns, {}, YEAR, RULE, n_trials=20)
     assert verdict is not None
-    assert verdict.finding is Finding.LUCK
+    assert verdict.finding is Outcome.LUCK
     assert np.isfinite(verdict.years_needed), "twenty trials' luck at this length is above its Sharpe ratio"
     n_bars = verdict.years_needed * YEAR
     error = float(sharpe_error(returns)) * np.sqrt((len(returns) - 1) / (n_bars - 1))

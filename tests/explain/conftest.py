@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from page_runs import ATTENTION, SMALL, gather, write_run
 
-from mtquant_rllib.evaluation.explain.collect import Material
+from mtquant_rllib.evaluation.explain.collect import ExplanationData
 from mtquant_rllib.training.inspection.opened_policies import OpenedRun, open_policies
 
 
@@ -29,10 +29,10 @@ def opened(runs: Path) -> OpenedRun:
 
 
 @pytest.fixture(scope="session")
-def material(opened: OpenedRun) -> Material:
+def material(opened: OpenedRun) -> ExplanationData:
     return gather(opened, "meta_controller")
 
 
 @pytest.fixture(scope="session")
-def plain(runs: Path) -> Material:
+def plain(runs: Path) -> ExplanationData:
     return gather(open_policies(runs / "plain", "test"), "XAUUSD")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.evaluation.explain.collect import Material, collect
+from mtquant_rllib.evaluation.explain.collect import ExplanationData, collect
 from mtquant_rllib.policies.registry import build_policy, network_configs
 from mtquant_rllib.training.inspection.opened_policies import OpenedRun
 from mtquant_rllib.training.preparation import prepare
@@ -59,7 +59,7 @@ def write_run(
     return run
 
 
-def gather(opened: OpenedRun, agent: str) -> Material:
+def gather(opened: OpenedRun, agent: str) -> ExplanationData:
     return collect(
         opened.settings, opened.data, opened.states, agent, equal_allocation=opened.phase == 1, facts=opened.facts
     )

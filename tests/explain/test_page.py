@@ -24,7 +24,7 @@ from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.backtest import rollout
 from mtquant_rllib.evaluation.backtest.baselines import weight_rules
 from mtquant_rllib.evaluation.explain.attention import attention_views, encoded, movement
-from mtquant_rllib.evaluation.explain.collect import Influence, Material
+from mtquant_rllib.evaluation.explain.collect import ExplanationData, Influence
 from mtquant_rllib.evaluation.explain.importance import Faithfulness, attention_received
 from mtquant_rllib.evaluation.explain.influence import shares, verdict, verdicts
 from mtquant_rllib.evaluation.explain.performance import risk_return
@@ -49,12 +49,12 @@ PICTURES = {
 
 
 @pytest.fixture(scope="module")
-def report(material: Material, opened: OpenedRun) -> EvaluationReport:
+def report(material: ExplanationData, opened: OpenedRun) -> EvaluationReport:
     return build_report(material.records, opened.settings)
 
 
 @pytest.fixture(scope="module")
-def page(material: Material, report: EvaluationReport, opened: OpenedRun) -> Page:
+def page(material: ExplanationData, report: EvaluationReport, opened: OpenedRun) -> Page:
     return build_page(material, report, opened.settings)
 
 
@@ -142,14 +142,14 @@ def test_a_star_in_a_note_is_a_column_of_the_table(page: Page, report: Evaluatio
     assert told == pytest.approx([value for value in known if np.isfinite(value)], abs=0.005)
 
 
-def test_wealth_ends_where_the_record_ends(material: Material, figures: dict[str, Any]) -> None:
+def test_wealth_ends_where_the_record_ends(material: ExplanationData, figures: dict[str, Any]) -> None:
     trace = next(t for t in figures["wealth"]["data"] if t["name"] == "desk" and "yaxis" not in t)
     final = np.median(measures.wealth(material.subject.returns)[:, -1])
     assert trace["y"][-1] == pytest.approx(final, rel=1e-4)
-    assert trace["x"][-1] == str(material.stamps[-1])[:10]
+    assert trace["x"][-1] == str(material.timestamps[-1])[:10]
 
 
-def test_the_transition_matrix_is_counted_pair_by_pair(material: Material, figures: dict[str, Any]) -> None:
+def test_the_transition_matrix_is_counted_pair_by_pair(material: ExplanationData, figures: dict[str, Any]) -> None:
     counts = np.zeros((4, 4), dtype=int)
     for history in material.regime.tolist():
         for before, after in itertools.pairwise(history):
@@ -164,10 +164,12 @@ def test_the_transition_matrix_is_counted_pair_by_pair(material: Material, figur
                 assert f"({counts[i, j]})" in trace["text"][i][j]
 
 
-def test_durations_and_fields_of_the_timeline_cover_every_bar_once(material: Material, figures: dict[str, Any]) -> None:
-    stretches = [bars for trace in figures["durations"]["data"] for bars in trace["y"]]
-    assert sum(stretches) == (material.regime >= 0).sum()
-    x = dates(material.stamps[: material.length], 252)
+def test_durations_and_fields_of_the_timeline_cover_every_bar_once(
+    material: ExplanationData, figures: dict[str, Any]
+) -> None:
+    segments = [bars for trace in figures["durations"]["data"] for bars in trace["y"]]
+    assert sum(segments) == (material.regime >= 0).sum()
+    x = dates(material.timestamps[: material.length], 252)
     for regime, trace in enumerate(figures["regime_timeline"]["data"][:4]):
         corners = [corner for corner in trace["x"] if corner is not None]
         covered = sum(x.index(corners[k + 2]) - x.index(corners[k]) for k in range(0, len(corners), 4))
@@ -175,7 +177,7 @@ def test_durations_and_fields_of_the_timeline_cover_every_bar_once(material: Mat
         assert covered in (mine, mine - 1), "the last bar has no bar after it to reach to"
 
 
-def test_bars_of_profit_by_regime_add_up(material: Material, figures: dict[str, Any]) -> None:
+def test_bars_of_profit_by_regime_add_up(material: ExplanationData, figures: dict[str, Any]) -> None:
     profit = figures["regime_performance"]["data"][0]
     assert profit["x"][-1] == "all bars"
     known = [value for value in profit["y"] if value is not None]
@@ -193,7 +195,7 @@ def test_risk_and_return_are_the_reports(report: EvaluationReport) -> None:
     assert set(points) == {book.name for book in report.books if not book.all_bars.values["bankruptcies"]}
 
 
-def test_importance_bars_order_the_groups_as_the_arrays_do(material: Material, figures: dict[str, Any]) -> None:
+def test_importance_bars_order_the_groups_as_the_arrays_do(material: ExplanationData, figures: dict[str, Any]) -> None:
     bars = {trace["name"]: trace["y"] for trace in figures["importance"]["data"] if trace["type"] == "bar"}
     assert set(bars) == {"occlusion", "attention received", "attention rollout"}
     np.testing.assert_array_equal(np.argsort(bars["occlusion"]), np.argsort(material.influence.effect.mean(axis=0)))
@@ -239,7 +241,7 @@ def test_attention_that_has_the_order_right_is_not_said_to_have_the_sizes_right(
     assert verdicts(still) == (verdict("received", scores["received"], LEAST),)
 
 
-def test_the_verdicts_stand_on_the_page(material: Material, page: Page) -> None:
+def test_the_verdicts_stand_on_the_page(material: ExplanationData, page: Page) -> None:
     text = page.render()
     said = verdicts(material.influence)
     assert len(said) == 2
@@ -247,7 +249,7 @@ def test_the_verdicts_stand_on_the_page(material: Material, page: Page) -> None:
         assert html.escape(sentence) in text
 
 
-def test_every_choice_of_layer_head_and_regime_is_the_mean_it_names(material: Material) -> None:
+def test_every_choice_of_layer_head_and_regime_is_the_mean_it_names(material: ExplanationData) -> None:
     readout, decisions = material.readout, material.decisions
     assert readout is not None
     views = attention_views(readout, decisions, 40)
@@ -262,7 +264,7 @@ def test_every_choice_of_layer_head_and_regime_is_the_mean_it_names(material: Ma
             assert np.isnan(views.matrix[1 + regime]).all()
 
 
-def test_attention_over_time_averages_consecutive_decisions(material: Material) -> None:
+def test_attention_over_time_averages_consecutive_decisions(material: ExplanationData) -> None:
     readout, decisions = material.readout, material.decisions
     assert readout is not None
     first = decisions.of_history(0)
@@ -274,7 +276,7 @@ def test_attention_over_time_averages_consecutive_decisions(material: Material) 
         np.testing.assert_allclose(views.over_time[0, 0, :, part], received[start:stop].mean(axis=0), rtol=1e-5)
 
 
-def test_attention_that_follows_the_regime_moves_when_it_changes(material: Material) -> None:
+def test_attention_that_follows_the_regime_moves_when_it_changes(material: ExplanationData) -> None:
     readout, decisions = material.readout, material.decisions
     assert readout is not None
     one_group = np.zeros_like(readout.attention)
@@ -303,7 +305,9 @@ def test_ten_years_are_drawn_in_as_many_points_as_asked_for_and_no_peak_is_lost(
     assert short(np.array([[1.234567, np.inf]])) == [[1.2346, None]]
 
 
-def test_a_plain_network_has_no_attention_panels_and_the_page_says_so(plain: Material, opened: OpenedRun) -> None:
+def test_a_plain_network_has_no_attention_panels_and_the_page_says_so(
+    plain: ExplanationData, opened: OpenedRun
+) -> None:
     page = build_page(plain, build_report(plain.records, opened.settings), opened.settings)
     assert {panel.id for section in page.sections for panel in section.panels} == ALWAYS
     text = page.render()
@@ -373,6 +377,6 @@ def test_the_command_says_and_writes_how_the_classifier_does_against_the_detecto
     assert said.count("faithful here") == 2
     # The labels are the detector's at the decisions: every fifth bar of both histories.
     regime, every = np.asarray(opened.data.features.regime), opened.settings.desk.decision.meta_every_bars
-    labels = np.concatenate([regime[stretch.start : stretch.stop - 1 : every] for stretch in opened.data.stretches])
+    labels = np.concatenate([regime[segment.start : segment.stop - 1 : every] for segment in opened.data.segments])
     np.testing.assert_array_equal(confusion.sum(axis=1), np.bincount(labels, minlength=4))
     assert written["accuracy"]["estimate"] == pytest.approx(np.trace(confusion) / confusion.sum())

@@ -42,13 +42,13 @@ def random_walk(settings: Settings, n_rows: int, seed: int, masked: bool, hourly
         macro[:30, 2] = np.nan
     start = np.datetime64("2001-01-01", "s")
     if hourly:
-        stamps = start + np.arange(n_rows) * np.timedelta64(3600, "s")
+        timestamps = start + np.arange(n_rows) * np.timedelta64(3600, "s")
     else:
-        stamps = np.busday_offset("2001-01-01", np.arange(n_rows), roll="forward").astype("datetime64[s]")
+        timestamps = np.busday_offset("2001-01-01", np.arange(n_rows), roll="forward").astype("datetime64[s]")
     proxy = np.array([row.volume_proxy for row in settings.instruments])
     return MarketData(
         symbols=settings.universe.symbols,
-        stamps=stamps,
+        timestamps=timestamps,
         bars=bars,
         valid=valid,
         macro=macro,

@@ -22,8 +22,8 @@ FIRST = 250
 
 def own_bars_of(bars: np.ndarray, settings: Settings, proxy: bool = False) -> OwnBars:
     """`OwnBars` of one daily history, bars (k, 5)."""
-    stamps = np.busday_offset("2001-01-01", np.arange(len(bars)), roll="forward").astype("datetime64[s]")
-    return OwnBars(stamps, np.arange(len(bars)), bars[:, None, :], proxy, settings.features)
+    timestamps = np.busday_offset("2001-01-01", np.arange(len(bars)), roll="forward").astype("datetime64[s]")
+    return OwnBars(timestamps, np.arange(len(bars)), bars[:, None, :], proxy, settings.features)
 
 
 @pytest.fixture(scope="module")

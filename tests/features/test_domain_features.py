@@ -77,7 +77,7 @@ def test_macro_levels(table: FeatureTable, macro: pd.DataFrame) -> None:
 def test_rate_spreads_read_the_previous_year_end(
     feature: Callable[[str, str], np.ndarray], market: MarketData, macro: pd.DataFrame, settings: Settings
 ) -> None:
-    years = market.stamps.astype("datetime64[Y]").astype(int) + 1970
+    years = market.timestamps.astype("datetime64[Y]").astype(int) + 1970
     spreads = []
     for symbol, currency in (("EURUSD", "EUR"), ("GBPUSD", "GBP"), ("USDJPY", "JPY")):
         foreign = np.array([settings.policy_rates[currency][year - 1] for year in years])
@@ -95,7 +95,7 @@ def test_carry_is_paid_by_the_spread_for_the_risk(
         r = close_of(market, settings, symbol).pct_change()
         annual = np.sqrt((r**2).ewm(span=60).mean() * 5 * 365.25 / 7)
         paid.append(((macro.rate_2y - rate) / 100 / annual).abs())
-    first_year = market.stamps < np.datetime64("2002-01-01")
+    first_year = market.timestamps < np.datetime64("2002-01-01")
     rows = np.flatnonzero(first_year)[-5:]
     expected = (5 * sum(paid) / 3 - 1).to_numpy()[rows]
     np.testing.assert_allclose(feature("forex", "carry")[rows], expected, atol=2e-3)
@@ -151,6 +151,8 @@ def test_earnings_season_peaks_four_weeks_into_the_quarter(
     feature: Callable[[str, str], np.ndarray], market: MarketData
 ) -> None:
     season = feature("equity", "earnings_season")
-    day = int(np.flatnonzero(market.stamps == np.datetime64("2003-04-29"))[0])  # 28 days after the first of April
+    day = int(np.flatnonzero(market.timestamps == np.datetime64("2003-04-29"))[0])  # 28 days after the first of April
     assert season[day] == pytest.approx(2)
-    assert season[int(np.flatnonzero(market.stamps == np.datetime64("2003-06-27"))[0])] == pytest.approx(-1, abs=1e-3)
+    assert season[int(np.flatnonzero(market.timestamps == np.datetime64("2003-06-27"))[0])] == pytest.approx(
+        -1, abs=1e-3
+    )

@@ -35,7 +35,7 @@ def run() -> tuple[Settings, DeskData]:
 
 def test_over_the_training_bars_every_market_feature_is_zero_on_average(run: tuple[Settings, DeskData]) -> None:
     settings, data = run
-    rows = np.concatenate([np.arange(stretch.start, stretch.stop) for stretch in data.stretches])
+    rows = np.concatenate([np.arange(segment.start, segment.stop) for segment in data.segments])
     block = np.asarray(data.features.block)[rows]
     assert abs(block.mean((0, 1))[layout.BLOCK.column("cmf")]) > 0.1, "without them it is not"
     centres = FeatureMeans.of(settings)
@@ -46,10 +46,10 @@ def test_over_the_training_bars_every_market_feature_is_zero_on_average(run: tup
 
 def test_every_agent_sees_the_features_without_them(run: tuple[Settings, DeskData]) -> None:
     settings, data = run
-    desk = new_desk(settings, data, whole(data.stretches))
+    desk = new_desk(settings, data, whole(data.segments))
     plain = settings.model_dump(mode="json")
     plain["desk"]["observation"]["feature_means"] = {}
-    as_it_is = new_desk(Settings.model_validate(plain), data, whole(data.stretches))
+    as_it_is = new_desk(Settings.model_validate(plain), data, whole(data.segments))
     column = layout.BLOCK.column("cmf")
     cmf = settings.desk.observation.feature_means["cmf"]
     seen, raw = desk.observe_instruments(), as_it_is.observe_instruments()

@@ -219,7 +219,7 @@ def test_real_bars_fill_the_range_but_rarely_the_clip(real_bars: MarketData, set
 
 def test_the_negative_oil_price_leaves_no_nan(real_bars: MarketData, settings: Settings) -> None:
     table = build_features(settings, [real_bars], None)
-    days = np.flatnonzero(real_bars.stamps.astype("datetime64[M]") == np.datetime64("2020-04"))
+    days = np.flatnonzero(real_bars.timestamps.astype("datetime64[M]") == np.datetime64("2020-04"))
     oil = settings.universe.symbols.index("WTIUSD")
     assert np.nanmin(real_bars.bars[days, oil, 3]) < 0
     assert np.isfinite(table.block[days[0] :, oil]).all()

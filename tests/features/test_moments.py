@@ -88,7 +88,7 @@ def test_hourly_covariance_is_a_days(walk: Walk, settings: Settings) -> None:
     market = walk(3000, seed=6, hourly=True)
     table = build_features(settings, [market], None)
     variance = table.covariance[table.warmup :, 0].mean()
-    hours_of_a_day = len(market) / len(np.unique(trading_day(market.stamps, False)))
+    hours_of_a_day = len(market) / len(np.unique(trading_day(market.timestamps, False)))
     hourly = np.var(np.diff(np.log(market.bars[:, 0, CLOSE])))
     assert variance / hourly == pytest.approx(hours_of_a_day, rel=0.25)
     ratio = table.sigma_day[table.warmup :, 0] ** 2 / hourly
@@ -97,8 +97,8 @@ def test_hourly_covariance_is_a_days(walk: Walk, settings: Settings) -> None:
 
 def test_a_day_of_hours_is_known_on_the_first_bar_of_the_next(walk: Walk) -> None:
     market = walk(200, seed=7, hourly=True)
-    days = Days.of(market.stamps, daily=False)
-    day = trading_day(market.stamps, False)
+    days = Days.of(market.timestamps, daily=False)
+    day = trading_day(market.timestamps, False)
     assert (days.known == days.last + 1).all()
     assert (day[days.known] != day[days.last]).all()
     values = days.on_rows(np.arange(len(days.last), dtype=float)[:, None], len(market))[:, 0]

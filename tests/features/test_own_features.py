@@ -88,7 +88,9 @@ def test_they_are_what_their_formulas_say_and_change_no_other_column(own: Settin
 def test_instruments_and_specialists_see_them(own: Settings, market: MarketData) -> None:
     features, execution = build_features(own, [market], None), ExecutionData.build(own, [market])
     desk = Desk(own, execution, features, 2, EpisodeSetup())
-    desk.reset(np.arange(2), [EpisodeDraw(start=start, stop=599, allocation=0.3, turn=0) for start in (400, 500)])
+    desk.reset(
+        np.arange(2), [EpisodeDraw(start=start, stop=599, allocation=0.3, active_instrument=0) for start in (400, 500)]
+    )
     seen = desk.observe_instruments()
     np.testing.assert_array_equal(seen[:, :, 50], features.block[[400, 500], :, 50])
     groups = {group.name: group.observation for group in agent_groups(own)}

@@ -95,7 +95,7 @@ def test_confidence_is_the_distance_to_the_nearest_threshold(fixed: Settings) ->
 def labels(real_bars: MarketData, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     table = build_features(settings, [real_bars], None)
     common = np.flatnonzero(real_bars.valid.all(axis=1))[20:]
-    return table.regime[common], real_bars.stamps[common]
+    return table.regime[common], real_bars.timestamps[common]
 
 
 def shares(labels: np.ndarray) -> np.ndarray:

@@ -52,15 +52,15 @@ def swapped() -> bytes:
 BROKEN: dict[str, tuple[bytes, str, str, str]] = {
     # kind: (content, where, column, a word of the complaint)
     "unparsable price": (with_row(7, "2019-01-08,1.1,1.2,one,1.1,5"), "line 7", "column Low", "'one' is not a number"),
-    "unparsable date": (with_row(9, "soon,1.1,1.2,1.0,1.1,5"), "line 9", "column Date", "'soon' is not a stamp"),
+    "unparsable date": (with_row(9, "soon,1.1,1.2,1.0,1.1,5"), "line 9", "column Date", "'soon' is not a timestamp"),
     "missing price": (with_row(5, "2019-01-04,1.1,1.2,1.0,,5"), "line 5", "column Close", "an empty price"),
     "infinite price": (with_row(6, "2019-01-07,1.1,inf,1.0,1.1,5"), "line 6", "column High", "not finite"),
     "negative volume": (with_row(6, "2019-01-07,1.1,1.2,1.0,1.1,-5"), "line 6", "column Volume", "negative"),
     "high below low": (with_row(3, "2019-01-02,1.1,1.0,1.2,1.1,5"), "line 3", "column high", "high 1 is below low 1.2"),
     "high below close": (with_row(3, "2019-01-02,1.1,1.15,1.0,1.2,5"), "line 3", "column high", "below close 1.2"),
     "low above open": (with_row(3, "2019-01-02,1.1,1.3,1.15,1.2,5"), "line 3", "column low", "above open 1.1"),
-    "duplicate stamp": (with_row(4, "2019-01-02,1.1,1.2,1.0,1.1,5"), "line 4", "column timestamp", "stands twice"),
-    "unsorted stamps": (swapped(), "line 7", "column timestamp", "comes after a later stamp"),
+    "duplicate timestamp": (with_row(4, "2019-01-02,1.1,1.2,1.0,1.1,5"), "line 4", "column timestamp", "stands twice"),
+    "unsorted timestamps": (swapped(), "line 7", "column timestamp", "comes after a later timestamp"),
     "negative price": (with_row(8, "2019-01-09,1.1,1.2,-1.0,1.1,5"), "line 8", "column low", "is not positive"),
     "zero price": (with_row(8, "2019-01-09,0,1.2,0,1.1,5"), "line 8", "column open", "is not positive"),
     "column missing": (
@@ -238,11 +238,13 @@ def test_a_repair_drops_and_mends_what_it_may_and_counts_it_by_kind(tmp_path: Pa
         "duplicates_dropped": 1,
         "unsorted_rows_sorted": 1,
     }
-    assert (np.diff(series.stamps) > np.timedelta64(0)).all()
+    assert (np.diff(series.timestamps) > np.timedelta64(0)).all()
     assert (series.bars[:, 1] >= series.bars[:, [0, 3]].max(axis=1)).all()
 
 
-def test_of_two_different_bars_at_one_stamp_a_repair_keeps_the_later_row(tmp_path: Path, settings: Settings) -> None:
+def test_of_two_different_bars_at_one_timestamp_a_repair_keeps_the_later_row(
+    tmp_path: Path, settings: Settings
+) -> None:
     rows = good_rows()
     rows.insert(5, rows[4].replace("1.1004", "1.1049"))
     path = tmp_path / "EURUSD.csv"

@@ -16,7 +16,7 @@ from mtquant_rllib.market.calendar import financing_nights, local_time, rollover
 NEW_YORK = ZoneInfo("America/New_York")
 
 
-def stamps(*texts: str) -> np.ndarray:
+def timestamps(*texts: str) -> np.ndarray:
     return np.array(texts, dtype="datetime64[s]")
 
 
@@ -25,21 +25,21 @@ def hours(start: str, stop: str) -> np.ndarray:
 
 
 def test_a_week_of_daily_bars_pays_seven_nights_three_of_them_on_the_triple_day() -> None:
-    week = stamps(*(f"2024-01-{d:02d}" for d in (1, 2, 3, 4, 5, 8)))  # Monday to next Monday
+    week = timestamps(*(f"2024-01-{d:02d}" for d in (1, 2, 3, 4, 5, 8)))  # Monday to next Monday
     nights = financing_nights(week, True, ["Wed", "Fri"])
     assert nights[:, 0].tolist() == [0, 1, 1, 3, 1, 1]
     assert nights[:, 1].tolist() == [0, 1, 1, 1, 1, 3]
 
 
 def test_a_missing_day_is_paid_by_the_next_bar() -> None:
-    nights = financing_nights(stamps("2024-01-02", "2024-01-04", "2024-01-16"), True, ["Wed"])
+    nights = financing_nights(timestamps("2024-01-02", "2024-01-04", "2024-01-16"), True, ["Wed"])
     # Tuesday and (triple) Wednesday; then Thursday, Friday, a full week, and Monday the 15th.
     assert nights[:, 0].tolist() == [0, 4, 2 + 7 + 1]
 
 
 def test_an_intraday_bar_pays_the_instants_after_the_previous_and_up_to_itself() -> None:
     # Winter: 17:00 New York is 22:00 UTC. Tuesday 2024-01-09.
-    bars = stamps("2024-01-09T20:00:00", "2024-01-09T21:00:00", "2024-01-09T22:00:00", "2024-01-09T23:00:00")
+    bars = timestamps("2024-01-09T20:00:00", "2024-01-09T21:00:00", "2024-01-09T22:00:00", "2024-01-09T23:00:00")
     assert financing_nights(bars, False, ["Wed"])[:, 0].tolist() == [0, 0, 1, 0]
 
 
@@ -92,14 +92,14 @@ def test_daily_and_hourly_bars_pay_the_same_over_a_year() -> None:
 
 def test_a_trading_day_runs_from_1700_to_1700_and_the_weekend_is_mondays() -> None:
     # Friday 21:00 UTC (16:00), Sunday 22:00 (17:00), Monday 21:00 (16:00), Monday 22:00 (17:00); winter.
-    bars = stamps("2024-01-05T21:00:00", "2024-01-07T22:00:00", "2024-01-08T21:00:00", "2024-01-08T22:00:00")
+    bars = timestamps("2024-01-05T21:00:00", "2024-01-07T22:00:00", "2024-01-08T21:00:00", "2024-01-08T22:00:00")
     ids = trading_day(bars, False)
     assert np.diff(ids).tolist() == [3, 0, 1]
     assert ids[0] == np.datetime64("2024-01-05", "D").astype(int)
 
 
 def test_every_daily_row_is_a_day_and_none_is_a_rollover_bar() -> None:
-    days = stamps("2024-01-05", "2024-01-08")
+    days = timestamps("2024-01-05", "2024-01-08")
     assert np.diff(trading_day(days, True)).tolist() == [3]
     assert not rollover_bar(days, True).any()
 
@@ -109,7 +109,7 @@ def test_quarter_hours_within_the_hour_after_the_rollover_are_marked_on_weekdays
         np.datetime64("2024-01-05T21:30", "s"), np.datetime64("2024-01-05T23:30", "s"), np.timedelta64(15, "m")
     )
     assert rollover_bar(bars, False).tolist() == [False, False, True, True, True, True, False, False]
-    assert not rollover_bar(stamps("2024-01-07T22:00:00"), False).any()
+    assert not rollover_bar(timestamps("2024-01-07T22:00:00"), False).any()
 
 
 def test_local_time_agrees_with_zoneinfo_hour_by_hour_through_a_year() -> None:

@@ -31,8 +31,8 @@ def hours(months: int = 4, step: str = "1h") -> pd.DatetimeIndex:
     return local[own].tz_convert("UTC")
 
 
-def wall(stamps: pd.DatetimeIndex, zone: str, ahead_h: float = 0) -> np.ndarray:
-    shown = stamps.tz_convert(zone).tz_localize(None) + pd.Timedelta(hours=ahead_h)
+def wall(timestamps: pd.DatetimeIndex, zone: str, ahead_h: float = 0) -> np.ndarray:
+    shown = timestamps.tz_convert(zone).tz_localize(None) + pd.Timedelta(hours=ahead_h)
     return np.asarray(shown.to_numpy(), dtype="datetime64[s]")
 
 
@@ -48,11 +48,11 @@ CLOCKS = {
 @pytest.mark.parametrize("step", ["1h", "15min", "4h"])
 def test_a_clock_taken_for_utc_is_named(clock: str, step: str) -> None:
     zone, ahead_h = CLOCKS[clock]
-    stamps = wall(hours(step=step), zone, ahead_h)
-    doubt = clock_doubt(stamps, "UTC", SESSION, CONFIG)
+    timestamps = wall(hours(step=step), zone, ahead_h)
+    doubt = clock_doubt(timestamps, "UTC", SESSION, CONFIG)
     assert doubt is not None
     assert f"a clock of {clock} " in doubt or f" or {clock} " in doubt
-    assert clock_doubt(stamps, clock, SESSION, CONFIG) is None
+    assert clock_doubt(timestamps, clock, SESSION, CONFIG) is None
 
 
 def test_utc_is_no_cause_for_doubt() -> None:
@@ -69,9 +69,9 @@ def test_weeks_that_fit_no_clock_and_files_of_few_weeks_are_not_judged() -> None
 def test_an_import_warns_of_the_clock_and_a_named_one_ends_the_warning(tmp_path: Path) -> None:
     path = tmp_path / "EURUSD.csv"
     rng = np.random.default_rng(0)
-    stamps = wall(hours(), "Europe/Athens")
-    close = 1.1 + np.cumsum(rng.normal(0, 1e-4, len(stamps)))
-    rows = [f"{stamp},{c:.5f},{c + 1e-3:.5f},{c - 1e-3:.5f},{c:.5f},5" for stamp, c in zip(stamps, close)]
+    timestamps = wall(hours(), "Europe/Athens")
+    close = 1.1 + np.cumsum(rng.normal(0, 1e-4, len(timestamps)))
+    rows = [f"{timestamp},{c:.5f},{c + 1e-3:.5f},{c - 1e-3:.5f},{c:.5f},5" for timestamp, c in zip(timestamps, close)]
     path.write_text("\n".join(["time,open,high,low,close,volume", *rows, ""]))
     _, report = import_raw(path, SETTINGS)
     assert any("weeks open and close as on a clock of Europe/Athens" in warning for warning in report.warnings)
@@ -79,10 +79,10 @@ def test_an_import_warns_of_the_clock_and_a_named_one_ends_the_warning(tmp_path:
     assert not any("weeks open and close" in warning for warning in report.warnings)
 
 
-def walk(stamps: np.ndarray, source: str) -> BarSeries:
+def walk(timestamps: np.ndarray, source: str) -> BarSeries:
     rng = np.random.default_rng(1)
-    close = 1.1 + np.cumsum(rng.normal(0, 1e-4, len(stamps)))
-    return BarSeries("EURUSD", stamps, np.repeat(close[:, None], 5, axis=1), False, source)
+    close = 1.1 + np.cumsum(rng.normal(0, 1e-4, len(timestamps)))
+    return BarSeries("EURUSD", timestamps, np.repeat(close[:, None], 5, axis=1), False, source)
 
 
 def test_the_lag_behind_a_reference_is_the_hours_between_the_clocks() -> None:

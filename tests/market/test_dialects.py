@@ -34,11 +34,11 @@ FILES = {
 
 @pytest.mark.parametrize("dialect", SETTINGS.market.dialects)
 def test_a_sample_of_every_dialect_gives_the_same_bars(dialect: str) -> None:
-    name, stamps = FILES[dialect]
+    name, timestamps = FILES[dialect]
     (series,), report = import_raw(SAMPLES / name, SETTINGS)
     assert dialect in report.dialect
     assert series.symbol == "EURUSD"
-    np.testing.assert_array_equal(series.stamps, stamps)
+    np.testing.assert_array_equal(series.timestamps, timestamps)
     np.testing.assert_array_equal(series.bars, BARS)
 
 
@@ -69,7 +69,7 @@ def test_what_pandas_writes_of_several_tickers_is_read_whichever_way(order: str,
         frame.to_parquet(path)
     found = import_paths(path, SETTINGS)
     (series,) = found.series
-    np.testing.assert_array_equal(series.stamps, DAYS)
+    np.testing.assert_array_equal(series.timestamps, DAYS)
     np.testing.assert_array_equal(series.bars, BARS)
     assert found.macro is not None
     assert found.macro.columns == ("vix",)
@@ -128,7 +128,7 @@ def test_a_dialect_of_ones_own_comes_before_the_shipped_ones(tmp_path: Path) -> 
     (series,), report = import_raw(path, Settings.load(config))
     assert "house" in report.dialect
     assert series.symbol == "XAUUSD"
-    assert str(series.stamps[0]) == "2019-02-15T14:00:00"
+    assert str(series.timestamps[0]) == "2019-02-15T14:00:00"
     assert series.bars[0, :4].tolist() == [1235.5, 1236.0, 1233.0, 1234.5]
 
 
@@ -173,9 +173,11 @@ def test_a_live_last_row_is_named_by_its_own_line_and_dropped_on_request(kind: s
     before = ["2024-02-28 00:00:00" + pattern[21:], "2024-02-29 00:00:00" + pattern[21:]]
     if "hour" in kind:
         before = ["2024-03-04 14:30:00-05:00", "2024-03-04 15:30:00-05:00"]
-    stamps = [*before, *(pattern.format(d=d) for d in days), last]
+    timestamps = [*before, *(pattern.format(d=d) for d in days), last]
     path = tmp_path / "EURUSD.csv"
-    path.write_text("Datetime,Open,High,Low,Close\n" + "".join(f"{stamp},1.1,1.2,1.05,1.15\n" for stamp in stamps))
+    path.write_text(
+        "Datetime,Open,High,Low,Close\n" + "".join(f"{timestamp},1.1,1.2,1.05,1.15\n" for timestamp in timestamps)
+    )
     with pytest.raises(MarketDataError, match=r"line 7, column timestamp: the last bar of EURUSD .* was running"):
         import_raw(path, SETTINGS)
     (series,), report = import_raw(path, SETTINGS, repair=True)

@@ -78,7 +78,7 @@ def test_every_daily_dialect_gives_the_same_bars(dialect: str, tmp_path: Path, s
     (series,), report = import_raw(path, settings)
     assert series.symbol == "EURUSD"
     assert series.daily
-    assert series.stamps.tolist() == np.array(DAYS, dtype="datetime64[s]").tolist()
+    assert series.timestamps.tolist() == np.array(DAYS, dtype="datetime64[s]").tolist()
     np.testing.assert_array_equal(series.bars, BARS)
     assert report.rows_read == report.rows_kept == 3
     assert report.repairs == {}
@@ -100,14 +100,14 @@ HOURLY = {
 def test_every_intraday_spelling_of_time_gives_the_same_moments(
     dialect: str, tmp_path: Path, settings: Settings
 ) -> None:
-    stamps = HOURLY[dialect]
-    header = "Date,Time" if "," in stamps[0] else "time"
-    rows = [f"{stamp},{','.join(f'{v:g}' for v in row)}" for stamp, row in zip(stamps, BARS)]
+    timestamps = HOURLY[dialect]
+    header = "Date,Time" if "," in timestamps[0] else "time"
+    rows = [f"{timestamp},{','.join(f'{v:g}' for v in row)}" for timestamp, row in zip(timestamps, BARS)]
     path = tmp_path / "EURUSD60.csv"
     path.write_text("\n".join([f"{header},open,high,low,close,tick_volume", *rows, ""]))
     (series,), _ = import_raw(path, settings)
     assert not series.daily
-    assert series.stamps.tolist() == np.array(HOURS, dtype="datetime64[s]").tolist()
+    assert series.timestamps.tolist() == np.array(HOURS, dtype="datetime64[s]").tolist()
     np.testing.assert_array_equal(series.bars, BARS)
 
 
@@ -129,7 +129,7 @@ def test_server_time_is_turned_into_utc(
         "2019-03-11 12:00,1.5,2,1,1.5\n"
     )
     (series,), report = import_raw(path, settings, timezone=timezone)
-    assert [str(s) for s in series.stamps[[0, 2]]] == [winter, summer]
+    assert [str(s) for s in series.timestamps[[0, 2]]] == [winter, summer]
     assert timezone in report.dialect
 
 
@@ -145,14 +145,14 @@ def test_the_hour_that_autumn_repeats_is_two_hours(tmp_path: Path, settings: Set
     clock = ["02:00", "03:00", "03:00", "04:00"]
     path.write_text("time,open,high,low,close\n" + "".join(f"2019-10-27 {c},1,2,1,1.5\n" for c in clock))
     (series,), _ = import_raw(path, settings, timezone="Europe/Athens")
-    assert [str(s)[11:13] for s in series.stamps] == ["23", "00", "01", "02"]
+    assert [str(s)[11:13] for s in series.timestamps] == ["23", "00", "01", "02"]
 
 
 def test_dates_of_daily_bars_are_labels_and_never_shift(tmp_path: Path, settings: Settings) -> None:
     path = tmp_path / "EURUSD.csv"
     path.write_text(written("generic"))
     (series,), _ = import_raw(path, settings, timezone="Europe/Athens")
-    assert str(series.stamps[0]) == "2019-02-14T00:00:00"
+    assert str(series.timestamps[0]) == "2019-02-14T00:00:00"
 
 
 def test_scaled_integers_are_divided_only_when_told(tmp_path: Path, settings: Settings) -> None:
@@ -178,7 +178,7 @@ def test_options_of_a_file_can_stand_in_the_config(tmp_path: Path) -> None:
     path.write_text("Date,Time,Open,High,Low,Close\n03/04/2019,12:00,1.5,2,1,1.5\n03/04/2019,13:00,1.5,2,1,1.5\n")
     (series,), _ = import_raw(path, settings)
     assert series.symbol == "XAUUSD"
-    assert str(series.stamps[0]) == "2019-04-03T10:00:00"
+    assert str(series.timestamps[0]) == "2019-04-03T10:00:00"
 
 
 def test_utf16_as_some_terminals_write_it_is_read(tmp_path: Path, settings: Settings) -> None:
@@ -211,7 +211,7 @@ def test_sunday_bars_are_kept_with_a_warning_and_merged_on_request(tmp_path: Pat
     assert any("1 daily bars dated on a weekend" in warning for warning in report.warnings)
     (merged,), report = import_raw(path, settings, repair=True)
     assert report.repairs == {"weekend_bars_merged": 1}
-    assert [str(s)[:10] for s in merged.stamps] == ["2007-06-22", "2007-06-25", "2007-06-26"]
+    assert [str(s)[:10] for s in merged.timestamps] == ["2007-06-22", "2007-06-25", "2007-06-26"]
     assert merged.bars[1].tolist() == [654, 658, 648, 651, 1993]
 
 
@@ -298,7 +298,7 @@ def long_file(tmp_path: Path, settings: Settings, name: str = "all.csv") -> Path
     return path
 
 
-def test_a_long_file_becomes_a_market_on_the_union_of_stamps(tmp_path: Path, settings: Settings) -> None:
+def test_a_long_file_becomes_a_market_on_the_union_of_timestamps(tmp_path: Path, settings: Settings) -> None:
     market, report = load_market(settings, long_file(tmp_path, settings), None)
     assert market.symbols == settings.universe.symbols
     assert market.bars.shape == (10, 8, 5)
@@ -336,7 +336,7 @@ def test_a_folder_of_files_equals_the_long_file(tmp_path: Path, settings: Settin
         write_bars([one], folder / f"{one.symbol}.parquet")
     parts, _ = load_market(settings, folder, None)
     np.testing.assert_array_equal(parts.bars, whole.bars)
-    np.testing.assert_array_equal(parts.stamps, whole.stamps)
+    np.testing.assert_array_equal(parts.timestamps, whole.timestamps)
 
 
 def test_what_is_written_reads_back_the_same(tmp_path: Path, settings: Settings) -> None:

@@ -23,13 +23,13 @@ def series(dates: list[str], values: list[float]) -> MacroSeries:
     return MacroSeries(np.array(dates, dtype="datetime64[D]"), np.array(values)[:, None], ("vix",))
 
 
-def stamps(*texts: str) -> np.ndarray:
+def timestamps(*texts: str) -> np.ndarray:
     return np.array(texts, dtype="datetime64[s]")
 
 
 def test_a_daily_row_sees_the_previous_business_day_at_most() -> None:
     published = series(["2024-01-04", "2024-01-05", "2024-01-08"], [14, 15, 18])  # Thursday, Friday, Monday
-    rows = stamps("2024-01-04", "2024-01-05", "2024-01-07", "2024-01-08", "2024-01-09")
+    rows = timestamps("2024-01-04", "2024-01-05", "2024-01-07", "2024-01-08", "2024-01-09")
     known = as_of(published, rows, True, CONFIG)[:, 0]
     # Friday's value is first seen on Monday; a Sunday bar still sees Thursday's.
     np.testing.assert_array_equal(known, [np.nan, 14, 14, 15, 18])
@@ -37,14 +37,14 @@ def test_a_daily_row_sees_the_previous_business_day_at_most() -> None:
 
 def test_an_intraday_row_sees_it_from_1700_new_york_of_the_next_business_day() -> None:
     published = series(["2024-03-07", "2024-03-08"], [14, 15])  # Thursday and Friday; clocks change on Sunday the 10th
-    rows = stamps("2024-03-08T21:00:00", "2024-03-08T22:00:00", "2024-03-11T20:00:00", "2024-03-11T21:00:00")
+    rows = timestamps("2024-03-08T21:00:00", "2024-03-08T22:00:00", "2024-03-11T20:00:00", "2024-03-11T21:00:00")
     known = as_of(published, rows, False, CONFIG)[:, 0]
     np.testing.assert_array_equal(known, [np.nan, 14, 14, 15])
 
 
 def test_a_day_without_a_value_carries_the_last_one_and_nothing_comes_before_the_first() -> None:
     published = series(["2024-01-02", "2024-01-03", "2024-01-04"], [14, np.nan, 16])
-    known = as_of(published, stamps("2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05"), True, CONFIG)[:, 0]
+    known = as_of(published, timestamps("2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05"), True, CONFIG)[:, 0]
     np.testing.assert_array_equal(known, [np.nan, 14, 14, 16])
 
 
@@ -96,7 +96,7 @@ BROKEN = {
     ),
     "twice": ("date,vix\n2019-01-01,20\n2019-01-01,21\n", "line 3, column date: 2019-01-01 stands twice"),
     "unsorted": ("date,vix\n2019-01-02,20\n2019-01-01,21\n", "line 3, column date: 2019-01-01 comes after"),
-    "no readable date": ("date,vix\nsoon,20\nlater,21\n", "line 2, column date: 'soon' is not a stamp"),
+    "no readable date": ("date,vix\nsoon,20\nlater,21\n", "line 2, column date: 'soon' is not a timestamp"),
     "two of one name": ("date,vix,vix\n2019-01-01,20,20\n", "column vix: the header names 'vix' twice"),
     "a comma that may be either": ("date;dxy\n2019-01-01;101,234\n", "column dxy: '101,234' is 101234 or 101.234"),
     "no date": ("vix,dxy\n20,90\n21,91\n", "line 1, column timestamp: column missing"),

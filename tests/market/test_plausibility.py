@@ -25,14 +25,14 @@ BOUNDS = SETTINGS.market.plausible
 SHARED = os.environ.get("MTQUANT_BARS")
 
 
-def frame(stamps: pd.DatetimeIndex, seed: int = 0, deviation: float = 0.005, start: float = 1.1) -> pd.DataFrame:
+def frame(timestamps: pd.DatetimeIndex, seed: int = 0, deviation: float = 0.005, start: float = 1.1) -> pd.DataFrame:
     """A random walk as bars."""
     rng = np.random.default_rng(seed)
-    close = start * np.exp(np.cumsum(rng.normal(0, deviation, len(stamps))))
+    close = start * np.exp(np.cumsum(rng.normal(0, deviation, len(timestamps))))
     opens = np.concatenate(([start], close[:-1]))
-    spread = 0.3 * deviation * close * rng.uniform(0.5, 1.5, len(stamps))
+    spread = 0.3 * deviation * close * rng.uniform(0.5, 1.5, len(timestamps))
     bars = {"open": opens, "high": np.maximum(opens, close) + spread, "low": np.minimum(opens, close) - spread}
-    return pd.DataFrame(bars | {"close": close, "volume": rng.integers(900, 1100, len(stamps))}, index=stamps)
+    return pd.DataFrame(bars | {"close": close, "volume": rng.integers(900, 1100, len(timestamps))}, index=timestamps)
 
 
 def daily(n: int = 300, **how: float) -> pd.DataFrame:
@@ -40,8 +40,8 @@ def daily(n: int = 300, **how: float) -> pd.DataFrame:
 
 
 def hourly(n: int = 480, first: str = "2023-01-09", step: str = "1h") -> pd.DataFrame:
-    stamps = pd.date_range(first, periods=2 * n, freq=step)
-    return frame(stamps[~closed_hours(stamps.to_numpy(), "17:00", "17:00")][:n], deviation=0.001)
+    timestamps = pd.date_range(first, periods=2 * n, freq=step)
+    return frame(timestamps[~closed_hours(timestamps.to_numpy(), "17:00", "17:00")][:n], deviation=0.001)
 
 
 def read(bars: pd.DataFrame, tmp_path: Path, repair: bool = False) -> Imported:
@@ -67,18 +67,18 @@ def refusal(bars: pd.DataFrame, tmp_path: Path, repair: bool = False) -> str:
 @pytest.mark.parametrize(("year", "said"), [(1700, "is no time of a bar"), (2220, "is no time"), (2084, "1100 days")])
 def test_a_year_that_cannot_be_is_refused_and_left_out_by_a_repair(year: int, said: str, tmp_path: Path) -> None:
     bars = daily()
-    stamps = bars.index.to_list()
+    timestamps = bars.index.to_list()
     at = 0 if year < 1900 else -1
-    stamps[at] = stamps[at].replace(year=year)
-    bars.index = pd.DatetimeIndex(np.array(stamps, dtype="datetime64[s]"))
+    timestamps[at] = timestamps[at].replace(year=year)
+    bars.index = pd.DatetimeIndex(np.array(timestamps, dtype="datetime64[s]"))
     assert said in refusal(bars, tmp_path)
     assert repairs(bars, tmp_path) == {"impossible_times_dropped": 1}
 
 
 def test_the_smaller_part_of_a_history_is_the_stray_one() -> None:
-    stamps = np.array(["2001-01-01", "2019-01-01", "2019-01-02", "2019-01-03"], dtype="datetime64[s]")
-    assert stray(stamps, 1100).tolist() == [True, False, False, False]
-    assert not stray(stamps[1:], 1100).any()
+    timestamps = np.array(["2001-01-01", "2019-01-01", "2019-01-02", "2019-01-03"], dtype="datetime64[s]")
+    assert stray(timestamps, 1100).tolist() == [True, False, False, False]
+    assert not stray(timestamps[1:], 1100).any()
 
 
 SPLICES: dict[str, Callable[[], pd.DataFrame]] = {
@@ -110,29 +110,31 @@ def test_weeks_among_days_are_no_daily_bars(tmp_path: Path) -> None:
 
 
 def test_nights_weekends_holes_and_a_missing_hour_are_no_other_spacing() -> None:
-    stamps = hourly().index.to_numpy().astype("datetime64[s]")
-    assert foreign_spacing(stamps) is None
-    assert foreign_spacing(np.delete(stamps, [5, 50, 51, *range(100, 300)])) is None
-    stamps = daily().index.to_numpy().astype("datetime64[s]")
-    assert foreign_spacing(np.delete(stamps, [5, 50, 51, *range(100, 160)])) is None
+    timestamps = hourly().index.to_numpy().astype("datetime64[s]")
+    assert foreign_spacing(timestamps) is None
+    assert foreign_spacing(np.delete(timestamps, [5, 50, 51, *range(100, 300)])) is None
+    timestamps = daily().index.to_numpy().astype("datetime64[s]")
+    assert foreign_spacing(np.delete(timestamps, [5, 50, 51, *range(100, 160)])) is None
 
 
 def test_a_year_has_as_many_bars_with_a_hole_as_without() -> None:
     """55 days out of a year of hours took a tenth of its bars a year."""
-    stamps = hourly(6_000, "2023-01-02").index.to_numpy().astype("datetime64[s]")
-    holed = np.concatenate((stamps[:3_000], stamps[3_000:][stamps[3_000:] > stamps[2_999] + np.timedelta64(55, "D")]))
-    assert bars_per_year(stamps) == pytest.approx(6_250, rel=0.02)
-    assert bars_per_year(holed) == pytest.approx(bars_per_year(stamps), rel=0.01)
+    timestamps = hourly(6_000, "2023-01-02").index.to_numpy().astype("datetime64[s]")
+    holed = np.concatenate(
+        (timestamps[:3_000], timestamps[3_000:][timestamps[3_000:] > timestamps[2_999] + np.timedelta64(55, "D")])
+    )
+    assert bars_per_year(timestamps) == pytest.approx(6_250, rel=0.02)
+    assert bars_per_year(holed) == pytest.approx(bars_per_year(timestamps), rel=0.01)
     assert (len(holed) - 1) / ((holed[-1] - holed[0]) / np.timedelta64(31_557_600, "s")) < 5_600, "what it was"
-    assert (without_holes(stamps) == stamps).all()
+    assert (without_holes(timestamps) == timestamps).all()
     assert np.diff(without_holes(holed)).max() < np.timedelta64(3, "D")
 
 
-def test_of_stamps_without_holes_bars_a_year_are_what_they_were_to_the_byte() -> None:
-    stamps = daily().index.to_numpy().astype("datetime64[s]")
+def test_of_timestamps_without_holes_bars_a_year_are_what_they_were_to_the_byte() -> None:
+    timestamps = daily().index.to_numpy().astype("datetime64[s]")
     year = np.timedelta64(int(365.25 * 86400), "s")
-    assert bars_per_year(stamps) == float((len(stamps) - 1) / ((stamps[-1] - stamps[0]) / year))
-    assert np.isnan(bars_per_year(stamps[:1]))
+    assert bars_per_year(timestamps) == float((len(timestamps) - 1) / ((timestamps[-1] - timestamps[0]) / year))
+    assert np.isnan(bars_per_year(timestamps[:1]))
 
 
 # Hours
@@ -171,8 +173,8 @@ def test_flat_bars_of_closed_hours_are_no_bars(tmp_path: Path) -> None:
 
 def test_a_day_without_a_single_trade_is_closed(tmp_path: Path) -> None:
     """Christmas is a Monday here: 24 flat hours without volume from Sunday 17:00 New York on."""
-    stamps = pd.date_range("2023-12-18", periods=336, freq="1h")
-    bars = frame(stamps[~closed_hours(stamps.to_numpy(), "17:00", "17:00")], deviation=0.001)
+    timestamps = pd.date_range("2023-12-18", periods=336, freq="1h")
+    bars = frame(timestamps[~closed_hours(timestamps.to_numpy(), "17:00", "17:00")], deviation=0.001)
     christmas = (bars.index >= "2023-12-24 22:00") & (bars.index < "2023-12-25 22:00")
     for column in ("open", "high", "low"):
         bars.loc[christmas, column] = bars.loc[christmas, "close"]

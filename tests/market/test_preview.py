@@ -24,7 +24,9 @@ def test_an_import_ends_with_its_first_and_last_rows_clock_frequency_and_units(
 ) -> None:
     assert main(["data", "import", str(bars), "--timezone", "UTC+2", "--out", str(tmp_path / "out.parquet")]) == 0
     said = capsys.readouterr().out
-    assert "EURUSD: 1 hour bars, stamps read as UTC+2, prices in USD for 1 EUR, volume as the source counts it" in said
+    assert (
+        "EURUSD: 1 hour bars, timestamps read as UTC+2, prices in USD for 1 EUR, volume as the source counts it" in said
+    )
     for row in ("2019-02-14 08:00", "2019-02-14 09:00", "... 6 more", "2019-02-15 12:00"):
         assert row in said
     report = json.loads((tmp_path / "out_report.json").read_text())

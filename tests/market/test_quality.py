@@ -27,8 +27,8 @@ def walk(symbol: str, seed: int, *, n: int = 520, daily: bool = True, gap_share:
     bars = np.column_stack(
         [open_, np.maximum(open_, close) * wick, np.minimum(open_, close) / wick, close, 100 + rng.random(n)]
     )
-    stamps = pd.bdate_range("2018-01-01", periods=n) if daily else pd.date_range("2018-01-01", periods=n, freq="h")
-    return BarSeries(symbol, np.array(stamps, dtype="datetime64[s]"), bars, daily, "test")
+    timestamps = pd.bdate_range("2018-01-01", periods=n) if daily else pd.date_range("2018-01-01", periods=n, freq="h")
+    return BarSeries(symbol, np.array(timestamps, dtype="datetime64[s]"), bars, daily, "test")
 
 
 def warnings_of(series: BarSeries) -> str:
@@ -45,7 +45,7 @@ def test_a_feed_that_hardly_moves_for_hours_is_frozen_whatever_its_volume() -> N
     bars = series.bars.copy()
     bars[100:130, :4] = bars[100, 3] + np.array([0, 0.1, 0, 0.1])
     bars[100:130, 4] = 1e6
-    frozen = BarSeries("US30", series.stamps, bars, False, "test")
+    frozen = BarSeries("US30", series.timestamps, bars, False, "test")
     assert "suspected frozen feed: 30 bars in 1 stretches between 2018-01-05 04:00" in warnings_of(frozen)
 
 
@@ -53,9 +53,9 @@ def test_a_long_hole_is_a_gap_and_a_holiday_weekend_is_none() -> None:
     series = walk("US30", 2)
     keep = np.ones(len(series), dtype=bool)
     keep[50] = False  # one day
-    assert "gap" not in warnings_of(BarSeries("US30", series.stamps[keep], series.bars[keep], True, "test"))
+    assert "gap" not in warnings_of(BarSeries("US30", series.timestamps[keep], series.bars[keep], True, "test"))
     keep[100:140] = False
-    text = warnings_of(BarSeries("US30", series.stamps[keep], series.bars[keep], True, "test"))
+    text = warnings_of(BarSeries("US30", series.timestamps[keep], series.bars[keep], True, "test"))
     assert "1 gap without bars, longest 59 days" in text
 
 
@@ -64,7 +64,7 @@ def test_an_unfinished_last_bar_is_pointed_out() -> None:
     bars = series.bars.copy()
     bars[-1, 4] = 10
     assert "the last bar (2019-12-27) may be unfinished: volume 10 where" in warnings_of(
-        BarSeries("EURUSD", series.stamps, bars, True, "test")
+        BarSeries("EURUSD", series.timestamps, bars, True, "test")
     )
 
 
@@ -75,7 +75,7 @@ def test_an_hourly_bar_that_carries_the_days_range_is_pointed_out() -> None:
         rows = slice(24 * day, 24 * day + 24)
         bars[24 * day, 1], bars[24 * day, 2] = series.bars[rows, 1].max(), series.bars[rows, 2].min()
     assert "the day's high and low, which is the future" in warnings_of(
-        BarSeries("EURUSD", series.stamps, bars, False, "test")
+        BarSeries("EURUSD", series.timestamps, bars, False, "test")
     )
 
 
@@ -83,9 +83,9 @@ def test_missing_volume_is_pointed_out_once_it_matters() -> None:
     series = walk("EURUSD", 5)
     bars = series.bars.copy()
     bars[:50, 4] = np.nan
-    assert warnings_of(BarSeries("EURUSD", series.stamps, bars, True, "test")) == ""
+    assert warnings_of(BarSeries("EURUSD", series.timestamps, bars, True, "test")) == ""
     bars[:200, 4] = np.nan
-    assert "volume missing on 38%" in warnings_of(BarSeries("EURUSD", series.stamps, bars, True, "test"))
+    assert "volume missing on 38%" in warnings_of(BarSeries("EURUSD", series.timestamps, bars, True, "test"))
 
 
 def with_stale_opens(series: BarSeries, share: float, seed: int = 9) -> BarSeries:
@@ -94,7 +94,7 @@ def with_stale_opens(series: BarSeries, share: float, seed: int = 9) -> BarSerie
     bars[1:, 0] = bars[:-1, 3] + share * (bars[1:, 0] - bars[:-1, 3])
     bars[:, 1] = np.maximum(bars[:, 1], bars[:, 0])
     bars[:, 2] = np.minimum(bars[:, 2], bars[:, 0])
-    return BarSeries(series.symbol, series.stamps, bars, True, "test")
+    return BarSeries(series.symbol, series.timestamps, bars, True, "test")
 
 
 def test_an_open_that_repeats_the_close_is_stale() -> None:
@@ -104,7 +104,7 @@ def test_an_open_that_repeats_the_close_is_stale() -> None:
 
 def test_a_rounded_stale_open_is_betrayed_by_the_gap_of_a_peer() -> None:
     peer = walk("US30", 7)
-    honest = BarSeries("NAS100", peer.stamps, peer.bars * 3, True, "test")
+    honest = BarSeries("NAS100", peer.timestamps, peer.bars * 3, True, "test")
     stale = with_stale_opens(honest, share=0.1)
     fair = describe(align([peer, honest], SETTINGS), SETTINGS)
     assert all(not one.suspected_stale_years for one in fair.instruments)
@@ -119,7 +119,7 @@ def test_the_report_is_plain_data_and_fits_a_terminal() -> None:
     oil = walk("WTIUSD", 8)
     bars = oil.bars.copy()
     bars[300, :4] = [10, 11, -40, -37]
-    market = align([walk("EURUSD", 9), BarSeries("WTIUSD", oil.stamps[20:], bars[20:], True, "test")], SETTINGS)
+    market = align([walk("EURUSD", 9), BarSeries("WTIUSD", oil.timestamps[20:], bars[20:], True, "test")], SETTINGS)
     report = describe(market, SETTINGS)
     assert report.rows == 520
     assert report.common_rows == 500

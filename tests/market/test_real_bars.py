@@ -1,4 +1,4 @@
-"""Real files, with the oddities they have. Needs the folder named by MTQUANT_BARS."""
+"""Real files, with the anomalies they have. Needs the folder named by MTQUANT_BARS."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ CLEAN = {
 
 @pytest.mark.parametrize("name", CLEAN)
 def test_a_clean_file_imports_as_it_is_and_its_oddity_is_reported(name: str, folder: Path) -> None:
-    symbol, daily, rows, oddity = CLEAN[name]
+    symbol, daily, rows, anomaly = CLEAN[name]
     (series,), report = import_raw(raw(folder, name), SETTINGS)
     assert (series.symbol, series.daily, len(series)) == (symbol, daily, rows)
     assert report.repairs == {}
     other = [warning for warning in report.warnings if "weeks open and close" not in warning]
-    assert oddity in "; ".join(other)
-    assert bool(other) == bool(oddity)
+    assert anomaly in "; ".join(other)
+    assert bool(other) == bool(anomaly)
 
 
 SERVER_TIME = {
@@ -110,7 +110,7 @@ def test_scaled_integers_lose_their_float_noise(folder: Path) -> None:
 
 def test_offsets_that_change_with_daylight_saving_open_at_930_new_york(folder: Path) -> None:
     (series,), _ = import_raw(raw(folder, "yfinance_hourly_tz_DJI.csv"), SETTINGS)
-    local = pd.DatetimeIndex(series.stamps).tz_localize("UTC").tz_convert("America/New_York")
+    local = pd.DatetimeIndex(series.timestamps).tz_localize("UTC").tz_convert("America/New_York")
     assert set(local.minute) == {30}
     assert local.hour.min() == 9
 
@@ -120,7 +120,7 @@ def test_server_time_files_agree_with_the_utc_market_once_their_zone_is_named(fo
     market, _ = load_market(SETTINGS, folder / "hourly.parquet", folder / "macro.parquet")
     column = market.symbols.index("USDJPY")
     own = market.valid[:, column]
-    common, mine, theirs = np.intersect1d(series.stamps, market.stamps[own], return_indices=True)
+    common, mine, theirs = np.intersect1d(series.timestamps, market.timestamps[own], return_indices=True)
     assert len(common) > 6000
     np.testing.assert_allclose(series.bars[mine, 3], market.bars[own, column, 3][theirs])
 
@@ -138,7 +138,7 @@ def test_weekend_gold_bars_merge_into_what_the_daily_set_has(folder: Path) -> No
     market, _ = load_market(SETTINGS, folder / "daily.parquet", folder / "macro.parquet")
     column = market.symbols.index("XAUUSD")
     own = market.valid[:, column]
-    _, mine, theirs = np.intersect1d(series.stamps, market.stamps[own], return_indices=True)
+    _, mine, theirs = np.intersect1d(series.timestamps, market.timestamps[own], return_indices=True)
     assert len(mine) == own.sum()
     np.testing.assert_allclose(series.bars[mine], market.bars[own, column][theirs])
 
@@ -153,12 +153,12 @@ def test_the_daily_set_loads_whole(folder: Path) -> None:
     assert market.volume_proxy.tolist() == [False, False, False, False, True, True, True, False]
     assert report.repairs == {}
     # Friday 2020-03-13: the row knows Thursday's VIX (75.47), not its own (57.83).
-    row = int(np.searchsorted(market.stamps, np.datetime64("2020-03-13")))
+    row = int(np.searchsorted(market.timestamps, np.datetime64("2020-03-13")))
     assert market.macro[row, 0] == pytest.approx(75.47)
     stale = market.stale_open[:, market.symbols.index("SPX500")]
-    assert str(market.stamps[stale][-1])[:10] == "2017-12-29"
+    assert str(market.timestamps[stale][-1])[:10] == "2017-12-29"
     splits = time_splits(market, SETTINGS.market.splits)
-    assert [str(market.stamps[s.start])[:4] for s in splits.values()] == ["2000", "2015", "2017"]
+    assert [str(market.timestamps[s.start])[:4] for s in splits.values()] == ["2000", "2015", "2017"]
     assert splits["test"].stop == len(market)
 
 

@@ -16,11 +16,11 @@ from mtquant_rllib.market.splits import cut, time_splits
 SETTINGS = Settings.load()
 
 
-def market_on(stamps: np.ndarray, daily: bool) -> MarketData:
-    n = len(stamps)
+def market_on(timestamps: np.ndarray, daily: bool) -> MarketData:
+    n = len(timestamps)
     return MarketData(
         symbols=("EURUSD",),
-        stamps=stamps.astype("datetime64[s]"),
+        timestamps=timestamps.astype("datetime64[s]"),
         bars=np.ones((n, 1, 5)),
         valid=np.ones((n, 1), dtype=bool),
         macro=np.empty((n, 0)),
@@ -44,7 +44,7 @@ def test_daily_bars_are_cut_at_the_configured_dates_with_purge_and_embargo() -> 
     assert str(days[validation.stop - 1]) == "2016-12-29"
     assert days[test.start] == days[np.searchsorted(days, np.datetime64("2017-01-01")) + 20]
     assert test.stop == len(days)
-    assert test.of(market).stamps[0] == market.stamps[test.start]
+    assert test.of(market).timestamps[0] == market.timestamps[test.start]
 
 
 @pytest.mark.parametrize(("daily", "start"), [(True, "2016-06-01"), (False, "2005-01-03")])

@@ -429,16 +429,16 @@ def test_twenty_years_neither_explode_nor_vanish() -> None:
 def test_a_market_has_the_shape_of_real_bars(null: SyntheticMarket) -> None:
     first, second = null.markets[:2]
     assert first.symbols == SYMBOLS
-    assert first.stamps.dtype == np.dtype("datetime64[s]")
-    weekdays = first.stamps.astype("datetime64[D]")
+    assert first.timestamps.dtype == np.dtype("datetime64[s]")
+    weekdays = first.timestamps.astype("datetime64[D]")
     assert np.is_busday(weekdays).all()
-    np.testing.assert_array_equal(weekdays.astype("datetime64[s]"), first.stamps)
+    np.testing.assert_array_equal(weekdays.astype("datetime64[s]"), first.timestamps)
     assert first.bars_per_year == pytest.approx(260.9, abs=0.2)
     assert first.valid.all()
     assert not first.stale_open.any()
     assert not first.volume_proxy.any()
     assert first.macro_columns == ("vix", "dxy", "rate_3m", "rate_2y", "rate_10y")
-    assert first.stamps is second.stamps
+    assert first.timestamps is second.timestamps
     assert first.bars.base is second.bars.base is not None
 
 

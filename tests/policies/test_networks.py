@@ -40,7 +40,7 @@ OPTIONS = NetworkOptions(
     activation="tanh",
     linear_skip=False,
     initial_std=0.7,
-    std_floor=0.3,
+    min_std=0.3,
     last_layer_scale=0.01,
     initial_mean=(),
     own_columns=(),
@@ -137,7 +137,7 @@ def test_the_deviation_approaches_its_floor_and_never_loses_its_gradient():
 
 
 def test_a_floor_of_zero_leaves_a_plain_log_deviation():
-    network = InstrumentNetwork(FlatShape(6, 3), replace(OPTIONS, std_floor=0.0, initial_std=0.5))
+    network = InstrumentNetwork(FlatShape(6, 3), replace(OPTIONS, min_std=0.0, initial_std=0.5))
     np.testing.assert_allclose(network.log_std().detach(), math.log(0.5), rtol=1e-6)
     assert torch.equal(network.log_std(), network.rho)
 
@@ -220,7 +220,7 @@ def test_gradients_flow_through_stacked_parameters_to_each_network():
 
 
 def test_a_floor_above_the_initial_deviation_is_refused():
-    with pytest.raises(ConfigError, match=r"initial_std 0\.2 must lie above std_floor 0\.3"):
+    with pytest.raises(ConfigError, match=r"initial_std 0\.2 must lie above min_std 0\.3"):
         Settings.load(overrides=["networks.initial_std=0.2"])
 
 

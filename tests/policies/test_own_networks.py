@@ -70,8 +70,8 @@ def test_it_trains_on_every_worker_and_is_opened_again(all_extensions: Path, pha
     assert Manifest.read(run).load_settings().networks.names.meta == "my_networks:GATED"
     learned = module_states.read(run / f"phase_{phase}" / "modules" / "desk" / "last")[META]
     assert any(name.startswith("critics.") for name in learned) == (phase == 2), "by SAC, then by PPO"
-    handed_on = module_states.read(run / "policies" / f"phase_{phase}")[META]
-    for state in (learned, handed_on):
+    handed_over = module_states.read(run / "policies" / f"phase_{phase}")[META]
+    for state in (learned, handed_over):
         assert state["policy.read.weight"].shape[0] == 2 * 24
         assert all(np.isfinite(array).all() for array in state.values())
     assert "desk" in {book["name"] for book in json.loads((all_extensions / "report.json").read_text())["books"]}

@@ -24,12 +24,12 @@ def market(n_rows=8, start="2019-01-07", step=None, **change) -> MarketData:
     ohlc = PRICES[:, None] * np.array([1.0, 1.01, 0.99, 1.0])
     bars = np.concatenate((np.broadcast_to(ohlc, (n_rows, N, 4)), np.ones((n_rows, N, 1))), axis=2).copy()
     if step is None:
-        stamps = np.busday_offset(start, np.arange(n_rows), roll="forward").astype("datetime64[s]")
+        timestamps = np.busday_offset(start, np.arange(n_rows), roll="forward").astype("datetime64[s]")
     else:
-        stamps = np.datetime64(start, "s") + np.arange(n_rows) * np.timedelta64(step, "s")
+        timestamps = np.datetime64(start, "s") + np.arange(n_rows) * np.timedelta64(step, "s")
     whole = MarketData(
         symbols=SYMBOLS,
-        stamps=stamps,
+        timestamps=timestamps,
         bars=bars,
         valid=np.ones((n_rows, N), dtype=bool),
         macro=np.tile([2.0, 2.5], (n_rows, 1)),
@@ -206,7 +206,7 @@ def test_a_night_is_paid_at_the_rate_known_before_it():
 @pytest.mark.parametrize(("start", "rollover_utc"), [("2019-01-08", 22), ("2019-07-09", 21)])
 def test_hours_pay_at_five_in_new_york_and_their_spread_widens_there(start, rollover_utc):
     execution = ExecutionData.build(SETTINGS, [market(24, start=start, step=3600)])
-    hours = (execution.stamps - execution.stamps.astype("datetime64[D]")) // np.timedelta64(3600, "s")
+    hours = (execution.timestamps - execution.timestamps.astype("datetime64[D]")) // np.timedelta64(3600, "s")
     paid = execution.money[:, channel.LONG_FINANCING, of("XAUUSD")] != 0
     assert hours[paid].astype(int).tolist() == [rollover_utc]
     row = SETTINGS.symbols["XAUUSD"]

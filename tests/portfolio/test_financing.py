@@ -60,7 +60,7 @@ def market(settings: Settings) -> MarketData:
     bars = np.broadcast_to(close[:, None, None], (N_ROWS, n, 5)).copy()
     start = np.datetime64("2020-01-06", "s")
     return MarketData(
-        symbols=settings.universe.symbols, stamps=start + np.arange(N_ROWS) * np.timedelta64(1, "D"), bars=bars,
+        symbols=settings.universe.symbols, timestamps=start + np.arange(N_ROWS) * np.timedelta64(1, "D"), bars=bars,
         valid=np.ones((N_ROWS, n), dtype=bool), macro=np.full((N_ROWS, 1), 4.0), macro_columns=("rate_3m",),
         stale_open=np.zeros((N_ROWS, n), dtype=bool), volume_proxy=np.zeros(n, dtype=bool), daily=True,
     )  # fmt: skip

@@ -94,7 +94,7 @@ def validated() -> Any:
 
 def test_regimes_tracked_are_those_of_the_bars_that_were_played(validated: Any) -> None:
     figures, data = validated("networks.names.meta=attention", "tracking.attention_rows=100000")
-    labels = np.concatenate([np.asarray(data.features.regime)[s.start : s.stop - 1] for s in data.stretches])
+    labels = np.concatenate([np.asarray(data.features.regime)[s.start : s.stop - 1] for s in data.segments])
     expected = regime_figures(labels).shares
     found = [figures[f"regime_share_{regime.name.lower()}"] for regime in Regime]
     np.testing.assert_allclose(found, expected, atol=1e-12)

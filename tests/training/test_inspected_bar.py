@@ -28,9 +28,9 @@ def run(five_lines: Path) -> Path:
 def test_it_is_the_bar_that_the_evaluation_plays(run: Path) -> None:
     opened = open_policies(run, "test")
     player = rollout.policy_player(opened.settings, opened.states)
-    record = rollout.play(opened.settings, opened.data, player, rollout.whole(opened.data.stretches), name="desk")
+    record = rollout.play(opened.settings, opened.data, player, rollout.whole(opened.data.segments), name="desk")
     for t in (0, 40, record.n_bars - 1):
-        day = str(record.stamps[t].astype("datetime64[D]"))
+        day = str(record.timestamps[t].astype("datetime64[D]"))
         bar = inspect_run(run, day)
         assert bar.split == "test"
         assert bar.bar.startswith(day)
@@ -54,8 +54,8 @@ def test_it_is_the_bar_that_the_evaluation_plays(run: Path) -> None:
 
 def test_the_command_writes_what_it_says(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opened = open_policies(run, "validation")
-    row = opened.data.stretches[0].start + 30
-    day = str(opened.data.execution.stamps[row].astype("datetime64[D]"))
+    row = opened.data.segments[0].start + 30
+    day = str(opened.data.execution.timestamps[row].astype("datetime64[D]"))
     words = ["inspect", str(run), "--at", day, "--split", "validation"]
     assert main([*words, "--json", str(tmp_path / "bar.json")]) == 0
     said, found = capsys.readouterr().out, json.loads((tmp_path / "bar.json").read_text())
@@ -79,21 +79,21 @@ def test_a_trace_has_every_message_of_the_split_and_those_of_one_bar_are_its_ins
     said = capsys.readouterr().out
     rows = pq.read_table(out).to_pylist()
     assert sum(int(line.split()[0].replace(",", "")) for line in said.splitlines()[:-1]) == len(rows)
-    day = str(open_policies(run, "test").data.execution.stamps[-60].astype("datetime64[D]"))
+    day = str(open_policies(run, "test").data.execution.timestamps[-60].astype("datetime64[D]"))
     bar = inspect_run(run, day)
-    own = [row for row in rows if str(row["stamp"]).replace(" ", "T") == bar.decided_at]
+    own = [row for row in rows if str(row["timestamp"]).replace(" ", "T") == bar.decided_at]
     assert [{key: row[key] for key in message} for row, message in zip(own, bar.messages, strict=True)] == list(
         bar.messages
     )
     for row in own:
-        kept = {key: value for key, value in row.items() if key != "stamp" and value is not None}
+        kept = {key: value for key, value in row.items() if key != "timestamp" and value is not None}
         assert message_from_dict(kept).to_dict() == kept
 
 
 def test_steps_end_with_the_split_and_are_those_of_the_evaluation(run: Path) -> None:
     opened = open_policies(run, "test")
     player = rollout.policy_player(opened.settings, opened.states)
-    record = rollout.play(opened.settings, opened.data, player, rollout.whole(opened.data.stretches), name="desk")
+    record = rollout.play(opened.settings, opened.data, player, rollout.whole(opened.data.segments), name="desk")
     system = HierarchicalTradingSystem(run=run)
     desk = system.desk()
     equity = []

@@ -80,11 +80,14 @@ def test_files_go_there_and_back(store: Store, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(content)
     store.upload(tmp_path / "a", "one/two/a")
     store.write("one/empty", b"")
-    assert {path: stamp.bytes for path, stamp in store.files().items()} == {"one/two/a": len(content), "one/empty": 0}
+    assert {path: timestamp.bytes for path, timestamp in store.files().items()} == {
+        "one/two/a": len(content),
+        "one/empty": 0,
+    }
     store.download("one/two/a", tmp_path / "new" / "b")
     assert (tmp_path / "new" / "b").read_bytes() == content
     assert store.read("nothing") is None
-    assert store.stamp("one") is None, "a folder is no file"
+    assert store.stat("one") is None, "a folder is no file"
     with pytest.raises(FileNotFoundError):
         store.download("nothing", tmp_path / "c")
     assert not (tmp_path / "c").exists()
@@ -173,8 +176,8 @@ def test_the_index_is_sent_last_and_removed_first(run: Path, monkeypatch: pytest
     monkeypatch.setattr(Store, "remove_folder", lambda self, path: pytest.fail("killed"))
     with pytest.raises(pytest.fail.Exception):
         mirror.remove_remote(place)
-    assert there.store.stamp("phase_1/forex/checkpoint_000001/checkpoint.json") is None
-    assert there.store.stamp("phase_1/forex/checkpoint_000001/state.pkl") is not None
+    assert there.store.stat("phase_1/forex/checkpoint_000001/checkpoint.json") is None
+    assert there.store.stat("phase_1/forex/checkpoint_000001/state.pkl") is not None
 
 
 def test_what_another_node_wrote_replaces_what_is_here(

@@ -10,9 +10,9 @@ from mtquant_rllib.agents.groups import agent_groups
 from mtquant_rllib.config import Settings
 from mtquant_rllib.training.algorithm.hyperparameters import (
     Hyperparameters,
-    bars_per_update,
     learning_rates,
     learning_starts_bars,
+    train_batch_bars,
 )
 from mtquant_rllib.training.curriculum import phases
 from mtquant_rllib.training.curriculum.driver import trials_without_updates
@@ -70,7 +70,7 @@ def test_budgets_are_the_documents_times_the_scale() -> None:
 def test_the_document_to_the_letter_runs_its_own_numbers() -> None:
     letter = Hyperparameters.of(Settings.load("document.yaml"))
     assert letter == Hyperparameters(3e-4, gamma=0.99, gae_lambda=0.95, n_epochs=10, batch_size=256, clip_range=0.2)
-    assert bars_per_update(Settings.load("document.yaml"), 500_000) == 2048
+    assert train_batch_bars(Settings.load("document.yaml"), 500_000) == 2048
 
 
 def test_what_the_recipe_sets_overrides_the_document_and_what_it_leaves_does_not() -> None:
@@ -89,9 +89,9 @@ def test_a_level_can_have_a_learning_rate_of_its_own() -> None:
 @pytest.mark.parametrize(("budget", "bars"), [(500_000, 8192), (10_000, 1250), (50, 16)])
 def test_a_small_budget_is_spent_in_several_updates(budget: int, bars: int) -> None:
     settings = Settings.load(
-        overrides=["recipe.bars_per_update=8192", "recipe.min_updates=8", "recipe.environments=16"]
+        overrides=["recipe.train_batch_bars=8192", "recipe.min_updates=8", "recipe.environments=16"]
     )
-    assert bars_per_update(settings, budget) == bars
+    assert train_batch_bars(settings, budget) == bars
 
 
 @pytest.mark.parametrize(("algorithm", "bars", "named"), [("sac", 99, True), ("sac", 100, False), ("ppo", 10, False)])
@@ -99,7 +99,7 @@ def test_a_budget_that_ends_before_the_first_gradient_step_is_told(algorithm: st
     starts = [
         "sac.learning_starts_bars=90",
         "sac.learning_starts_frac=1.0",
-        "sac.bars_per_update=10",
+        "sac.bars_per_gradient_step=10",
         f"allocator.algorithm={algorithm}",
     ]
     settings = Settings.load("allocator.yaml", starts)

@@ -53,14 +53,14 @@ def test_a_gpu_without_a_cpu_beside_it_is_no_gpu() -> None:
     """A head with --num-cpus=0 may have one."""
     placement = place(nodes((0, 1), (8, 1)), ("desk",), learners=2)
     assert placement.resources.gpus == 0.5
-    assert {node.name for process, node in placement.seats if process.gpus} == {"n1"}
+    assert {node.name for process, node in placement.assignments if process.gpus} == {"n1"}
 
 
 def test_a_gpu_is_shared_by_more_where_fewer_do_not_fit() -> None:
     """Two GPUs, one of them on a node with room for one process: three trials would wait for a third of each."""
     placement = place(nodes((1, 1), (8, 1)), ("desk",), learners=4, min_process_cpus=0.9, learner_cpus=1)
     assert placement.resources.gpus == 0.33
-    assert Counter(node.name for process, node in placement.seats if process.gpus) == {"n0": 1, "n1": 3}
+    assert Counter(node.name for process, node in placement.assignments if process.gpus) == {"n0": 1, "n1": 3}
 
 
 def test_trials_keep_off_what_others_hold_where_they_fit_beside_it() -> None:
@@ -82,7 +82,7 @@ def test_learners_grow_into_what_is_left() -> None:
 
 def test_runners_keep_off_the_gpu_nodes() -> None:
     placement = place(nodes((2, 1), 8), runners=2)
-    where = Counter((process.kind, node.name) for process, node in placement.seats)
+    where = Counter((process.kind, node.name) for process, node in placement.assignments)
     assert where == {(MAIN, "n0"): 3, (RUNNER, "n1"): 6}
     assert placement.nodes_of("forex") == ["0", "1", "1"]
 
@@ -145,15 +145,15 @@ def test_whatever_is_placed_fits(
         placement = place(there, names, **asked)
     except ConfigError:
         return
-    kinds = Counter((process.trial, process.kind) for process, _ in placement.seats)
+    kinds = Counter((process.trial, process.kind) for process, _ in placement.assignments)
     for name in names[: placement.side_by_side]:
         assert [kinds[name, kind] for kind in (MAIN, RUNNER, LEARNER)] == [1, runners, learners]
     for node in there:
-        own = [process for process, seat in placement.seats if seat == node]
+        own = [process for process, assigned in placement.assignments if assigned == node]
         assert sum(process.cpus for process in own) <= 100 * node.cpus
         part = max((process.gpus for process in own), default=0)
         assert not part or sum(process.gpus > 0 for process in own) <= node.gpus * (100 // part)
     if cpus is not None:
-        assert sum(process.cpus for process, _ in placement.seats) <= 100 * cpus
+        assert sum(process.cpus for process, _ in placement.assignments) <= 100 * cpus
     if any(gpus and own_cpus for own_cpus, gpus in sizes):
         assert placement.resources.gpus > 0

@@ -62,7 +62,7 @@ class Short(tune.Trainable):
         return _TrainingResult(checkpoint=tune.Checkpoint(str(folder)), metrics={"training_iteration": self.iteration})
 
 
-class Held(tune.Callback):
+class TuneBacklog(tune.Callback):
     """The most futures and checkpoints that Tune held of a trial."""
 
     def __init__(self, managers: list[Any]) -> None:
@@ -70,14 +70,14 @@ class Held(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         for manager in self.managers:
-            held = [len(calls) for calls in manager._tracked_actors_to_task_futures.values()]
-            self.futures = max([self.futures, *held])
+            backlog = [len(calls) for calls in manager._tracked_actors_to_task_futures.values()]
+            self.futures = max([self.futures, *backlog])
         for trial in trials:
             kept = trial.run_metadata.checkpoint_manager._checkpoint_results
             self.checkpoints = max(self.checkpoints, len(kept))
 
 
-def held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Held:
+def backlog(folder: Path, monkeypatch: pytest.MonkeyPatch) -> TuneBacklog:
     begin = RayActorManager.__init__
     managers: list[Any] = []
 
@@ -85,11 +85,11 @@ def held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Held:
         begin(manager, *words, **named)
         managers.append(manager)
 
-    watch = Held(managers)
+    watch = TuneBacklog(managers)
     with monkeypatch.context() as patched:
         patched.setattr(RayActorManager, "__init__", noted)
         # Tune copies its callbacks into its records.
-        patched.setattr(Held, "__getstate__", lambda self: {}, raising=False)
+        patched.setattr(TuneBacklog, "__getstate__", lambda self: {}, raising=False)
         grid = tune.Tuner(
             Short,
             param_space={"folder": str(folder)},
@@ -114,13 +114,13 @@ def test_tune_forgets_results_and_checkpoints(
 ) -> None:
     noted: set[str] = set()
     monkeypatch.setattr(debug, "_logged", noted)
-    stock = held(tmp_path / "rllib", monkeypatch)
+    stock = backlog(tmp_path / "rllib", monkeypatch)
     assert stock.futures >= 20, "Tune forgets results by itself: this half of `bounded_tune_memory` may go"
     assert stock.checkpoints == 20
     assert any(text.startswith("tune_func_encode") for text in noted), "Tune notes them no more"
     noted.clear()
     with bounded_tune_memory():
-        watch = held(tmp_path / "forgotten", monkeypatch)
+        watch = backlog(tmp_path / "forgotten", monkeypatch)
     assert watch.futures <= 2
     assert watch.checkpoints == 1
     assert not any(text.startswith("tune_func_encode") for text in noted)

@@ -45,7 +45,7 @@ def test_what_a_killed_driver_leaves_is_ended_by_the_next_start_and_nothing_else
     assert gone(others, 1)
 
 
-def record(run: Path, one: processes.Process, folder: Path, **changed: object) -> None:
+def record(run: Path, one: processes.ProcessId, folder: Path, **changed: object) -> None:
     dead = {"pid": 2**22 + 1, "start": 1}
     own = {"pid": one.pid, "start": one.start}
     tree = {"machine": processes.machine_id(), "driver": dead, "folder": str(folder), "processes": [own]}
@@ -53,7 +53,7 @@ def record(run: Path, one: processes.Process, folder: Path, **changed: object) -
 
 
 @pytest.fixture
-def like_ray() -> Iterator[processes.Process]:
+def like_ray() -> Iterator[processes.ProcessId]:
     """A process whose command line is like a Ray worker's, and its number and start."""
     process = subprocess.Popen(["ray::Like", "60"], executable="/bin/sleep")
     found = None
@@ -65,7 +65,7 @@ def like_ray() -> Iterator[processes.Process]:
 
 
 def test_a_record_that_somebody_else_wrote_ends_nothing(
-    tmp_path: Path, like_ray: processes.Process, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, like_ray: processes.ProcessId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that came from elsewhere names a process of this user's."""
     with monkeypatch.context() as stranger:
@@ -81,8 +81,8 @@ def test_a_record_that_somebody_else_wrote_ends_nothing(
     assert processes.alive(like_ray)
 
 
-def test_a_number_that_another_process_has_by_now_is_left_alone(tmp_path: Path, like_ray: processes.Process) -> None:
-    earlier = processes.Process(like_ray.pid, like_ray.start - 1)
+def test_a_number_that_another_process_has_by_now_is_left_alone(tmp_path: Path, like_ray: processes.ProcessId) -> None:
+    earlier = processes.ProcessId(like_ray.pid, like_ray.start - 1)
     record(tmp_path, earlier, tmp_path)
     assert end_leftovers(tmp_path) == []
     assert processes.alive(like_ray)
@@ -116,7 +116,7 @@ def test_a_folder_that_is_not_the_dead_drivers_session_stays(
     ended = tmp_path / "session_2026-01-01_00-00-00_000000_4194305"
     for folder in (tmp_path / name, ended, tmp_path / "inner" / ended.name):
         folder.mkdir(parents=True, exist_ok=True)
-    nobody = processes.Process(2**22 + 1, 1)
+    nobody = processes.ProcessId(2**22 + 1, 1)
     for folder in (tmp_path / name, tmp_path / "inner" / ended.name, ended / ".." / name):
         record(tmp_path, nobody, folder)
         end_leftovers(tmp_path)

@@ -40,7 +40,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
 
 def test_bars_of_a_day_are_compounded_and_the_forecast_is_the_first(tmp_path: Path) -> None:
     hours = np.datetime64("2024-01-08T22:00", "s") + np.arange(48) * np.timedelta64(3600, "s")
-    record = dataclasses.replace(played(n_bars=48), stamps=hours, var_forecast_frac=np.arange(48)[None] / 1000)
+    record = dataclasses.replace(played(n_bars=48), timestamps=hours, var_forecast_frac=np.arange(48)[None] / 1000)
     write_bar_tables([record], tmp_path)
     _, returns, forecast = read_history(tmp_path, "desk").days()
     assert returns.shape == (1, 2)

@@ -12,7 +12,7 @@ from ray.rllib.algorithms.algorithm_config import DEPRECATED_VALUE, AlgorithmCon
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.environment import READ_OF_COPIED, EnvironmentConfig
 from mtquant_rllib.config.search_space import settings_with
-from mtquant_rllib.config.trial import SACRates
+from mtquant_rllib.config.trial import ModuleSACRates
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.algorithm.building import build_config
 from mtquant_rllib.training.algorithm.rllib_settings import READ, READ_BY, attribute, refused
@@ -148,7 +148,7 @@ def test_what_cannot_be_meant_is_said(change: Any, said: str) -> None:
         ("gamma", 0.5, r"training\(gamma"),
         ("learning_starts_frac", 0.5, "learning_starts_bars"),
         ("initial_alpha", 1.0, "modules are made from it"),
-        ("bars_per_updat", 3, "did you mean sac.bars_per_update"),
+        ("bars_per_gradient_ste", 3, "did you mean sac.bars_per_gradient_step"),
         ("tau", 7.0, "tau = 7.0"),
     ],
 )
@@ -178,9 +178,9 @@ def test_what_a_trial_carries_is_plain_in_a_checkpoint_and_typed_for_whoever_rea
 def test_one_of_sacs_numbers_is_changed_and_the_others_stay(configs: dict[str, Any]) -> None:
     config = configs["sac"].copy(copy_frozen=False)
     before = config.trial.sac
-    config.training(sac={"tau": 0.5, "sigma_floor": {"bull": 0.7}}).validate()
-    floor = before.sigma_floor.model_copy(update={"bull": 0.7})
-    assert config.trial.sac == before.model_copy(update={"tau": 0.5, "sigma_floor": floor})
+    config.training(sac={"tau": 0.5, "min_std_by_regime": {"bull": 0.7}}).validate()
+    min_std = before.min_std_by_regime.model_copy(update={"bull": 0.7})
+    assert config.trial.sac == before.model_copy(update={"tau": 0.5, "min_std_by_regime": min_std})
     assert configs["sac"].trial.sac == before
 
 
@@ -207,7 +207,7 @@ def test_settings_of_environments_that_they_do_not_read_are_refused_when_they_ch
     others = {
         "recipe": "recipe.learning_rate=0.002", "sac": "sac.tau=0.02", "networks": "networks.activation=relu",
         "learner": "learner.precision=bfloat16", "training": "training.gamma=0.9", "resources": "resources.runners=4",
-        "meta_controller": "meta_controller.learning_rate=0.1", "reference": "reference.price.meta=0.5",
+        "meta_controller": "meta_controller.learning_rate=0.1", "reference": "reference.kl_coeff.meta=0.5",
     }  # fmt: skip
     with pytest.raises(ConfigError, match=rf"env_config\['settings'\]\['{section}'\] has changed"):
         changed(configs[algorithm], others[section]).validate()
@@ -229,4 +229,4 @@ def test_the_learning_rate_says_what_modules_have() -> None:
     assert set(config.trial.learning_rates.values()) == {5e-4}
     config = config_of("sac", "recipe.phase_learning_rate_fracs=[1, 1, 0.5]")
     rates = {kind: getattr(config, f"{kind}_lr") for kind in ("actor", "critic", "alpha")}
-    assert all(own == SACRates(**rates) for own in config.trial.learning_rates.values())
+    assert all(own == ModuleSACRates(**rates) for own in config.trial.learning_rates.values())

@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_se
 SETTINGS = (
     "sac.critic.hidden=[16, 16]",
     "sac.batch_size=16",
-    "sac.bars_per_update=1",
-    "sac.bars_per_round=20",
+    "sac.bars_per_gradient_step=1",
+    "sac.rollout_bars=20",
     "sac.bars_per_iteration=100",
     "sac.learning_starts_bars=40",
 )
@@ -71,7 +71,7 @@ def test_restored_is_never_having_been_stopped(tmp_path: Path, runners: int, lea
 def test_every_phase_runs_on_either_algorithm_with_the_policies_of_the_one_before(
     tmp_path: Path, algorithms: str
 ) -> None:
-    both = (*SETTINGS, f"recipe.algorithms={algorithms}", "recipe.bars_per_update=60", "resources.cpus=1")
+    both = (*SETTINGS, f"recipe.algorithms={algorithms}", "recipe.train_batch_bars=60", "resources.cpus=1")
     trials, folder = Trials.of(tmp_path / "run", *both), None
     for phase, name, learning in ((1, "forex", 4), (2, "desk", 1), (3, "desk", 12)):
         trials.begin(phase, name, 120, folder)
@@ -114,10 +114,10 @@ def test_a_phase_without_progress_on_validation_ends_early_and_keeps_its_best(
         *SETTINGS,
         "resources.cpus=1",
         f"recipe.algorithms=[{algorithm}, ppo, ppo]",
-        "recipe.bars_per_update=100",
+        "recipe.train_batch_bars=100",
         "recipe.validations=10",
         "recipe.patience=2",
-        "recipe.average_updates=null",
+        "recipe.ema_updates=null",
     )
     trials.begin(1, "forex", 1000)
     built, scores = trials.algorithm(1, "forex"), iter([0.5, 0.7, 0.6, 0.7, 0.1, 0.9])
@@ -125,15 +125,15 @@ def test_a_phase_without_progress_on_validation_ends_early_and_keeps_its_best(
     results = [built.train()]
     while not results[-1]["done"]:
         results.append(built.train())
-    assert results[-1]["gave_up"]
-    assert not results[-2]["gave_up"]
+    assert results[-1]["early_stopped"]
+    assert not results[-2]["early_stopped"]
     assert (built.best["sharpe"], built.best["bars"]) == (0.7, 100)
     assert results[-1]["bars_sampled_lifetime"] == 300
     assert module_states.read(trials.run / "phase_1/modules/forex/last")
     built.stop()
 
 
-def test_the_newest_average_is_handed_on_where_validation_does_not_choose(
+def test_the_newest_average_is_handed_over_where_validation_does_not_choose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever validation says: on few bars the best of many is the luckiest."""
@@ -141,10 +141,10 @@ def test_the_newest_average_is_handed_on_where_validation_does_not_choose(
         tmp_path / "run",
         *SETTINGS,
         "resources.cpus=1",
-        "recipe.bars_per_update=100",
+        "recipe.train_batch_bars=100",
         "recipe.validations=4",
-        "recipe.average_updates=5",
-        "recipe.average_handed_on=always",
+        "recipe.ema_updates=5",
+        "recipe.use_final_ema=always",
     )
     trials.begin(1, "forex", 400)
     built, scores = trials.algorithm(1, "forex"), iter(np.linspace(2.0, 0.1, 20))

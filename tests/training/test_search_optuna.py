@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.search_space import read_space
 from mtquant_rllib.training.result_keys import TRIAL
-from mtquant_rllib.training.search.optuna_searcher import Suggestions
+from mtquant_rllib.training.search.optuna_searcher import OptunaSearcher
 from mtquant_rllib.training.search.record import SweepRecord
 from mtquant_rllib.training.search.results import Results
 
@@ -22,7 +22,7 @@ SPACE = {
 }
 
 
-def searcher(folder: Path, trials: int = 6, left: tuple[str, ...] = ()) -> tuple[Suggestions, SweepRecord, Results]:
+def searcher(folder: Path, trials: int = 6, left: tuple[str, ...] = ()) -> tuple[OptunaSearcher, SweepRecord, Results]:
     settings = Settings.load(overrides=[f"search.trials={trials}", "search.searcher=optuna"])
     if (folder / "sweep.json").exists():
         record = SweepRecord.read(folder)
@@ -31,10 +31,10 @@ def searcher(folder: Path, trials: int = 6, left: tuple[str, ...] = ()) -> tuple
         named = {"phases": [1], "budget_scale": 1.0, "market": None, "macro": None}
         record = SweepRecord.begin("wide", settings, space, [], **named)
     results = Results.read(folder, dict(zip(record.names, record.trials)))
-    return Suggestions(folder, record, results, lambda name: (folder / name).mkdir(), list(left)), record, results
+    return OptunaSearcher(folder, record, results, lambda name: (folder / name).mkdir(), list(left)), record, results
 
 
-def end(asked: Suggestions, results: Results, trial_id: str, name: str, score: float) -> None:
+def end(asked: OptunaSearcher, results: Results, trial_id: str, name: str, score: float) -> None:
     results.note(name, status="finished", score=score)
     results.write()
     asked.on_trial_complete(trial_id)

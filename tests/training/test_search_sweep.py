@@ -48,7 +48,7 @@ def settings_with(*overrides: str) -> Settings:
     ("overrides", "space", "said"),
     [
         (["search.scheduler=grid"], ["recipe.gae_lambda={uniform: [0, 1]}"], "has no grid"),
-        (["search.scheduler=pbt"], ["recipe.bars_per_update=64,128"], "cannot change it on the way"),
+        (["search.scheduler=pbt"], ["recipe.train_batch_bars=64,128"], "cannot change it on the way"),
         (["search.scheduler=pbt", "search.trials=1"], RATES, "a population has two trials at least"),
         (["search.asha.grace_frac=0.05"], RATES, "compared at 5% of the budget, and the first of recipe.validations"),
         ([], ["recipe.validations=5,10"], "judged equally often"),

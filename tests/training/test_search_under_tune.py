@@ -18,7 +18,7 @@ from mtquant_rllib.training.result_keys import BARS_LIFETIME, SHARPE, TRIAL, VAL
 from mtquant_rllib.training.search.keys import COMPLETE, HANDOVERS, NEWEST, PROGRESS, SCORE, SCORES, SECONDS
 from mtquant_rllib.training.search.results import Results
 from mtquant_rllib.training.search.schedulers import make_scheduler
-from mtquant_rllib.training.search.watchers import Tabled
+from mtquant_rllib.training.search.watchers import ResultsTableCallback
 
 SETTINGS = Settings.load()
 RATE = "recipe.learning_rate"
@@ -99,7 +99,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             print,
             lambda trial_id: None,
         )
-        callbacks = [Tabled(results, 0.0, print), Progress(tmp_path, 1, 0.0)]
+        callbacks = [ResultsTableCallback(results, 0.0, print), Progress(tmp_path, 1, 0.0)]
         tune_in_process.run(monkeypatch, tmp_path, Known, configs, scheduler, callbacks, until, max_failures=2)
         return Results.read(tmp_path, {}), handed
 

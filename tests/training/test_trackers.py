@@ -17,7 +17,7 @@ from ray.tune import Callback
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.training.reporting.guarded_tracker import Observer
+from mtquant_rllib.training.reporting.guarded_tracker import GuardedTracker
 from mtquant_rllib.training.reporting.result_files import TensorBoard
 from mtquant_rllib.training.reporting.trackers import expect_trackers, tracker_callbacks
 
@@ -64,8 +64,8 @@ class Kept(Callback):
         self.calls.append(("end", len(trials)))
 
 
-def observed(tracker: Callback, *overrides: str) -> Observer:
-    return Observer("mine", tracker, "one", 2, Settings.load(overrides=["seed=5", *overrides]))
+def observed(tracker: Callback, *overrides: str) -> GuardedTracker:
+    return GuardedTracker("mine", tracker, "one", 2, Settings.load(overrides=["seed=5", *overrides]))
 
 
 def test_the_document_s_tracker_is_told_of_every_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_each_name_makes_its_tracker_and_weights_and_biases_none() -> None:
     expect_trackers(settings)
     board, own = tracker_callbacks(settings, Path("runs/one"), 1)
     assert isinstance(board, TensorBoard)
-    assert isinstance(own, Observer)
+    assert isinstance(own, GuardedTracker)
     assert tracker_callbacks(Settings.load(overrides=["tracking.trackers=[]"]), Path("runs/one"), 1) == []
 
 
@@ -167,7 +167,7 @@ def test_mlflow_is_ray_s_own_callback(monkeypatch: pytest.MonkeyPatch) -> None:
         1,
     )
     (watcher,) = made
-    assert isinstance(watcher, Observer)
+    assert isinstance(watcher, GuardedTracker)
     assert isinstance(watcher._tracker, mlflow.MLflowLoggerCallback)
     assert watcher._tracker.experiment_name == "desk"
 

@@ -15,7 +15,7 @@ from mtquant_rllib.training.curriculum.node_callbacks import Waiting, waits_for
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.result_keys import TRIAL
-from mtquant_rllib.training.session.ray_session import Machines
+from mtquant_rllib.training.session.ray_session import SessionNodes
 
 HEAD = Node("head", 4, id="h")
 
@@ -37,7 +37,7 @@ def test_a_trial_whose_place_is_handed_out_waits_for_its_process_alone(
 ) -> None:
     """Its own place holds the CPUs that are not free then: nobody else does."""
     monkeypatch.setattr(node_callbacks, "TELL_EVERY_S", -1.0)
-    machines = Machines(gpus=False)
+    machines = SessionNodes(gpus=False)
     (node,) = machines.nodes()
     deadline = time.monotonic() + 60
     while machines.free()[str(node.id)].get("CPU", 0.0) < node.cpus:

@@ -45,8 +45,8 @@ def test_folds_are_trained_judged_and_stitched(
     assert set(found["members"]) == {"seed_0", "seed_1"}
     assert {"reference", "flat", "momentum_60"} <= set(found["differences"])
     books = {name: Record.load(folder / "report" / "records" / f"{name}.npz") for name in ("ensemble", "reference")}
-    stamps = books["ensemble"].stamps.astype("datetime64[D]")
-    assert stamps[0] > np.datetime64("2016-01-01")
+    timestamps = books["ensemble"].timestamps.astype("datetime64[D]")
+    assert timestamps[0] > np.datetime64("2016-01-01")
     assert books["ensemble"].conservation_error() < 1e-12
     # Hardly anything was learned, and without learning the desk is the reference.
     returns = [record.returns[0] for record in books.values()]

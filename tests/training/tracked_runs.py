@@ -1,4 +1,4 @@
-"""A run's folder as a training leaves it, made without one: manifest, curves that grow, policies that are handed on.
+"""A run's folder as a training leaves it, made without one: manifest, curves that grow, policies that are handed over.
 
 As a program it is a driver that can be killed: `tracked_runs.py RUN PHASE TRIAL FIRST LAST [SECONDS]` writes iterations
 FIRST to LAST of a trial's curve, that many seconds apart, with Weights & Biases beside it.

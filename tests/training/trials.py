@@ -29,7 +29,7 @@ IN_HUNDREDS = (
     "recipe.learning_rates.instruments=1e-3",
     "recipe.phase_learning_rate_fracs=[1, 1, 1]",
     "recipe.learning_rate_final_frac=0",
-    "recipe.bars_per_update=100",
+    "recipe.train_batch_bars=100",
     "resources.cpus=2",
 )
 """PPO in updates of a hundred bars, whose rates fall to nothing over the budget."""

@@ -33,10 +33,10 @@ def _of_instrument(market: MarketData, i: int, config: AuditConfig) -> list[Leak
     rows = np.flatnonzero(market.valid[:, i] & (volume > 0))
     if not len(rows):
         return []
-    stamps = market.stamps[rows]
-    clock = (stamps - stamps.astype("datetime64[D]")).astype(int)
+    timestamps = market.timestamps[rows]
+    clock = (timestamps - timestamps.astype("datetime64[D]")).astype(int)
     best: tuple[float, int, int] | None = None
-    for days in (trading_day(market.stamps, market.daily)[rows], stamps.astype("datetime64[D]").astype(int)):
+    for days in (trading_day(market.timestamps, market.daily)[rows], timestamps.astype("datetime64[D]").astype(int)):
         _, day = np.unique(days, return_inverse=True)
         total, count = np.bincount(day, volume[rows]), np.bincount(day)
         others = total[day] - volume[rows]
@@ -55,4 +55,4 @@ def _of_instrument(market: MarketData, i: int, config: AuditConfig) -> list[Leak
         f"the bar of this hour has {ratio:.2f} times the volume of all others of its day, in the median of {n_days} "
         "days: it carries the day's volume; drop these volumes, or take hourly ones"
     )
-    return [Leak("volume", market.symbols[i], row, str(market.stamps[row]), how)]
+    return [Leak("volume", market.symbols[i], row, str(market.timestamps[row]), how)]

@@ -25,7 +25,7 @@ def audit_leakage(
     bars: Path | None,
     macro: Path | None,
     scratch: Path,
-    told: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[str], None] = lambda line: None,
 ) -> AuditReport:
     """Audit bars from files, or one path of the embedded market where none are named.
 
@@ -33,7 +33,7 @@ def audit_leakage(
     ----------
     scratch
         Folder for markets that are prepared on the way.
-    told
+    on_progress
         Hears what is being looked at.
 
     Raises
@@ -48,14 +48,14 @@ def audit_leakage(
             "embedded.variant = leak: its leak is planted into prepared arrays, on purpose; `mtquant audit controls` "
             "shows that it is found"
         )
-    told("reading the market")
+    on_progress("reading the market")
     market, published = _market(settings, bars, macro)
-    checks = audit_market(settings, market, published, told)
-    told("preparing it twice, with other test bars")
+    checks = audit_market(settings, market, published, on_progress)
+    on_progress("preparing it twice, with other test bars")
     folders = prepare_twice(settings, None if bars is None else market, macro, scratch)
     checks += [check_splits(folders[0]), check_scaler(settings, folders)]
     name = "embedded market" if bars is None else str(bars)
-    span = f"{market.stamps[0].astype('datetime64[D]')} to {market.stamps[-1].astype('datetime64[D]')}"
+    span = f"{market.timestamps[0].astype('datetime64[D]')} to {market.timestamps[-1].astype('datetime64[D]')}"
     return AuditReport(f"{name}: {len(market):,} bars of {len(market.symbols)} instruments, {span}", tuple(checks))
 
 
@@ -63,14 +63,14 @@ def audit_market(
     settings: Settings,
     market: MarketData,
     published: MacroSeries | None,
-    told: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[str], None] = lambda line: None,
 ) -> list[Check]:
     """All checks of one history in memory."""
     data = DeskData.of(settings, [market])
     rows = random_bars(market, data.features.warmup, settings.evaluation.audit, settings.seed)
-    told(f"changing the future after {len(rows)} of {len(market):,} bars")
+    on_progress(f"changing the future after {len(rows)} of {len(market):,} bars")
     checks = check_futures(settings, market, data, rows)
-    told("filling random books at the open")
+    on_progress("filling random books at the open")
     checks.append(check_fills(settings, market, data, rows))
     checks += [check_join(settings, market, published, rows), check_dates(settings, market, published)]
     checks.append(check_day_volume(market, settings.evaluation.audit))

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from mtquant_rllib.audit.findings import Check, Leak, first_of_each
-from mtquant_rllib.audit.leakage.played_bars import JOINT
+from mtquant_rllib.audit.leakage.played_bars import JOINT_SETUP
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.core_factory import core_for
 from mtquant_rllib.env.episodes import EpisodeDraw
@@ -40,7 +40,9 @@ def check_fills(settings: Settings, market: MarketData, data: DeskData, rows: Se
     compared = (
         f"price, units and pay of what {settings.evaluation.audit.random_books} random books fill in the bar after"
     )
-    return Check("fills at the open", compared, len(rows), first_of_each(leaks, settings.evaluation.audit.named_leaks))
+    return Check(
+        "fills at the open", compared, len(rows), first_of_each(leaks, settings.evaluation.audit.max_reported_leaks)
+    )
 
 
 def _prices_and_pay(settings: Settings, market: MarketData, data: DeskData, row: int) -> list[Leak]:
@@ -55,7 +57,7 @@ def _prices_and_pay(settings: Settings, market: MarketData, data: DeskData, row:
     overpaid = filled & ~np.isclose(desk.book.pnl_ccy, pay, rtol=_ROUNDING, atol=_ROUNDING * desk.book.equity[:, None])
     leaks = []
     for i, symbol in enumerate(market.symbols):
-        where = symbol, row + 1, str(market.stamps[row + 1])
+        where = symbol, row + 1, str(market.timestamps[row + 1])
         if elsewhere[:, i].any():
             found = float(price[np.argmax(elsewhere[:, i]), i])
             seen = " (the close that it was decided on)" if found == money[channel.PREVIOUS, i] else ""
@@ -82,7 +84,7 @@ def _units_know_only_the_open(settings: Settings, market: MarketData, data: Desk
     one, two = (_random_books(settings, each, first, row)[1][-1][0] for each in (data, other))
     moved = (one != two).any(axis=0) & has_open
     how = "other units fill at the same open when the high, low and close after it are others"
-    where = row + 1, str(market.stamps[row + 1])
+    where = row + 1, str(market.timestamps[row + 1])
     return [Leak("filled units", market.symbols[i], *where, how) for i in np.flatnonzero(moved)]
 
 
@@ -92,7 +94,7 @@ def _random_books(
     """Play random weights from row `first` through the fills of row `last` + 1: the desk there, and of every bar
     units and prices of its fills, (B, n) each. Without bars before there are no stops either."""
     n_books = settings.evaluation.audit.random_books
-    desk, rng = core_for(settings, data, n_books, JOINT), np.random.default_rng((settings.seed, last))
+    desk, rng = core_for(settings, data, n_books, JOINT_SETUP), np.random.default_rng((settings.seed, last))
     desk.reset(np.arange(n_books), [EpisodeDraw(first, last + 1, 0.0, 0)] * n_books)
     fills: list[tuple[np.ndarray, np.ndarray]] = []
     fill = desk.book.fill

@@ -37,26 +37,26 @@ def check_join(settings: Settings, market: MarketData, published: MacroSeries | 
     known_on = np.busday_offset(published.dates, config.lag_business_days, roll="backward")
     moments: np.ndarray
     if market.daily:
-        known, moments = known_on, market.stamps.astype("datetime64[D]")
+        known, moments = known_on, market.timestamps.astype("datetime64[D]")
     else:
         hour, minute = map(int, config.known_at.split(":"))
         known = utc_time(known_on.astype("datetime64[s]") + np.timedelta64(hour * 3600 + minute * 60, "s"))
-        moments = market.stamps
-    before = macro.as_of(published, market.stamps, market.daily, config)
+        moments = market.timestamps
+    before = macro.as_of(published, market.timestamps, market.daily, config)
     leaks = []
     for row in rows:
         values = np.where((known > moments[row])[:, None], published.values * _OTHER, published.values)
         others = MacroSeries(published.dates, values, published.columns)
-        after = macro.as_of(others, market.stamps, market.daily, config)
+        after = macro.as_of(others, market.timestamps, market.daily, config)
         differs = ~(
             (before[: row + 1] == after[: row + 1]) | (np.isnan(before[: row + 1]) & np.isnan(after[: row + 1]))
         )
         for k in np.flatnonzero(differs.any(axis=0)):
             first = int(np.argmax(differs[:, k]))
-            how = f"it knows {before[first, k]:g}, which was published after bar {row} ({market.stamps[row]})"
-            leaks.append(Leak("macro", published.columns[k], first, str(market.stamps[first]), how))
+            how = f"it knows {before[first, k]:g}, which was published after bar {row} ({market.timestamps[row]})"
+            leaks.append(Leak("macro", published.columns[k], first, str(market.timestamps[first]), how))
     compared = f"{len(published.columns)} series up to the bar, later dates holding other values"
-    return Check(name, compared, len(rows), first_of_each(leaks, settings.evaluation.audit.named_leaks))
+    return Check(name, compared, len(rows), first_of_each(leaks, settings.evaluation.audit.max_reported_leaks))
 
 
 def check_dates(settings: Settings, market: MarketData, published: MacroSeries | None) -> Check:
@@ -87,14 +87,14 @@ def _dated_on_the_first(
     share = float((day_of_month <= _FIRST_DAYS).mean())
     if share < config.first_of_period_frac:
         return []
-    row = int(np.searchsorted(market.stamps.astype("datetime64[D]"), steps[1], side="right"))
+    row = int(np.searchsorted(market.timestamps.astype("datetime64[D]"), steps[1], side="right"))
     row = min(row, len(market) - 1)
     how = (
         f"it has a value every {np.median(np.diff(steps).astype(int)):.0f} days, {share:.0%} of them dated on the "
         f"first days of a month, and each is taken for known {settings.market.macro.lag_business_days} business "
         "day(s) later; an average of a period is known after its end: give every value the date of its publication"
     )
-    return [Leak("macro", series, row, str(market.stamps[row]), how)]
+    return [Leak("macro", series, row, str(market.timestamps[row]), how)]
 
 
 def _filled_backwards(
@@ -110,13 +110,13 @@ def _filled_backwards(
     from_after = values[telling] == values[telling + 1]
     if len(telling) >= config.min_days and from_after.mean() >= config.next_value_frac:
         at = telling[np.argmax(from_after)]
-        row = int(np.searchsorted(market.stamps.astype("datetime64[D]"), dates[at]))
+        row = int(np.searchsorted(market.timestamps.astype("datetime64[D]"), dates[at]))
         row = min(row, len(market) - 1)
         how = (
             f"on {int(from_after.sum())} of {len(telling)} days without trading it already has the next day's value, "
             f"the first {dates[at]}: filled backwards; leave such days empty"
         )
-        leaks.append(Leak("macro", series, row, str(market.stamps[row]), how))
+        leaks.append(Leak("macro", series, row, str(market.timestamps[row]), how))
     return leaks
 
 
@@ -132,9 +132,9 @@ def _constant_beginning(
         f"its first value, {values[0]:g}, stands on {runs[0]} dates from {dates[0]} on and none later on more than "
         f"{longest_later}: filled backwards before the series began; leave those dates empty"
     )
-    row = int(np.searchsorted(market.stamps.astype("datetime64[D]"), dates[0]))
+    row = int(np.searchsorted(market.timestamps.astype("datetime64[D]"), dates[0]))
     row = min(row, len(market) - 1)
-    return [Leak("macro", series, row, str(market.stamps[row]), how)]
+    return [Leak("macro", series, row, str(market.timestamps[row]), how)]
 
 
 def _changes(dates: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -144,7 +144,7 @@ def _changes(dates: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def _holidays(dates: np.ndarray, market: MarketData) -> np.ndarray:
     """bool (L,): weekdays within the market's span on which some instrument that trades most of them has no bar."""
-    days = market.stamps.astype("datetime64[D]")
+    days = market.timestamps.astype("datetime64[D]")
     span = np.arange(days[0], days[-1] + 1)
     weekdays = span[np.is_busday(span)]
     closed = np.zeros(len(dates), dtype=bool)

@@ -94,8 +94,8 @@ def _compare(before: Kinds, after: Kinds, row: int, story: str, market: MarketDa
             found = first_difference(array, other[array.name], row)
             if found is not None:
                 how = f"{found.before:.6g} turns into {found.after:.6g} when the future is {story}"
-                stamp = str(market.stamps[found.row])
-                tally.leaks.append(Leak(f"{kind}, {found.array}", found.column, found.row, stamp, how))
+                timestamp = str(market.timestamps[found.row])
+                tally.leaks.append(Leak(f"{kind}, {found.array}", found.column, found.row, timestamp, how))
             changed += changed_columns(array, other[array.name])
         tally.changed = max(tally.changed, changed)
 
@@ -103,4 +103,4 @@ def _compare(before: Kinds, after: Kinds, row: int, story: str, market: MarketDa
 def _as_check(kind: str, tally: _Tally, bars: int, config: AuditConfig) -> Check:
     reacting = "" if kind in PLAYED else f", of which {tally.changed:,} change after it"
     compared = f"{tally.columns:,} columns up to the bar{reacting}"
-    return Check(kind, compared, bars, first_of_each(tally.leaks, config.named_leaks))
+    return Check(kind, compared, bars, first_of_each(tally.leaks, config.max_reported_leaks))

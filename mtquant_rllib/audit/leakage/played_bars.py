@@ -22,12 +22,12 @@ from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.trading import Trading
 from mtquant_rllib.policies.actor import DeskActor
 
-JOINT = EpisodeSetup(ends_on_halt=False)
+JOINT_SETUP = EpisodeSetup(ends_on_halt=False)
 """All agents play, and a halt is lifted the next day, so that a stretch is played to its end."""
 _GAIN = 3.0
 
 
-class JumpyPlayer:
+class RandomProjectionPolicy:
     """Raw actions sin(gain * observation @ M), M a fixed random matrix for each pair of widths."""
 
     def __init__(self) -> None:
@@ -72,9 +72,9 @@ def played_bars(
 ) -> Mapping[str, tuple[NamedArray, ...]]:
     """Play from the close of `first_row` up to the decision at the close of `last_row`, which risk still limits and no
     bar answers. Returns arrays by what they are: observations, actions, networks, risk, fills, rewards."""
-    desk = core_for(settings, data, 1, JOINT)
+    desk = core_for(settings, data, 1, JOINT_SETUP)
     desk.reset(np.array([0]), [EpisodeDraw(first_row, last_row, 0.0, 0)])
-    log, player = _Log(settings.universe.symbols), JumpyPlayer()
+    log, player = _Log(settings.universe.symbols), RandomProjectionPolicy()
     _hear_fills(desk, log)
     while True:
         row = int(desk.state.row[0])
@@ -91,7 +91,7 @@ def played_bars(
         _note_bar(desk, row + 1, result, log)
 
 
-def _decide(level: Level, row: int, player: JumpyPlayer, networks: DeskActor | None, log: _Log) -> None:
+def _decide(level: Level, row: int, player: RandomProjectionPolicy, networks: DeskActor | None, log: _Log) -> None:
     seen = level.observe()
     agents = level.agents[: level.n_acting]
     columns = tuple(f"{agent}: {name}" for agent in agents for name in level.group.observation.names)

@@ -45,7 +45,7 @@ def prepare_twice(settings: Settings, market: MarketData | None, macro: Path | N
     for name in ("as_it_is", "other_test_bars"):
         bars = write_market(market, scratch / f"{name}.parquet")
         folders.append(prepare_files(settings, bars, macro, scratch / "cache"))
-        last = DeskData.open(folders[0], "train").stretches[-1].stop - 1
+        last = DeskData.open(folders[0], "train").segments[-1].stop - 1
         market = _other_bars_after(market, last, np.random.default_rng(settings.seed))
     return folders
 
@@ -61,9 +61,9 @@ def check_splits(folder: Path) -> Check:
         shared = np.intersect1d(mine[0], theirs[0]) if same else mine[0][np.isin(mine[1], theirs[1])]
         compared += len(mine[0])
         if len(shared):
-            stamp = str(DeskData.open(folder, one).execution.stamps[shared[0]])
+            timestamp = str(DeskData.open(folder, one).execution.timestamps[shared[0]])
             how = f"{len(shared):,} of its bars stand in the {other} split too"
-            leaks.append(Leak(f"the {one} split", "", int(shared[0]), stamp, how))
+            leaks.append(Leak(f"the {one} split", "", int(shared[0]), timestamp, how))
     return Check("splits", f"bars of {', '.join(splits)} with each other", compared, tuple(leaks))
 
 
@@ -89,9 +89,9 @@ def check_scaler(settings: Settings, folders: list[Path]) -> Check:
     ]
     if own is not None:
         leaks += _fitted_on_all(settings, folders[0], own)
-    n_rows = sum(stretch.stop - stretch.start for stretch in DeskData.open(folders[0], "train").stretches)
+    n_rows = sum(segment.stop - segment.start for segment in DeskData.open(folders[0], "train").segments)
     where = "measured from training bars" + ("" if own is None else ", and those that the settings name")
-    most = settings.evaluation.audit.named_leaks
+    most = settings.evaluation.audit.max_reported_leaks
     return Check("scaler", f"means of {len(first)} features, {where}", n_rows, first_of_each(leaks, most))
 
 
@@ -101,9 +101,7 @@ def _fitted_on_all(settings: Settings, folder: Path, own: Mapping[str, float]) -
     splits = [DeskData.open(folder, name) for name in read_index(folder)["splits"]]
     if any(split.features.folder != train.features.folder for split in splits):
         return []
-    learned, everything = (
-        [slice(s.start, s.stop) for split in of for s in split.stretches] for of in ([train], splits)
-    )
+    learned, everything = ([slice(s.start, s.stop) for split in of for s in split.segments] for of in ([train], splits))
     of_train, of_all = (measured(train.features, part, settings) for part in (learned, everything))
     named = [name for name in own if name in of_train]
     far, near = (max((abs(own[name] - means[name]) for name in named), default=0.0) for means in (of_train, of_all))
@@ -125,7 +123,7 @@ def _fitted_on_all(settings: Settings, folder: Path, own: Mapping[str, float]) -
 
 def _bars_of(data: DeskData) -> tuple[np.ndarray, np.ndarray]:
     """Rows of a split, int (R,), and a key of the prices of each, (R,)."""
-    rows = np.concatenate([np.arange(stretch.start, stretch.stop) for stretch in data.stretches])
+    rows = np.concatenate([np.arange(segment.start, segment.stop) for segment in data.segments])
     prices = data.execution.money[rows][:, [channel.TOP, channel.BOTTOM, channel.LAST]].reshape(len(rows), -1)
     return rows, np.ascontiguousarray(prices).view(f"V{prices.shape[1] * prices.itemsize}")[:, 0]
 

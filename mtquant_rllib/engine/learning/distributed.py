@@ -56,11 +56,11 @@ class LearnerRanks:
 
     def gather_counts(self, counts: Sequence[int], device: torch.device | None) -> np.ndarray:
         """The counts of all ranks, int64 (size, len(counts))."""
-        table = torch.tensor(counts, device=device)
+        own_counts = torch.tensor(counts, device=device)
         if self.size == 1:
-            return table[None].cpu().numpy()
-        out = [torch.empty_like(table) for _ in range(self.size)]
-        torch.distributed.all_gather(out, table)
+            return own_counts[None].cpu().numpy()
+        out = [torch.empty_like(own_counts) for _ in range(self.size)]
+        torch.distributed.all_gather(out, own_counts)
         return torch.stack(out).cpu().numpy()
 
 

@@ -47,7 +47,7 @@ from mtquant_rllib.engine.learning.divergence import DivergenceWatch
 from mtquant_rllib.engine.learning.ppo_coefficients import CoefficientState
 from mtquant_rllib.engine.learning.ppo_loss import ppo_loss
 from mtquant_rllib.engine.learning.ppo_update import StackLearner, UpdateMetrics, minibatch_indices
-from mtquant_rllib.engine.learning.reference_price import REFERENCE_KL
+from mtquant_rllib.engine.learning.reference_kl import REFERENCE_KL
 from mtquant_rllib.engine.learning.schedules import DEFAULT, ScheduledLearner
 from mtquant_rllib.engine.learning.stacks import ModuleStack, module_stacks
 from mtquant_rllib.engine.randomness import DROPOUT, SHUFFLE, derived_seed, generator
@@ -69,13 +69,13 @@ class ScheduledPPOLearner(CoefficientState, ScheduledLearner, PPOTorchLearner):
 class _UpdateBatch(dict[str, bool]):
     """A whole update as the single batch of RLlib's loop: module -> whether it has rows.
 
-    tables
+    module_columns
         Rows of each module here (`ppo_update.Columns`).
     counts
         Rows of each module with every learner, (learners,).
     """
 
-    tables: dict[str, list[np.ndarray]]
+    module_columns: dict[str, list[np.ndarray]]
     counts: dict[str, np.ndarray]
     n_epochs: int
     minibatch_size: int | None
@@ -128,7 +128,7 @@ class BatchedLearner(DistributedLearner, ScheduledPPOLearner):
         fragments: list[Fragment] = training_data.episodes
         update = self._gather(fragments)
         update.n_epochs, update.minibatch_size = num_epochs, minibatch_size
-        self._count_trained(sum(fragment.bars for fragment in fragments), update.tables, num_epochs)
+        self._count_trained(sum(fragment.bars for fragment in fragments), update.module_columns, num_epochs)
         return iter([update])
 
     def _gather(self, fragments: Sequence[Fragment]) -> _UpdateBatch:
@@ -155,24 +155,27 @@ class BatchedLearner(DistributedLearner, ScheduledPPOLearner):
                         rows = [column[chosen] for column in (*columns, env)]
                         parts[name].append([column if column.ndim == 2 else column[:, None] for column in rows])
             first += fragment.environments
-        tables = {}
+        module_columns = {}
         for name, own in parts.items():
             if own:
                 *merged, env = (np.concatenate(column) for column in zip(*own))
                 order = np.argsort(env[:, 0], kind="stable")
-                tables[name] = [column[order] for column in merged]
-        n_rows = [len(tables[name][0]) if name in tables else 0 for name in parts]
+                module_columns[name] = [column[order] for column in merged]
+        n_rows = [len(module_columns[name][0]) if name in module_columns else 0 for name in parts]
         counts = self._ranks.gather_counts(n_rows, self._device)
         update = _UpdateBatch({name: count > 0 for name, count in zip(parts, counts.sum(0))})
-        update.tables, update.counts = tables, dict(zip(parts, counts.T))
-        self._standardise(tables, update.counts)
+        update.module_columns, update.counts = module_columns, dict(zip(parts, counts.T))
+        self._standardise(module_columns, update.counts)
         return update
 
-    def _standardise(self, tables: Mapping[str, list[np.ndarray]], counts: Mapping[str, np.ndarray]) -> None:
+    def _standardise(self, module_columns: Mapping[str, list[np.ndarray]], counts: Mapping[str, np.ndarray]) -> None:
         """Standardise each module's advantages over all learners' rows, in place; constant ones become zeros."""
         present = [name for name, own in counts.items() if own.sum()]
         rows = np.array([counts[name].sum() for name in present])
-        columns = [tables[name][_ADVANTAGE].astype(np.float64) if name in tables else np.zeros(0) for name in present]
+        columns = [
+            module_columns[name][_ADVANTAGE].astype(np.float64) if name in module_columns else np.zeros(0)
+            for name in present
+        ]
 
         def mean(parts: Sequence[np.ndarray]) -> np.ndarray:
             sums = torch.tensor([part.sum() for part in parts], dtype=torch.float64, device=self._device)
@@ -181,8 +184,8 @@ class BatchedLearner(DistributedLearner, ScheduledPPOLearner):
         centred = [column - middle for column, middle in zip(columns, mean(columns))]
         deviations = np.sqrt(mean([column**2 for column in centred]))
         for name, column, deviation in zip(present, centred, deviations):
-            if name in tables:
-                tables[name][_ADVANTAGE] = (column / max(deviation, SMALLEST_DEVIATION)).astype(np.float32)
+            if name in module_columns:
+                module_columns[name][_ADVANTAGE] = (column / max(deviation, SMALLEST_DEVIATION)).astype(np.float32)
 
     def _reconstruction(self, level: LevelColumns) -> ObservationReconstruction:
         key = (level.agents, level.domain)
@@ -218,7 +221,7 @@ class BatchedLearner(DistributedLearner, ScheduledPPOLearner):
         jobs = []
         for number, learner in enumerate(self._learners):
             learner.coefficients |= self._schedules(learner)
-            tables = [batch.tables.get(name) for name in learner.stack.names]
+            module_columns = [batch.module_columns.get(name) for name in learner.stack.names]
             totals = [int(batch.counts[name].sum()) for name in learner.stack.names]
             starts = [int(batch.counts[name][: self._ranks.rank].sum()) for name in learner.stack.names]
             size = None if batch.minibatch_size is None else self.batch_size_now(batch.minibatch_size)
@@ -226,12 +229,12 @@ class BatchedLearner(DistributedLearner, ScheduledPPOLearner):
             # Each learner drops out units of its own.
             rank = (self._ranks.rank,) if self._ranks.rank else ()
             seed = derived_seed(self.config.seed or 0, self._bars, DROPOUT, number, *rank)
-            jobs.append((learner, tables, starts, minibatches, seed))
+            jobs.append((learner, module_columns, starts, minibatches, seed))
 
         def work(job: tuple[StackLearner, Any, Any, Any, int]) -> dict[str, UpdateMetrics]:
-            learner, tables, starts, minibatches, seed = job
+            learner, module_columns, starts, minibatches, seed = job
             learner.load()
-            metrics = learner.learn(tables, starts, minibatches, batch.n_epochs, seed)
+            metrics = learner.learn(module_columns, starts, minibatches, batch.n_epochs, seed)
             learner.store(metrics, self._watch.max_parameter_abs)
             return metrics
 
@@ -270,9 +273,9 @@ class BatchedLearner(DistributedLearner, ScheduledPPOLearner):
     def _log_steps_trained_metrics(self, batch: Any) -> None:
         pass
 
-    def _count_trained(self, bars: int, tables: Mapping[str, Sequence[np.ndarray]], n_epochs: int) -> None:
+    def _count_trained(self, bars: int, module_columns: Mapping[str, Sequence[np.ndarray]], n_epochs: int) -> None:
         log = self.metrics.log_value
-        for name, columns in tables.items():
+        for name, columns in module_columns.items():
             for owner in (name, ALL_MODULES):
                 log((owner, NUM_MODULE_STEPS_TRAINED), len(columns[0]) * n_epochs, reduce="sum")
                 log((owner, NUM_MODULE_STEPS_TRAINED_LIFETIME), len(columns[0]) * n_epochs, reduce="lifetime_sum")

@@ -5,7 +5,7 @@ row:
     - c_e H
 
 r is the ratio of probabilities, A the advantage, T the value target; policies are diagonal Gaussians over raw actions.
-c_r is there where a reference policy is (`reference_price`).
+c_r is there where a reference policy is (`reference_kl_coeff`).
 A minibatch's loss is the sum of its rows' losses times their weights. This is the definition; the learner steps along
 its gradients in closed form (`fast_path.loss_gradients`), which tests hold to autograd's.
 
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtquant_rllib.engine.learning.reference_price import REFERENCE_KL, reference_kl
+from mtquant_rllib.engine.learning.reference_kl import REFERENCE_KL, reference_kl
 from mtquant_rllib.policies.networks import HALF_LOG_TWO_PI
 
 
@@ -42,7 +42,7 @@ def ppo_terms(
         (S, B, 1).
     coefficients
         (S, 1) each: clip_param, vf_clip_param, vf_loss_coeff, entropy_coeff, kl_coeff where KL is part of the loss, and
-        reference_price where there is a reference policy.
+        reference_kl_coeff where there is a reference policy.
     action_mask_S1A
         1 where the module has the action, 0 where the column is padding.
     reference_SBA
@@ -83,5 +83,5 @@ def ppo_loss(terms: Mapping[str, Any], coefficients: Mapping[str, Any], auxiliar
     if "kl_coeff" in coefficients:
         loss = loss + coefficients["kl_coeff"] * terms["kl"]
     if REFERENCE_KL in terms:
-        loss = loss + coefficients["reference_price"] * terms[REFERENCE_KL]
+        loss = loss + coefficients["reference_kl_coeff"] * terms[REFERENCE_KL]
     return loss + auxiliary_loss - coefficients["entropy_coeff"] * terms["entropy"]

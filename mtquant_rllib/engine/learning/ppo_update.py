@@ -22,7 +22,7 @@ from mtquant_rllib.engine.learning.distributed import SumGroup
 from mtquant_rllib.engine.learning.divergence import Divergence, StepCounts, parameter_divergence
 from mtquant_rllib.engine.learning.fast_path.loss_gradients import ppo_gradients
 from mtquant_rllib.engine.learning.ppo_loss import ppo_terms
-from mtquant_rllib.engine.learning.reference_price import reference_price
+from mtquant_rllib.engine.learning.reference_kl import reference_kl_coeff
 from mtquant_rllib.engine.learning.schedules import DEFAULT
 from mtquant_rllib.engine.learning.stacks import ModuleStack, StackedAdam
 from mtquant_rllib.policies.attention.losses import NO_LABEL
@@ -80,8 +80,8 @@ class StackLearner:
         self.backprop = backprop_for(stack, options)
         self._reference = stack.network.policy.reference
         if self._reference is not None:
-            price = torch.full((len(stack.names), 1), reference_price(stack.common), device=stack.device)
-            self.coefficients["reference_price"] = price
+            kl_coeff = torch.full((len(stack.names), 1), reference_kl_coeff(stack.common), device=stack.device)
+            self.coefficients["reference_kl_coeff"] = kl_coeff
         self._has_auxiliary_losses = bool(stack.network.policy.has_auxiliary_losses)
 
     def load(self) -> None:
@@ -101,7 +101,7 @@ class StackLearner:
         self.stack.store(sound)
         self.optimizer.store(sound)
 
-    def table(self, tables: Sequence[Columns | None]) -> tuple[Tensor, list[int]]:
+    def padded_batch(self, module_columns: Sequence[Columns | None]) -> tuple[Tensor, list[int]]:
         """All columns side by side, (S, R, C), so that a minibatch is one gather, and their widths.
 
         Modules with fewer rows than the longest end in zeros; columns that a module lacks are zeros.
@@ -110,12 +110,12 @@ class StackLearner:
         widths = [observation, actions, 2 * actions, 1, 1, 1, *([1] if self._has_auxiliary_losses else [])]
         starts = np.cumsum([0, *widths])
         # A row of zeros where another learner has them all, for minibatches to point at.
-        longest = max((len(columns[0]) for columns in tables if columns is not None), default=1)
-        out = np.zeros((len(tables), longest, sum(widths)), dtype=np.float32)
+        longest = max((len(columns[0]) for columns in module_columns if columns is not None), default=1)
+        out = np.zeros((len(module_columns), longest, sum(widths)), dtype=np.float32)
         if self._has_auxiliary_losses:
             out[..., -1] = NO_LABEL
         single = np.zeros(1, dtype=np.int64)
-        for columns, padding, rows in zip(tables, self.stack.column_maps, out):
+        for columns, padding, rows in zip(module_columns, self.stack.column_maps, out):
             positions = (
                 padding.observation,
                 padding.actions,
@@ -128,7 +128,7 @@ class StackLearner:
 
     def learn(
         self,
-        tables: Sequence[Columns | None],
+        module_columns: Sequence[Columns | None],
         starts: Sequence[int],
         minibatches: Sequence[Sequence[np.ndarray]],
         n_epochs: int,
@@ -138,7 +138,7 @@ class StackLearner:
 
         Parameters
         ----------
-        tables
+        module_columns
             Of each module, None where it has no rows here.
         starts
             Number of each module's first row here, among those of all learners.
@@ -150,8 +150,8 @@ class StackLearner:
         metrics = {name: UpdateMetrics() for name, own in zip(self.stack.names, minibatches) if own}
         if not metrics:
             return {}
-        table_SRC, widths = self.table(tables)
-        flat, n_rows = table_SRC.flatten(0, 1), table_SRC.shape[1]
+        batch_SRC, widths = self.padded_batch(module_columns)
+        flat, n_rows = batch_SRC.flatten(0, 1), batch_SRC.shape[1]
         mask = self.stack.action_mask_S1A
         self.backprop.seed(seed)
         term_sums, auxiliary_losses = [], []
@@ -161,7 +161,7 @@ class StackLearner:
             everywhere = [own[step] if step < len(own) else _NO_ROWS for own in minibatches]
             here = [
                 rows[(start <= rows) & (rows < start + len(columns[0]))] - start if columns is not None else _NO_ROWS
-                for rows, start, columns in zip(everywhere, starts, tables)
+                for rows, start, columns in zip(everywhere, starts, module_columns)
             ]
             index, weight = _minibatch(here, [len(rows) for rows in everywhere], n_rows)
             index_SB, weight_SB = (torch.from_numpy(array).to(flat.device) for array in (index, weight))
@@ -208,7 +208,7 @@ _NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
 def _minibatch(rows: Sequence[np.ndarray], sizes: Sequence[int], n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the flat table, int64 (S, B), and their weights in the mean over their module's minibatch of so many
+    """Rows of the flat batch, int64 (S, B), and their weights in the mean over their module's minibatch of so many
     rows, float32 (S, B); weight 0 is padding."""
     longest = max(1, *(len(own) for own in rows))
     index = np.zeros((len(rows), longest), dtype=np.int64)

@@ -29,16 +29,16 @@ from mtquant_rllib.engine.learning.fast_path import loss_gradients
 from mtquant_rllib.engine.learning.fast_path.critics import CriticBackprop
 from mtquant_rllib.engine.learning.fast_path.layers import ParameterViews
 from mtquant_rllib.engine.learning.fast_path.policies import ManualPolicyBackprop, has_fast_path
-from mtquant_rllib.engine.learning.reference_price import (
+from mtquant_rllib.engine.learning.reference_kl import (
     REFERENCE_KL,
     reference_kl,
+    reference_kl_coeff,
     reference_kl_gradient,
-    reference_price,
 )
 from mtquant_rllib.engine.learning.stacks import StackableModules, StackedAdam, StackedParameters
 from mtquant_rllib.engine.randomness import derived_seed
 from mtquant_rllib.engine.replay.replay import Batch
-from mtquant_rllib.policies.action_maps import executed
+from mtquant_rllib.policies.action_maps import apply_action_map
 from mtquant_rllib.policies.critics import TWINS, Entropy, build_critic, critic_columns, target_entropy
 from mtquant_rllib.policies.networks import GaussianPolicy
 from mtquant_rllib.policies.registry import build_policy
@@ -131,7 +131,7 @@ class SACStack(StackableModules):
             else AutogradPolicyBackprop(policy, self.actors, options)
         )
         self._critic_backprop, self._target_backprop = CriticBackprop(self.critics), CriticBackprop(self.targets)
-        self._reference_price = reference_price(self.common)
+        self._reference_kl_coeff = reference_kl_coeff(self.common)
         self._slope_penalty = self.common["sac"]["critic"]["slope_penalty"]
         self._rows = (self.actors, self.critics, self.targets, self.alphas)
         self._before_update = [torch.zeros_like(rows.weight_RP) for rows in self._rows]
@@ -227,7 +227,9 @@ class SACStack(StackableModules):
         departure = mean if reference is None else mean - reference
         by_mean += loss_gradients.action_penalty_gradient(departure, self._action_penalty, mask)
         if reference is not None:
-            by_mean += reference_kl_gradient(mean, log_std, reference, mask) * (self._reference_price / mean.shape[1])
+            by_mean += reference_kl_gradient(mean, log_std, reference, mask) * (
+                self._reference_kl_coeff / mean.shape[1]
+            )
         if self._ranks.rank:
             # Each learner drops out units of its own.
             self._seed(derived_seed(seed, self._ranks.rank))
@@ -251,8 +253,8 @@ class SACStack(StackableModules):
                 "policy_loss": sac_loss.actor_loss(new_value, log_prob, alpha_S1),
                 "alpha_loss": sac_loss.alpha_loss(log_prob, alpha_S1, self.target_entropy_S1),
                 "entropy": sac_loss.entropy(log_std, mask),
-                "value_mean": value.mean((1, 2)),
-                "error_mean": error_STB.mean((1, 2)),
+                "qf_mean": value.mean((1, 2)),
+                "td_error_mean": error_STB.mean((1, 2)),
                 **{name: loss.detach()[None] for name, loss in auxiliary.items()},
                 **({} if reference is None else {REFERENCE_KL: reference_kl(mean, log_std, reference, mask).mean(1)}),
             }
@@ -269,25 +271,25 @@ class SACStack(StackableModules):
         regime (S, B); zeros for a module without a batch, and in padding."""
         n_rows = max(len(batch.reward) for batch in batches if batch is not None)
         n_modules, (width, actions) = len(batches), self.widths
-        tables = [np.zeros((n_modules, n_rows, size), np.float32) for size in (width, width, actions)]
+        arrays = [np.zeros((n_modules, n_rows, size), np.float32) for size in (width, width, actions)]
         singles = [np.zeros((n_modules, n_rows), np.float32) for _ in range(3)]
         regime = np.zeros((n_modules, n_rows), np.int64)
         for member, (batch, columns) in enumerate(zip(batches, self.column_maps)):
             if batch is None:
                 continue
-            for table, rows, own in zip(
-                tables,
+            for array, rows, own in zip(
+                arrays,
                 (batch.observation, batch.next_observation, batch.action),
                 (columns.observation, columns.observation, columns.actions),
             ):
-                if len(own) == table.shape[2]:
-                    table[member] = rows
+                if len(own) == array.shape[2]:
+                    array[member] = rows
                 else:
-                    table[member][:, own] = rows
+                    array[member][:, own] = rows
             for single, column in zip(singles, (batch.reward, batch.discount, batch.weight)):
                 single[member] = column
             regime[member] = batch.regime
-        return [torch.from_numpy(array).to(self.device) for array in (*tables, *singles, regime)]
+        return [torch.from_numpy(array).to(self.device) for array in (*arrays, *singles, regime)]
 
     def _slope_penalties(self, batches: Sequence[Batch | None]) -> Tensor | None:
         """lambda / N of each critic, (S T,); None where lambda is 0."""
@@ -298,7 +300,7 @@ class SACStack(StackableModules):
 
     def _executed(self, action_SBA: Tensor) -> Tensor:
         """What the environment makes of raw actions, (S, B, W); 0 in padding."""
-        return executed(self._action_map, action_SBA, self._map_numbers) * self._executed_mask_S1W
+        return apply_action_map(self._action_map, action_SBA, self._map_numbers) * self._executed_mask_S1W
 
     def _value(self, critics: CriticBackprop, obs_RBF: Tensor, executed_SBW: Tensor) -> Tensor:
         """Values of both critics of each module, (S, T, B)."""

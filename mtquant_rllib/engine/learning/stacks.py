@@ -87,12 +87,12 @@ class StackedParameters:
         positions = []
         for name, parameter in member.items():
             part, shape = self.parts[name]
-            table = np.arange(part.start, part.stop).reshape(shape)
+            indices = np.arange(part.start, part.stop).reshape(shape)
             if name in columns:
                 own = columns[name]
-                table = table[own] if isinstance(own, tuple) else table[..., own]
-            assert table.shape == parameter.shape, (name, table.shape, parameter.shape)
-            positions.append(table.ravel())
+                indices = indices[own] if isinstance(own, tuple) else indices[..., own]
+            assert indices.shape == parameter.shape, (name, indices.shape, parameter.shape)
+            positions.append(indices.ravel())
         return torch.from_numpy(np.concatenate(positions))
 
     def load(self) -> None:
@@ -250,11 +250,11 @@ class StackedAdam:
         for member, (optimizer, tensors) in enumerate(zip(self._optimizers, self._rows.tensors)):
             states = [optimizer.state.get(parameter, {}) for parameter in tensors]
             self._steps[member].fill_(states[0]["step"] if all(states) else 0.0)
-            for name, table in self._moments.items():
+            for name, moment_RP in self._moments.items():
                 if all(states):
-                    self._rows.write_row(table[member], member, [state[name] for state in states])
+                    self._rows.write_row(moment_RP[member], member, [state[name] for state in states])
                 else:
-                    table[member].zero_()
+                    moment_RP[member].zero_()
 
     def load_rates(self) -> None:
         self._rates = [float(optimizer.param_groups[0]["lr"]) for optimizer in self._optimizers]
@@ -265,8 +265,8 @@ class StackedAdam:
     def reset(self, member: int) -> None:
         """Set the moments and the step count of a row to zero."""
         self._steps[member].zero_()
-        for table in self._moments.values():
-            table[member].zero_()
+        for moment_RP in self._moments.values():
+            moment_RP[member].zero_()
 
     def store(self, members: Collection[int] | None = None) -> None:
         """Copy the moments into the optimisers of all members, or of some."""
@@ -279,9 +279,9 @@ class StackedAdam:
                     state["step"] = torch.zeros_like(self._steps[member])
                     state.update({name: torch.zeros_like(parameter) for name in MOMENTS})
                 state["step"].copy_(self._steps[member])
-            for name, table in self._moments.items():
+            for name, moment_RP in self._moments.items():
                 moments = [optimizer.state[parameter][name] for parameter in parameters]
-                self._rows.read_row(table[member], member, moments)
+                self._rows.read_row(moment_RP[member], member, moments)
 
     @torch.no_grad()
     def step(self, active: Sequence[bool]) -> None:
@@ -290,8 +290,8 @@ class StackedAdam:
             members = [number for number, own in enumerate(self._rates) if own == rate and active[number]]
             if not members:
                 continue
-            tables = (self._rows.weight_RP, self._rows.grad_RP, *self._moments.values())
-            weights, gradients, first, second = ([table[number] for number in members] for table in tables)
+            buffers = (self._rows.weight_RP, self._rows.grad_RP, *self._moments.values())
+            weights, gradients, first, second = ([buffer[number] for number in members] for buffer in buffers)
             adam(
                 weights,
                 gradients,

@@ -25,7 +25,7 @@ from mtquant_rllib.env.observations.reconstruction import ObservationReconstruct
 
 EMPTY, STATE, DECISION, LAST = range(4)
 
-COLUMNS = ("kind", "row", "turn", "bars_held", "reward", "private", "action")
+COLUMNS = ("kind", "row", "active_instrument", "bars_held", "reward", "private", "action")
 _CURSORS = ("head", "used", "waiting", "stored")
 
 
@@ -53,7 +53,7 @@ class StreamStorage:
         # Memory of zeros that is never written is never allocated.
         self.kind = np.zeros(slots, dtype=np.int8)
         self.row = np.zeros(slots, dtype=np.int32)
-        self.turn = np.zeros(slots, dtype=np.int8)
+        self.active_instrument = np.zeros(slots, dtype=np.int8)
         self.bars_held = np.zeros(slots, dtype=np.int16)
         self.reward = np.zeros(slots, dtype=np.float32)
         self.private = np.zeros((slots, len(reconstruct.private)), dtype=np.float32)
@@ -77,9 +77,9 @@ class StreamStorage:
         for t, begin, end in zip(times, begins, [*begins[1:], len(outcomes.t)]):
             part = slice(begin, end)
             env = outcomes.env[part]
-            row, turn = level.market_rows[t, env], level.turns[t, env]
-            streams = self._streams_of(level, env + first_env, turn)
-            slots = self._write_states(streams, row, turn, level.private[part])
+            row, active_instrument = level.market_rows[t, env], level.active_instrument[t, env]
+            streams = self._streams_of(level, env + first_env, active_instrument)
+            slots = self._write_states(streams, row, active_instrument, level.private[part])
             written.append(slots.ravel())
             self.waiting[streams] = True
 
@@ -99,29 +99,37 @@ class StreamStorage:
                 number = final_number[until[truncated], env[truncated]]
                 row_then = level.market_rows[until[truncated], env[truncated]] + 1
                 written.append(
-                    self._write_states(streams[truncated], row_then, turn[truncated], level.final[number]).ravel()
+                    self._write_states(
+                        streams[truncated], row_then, active_instrument[truncated], level.final[number]
+                    ).ravel()
                 )
                 self._advance(streams[truncated])
         due = np.flatnonzero(level.bootstrap_due)
         if len(due):
-            turn = level.bootstrap_turns[due]
-            streams = self._streams_of(level, due + first_env, turn)
-            slots = self._write_states(streams, level.bootstrap_rows[due], turn, level.bootstrap[due])
+            active_instrument = level.bootstrap_active_instrument[due]
+            streams = self._streams_of(level, due + first_env, active_instrument)
+            slots = self._write_states(streams, level.bootstrap_rows[due], active_instrument, level.bootstrap[due])
             self.waiting[streams] = True
             written.append(slots.ravel())
         return np.concatenate(written) if written else np.zeros(0, dtype=np.int64)
 
-    def _streams_of(self, level: LevelColumns, env: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    def _streams_of(self, level: LevelColumns, env: np.ndarray, active_instrument: np.ndarray) -> np.ndarray:
         """Numbers of the streams of those that act, (k, n)."""
-        return level.agents_at(turn) * self.n_envs + env[:, None]
+        return level.agents_at(active_instrument) * self.n_envs + env[:, None]
 
-    def _write_states(self, streams: np.ndarray, row: np.ndarray, turn: np.ndarray, private: np.ndarray) -> np.ndarray:
+    def _write_states(
+        self, streams: np.ndarray, row: np.ndarray, active_instrument: np.ndarray, private: np.ndarray
+    ) -> np.ndarray:
         """Write states (k, n) at the heads of their streams, or one further where the head waits on another row."""
         slots = streams * self.n_slots + self.head[streams]
-        same = (self.row[slots] == row[:, None]) & (self.turn[slots] == turn[:, None])
+        same = (self.row[slots] == row[:, None]) & (self.active_instrument[slots] == active_instrument[:, None])
         self._advance(streams[self.waiting[streams] & ~same])
         slots = streams * self.n_slots + self.head[streams]
-        self.row[slots], self.turn[slots], self.private[slots] = row[:, None], turn[:, None], private
+        self.row[slots], self.active_instrument[slots], self.private[slots] = (
+            row[:, None],
+            active_instrument[:, None],
+            private,
+        )
         self.stored[streams] -= self.is_decision(slots)
         self.kind[slots] = STATE
         return slots
@@ -143,7 +151,7 @@ class StreamStorage:
     def observe(self, slots: np.ndarray) -> np.ndarray:
         """The observations in these slots, float32 (R, F)."""
         agents = slots // (self.n_envs * self.n_slots)
-        return self.reconstruct(agents, self.row[slots], self.turn[slots], self.private[slots])
+        return self.reconstruct(agents, self.row[slots], self.active_instrument[slots], self.private[slots])
 
     def returns(self, slots: np.ndarray, n_steps: int, gamma: float) -> Returns:
         """Returns of `n_steps` decisions from each of `slots` on, of fewer where the stream stops. Discounts follow

@@ -125,10 +125,12 @@ def check_bar(desk: Any, acting: np.ndarray, rewards: np.ndarray) -> None:
             agent = int(np.argmin(np.isfinite(rewards[env])))
             name, value = desk.universe.agent_ids[agent], rewards[env, agent]
             raise EnvFault(
-                f"environment {env}, row {row} ({desk.execution.stamps[row]}): the reward of {name} is {value}"
+                f"environment {env}, row {row} ({desk.execution.timestamps[row]}): the reward of {name} is {value}"
             )
         if not math.isfinite(equity[env]):
-            raise EnvFault(f"environment {env}, row {row} ({desk.execution.stamps[row]}): the equity is {equity[env]}")
+            raise EnvFault(
+                f"environment {env}, row {row} ({desk.execution.timestamps[row]}): the equity is {equity[env]}"
+            )
 
 
 def check_fragment(fragment: Fragment) -> None:

@@ -30,7 +30,7 @@ class PendingDecisions:
     rewards: np.ndarray
     bars: np.ndarray
     market_rows: np.ndarray
-    turns: np.ndarray
+    active_instrument: np.ndarray
 
 
 class RolloutBuffer:
@@ -131,12 +131,13 @@ class GroupSampler:
 
 
 class EpisodeFlags:
-    """Bars played, ends of episodes, market rows and turns, (T + 1, B) each; row 0 is for the fragment before."""
+    """Bars played, ends of episodes, market rows and active instruments, (T + 1, B) each; row 0 is for the fragment
+    before."""
 
     def __init__(self, n_envs: int, n_bars: int) -> None:
         shape = (n_bars + 1, n_envs)
         self.bars, self.terminated, self.truncated = np.zeros((3, *shape), dtype=bool)
-        self.market_rows, self.turns = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int8)
+        self.market_rows, self.active_instrument = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int8)
 
 
 @dataclass
@@ -147,23 +148,27 @@ class BootstrapObservations:
     module_index: np.ndarray
     due: np.ndarray
     market_rows: np.ndarray
-    turns: np.ndarray
+    active_instrument: np.ndarray
 
 
 def level_columns(sampler: GroupSampler, flags: EpisodeFlags, bootstrap: BootstrapObservations) -> LevelColumns:
     """The columns of one level for a fragment. Decisions that still last stay with the sampler as pending."""
     rollout = sampler.rollout
     assert rollout is not None
-    bars, market_rows, turns = flags.bars.astype(np.int64), flags.market_rows.copy(), flags.turns.copy()
+    bars, market_rows, active_instrument = (
+        flags.bars.astype(np.int64),
+        flags.market_rows.copy(),
+        flags.active_instrument.copy(),
+    )
     if sampler.pending is not None:
         bars[0] = np.where(sampler.pending.open, sampler.pending.bars, 0)
-        market_rows[0], turns[0] = sampler.pending.market_rows, sampler.pending.turns
+        market_rows[0], active_instrument[0] = sampler.pending.market_rows, sampler.pending.active_instrument
     due = rollout.due
     rows = _rows(due)
     names = ("module_index", "private", "actions", "action_dist_inputs")
     columns = {name: rows(getattr(rollout, name)) for name in names}
     width, n_acting = len(sampler.level.state_columns), sampler.level.n_acting
-    sampler.pending = _pending_decisions(rollout, bars, market_rows, turns, flags, bootstrap)
+    sampler.pending = _pending_decisions(rollout, bars, market_rows, active_instrument, flags, bootstrap)
     return LevelColumns(
         agents=sampler.level.agents,
         domain=sampler.desk.setup.domain,
@@ -175,14 +180,14 @@ def level_columns(sampler: GroupSampler, flags: EpisodeFlags, bootstrap: Bootstr
         terminated=flags.terminated,
         truncated=flags.truncated,
         market_rows=market_rows,
-        turns=turns,
+        active_instrument=active_instrument,
         final=np.concatenate([np.zeros((0, n_acting, width), np.float32), *rollout.final]),
         final_module_index=np.concatenate([np.zeros((0, n_acting), np.int8), *rollout.final_module_index]),
         bootstrap=bootstrap.private,
         bootstrap_module_index=bootstrap.module_index,
         bootstrap_due=bootstrap.due,
         bootstrap_rows=bootstrap.market_rows,
-        bootstrap_turns=bootstrap.turns,
+        bootstrap_active_instrument=bootstrap.active_instrument,
         regimes=sampler.desk.features.regime[market_rows] if sampler.needs_regime_labels else None,
         **columns,
     )
@@ -192,7 +197,7 @@ def _pending_decisions(
     rollout: RolloutBuffer,
     bars: np.ndarray,
     market_rows: np.ndarray,
-    turns: np.ndarray,
+    active_instrument: np.ndarray,
     flags: EpisodeFlags,
     bootstrap: BootstrapObservations,
 ) -> PendingDecisions | None:
@@ -215,7 +220,7 @@ def _pending_decisions(
         rewards=np.where(since[:, :, None], rollout.rewards, 0.0).sum(axis=0),
         bars=np.where(since, bars, 0).sum(axis=0),
         market_rows=market_rows[at],
-        turns=turns[at],
+        active_instrument=active_instrument[at],
     )
 
 

@@ -76,7 +76,7 @@ class BatchedEnvRunner(BarRunner):
                 [self._sampler(level, part.desk) for level in part.levels] for part in self.env.domain_envs
             ]
         sac = self.trial.sac
-        self._min_std_by_regime = None if sac is None else np.array(sac.sigma_floor.by_regime, dtype=np.float32)
+        self._min_std_by_regime = None if sac is None else np.array(sac.min_std_by_regime.in_order, dtype=np.float32)
         n_agents = 0 if self.env is None else len(self.env.settings.universe.agent_ids)
         self._returns = np.zeros((self.num_envs, n_agents))
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
@@ -225,7 +225,10 @@ class BatchedEnvRunner(BarRunner):
             unstepped = part.playing & ~stepped
             with part.desk.rolled_back(np.flatnonzero(unstepped)) if unstepped.any() else contextlib.nullcontext():
                 if flags is not None:
-                    flags[number].market_rows[row], flags[number].turns[row] = part.desk.state.row, part.turns()
+                    flags[number].market_rows[row], flags[number].active_instrument[row] = (
+                        part.desk.state.row,
+                        part.active_instrument(),
+                    )
                 for sampler in samplers:
                     self._decide(sampler, row, acting, sample_actions)
                 result = part.desk.advance()
@@ -382,7 +385,10 @@ class BatchedEnvRunner(BarRunner):
                     private = observations[..., sampler.level.state_columns]
                     rows = part.desk.state.row.copy()
                     bootstraps.append(
-                        (sampler, BootstrapObservations(private, sampler.module_index(), due, rows, part.turns()))
+                        (
+                            sampler,
+                            BootstrapObservations(private, sampler.module_index(), due, rows, part.active_instrument()),
+                        )
                     )
         return bootstraps
 

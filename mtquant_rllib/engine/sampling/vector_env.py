@@ -31,14 +31,14 @@ class DomainEnvs:
         self, settings: Settings, data: DeskData, n_envs: int, config: EnvironmentConfig, domain: int | None
     ) -> None:
         self.desk = core_for(settings, data, n_envs, EpisodeSetup(config.reward, domain), limited=config.limited)
-        self.turns_of_episodes = data.turns(settings, domain)
+        self.instrument_segments = data.instrument_segments(settings, domain)
         self.playing = np.zeros(n_envs, dtype=bool)
         self.episodes_begun = np.zeros(n_envs, dtype=np.int64)
         self.levels = self.desk.levels
 
-    def turns(self) -> np.ndarray:
-        """Which of the domain's instruments is on turn in a single-domain desk, int8 (B,); 0 elsewhere."""
-        return self.desk.on_turn().astype(np.int8)
+    def active_instrument(self) -> np.ndarray:
+        """Which of the domain's instruments is active in a single-domain desk, int8 (B,); 0 elsewhere."""
+        return self.desk.active_instrument().astype(np.int8)
 
 
 class VectorEnv:
@@ -78,19 +78,19 @@ class VectorEnv:
             for part in self.domain_envs:
                 # Valid market rows while another desk plays; not counted as an episode.
                 self._reset(part, all_envs)
-                part.desk.park(all_envs)
+                part.desk.finish(all_envs)
         for part in self.domain_envs:
             part.playing[:] = False
         self.begin(all_envs)
 
     def begin(self, envs: np.ndarray) -> None:
         """Begin the next episode of each of `envs` (indices)."""
-        turn = (envs + self.episodes_begun[envs]) % len(self.domain_envs)
+        domain = (envs + self.episodes_begun[envs]) % len(self.domain_envs)
         self.episodes_begun[envs] += 1
         for number, part in enumerate(self.domain_envs):
-            here, left = envs[turn == number], envs[(turn != number) & part.playing[envs]]
+            here, left = envs[domain == number], envs[(domain != number) & part.playing[envs]]
             if len(left):
-                part.desk.park(left)
+                part.desk.finish(left)
                 part.playing[left] = False
             if len(here):
                 self._reset(part, here)
@@ -100,10 +100,13 @@ class VectorEnv:
     def _reset(self, part: DomainEnvs, envs: np.ndarray) -> None:
         settings = self.settings
         allocations = (settings.rewards.specialist_allocation_low, settings.rewards.specialist_allocation_high)
-        turns, bars, begun = part.turns_of_episodes, settings.desk.episode.bars, part.episodes_begun
+        choices, bars, begun = part.instrument_segments, settings.desk.episode.bars, part.episodes_begun
         part.desk.reset(
             envs,
-            [draw_episode(self.seed, self.runner, int(env), int(begun[env]), turns, bars, allocations) for env in envs],
+            [
+                draw_episode(self.seed, self.runner, int(env), int(begun[env]), choices, bars, allocations)
+                for env in envs
+            ],
         )
 
     def get_state(self) -> list[dict[str, Any]]:

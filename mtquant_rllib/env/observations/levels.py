@@ -19,7 +19,7 @@ from mtquant_rllib.short_rows import row_max
 _TINY = 1e-12
 
 
-class Observer:
+class ObservationWriter:
     """Writes observations of B environments as float32."""
 
     def __init__(self, settings: Settings, columns: Columns, setup: EpisodeSetup) -> None:

@@ -28,7 +28,7 @@ class ObservationReconstruction:
     agents
         Ids of the level's agents, in order.
     domain
-        Index of the domain of single-domain episodes, which have one instrument on turn; None otherwise.
+        Index of the domain of single-domain episodes, which have one active instrument; None otherwise.
 
     Attributes
     ----------
@@ -56,11 +56,14 @@ class ObservationReconstruction:
         self._instruments = np.array([universe.symbols.index(agent) for agent in agents if agent in universe.symbols])
         self.width, self.private = group.observation.width, group.state_columns
 
-    def __call__(self, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray, private: np.ndarray) -> np.ndarray:
+    def __call__(
+        self, agents: np.ndarray, rows: np.ndarray, active_instrument: np.ndarray, private: np.ndarray
+    ) -> np.ndarray:
         """Observations, float32 (R, width), of `agents` (R,), indices into the level's, on `rows` (R,) of the feature
-        table with private columns `private` (R, p), where `turns` (R,) is the domain's instrument on turn."""
+        table with private columns `private` (R, p), where `active_instrument` (R,) is the domain's active
+        instrument."""
         out = np.empty((len(rows), self.width), dtype=np.float32)
-        self._market_view(self, out, agents, rows, turns)
+        self._market_view(self, out, agents, rows, active_instrument)
         out[:, self.private] = private
         return out
 
@@ -68,26 +71,32 @@ class ObservationReconstruction:
         """The detector's label on each row, int64 (R,)."""
         return self._features.regime[rows].astype(np.int64)
 
-    def _asset_columns(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
+    def _asset_columns(
+        self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, active_instrument: np.ndarray
+    ) -> None:
         columns = np.array(layout.allocator_columns(self._symbols))
         seen = self._block.reshape(len(self._block), -1)[rows[:, None], columns]
         out[:] = self._feature_means.centred_columns(seen, columns)
 
-    def _correlation_and_macro(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
+    def _correlation_and_macro(
+        self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, active_instrument: np.ndarray
+    ) -> None:
         for part, table in (("correlation", self._features.correlation), ("macro", self._features.macro)):
             np.clip(table[rows], -self._clip, self._clip, out=out[:, self._layout[part]])
 
-    def _domain_and_blocks(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
+    def _domain_and_blocks(
+        self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, active_instrument: np.ndarray
+    ) -> None:
         assert self._domain is not None
         width = self._layout["domain"].stop
         out[:, :width] = self._feature_means.centred_domain(self._domain, self._domain_table[rows])
         block = self._feature_means.centred_block(self._block[rows, self._slice])
         if self._single:
-            block[np.arange(block.shape[1]) != turns[:, None]] = 0.0
+            block[np.arange(block.shape[1]) != active_instrument[:, None]] = 0.0
         stop = width + block.shape[1] * block.shape[2]
         out[:, width:stop] = block.reshape(len(rows), stop - width)
 
-    def _own_block(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, turns: np.ndarray) -> None:
+    def _own_block(self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, active_instrument: np.ndarray) -> None:
         out[:, : self._block.shape[2]] = self._feature_means.centred_block(self._block[rows, self._instruments[agents]])
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from mtquant_rllib import strict_json
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.env.episodes import Stretch, Turn
+from mtquant_rllib.env.episodes import EpisodeSegment, InstrumentSegments
 from mtquant_rllib.env.prepared.files import (
     ARRAYS_HASH,
     FILES,
@@ -58,11 +58,11 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class DeskData:
-    """ExecutionData and features of one split, and the stretches of rows in which it may be traded."""
+    """ExecutionData and features of one split, and the segments of rows in which it may be traded."""
 
     execution: ExecutionData
     features: FeatureTable
-    stretches: tuple[Stretch, ...]
+    segments: tuple[EpisodeSegment, ...]
 
     @classmethod
     def open(cls, folder: Path, split: str) -> DeskData:
@@ -82,7 +82,7 @@ class DeskData:
             return cls(
                 ExecutionData.open(part),
                 open_table(part / entry["features"]),
-                tuple(Stretch(*rows) for rows in entry["stretches"]),
+                tuple(EpisodeSegment(*rows) for rows in entry["segments"]),
             )
         except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
             raise RunError(
@@ -91,14 +91,14 @@ class DeskData:
 
     @classmethod
     def of(cls, settings: Settings, markets: Sequence[MarketData]) -> DeskData:
-        """In memory, for tests and notebooks: every row after the warm-up of every path, one stretch a path."""
+        """In memory, for tests and notebooks: every row after the warm-up of every path, one segment a path."""
         features = build_features(settings, markets, None)
         execution = ExecutionData.build(settings, markets).traded_from(features.warm_from)
         return cls(execution, features, _whole_paths(execution, features))
 
-    def turns(self, settings: Settings, domain: int | None) -> tuple[Turn, ...]:
-        """Who is on turn in the episodes of a domain, each instrument where it is traded; one turn for everybody where
-        all domains play (None).
+    def instrument_segments(self, settings: Settings, domain: int | None) -> tuple[InstrumentSegments, ...]:
+        """Which instruments of a domain play alone, and in which segments each is traded; all segments as one choice
+        where all domains play (None).
 
         Raises
         ------
@@ -106,25 +106,28 @@ class DeskData:
             When no instrument of the domain is traded in this split.
         """
         if domain is None:
-            return (Turn(0, self.stretches),)
+            return (InstrumentSegments(0, self.segments),)
         part = settings.universe.domain_slices[domain]
-        found = [Turn(number, self._traded(first)) for number, first in enumerate(self.features.warm_from[part])]
-        if not any(turn.stretches for turn in found):
+        found = [
+            InstrumentSegments(number, self._traded(first))
+            for number, first in enumerate(self.features.warm_from[part])
+        ]
+        if not any(one.segments for one in found):
             raise MarketDataError(
                 f"{settings.universe.domains[domain].name}: none of its instruments is traded in these bars, which end "
                 "before their features are known; accepted: a longer history, or other market.splits"
             )
-        return tuple(turn for turn in found if turn.stretches)
+        return tuple(one for one in found if one.segments)
 
-    def _traded(self, first_row: int) -> tuple[Stretch, ...]:
-        """The stretches from a row of each path on."""
+    def _traded(self, first_row: int) -> tuple[EpisodeSegment, ...]:
+        """The segments from a row of each path on."""
         length = self.execution.rows_per_path
-        starts = [max(s.start, s.start // length * length + first_row) for s in self.stretches]
-        return tuple(Stretch(start, s.stop) for start, s in zip(starts, self.stretches) if s.stop - start > 1)
+        starts = [max(s.start, s.start // length * length + first_row) for s in self.segments]
+        return tuple(EpisodeSegment(start, s.stop) for start, s in zip(starts, self.segments) if s.stop - start > 1)
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """The index of a prepared folder: source, spans, stretches."""
+    """The index of a prepared folder: source, spans, segments."""
     return read_index(folder)
 
 
@@ -157,14 +160,14 @@ def prepare_embedded(settings: Settings, cache: Path | None = None) -> Path:
             size = embedded.of(split)
             seed = int(np.random.SeedSequence((embedded.seed, number)).generate_state(1)[0])
             drawn = synthesise(settings, n_paths=size.paths, n_years=size.years, seed=seed, variant=embedded.bars)
-            stretches, features = _write_arrays(settings, drawn.markets, folder / split)
+            segments, features = _write_arrays(settings, drawn.markets, folder / split)
             mu, sigma = drawn.truth.mu, drawn.truth.sigma
             if embedded.variant == "leak":
                 block = folder / split / features / "block.npy"
                 flat = sigma.reshape(-1, sigma.shape[-1])
                 mu = plant_leak(settings, ExecutionData.open(folder / split), block, flat).reshape(mu.shape)
             np.savez(folder / split / "truth.npz", mu=mu, sigma=sigma)
-            splits[split] = {"arrays": split, "features": features, "stretches": stretches}
+            splits[split] = {"arrays": split, "features": features, "segments": segments}
         world = hashlib.sha256(strict_json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()
         market = {"kind": "synthetic", "content": world}
         return {"source": f"embedded ({embedded.variant})", "market": market, "splits": splits}
@@ -189,7 +192,7 @@ def prepare_files(
                     f"split {name}: rows {split.start} to {split.stop} leave nothing to trade after the warm-up, which "
                     f"ends at row {whole[0]}; accepted: a longer history, or other market.splits"
                 )
-            splits[name] = {"arrays": "history", "features": features, "stretches": [[start, stop]]}
+            splits[name] = {"arrays": "history", "features": features, "segments": [[start, stop]]}
         return _source(market, content, bars, macro) | {"splits": splits}
 
     return _prepared(cache, f"bars-{identity}", fill)
@@ -217,16 +220,17 @@ def prepare_unseen(
         (whole,), features = _write_arrays(settings, [market], folder / "history")
         first = 0
         if after is not None:
-            first = int(np.searchsorted(market.stamps, np.datetime64(after + dt.timedelta(days=1)), side="left"))
+            first = int(np.searchsorted(market.timestamps, np.datetime64(after + dt.timedelta(days=1)), side="left"))
         start, stop = max(first, whole[0]), whole[1]
         if stop - start < 2:
             raise MarketDataError(
                 f"{bars}: nothing of it can be traded"
                 + ("" if after is None else f" after {after}")
-                + f"; its features are known from {market.stamps[whole[0]].astype('datetime64[D]')} on, and it ends on "
-                f"{market.stamps[-1].astype('datetime64[D]')}; accepted: newer bars, with a year before them"
+                + f"; its features are known from {market.timestamps[whole[0]].astype('datetime64[D]')} on, "
+                f"and it ends on {market.timestamps[-1].astype('datetime64[D]')}; "
+                "accepted: newer bars, with a year before them"
             )
-        split = {"arrays": "history", "features": features, "stretches": [[start, stop]]}
+        split = {"arrays": "history", "features": features, "segments": [[start, stop]]}
         return _source(market, content, bars, macro) | {"splits": {UNSEEN: split}}
 
     return _prepared(cache, f"unseen-{identity}", fill)
@@ -234,7 +238,7 @@ def prepare_unseen(
 
 def _source(market: MarketData, content: str, bars: Path | Sequence[Path], macro: Path | None) -> dict[str, Any]:
     """Which files the bars are from, and which bars they are."""
-    first, last = (str(stamp.astype("datetime64[D]")) for stamp in market.stamps[[0, -1]])
+    first, last = (str(timestamp.astype("datetime64[D]")) for timestamp in market.timestamps[[0, -1]])
     known = {"kind": "file", "content": content, "symbols": list(market.symbols), "first": first, "last": last}
     return {"source": str(bars), "macro": None if macro is None else str(macro), "market": known}
 
@@ -248,14 +252,14 @@ def _loaded(
     market, _ = load_market(settings, bars, macro)
     first_held = settings.market.splits.holdout_from
     if first_held is not None and not holdout:
-        stop = int(np.searchsorted(market.stamps, np.datetime64(first_held), side="left"))
+        stop = int(np.searchsorted(market.timestamps, np.datetime64(first_held), side="left"))
         if not stop:
             raise MarketDataError(
                 f"{bars}: all of it is the last holdout, from {first_held} (market.splits.holdout_from)"
             )
         market = market.rows(0, stop)
     content = hashlib.sha256()
-    for array in (market.stamps, market.bars, market.valid, market.macro, market.stale_open, market.volume_proxy):
+    for array in (market.timestamps, market.bars, market.valid, market.macro, market.stale_open, market.volume_proxy):
         content.update(np.ascontiguousarray(array).tobytes())
     return market, content.hexdigest()
 
@@ -278,12 +282,14 @@ def _write_arrays(settings: Settings, markets: Sequence[MarketData], folder: Pat
     execution = ExecutionData.build(settings, markets).traded_from(features.warm_from)
     execution.save(folder)
     require_finite(execution, features, settings.universe.symbols)
-    return [[stretch.start, stretch.stop] for stretch in _whole_paths(execution, features)], features.folder.name
+    return [[segment.start, segment.stop] for segment in _whole_paths(execution, features)], features.folder.name
 
 
-def _whole_paths(execution: ExecutionData, features: FeatureTable) -> tuple[Stretch, ...]:
+def _whole_paths(execution: ExecutionData, features: FeatureTable) -> tuple[EpisodeSegment, ...]:
     length = execution.rows_per_path
-    return tuple(Stretch(path * length + features.warmup, (path + 1) * length) for path in range(execution.n_paths))
+    return tuple(
+        EpisodeSegment(path * length + features.warmup, (path + 1) * length) for path in range(execution.n_paths)
+    )
 
 
 @functools.cache

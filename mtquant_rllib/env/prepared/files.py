@@ -117,7 +117,7 @@ def require_finite(execution: ExecutionData, features: FeatureTable, symbols: Se
             if bad.any():
                 row, *place = np.argwhere(bad)[0].tolist()
                 raise MarketDataError(
-                    f"prepared array {name}: row {start + row} ({execution.stamps[start + row]}) "
+                    f"prepared array {name}: row {start + row} ({execution.timestamps[start + row]}) "
                     f"{position_name(name, place, symbols)} is {rows[(row, *place)]}; expected a finite number: the "
                     "bars or macro series around that time cannot be used as they are"
                 )

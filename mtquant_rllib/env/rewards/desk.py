@@ -11,7 +11,7 @@ from mtquant_rllib.env.rewards.custom_terms import RewardBar, custom_terms, term
 from mtquant_rllib.portfolio.execution_data import ExecutionData
 
 _LEAST_SHARE = 1e-6
-"""Smallest share of capital or appetite in a book's scale, where `decision.snap_below` is not larger."""
+"""Smallest share of capital or appetite in a book's scale, where `decision.dead_band` is not larger."""
 
 
 class DeskReward:
@@ -30,7 +30,7 @@ class DeskReward:
     def __init__(self, settings: Settings, execution: ExecutionData, setup: EpisodeSetup) -> None:
         universe = settings.universe
         self._weights = settings.rewards
-        self._snap = max(settings.desk.decision.snap_below, _LEAST_SHARE)
+        self._least_share = max(settings.desk.decision.dead_band, _LEAST_SHARE)
         self._setup = setup
         self._slices = universe.domain_slices
         self._domain_of = np.array(universe.domain_of)
@@ -68,7 +68,7 @@ class DeskReward:
         """Net returns in units of the volatility that each book was sized for, (B, K), clipped."""
         d = len(self._slices)
         # A book whose allocation has just become zero still winds down: its scale has a lower bound.
-        share = np.maximum(allocation, self._snap) * np.maximum(appetite, self._snap)[:, None]
+        share = np.maximum(allocation, self._least_share) * np.maximum(appetite, self._least_share)[:, None]
         scale = np.empty_like(streams)
         scale[:, 0] = self.sigma_target
         scale[:, 1 : 1 + d] = share * self.sigma_target

@@ -43,7 +43,7 @@ class DailyReturns(VectorState):
         self.day_is_over[envs] = True
 
     def opens_day(self, new_day: np.ndarray) -> np.ndarray:
-        """bool (B,): the next bar is the first of a day, by its stamp or because an episode begins."""
+        """bool (B,): the next bar is the first of a day, by its timestamp or because an episode begins."""
         return new_day | self.day_is_over
 
     def step(self, equity_before: np.ndarray, equity: np.ndarray, new_day: np.ndarray) -> None:

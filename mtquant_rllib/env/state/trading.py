@@ -20,7 +20,7 @@ class TradingState(VectorState):
         Row of the market whose close is the present, and the one at which the episode is truncated, int64 (B,).
     bars_done
         Bars of the episode so far, int64 (B,).
-    parked
+    done
         bool (B,): out of play until the next reset.
     stop_atr
         Distance of each instrument's stop in average true ranges, (B, n).
@@ -33,7 +33,7 @@ class TradingState(VectorState):
     row: np.ndarray
     stop_row: np.ndarray
     bars_done: np.ndarray
-    parked: np.ndarray
+    done: np.ndarray
     stop_atr: np.ndarray
     active: np.ndarray
     book: Book
@@ -43,7 +43,7 @@ class TradingState(VectorState):
         self.row = np.zeros(n_envs, dtype=np.int64)
         self.stop_row = np.ones(n_envs, dtype=np.int64)
         self.bars_done = np.zeros(n_envs, dtype=np.int64)
-        self.parked = np.zeros(n_envs, dtype=bool)
+        self.done = np.zeros(n_envs, dtype=bool)
         self._initial_stop_atr = settings.desk.decision.stop_atr_min
         self.stop_atr = np.full((n_envs, n), self._initial_stop_atr)
         self.active = np.ones((n_envs, n), dtype=bool)
@@ -55,6 +55,6 @@ class TradingState(VectorState):
         self.row[envs] = [draw.start for draw in draws]
         self.stop_row[envs] = [draw.stop for draw in draws]
         self.bars_done[envs] = 0
-        self.parked[envs] = False
+        self.done[envs] = False
         self.stop_atr[envs] = self._initial_stop_atr
         self.book.reset(envs)

@@ -28,11 +28,11 @@ def linear_forecast(settings: Settings, folder: Path, split: str) -> np.ndarray:
     """
     data = DeskData.open(folder, "train")
     mu, sigma = truth(folder, "train")
-    rows = np.concatenate([np.arange(stretch.start, stretch.stop) for stretch in data.stretches])
+    rows = np.concatenate([np.arange(segment.start, segment.stop) for segment in data.segments])
     rows = rows[:: max(len(rows) // _MOST_ROWS, 1)]
     fit, *_ = np.linalg.lstsq(_regressors(settings, data, rows), mu[rows] / sigma[rows], rcond=None)
-    held, sigma = DeskData.open(folder, split), truth(folder, split)[1]
-    return np.asarray(_regressors(settings, held, np.arange(len(sigma))) @ fit * sigma)
+    data, sigma = DeskData.open(folder, split), truth(folder, split)[1]
+    return np.asarray(_regressors(settings, data, np.arange(len(sigma))) @ fit * sigma)
 
 
 def _regressors(settings: Settings, data: DeskData, rows: np.ndarray) -> np.ndarray:

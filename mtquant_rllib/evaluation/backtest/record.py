@@ -37,7 +37,7 @@ class Record:
         Instrument names (n), domain names (D), and the domain index of each instrument (n).
     bars_per_year
         Annualises everything.
-    stamps
+    timestamps
         datetime64[s] of shape (T,), or (B, T) where the environments begin at different bars.
     equity_start_ccy
         Shape (B,): equity before the first bar, account currency.
@@ -70,7 +70,7 @@ class Record:
     domains: tuple[str, ...]
     domain_of: tuple[int, ...]
     bars_per_year: float
-    stamps: np.ndarray
+    timestamps: np.ndarray
     equity_start_ccy: np.ndarray
     equity_ccy: np.ndarray
     pnl_ccy: np.ndarray
@@ -89,7 +89,7 @@ class Record:
         n_envs, n_bars = self.equity_ccy.shape
         n = len(self.symbols)
         assert len(self.domain_of) == n, self.domain_of
-        assert self.stamps.shape in ((n_bars,), (n_envs, n_bars)), self.stamps.shape
+        assert self.timestamps.shape in ((n_bars,), (n_envs, n_bars)), self.timestamps.shape
         assert self.equity_start_ccy.shape == (n_envs,), self.equity_start_ccy.shape
         assert self.var_forecast_frac.shape == (n_envs, n_bars), self.var_forecast_frac.shape
         assert self.breaker_trips.shape[:-1] == (n_envs,), self.breaker_trips.shape
@@ -108,7 +108,7 @@ class Record:
     @property
     def overlaps(self) -> bool:
         """Whether environments begin at different bars, as from random starts, and so may play the same ones."""
-        return self.stamps.ndim > 1
+        return self.timestamps.ndim > 1
 
     @cached_property
     def equity_before_ccy(self) -> np.ndarray:
@@ -122,10 +122,10 @@ class Record:
 
     @cached_property
     def days(self) -> np.ndarray:
-        """Trading day of each bar, int64 (B, T), days since 1970. Stamps that are all midnights are dates of daily
+        """Trading day of each bar, int64 (B, T), days since 1970. Timestamps that are all midnights are dates of daily
         bars."""
-        daily = bool((self.stamps == self.stamps.astype("datetime64[D]")).all())
-        days = trading_day(self.stamps.ravel(), daily).reshape(self.stamps.shape)
+        daily = bool((self.timestamps == self.timestamps.astype("datetime64[D]")).all())
+        days = trading_day(self.timestamps.ravel(), daily).reshape(self.timestamps.shape)
         return np.broadcast_to(days, self.equity_ccy.shape)
 
     @cached_property
@@ -177,7 +177,7 @@ class Record:
         """Write one compressed `.npz`, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {key: getattr(self, key) for key in _ARRAYS}
-        rest = {key: getattr(self, key) for key in _REST}
+        rest = {key: getattr(self, key) for key in _METADATA}
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".npz.part")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -216,5 +216,5 @@ class Record:
         return np.where(self.played, self.equity_before_ccy, 1.0)
 
 
-_REST = ("name", "symbols", "domains", "domain_of", "bars_per_year", "rule_names", "facts")
-_ARRAYS = tuple(item.name for item in fields(Record) if item.name not in _REST)
+_METADATA = ("name", "symbols", "domains", "domain_of", "bars_per_year", "rule_names", "facts")
+_ARRAYS = tuple(item.name for item in fields(Record) if item.name not in _METADATA)

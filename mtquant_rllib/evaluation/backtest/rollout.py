@@ -18,7 +18,7 @@ from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.core_factory import core_for
 from mtquant_rllib.env.decisions import allocator_actions
 from mtquant_rllib.env.episode_setup import EpisodeSetup
-from mtquant_rllib.env.episodes import EpisodeDraw, Stretch
+from mtquant_rllib.env.episodes import EpisodeDraw, EpisodeSegment
 from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.env.trading import NO_STOP_ATR, Trading
@@ -122,7 +122,7 @@ class PolicyPlayer:
             if not due.any():
                 continue
             obs = level.observe()
-            watch.bars, watch.rows = int(desk.state.bars_done.max()), due & ~desk.state.parked
+            watch.bars, watch.rows = int(desk.state.bars_done.max()), due & ~desk.state.done
             if self._on_decision is not None:
                 for slot, agent in enumerate(level.agents):
                     self._on_decision(agent, desk, obs[:, slot], watch.rows)
@@ -200,7 +200,7 @@ class AllocatorOraclePlayer:
         assert settings.allocator is not None
         self._config = settings.allocator
         self._targets = np.full_like(mu, 1.0 / mu.shape[1])
-        rows = np.concatenate([np.arange(stretch.start, stretch.stop) for stretch in data.stretches])
+        rows = np.concatenate([np.arange(segment.start, segment.stop) for segment in data.segments])
         self._targets[rows] = allocator_targets(
             mu[rows], sigma[rows], data.features.covariance[rows], self._config.oracle
         )
@@ -219,29 +219,29 @@ def oracle_player(settings: Settings, mu: np.ndarray, sigma: np.ndarray, data: D
     return AllocatorOraclePlayer(settings, mu, sigma, data)
 
 
-def whole(stretches: Sequence[Stretch]) -> list[EpisodeDraw]:
-    """Each stretch once, from end to end."""
-    return [EpisodeDraw(start=s.start, stop=s.stop - 1, allocation=0.0, turn=0) for s in stretches]
+def whole(segments: Sequence[EpisodeSegment]) -> list[EpisodeDraw]:
+    """Each segment once, from end to end."""
+    return [EpisodeDraw(start=s.start, stop=s.stop - 1, allocation=0.0, active_instrument=0) for s in segments]
 
 
-def pieces(stretches: Sequence[Stretch], bars: int) -> list[EpisodeDraw]:
-    """Each stretch cut into consecutive pieces of about `bars`: the same bars, played side by side."""
+def pieces(segments: Sequence[EpisodeSegment], bars: int) -> list[EpisodeDraw]:
+    """Each segment cut into consecutive pieces of about `bars`: the same bars, played side by side."""
     draws = []
-    for stretch in stretches:
-        count = max(round((stretch.stop - 1 - stretch.start) / bars), 1)
-        edges = np.linspace(stretch.start, stretch.stop - 1, count + 1).astype(int)
+    for segment in segments:
+        count = max(round((segment.stop - 1 - segment.start) / bars), 1)
+        edges = np.linspace(segment.start, segment.stop - 1, count + 1).astype(int)
         draws += [EpisodeDraw(int(a), int(b), 0.0, 0) for a, b in pairwise(edges)]
     return draws
 
 
-def random_starts(stretches: Sequence[Stretch], bars: int, episodes: int, seed: int) -> list[EpisodeDraw]:
+def random_starts(segments: Sequence[EpisodeSegment], bars: int, episodes: int, seed: int) -> list[EpisodeDraw]:
     """Episodes of `bars` from random starts."""
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(episodes):
-        stretch = stretches[int(rng.integers(len(stretches)))]
-        start = int(rng.integers(stretch.start, max(stretch.stop - 1 - bars, stretch.start) + 1))
-        draws.append(EpisodeDraw(start, min(start + bars, stretch.stop - 1), 0.0, 0))
+        segment = segments[int(rng.integers(len(segments)))]
+        start = int(rng.integers(segment.start, max(segment.stop - 1 - bars, segment.start) + 1))
+        draws.append(EpisodeDraw(start, min(start + bars, segment.stop - 1), 0.0, 0))
     return draws
 
 
@@ -263,7 +263,7 @@ def play(
     facts: Mapping[str, Any] | None = None,
     on_bar: Callable[[Any], None] | None = None,
 ) -> Record:
-    """Let a player play every draw to its end, side by side; shorter ones are parked when they are through.
+    """Let a player play every draw to its end, side by side; shorter ones are done when they are through.
 
     on_bar
         Called after each bar, for what the record does not hold.
@@ -280,7 +280,7 @@ def play(
     equity, forecast = np.full((n_envs, n_bars), np.nan), np.zeros((n_envs, n_bars))
     start_equity = desk.book.equity.copy()
     for t in range(n_bars):
-        playing = ~desk.state.parked
+        playing = ~desk.state.done
         if not playing.any():
             break
         before = np.where(desk.book.equity > 0, desk.book.equity, 1.0)
@@ -296,15 +296,15 @@ def play(
         forecast[:, t] = risk.var_forecast()
         if on_bar is not None:
             on_bar(desk)
-        desk.park(np.flatnonzero(result.terminated | result.truncated))
-    stamps = np.stack([_stamps(data, draw, n_bars) for draw in draws])
+        desk.finish(np.flatnonzero(result.terminated | result.truncated))
+    timestamps = np.stack([_timestamps(data, draw, n_bars) for draw in draws])
     return Record(
         name=name,
         symbols=settings.universe.symbols,
         domains=tuple(domain.name for domain in settings.universe.domains),
         domain_of=settings.universe.domain_of,
         bars_per_year=data.execution.bars_per_year,
-        stamps=stamps[0] if (stamps == stamps[0]).all() else stamps,
+        timestamps=timestamps[0] if (timestamps == timestamps[0]).all() else timestamps,
         equity_start_ccy=start_equity,
         equity_ccy=equity,
         pnl_ccy=money["pnl"],
@@ -333,10 +333,10 @@ def names_of_rules(risk: RiskLayer) -> dict[int, str]:
     return {number: risk.manager.rule_name(number) for number in (*built_in, *custom)}
 
 
-def _stamps(data: DeskData, draw: EpisodeDraw, n_bars: int) -> np.ndarray:
-    """Stamps of the bars played; a shorter episode repeats its last."""
+def _timestamps(data: DeskData, draw: EpisodeDraw, n_bars: int) -> np.ndarray:
+    """Timestamps of the bars played; a shorter episode repeats its last."""
     rows = np.minimum(draw.start + 1 + np.arange(n_bars), draw.stop)
-    return data.execution.stamps[rows]
+    return data.execution.timestamps[rows]
 
 
 def closes_of(data: DeskData) -> np.ndarray:

@@ -31,7 +31,7 @@ def stitched(records: Sequence[Record]) -> Record:
     for number, record in enumerate(records):
         if record.n_envs != 1 or record.symbols != first.symbols:
             raise ValueError(f"record {number} of {record.name}: expected one history of {', '.join(first.symbols)}")
-        if number and record.stamps.ravel()[0] <= records[number - 1].stamps.ravel()[-1]:
+        if number and record.timestamps.ravel()[0] <= records[number - 1].timestamps.ravel()[-1]:
             raise ValueError(f"record {number} of {record.name} begins before the one before it ends")
         if number:
             factor *= float(records[number - 1].equity_ccy[0, -1] / record.equity_start_ccy[0])
@@ -42,7 +42,7 @@ def stitched(records: Sequence[Record]) -> Record:
     series |= {name: np.concatenate([getattr(record, name) for record in records], axis=1) for name in _BARS}
     return replace(
         first,
-        stamps=np.concatenate([record.stamps.ravel() for record in records]),
+        timestamps=np.concatenate([record.timestamps.ravel() for record in records]),
         equity_ccy=np.concatenate(equity, axis=1),
         var_forecast_frac=np.concatenate([record.var_forecast_frac for record in records], axis=1),
         breaker_trips=np.sum([record.breaker_trips for record in records], axis=0),

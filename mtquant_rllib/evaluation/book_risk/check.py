@@ -46,7 +46,7 @@ class BookCheck:
     """reasons: why the book does not pass, empty where it does. measures, limits: by name, of the book as it is. edits:
     what the rules would change."""
 
-    stamp: str
+    timestamp: str
     reasons: tuple[str, ...]
     measures: Mapping[str, float]
     limits: Mapping[str, float]
@@ -80,7 +80,7 @@ def check_book(settings: Settings, market: MarketRisk, book: BookFile, equity_cc
     component = var.component_var(weights, market.covariance, confidence)
     marginal = var.marginal_var(weights, market.covariance, confidence)
     return BookCheck(
-        stamp=str(market.stamp),
+        timestamp=str(market.timestamp),
         reasons=tuple(reasons),
         measures=measures,
         limits=limits,
@@ -96,7 +96,7 @@ def check_book(settings: Settings, market: MarketRisk, book: BookFile, equity_cc
 
 def tail_risks(settings: Settings, market: MarketRisk, weights: np.ndarray) -> tuple[TailRisk, ...]:
     """VaR and expected shortfall of a book (n,) by every method, of one day."""
-    config, confidence = settings.risk.tails, settings.portfolio_risk.var_confidence
+    config, confidence = settings.risk.var_methods, settings.portfolio_risk.var_confidence
     rng = np.random.default_rng(settings.seed)
     past = market.returns[-config.history_days :]
     losses = -(past @ weights)

@@ -19,11 +19,11 @@ from mtquant_rllib.risk.repair.packed import PackedIndex
 
 @dataclass(frozen=True)
 class MarketRisk:
-    """stamp: of the close. covariance: of daily simple returns, and correlation, of bars, both (n, n), as the rules see
-    them there. days, returns: trading days up to the close on which every instrument was traded, (S,), and their simple
-    returns, (S, n)."""
+    """timestamp: of the close. covariance: of daily simple returns, and correlation, of bars, both (n, n), as the rules
+    see them there. days, returns: trading days up to the close on which every instrument was traded, (S,), and their
+    simple returns, (S, n)."""
 
-    stamp: np.datetime64
+    timestamp: np.datetime64
     covariance: np.ndarray
     correlation: np.ndarray
     days: np.ndarray
@@ -52,9 +52,9 @@ def load_market_risk(settings: Settings, bars: Path, macro: Path | None, at: dt.
 def market_risk(settings: Settings, market: MarketData, at: dt.date | None = None) -> MarketRisk:
     """Of one history; parameters and errors as of `load_market_risk`."""
     if at is not None:
-        stop = int(np.searchsorted(market.stamps, np.datetime64(at) + 1, side="left"))
+        stop = int(np.searchsorted(market.timestamps, np.datetime64(at) + 1, side="left"))
         if not stop:
-            raise MarketDataError(f"--at {at}: the bars begin on {market.stamps[0].astype('datetime64[D]')}")
+            raise MarketDataError(f"--at {at}: the bars begin on {market.timestamps[0].astype('datetime64[D]')}")
         market = market.rows(0, stop)
     # The rules read no book of the reference policy.
     settings = settings_with(settings, {"reference.where": "never"})
@@ -62,14 +62,14 @@ def market_risk(settings: Settings, market: MarketData, at: dt.date | None = Non
     last, ready = len(market) - 1, max(data.features.warm_from)
     if last < ready:
         raise MarketDataError(
-            f"{len(market):,} bars to {market.stamps[-1].astype('datetime64[D]')}: covariances of all instruments are "
-            f"known after {ready:,}; name a later day, or fewer instruments by market.instruments"
+            f"{len(market):,} bars to {market.timestamps[-1].astype('datetime64[D]')}: covariances of all instruments "
+            f"are known after {ready:,}; name a later day, or fewer instruments by market.instruments"
         )
     index = PackedIndex(len(market.symbols))
     correlation = index.hollow_matrices(np.asarray(data.features.correlation[last], dtype=np.float64))
     days, returns = daily_returns(market)
     return MarketRisk(
-        stamp=market.stamps[last],
+        timestamp=market.timestamps[last],
         covariance=index.matrices(np.asarray(data.features.covariance[last])),
         correlation=correlation + np.eye(index.n),
         days=days,
@@ -80,10 +80,10 @@ def market_risk(settings: Settings, market: MarketData, at: dt.date | None = Non
 def daily_returns(market: MarketData) -> tuple[np.ndarray, np.ndarray]:
     """Days on which every instrument was traded (S,), and simple returns from one to the next, (S, n); a price at or
     below zero makes a return of the size of the change over the price before it."""
-    days = Days.of(market.stamps, market.daily)
+    days = Days.of(market.timestamps, market.daily)
     common = days.traded(market.valid).all(axis=-1)
     closes = _last_good(market)[days.last][common]
-    names = market.stamps[days.last][common].astype("datetime64[D]")
+    names = market.timestamps[days.last][common].astype("datetime64[D]")
     before = closes[:-1]
     known = np.isfinite(before) & (before != 0)
     change = np.divide(np.diff(closes, axis=0), np.abs(before), out=np.zeros_like(before), where=known)

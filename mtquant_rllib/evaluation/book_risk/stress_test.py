@@ -32,7 +32,7 @@ class StressTest:
     """scenarios, worst first. missing: windows that the bars do not have. reverse: the most likely shock that loses as
     much as trips the breaker that halts the desk."""
 
-    stamp: str
+    timestamp: str
     scenarios: tuple[Scenario, ...]
     missing: tuple[str, ...]
     reverse: stress.ReverseStress
@@ -85,7 +85,7 @@ def stress_book(settings: Settings, market: MarketRisk, weights: np.ndarray) -> 
         found.append(Scenario(name, "shock", loss, "", loss, breaker(loss), _named(universe.symbols, lost)))
     confidence = settings.portfolio_risk.var_confidence
     return StressTest(
-        stamp=str(market.stamp),
+        timestamp=str(market.timestamp),
         scenarios=tuple(sorted(found, key=lambda one: -one.loss)),
         missing=tuple(missing),
         reverse=stress.reverse_stress(weights, market.covariance, settings.risk.breakers.level_3.loss_frac),

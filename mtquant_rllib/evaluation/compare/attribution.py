@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mtquant_rllib.evaluation.compare.book import ComparedRun
 from mtquant_rllib.evaluation.compare.colours import run_colours
+from mtquant_rllib.evaluation.compare.compared_run import ComparedRun
 from mtquant_rllib.evaluation.compare.comparison import Comparison
 from mtquant_rllib.evaluation.report.book_styles import COLOURS
 from mtquant_rllib.evaluation.web_page.panel import (
@@ -89,7 +89,7 @@ def costs_panel(comparison: Comparison) -> Panel:
 def trading_panel(comparison: Comparison, points: int) -> Panel:
     """Turnover and exposure over time, means over a month of bars."""
     first, traces = comparison.runs[0], []
-    x, colours = dates(first.own.stamps, first.bars_per_year), run_colours([run.name for run in comparison.runs])
+    x, colours = dates(first.own.timestamps, first.bars_per_year), run_colours([run.name for run in comparison.runs])
     window = max(round(first.bars_per_year / 12), 1)
     for run in comparison.runs:
         style = {"color": colours[run.name], "width": 1.4}

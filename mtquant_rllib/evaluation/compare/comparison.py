@@ -15,7 +15,7 @@ from scipy import stats
 
 from mtquant_rllib.config.evaluation import VerdictConfig
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.evaluation.compare.book import ComparedRun
+from mtquant_rllib.evaluation.compare.compared_run import ComparedRun
 from mtquant_rllib.evaluation.compare.selection import Selection, selection
 from mtquant_rllib.evaluation.measures import living_returns
 from mtquant_rllib.evaluation.statistics.paired_tests import compare_sharpes
@@ -97,7 +97,10 @@ def compare(runs: Sequence[ComparedRun], confidence: float, verdict: VerdictConf
     """
     first, *others = runs
     for run in others:
-        if not np.array_equal(run.own.stamps, first.own.stamps) or run.own.returns.shape != first.own.returns.shape:
+        if (
+            not np.array_equal(run.own.timestamps, first.own.timestamps)
+            or run.own.returns.shape != first.own.returns.shape
+        ):
             raise RunError(
                 f"{run.name} was judged on {_span(run)}, {first.name} on {_span(first)}; runs are compared on the same "
                 "bars: name runs of one market, judged on one split"

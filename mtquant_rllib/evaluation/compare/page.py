@@ -5,7 +5,7 @@ from __future__ import annotations
 from mtquant_rllib.evaluation.compare import attribution, learning, performance
 from mtquant_rllib.evaluation.compare.comparison import Comparison
 from mtquant_rllib.evaluation.compare.table import figure_cells, verdict_cells
-from mtquant_rllib.evaluation.web_page.page import Page, Section
+from mtquant_rllib.evaluation.web_page.page import Page, PageSection
 from mtquant_rllib.evaluation.web_page.panel import Panel, number
 
 
@@ -15,7 +15,7 @@ def build_page(comparison: Comparison, title: str, line_points: int) -> Page:
     first, context = comparison.runs[0], comparison.runs[0].context
     best = max(comparison.rows, key=lambda row: row.run.values["sharpe_ann"])
     sections = [
-        Section(
+        PageSection(
             "performance",
             "Performance",
             (
@@ -26,7 +26,7 @@ def build_page(comparison: Comparison, title: str, line_points: int) -> Page:
                 performance.distribution_panel(comparison),
             ),
         ),
-        Section(
+        PageSection(
             "attribution",
             "Where it came from",
             (
@@ -36,7 +36,7 @@ def build_page(comparison: Comparison, title: str, line_points: int) -> Page:
                 attribution.edits_panel(comparison),
             ),
         ),
-        Section("learning_section", "Learning and settings", *_learning(comparison)),
+        PageSection("learning_section", "Learning and settings", *_learning(comparison)),
     ]
     facts = context["facts"]
     return Page(

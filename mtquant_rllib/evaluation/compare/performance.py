@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mtquant_rllib.evaluation.compare.book import Book, ComparedRun
 from mtquant_rllib.evaluation.compare.colours import faint, run_colours
+from mtquant_rllib.evaluation.compare.compared_run import ComparedRun, StrategyReturns
 from mtquant_rllib.evaluation.compare.comparison import Comparison
 from mtquant_rllib.evaluation.report.book_styles import LOWEST_WEALTH, book_styles, is_held
 from mtquant_rllib.evaluation.web_page.panel import (
@@ -33,7 +33,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 def wealth_panel(comparison: Comparison, points: int) -> Panel:
     first = comparison.runs[0]
-    x = dates(first.own.stamps, first.bars_per_year)
+    x = dates(first.own.timestamps, first.bars_per_year)
     colours, traces = run_colours([run.name for run in comparison.runs]), []
     styles = book_styles(list(first.books))
     for name, book in _rules(first).items():
@@ -75,7 +75,7 @@ def wealth_panel(comparison: Comparison, points: int) -> Panel:
     )
 
 
-def _rules(run: ComparedRun) -> dict[str, Book]:
+def _rules(run: ComparedRun) -> dict[str, StrategyReturns]:
     return {name: book for name, book in list(run.books.items())[1:] if not is_held(name)}
 
 
@@ -111,7 +111,7 @@ def _band(x: Sequence[str], wealth: np.ndarray, points: int, colour: str, group:
 
 def rolling_panel(comparison: Comparison, points: int) -> Panel:
     first, traces = comparison.runs[0], []
-    x, colours = dates(first.own.stamps, first.bars_per_year), run_colours([run.name for run in comparison.runs])
+    x, colours = dates(first.own.timestamps, first.bars_per_year), run_colours([run.name for run in comparison.runs])
     window = round(first.bars_per_year)
     for run in comparison.runs:
         rolled = rolling_sharpe(run.own.returns, window, run.bars_per_year)
@@ -153,9 +153,9 @@ def rolling_sharpe(returns: np.ndarray, window: int, bars_per_year: float) -> np
     return found
 
 
-def calendar_returns(book: Book, unit: str) -> tuple[np.ndarray, np.ndarray]:
+def calendar_returns(book: StrategyReturns, unit: str) -> tuple[np.ndarray, np.ndarray]:
     """Net return of each calendar `unit` ("M" or "Y"), compounded, the mean over environments: (periods, returns)."""
-    periods, at = np.unique(book.stamps.astype(f"datetime64[{unit}]"), return_inverse=True)
+    periods, at = np.unique(book.timestamps.astype(f"datetime64[{unit}]"), return_inverse=True)
     growth = np.log1p(np.maximum(np.nan_to_num(book.returns), -1 + 1e-12))
     summed = np.zeros((len(growth), len(periods)))
     for env, own in enumerate(growth):
@@ -194,7 +194,7 @@ def months_panel(comparison: Comparison) -> Panel:
         buttons.append({"label": run.name, "method": "restyle", "args": ["visible", shown]})
     menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.04, "yanchor": "bottom", "showactive": True}
     figure = {"data": traces, "layout": layout(yaxis={"autorange": "reversed", "type": "category"}, updatemenus=[menu])}
-    n_years = len(np.unique(comparison.runs[0].own.stamps.astype("datetime64[Y]")))
+    n_years = len(np.unique(comparison.runs[0].own.timestamps.astype("datetime64[Y]")))
     return Panel(
         "months",
         "Net return of each month",
@@ -240,24 +240,24 @@ def distribution_panel(comparison: Comparison) -> Panel:
     )
 
 
-def daily_returns(book: Book) -> tuple[np.ndarray, np.ndarray]:
+def daily_returns(book: StrategyReturns) -> tuple[np.ndarray, np.ndarray]:
     """Days of all environments one after the other, and their net returns."""
-    days, at = np.unique(book.stamps.astype("datetime64[D]"), return_inverse=True)
+    days, at = np.unique(book.timestamps.astype("datetime64[D]"), return_inverse=True)
     growth = np.log1p(np.maximum(np.nan_to_num(book.returns), -1 + 1e-12))
     played = np.isfinite(book.returns)
-    found, stamps = [], []
+    found, timestamps = [], []
     for env in range(len(growth)):
         known = np.bincount(at, played[env], len(days)) > 0
         found.append(np.expm1(np.bincount(at, growth[env], len(days)))[known])
-        stamps.append(days[known])
-    return np.concatenate(stamps), np.concatenate(found)
+        timestamps.append(days[known])
+    return np.concatenate(timestamps), np.concatenate(found)
 
 
 def _worst_days(days: dict[str, tuple[np.ndarray, np.ndarray]]) -> tuple[tuple[str, ...], ...]:
     rows = []
-    for name, (stamps, values) in days.items():
+    for name, (timestamps, values) in days.items():
         worst = np.argsort(values, kind="stable")[:_WORST]
-        rows.append((name, *(f"{stamps[i]} {percent(values[i])}" for i in worst)))
+        rows.append((name, *(f"{timestamps[i]} {percent(values[i])}" for i in worst)))
     longest = max(len(row) for row in rows)
     return (("run", *(f"{place}." for place in range(1, longest))), *rows)
 

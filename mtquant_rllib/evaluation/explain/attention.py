@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.evaluation.explain.collect import Material
+from mtquant_rllib.evaluation.explain.collect import ExplanationData
 from mtquant_rllib.evaluation.explain.decisions import Decisions
 from mtquant_rllib.evaluation.explain.importance import attention_received
 from mtquant_rllib.evaluation.regimes.figures import N_REGIMES, REGIME_NAMES
@@ -120,10 +120,10 @@ def heatmap_panel(views: AttentionViews, groups: tuple[str, ...]) -> Panel:
 
 
 def evolution_panel(
-    material: Material, readout: AttentionReadout, views: AttentionViews, groups: tuple[str, ...]
+    material: ExplanationData, readout: AttentionReadout, views: AttentionViews, groups: tuple[str, ...]
 ) -> Panel:
     length, per_year = material.length, material.subject.bars_per_year
-    x = dates(material.stamps[:length], per_year)
+    x = dates(material.timestamps[:length], per_year)
     labels = material.regime[0, :length]
     at = [x[bar] for bar in views.part_bar]
     traces = [
@@ -183,11 +183,11 @@ def evolution_panel(
     )
 
 
-def classifier_panel(material: Material, readout: AttentionReadout, parts: int) -> Panel:
+def classifier_panel(material: ExplanationData, readout: AttentionReadout, parts: int) -> Panel:
     """The classifier's probabilities over time above the detector's labels."""
     decisions, length = material.decisions, material.length
     per_year = material.subject.bars_per_year
-    x = dates(material.stamps[:length], per_year)
+    x = dates(material.timestamps[:length], per_year)
     first = decisions.of_history(0)
     begins = np.unique(np.linspace(0, len(first), min(parts, len(first)) + 1).astype(int))[:-1]
     sums = np.add.reduceat(readout.probabilities[first].astype(np.float64), begins)

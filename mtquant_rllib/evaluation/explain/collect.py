@@ -59,7 +59,7 @@ class Influence:
 
 
 @dataclass(frozen=True)
-class Material:
+class ExplanationData:
     """All data of the page and the pictures.
 
     records
@@ -83,10 +83,10 @@ class Material:
         return self.records[0]
 
     @property
-    def stamps(self) -> np.ndarray:
+    def timestamps(self) -> np.ndarray:
         """datetime64[s] (T,) of the first history, the one that is drawn over time."""
-        stamps = self.subject.stamps
-        return stamps if stamps.ndim == 1 else stamps[0]
+        timestamps = self.subject.timestamps
+        return timestamps if timestamps.ndim == 1 else timestamps[0]
 
     @property
     def length(self) -> int:
@@ -113,13 +113,13 @@ def collect(
     *,
     equal_allocation: bool,
     facts: Mapping[str, Any],
-) -> Material:
+) -> ExplanationData:
     """Play a split once by the policies and once by each baseline, and analyse one agent's decisions.
 
     equal_allocation: as of `PolicyPlayer`, for policies that have no meta-controller yet.
     """
     view, log = AgentView(settings, agent, states), DecisionLog(agent)
-    draws = rollout.whole(data.stretches)
+    draws = rollout.whole(data.segments)
     player = rollout.policy_player(settings, states, equal_allocation=equal_allocation, on_decision=log)
     records = [rollout.play(settings, data, player, draws, name=rollout.subject_of(settings), facts=facts)]
     decisions = log.decisions()
@@ -130,7 +130,7 @@ def collect(
     readout = view.attention_readout(decisions.obs) if view.has_attention else None
     influence = measure_influence(settings, view, decisions, readout)
     classifier = None if readout is None else judge_classifier(settings, decisions, readout)
-    return Material(tuple(records), regime, confidence, decisions, influence, readout, classifier)
+    return ExplanationData(tuple(records), regime, confidence, decisions, influence, readout, classifier)
 
 
 def judge_classifier(settings: Settings, decisions: Decisions, readout: AttentionReadout) -> ClassifierScore:

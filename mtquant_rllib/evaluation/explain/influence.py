@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtquant_rllib.evaluation.explain.collect import Influence, Material
+from mtquant_rllib.evaluation.explain.collect import ExplanationData, Influence
 from mtquant_rllib.evaluation.explain.importance import Faithfulness
 from mtquant_rllib.evaluation.regimes.figures import REGIME_NAMES, mean_by_regime
 from mtquant_rllib.evaluation.web_page.panel import (
@@ -68,7 +68,7 @@ def verdicts(influence: Influence) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def importance_panel(material: Material) -> Panel:
+def importance_panel(material: ExplanationData) -> Panel:
     influence = material.influence
     parts, groups = shares(influence), influence.groups
     wide = len(parts) > 1
@@ -162,7 +162,7 @@ def _statistics(influence: Influence) -> tuple[tuple[str, ...], ...]:
     return tuple(rows)
 
 
-def importance_by_regime_panel(material: Material) -> Panel:
+def importance_by_regime_panel(material: ExplanationData) -> Panel:
     influence = material.influence
     measures = {OCCLUSION: influence.effect, **influence.claims}
     count, gap = len(measures), 0.05

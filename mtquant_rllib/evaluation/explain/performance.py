@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from mtquant_rllib.evaluation import measures
-from mtquant_rllib.evaluation.explain.collect import Material
+from mtquant_rllib.evaluation.explain.collect import ExplanationData
 from mtquant_rllib.evaluation.report.book_styles import LOWEST_WEALTH, book_styles, is_held
 from mtquant_rllib.evaluation.report.building import BookReport, EvaluationReport
 from mtquant_rllib.evaluation.web_page.panel import (
@@ -41,9 +41,9 @@ def tiles(report: EvaluationReport) -> tuple[tuple[str, str], ...]:
     )
 
 
-def wealth_panel(material: Material, report: EvaluationReport, points: int) -> Panel:
+def wealth_panel(material: ExplanationData, report: EvaluationReport, points: int) -> Panel:
     subject, length = material.subject, material.length
-    x = dates(material.stamps[:length], subject.bars_per_year)
+    x = dates(material.timestamps[:length], subject.bars_per_year)
     traces, styles = [], book_styles([record.name for record in material.records])
     for record in reversed(material.records):
         is_subject, held = record is subject, is_held(record.name)

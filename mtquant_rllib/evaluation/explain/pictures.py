@@ -19,7 +19,7 @@ from matplotlib.ticker import PercentFormatter
 
 from mtquant_rllib.config.evaluation import EvaluationConfig
 from mtquant_rllib.evaluation.explain.attention import AttentionViews, attention_views
-from mtquant_rllib.evaluation.explain.collect import Material
+from mtquant_rllib.evaluation.explain.collect import ExplanationData
 from mtquant_rllib.evaluation.explain.influence import shares, verdicts
 from mtquant_rllib.evaluation.explain.performance import risk_return
 from mtquant_rllib.evaluation.explain.weights import instrument_colours
@@ -52,7 +52,7 @@ _SEQUENTIAL_MAP, _DIVERGING_MAP = (LinearSegmentedColormap.from_list("", scale) 
 
 
 def write_pictures(
-    material: Material, report: EvaluationReport, config: EvaluationConfig, folder: Path
+    material: ExplanationData, report: EvaluationReport, config: EvaluationConfig, folder: Path
 ) -> dict[str, Path]:
     """Name -> path of each PNG."""
     plot = config.plot
@@ -92,7 +92,7 @@ def write_pictures(
     return paths
 
 
-def _regimes(material: Material, figure: Figure, axes: np.ndarray) -> None:
+def _regimes(material: ExplanationData, figure: Figure, axes: np.ndarray) -> None:
     shares_axis, matrix, durations = axes[0]
     found = regime_figures(material.regime)
     _title(shares_axis, "share of bars")
@@ -117,22 +117,22 @@ def _regimes(material: Material, figure: Figure, axes: np.ndarray) -> None:
     _calm(shares_axis, durations)
 
 
-def _timeline(material: Material, figure: Figure, axes: np.ndarray) -> None:
+def _timeline(material: ExplanationData, figure: Figure, axes: np.ndarray) -> None:
     strip, confidence = axes[:, 0]
-    stamps = _dates(material)
+    timestamps = _dates(material)
     _title(strip, "regime")
     _strip(strip, material)
     strip.tick_params(labelbottom=False)
     _legend(figure, [Patch(color=colour, label=name) for name, colour in zip(REGIME_NAMES, REGIME_COLOURS)])
-    confidence.plot(stamps, material.regime_confidence[0, : material.length], color=INK, lw=0.7)
+    confidence.plot(timestamps, material.regime_confidence[0, : material.length], color=INK, lw=0.7)
     confidence.set_ylabel("confidence")
     confidence.set_ylim(0, 1.02)
-    confidence.set_xlim(stamps[0], stamps[-1])
+    confidence.set_xlim(timestamps[0], timestamps[-1])
     _calm(confidence)
     _date_axis(confidence)
 
 
-def _performance(material: Material, figure: Figure, axes: np.ndarray) -> None:
+def _performance(material: ExplanationData, figure: Figure, axes: np.ndarray) -> None:
     desk = performance_by_regime(material.subject, material.regime)
     names, colours = [*REGIME_NAMES, "all"], [*REGIME_COLOURS, INK]
     parts = (
@@ -150,14 +150,14 @@ def _performance(material: Material, figure: Figure, axes: np.ndarray) -> None:
     _calm(*axes[0])
 
 
-def _weights(material: Material, figure: Figure, axes: np.ndarray) -> None:
+def _weights(material: ExplanationData, figure: Figure, axes: np.ndarray) -> None:
     top, strip = axes[:, 0]
-    record, stamps = material.subject, _dates(material)
+    record, timestamps = material.subject, _dates(material)
     _title(top, "weight of each instrument, fractions of equity")
     for i, (symbol, colour) in enumerate(zip(record.symbols, instrument_colours(record))):
-        top.plot(stamps, record.weights[0, : material.length, i], color=colour, lw=0.9, label=symbol)
+        top.plot(timestamps, record.weights[0, : material.length, i], color=colour, lw=0.9, label=symbol)
     top.axhline(0, color="#999999", lw=0.8)
-    top.set_xlim(stamps[0], stamps[-1])
+    top.set_xlim(timestamps[0], timestamps[-1])
     top.tick_params(labelbottom=False)
     _calm(top)
     _strip(strip, material)
@@ -167,7 +167,7 @@ def _weights(material: Material, figure: Figure, axes: np.ndarray) -> None:
     _legend(figure, handles)
 
 
-def _weight_regimes(material: Material, figure: Figure, axes: np.ndarray) -> None:
+def _weight_regimes(material: ExplanationData, figure: Figure, axes: np.ndarray) -> None:
     axis = axes[0, 0]
     _title(axis, "correlation of a weight with the regime")
     z = weight_regime_correlation(material.subject.weights, material.regime)
@@ -194,7 +194,7 @@ def _risk_return(report: EvaluationReport, figure: Figure, axes: np.ndarray) -> 
     _legend(figure, axis.get_legend_handles_labels()[0])
 
 
-def _importance(material: Material, figure: Figure, axes: np.ndarray) -> None:
+def _importance(material: ExplanationData, figure: Figure, axes: np.ndarray) -> None:
     axis, influence = axes[0, 0], material.influence
     parts = shares(influence)
     places, width = np.arange(len(influence.groups)), 0.8 / len(parts)
@@ -213,7 +213,7 @@ def _importance(material: Material, figure: Figure, axes: np.ndarray) -> None:
         figure.supxlabel(text, fontsize=8, color="#666666", wrap=True, ha="left", x=0.02)
 
 
-def _attention(material: Material, readout: AttentionReadout, figure: Figure, axes: np.ndarray) -> None:
+def _attention(material: ExplanationData, readout: AttentionReadout, figure: Figure, axes: np.ndarray) -> None:
     groups = material.influence.groups
     means = readout.attention.mean(axis=(0, 2), dtype=np.float64)
     views = [means.mean(axis=0), *means]
@@ -228,15 +228,15 @@ def _attention(material: Material, readout: AttentionReadout, figure: Figure, ax
     axes[0, 0].set_ylabel("reads")
 
 
-def _attention_time(material: Material, views: AttentionViews, figure: Figure, axes: np.ndarray) -> None:
+def _attention_time(material: ExplanationData, views: AttentionViews, figure: Figure, axes: np.ndarray) -> None:
     top, strip = axes[:, 0]
-    stamps, received = _dates(material), views.over_time[0, 0]
+    timestamps, received = _dates(material), views.over_time[0, 0]
     _title(top, "attention received")
     for g, group in enumerate(material.influence.groups):
         colour = GROUP_COLOURS[g % len(GROUP_COLOURS)]
-        top.plot(stamps[views.part_bar], received[g], color=colour, lw=0.9, label=group)
+        top.plot(timestamps[views.part_bar], received[g], color=colour, lw=0.9, label=group)
     top.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    top.set_xlim(stamps[0], stamps[-1])
+    top.set_xlim(timestamps[0], timestamps[-1])
     top.tick_params(labelbottom=False)
     _calm(top)
     _strip(strip, material)
@@ -246,14 +246,14 @@ def _attention_time(material: Material, views: AttentionViews, figure: Figure, a
     _legend(figure, handles)
 
 
-def _strip(axis: Axes, material: Material) -> None:
-    stamps = mdates.date2num(_dates(material))
-    edges = np.append(stamps, 2 * stamps[-1] - stamps[-2] if len(stamps) > 1 else stamps[-1] + 1)
+def _strip(axis: Axes, material: ExplanationData) -> None:
+    timestamps = mdates.date2num(_dates(material))
+    edges = np.append(timestamps, 2 * timestamps[-1] - timestamps[-2] if len(timestamps) > 1 else timestamps[-1] + 1)
     axis.pcolormesh(
         edges, [0, 1], material.regime[:1, : material.length], cmap=_REGIME_MAP, vmin=-0.5, vmax=N_REGIMES - 0.5
     )
     axis.set_yticks([])
-    axis.set_xlim(stamps[0], stamps[-1])
+    axis.set_xlim(timestamps[0], timestamps[-1])
     axis.xaxis_date()
 
 
@@ -277,8 +277,8 @@ def _map(
             axis.text(j, i, value, ha="center", va="center", fontsize=9, color="white" if dark[i, j] else INK)
 
 
-def _dates(material: Material) -> np.ndarray:
-    return material.stamps[: material.length]
+def _dates(material: ExplanationData) -> np.ndarray:
+    return material.timestamps[: material.length]
 
 
 def _title(axis: Axes, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtquant_rllib.evaluation.explain.collect import Material
+from mtquant_rllib.evaluation.explain.collect import ExplanationData
 from mtquant_rllib.evaluation.regimes.figures import (
     N_REGIMES,
     REGIME_NAMES,
@@ -39,9 +39,9 @@ ALL = "all bars"
 _DESCRIBES = "Labels use bars up to the decision; they describe the market and do not predict it."
 
 
-def timeline_panel(material: Material, figures: RegimeFigures, points: int) -> Panel:
+def timeline_panel(material: ExplanationData, figures: RegimeFigures, points: int) -> Panel:
     length, per_year = material.length, material.subject.bars_per_year
-    x = dates(material.stamps[:length], per_year)
+    x = dates(material.timestamps[:length], per_year)
     confidence = line(
         x,
         material.regime_confidence[0, :length].astype(np.float64),
@@ -107,7 +107,7 @@ def transition_panel(figures: RegimeFigures) -> Panel:
     )
 
 
-def durations_panel(material: Material, figures: RegimeFigures) -> Panel:
+def durations_panel(material: ExplanationData, figures: RegimeFigures) -> Panel:
     spells = find_spells(material.regime)
     traces = [
         {
@@ -145,7 +145,7 @@ def durations_panel(material: Material, figures: RegimeFigures) -> Panel:
     )
 
 
-def performance_panel(material: Material) -> Panel:
+def performance_panel(material: ExplanationData) -> Panel:
     desk = performance_by_regime(material.subject, material.regime)
     names = [*REGIME_NAMES, ALL]
     colours = [*REGIME_COLOURS, INK]
@@ -222,7 +222,7 @@ def _performance_table(desk: RegimePerformance, names: list[str]) -> tuple[tuple
     return (header, *rows)
 
 
-def comparison_panel(material: Material) -> Panel:
+def comparison_panel(material: ExplanationData) -> Panel:
     records = [record for record in material.records if not is_held(record.name)]
     z = np.stack([performance_by_regime(record, material.regime).sharpe_ann for record in records])
     moving = np.isfinite(z).any(axis=1)

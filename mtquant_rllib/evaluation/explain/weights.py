@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mtquant_rllib.evaluation.backtest.record import Record
-from mtquant_rllib.evaluation.explain.collect import Material
+from mtquant_rllib.evaluation.explain.collect import ExplanationData
 from mtquant_rllib.evaluation.regimes.figures import (
     NO_REGIME,
     REGIME_NAMES,
@@ -41,9 +41,9 @@ def instrument_colours(record: Record) -> list[str]:
     return colours
 
 
-def weights_panel(material: Material, points: int) -> Panel:
+def weights_panel(material: ExplanationData, points: int) -> Panel:
     record, length = material.subject, material.length
-    x = dates(material.stamps[:length], record.bars_per_year)
+    x = dates(material.timestamps[:length], record.bars_per_year)
     weights = record.weights[0, :length]
     traces = [
         line(
@@ -98,7 +98,7 @@ def weights_panel(material: Material, points: int) -> Panel:
     )
 
 
-def weight_regime_panel(material: Material) -> Panel:
+def weight_regime_panel(material: ExplanationData) -> Panel:
     record, known = material.subject, material.regime != NO_REGIME
     mean = mean_by_regime(record.weights, material.regime).T
     correlation = weight_regime_correlation(record.weights, material.regime)

@@ -9,29 +9,29 @@ import numpy as np
 from mtquant_rllib import strict_json
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.evaluation.explain import attention, influence, performance, regimes, weights
-from mtquant_rllib.evaluation.explain.collect import Material
+from mtquant_rllib.evaluation.explain.collect import ExplanationData
 from mtquant_rllib.evaluation.explain.pictures import write_pictures
 from mtquant_rllib.evaluation.regimes.figures import REGIME_NAMES, regime_figures
 from mtquant_rllib.evaluation.report.building import EvaluationReport, build_report
-from mtquant_rllib.evaluation.web_page.page import Page, Section
+from mtquant_rllib.evaluation.web_page.page import Page, PageSection
 
 PAGE = "explain.html"
 FIGURES = "figures.json"
 CLASSIFIER = "classifier.json"
 
 
-def build_page(material: Material, report: EvaluationReport, settings: Settings) -> Page:
+def build_page(material: ExplanationData, report: EvaluationReport, settings: Settings) -> Page:
     config, agent = settings.evaluation.explain, material.decisions.agent
     figures = regime_figures(material.regime, material.regime_confidence)
     readout = material.readout
     views = None if readout is None else attention.attention_views(readout, material.decisions, config.attention_points)
     sections = [
-        Section(
+        PageSection(
             "performance",
             "Performance",
             (performance.wealth_panel(material, report, config.line_points), performance.risk_return_panel(report)),
         ),
-        Section(
+        PageSection(
             "regimes",
             "Market regimes",
             (
@@ -42,12 +42,12 @@ def build_page(material: Material, report: EvaluationReport, settings: Settings)
                 regimes.comparison_panel(material),
             ),
         ),
-        Section(
+        PageSection(
             "book",
             "Weights",
             (weights.weights_panel(material, config.line_points), weights.weight_regime_panel(material)),
         ),
-        Section(
+        PageSection(
             "decisions",
             f"What {agent} decides on",
             (influence.importance_panel(material), influence.importance_by_regime_panel(material)),
@@ -59,10 +59,10 @@ def build_page(material: Material, report: EvaluationReport, settings: Settings)
             f"{agent} has a plain network: there is no attention to show. What its decisions rest on is measured by "
             "occlusion above. A run with networks.names.meta=attention (or specialist, instrument) has these panels."
         )
-        sections.append(Section("attention", "Attention", (), absent))
+        sections.append(PageSection("attention", "Attention", (), absent))
     else:
         sections.append(
-            Section(
+            PageSection(
                 "attention",
                 f"Attention of {agent}",
                 (
@@ -103,7 +103,7 @@ def _choices(views: attention.AttentionViews | None) -> dict[str, tuple[str, ...
     }
 
 
-def write_explanation(material: Material, settings: Settings, folder: Path) -> dict[str, Path]:
+def write_explanation(material: ExplanationData, settings: Settings, folder: Path) -> dict[str, Path]:
     """The page, its pictures, and as JSON the flat figures and, of an attention policy, its classifier's score; kind ->
     path."""
     report = build_report(material.records, settings)

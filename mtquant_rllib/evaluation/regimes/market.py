@@ -23,16 +23,16 @@ from mtquant_rllib.market.calendar import bars_per_year
 
 @dataclass(frozen=True)
 class MarketRegimes:
-    """Figures of a history's labels, (k,) bars of stamps datetime64[s], and the detector that gave them."""
+    """Figures of a history's labels, (k,) bars of timestamps datetime64[s], and the detector that gave them."""
 
     figures: RegimeFigures
     labels: np.ndarray
-    stamps: np.ndarray
+    timestamps: np.ndarray
     detector: str
 
     @property
     def bars_per_year(self) -> float:
-        return bars_per_year(self.stamps)
+        return bars_per_year(self.timestamps)
 
     @property
     def transitions_per_year(self) -> float:
@@ -48,16 +48,18 @@ class MarketRegimes:
         """
         if not re.fullmatch(r"\d{4}(-(0[1-9]|1[0-2]))?", period):
             raise ConfigError(f"period {period!r}: expected a year or a month, such as 2017 or 2020-03")
-        inside = self.stamps.astype("datetime64[Y]" if len(period) == 4 else "datetime64[M]") == np.datetime64(period)
+        inside = self.timestamps.astype("datetime64[Y]" if len(period) == 4 else "datetime64[M]") == np.datetime64(
+            period
+        )
         if not inside.any():
             raise ConfigError(f"period {period}: no bars; they reach from {self._day(0)} to {self._day(-1)}")
         return np.bincount(self.labels[inside], minlength=len(REGIME_NAMES)) / inside.sum()
 
     def years(self) -> list[str]:
-        return [str(year) for year in np.unique(self.stamps.astype("datetime64[Y]"))]
+        return [str(year) for year in np.unique(self.timestamps.astype("datetime64[Y]"))]
 
     def _day(self, row: int) -> str:
-        return str(self.stamps[row].astype("datetime64[D]"))
+        return str(self.timestamps[row].astype("datetime64[D]"))
 
     def lines(self, periods: Sequence[str] = ()) -> Iterator[str]:
         figures, per_year = self.figures, self.bars_per_year
@@ -68,7 +70,7 @@ class MarketRegimes:
         yield _row("", REGIME_NAMES)
         yield _row("share", [f"{share:.1%}" for share in figures.shares])
         yield _row("mean duration, bars", [f"{bars:.1f}" for bars in figures.mean_duration_bars])
-        yield _row("stretches", [f"{count}" for count in figures.spells])
+        yield _row("segments", [f"{count}" for count in figures.spells])
         yield _row("mean confidence", [f"{value:.2f}" for value in figures.confidence])
         yield f"{figures.n_changes} transitions, {self.transitions_per_year:.1f} a year; from, to:"
         for name, counts in zip(REGIME_NAMES, figures.transitions, strict=True):
@@ -116,7 +118,7 @@ def market_regimes(settings: Settings, market: MarketData) -> MarketRegimes:
     return MarketRegimes(
         figures=regime_figures(labels, np.asarray(table.regime_confidence)[common]),
         labels=labels,
-        stamps=market.stamps[common],
+        timestamps=market.timestamps[common],
         detector=f"{config.detector}, window {config.window_bars}",
     )
 

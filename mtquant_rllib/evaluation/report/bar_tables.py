@@ -21,14 +21,14 @@ BARS, INSTRUMENTS = "bars.parquet", "instruments.parquet"
 
 
 def bars_table(records: Sequence[Record]) -> pa.Table:
-    """book | environment | stamp | equity_ccy | net_return | gross_return | cost_ccy | financing_ccy | turnover |
+    """book | environment | timestamp | equity_ccy | net_return | gross_return | cost_ccy | financing_ccy | turnover |
     exposure_gross | exposure_net | drawdown | var_forecast | risk_edits."""
     return pa.concat_tables([_bars_of(record) for record in records]).unify_dictionaries()
 
 
 def _bars_of(record: Record) -> pa.Table:
     env, bar = np.nonzero(record.played)
-    stamps = np.broadcast_to(record.stamps, record.equity_ccy.shape)
+    timestamps = np.broadcast_to(record.timestamps, record.equity_ccy.shape)
 
     def played(values: np.ndarray) -> np.ndarray:
         return values[env, bar]
@@ -37,7 +37,7 @@ def _bars_of(record: Record) -> pa.Table:
         {
             "book": _repeated(record.name, len(env)),
             "environment": env.astype(np.int32),
-            "stamp": played(stamps),
+            "timestamp": played(timestamps),
             "equity_ccy": played(record.equity_ccy),
             "net_return": played(record.returns),
             "gross_return": played(record.gross_returns),
@@ -54,8 +54,8 @@ def _bars_of(record: Record) -> pa.Table:
 
 
 def instruments_table(records: Sequence[Record]) -> pa.Table:
-    """book | environment | stamp | symbol | domain | proposed | weight | traded | pnl_ccy | cost_ccy | financing_ccy |
-    contribution | rule. `rule`: the risk rule that bound, null for none."""
+    """book | environment | timestamp | symbol | domain | proposed | weight | traded | pnl_ccy | cost_ccy |
+    financing_ccy | contribution | rule. `rule`: the risk rule that bound, null for none."""
     return pa.concat_tables([_instruments_of(record) for record in records]).unify_dictionaries()
 
 
@@ -63,7 +63,7 @@ def _instruments_of(record: Record) -> pa.Table:
     n = len(record.symbols)
     env, bar = (np.repeat(index, n) for index in np.nonzero(record.played))
     which = np.tile(np.arange(n), len(env) // n if n else 0)
-    stamps = np.broadcast_to(record.stamps, record.equity_ccy.shape)
+    timestamps = np.broadcast_to(record.timestamps, record.equity_ccy.shape)
 
     def played(values: np.ndarray) -> np.ndarray:
         return values[env, bar, which]
@@ -75,7 +75,7 @@ def _instruments_of(record: Record) -> pa.Table:
         {
             "book": _repeated(record.name, len(env)),
             "environment": env.astype(np.int32),
-            "stamp": stamps[env, bar],
+            "timestamp": timestamps[env, bar],
             "symbol": _named(record.symbols, which),
             "domain": _named(record.domains, np.array(record.domain_of, dtype=np.int64)[which]),
             "proposed": played(record.proposed),

@@ -37,7 +37,7 @@ class Blotter:
         before = np.zeros_like(book.units) if self._before is None else self._before
         self._before = book.units.copy()
         self._symbols, self._rules = desk.universe.symbols, names_of_rules(desk.risk)
-        env, which = np.nonzero((book.traded_ccy > 0) & ~desk.state.parked[:, None])
+        env, which = np.nonzero((book.traded_ccy > 0) & ~desk.state.done[:, None])
         if len(env):
             at = env, which
             self._bars.append(
@@ -64,7 +64,7 @@ class Blotter:
         trades = pa.table(
             {
                 "environment": found.pop("environment"),
-                "stamp": self._data.execution.stamps[rows],
+                "timestamp": self._data.execution.timestamps[rows],
                 "symbol": pa.array([self._symbols[i] for i in which], pa.string()),
                 "side": pa.array([_SIDES[i] for i in side], pa.string()),
                 "price": np.asarray(self._data.execution.money[rows, channel.FILL, which]),
@@ -72,7 +72,7 @@ class Blotter:
                 "rule": pa.array(rules, pa.string()),
             }
         )
-        return trades.sort_by([("environment", "ascending"), ("stamp", "ascending"), ("symbol", "ascending")])
+        return trades.sort_by([("environment", "ascending"), ("timestamp", "ascending"), ("symbol", "ascending")])
 
     def write(self, path: Path) -> Path:
         """As CSV, whole or not at all."""

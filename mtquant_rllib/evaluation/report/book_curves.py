@@ -17,7 +17,11 @@ def write_book_curves(records: Sequence[Record], folder: Path) -> dict[str, Path
     highest, both the median over environments. The first column is the date, or where environments begin at different
     dates the bar."""
     first = records[0]
-    bars = np.datetime_as_string(first.stamps, unit="s") if first.stamps.ndim == 1 else np.arange(1, first.n_bars + 1)
+    bars = (
+        np.datetime_as_string(first.timestamps, unit="s")
+        if first.timestamps.ndim == 1
+        else np.arange(1, first.n_bars + 1)
+    )
     tables = {"equity": measures.wealth, "drawdown": measures.drawdown}
     files = {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -26,7 +30,7 @@ def write_book_curves(records: Sequence[Record], folder: Path) -> dict[str, Path
         files[name] = folder / f"{name}.csv"
         with files[name].open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["date" if first.stamps.ndim == 1 else "bar", *(record.name for record in records)])
+            writer.writerow(["date" if first.timestamps.ndim == 1 else "bar", *(record.name for record in records)])
             for bar, *values in zip(bars, *columns, strict=True):
                 writer.writerow([bar, *(f"{value:.8g}" for value in values)])
     return files

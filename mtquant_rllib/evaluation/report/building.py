@@ -91,7 +91,10 @@ def build_report(
     """
     subject = records[0]
     for other in records[1:]:
-        if not np.array_equal(other.stamps, subject.stamps) or other.equity_ccy.shape != subject.equity_ccy.shape:
+        if (
+            not np.array_equal(other.timestamps, subject.timestamps)
+            or other.equity_ccy.shape != subject.equity_ccy.shape
+        ):
             raise ValueError(f"{other.name} was played on other bars than {subject.name}; they cannot be compared")
     config, confidence = settings.evaluation, settings.portfolio_risk.var_confidence
     # Blocks of a month are as many days on shorter bars.
@@ -217,7 +220,7 @@ def _put_sharpe(
     """Replace the mean Sharpe by the pooled one, with its error and interval. Every book meets the same resamples."""
     rng, bars_per_year = np.random.default_rng(seed), record.bars_per_year
     if record.overlaps:
-        interval = overlapping_interval(returns, record.stamps, bars_per_year, bootstrap, rng)
+        interval = overlapping_interval(returns, record.timestamps, bars_per_year, bootstrap, rng)
         errors["sharpe_ann"] = interval.standard_error
     elif len(returns) < FEW_PATHS:
         interval = few_paths_interval(returns, bars_per_year, bootstrap, rng)
@@ -243,7 +246,7 @@ def _context(subject: Record, settings: Settings) -> dict[str, Any]:
     costs_line = ", ".join(
         f"{symbol} {row.spread_bps:g}/{row.commission_bps:g}/{row.slippage_bps:g}" for symbol, row in rows.items()
     )
-    days = subject.stamps.astype("datetime64[D]")
+    days = subject.timestamps.astype("datetime64[D]")
     return {
         "n_envs": subject.n_envs,
         "n_bars": subject.n_bars,
@@ -267,7 +270,7 @@ def _notes(records: Sequence[Record], tests: VarTests | None, settings: Settings
     if subject.n_envs > 1:
         notes.append(f"Sharpe pooled over {subject.n_envs} environments; other figures are means over them.")
     if subject.overlaps:
-        times = len(np.unique(subject.stamps))
+        times = len(np.unique(subject.timestamps))
         notes.append(
             f"Episodes that start at random share bars: these are no more than the {times:,} bars of the history. The "
             "Sharpe's error is of blocks of them, other figures have none, and there is no verdict."

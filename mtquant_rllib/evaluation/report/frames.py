@@ -17,13 +17,13 @@ def books_frame(report: EvaluationReport) -> pd.DataFrame:
 
 
 def returns_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Net simple returns, a column a book, by environment and stamp."""
+    """Net simple returns, a column a book, by environment and timestamp."""
     bars = bars_table(records).to_pandas().astype({"book": str})
-    wide = bars.pivot(index=["environment", "stamp"], columns="book", values="net_return")
+    wide = bars.pivot(index=["environment", "timestamp"], columns="book", values="net_return")
     return wide[[record.name for record in records]]
 
 
 def weights_frame(record: Record) -> pd.DataFrame:
-    """Weights held after each bar, a column an instrument, by environment and stamp."""
+    """Weights held after each bar, a column an instrument, by environment and timestamp."""
     parts = instruments_table([record]).to_pandas().astype({"symbol": str})
-    return parts.pivot(index=["environment", "stamp"], columns="symbol", values="weight")[list(record.symbols)]
+    return parts.pivot(index=["environment", "timestamp"], columns="symbol", values="weight")[list(record.symbols)]

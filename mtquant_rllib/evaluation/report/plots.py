@@ -104,7 +104,7 @@ def _dress(figure: plt.Figure, top: Axes, bottom: Axes, records: Sequence[Record
         axes.margins(x=0.01)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    if records[0].stamps.ndim == 1:
+    if records[0].timestamps.ndim == 1:
         locator = mdates.AutoDateLocator(minticks=4, maxticks=10)
         bottom.xaxis.set_major_locator(locator)
         bottom.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
@@ -155,10 +155,10 @@ def _wealth_limits(records: Sequence[Record], band: float) -> tuple[float, float
 
 def _axis_of(record: Record) -> np.ndarray:
     """Positions of the T + 1 points of a wealth curve: dates, the first one bar early; or counts of bars."""
-    if record.stamps.ndim == 2 or record.n_bars < 2:
+    if record.timestamps.ndim == 2 or record.n_bars < 2:
         return np.arange(record.n_bars + 1)
-    first = record.stamps[0] - np.median(np.diff(record.stamps).astype(np.int64)).astype("timedelta64[s]")
-    return np.concatenate([[first], record.stamps]).astype("datetime64[s]")
+    first = record.timestamps[0] - np.median(np.diff(record.timestamps).astype(np.int64)).astype("timedelta64[s]")
+    return np.concatenate([[first], record.timestamps]).astype("datetime64[s]")
 
 
 def _sharpe_label(record: Record) -> str:

@@ -36,7 +36,7 @@ class TermLog:
         self._sums = dict.fromkeys(TERMS, 0.0)
 
     def __call__(self, core: Allocator) -> None:
-        playing = ~core.state.parked
+        playing = ~core.state.done
         for name, values in core.regime_aware_terms().items():
             self._sums[name] += float(values[playing].sum())
 

@@ -20,7 +20,7 @@ class RiskHistory:
 
     Attributes
     ----------
-    environment, stamp, day
+    environment, timestamp, day
         (M,): of each row; `day` is its trading day, datetime64[D].
     returns, forecast
         Net return of the bar, and the one-day VaR forecast that it began with, (M,).
@@ -34,7 +34,7 @@ class RiskHistory:
 
     name: str
     environment: np.ndarray
-    stamp: np.ndarray
+    timestamp: np.ndarray
     day: np.ndarray
     returns: np.ndarray
     forecast: np.ndarray
@@ -74,8 +74,8 @@ def read_history(folder: Path, book: str) -> RiskHistory:
         m, n = bars.num_rows, len(symbols)
         if not m or parts.num_rows != m * n:
             raise ValueError(f"{parts.num_rows} rows of instruments for {m} bars")
-        stamps = np.asarray(bars["stamp"]).astype("datetime64[s]")
-        daily = bool((stamps == stamps.astype("datetime64[D]")).all())
+        timestamps = np.asarray(bars["timestamp"]).astype("datetime64[s]")
+        daily = bool((timestamps == timestamps.astype("datetime64[D]")).all())
 
         def wide(column: str) -> np.ndarray:
             return np.asarray(parts[column]).reshape(m, n)
@@ -84,8 +84,8 @@ def read_history(folder: Path, book: str) -> RiskHistory:
         return RiskHistory(
             name=book,
             environment=np.asarray(bars["environment"]).astype(np.int64),
-            stamp=stamps,
-            day=trading_day(stamps, daily).astype("datetime64[D]"),
+            timestamp=timestamps,
+            day=trading_day(timestamps, daily).astype("datetime64[D]"),
             returns=np.asarray(bars["net_return"]),
             forecast=np.asarray(bars["var_forecast"]),
             weights=wide("weight"),

@@ -12,7 +12,7 @@ from mtquant_rllib.evaluation.compare.colours import run_colours
 from mtquant_rllib.evaluation.report.terminal_tables import print_cells
 from mtquant_rllib.evaluation.risk_report.figures import NEAR, RiskReport, uses
 from mtquant_rllib.evaluation.risk_report.history import RiskHistory
-from mtquant_rllib.evaluation.web_page.page import Page, Section
+from mtquant_rllib.evaluation.web_page.page import Page, PageSection
 from mtquant_rllib.evaluation.web_page.panel import INK, Panel, layout, line, number, percent, short
 
 _LOSS, _HIT = "#0072b2", "#d55e00"
@@ -98,8 +98,8 @@ def build_page(report: RiskReport, history: RiskHistory, settings: Settings, tit
             ("breakers tripped", str(sum(report.breaker_trips))),
         ),
         sections=[
-            Section("limits", "Limits", (_limits_panel(history, settings, points), _edits_panel(report, history))),
-            Section("forecast", "Value at risk", (_forecast_panel(report, history),)),
+            PageSection("limits", "Limits", (_limits_panel(history, settings, points), _edits_panel(report, history))),
+            PageSection("forecast", "Value at risk", (_forecast_panel(report, history),)),
         ],
         footer="Limits are those of the run's settings. A test rejects where its p-value, simulated and adjusted for "
         f"all (Holm), is at most {report.significance:g}.",
@@ -114,7 +114,7 @@ def _first(history: RiskHistory) -> np.ndarray:
 
 def _limits_panel(history: RiskHistory, settings: Settings, points: int) -> Panel:
     first = _first(history)
-    x = np.datetime_as_string(history.stamp[first], unit="m").tolist()
+    x = np.datetime_as_string(history.timestamp[first], unit="m").tolist()
     found = uses(history, settings)
     colours = run_colours(list(found))
     traces = [

@@ -106,9 +106,9 @@ def few_paths_interval(
 
 
 def overlapping_interval(
-    returns: np.ndarray, stamps: np.ndarray, bars_per_year: float, config: BootstrapConfig, rng: np.random.Generator
+    returns: np.ndarray, timestamps: np.ndarray, bars_per_year: float, config: BootstrapConfig, rng: np.random.Generator
 ) -> Interval:
-    """Pooled Sharpe of episodes (P, T) whose bars end at `stamps` (P, T), some of them at the same time.
+    """Pooled Sharpe of episodes (P, T) whose bars end at `timestamps` (P, T), some of them at the same time.
 
     Episodes that start at random within one history play the same bars again and again: they are no more than that one
     history. So bars of one time are resampled together, and blocks are of time.
@@ -117,7 +117,7 @@ def overlapping_interval(
     known = np.isfinite(living)
     if known.sum() < 2 or np.ptp(living[known]) == 0:
         return Interval(np.nan, np.nan, np.nan, np.nan, config.confidence)
-    times, at = np.unique(stamps[known], return_inverse=True)
+    times, at = np.unique(timestamps[known], return_inverse=True)
     values, n_times = living[known], len(times)
     moments = np.stack([np.bincount(at, weights, n_times) for weights in (np.ones_like(values), values, values**2)])
     block, step = min(config.mean_block_bars, n_times), max(1, _CHUNK_CELLS // n_times)

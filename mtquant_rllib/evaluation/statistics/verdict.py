@@ -29,7 +29,7 @@ from mtquant_rllib.evaluation.statistics.sharpe_tests import (
 )
 
 
-class Finding(StrEnum):
+class Outcome(StrEnum):
     """What the rule says of a book."""
 
     BEATS = "beats the rules"
@@ -52,7 +52,7 @@ class Verdict:
         PBO of the trials; None where their returns are not known.
     """
 
-    finding: Finding
+    finding: Outcome
     sharpe_ann: float
     error_ann: float
     n_trials: int
@@ -72,13 +72,13 @@ class Verdict:
             f"{self.finding}: a net Sharpe of {self.sharpe_ann:.2f} ± {self.error_ann:.2f} over {self.years:.1f} "
             f"years, {chosen}; probability of skill {self.deflated:.0%}"
         )
-        if self.finding is Finding.BEATS:
+        if self.finding is Outcome.BEATS:
             return f"{first}. Better than {', '.join(self.better_than)}"
-        if self.finding is Finding.EARNS:
+        if self.finding is Outcome.EARNS:
             open_ = [name for name, p in self.better_than.items() if p > self.significance]
             doubt = f"Not shown to be better than {', '.join(open_)}" if open_ else "Its trials look overfitted"
             return f"{first}. {doubt}"
-        if self.finding is Finding.LUCK and np.isfinite(self.years_needed):
+        if self.finding is Outcome.LUCK and np.isfinite(self.years_needed):
             return f"{first}. It would take {self.years_needed:.0f} years of the same to tell"
         return first
 
@@ -158,9 +158,9 @@ def _finding(
     better: Mapping[str, float],
     overfitted: float | None,
     config: VerdictConfig,
-) -> Finding:
+) -> Outcome:
     if deflated >= 1 - config.significance:
         sound = overfitted is None or overfitted <= config.max_overfitting
         beats = sound and all(p <= config.significance for p in better.values())
-        return Finding.BEATS if beats else Finding.EARNS
-    return Finding.LOSES if probabilistic <= config.significance else Finding.LUCK
+        return Outcome.BEATS if beats else Outcome.EARNS
+    return Outcome.LOSES if probabilistic <= config.significance else Outcome.LUCK

@@ -1,7 +1,7 @@
 """Figures of a book's daily returns that a tear sheet has: tails, drawdowns, streaks, and its relation to a benchmark.
 
-Days are calendar days of the stamps; returns are net and simple. The formulas are the textbook ones, and quantstats,
-where it is installed, gives the same (tests).
+Days are calendar days of the timestamps; returns are net and simple. The formulas are the textbook ones, and
+quantstats, where it is installed, gives the same (tests).
 """
 
 from __future__ import annotations

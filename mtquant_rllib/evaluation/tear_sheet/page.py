@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mtquant_rllib.evaluation.backtest.record import Record
 from mtquant_rllib.evaluation.compare import attribution, performance
-from mtquant_rllib.evaluation.compare.book import Book, ComparedRun
+from mtquant_rllib.evaluation.compare.compared_run import ComparedRun, StrategyReturns
 from mtquant_rllib.evaluation.compare.comparison import compare
 from mtquant_rllib.evaluation.regimes.figures import REGIME_NAMES
 from mtquant_rllib.evaluation.regimes.report import ByRegime
@@ -18,18 +18,18 @@ from mtquant_rllib.evaluation.report.book_styles import is_held
 from mtquant_rllib.evaluation.report.building import EvaluationReport
 from mtquant_rllib.evaluation.report.output import report_tree
 from mtquant_rllib.evaluation.tear_sheet import panels
-from mtquant_rllib.evaluation.web_page.page import Page, Section
+from mtquant_rllib.evaluation.web_page.page import Page, PageSection
 from mtquant_rllib.evaluation.web_page.panel import number, percent
 
 FILE = "tear_sheet.html"
 REFERENCE = "reference"
 
 
-def book_of(record: Record) -> Book:
+def returns_of(record: Record) -> StrategyReturns:
     """A record as a book of a comparison. The record's environments share their bars."""
-    return Book(
+    return StrategyReturns(
         record.name,
-        record.stamps,
+        record.timestamps,
         {
             "net_return": record.returns,
             "turnover": np.where(record.played, record.traded_frac.sum(axis=-1), np.nan),
@@ -57,13 +57,13 @@ def build_page(
         Of the first record (`evaluation.report.blotter`).
     """
     subject, tree = records[0], report_tree(report)
-    books = {record.name: book_of(record) for record in records}
+    books = {record.name: returns_of(record) for record in records}
     shares = regimes[subject.name].bars[:-1] / max(regimes[subject.name].bars[-1], 1)
     by_regime = dict(zip(REGIME_NAMES, zip(regimes[subject.name].sharpe_ann[:-1], shares)))
     run = ComparedRun(subject.name, tree, books, {}, by_regime)
     alone = compare([run], confidence)
     own, *others = books.values()
-    days_per_year = subject.bars_per_year * len(np.unique(own.stamps.astype("datetime64[D]"))) / len(own.stamps)
+    days_per_year = subject.bars_per_year * len(np.unique(own.timestamps.astype("datetime64[D]"))) / len(own.timestamps)
     shown = {book.name: book for book in others if not is_held(book.name)}
     reference = shown.get(REFERENCE)
     values, context = run.values, report.context
@@ -80,7 +80,7 @@ def build_page(
             ("maximum drawdown", percent(values["max_drawdown_frac"])),
         ),
         sections=[
-            Section(
+            PageSection(
                 "performance",
                 "Performance",
                 (
@@ -91,7 +91,7 @@ def build_page(
                     performance.distribution_panel(alone),
                 ),
             ),
-            Section(
+            PageSection(
                 "risk_section",
                 "Risk",
                 (
@@ -100,7 +100,7 @@ def build_page(
                     attribution.edits_panel(alone),
                 ),
             ),
-            Section(
+            PageSection(
                 "holdings",
                 "Positions and trades",
                 (

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from mtquant_rllib.evaluation.backtest.record import Record
-from mtquant_rllib.evaluation.compare.book import Book
+from mtquant_rllib.evaluation.compare.compared_run import StrategyReturns
 from mtquant_rllib.evaluation.tear_sheet.day_figures import drawdown_spells, figures_beside, figures_of_days
 from mtquant_rllib.evaluation.tear_sheet.trade_figures import trade_rows
 from mtquant_rllib.evaluation.web_page.panel import (
@@ -35,14 +35,16 @@ _SHARES = (
 """Figures that are read as percentages."""
 
 
-def histories(book: Book) -> tuple[np.ndarray, np.ndarray]:
+def histories(book: StrategyReturns) -> tuple[np.ndarray, np.ndarray]:
     """Days (D,), and the net return of each in every environment, (B, D)."""
-    days, at = np.unique(book.stamps.astype("datetime64[D]"), return_inverse=True)
+    days, at = np.unique(book.timestamps.astype("datetime64[D]"), return_inverse=True)
     growth = np.log1p(np.maximum(np.nan_to_num(book.returns), -1 + 1e-12))
     return days, np.expm1(np.stack([np.bincount(at, own, len(days)) for own in growth]))
 
 
-def figure_tables(own: Book, others: Mapping[str, Book], days_per_year: float) -> tuple[tuple[str, ...], ...]:
+def figure_tables(
+    own: StrategyReturns, others: Mapping[str, StrategyReturns], days_per_year: float
+) -> tuple[tuple[str, ...], ...]:
     """Header and rows: each figure of the book and of the books beside it, then those of the book beside each; means
     over environments."""
     returns = {name: histories(book)[1] for name, book in {own.name: own, **others}.items()}
@@ -71,7 +73,7 @@ def _cell(figure: str, value: float) -> str:
     return percent(value) if figure in _SHARES else number(value)
 
 
-def drawdowns_panel(own: Book, points: int, bars_per_year: float) -> Panel:
+def drawdowns_panel(own: StrategyReturns, points: int, bars_per_year: float) -> Panel:
     days, (returns, *more) = histories(own)
     curve = np.concatenate(([1.0], np.cumprod(1 + returns)))
     loss = (1 - curve / np.maximum.accumulate(curve))[1:]
@@ -95,7 +97,7 @@ def drawdowns_panel(own: Book, points: int, bars_per_year: float) -> Panel:
     )
 
 
-def risk_panel(own: Book, reference: Book | None, points: int, days_per_year: float) -> Panel:
+def risk_panel(own: StrategyReturns, reference: StrategyReturns | None, points: int, days_per_year: float) -> Panel:
     """Volatility of half a year of days and, where there is a benchmark, beta and correlation to it."""
     days, (returns, *more) = histories(own)
     window = round(days_per_year / 2)
@@ -148,7 +150,7 @@ def _rolling(one: np.ndarray, other: np.ndarray, window: int) -> np.ndarray:
 
 def weights_panel(record: Record, points: int) -> Panel:
     """Weights after each bar, the mean over environments, one line an instrument in the shade of its domain."""
-    x = dates(record.stamps, record.bars_per_year)
+    x = dates(record.timestamps, record.bars_per_year)
     traces = []
     seen: dict[int, int] = {}
     for i, (symbol, domain) in enumerate(zip(record.symbols, record.domain_of)):

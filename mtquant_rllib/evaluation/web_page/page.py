@@ -19,7 +19,7 @@ _HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """panels under one heading; absent: why there are none, where there are none."""
 
     id: str
@@ -36,7 +36,7 @@ class Page:
     title: str
     facts: str
     tiles: Sequence[tuple[str, str]]
-    sections: Sequence[Section]
+    sections: Sequence[PageSection]
     footer: str
     choices: Mapping[str, Sequence[str]]
     attention: Mapping[str, Any] | None = None
@@ -75,7 +75,7 @@ class Page:
         os.replace(part, path)
         return path
 
-    def _section(self, section: Section) -> str:
+    def _section(self, section: PageSection) -> str:
         absent = f'<div class="panel absent">{html.escape(section.absent)}</div>' if section.absent else ""
         panels = "\n".join(self._panel(panel) for panel in section.panels)
         return f'<section id="{section.id}"><h2>{html.escape(section.title)}</h2>{absent}{panels}</section>'

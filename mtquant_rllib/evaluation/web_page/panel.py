@@ -84,10 +84,10 @@ def short(values: np.ndarray | Sequence[float]) -> list[Any]:
     return [float(f"{value:.5g}") if np.isfinite(value) else None for value in array.tolist()]
 
 
-def dates(stamps: np.ndarray, bars_per_year: float) -> list[str]:
-    """Stamps as Plotly reads them, to the day for daily bars and to the minute for shorter ones."""
+def dates(timestamps: np.ndarray, bars_per_year: float) -> list[str]:
+    """Timestamps as Plotly reads them, to the day for daily bars and to the minute for shorter ones."""
     daily = is_daily(bars_per_year)
-    strings: list[str] = np.datetime_as_string(stamps, unit="D" if daily else "m").tolist()
+    strings: list[str] = np.datetime_as_string(timestamps, unit="D" if daily else "m").tolist()
     return strings if daily else [text.replace("T", " ") for text in strings]
 
 

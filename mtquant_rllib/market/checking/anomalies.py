@@ -1,6 +1,6 @@
 """Signs that bars are not what they seem, frozen feeds, gaps, rolls, stale opens, bars that know the future.
 
-The most expensive oddity is a stale open: a daily bar whose open repeats the previous close although the market was
+The most expensive anomaly is a stale open: a daily bar whose open repeats the previous close although the market was
 shut overnight. Whoever fills at such an open buys at yesterday's price. It shows as exact repeats, or, where the
 vendor rounds, as opens whose gaps are far smaller than a peer's while the peer's gap predicts the open-to-close. A
 market that trades round the clock repeats its close honestly, and its peer's gaps predict nothing.
@@ -24,8 +24,8 @@ _RECENT = 250
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """A run of bars, or of missing ones: first and last stamp, number of bars, calendar days between."""
+class BarRange:
+    """A run of bars, or of missing ones: first and last timestamp, number of bars, calendar days between."""
 
     first: str
     last: str
@@ -33,25 +33,25 @@ class Stretch:
     days: float
 
 
-def stamp_text(stamp: np.datetime64, daily: bool) -> str:
-    """A stamp for people: the date of a daily bar, date and minute of a shorter one."""
-    return str(stamp.astype("datetime64[D]")) if daily else str(stamp.astype("datetime64[m]")).replace("T", " ")
+def timestamp_text(timestamp: np.datetime64, daily: bool) -> str:
+    """A timestamp for people: the date of a daily bar, date and minute of a shorter one."""
+    return str(timestamp.astype("datetime64[D]")) if daily else str(timestamp.astype("datetime64[m]")).replace("T", " ")
 
 
-def frozen_stretches(series: BarSeries, config: QualityConfig) -> tuple[Stretch, ...]:
+def frozen_ranges(series: BarSeries, config: QualityConfig) -> tuple[BarRange, ...]:
     """Runs of bars far narrower than the median: a feed that repeats itself, whatever its tick counts say."""
     spread = series.bars[:, HIGH] - series.bars[:, LOW]
     narrow = spread <= config.frozen_range_frac * np.median(spread)
-    return tuple(_stretch(series.stamps, a, b, series.daily) for a, b in _runs(narrow, config.frozen_bars))
+    return tuple(_bar_range(series.timestamps, a, b, series.daily) for a, b in _runs(narrow, config.frozen_bars))
 
 
-def long_gaps(series: BarSeries, config: QualityConfig) -> tuple[Stretch, ...]:
+def long_gaps(series: BarSeries, config: QualityConfig) -> tuple[BarRange, ...]:
     """Stretches of more than `gap_days` calendar days without a bar (`bars` is 0)."""
-    days = np.diff(series.stamps) / _DAY
+    days = np.diff(series.timestamps) / _DAY
     return tuple(
-        Stretch(
-            stamp_text(series.stamps[k], series.daily),
-            stamp_text(series.stamps[k + 1], series.daily),
+        BarRange(
+            timestamp_text(series.timestamps[k], series.daily),
+            timestamp_text(series.timestamps[k + 1], series.daily),
             0,
             float(days[k]),
         )
@@ -60,20 +60,20 @@ def long_gaps(series: BarSeries, config: QualityConfig) -> tuple[Stretch, ...]:
 
 
 def largest_moves(series: BarSeries, config: QualityConfig) -> tuple[tuple[str, float], ...]:
-    """(stamp, simple return of the close over the absolute previous close), largest first."""
+    """(timestamp, simple return of the close over the absolute previous close), largest first."""
     close = series.bars[:, CLOSE]
     if len(close) < 2:
         return ()
     with np.errstate(divide="ignore", invalid="ignore"):
         moves = np.nan_to_num(np.diff(close) / np.abs(close[:-1]), posinf=0, neginf=0)
     top = np.argsort(-np.abs(moves), kind="stable")[: config.largest_moves]
-    return tuple((stamp_text(series.stamps[k + 1], series.daily), float(moves[k])) for k in top)
+    return tuple((timestamp_text(series.timestamps[k + 1], series.daily), float(moves[k])) for k in top)
 
 
 def roll_jumps(series: BarSeries, config: QualityConfig) -> np.ndarray:
     """Opening gaps, as fractions, that look like the change from one contract to the next."""
     gap = _gaps_frac(series.bars)
-    dates = series.stamps.astype("datetime64[D]")
+    dates = series.timestamps.astype("datetime64[D]")
     day = (dates - dates.astype("datetime64[M]")).astype(np.int64) + 1
     in_days = (day >= config.roll_days[0]) & (day <= config.roll_days[1])
     usual = np.nanmedian(np.abs(gap)) if np.isfinite(gap).any() else np.inf
@@ -91,7 +91,7 @@ def engulfing_share(series: BarSeries, config: QualityConfig) -> float:
     count = len(ahead_high)
     holds = (series.bars[:count, HIGH] >= ahead_high) & (series.bars[:count, LOW] <= ahead_low)
     best = 0.0
-    for clock in (series.stamps[:count], local_time(series.stamps[:count])):
+    for clock in (series.timestamps[:count], local_time(series.timestamps[:count])):
         hour = (clock - clock.astype("datetime64[D]")).astype(np.int64) // 3600
         total = np.bincount(hour, minlength=24)
         share = np.bincount(hour, weights=holds, minlength=24) / np.maximum(total, 1)
@@ -114,10 +114,10 @@ def partial_last(series: BarSeries, config: QualityConfig) -> str | None:
     return None
 
 
-def exact_repeats(stamps: np.ndarray, bars: np.ndarray, config: QualityConfig) -> dict[int, str]:
+def exact_repeats(timestamps: np.ndarray, bars: np.ndarray, config: QualityConfig) -> dict[int, str]:
     """Years in which most opens are the previous close to the digit."""
-    year = stamps.astype("datetime64[Y]").astype(np.int64) + 1970
-    repeats = np.zeros(len(stamps), dtype=bool)
+    year = timestamps.astype("datetime64[Y]").astype(np.int64) + 1970
+    repeats = np.zeros(len(timestamps), dtype=bool)
     repeats[1:] = bars[1:, OPEN] == bars[:-1, CLOSE]
     out = {}
     for one in np.unique(year):
@@ -144,8 +144,8 @@ def suspected_stale_years(market: MarketData, settings: Settings) -> dict[str, d
         gap[own, i] = _gaps_frac(bars)
         with np.errstate(divide="ignore", invalid="ignore"):
             body[own, i] = np.where(bars[:, OPEN] > 0, bars[:, CLOSE] / bars[:, OPEN] - 1, np.nan)
-        out[symbol] = exact_repeats(market.stamps[own], bars, config)
-    year = market.stamps.astype("datetime64[Y]").astype(np.int64) + 1970
+        out[symbol] = exact_repeats(market.timestamps[own], bars, config)
+    year = market.timestamps.astype("datetime64[Y]").astype(np.int64) + 1970
     kind = {s: settings.symbols[s].asset_class if s in settings.symbols else "" for s in market.symbols}
     for i, symbol in enumerate(market.symbols):
         for j, peer in enumerate(market.symbols):
@@ -180,6 +180,8 @@ def _runs(mask: np.ndarray, at_least: int) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2) if b - a >= at_least]
 
 
-def _stretch(stamps: np.ndarray, start: int, stop: int, daily: bool) -> Stretch:
-    days = float((stamps[stop - 1] - stamps[start]) / _DAY)
-    return Stretch(stamp_text(stamps[start], daily), stamp_text(stamps[stop - 1], daily), stop - start, days)
+def _bar_range(timestamps: np.ndarray, start: int, stop: int, daily: bool) -> BarRange:
+    days = float((timestamps[stop - 1] - timestamps[start]) / _DAY)
+    return BarRange(
+        timestamp_text(timestamps[start], daily), timestamp_text(timestamps[stop - 1], daily), stop - start, days
+    )

@@ -30,11 +30,11 @@ class Rows:
     """Rows of one file on their way to bars; all arrays have the rows still in play as first axis."""
 
     codes: np.ndarray
-    stamps: np.ndarray
+    timestamps: np.ndarray
     bars: np.ndarray
 
     def take(self, keep: np.ndarray) -> Rows:
-        return Rows(self.codes[keep], self.stamps[keep], self.bars[keep])
+        return Rows(self.codes[keep], self.timestamps[keep], self.bars[keep])
 
 
 def descale(
@@ -153,8 +153,8 @@ def consistent(rows: Rows, tolerance_frac: float, inspection: Inspection) -> Row
 
 
 def moments(rows: Rows, offset_s: np.ndarray | None, timezone: str, inspection: Inspection) -> tuple[Rows, bool, str]:
-    """Stamps as UTC moments, or as dates if the bars are daily: (rows, daily, wording)."""
-    wall = rows.stamps
+    """Timestamps as UTC moments, or as dates if the bars are daily: (rows, daily, wording)."""
+    wall = rows.timestamps
     order = np.lexsort((wall, rows.codes))
     steps = np.diff(wall[order]).astype(np.int64)[np.diff(rows.codes[order]) == 0]
     steps = steps[steps > 0]
@@ -190,7 +190,7 @@ def moments(rows: Rows, offset_s: np.ndarray | None, timezone: str, inspection: 
         if clocks.at_rollover(utc).all():
             dates = local_time(utc).astype("datetime64[D]") + 1
             return (
-                replace(rows, stamps=dates.astype("datetime64[s]")),
+                replace(rows, timestamps=dates.astype("datetime64[s]")),
                 True,
                 " (opened at 17:00 New York the day before)",
             )
@@ -202,7 +202,7 @@ def moments(rows: Rows, offset_s: np.ndarray | None, timezone: str, inspection: 
             column="timestamp",
             place=inspection.place,
         )
-    return replace(rows, stamps=utc), False, ""
+    return replace(rows, timestamps=utc), False, ""
 
 
 def ordered(rows: Rows, names: list[str | None], inspection: Inspection) -> Rows:
@@ -211,16 +211,16 @@ def ordered(rows: Rows, names: list[str | None], inspection: Inspection) -> Rows
     order_of: dict[str | None, int] = {}
     group = np.array([order_of.setdefault(name, len(order_of)) for name in names])[rows.codes]
     by_group = np.argsort(group, kind="stable")
-    stamps, groups = rows.stamps[by_group], group[by_group]
+    timestamps, groups = rows.timestamps[by_group], group[by_group]
     neighbours = groups[1:] == groups[:-1]
-    back = np.zeros(len(stamps), dtype=bool)
-    back[1:] = neighbours & (stamps[1:] < stamps[:-1])
-    by_time = np.lexsort((rows.stamps, group))
-    doubled = np.zeros(len(stamps), dtype=bool)
-    doubled[by_time[1:]] = (rows.stamps[by_time][1:] == rows.stamps[by_time][:-1]) & (
+    back = np.zeros(len(timestamps), dtype=bool)
+    back[1:] = neighbours & (timestamps[1:] < timestamps[:-1])
+    by_time = np.lexsort((rows.timestamps, group))
+    doubled = np.zeros(len(timestamps), dtype=bool)
+    doubled[by_time[1:]] = (rows.timestamps[by_time][1:] == rows.timestamps[by_time][:-1]) & (
         group[by_time][1:] == group[by_time][:-1]
     )
-    out_of_order = np.zeros(len(stamps), dtype=bool)
+    out_of_order = np.zeros(len(timestamps), dtype=bool)
     out_of_order[by_group] = back
     if not doubled.any() and not out_of_order.any():
         inspection.lines = inspection.lines[by_group]
@@ -236,17 +236,17 @@ def ordered(rows: Rows, names: list[str | None], inspection: Inspection) -> Rows
         doubled,
         "duplicates_dropped",
         "timestamp",
-        lambda row: f"{rows.stamps[row]} stands twice for {names[int(rows.codes[row])]}",
-        "each stamp once; or repair, which keeps the later row",
+        lambda row: f"{rows.timestamps[row]} stands twice for {names[int(rows.codes[row])]}",
+        "each timestamp once; or repair, which keeps the later row",
     )
     inspection.judge(
         out_of_order & ~doubled,
         "unsorted_rows_sorted",
         "timestamp",
-        lambda row: f"{rows.stamps[row]} of {names[int(rows.codes[row])]} comes after a later stamp",
+        lambda row: f"{rows.timestamps[row]} of {names[int(rows.codes[row])]} comes after a later timestamp",
         "rows in order of time; or repair, which sorts",
     )
-    # The last row of a stamp in the file's order is the one kept: a later export corrects an earlier one.
+    # The last row of a timestamp in the file's order is the one kept: a later export corrects an earlier one.
     last = np.ones(len(by_time), dtype=bool)
     last[:-1] = ~doubled[by_time][1:]
     kept = by_time[last]
@@ -259,11 +259,11 @@ def weekdays_only(rows: Rows, names: list[str | None], settings: Settings, inspe
     volumes. Those of an instrument that is traded on all seven days stay. names: of the codes of `rows`."""
     every_day = np.array([name in settings.symbols and settings.symbols[name].triple_day is None for name in names])
     stays = every_day[rows.codes]
-    weekend = (weekday(rows.stamps) >= 5) & ~stays
+    weekend = (weekday(rows.timestamps) >= 5) & ~stays
     if not inspection.judge(weekend, "weekend_bars_merged", "timestamp", str, ""):
         return rows
-    mondays = np.busday_offset(rows.stamps.astype("datetime64[D]"), 0, roll="forward").astype("datetime64[s]")
-    dates = np.where(stays, rows.stamps.astype("datetime64[s]"), mondays)
+    mondays = np.busday_offset(rows.timestamps.astype("datetime64[D]"), 0, roll="forward").astype("datetime64[s]")
+    dates = np.where(stays, rows.timestamps.astype("datetime64[s]"), mondays)
     fresh = np.ones(len(dates), dtype=bool)
     fresh[1:] = (dates[1:] != dates[:-1]) | (rows.codes[1:] != rows.codes[:-1])
     starts = np.flatnonzero(fresh)
@@ -280,15 +280,15 @@ def weekdays_only(rows: Rows, names: list[str | None], settings: Settings, inspe
 
 def refuse_mixed(rows: Rows, daily: bool, names: list[str | None], inspection: Inspection) -> None:
     """A stretch of daily bars inside an intraday history: old MetaTrader exports begin so."""
-    if daily or len(rows.stamps) < _MIXED_RUN:
+    if daily or len(rows.timestamps) < _MIXED_RUN:
         return
-    dates = rows.stamps.astype("datetime64[D]").astype(np.int64) + rows.codes * 10_000_000
+    dates = rows.timestamps.astype("datetime64[D]").astype(np.int64) + rows.codes * 10_000_000
     fresh = np.ones(len(dates), dtype=bool)
     fresh[1:] = dates[1:] != dates[:-1]
     starts = np.flatnonzero(fresh)
     # A day of one bar is a lone bar if the neighbours are days of one bar as well; it is daily if it always opens then.
     lone = np.diff(np.concatenate((starts, [len(dates)]))) == 1
-    of_day = (rows.stamps[starts] - rows.stamps[starts].astype("datetime64[D]")).astype(np.int64)
+    of_day = (rows.timestamps[starts] - rows.timestamps[starts].astype("datetime64[D]")).astype(np.int64)
     same = np.ones(len(starts), dtype=bool)
     same[1:] = of_day[1:] == of_day[:-1]
     run = np.convolve((lone & same).astype(int), np.ones(_MIXED_RUN, dtype=int), mode="valid") == _MIXED_RUN
@@ -296,9 +296,9 @@ def refuse_mixed(rows: Rows, daily: bool, names: list[str | None], inspection: I
         row = int(starts[int(np.argmax(run))])
         raise fault(
             inspection.path,
-            f"daily bars of {names[int(rows.codes[row])]} from {rows.stamps[row]} stand among intraday ones",
+            f"daily bars of {names[int(rows.codes[row])]} from {rows.timestamps[row]} stand among intraday ones",
             "bars of one length in a file",
-            line=int(inspection.lines[row]) if len(inspection.lines) == len(rows.stamps) else None,
+            line=int(inspection.lines[row]) if len(inspection.lines) == len(rows.timestamps) else None,
             column="timestamp",
             place=inspection.place,
         )

@@ -1,4 +1,4 @@
-"""Which clock a file's stamps are on, told by its weeks.
+"""Which clock a file's timestamps are on, told by its weeks.
 
 Foreign exchange, metals and index futures open on Sunday evening and close on Friday afternoon, New York time. Whoever
 reads a server's clock for UTC sees weeks open and close hours away from that; the clock on which they do not is the
@@ -37,7 +37,7 @@ class Weekends:
 
     @classmethod
     def of(cls, wall: np.ndarray) -> Weekends:
-        """From stamps datetime64[s] (R,) of one series in order; none for bars of more than four hours."""
+        """From timestamps datetime64[s] (R,) of one series in order; none for bars of more than four hours."""
         step_s = usual_step_s(wall)
         hours = np.diff(wall).astype(np.int64) / _HOUR_S
         at = np.flatnonzero((hours >= _WEEKEND_H[0]) & (hours <= _WEEKEND_H[1]) & (0 < step_s <= 4 * _HOUR_S))
@@ -54,14 +54,15 @@ class Weekends:
 
 
 def clock_doubt(wall: np.ndarray, timezone: str, session: SessionConfig, config: ClockConfig) -> str | None:
-    """What is odd about taking the stamps of one series for those of a clock; None if nothing is, or nobody can tell.
+    """What is odd about taking the timestamps of one series for those of a clock; None if nothing is, or nobody can
+    tell.
 
     Parameters
     ----------
     wall
         datetime64[s] (R,) as written, in order.
     timezone
-        The clock that the stamps were taken for.
+        The clock that the timestamps were taken for.
     """
     weekends = Weekends.of(wall)
     n = len(weekends.openings)
@@ -87,7 +88,7 @@ def clock_doubt(wall: np.ndarray, timezone: str, session: SessionConfig, config:
 class Agreement:
     """How the returns of two series agree: at which lag best, and how well there and as they stand.
 
-    lag_h: hours to add to the stamps of the first; correlation and as_is in -1..1; bars: compared at the lag.
+    lag_h: hours to add to the timestamps of the first; correlation and as_is in -1..1; bars: compared at the lag.
     """
 
     lag_h: int
@@ -103,15 +104,15 @@ def agreement(
 
     months: of the year that count; none: all."""
     if months:
-        month = series.stamps.astype("datetime64[M]").astype(np.int64) % 12 + 1
+        month = series.timestamps.astype("datetime64[M]").astype(np.int64) % 12 + 1
         own = np.isin(month, months)
-        stamps, closes = series.stamps[own], series.bars[own, CLOSE]
+        timestamps, closes = series.timestamps[own], series.bars[own, CLOSE]
     else:
-        stamps, closes = series.stamps, series.bars[:, CLOSE]
+        timestamps, closes = series.timestamps, series.bars[:, CLOSE]
     found = {}
     for lag_h in range(-config.furthest_lag_h, config.furthest_lag_h + 1):
-        moved = stamps + np.timedelta64(lag_h, "h")
-        common, mine, theirs = np.intersect1d(moved, reference.stamps, return_indices=True)
+        moved = timestamps + np.timedelta64(lag_h, "h")
+        common, mine, theirs = np.intersect1d(moved, reference.timestamps, return_indices=True)
         on_hour = common.astype(np.int64) % _HOUR_S == common[0].astype(np.int64) % _HOUR_S if len(common) else mine
         mine, theirs = mine[on_hour.astype(bool)], theirs[on_hour.astype(bool)]
         if len(mine) >= config.min_common:
@@ -130,12 +131,14 @@ def agreement_line(series: BarSeries, reference: BarSeries, config: ClockConfig)
     if whole.lag_h == 0:
         return f"{series.symbol}: agrees with {reference.source} as it stands (correlation {whole.correlation:.2f})"
     seasons = {name: agreement(series, reference, config, months) for name, months in _SEASONS.items()}
-    told = {name: one.lag_h for name, one in seasons.items() if one is not None}
+    lags_h = {name: one.lag_h for name, one in seasons.items() if one is not None}
     apart = (
-        f"; {', '.join(f'{lag:+d} h in {name}' for name, lag in told.items())}" if len(set(told.values())) > 1 else ""
+        f"; {', '.join(f'{lag:+d} h in {name}' for name, lag in lags_h.items())}"
+        if len(set(lags_h.values())) > 1
+        else ""
     )
     return (
-        f"{series.symbol}: agrees best with {reference.source} when its stamps are moved by {whole.lag_h:+d} h "
+        f"{series.symbol}: agrees best with {reference.source} when its timestamps are moved by {whole.lag_h:+d} h "
         f"(correlation {whole.correlation:.2f}, {whole.as_is:.2f} as they stand{apart}): its clock is another"
     )
 

@@ -46,7 +46,7 @@ def _series(rows: Rows, names: list[str | None]) -> Iterator[tuple[str, np.ndarr
 
 def _marked(rows: Rows, names: list[str | None], mark: Callable[[str, np.ndarray], np.ndarray]) -> np.ndarray:
     """bool (R,): what `mark` says of each series' rows."""
-    out = np.zeros(len(rows.stamps), dtype=bool)
+    out = np.zeros(len(rows.timestamps), dtype=bool)
     for name, own in _series(rows, names):
         out[own] = mark(name, own)
     return out
@@ -60,23 +60,23 @@ def _without(rows: Rows, bad: np.ndarray, inspection: Inspection) -> Rows:
 def _existing_times(rows: Rows, names: list[str | None], settings: Settings, inspection: Inspection) -> Rows:
     config = settings.market.plausible
     first, last = (np.datetime64(date, "s") for date in (config.earliest, config.latest))
-    outside = (rows.stamps < first) | (rows.stamps > last)
+    outside = (rows.timestamps < first) | (rows.timestamps > last)
     if inspection.judge(
         outside,
         "impossible_times_dropped",
         "timestamp",
-        lambda row: f"{rows.stamps[row]} is no time of a bar",
-        f"stamps between {config.earliest} and {config.latest} (market.plausible)",
+        lambda row: f"{rows.timestamps[row]} is no time of a bar",
+        f"timestamps between {config.earliest} and {config.latest} (market.plausible)",
     ):
         rows = _without(rows, outside, inspection)
-    alone = _marked(rows, names, lambda _, own: stray(rows.stamps[own], config.max_hole_days))
+    alone = _marked(rows, names, lambda _, own: stray(rows.timestamps[own], config.max_hole_days))
     if inspection.judge(
         alone,
         "impossible_times_dropped",
         "timestamp",
         lambda row: (
-            f"{rows.stamps[row]} of {names[int(rows.codes[row])]} lies more than {config.max_hole_days:g} days from "
-            "the rest of its bars"
+            f"{rows.timestamps[row]} of {names[int(rows.codes[row])]} lies more than {config.max_hole_days:g} days "
+            "from the rest of its bars"
         ),
         "bars of one history; or a longer market.plausible.max_hole_days",
     ):
@@ -87,11 +87,11 @@ def _existing_times(rows: Rows, names: list[str | None], settings: Settings, ins
 def _one_spacing(rows: Rows, names: list[str | None], inspection: Inspection) -> None:
     """The most frequent distance decides; a stretch of another one is another file's, and no repair could choose."""
     for name, own in _series(rows, names):
-        if (found := foreign_spacing(rows.stamps[own])) is not None:
+        if (found := foreign_spacing(rows.timestamps[own])) is not None:
             at, usual, other = found
             raise fault(
                 inspection.path,
-                f"bars of {name} from {rows.stamps[own[at]]} on are {other} apart, the others {usual}",
+                f"bars of {name} from {rows.timestamps[own[at]]} on are {other} apart, the others {usual}",
                 "bars of one length in a file",
                 line=int(inspection.lines[own[at]]),
                 column="timestamp",
@@ -109,8 +109,8 @@ def _open_hours(rows: Rows, names: list[str | None], settings: Settings, inspect
         # What is traded on all seven days has no closed hours.
         if not idle.any() or row.triple_day is None:
             return np.zeros(len(own), dtype=bool)
-        holiday = idle & (bars[:, VOLUME] == 0) & _whole_days(rows.stamps[own], idle)
-        idle[idle] = closed_hours(rows.stamps[own[idle]], row.session.open, row.session.close)
+        holiday = idle & (bars[:, VOLUME] == 0) & _whole_days(rows.timestamps[own], idle)
+        idle[idle] = closed_hours(rows.timestamps[own[idle]], row.session.open, row.session.close)
         # A thin hour at the edge of a session is flat too: where the file has no volume, a stretch must say it.
         return holiday | (idle & ((bars[:, VOLUME] == 0) | in_runs(idle, _IDLE_RUN)))
 
@@ -121,16 +121,16 @@ def _open_hours(rows: Rows, names: list[str | None], settings: Settings, inspect
     return rows
 
 
-def _whole_days(stamps: np.ndarray, idle: np.ndarray) -> np.ndarray:
+def _whole_days(timestamps: np.ndarray, idle: np.ndarray) -> np.ndarray:
     """bool (R,): every bar of the trading day is idle, and there are some: Christmas, New Year."""
-    day = trading_day(stamps, daily=False)
+    day = trading_day(timestamps, daily=False)
     _, at, count = np.unique(day, return_inverse=True, return_counts=True)
     return np.asarray(((np.bincount(at, weights=idle) == count) & (count >= _IDLE_RUN))[at])
 
 
 def _paid_prices(rows: Rows, names: list[str | None], settings: Settings, inspection: Inspection) -> Rows:
     config = settings.market.plausible
-    column = np.full(len(rows.stamps), -1)
+    column = np.full(len(rows.timestamps), -1)
     for _, own in _series(rows, names):
         column[own] = impossible(rows.bars[own], config)
     bad = column >= 0
@@ -139,7 +139,7 @@ def _paid_prices(rows: Rows, names: list[str | None], settings: Settings, inspec
         near = rows.bars[max(row - 1, 0), CLOSE]
         return (
             f"{COLUMNS[column[row]]} {rows.bars[row, column[row]]:g} of {names[int(rows.codes[row])]} at "
-            f"{rows.stamps[row]} is impossible beside its neighbours (the close before is {near:g})"
+            f"{rows.timestamps[row]} is impossible beside its neighbours (the close before is {near:g})"
         )
 
     if inspection.judge(
@@ -160,7 +160,7 @@ def _one_level(rows: Rows, names: list[str | None], settings: Settings, inspecti
             at, factor = found
             raise fault(
                 inspection.path,
-                f"from {rows.stamps[own[at]]} on prices of {name} are {factor:.4g} times those before",
+                f"from {rows.timestamps[own[at]]} on prices of {name} are {factor:.4g} times those before",
                 "prices of one scale and one contract (bounds: market.plausible)",
                 line=int(inspection.lines[own[at]]),
                 column="close",

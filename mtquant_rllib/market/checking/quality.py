@@ -17,16 +17,16 @@ from mtquant_rllib.market.alignment import BarSeries
 from mtquant_rllib.market.bars import VOLUME, MarketData
 from mtquant_rllib.market.calendar import weekday
 from mtquant_rllib.market.checking.anomalies import (
-    Stretch,
+    BarRange,
     engulfing_share,
     exact_repeats,
-    frozen_stretches,
+    frozen_ranges,
     largest_moves,
     long_gaps,
     partial_last,
     roll_jumps,
-    stamp_text,
     suspected_stale_years,
+    timestamp_text,
 )
 from mtquant_rllib.market.checking.bad_ticks import suspect
 from mtquant_rllib.market.spacing import duration, usual_step_s
@@ -41,7 +41,7 @@ class InstrumentQuality:
     suspected_stale_years
         Year -> why its daily opens look stale; `stale_opens_until` is what the config says.
     largest_moves
-        (stamp, close-to-close simple return), largest first.
+        (timestamp, close-to-close simple return), largest first.
     warnings, remarks
         What should be looked at, and what is odd but known.
     roll_jumps, roll_jump_sum
@@ -59,8 +59,8 @@ class InstrumentQuality:
     volume_proxy: bool
     non_positive: int
     weekend_bars: int
-    frozen: tuple[Stretch, ...]
-    gaps: tuple[Stretch, ...]
+    frozen: tuple[BarRange, ...]
+    gaps: tuple[BarRange, ...]
     largest_moves: tuple[tuple[str, float], ...]
     roll_jumps: int
     roll_jump_sum: float
@@ -99,7 +99,7 @@ class QualityReport:
         for name in ("bars", "from", "to", "a year", "absent", "volume", "largest move"):
             grid.add_column(name, justify="right", no_wrap=True)
         for one in self.instruments:
-            stamp, move = one.largest_moves[0] if one.largest_moves else ("", 0.0)
+            timestamp, move = one.largest_moves[0] if one.largest_moves else ("", 0.0)
             volume = "proxy" if one.volume_proxy else f"{1 - one.missing_volume_frac:.0%}"
             grid.add_row(
                 one.symbol,
@@ -109,7 +109,7 @@ class QualityReport:
                 f"{one.bars_per_year:.0f}",
                 f"{one.missing_frac:.1%}",
                 volume,
-                f"{move:+.1%} {stamp[2:10]}",
+                f"{move:+.1%} {timestamp[2:10]}",
             )
         lines = [Text(f"{one.symbol}: {text}") for one in self.instruments for text in (*one.warnings, *one.remarks)]
         macro = ", ".join(f"{name} {share:.1%}" for name, share in self.macro_missing_frac.items())
@@ -125,7 +125,7 @@ def describe(market: MarketData, settings: Settings) -> QualityReport:
     for i, symbol in enumerate(market.symbols):
         own = market.valid[:, i]
         if own.any():
-            series = BarSeries(symbol, market.stamps[own], market.bars[own, i], market.daily, "market")
+            series = BarSeries(symbol, market.timestamps[own], market.bars[own, i], market.daily, "market")
             rows = np.flatnonzero(own)
             missing = 1 - len(rows) / (rows[-1] - rows[0] + 1)
             instruments.append(
@@ -141,8 +141,8 @@ def describe(market: MarketData, settings: Settings) -> QualityReport:
             )
     return QualityReport(
         rows=len(market),
-        first=stamp_text(market.stamps[0], market.daily),
-        last=stamp_text(market.stamps[-1], market.daily),
+        first=timestamp_text(market.timestamps[0], market.daily),
+        last=timestamp_text(market.timestamps[-1], market.daily),
         daily=market.daily,
         bars_per_year=market.bars_per_year,
         common_rows=int(market.valid.all(axis=1).sum()),
@@ -167,7 +167,7 @@ def _agreed(market: MarketData, settings: Settings) -> np.ndarray:
 def suspicions(series: BarSeries, settings: Settings) -> tuple[str, ...]:
     """Warnings about one series on its own; what needs peers comes with `describe`."""
     config = settings.market.quality
-    years = exact_repeats(series.stamps, series.bars, config) if series.daily else {}
+    years = exact_repeats(series.timestamps, series.bars, config) if series.daily else {}
     return _instrument(series, settings, float("nan"), 0.0, False, years).warnings
 
 
@@ -183,12 +183,12 @@ def _instrument(
     """agreed: bool (R,), excursions that are no suspicion because a peer made them too."""
     config = settings.market.quality
     row = settings.symbols.get(series.symbol)
-    stamps, bars = series.stamps, series.bars
+    timestamps, bars = series.timestamps, series.bars
     volume = bars[:, VOLUME]
-    frozen = frozen_stretches(series, config)
+    frozen = frozen_ranges(series, config)
     gaps = long_gaps(series, config)
     every_day = row is not None and row.triple_day is None
-    weekend = int((weekday(stamps) >= 5).sum()) if series.daily and not every_day else 0
+    weekend = int((weekday(timestamps) >= 5).sum()) if series.daily and not every_day else 0
     is_future = row is not None and row.financing.kind == "commodity"
     jumps = roll_jumps(series, config) if is_future and series.daily else np.zeros(0)
     until = None if row is None or row.stale_opens_until is None else str(row.stale_opens_until)
@@ -209,11 +209,11 @@ def _instrument(
         worst = int(np.argmax(excursions))
         warnings.append(
             f"{n_suspect} suspect bar{'s' if n_suspect > 1 else ''}, with a price that nothing after it confirms: "
-            f"largest {stamp_text(stamps[worst], series.daily)}, {excursions[worst]:.0f} of the usual moves"
+            f"largest {timestamp_text(timestamps[worst], series.daily)}, {excursions[worst]:.0f} of the usual moves"
         )
-    usual = usual_step_s(stamps)
+    usual = usual_step_s(timestamps)
     # A bar may be stamped by its first tick; one that follows sooner than this is of another length.
-    n_close = int((np.diff(stamps).astype(np.int64) < 0.75 * usual).sum())
+    n_close = int((np.diff(timestamps).astype(np.int64) < 0.75 * usual).sum())
     if not series.daily and n_close:
         warnings.append(f"{n_close} bars follow sooner than the usual {duration(usual)}")
     if gaps:
@@ -225,7 +225,7 @@ def _instrument(
     if weekend:
         warnings.append(f"{weekend} daily bars dated on a weekend (repair merges them into Monday's)")
     if non_positive:
-        first = stamp_text(stamps[int(np.argmax((bars[:, :VOLUME] <= 0).any(axis=1)))], series.daily)
+        first = timestamp_text(timestamps[int(np.argmax((bars[:, :VOLUME] <= 0).any(axis=1)))], series.daily)
         warnings.append(f"{non_positive} bars with a non-positive price, first {first}")
     if no_volume == 1 or not (volume > 0).any():
         if row is None or not row.volume_proxy:
@@ -254,7 +254,7 @@ def _instrument(
             f"symbols.{series.symbol}.stale_opens_until={max(open_years)}-12-31"
         )
     if (reason := partial_last(series, config)) is not None:
-        warnings.append(f"the last bar ({stamp_text(stamps[-1], series.daily)}) may be unfinished: {reason}")
+        warnings.append(f"the last bar ({timestamp_text(timestamps[-1], series.daily)}) may be unfinished: {reason}")
     if not series.daily and (share := engulfing_share(series, config)) >= config.engulfing_frac:
         warnings.append(
             f"at one hour, {share:.0%} of bars span all of the next {config.engulfing_bars}: they seem to carry "
@@ -263,8 +263,8 @@ def _instrument(
     return InstrumentQuality(
         symbol=series.symbol,
         rows=len(series),
-        first=stamp_text(stamps[0], series.daily),
-        last=stamp_text(stamps[-1], series.daily),
+        first=timestamp_text(timestamps[0], series.daily),
+        last=timestamp_text(timestamps[-1], series.daily),
         bars_per_year=per_year,
         missing_frac=float(missing),
         missing_volume_frac=no_volume,

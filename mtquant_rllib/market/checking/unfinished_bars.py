@@ -24,17 +24,17 @@ def without_live_bars(
     rows: Rows, offset_s: np.ndarray | None, names: list[str | None], inspection: Inspection
 ) -> tuple[Rows, np.ndarray | None]:
     """Refuse a last row that opens where no other does, or drop it where repair is permitted."""
-    live = np.zeros(len(rows.stamps), dtype=bool)
+    live = np.zeros(len(rows.timestamps), dtype=bool)
     for code in range(len(names)):
         own = np.flatnonzero(rows.codes == code)
-        live[own[-1:]] = _is_live(rows.stamps[own[-_LOOK_BACK:]])
+        live[own[-1:]] = _is_live(rows.timestamps[own[-_LOOK_BACK:]])
     found = inspection.judge(
         live,
         "live_bars_dropped",
         "timestamp",
         lambda row: (
-            f"the last bar of {names[int(rows.codes[row])]} is stamped {rows.stamps[row]}, where no other bar opens: "
-            "it was running when the file was written"
+            f"the last bar of {names[int(rows.codes[row])]} is stamped {rows.timestamps[row]}, where no other bar "
+            "opens: it was running when the file was written"
         ),
         "finished bars; or repair, which drops it",
     )
@@ -44,16 +44,16 @@ def without_live_bars(
     return rows.take(~live), None if offset_s is None else offset_s[~live]
 
 
-def _is_live(stamps: np.ndarray) -> bool:
+def _is_live(timestamps: np.ndarray) -> bool:
     """Is the last of these datetime64[s] (R,) off the grid on which all others lie?"""
-    if len(stamps) <= _FEWEST or stamps[-1] < stamps[-2]:
+    if len(timestamps) <= _FEWEST or timestamps[-1] < timestamps[-2]:
         return False
-    step_s = usual_step_s(stamps[:-1])
+    step_s = usual_step_s(timestamps[:-1])
     if step_s <= 0:
         return False
     grid_s = _DAY_S if step_s >= _DAILY_S else step_s
-    places = np.unique(stamps[:-1].astype(np.int64) % grid_s)
-    apart = np.abs(places - stamps[-1].astype(np.int64) % grid_s)
+    places = np.unique(timestamps[:-1].astype(np.int64) % grid_s)
+    apart = np.abs(places - timestamps[-1].astype(np.int64) % grid_s)
     apart = np.minimum(apart, grid_s - apart)
     # Daylight saving moves what opens at a local time by an hour.
     if grid_s == _DAY_S:

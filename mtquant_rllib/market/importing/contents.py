@@ -17,7 +17,7 @@ from mtquant_rllib.config.market import FileOptions
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.market.aliases import plain
 from mtquant_rllib.market.file_errors import Inspection, fault
-from mtquant_rllib.market.importing.dialects import PRICES, STAMPS
+from mtquant_rllib.market.importing.dialects import PRICES, TIME_ROLES
 from mtquant_rllib.market.importing.formats import Table, locate, refuse_doubled
 from mtquant_rllib.market.importing.macro import is_macro, macro_names
 from mtquant_rllib.market.importing.numbers import parse_numbers
@@ -27,7 +27,7 @@ _Part = tuple[Table, Inspection]
 
 
 @dataclass(frozen=True)
-class Contents:
+class FileTables:
     """Tables of one file by what they hold.
 
     Attributes
@@ -42,7 +42,7 @@ class Contents:
     macro: tuple[_Part, ...]
 
 
-def contents(table: Table, inspection: Inspection, settings: Settings, options: FileOptions) -> Contents:
+def contents(table: Table, inspection: Inspection, settings: Settings, options: FileOptions) -> FileTables:
     """Tell bars from macro series. Raises MarketDataError for tickers none of which is known."""
     roles = {} if table.levels else locate(table, settings.market.columns)
     if table.levels or (options.symbol is None and "symbol" in roles and set(PRICES) <= set(roles)):
@@ -55,7 +55,7 @@ def contents(table: Table, inspection: Inspection, settings: Settings, options: 
         first[1].repairs.update(inspection.repairs)
         return found
     whole = (table, inspection)
-    return Contents(None, (whole,)) if _only_macro(table, roles, settings, options) else Contents(whole, ())
+    return FileTables(None, (whole,)) if _only_macro(table, roles, settings, options) else FileTables(whole, ())
 
 
 def _only_macro(table: Table, roles: Mapping[str, str], settings: Settings, options: FileOptions) -> bool:
@@ -65,26 +65,26 @@ def _only_macro(table: Table, roles: Mapping[str, str], settings: Settings, opti
     return is_macro(table, settings.market)
 
 
-def _by_symbol(table: Table, inspection: Inspection, settings: Settings, roles: Mapping[str, str]) -> Contents:
+def _by_symbol(table: Table, inspection: Inspection, settings: Settings, roles: Mapping[str, str]) -> FileTables:
     """A long table: rows of macro symbols become series, the others stay."""
     symbols = table.columns[roles["symbol"]].cast(pa.string())
     labels = [label for label in pc.unique(symbols).to_pylist() if label]
     instruments, series = instrument_names(settings), macro_names(settings.market.macro)
     macro = {label: name for label in labels if instruments.find(label) is None and (name := series.find(label))}
     if not macro:
-        return Contents((table, inspection), ())
-    stamps = {roles[role]: table.columns[roles[role]] for role in roles if role in STAMPS}
+        return FileTables((table, inspection), ())
+    timestamps = {roles[role]: table.columns[roles[role]] for role in roles if role in TIME_ROLES}
     parts = []
     for label, name in macro.items():
         rows = np.asarray(pc.fill_null(pc.equal(symbols, label), False).to_numpy(zero_copy_only=False))
-        columns = {**stamps, name: table.columns[roles["close"]]}
+        columns = {**timestamps, name: table.columns[roles["close"]]}
         parts.append(_rows(replace(table, columns=columns, doubled=frozenset()), inspection, rows))
     rest = ~np.asarray(pc.is_in(symbols, value_set=pa.array(macro)).to_numpy(zero_copy_only=False))
     bars = _rows(table, inspection, rest) if rest.any() else None
-    return Contents(bars, tuple(parts))
+    return FileTables(bars, tuple(parts))
 
 
-def _by_ticker(table: Table, inspection: Inspection, settings: Settings, options: FileOptions) -> Contents:
+def _by_ticker(table: Table, inspection: Inspection, settings: Settings, options: FileOptions) -> FileTables:
     """A wide table: prices of instruments become a long table, closes of macro tickers a column each."""
     refuse_doubled(table, table.levels)
     tickers = list(dict.fromkeys(ticker for _, ticker in table.levels.values()))
@@ -114,19 +114,19 @@ def _by_ticker(table: Table, inspection: Inspection, settings: Settings, options
     notes = (f"not an instrument of ours, ignored: {', '.join(strangers)}",) if strangers else ()
     plain_columns = {name: cells for name, cells in table.columns.items() if name not in table.levels}
     roles = locate(replace(table, columns=plain_columns), settings.market.columns)
-    stamps = {roles[role]: table.columns[roles[role]] for role in roles if role in STAMPS}
+    timestamps = {roles[role]: table.columns[roles[role]] for role in roles if role in TIME_ROLES}
     parts: list[_Part] = []
     if macro:
         closes = {name: table.columns[_headers(table, t, settings)["close"]] for t, name in macro.items()}
-        columns = {**stamps, **closes}
+        columns = {**timestamps, **closes}
         parts.append(_rows(replace(table, columns=columns, levels={}, notes=()), inspection, _filled(table, closes)))
     bars = None
     if instruments:
-        long = _melted(table, stamps, {t: _headers(table, t, settings) for t in instruments}, options)
+        long = _melted(table, timestamps, {t: _headers(table, t, settings) for t in instruments}, options)
         bars = replace(long, notes=(*table.notes, *notes)), replace(inspection, lines=long.lines, repairs={})
     elif notes:
         parts[0] = replace(parts[0][0], notes=(*table.notes, *notes)), parts[0][1]
-    return Contents(bars, tuple(parts))
+    return FileTables(bars, tuple(parts))
 
 
 def _headers(table: Table, ticker: str, settings: Settings) -> dict[str, str]:
@@ -151,12 +151,12 @@ def _headers(table: Table, ticker: str, settings: Settings) -> dict[str, str]:
 
 
 def _melted(
-    table: Table, stamps: Mapping[str, pa.Array], headers: Mapping[str, Mapping[str, str]], options: FileOptions
+    table: Table, timestamps: Mapping[str, pa.Array], headers: Mapping[str, Mapping[str, str]], options: FileOptions
 ) -> Table:
     """Tickers one below the other, each on the days it has a price: a day on which another ticker traded and this one
     did not is no bar, not a broken one."""
     kept = {t: pa.array(_filled(table, [table.columns[own[role]] for role in PRICES])) for t, own in headers.items()}
-    columns = {name: _stacked([cells.filter(rows) for rows in kept.values()]) for name, cells in stamps.items()}
+    columns = {name: _stacked([cells.filter(rows) for rows in kept.values()]) for name, cells in timestamps.items()}
     if options.symbol is None:
         columns["ticker"] = pa.array([t for t, rows in kept.items() for _ in range(rows.true_count)], pa.string())
     for role in (*PRICES, "volume"):

@@ -1,8 +1,9 @@
 """Which layout a file is written in: the first row of `market.dialects`, from below, that fits its first lines.
 
-People hold exports of MetaTrader (`<DATE>` or DATE, one stamp or DATE and TIME), of Yahoo through a browser or through
-yfinance (one to three header lines, prices above tickers or tickers above prices), of HistData and Dukascopy (no
-header), and whatever their own scripts wrote. This file finds the names of columns; it does not know what a price is.
+People hold exports of MetaTrader (`<DATE>` or DATE, one timestamp or DATE and TIME), of Yahoo through a browser or
+through yfinance (one to three header lines, prices above tickers or tickers above prices), of HistData and Dukascopy
+(no header), and whatever their own scripts wrote. This file finds the names of columns; it does not know what a price
+is.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SEPARATORS = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
 PRICES = ("open", "high", "low", "close")
 LONGEST_FIELD = 131_072
 """Characters: where csv gives up."""
-STAMPS = frozenset(("timestamp", "date", "time"))
+TIME_ROLES = frozenset(("timestamp", "date", "time"))
 
 _DATE_LIKE = re.compile(r"^\d{1,4}[.\-/]\d{1,2}[.\-/]\d{1,4}|^\d{8}[ T]\d{4,6}(\.\d+)?$")
 _TIME_LIKE = re.compile(r"^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?$")
@@ -67,8 +68,8 @@ def cells_of(line: str, separator: str) -> list[str]:
 
 
 def too_long(path: Path, line: int) -> MarketDataError:
-    """The fault of a field that is longer than any number, stamp or name of an instrument."""
-    return fault(path, f"a field of more than {LONGEST_FIELD:,} characters", "numbers, stamps and names", line=line)
+    """The fault of a field that is longer than any number, timestamp or name of an instrument."""
+    return fault(path, f"a field of more than {LONGEST_FIELD:,} characters", "numbers, timestamps and names", line=line)
 
 
 def is_value(cell: str) -> bool:
@@ -164,7 +165,7 @@ def _with_names(name: str, row: DialectConfig, cells: list[str], used: int, colu
     levels = [("", "") if pair is None else (pair["price"].strip(), pair["ticker"].strip()) for pair in pairs]
     if not _whole(levels, columns):
         return None
-    # A column that names no price of a ticker keeps its name: the stamps, and whatever else is there.
+    # A column that names no price of a ticker keeps its name: the timestamps, and whatever else is there.
     joined = []
     known = {}
     for one, pair, (price, ticker) in zip(names, pairs, levels):
@@ -192,7 +193,7 @@ def _with_levels(
         index = head.cells[used][0]
         used += 1
     plain_names = [index, *(price for price, ticker in levels if not ticker)]
-    if not located(plain_names, columns) & STAMPS:
+    if not located(plain_names, columns) & TIME_ROLES:
         index = "Date"
     names = [index] + [f"{price}|{ticker}" if ticker else price for price, ticker in levels]
     known = {one: pair for one, pair in zip(names[1:], levels) if pair[1]}

@@ -24,7 +24,7 @@ from mtquant_rllib.market.file_errors import Inspection, fault
 from mtquant_rllib.market.importing.dialects import (
     LONGEST_FIELD,
     SEPARATORS,
-    STAMPS,
+    TIME_ROLES,
     Header,
     cells_of,
     name_columns,
@@ -362,7 +362,7 @@ def locate(table: Table, names: ColumnNames) -> dict[str, str]:
             if plain(accepted) in by_plain:
                 roles[role] = by_plain[plain(accepted)]
                 break
-    if not STAMPS & set(roles):
+    if not TIME_ROLES & set(roles):
         # An index written without a name.
         unnamed = next((h for h in table.columns if h == "" or h.lower().startswith(("unnamed", "__index"))), None)
         if unnamed is not None:

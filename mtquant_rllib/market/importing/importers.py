@@ -3,7 +3,7 @@
 One file of one instrument, one long file of all, or a folder of files: text or Parquet, any column order, any of the
 names and spellings of `configs/market.yaml`. A file is read whole and judged in stages; what is wrong is one error
 that names file, line, column and what would be accepted. With `repair` rows may be dropped, sorted, widened or merged,
-and every one is counted. Oddities that may be real (a frozen feed, a gap, weekend bars, repeated opens) are reported,
+and every one is counted. Anomalies that may be real (a frozen feed, a gap, weekend bars, repeated opens) are reported,
 never touched.
 """
 
@@ -26,7 +26,7 @@ from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.alignment import BarSeries, align
 from mtquant_rllib.market.bars import COLUMNS, MarketData
 from mtquant_rllib.market.file_errors import Inspection, fault
-from mtquant_rllib.market.importing.contents import Contents, contents
+from mtquant_rllib.market.importing.contents import FileTables, contents
 from mtquant_rllib.market.importing.formats import Table, locate, read_table
 from mtquant_rllib.market.importing.macro import MacroSeries, as_of, macro_from_tables
 from mtquant_rllib.market.importing.reading import read_bars
@@ -66,7 +66,7 @@ def options_for(table: Table, settings: Settings, explicit: FileOptions | None =
 class _FileContents:
     """One file, told apart."""
 
-    contents: Contents
+    contents: FileTables
     options: FileOptions
 
     @property
@@ -117,7 +117,7 @@ def import_raw(
     symbol
         Instrument of a file without a symbol column; default: read off the file name.
     timezone
-        Clock of stamps without an offset; default `market.timezone`. Dates of daily bars are not shifted.
+        Clock of timestamps without an offset; default `market.timezone`. Dates of daily bars are not shifted.
     scale
         Divisor of prices stored as whole numbers; default the instrument's. Naming 1 says that whole prices are meant.
     date_format
@@ -262,8 +262,8 @@ def load_market(
         skipped += macro_skipped
         reports += macro_reports
         columns = published.columns
-        known = as_of(published, market.stamps, market.daily, settings.market.macro)
-        warnings += published.overdue(market.stamps, settings.market.macro)
+        known = as_of(published, market.timestamps, market.daily, settings.market.macro)
+        warnings += published.overdue(market.timestamps, settings.market.macro)
     return replace(market, macro=known, macro_columns=columns), ImportReport(tuple(reports), tuple(warnings), skipped)
 
 
@@ -286,12 +286,12 @@ def load_macro(
 
 def bars_table(series: Sequence[BarSeries]) -> pa.Table:
     """Long table timestamp (UTC, ms), symbol, open, high, low, close, volume, sorted by timestamp, then symbol."""
-    stamps = np.concatenate([one.stamps for one in series])
+    timestamps = np.concatenate([one.timestamps for one in series])
     names = np.concatenate([np.full(len(one), one.symbol, dtype=object) for one in series])
     bars = np.concatenate([one.bars for one in series])
-    order = np.lexsort((names.astype(str), stamps))
+    order = np.lexsort((names.astype(str), timestamps))
     columns: dict[str, pa.Array] = {
-        "timestamp": pa.array(stamps[order].astype("datetime64[ms]"), pa.timestamp("ms", tz="UTC")),
+        "timestamp": pa.array(timestamps[order].astype("datetime64[ms]"), pa.timestamp("ms", tz="UTC")),
         "symbol": pa.array(names[order], pa.string()),
     }
     columns |= {name: pa.array(bars[order, k], pa.float64()) for k, name in enumerate(COLUMNS)}
@@ -320,7 +320,7 @@ def series_of(market: MarketData, source: str = "market") -> tuple[BarSeries, ..
     parts = []
     for i, symbol in enumerate(market.symbols):
         own = market.valid[:, i]
-        parts.append(BarSeries(symbol, market.stamps[own], market.bars[own, i], market.daily, source))
+        parts.append(BarSeries(symbol, market.timestamps[own], market.bars[own, i], market.daily, source))
     return tuple(part for part in parts if len(part))
 
 
@@ -344,7 +344,7 @@ def _macro_parts(source: Source, settings: Settings, repair: bool) -> list[tuple
 
 
 def _join(parts: list[BarSeries], repair: bool) -> tuple[list[BarSeries], dict[str, int]]:
-    """Files of one instrument (one a year, say) end to end. Stamps found in two files are an error, or the later
+    """Files of one instrument (one a year, say) end to end. Timestamps found in two files are an error, or the later
     file's."""
     repairs: dict[str, int] = {}
     joined = []
@@ -361,9 +361,9 @@ def _join(parts: list[BarSeries], repair: bool) -> tuple[list[BarSeries], dict[s
                 line=1,
                 column="timestamp",
             )
-        stamps = np.concatenate([part.stamps for part in own])
-        order = np.argsort(stamps, kind="stable")
-        double = stamps[order][1:] == stamps[order][:-1]
+        timestamps = np.concatenate([part.timestamps for part in own])
+        order = np.argsort(timestamps, kind="stable")
+        double = timestamps[order][1:] == timestamps[order][:-1]
         if double.any():
             if not repair:
                 at = order[1:][int(np.argmax(double))]
@@ -371,20 +371,20 @@ def _join(parts: list[BarSeries], repair: bool) -> tuple[list[BarSeries], dict[s
                 line = int(at - sum(len(part) for part in own[:source])) + 1
                 raise fault(
                     own[source].source,
-                    f"bar {line}, {stamps[at]} of {symbol}, stands in another file too ({own[source - 1].source})",
-                    "each stamp in one file; or repair, which keeps the file named later",
+                    f"bar {line}, {timestamps[at]} of {symbol}, stands in another file too ({own[source - 1].source})",
+                    "each timestamp in one file; or repair, which keeps the file named later",
                     column="timestamp",
                 )
             repairs["overlap_dropped"] = repairs.get("overlap_dropped", 0) + int(double.sum())
             order = order[np.concatenate((~double, [True]))]
-        if (found := foreign_spacing(stamps[order])) is not None:
+        if (found := foreign_spacing(timestamps[order])) is not None:
             at, usual, other = found
             raise fault(
                 " and ".join(part.source for part in own[:2]),
-                f"bars of {symbol} from {stamps[order][at]} on are {other} apart, the others {usual}",
+                f"bars of {symbol} from {timestamps[order][at]} on are {other} apart, the others {usual}",
                 "bars of one length for an instrument",
                 column="timestamp",
             )
         bars = np.concatenate([part.bars for part in own])
-        joined.append(BarSeries(symbol, stamps[order], bars[order], own[0].daily, own[0].source))
+        joined.append(BarSeries(symbol, timestamps[order], bars[order], own[0].daily, own[0].source))
     return joined, repairs

@@ -17,7 +17,7 @@ from mtquant_rllib.config.market import FileOptions, MacroConfig, MarketConfig
 from mtquant_rllib.market.aliases import NameBook, plain
 from mtquant_rllib.market.calendar import utc_time
 from mtquant_rllib.market.file_errors import Inspection, fault, refuse_large_repairs
-from mtquant_rllib.market.importing.dialects import PRICES, STAMPS
+from mtquant_rllib.market.importing.dialects import PRICES, TIME_ROLES
 from mtquant_rllib.market.importing.formats import Table, as_numbers, cell, locate, refuse_doubled, with_numbers
 from mtquant_rllib.market.importing.publication import known_on, period_of, published_config
 from mtquant_rllib.market.importing.reading import read_clock
@@ -46,10 +46,10 @@ class MacroSeries:
     columns: tuple[str, ...]
     lag_days: tuple[int, ...] = ()
 
-    def overdue(self, stamps: np.ndarray, config: MacroConfig) -> tuple[str, ...]:
+    def overdue(self, timestamps: np.ndarray, config: MacroConfig) -> tuple[str, ...]:
         """Warnings about series that begin after the first bar or end well before the last."""
         out = []
-        first, last = stamps[0].astype("datetime64[D]"), stamps[-1].astype("datetime64[D]")
+        first, last = timestamps[0].astype("datetime64[D]"), timestamps[-1].astype("datetime64[D]")
         for k, name in enumerate(self.columns):
             own = self.dates[np.isfinite(self.values[:, k])]
             if not len(own):
@@ -77,17 +77,17 @@ def is_macro(table: Table, config: MarketConfig) -> bool:
     return any(book.find_in_file_name(stem) for stem in table.stems)
 
 
-def as_of(published: MacroSeries, stamps: np.ndarray, daily: bool, config: MacroConfig) -> np.ndarray:
+def as_of(published: MacroSeries, timestamps: np.ndarray, daily: bool, config: MacroConfig) -> np.ndarray:
     """What was known at each row: float64 (T, M), NaN before a series begins.
 
     A value dated d is known `lag_business_days` weekdays after d, or `lag_days` of its series later: to a daily row
     from that date on (its decision falls after the last close of the date), to an intraday row that opens at or after
     `known_at` New York time of that date.
     """
-    moments = stamps.astype("datetime64[D]") if daily else stamps
+    moments = timestamps.astype("datetime64[D]") if daily else timestamps
     lags = published.lag_days or (0,) * len(published.columns)
     known = {lag: _known_from(published.dates, lag, daily, config) for lag in set(lags)}
-    joined = np.full((len(stamps), len(published.columns)), np.nan)
+    joined = np.full((len(timestamps), len(published.columns)), np.nan)
     for k, lag in enumerate(lags):
         there = np.isfinite(published.values[:, k])
         if not there.any():
@@ -181,8 +181,8 @@ def _publication(
     lags, remarks = {}, []
     for name, values in own.items():
         period = period_of(dates, values)
-        told = published_config((name, headers[name], *table.stems), config)
-        if told is None and period is not None:
+        published = published_config((name, headers[name], *table.stems), config)
+        if published is None and period is not None:
             shown = ", ".join(str(day) for day in dates[np.isfinite(values)][:3])
             raise fault(
                 table.path,
@@ -194,11 +194,11 @@ def _publication(
                 column=headers[name],
                 place=table.place,
             )
-        if told is not None:
-            lags[name] = told.lag_days
+        if published is not None:
+            lags[name] = published.lag_days
             every = f", every {period}," if period else ""
-            remarks.append(f"{name}{every} is known {told.lag_days} days after its date")
-            if told.revised:
+            remarks.append(f"{name}{every} is known {published.lag_days} days after its date")
+            if published.revised:
                 remarks.append(f"{name} is revised after its publication: these values are later knowledge")
     return lags, remarks
 
@@ -206,9 +206,9 @@ def _publication(
 def _one_file(
     table: Table, inspection: Inspection, options: FileOptions, config: MarketConfig
 ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, str], str]:
-    """(dates, series name -> values, series name -> header, wording of the stamps) of one file, checked."""
+    """(dates, series name -> values, series name -> header, wording of the timestamps) of one file, checked."""
     roles = locate(table, config.columns)
-    if not STAMPS & set(roles):
+    if not TIME_ROLES & set(roles):
         raise fault(
             table.path,
             f"column missing: timestamp (the columns are {', '.join(table.columns)})",
@@ -300,10 +300,10 @@ def _series_headers(table: Table, roles: dict[str, str], config: MacroConfig) ->
                 place=table.place,
             )
         return {names[0]: roles["close"]}
-    stamps = {roles[role] for role in ("timestamp", "date", "time") if role in roles}
+    timestamps = {roles[role] for role in ("timestamp", "date", "time") if role in roles}
     headers: dict[str, str] = {}
     for header in table.columns:
-        if header in stamps or not header:
+        if header in timestamps or not header:
             continue
         name = book.by_plain.get(plain(header), header.strip().lower())
         if name in headers:

@@ -96,8 +96,8 @@ def number_format(
     doubtful = [mark for mark in (",", ".") if sights[mark].doubtful is not None]
     decimal = next((m for m, o in _OTHER.items() if sights[m].decimal or sights[o].thousands), None)
     if decimal is None and doubtful and witnesses:
-        told = {name: cells for name, cells in witnesses.items() if _is_text(cells)}
-        proven = [mark for mark in _OTHER if _first(told, lines, _patterns(mark)["decimal"]) is not None]
+        text_columns = {name: cells for name, cells in witnesses.items() if _is_text(cells)}
+        proven = [mark for mark in _OTHER if _first(text_columns, lines, _patterns(mark)["decimal"]) is not None]
         decimal = proven[0] if len(proven) == 1 else None
     if decimal is not None:
         other = _OTHER[decimal]

@@ -9,7 +9,7 @@ import numpy as np
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.market.alignment import BarSeries, usual_step_s
 from mtquant_rllib.market.bars import COLUMNS
-from mtquant_rllib.market.checking.anomalies import stamp_text
+from mtquant_rllib.market.checking.anomalies import timestamp_text
 from mtquant_rllib.market.importing.macro import MacroSeries
 from mtquant_rllib.market.importing.report import ImportReport
 
@@ -29,8 +29,8 @@ def preview(
         out.append(f"  {'date' if one.daily else 'opens, UTC':<18}" + "".join(f"{name:>14}" for name in COLUMNS))
         out += _ends(
             [
-                f"  {stamp_text(stamp, one.daily):<18}" + "".join(f"{value:>14.10g}" for value in bar)
-                for stamp, bar in zip(*_both_ends(one.stamps, one.bars))
+                f"  {timestamp_text(timestamp, one.daily):<18}" + "".join(f"{value:>14.10g}" for value in bar)
+                for timestamp, bar in zip(*_both_ends(one.timestamps, one.bars))
             ],
             len(one),
         )
@@ -47,7 +47,7 @@ def frequency(series: BarSeries) -> str:
     """The usual distance between bars in words: "daily", "4 hours"."""
     if series.daily:
         return "daily"
-    step_s = usual_step_s(series.stamps)
+    step_s = usual_step_s(series.timestamps)
     size, unit = next(((size, unit) for size, unit in _UNITS if step_s and step_s % size == 0), (1, "second"))
     count = step_s // size
     return f"{count} {unit}{'' if count == 1 else 's'}"
@@ -55,16 +55,16 @@ def frequency(series: BarSeries) -> str:
 
 def _what(series: BarSeries, clock: str, settings: Settings) -> str:
     row = settings.symbols[series.symbol]
-    stamps = "stamps are trading dates" if series.daily else f"stamps read as {clock or 'UTC'}"
+    timestamps = "timestamps are trading dates" if series.daily else f"timestamps read as {clock or 'UTC'}"
     volume = "no volume" if np.isnan(series.bars[:, -1]).all() else "volume as the source counts it"
-    return f"{frequency(series)} bars, {stamps}, prices in {row.quote} for 1 {row.base}, {volume}"
+    return f"{frequency(series)} bars, {timestamps}, prices in {row.quote} for 1 {row.base}, {volume}"
 
 
-def _both_ends(stamps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if len(stamps) <= 2 * ROWS:
-        return stamps, values
-    at = np.r_[0:ROWS, len(stamps) - ROWS : len(stamps)]
-    return stamps[at], values[at]
+def _both_ends(timestamps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(timestamps) <= 2 * ROWS:
+        return timestamps, values
+    at = np.r_[0:ROWS, len(timestamps) - ROWS : len(timestamps)]
+    return timestamps[at], values[at]
 
 
 def _ends(lines: list[str], total: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""One file of bars through its stages: columns, symbols, numbers, stamps, prices, order.
+"""One file of bars through its stages: columns, symbols, numbers, timestamps, prices, order.
 
 Every stage is a function over all rows at once. It either passes, names the first row at fault, or, where repair is
 permitted, drops or mends rows and counts them. Nothing here knows of other files or of a common axis.
@@ -15,7 +15,7 @@ from mtquant_rllib.market import timestamps as clocks
 from mtquant_rllib.market.aliases import NameBook
 from mtquant_rllib.market.alignment import BarSeries
 from mtquant_rllib.market.bars import COLUMNS, VOLUME
-from mtquant_rllib.market.checking.anomalies import stamp_text
+from mtquant_rllib.market.checking.anomalies import timestamp_text
 from mtquant_rllib.market.checking.checks import (
     Rows,
     consistent,
@@ -30,7 +30,7 @@ from mtquant_rllib.market.checking.plausibility import plausible
 from mtquant_rllib.market.checking.quality import suspicions
 from mtquant_rllib.market.checking.unfinished_bars import without_live_bars
 from mtquant_rllib.market.file_errors import Inspection, fault, option_hint, refuse_large_repairs
-from mtquant_rllib.market.importing.dialects import PRICES, STAMPS
+from mtquant_rllib.market.importing.dialects import PRICES, TIME_ROLES
 from mtquant_rllib.market.importing.formats import Table, as_numbers, as_texts, cell, locate, with_numbers
 from mtquant_rllib.market.importing.report import FileReport
 
@@ -43,7 +43,7 @@ def instrument_names(settings: Settings) -> NameBook:
 def read_bars(
     table: Table, inspection: Inspection, settings: Settings, options: FileOptions
 ) -> tuple[tuple[BarSeries, ...], FileReport]:
-    """One file through all stages: columns, symbols, numbers, stamps, prices, order."""
+    """One file through all stages: columns, symbols, numbers, timestamps, prices, order."""
     config = settings.market
     roles = _required_roles(table, config.columns)
     labels, codes = _symbols(table, roles, settings, options)
@@ -89,7 +89,7 @@ def read_bars(
         same = [code for code, other in enumerate(names) if other == name]
         own = np.isin(rows.codes, same)
         if own.any():
-            series.append(BarSeries(name, rows.stamps[own], rows.bars[own], daily, str(table.path)))
+            series.append(BarSeries(name, rows.timestamps[own], rows.bars[own], daily, str(table.path)))
     if not series:
         raise fault(table.path, "no bar is left", "at least one bar", line=int(table.lines[0]), column="all")
     scale = ", ".join(f"{name} / {divisor}" for name, divisor in scales.items() if divisor != 1)
@@ -101,8 +101,8 @@ def read_bars(
         symbols=tuple(one.symbol for one in series),
         rows_read=n_read,
         rows_kept=sum(len(one) for one in series),
-        first=stamp_text(min(one.stamps[0] for one in series), daily),
-        last=stamp_text(max(one.stamps[-1] for one in series), daily),
+        first=timestamp_text(min(one.timestamps[0] for one in series), daily),
+        last=timestamp_text(max(one.timestamps[-1] for one in series), daily),
         dialect=", ".join(filter(None, said)),
         repairs=dict(inspection.repairs),
         warnings=tuple(
@@ -117,11 +117,12 @@ def read_bars(
 
 
 def _clock_doubts(rows: Rows, names: list[str | None], timezone: str, settings: Settings) -> dict[str, str | None]:
-    """Instrument -> what is odd about taking its stamps, as written, for those of that clock; None where nothing is."""
+    """Instrument -> what is odd about taking its timestamps, as written, for those of that clock; None where nothing
+    is."""
     doubts = {}
     for code, name in enumerate(names):
         if name is not None and settings.symbols[name].triple_day is not None:
-            wall = np.unique(rows.stamps[rows.codes == code])
+            wall = np.unique(rows.timestamps[rows.codes == code])
             doubts[name] = clock_doubt(wall, timezone, settings.symbols[name].session, settings.market.clock_pattern)
     return doubts
 
@@ -129,7 +130,7 @@ def _clock_doubts(rows: Rows, names: list[str | None], timezone: str, settings: 
 def _required_roles(table: Table, names: ColumnNames) -> dict[str, str]:
     roles = locate(table, names)
     missing = [role for role in PRICES if role not in roles]
-    if not STAMPS & set(roles):
+    if not TIME_ROLES & set(roles):
         missing.insert(0, "timestamp")
     if missing:
         headers = ", ".join(h or "(unnamed)" for h in table.columns)
@@ -227,7 +228,7 @@ def _numbers(table: Table, roles: dict[str, str], inspection: Inspection) -> tup
 def read_clock(
     table: Table, roles: dict[str, str], inspection: Inspection, options: FileOptions, keep: np.ndarray
 ) -> tuple[clocks.Clock, bool]:
-    """Parsed stamps of all rows; unreadable ones are taken out of `keep`."""
+    """Parsed timestamps of all rows; unreadable ones are taken out of `keep`."""
     if "timestamp" in roles:
         header, second = roles["timestamp"], None
     elif "date" in roles:
@@ -259,7 +260,7 @@ def read_clock(
 
     def problem(row: int) -> str:
         text = cell(table, header, row) + (f" {cell(table, second, row)}" if second else "")
-        return f"{text!r} is not a stamp as the other rows have it ({clock.wording})"
+        return f"{text!r} is not a timestamp as the other rows have it ({clock.wording})"
 
     bad = clock.bad & keep
     inspection.judge(bad, "unparsable_rows_dropped", header, problem, clocks.ACCEPTED)

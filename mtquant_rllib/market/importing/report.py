@@ -16,7 +16,7 @@ class FileReport:
     rows_read, rows_kept
         Data rows in the file, and bars (or macro days) taken from it.
     dialect
-        How it was read: separator, header, stamps, time zone, scale.
+        How it was read: separator, header, timestamps, time zone, scale.
     repairs
         Kind -> rows concerned; without a repair only bars of closed hours, which are always left out.
     warnings
@@ -24,7 +24,7 @@ class FileReport:
     notes
         What was left aside, such as symbols that nobody trades.
     clock
-        What intraday stamps were read as: a time zone, "own offsets"; "dates" of daily bars.
+        What intraday timestamps were read as: a time zone, "own offsets"; "dates" of daily bars.
     """
 
     path: str

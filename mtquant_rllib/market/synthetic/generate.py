@@ -81,11 +81,11 @@ class _Law:
     bars_per_year: float
 
     @classmethod
-    def of(cls, settings: Settings, stamps: np.ndarray) -> _Law:
+    def of(cls, settings: Settings, timestamps: np.ndarray) -> _Law:
         config, symbols = settings.synthetic, settings.universe.symbols
         rows = [config.instruments[symbol] for symbol in symbols]
-        days = (stamps[-1] - stamps[0]) / np.timedelta64(86400, "s")
-        bars_per_year = (len(stamps) - 1) / (days / _DAYS_PER_YEAR)
+        days = (timestamps[-1] - timestamps[0]) / np.timedelta64(86400, "s")
+        bars_per_year = (len(timestamps) - 1) / (days / _DAYS_PER_YEAR)
         transitions = regime_chain.transition_matrix(config.transitions)
         account = settings.desk.account.currency
         return cls(
@@ -196,9 +196,9 @@ def _drawn(
     chosen = 0.0 if variant == "null" else settings.planted.strength if strength is None else strength
     momentum_strength = 0.0 if variant == "null" else config.planted.momentum.strength
 
-    stamps = business_days(np.datetime64(config.start), n_years)
-    law = _Law.of(settings, stamps)
-    draws = _draw(seed, n_paths, len(stamps), law)
+    timestamps = business_days(np.datetime64(config.start), n_years)
+    law = _Law.of(settings, timestamps)
+    draws = _draw(seed, n_paths, len(timestamps), law)
     noise = _noise(config.volatility, law, draws)
     drift = law.drift.T[draws.regime] if variant == "default" else np.zeros((1, 1, 1))
 
@@ -232,7 +232,7 @@ def _drawn(
     markets = [
         MarketData(
             symbols=symbols,
-            stamps=stamps,
+            timestamps=timestamps,
             bars=history[p],
             valid=everywhere,
             macro=published[p],

@@ -18,10 +18,10 @@ from mtquant_rllib.config.agents import PortfolioRiskConfig
 from mtquant_rllib.config.instruments import InstrumentConfig
 from mtquant_rllib.config.risk import RiskConfig
 from mtquant_rllib.risk import pretrade
-from mtquant_rllib.risk.repair.book import Book
+from mtquant_rllib.risk.repair.batch import RepairBatch
 from mtquant_rllib.risk.repair.correlation import diversifying_factors
 from mtquant_rllib.risk.repair.limits import margin_rates, shrink_to_limit
-from mtquant_rllib.risk.repair.measures import TOLERANCE, Measures, Meter
+from mtquant_rllib.risk.repair.measures import TOLERANCE, BookMeasurer, Measures
 from mtquant_rllib.risk.rules import RiskInputError, Rule, RuleId
 from mtquant_rllib.risk.var import normal_quantile
 from mtquant_rllib.short_rows import row_any
@@ -57,7 +57,7 @@ class RuleChain:
         }
         self.custom: list[Rule] = []
         self.margin_per_notional = margin_rates(instruments) * config.margin_buffer
-        self.meter = Meter(universe, self.margin_per_notional, z)
+        self.measurer = BookMeasurer(universe, self.margin_per_notional, z)
         self.max_order_ccy = np.array([row.adv_ccy for row in instruments]) * config.max_adv_frac
         self.no_long, self.no_short = pretrade.restricted_sides(instruments)
         self._any_restricted = bool((self.no_long | self.no_short).any())
@@ -70,16 +70,16 @@ class RuleChain:
         sectors = [self.limits["sector_gross"]] * universe.n_domains
         self._load_triggers = np.array([*sectors, self.limits["gross"], self.limits["margin"]]) * (1 + TOLERANCE)
 
-    def limit_orders(self, book: Book) -> None:
+    def limit_orders(self, batch: RepairBatch) -> None:
         """Restrictions, price band, refused openings, ADV and capital, each as a bound on the increasing leg."""
-        weights, proposal = book.weights, book.proposal
+        weights, proposal = batch.weights, batch.proposal
         if self._any_restricted:
             banned = ((weights > 0) & self.no_long) | ((weights < 0) & self.no_short)
-            book.refuse(banned, RuleId.RESTRICTION)
+            batch.refuse(banned, RuleId.RESTRICTION)
         if proposal.price_band_ok is not None and not proposal.price_band_ok.all():
-            book.refuse(~proposal.price_band_ok, RuleId.PRICE_BAND)
+            batch.refuse(~proposal.price_band_ok, RuleId.PRICE_BAND)
         if proposal.opening_allowed is not None and not proposal.opening_allowed.all():
-            book.refuse(~proposal.opening_allowed, RuleId.OPENING)
+            batch.refuse(~proposal.opening_allowed, RuleId.OPENING)
 
         equity = proposal.equity
         absolute = np.abs(weights)
@@ -90,7 +90,7 @@ class RuleChain:
         if largest * equity.max() > self._smallest_max_order_ccy:
             with np.errstate(divide="ignore"):
                 most = self.max_order_ccy / np.maximum(equity, 0.0)[:, None]
-            book.refuse(absolute > most, RuleId.ADV, most)
+            batch.refuse(absolute > most, RuleId.ADV, most)
         # An order can lack margin only where the whole proposal does.
         margin = absolute @ self.margin_per_notional
         if margin.max() > 1.0 or equity.min() <= 0:
@@ -98,29 +98,29 @@ class RuleChain:
             room = pretrade.margin_room(weights[rows], proposal.current[rows], equity[rows], self.margin_per_notional)
             affordable = np.full(weights.shape, np.inf)
             affordable[rows] = room[:, None] / self.margin_per_notional
-            book.refuse(absolute > affordable, RuleId.CAPITAL, affordable)
+            batch.refuse(absolute > affordable, RuleId.CAPITAL, affordable)
 
-    def run(self, book: Book) -> Measures:
+    def run(self, batch: RepairBatch) -> Measures:
         """Everything from concentration to custom rules, once, in place. The measures of what comes out."""
-        weights, proposal, meter = book.weights, book.proposal, self.meter
+        weights, proposal, measurer = batch.weights, batch.proposal, self.measurer
         absolute = np.abs(weights)
         if absolute.max() > self.limits["position"]:
-            book.cap(self.limits["position"], absolute > self.limits["position"], RuleId.CONCENTRATION)
+            batch.cap(self.limits["position"], absolute > self.limits["position"], RuleId.CONCENTRATION)
             np.abs(weights, out=absolute)
 
-        over = absolute @ meter.loads > self._load_triggers
+        over = absolute @ measurer.loads > self._load_triggers
         if over.any():
             rows = np.flatnonzero(row_any(over[:, :-2]))
             if len(rows):
-                self._repair_sectors(book, rows)
+                self._repair_sectors(batch, rows)
 
-        measures = meter.measure(weights, proposal.covariance, proposal.correlation)
+        measures = measurer.measure(weights, proposal.covariance, proposal.correlation)
         measures.require_finite()
 
         rows = np.flatnonzero(self.too_correlated(measures))
         if len(rows):
-            self._repair_correlation(book, rows)
-            meter.update(measures, weights, proposal, rows)
+            self._repair_correlation(batch, rows)
+            measurer.update(measures, weights, proposal, rows)
 
         too_risky = measures.variance > self._variance_trigger
         over = measures.totals > self._load_triggers[-2:]
@@ -128,15 +128,15 @@ class RuleChain:
             too_risky |= row_any(over)
         rows = np.flatnonzero(too_risky)
         if len(rows):
-            self._repair_total(book, rows, measures)
-            meter.update(measures, weights, proposal, rows)
+            self._repair_total(batch, rows, measures)
+            measurer.update(measures, weights, proposal, rows)
 
-        rows = self._apply_breakers(book)
+        rows = self._apply_breakers(batch)
         if len(rows):
-            meter.update(measures, weights, proposal, rows)
+            measurer.update(measures, weights, proposal, rows)
         if self.custom:
-            self._apply_custom_rules(book)
-            measures = meter.measure(weights, proposal.covariance, proposal.correlation)
+            self._apply_custom_rules(batch)
+            measures = measurer.measure(weights, proposal.covariance, proposal.correlation)
         return measures
 
     def too_correlated(self, measures: Measures) -> np.ndarray:
@@ -146,17 +146,17 @@ class RuleChain:
         # Rounding in the difference of two squares is relative to gross squared.
         return (excess > TOLERANCE * 1e-3 * gross * gross) & (gross > self._gross_floor * (1 + TOLERANCE))
 
-    def failing(self, book: Book, measures: Measures) -> np.ndarray:
+    def failing(self, batch: RepairBatch, measures: Measures) -> np.ndarray:
         """bool (R,): some rule does not pass."""
-        proposal = book.proposal
+        proposal = batch.proposal
         failing = self.too_correlated(measures)
         failing |= measures.variance > self._variance_trigger
         over = measures.loads > self._load_triggers
         if over.any():
             failing |= row_any(over)
-        if book.fixed is not None:
+        if batch.fixed is not None:
             # Bounds on one instrument cannot fail where it was free to move.
-            absolute = np.abs(book.weights)
+            absolute = np.abs(batch.weights)
             failing |= row_any(absolute > self.limits["position"])
             if proposal.cap_abs is not None:
                 failing |= row_any(absolute > proposal.cap_abs)
@@ -165,43 +165,43 @@ class RuleChain:
         if proposal.var_limit_scale is not None:
             failing |= measures.variance > self._variance_trigger * proposal.var_limit_scale**2
         for rule in self.custom:
-            failing |= ~(rule.measure(book.weights, proposal) <= trigger(rule.limit))
+            failing |= ~(rule.measure(batch.weights, proposal) <= trigger(rule.limit))
         return failing
 
-    def _repair_sectors(self, book: Book, rows: np.ndarray) -> None:
+    def _repair_sectors(self, batch: RepairBatch, rows: np.ndarray) -> None:
         """Each domain above its limit shrinks by one factor."""
-        absolute = np.abs(book.weights[rows])
-        sectors = self.meter.loads[:, :-2]
+        absolute = np.abs(batch.weights[rows])
+        sectors = self.measurer.loads[:, :-2]
         total = absolute @ sectors
-        remaining = np.zeros_like(total) if book.fixed is None else (absolute * book.fixed[rows]) @ sectors
+        remaining = np.zeros_like(total) if batch.fixed is None else (absolute * batch.fixed[rows]) @ sectors
         factor = shrink_to_limit(total - remaining, remaining, self.limits["sector_gross"])
         # Within rounding of the limit is no breach: a repaired book must come out bit by bit the same.
         factor[total <= self._load_triggers[:-2]] = 1.0
-        book.scale(rows, factor.take(self._domain_of, axis=1), RuleId.SECTOR)
+        batch.scale(rows, factor.take(self._domain_of, axis=1), RuleId.SECTOR)
 
-    def _repair_correlation(self, book: Book, rows: np.ndarray) -> None:
+    def _repair_correlation(self, batch: RepairBatch, rows: np.ndarray) -> None:
         factors = diversifying_factors(
-            book.weights[rows],
-            self.meter.index.hollow_matrices(book.proposal.correlation[rows]),
-            None if book.fixed is None else ~book.fixed[rows],
+            batch.weights[rows],
+            self.measurer.index.hollow_matrices(batch.proposal.correlation[rows]),
+            None if batch.fixed is None else ~batch.fixed[rows],
             self.limits["correlation"],
             self._gross_floor,
             self._rounds,
             TOLERANCE,
         )
-        book.scale(rows, factors, RuleId.CORRELATION)
+        batch.scale(rows, factors, RuleId.CORRELATION)
 
-    def _repair_total(self, book: Book, rows: np.ndarray, measures: Measures) -> None:
+    def _repair_total(self, batch: RepairBatch, rows: np.ndarray, measures: Measures) -> None:
         """One factor on all tradable positions for VaR, total gross and margin."""
         totals, variance = measures.totals[rows], measures.variance[rows]
-        if book.fixed is None:
+        if batch.fixed is None:
             remaining = np.zeros_like(totals)
             by_var = np.sqrt(shrink_to_limit(variance, np.zeros_like(variance), self._variance_limit))
         else:
-            weights = book.weights[rows]
-            free = weights * ~book.fixed[rows]
-            remaining = totals - np.abs(free) @ self.meter.loads[:, -2:]
-            by_var = self._variance_factor(free, weights - free, book.proposal.covariance[rows], variance)
+            weights = batch.weights[rows]
+            free = weights * ~batch.fixed[rows]
+            remaining = totals - np.abs(free) @ self.measurer.loads[:, -2:]
+            by_var = self._variance_factor(free, weights - free, batch.proposal.covariance[rows], variance)
         by_gross = shrink_to_limit(totals[:, 0] - remaining[:, 0], remaining[:, 0], self.limits["gross"])
         by_margin = shrink_to_limit(totals[:, 1] - remaining[:, 1], remaining[:, 1], self.limits["margin"])
         # Within rounding of its limit a measure asks for nothing.
@@ -210,7 +210,7 @@ class RuleChain:
         by_margin[totals[:, 1] <= self._load_triggers[-1]] = 1.0
         factor = np.minimum(np.minimum(by_gross, by_margin), by_var)
         binding = np.where(factor == by_var, RuleId.VAR, np.where(factor == by_gross, RuleId.GROSS, RuleId.MARGIN))
-        book.scale(rows, factor[:, None], binding[:, None])
+        batch.scale(rows, factor[:, None], binding[:, None])
 
     def _variance_factor(
         self, free: np.ndarray, remaining: np.ndarray, covariance: np.ndarray, variance: np.ndarray
@@ -220,7 +220,7 @@ class RuleChain:
         The variance is a convex quadratic a x^2 + 2 b x + c in the factor x. Weights (R, n), packed covariances,
         variances (R,) of the whole books; returns (R,).
         """
-        marginal = np.matvec(self.meter.index.matrices(covariance), free)
+        marginal = np.matvec(self.measurer.index.matrices(covariance), free)
         a = (free * marginal).sum(axis=1)
         b = (remaining * marginal).sum(axis=1)
         excess = variance - a - 2 * b - self._variance_limit
@@ -233,50 +233,50 @@ class RuleChain:
         minimiser[~(np.abs(minimiser - 1.0) >= TOLERANCE)] = 1.0
         return np.where((largest >= 0) & (largest <= 1), largest, minimiser)
 
-    def _apply_breakers(self, book: Book) -> np.ndarray:
+    def _apply_breakers(self, batch: RepairBatch) -> np.ndarray:
         """Caps, no increases, flattening, and closing by component VaR. Rows whose measures may be stale."""
-        weights, proposal = book.weights, book.proposal
+        weights, proposal = batch.weights, batch.proposal
         touched = np.zeros(len(weights), dtype=bool)
         if proposal.cap_abs is not None:
             over = np.abs(weights) > proposal.cap_abs
             if over.any():
-                book.cap(proposal.cap_abs, over, RuleId.BREAKER)
+                batch.cap(proposal.cap_abs, over, RuleId.BREAKER)
                 touched |= row_any(over)
         if proposal.no_increase is not None and proposal.no_increase.any():
-            book.refuse(np.broadcast_to(proposal.no_increase[:, None], weights.shape), RuleId.BREAKER)
+            batch.refuse(np.broadcast_to(proposal.no_increase[:, None], weights.shape), RuleId.BREAKER)
             touched |= proposal.no_increase
         if proposal.flatten is not None and proposal.flatten.any():
-            book.cap(0.0, proposal.flatten[:, None] & (weights != 0), RuleId.BREAKER)
+            batch.cap(0.0, proposal.flatten[:, None] & (weights != 0), RuleId.BREAKER)
             touched |= proposal.flatten
         if proposal.var_limit_scale is not None:
             rows = np.flatnonzero(proposal.var_limit_scale < 1)
             if len(rows):
-                self._close_riskiest(book, rows, proposal.var_limit_scale[rows])
+                self._close_riskiest(batch, rows, proposal.var_limit_scale[rows])
                 touched[rows] = True
         return np.flatnonzero(touched)
 
-    def _close_riskiest(self, book: Book, rows: np.ndarray, scale: np.ndarray) -> None:
+    def _close_riskiest(self, batch: RepairBatch, rows: np.ndarray, scale: np.ndarray) -> None:
         """Close whole positions, largest component VaR first, until VaR is within `scale` (len(rows),) of its limit."""
         limit = self._variance_trigger * scale**2
-        matrix = self.meter.index.matrices(book.proposal.covariance[rows])
-        for _ in range(book.weights.shape[1]):
-            weights = book.weights[rows]
+        matrix = self.measurer.index.matrices(batch.proposal.covariance[rows])
+        for _ in range(batch.weights.shape[1]):
+            weights = batch.weights[rows]
             component = weights * np.matvec(matrix, weights)
             # A position with a negative component is a hedge: closing it would add risk.
-            closable = component > 0 if book.fixed is None else (component > 0) & ~book.fixed[rows]
+            closable = component > 0 if batch.fixed is None else (component > 0) & ~batch.fixed[rows]
             failing = (component.sum(axis=1) > limit) & row_any(closable)
             if not failing.any():
                 return
             worst = np.where(closable, component, -np.inf).argmax(axis=1)
-            book.weights[rows[failing], worst[failing]] = 0.0
-            book.rule[rows[failing], worst[failing]] = RuleId.BREAKER
+            batch.weights[rows[failing], worst[failing]] = 0.0
+            batch.rule[rows[failing], worst[failing]] = RuleId.BREAKER
 
-    def _apply_custom_rules(self, book: Book) -> None:
+    def _apply_custom_rules(self, batch: RepairBatch) -> None:
         for number, rule in enumerate(self.custom):
-            rows = np.flatnonzero(~(rule.measure(book.weights, book.proposal) <= trigger(rule.limit)))
+            rows = np.flatnonzero(~(rule.measure(batch.weights, batch.proposal) <= trigger(rule.limit)))
             if len(rows):
-                factors = np.clip(rule.repair(book.weights[rows], book.proposal.rows(rows)), 0.0, 1.0)
-                book.scale(rows, factors, RuleId.CUSTOM + number)
+                factors = np.clip(rule.repair(batch.weights[rows], batch.proposal.rows(rows)), 0.0, 1.0)
+                batch.scale(rows, factors, RuleId.CUSTOM + number)
 
 
 def trigger(limit: float) -> float:

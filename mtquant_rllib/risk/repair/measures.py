@@ -51,7 +51,7 @@ class Measures:
             )
 
 
-class Meter:
+class BookMeasurer:
     """Measures books. Holds scratch memory that grows to the largest batch seen: one thread each.
 
     Parameters

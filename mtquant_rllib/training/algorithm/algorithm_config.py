@@ -153,5 +153,5 @@ def used_up(algorithm: Any) -> str:
         )
     return (
         f"training ended at {algorithm.bars_sampled:,} bars: {trial.patience} validations in a row brought no new best "
-        f"(the last result said done and gave_up). To train on, save and change it: {how.format('patience')}"
+        f"(the last result said done and early_stopped). To train on, save and change it: {how.format('patience')}"
     )

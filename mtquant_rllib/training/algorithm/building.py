@@ -13,9 +13,9 @@ from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.policies.modules import module_specs
 from mtquant_rllib.training.algorithm.hyperparameters import (
     Hyperparameters,
-    bars_per_update,
     learning_rates,
     learning_starts_bars,
+    train_batch_bars,
 )
 from mtquant_rllib.training.algorithm.ppo import DeskPPOConfig
 from mtquant_rllib.training.algorithm.sac import DeskSACConfig
@@ -103,8 +103,8 @@ def _set_trial(config: Any, plan: TrialPlan, manifest: Manifest, environment: En
         learning_rate_final_frac=recipe.learning_rate_final_frac,
         batch_size_final_factor=recipe.batch_size_final_factor,
         explore_frozen=recipe.explore_frozen,
-        average_updates=recipe.average_updates,
-        average_handed_on=recipe.average_handed_on == "always",
+        ema_updates=recipe.ema_updates,
+        use_final_ema=recipe.use_final_ema == "always",
         best_from_start=manifest.phase(plan.phase).start is not None,
         learner=environment.settings.learner,
         copied_sections=environment.copied_sections(),
@@ -118,7 +118,7 @@ def _set_ppo(config: Any, plan: TrialPlan, settings: Settings, budget: int, thre
             f"recipe.batch_size_final_factor = {recipe.batch_size_final_factor} with resources.engine = "
             f"{settings.resources.engine!r}: expected 1; RLlib's own learner cuts minibatches of one size"
         )
-    update = bars_per_update(settings, budget)
+    update = train_batch_bars(settings, budget)
     config.engine(settings.resources.engine).rl_module(rl_module_spec=module_specs(settings, only=plan.modules))
     config.training(
         lr=recipe.phase_learning_rate_fracs[plan.phase - 1] * numbers.learning_rate,

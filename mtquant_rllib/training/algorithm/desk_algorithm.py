@@ -45,9 +45,9 @@ from mtquant_rllib.training.records.module_states import ModuleState
 from mtquant_rllib.training.result_keys import (
     AVERAGED_SHARPE,
     BARS_LIFETIME,
+    EARLY_STOPPED,
     ENV_FAULTS,
     FAILURE,
-    GAVE_UP,
     SHARPE,
     SYSTEM,
     VALIDATION,
@@ -80,16 +80,16 @@ class DeskAlgorithm(Algorithm):
         self._report: dict[str, float] = {}
         self._env_faults: list[str] = []
         self._validation_s = 0.0
-        self._fruitless = 0
+        self._validations_without_improvement = 0
         with learners_reducing_by(gradient_backend(config.num_gpus_per_learner)), seeding_without_compiler():
             super().setup(config)
         self.trial: TrialConfig = self.config.trial
-        self._average = WeightAverage(self.trial.average_updates)
+        self._average = WeightAverage(self.trial.ema_updates)
         self._validate = make_validator(self.config.env_config) if self.trial.validations else None
         self.module_folder = Path(self.logdir) / "modules"
         self.run_folder: Path | None = None
         self.storage_patience_s = 0.0
-        self.finished = self.gave_up = False
+        self.finished = self.early_stopped = False
         self.failure: str | None = None
         self._started = False
         self._runner_use: dict[str, ProcessUse] = {}
@@ -160,8 +160,8 @@ class DeskAlgorithm(Algorithm):
             runners = list(range(1, group.num_remote_env_runners() + 1))
             share, rest = divmod(wanted, len(runners))
             # What is left over goes round.
-            turns = {index: (position - self.bars_sampled) % len(runners) for position, index in enumerate(runners)}
-            asked = {index: share + (turn < rest) for index, turn in turns.items()}
+            order = {index: (position - self.bars_sampled) % len(runners) for position, index in enumerate(runners)}
+            asked = {index: share + (place < rest) for index, place in order.items()}
             sampled = sample_remotely(self, asked)
         self.metrics.aggregate([part.metrics for part in sampled], key=ENV_RUNNER_RESULTS)
         for part in sampled:
@@ -253,18 +253,18 @@ class DeskAlgorithm(Algorithm):
         if diverged := diverged_modules(results.get(LEARNER_RESULTS, {})):
             reasons = "; ".join(f"{module} has diverged: {reason}" for module, reason in diverged.items())
             return self._ended_by(f"{reasons}; a smaller learning rate may help", results)
-        if self.bars_sampled > before and trial.average_updates is not None:
+        if self.bars_sampled > before and trial.ema_updates is not None:
             learning = self._learning()
             self._average.take_in({name: own for name, own in self.module_states().items() if name in learning})
         seconds = time.perf_counter() - began
         finished = self.bars_left <= 0
         if finished or self._validations_due(self.bars_sampled) > self._validations_due(before):
             self.validate_now()
-        gave_up = trial.patience is not None and self._fruitless >= trial.patience
-        self.finished, self.gave_up = finished or gave_up, gave_up and not finished
+        early_stopped = trial.patience is not None and self._validations_without_improvement >= trial.patience
+        self.finished, self.early_stopped = finished or early_stopped, early_stopped and not finished
         if self.finished:
             self._keep(LAST, self.module_states(), bars=self.bars_sampled)
-        results["done"], results[GAVE_UP] = self.finished, self.gave_up
+        results["done"], results[EARLY_STOPPED] = self.finished, self.early_stopped
         return self._reported(results, seconds)
 
     def _validations_due(self, bars: int) -> int:
@@ -276,7 +276,7 @@ class DeskAlgorithm(Algorithm):
         """The last result of a trial that would end the same way if it were started again. Nothing of its state is
         kept: what it was before stands in its newest checkpoint, and its best policies where they were."""
         self.failure = f"{why} (bar {self.bars_sampled:,})"
-        results["done"], results[GAVE_UP], results[FAILURE] = True, False, self.failure
+        results["done"], results[EARLY_STOPPED], results[FAILURE] = True, False, self.failure
         return self._reported(results, math.nan)
 
     def _reported(self, results: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -299,7 +299,7 @@ class DeskAlgorithm(Algorithm):
 
     def validate_now(self) -> None:
         """Validate the present policies and their average; write the better one if it is the best so far, or the
-        average where that is what is handed on."""
+        average where that is what is handed over."""
         if self._validate is None:
             return
         began = time.perf_counter()
@@ -316,11 +316,11 @@ class DeskAlgorithm(Algorithm):
         self._validation_s += time.perf_counter() - began
         if self.bars_sampled == 0 and not self.trial.best_from_start:
             return
-        self._fruitless += 1
-        newest = self.trial.average_handed_on
+        self._validations_without_improvement += 1
+        newest = self.trial.use_final_ema
         report, modules = judged[-1] if newest else max(judged, key=lambda candidate: candidate[0][SHARPE])
         if newest or not self.best or report[SHARPE] > self.best[SHARPE]:
-            self._fruitless = 0
+            self._validations_without_improvement = 0
             self.best = {SHARPE: report[SHARPE], "bars": self.bars_sampled}
             self._keep(at_bars(self.bars_sampled), modules, **self.best)
 
@@ -354,8 +354,8 @@ class DeskAlgorithm(Algorithm):
                 "bars_sampled": self.bars_sampled,
                 "best": self.best,
                 "report": self._report,
-                "fruitless": self._fruitless,
-                "finished": (self.finished, self.gave_up),
+                "validations_without_improvement": self._validations_without_improvement,
+                "finished": (self.finished, self.early_stopped),
                 "runners": self._runner_states,
                 "average": self._average.get_state(),
             }
@@ -367,8 +367,8 @@ class DeskAlgorithm(Algorithm):
             self.bars_sampled = state[DESK]["bars_sampled"]
             self.best = state[DESK]["best"]
             self._report = state[DESK]["report"]
-            self._fruitless = state[DESK]["fruitless"]
-            self.finished, self.gave_up = state[DESK]["finished"]
+            self._validations_without_improvement = state[DESK]["validations_without_improvement"]
+            self.finished, self.early_stopped = state[DESK]["finished"]
             self._runner_states = state[DESK]["runners"]
             self._average.set_state(state[DESK]["average"])
             self._place_runners()
@@ -384,7 +384,7 @@ def gradient_backend(gpus_per_learner: float) -> str:
 
 
 def summary(algorithm: DeskAlgorithm, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the curriculum needs of a trial's last result, for a checkpoint's index: bars, whether it gave up, and the
-    best state so far; numbers alone."""
+    """What the curriculum needs of a trial's last result, for a checkpoint's index: bars, whether it stopped early, and
+    the best state so far; numbers alone."""
     best = {key: float(algorithm.best[key]) for key in (SHARPE, "bars") if key in algorithm.best}
-    return {BARS_LIFETIME: algorithm.bars_sampled, GAVE_UP: algorithm.gave_up, "best": best}
+    return {BARS_LIFETIME: algorithm.bars_sampled, EARLY_STOPPED: algorithm.early_stopped, "best": best}

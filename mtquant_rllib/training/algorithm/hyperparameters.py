@@ -45,9 +45,9 @@ def learning_rates(settings: Settings, modules: tuple[str, ...], phase: int) -> 
     return {module: rate(module) for module in modules}
 
 
-def bars_per_update(settings: Settings, budget: int) -> int:
+def train_batch_bars(settings: Settings, budget: int) -> int:
     recipe = settings.recipe
-    return max(1, min(recipe.bars_per_update, max(recipe.environments, math.ceil(budget / recipe.min_updates))))
+    return max(1, min(recipe.train_batch_bars, max(recipe.environments, math.ceil(budget / recipe.min_updates))))
 
 
 def learning_starts_bars(settings: Settings, budget: int) -> int:

@@ -61,7 +61,7 @@ class DeskPPO(DeskAlgorithm, PPO):
         return DeskPPOConfig()
 
     def training_step(self) -> None:
-        if self.bars_left <= 0 or self.gave_up:
+        if self.bars_left <= 0 or self.early_stopped:
             raise RunError(used_up(self))
         wanted = min(self.config.train_batch_size_per_learner, self.bars_left)
         began = time.perf_counter()

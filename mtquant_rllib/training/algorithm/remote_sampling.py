@@ -96,17 +96,19 @@ def _sampled(runner: Any, bars: int, algorithm_id: str) -> SampleResult | Unprep
 
 
 def reassigned_counters(
-    runners: Sequence[int], n_envs: int, seats: Mapping[int, dict[str, Any]], bars: int
+    runners: Sequence[int], n_envs: int, runner_counters: Mapping[int, dict[str, Any]], bars: int
 ) -> dict[int, dict[str, Any]]:
     """Counters of runners for others in their place: those given, where the same runners with as many environments ask.
 
     Else every environment of the new runners goes on with episodes that none of the old ones has begun, and every new
     runner with noise that none has drawn; episodes that were in progress are given up. bars: sampled so far by all.
     """
-    same = set(seats) == set(runners) and all(len(own["environments"]) == n_envs for own in seats.values())
+    same = set(runner_counters) == set(runners) and all(
+        len(own["environments"]) == n_envs for own in runner_counters.values()
+    )
     if same:
-        return dict(seats)
-    latest = _largest([counters for own in seats.values() for counters in own["environments"]])
+        return dict(runner_counters)
+    latest = _largest([counters for own in runner_counters.values() for counters in own["environments"]])
     return {index: {"runner": index, "bars": bars, "environments": [latest] * n_envs} for index in runners}
 
 

@@ -32,7 +32,7 @@ _ELSEWHERE = {
     "learning_starts_frac": "training(sac={'learning_starts_bars': ...}), in bars",
     "initial_alpha": _MODULES,
     "initial_std": _MODULES,
-    "std_floor": _MODULES,
+    "min_std": _MODULES,
     "critic": _MODULES,
 }
 """Of SAC's numbers, what is read elsewhere."""
@@ -103,7 +103,7 @@ class DeskSAC(DeskAlgorithm, SAC):
         return DeskSACConfig()
 
     def training_step(self) -> None:
-        if self.bars_left <= 0 or self.gave_up:
+        if self.bars_left <= 0 or self.early_stopped:
             raise RunError(used_up(self))
         sac = self._sac
         until = self.bars_sampled + min(sac.bars_per_iteration, self.bars_left)
@@ -111,7 +111,7 @@ class DeskSAC(DeskAlgorithm, SAC):
         bars = 0
         while self.bars_sampled < until:
             began, before = time.perf_counter(), self.bars_sampled
-            samples = self._sample(min(sac.bars_per_round, until - before))
+            samples = self._sample(min(sac.rollout_bars, until - before))
             sampled = time.perf_counter()
             fresh = sum(part.bars for part in samples)
             if not fresh:
@@ -124,4 +124,4 @@ class DeskSAC(DeskAlgorithm, SAC):
     def steps_due(self, bars: int) -> int:
         """Gradient steps that should have been made after so many bars."""
         sac = self._sac
-        return max(0, bars - sac.learning_starts_bars) // sac.bars_per_update
+        return max(0, bars - sac.learning_starts_bars) // sac.bars_per_gradient_step

@@ -32,14 +32,14 @@ def make_validator(env_config: Mapping[str, Any]) -> Validator:
     """
     environment = EnvironmentConfig.of(env_config)
     tree, index, phase = environment.settings, environment.domain_index, environment.phase
-    held = open_market(environment, "validation")
-    draws = pieces(held.stretches, tree.desk.episode.bars)
+    market = open_market(environment, "validation")
+    draws = pieces(market.segments, tree.desk.episode.bars)
 
     def validate(modules: Mapping[str, ModuleState]) -> Mapping[str, float]:
         tracked = TrackedDecisions(tree, modules, draws, phase=phase, domain=index)
         player = policy_player(tree, modules, domain=index, equal_allocation=phase == 1, on_decision=tracked)
-        record = play(tree, held, player, draws, name="validation")
-        figures = {**pooled_figures(record), **tracked.figures(held, record)}
+        record = play(tree, market, player, draws, name="validation")
+        figures = {**pooled_figures(record), **tracked.figures(market, record)}
         # A book that never moved has no Sharpe ratio; for the choice of the best it is worth nothing, not everything.
         figures[SHARPE] = float(np.nan_to_num(figures[SHARPE]))
         return figures

@@ -10,7 +10,7 @@ from mtquant_rllib.training.placement.node_readiness import Readiness
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.session.interruption import Interruption
-from mtquant_rllib.training.session.ray_session import Machines
+from mtquant_rllib.training.session.ray_session import SessionNodes
 from mtquant_rllib.training.storage import mirror
 
 Tell = Callable[[str], None]
@@ -22,7 +22,7 @@ class Attempt:
 
     run: Path
     manifest: Manifest
-    machines: Machines
+    machines: SessionNodes
     readiness: Readiness
     interruption: Interruption
     trusted: bool

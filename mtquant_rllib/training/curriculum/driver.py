@@ -5,7 +5,7 @@
       run.log            what the console said, with times
       phase_1/           a Tune experiment: TRIAL/checkpoint_NNNNNN (RLlib checkpoints), progress.csv, TensorBoard,
                          and modules/TRIAL/, the states that were best on validation; phase_2/, phase_3/ likewise
-      policies/phase_1/  what phase 1 hands on: the best state of every module it trained, copied, so that phase_1/
+      policies/phase_1/  what phase 1 hands over: the best state of every module it trained, copied, so that phase_1/
                          may go
       curves/            one CSV per trial, every iteration once
 
@@ -28,7 +28,7 @@ from mtquant_rllib.training.algorithm.hyperparameters import learning_starts_bar
 from mtquant_rllib.training.curriculum import phase_experiment
 from mtquant_rllib.training.curriculum.attempt import Attempt
 from mtquant_rllib.training.curriculum.changeable_settings import change_settings, changed_settings, refuse_unchangeable
-from mtquant_rllib.training.curriculum.phase_handover import begin_phase, hand_on, predecessor
+from mtquant_rllib.training.curriculum.phase_handover import begin_phase, hand_over, predecessor
 from mtquant_rllib.training.curriculum.phases import algorithm_of, expect_trainable, plan_phase
 from mtquant_rllib.training.placement.node_readiness import Readiness
 from mtquant_rllib.training.placement.planner import placed
@@ -243,13 +243,13 @@ def _run_phase(attempt: Attempt, phase: int) -> None:
     for name in trials_without_updates(settings, phase, record):
         tell(
             f"phase {phase} {name} will learn nothing: its budget ends before SAC's first gradient step "
-            "(sac.learning_starts_bars, sac.bars_per_update)"
+            "(sac.learning_starts_bars, sac.bars_per_gradient_step)"
         )
     began = time.monotonic()
     results = phase_experiment.fit(attempt, phase, plans)
     patience_s = settings.checkpoints.storage_patience_seconds
     with_retries(
-        lambda: hand_on(run, phase, record, plans, results), f"what phase {phase} hands on", patience_s, run / FILE
+        lambda: hand_over(run, phase, record, plans, results), f"what phase {phase} hands over", patience_s, run / FILE
     )
     record.seconds += time.monotonic() - began
     record.status = "done"
@@ -269,5 +269,5 @@ def trials_without_updates(settings: Settings, phase: int, record: PhaseRecord) 
     return [
         name
         for name, trial in record.trials.items()
-        if trial.budget_bars < learning_starts_bars(settings, trial.budget_bars) + settings.sac.bars_per_update
+        if trial.budget_bars < learning_starts_bars(settings, trial.budget_bars) + settings.sac.bars_per_gradient_step
     ]

@@ -15,7 +15,7 @@ from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.placement.planner import Placement
 from mtquant_rllib.training.result_keys import TRIAL
 from mtquant_rllib.training.session.interruption import Interruption
-from mtquant_rllib.training.session.ray_session import Machines
+from mtquant_rllib.training.session.ray_session import SessionNodes
 from mtquant_rllib.training.storage.retries import TELL_EVERY_S
 
 Tell = Callable[[str], None]
@@ -34,7 +34,9 @@ class LostNodes(Callback):
     on_step_begin raises SessionLost then: Tune would ask for the nodes of a dead session until somebody stops it.
     """
 
-    def __init__(self, phase: int, placement: Placement, machines: Machines, stop: Interruption, tell: Tell) -> None:
+    def __init__(
+        self, phase: int, placement: Placement, machines: SessionNodes, stop: Interruption, tell: Tell
+    ) -> None:
         self._phase, self._machines, self._stop, self._tell = phase, machines, stop, tell
         self._bound = {
             trial: {node for node in placement.nodes_of(trial) if node is not None} for trial in placement.trials
@@ -67,10 +69,10 @@ class LostNodes(Callback):
 class Waiting(Callback):
     """Says every 30 seconds what a trial waits for that should run beside the others and does not."""
 
-    def __init__(self, phase: int, placement: Placement, machines: Machines, tell: Tell) -> None:
+    def __init__(self, phase: int, placement: Placement, machines: SessionNodes, tell: Tell) -> None:
         self._phase, self._placement, self._machines, self._tell = phase, placement, machines, tell
         self._since: dict[str, float] = {}
-        self._told: dict[str, float] = {}
+        self._last_reported: dict[str, float] = {}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         now = time.monotonic()
@@ -81,8 +83,8 @@ class Waiting(Callback):
                 self._since.pop(name, None)
                 continue
             since = self._since.setdefault(name, now)
-            if now - max(since, self._told.get(name, -math.inf)) > TELL_EVERY_S:
-                self._told[name] = now
+            if now - max(since, self._last_reported.get(name, -math.inf)) > TELL_EVERY_S:
+                self._last_reported[name] = now
                 if self._has_its_place(trial, trials):
                     why = "its process to start"
                 else:

@@ -236,7 +236,7 @@ def fitted(tuner: tune.Tuner) -> list[Any]:
 def _callbacks(attempt: Attempt, settings: Settings, phase: int, placement: Placement) -> list[tune.Callback]:
     run, tracking, waits = attempt.run, settings.tracking, settings.checkpoints.storage_patience_seconds
     watchers: list[tune.Callback] = [
-        Signing(run / attempt.manifest.phase(phase).experiment),
+        SignCheckpoints(run / attempt.manifest.phase(phase).experiment),
         Ends(attempt.interruption),
         LostNodes(phase, placement, attempt.machines, attempt.interruption, attempt.tell),
         Waiting(phase, placement, attempt.machines, attempt.tell),
@@ -251,7 +251,7 @@ def _callbacks(attempt: Attempt, settings: Settings, phase: int, placement: Plac
     return [*watchers, *tracker_callbacks(settings, run, phase)]
 
 
-class Signing(tune.Callback):
+class SignCheckpoints(tune.Callback):
     """Signs every checkpoint that a trial of this attempt reports and could not sign where it ran."""
 
     def __init__(self, experiment: Path) -> None:

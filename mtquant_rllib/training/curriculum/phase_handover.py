@@ -1,4 +1,4 @@
-"""What a phase hands on to the next: the best state of every module, in a folder of its own, and the proof that what
+"""What a phase hands over to the next: the best state of every module, in a folder of its own, and the proof that what
 was frozen has not moved."""
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _record_trial(run: Path, trial: TrialRecord, plan: TrialPlan, metrics: dict[
     trial.hashes = module_states.index(run / trial.best)["modules"]
 
 
-def hand_on(run: Path, phase: int, record: PhaseRecord, plans: list[TrialPlan], results: dict[str, Any]) -> None:
+def hand_over(run: Path, phase: int, record: PhaseRecord, plans: list[TrialPlan], results: dict[str, Any]) -> None:
     """Record what the trials came to, copy their best states and prove what was frozen. May be done again."""
     for plan in plans:
         _record_trial(run, record.trials[plan.name], plan, results[plan.name])
@@ -61,7 +61,7 @@ def hand_on(run: Path, phase: int, record: PhaseRecord, plans: list[TrialPlan], 
 def _copy_best(run: Path, record: PhaseRecord, plans: list[TrialPlan]) -> None:
     """Copy the best states of all trials into one folder that does not depend on theirs.
 
-    A module that did not learn is handed on as it was handed over: with the value network or the critics of the phase
+    A module that did not learn is handed over as it came: with the value network or the critics of the phase
     that it learned in, whatever this one's algorithm was.
     """
     assert record.result is not None

@@ -118,11 +118,11 @@ def expect_trainable(settings: Settings, phase: int) -> None:
             f"learner.{asked[0]} = {getattr(settings.learner, asked[0])} with resources.engine = 'rllib': section "
             "`learner` is the batched engine's"
         )
-    price = settings.reference.price
-    if settings.resources.engine == "rllib" and settings.reference.exists and any(dict(price).values()):
+    kl_coeff = settings.reference.kl_coeff
+    if settings.resources.engine == "rllib" and settings.reference.exists and any(dict(kl_coeff).values()):
         raise ConfigError(
-            "reference.price with resources.engine = 'rllib': RLlib's own loss has no such term; set the prices to 0, "
-            "or resources.engine=batched"
+            "reference.kl_coeff with resources.engine = 'rllib': RLlib's own loss has no such term; "
+            "set the coefficients to 0, or resources.engine=batched"
         )
     if recipe.environments % max(runners, 1):
         most = max(number for number in range(1, runners) if recipe.environments % number == 0)

@@ -92,7 +92,7 @@ def _expect_best(attempt: Attempt, plan: TrialPlan, newest: Checkpoint) -> None:
     except RunError as error:
         raise RunError(
             f"phase {plan.phase} {plan.name}: its best module states so far are gone or damaged, and could not be "
-            f"handed on ({error}); {_ways_out(attempt, plan, str(folder))}"
+            f"handed over ({error}); {_ways_out(attempt, plan, str(folder))}"
         ) from error
 
 

@@ -52,7 +52,7 @@ class InstrumentBar:
 
 @dataclass(frozen=True)
 class InspectedBar:
-    """decided_at, bar: stamps of the close at which it was decided and of the bar in which it filled. allocation,
+    """decided_at, bar: timestamps of the close at which it was decided and of the bar in which it filled. allocation,
     confidence: by domain. edits: as of `RiskLayer.edits`. messages: as plain dictionaries, as they were sent."""
 
     run: str
@@ -102,25 +102,25 @@ def inspect_run(run: Path, at: str, *, split: str | None = None, phase: int | No
 
 
 def _row_of(data: DeskData, moment: np.datetime64, *, whole_day: bool) -> tuple[int, int] | None:
-    """Index of the stretch, and the row: the first of the day, or that of the moment."""
-    stamps = data.execution.stamps
-    for number, stretch in enumerate(data.stretches):
-        own = stamps[stretch.start + 1 : stretch.stop]
+    """Index of the segment, and the row: the first of the day, or that of the moment."""
+    timestamps = data.execution.timestamps
+    for number, segment in enumerate(data.segments):
+        own = timestamps[segment.start + 1 : segment.stop]
         same = own.astype("datetime64[D]") == moment.astype("datetime64[D]") if whole_day else own == moment
         if same.any():
-            return number, stretch.start + 1 + int(np.argmax(same))
+            return number, segment.start + 1 + int(np.argmax(same))
     return None
 
 
 def _played_to(opened: OpenedRun, split: str, number: int, row: int) -> InspectedBar:
     settings, data = opened.settings, opened.data
-    desk = rollout.new_desk(settings, data, [rollout.whole(data.stretches)[number]])
+    desk = rollout.new_desk(settings, data, [rollout.whole(data.segments)[number]])
     hub = CommunicationHub(tracing=True, journal_messages=_MESSAGES_A_BAR, envs=[0])
     player = rollout.policy_player(settings, opened.states, equal_allocation=opened.phase == 1)
     while desk.state.row[0] < row - 1:
-        desk.park(np.flatnonzero(desk.advance_with_weights(player(desk)).terminated))
-        if desk.state.parked[0]:
-            raise ConfigError(f"the desk went bankrupt before {data.execution.stamps[row]}")
+        desk.finish(np.flatnonzero(desk.advance_with_weights(player(desk)).terminated))
+        if desk.state.done[0]:
+            raise ConfigError(f"the desk went bankrupt before {data.execution.timestamps[row]}")
     desk.hub = hub
     desk.invalidate_close()
     universe, state, before = settings.universe, desk.state, float(desk.book.equity[0])
@@ -158,8 +158,8 @@ def _played_to(opened: OpenedRun, split: str, number: int, row: int) -> Inspecte
     return InspectedBar(
         run=opened.run.name,
         split=split,
-        decided_at=str(data.execution.stamps[decided]),
-        bar=str(data.execution.stamps[row]),
+        decided_at=str(data.execution.timestamps[decided]),
+        bar=str(data.execution.timestamps[row]),
         equity_before_ccy=before,
         equity_after_ccy=float(book.equity[0]),
         breaker_level=level,

@@ -33,8 +33,8 @@ class MessageTrace:
 def trace_run(run: Path, *, split: str = "test", phase: int | None = None, out: Path | None = None) -> MessageTrace:
     """Play the run's policies over a split, as `evaluate_run` does, and write every message that was sent.
 
-    One row a message: stamp of the close at which it was sent, kind, bar, environment, sender, receiver, and the values
-    of its kind; those of other kinds are null.
+    One row a message: timestamp of the close at which it was sent, kind, bar, environment, sender, receiver, and the
+    values of its kind; those of other kinds are null.
 
     Parameters
     ----------
@@ -53,33 +53,35 @@ def trace_run(run: Path, *, split: str = "test", phase: int | None = None, out: 
     if settings.allocator is not None:
         raise ConfigError("mtquant trace: an allocator decides alone and sends no messages")
     path = within(opened.run, opened.run / "messages" / split / FILE) if out is None else out
-    draws = rollout.whole(data.stretches)
+    draws = rollout.whole(data.segments)
     desk = rollout.new_desk(settings, data, draws)
     sent: list[tuple[Any, Message]] = []
     hub = CommunicationHub(tracing=False, journal_messages=1, envs=range(len(draws)))
     for kind in MESSAGES.values():
-        hub.subscribe(kind, lambda message: sent.append((data.execution.stamps[desk.state.row[message.env]], message)))
+        hub.subscribe(
+            kind, lambda message: sent.append((data.execution.timestamps[desk.state.row[message.env]], message))
+        )
     desk.hub = hub
     player = rollout.policy_player(settings, opened.states, equal_allocation=opened.phase == 1)
     for _ in range(max(draw.stop - draw.start for draw in draws)):
-        if desk.state.parked.all():
+        if desk.state.done.all():
             break
-        playing, before = ~desk.state.parked, len(sent)
+        playing, before = ~desk.state.done, len(sent)
         result = desk.advance_with_weights(player(desk))
         # An environment that is through goes on beside the others, and says nothing that counts.
-        sent[before:] = [(stamp, message) for stamp, message in sent[before:] if playing[message.env]]
-        desk.park((result.terminated | result.truncated).nonzero()[0])
+        sent[before:] = [(timestamp, message) for timestamp, message in sent[before:] if playing[message.env]]
+        desk.finish((result.terminated | result.truncated).nonzero()[0])
     opened.looked("messages")
     counts = Counter((message.kind, message.sender, message.receiver) for _, message in sent)
     return MessageTrace(write_parquet(_table(sent), path), dict(sorted(counts.items())))
 
 
 def _table(sent: list[tuple[Any, Message]]) -> pa.Table:
-    columns = {"stamp": pa.timestamp("s"), "kind": pa.string()}
+    columns = {"timestamp": pa.timestamp("s"), "kind": pa.string()}
     for kind in MESSAGES.values():
         columns |= {field.name: _TYPES[str(field.type)] for field in fields(kind)}
     rows = [message.to_dict() for _, message in sent]
     arrays = {
-        name: pa.array([row.get(name) for row in rows], kind) for name, kind in columns.items() if name != "stamp"
+        name: pa.array([row.get(name) for row in rows], kind) for name, kind in columns.items() if name != "timestamp"
     }
-    return pa.table({"stamp": pa.array([stamp for stamp, _ in sent], columns["stamp"]), **arrays})
+    return pa.table({"timestamp": pa.array([timestamp for timestamp, _ in sent], columns["timestamp"]), **arrays})

@@ -22,7 +22,7 @@ from mtquant_rllib.training.storage import durable
 def export_policies(
     run: Path, out: Path, *, phase: int | None = None, agents: Sequence[str] | None = None
 ) -> PolicyDocument:
-    """Export the policies that a phase of the run hands on, and return what `policy.json` says.
+    """Export the policies that a phase of the run hands over, and return what `policy.json` says.
 
     Parameters
     ----------

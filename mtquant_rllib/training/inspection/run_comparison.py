@@ -11,7 +11,7 @@ import numpy as np
 
 from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.evaluation.compare.book import ComparedRun, LearningCurve, read_books, read_report
+from mtquant_rllib.evaluation.compare.compared_run import ComparedRun, LearningCurve, read_books, read_report
 from mtquant_rllib.evaluation.report.output import REPORT
 from mtquant_rllib.training.inspection.evaluation_folder import FOLDER, evaluation_name
 from mtquant_rllib.training.inspection.opened_policies import last_done

@@ -28,7 +28,7 @@ from mtquant_rllib.policies.attention.fallbacks import Counts
 from mtquant_rllib.training.inspection.evaluation_folder import evaluation_folder, evaluation_name
 from mtquant_rllib.training.inspection.opened_policies import OpenedRun, open_policies
 from mtquant_rllib.training.inspection.unseen_bars import UnseenBars
-from mtquant_rllib.training.records.ledger import RECEIPT, Contents, Ledger
+from mtquant_rllib.training.records.ledger import RECEIPT, Ledger, LedgerEntries
 from mtquant_rllib.training.records.manifest import phases_of
 
 if TYPE_CHECKING:
@@ -63,14 +63,14 @@ class RunEvaluation:
 
     @cached_property
     def returns(self) -> pd.DataFrame:
-        """Net simple returns, a column a book, by environment and stamp."""
+        """Net simple returns, a column a book, by environment and timestamp."""
         from mtquant_rllib.evaluation.report.frames import returns_frame
 
         return returns_frame(self.records)
 
     @cached_property
     def weights(self) -> pd.DataFrame:
-        """Weights that the run's own book held after each bar, a column an instrument, by environment and stamp."""
+        """Weights that the run's own book held after each bar, a column an instrument, by environment and timestamp."""
         from mtquant_rllib.evaluation.report.frames import weights_frame
 
         return weights_frame(self.records[0])
@@ -110,9 +110,9 @@ def evaluate_run(
     opened = open_policies(run, split, phase=phase, settings=settings, overrides=overrides, unseen=unseen)
     settings, data, facts = opened.settings, opened.data, opened.facts
     if episodes is None:
-        draws = rollout.whole(data.stretches)
+        draws = rollout.whole(data.segments)
     else:
-        draws = rollout.random_starts(data.stretches, settings.desk.episode.bars, episodes, opened.seed)
+        draws = rollout.random_starts(data.segments, settings.desk.episode.bars, episodes, opened.seed)
     player = rollout.policy_player(settings, opened.states, equal_allocation=opened.phase == 1)
     closes = rollout.closes_of(data)
     rules = {name: rollout.RulePlayer(rule, closes) for name, rule in weight_rules(settings).items()}
@@ -179,7 +179,7 @@ def evaluate_run(
     )
 
 
-def _ledger_notes(opened: OpenedRun, ledger: Ledger, history: Contents, n_trials: int) -> tuple[str, ...]:
+def _ledger_notes(opened: OpenedRun, ledger: Ledger, history: LedgerEntries, n_trials: int) -> tuple[str, ...]:
     """Where the number of trials is from, and what makes it too small."""
     notes = []
     if not history.has_training_of(opened.run, opened.run_id):

@@ -47,7 +47,7 @@ class TrialFacts:
 
 @dataclass(frozen=True)
 class PhaseFacts:
-    """policies: the folder of module states that it hands on, once it is done."""
+    """policies: the folder of module states that it hands over, once it is done."""
 
     number: int
     status: str

@@ -82,7 +82,7 @@ def _plan(run: Path, manifest: Manifest, keep: int | None) -> PruningPlan:
     for number in sorted(map(int, manifest.phases)):
         record = manifest.phase(number)
         done = record.status == "done"
-        if done and (fault := _not_handed_on(run, record.result)) is not None:
+        if done and (fault := _result_fault(run, record.result)) is not None:
             plan.left_alone.append(f"phase {number}: {fault}; its checkpoints and states may be the only copy")
             continue
         for trial in (plan for plan in plan_phase(settings, number) if plan.name in record.trials):
@@ -100,9 +100,9 @@ def _plan(run: Path, manifest: Manifest, keep: int | None) -> PruningPlan:
     return plan
 
 
-def _not_handed_on(run: Path, result: str | None) -> str | None:
+def _result_fault(run: Path, result: str | None) -> str | None:
     if result is None:
-        return "it names no policies that it handed on"
+        return "it names no policies that it handed over"
     return next((f"{result} is damaged ({one.said})" for one in verify_states(run, result) if not one.whole), None)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.evaluation.compare.book import read_report
+from mtquant_rllib.evaluation.compare.compared_run import read_report
 from mtquant_rllib.evaluation.report.output import REPORT
 from mtquant_rllib.evaluation.risk_report.figures import RiskReport, build_report
 from mtquant_rllib.evaluation.risk_report.history import read_history

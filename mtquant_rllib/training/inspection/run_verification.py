@@ -26,7 +26,7 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError
 
 
 @dataclass(frozen=True)
-class Finding:
+class PartStatus:
     """One part of a run: whether it is whole, and what there is to say of it."""
 
     part: str
@@ -34,7 +34,7 @@ class Finding:
     said: str
 
 
-def verify_run(run: Path) -> Iterator[Finding]:
+def verify_run(run: Path) -> Iterator[PartStatus]:
     """Look at every part of a run, in the order in which a resume would need them.
 
     Raises
@@ -47,10 +47,10 @@ def verify_run(run: Path) -> Iterator[Finding]:
     try:
         manifest, settings = opened(run)
     except MtquantError as error:
-        yield Finding(FILE, False, f"{_first_line(error)}; without it nothing else of this run can be found")
+        yield PartStatus(FILE, False, f"{_first_line(error)}; without it nothing else of this run can be found")
         yield from _backup(run)
         return
-    yield Finding(FILE, True, f"run {manifest.id}, updated {manifest.updated}")
+    yield PartStatus(FILE, True, f"run {manifest.id}, updated {manifest.updated}")
     yield from _backup(run)
     for number in sorted(map(int, manifest.phases)):
         record = manifest.phase(number)
@@ -58,7 +58,7 @@ def verify_run(run: Path) -> Iterator[Finding]:
             continue
         for plan in plan_phase(settings, number):
             if plan.name not in record.trials:
-                yield Finding(f"{FILE}, phase {number}", False, f"it has no record of the trial {plan.name}")
+                yield PartStatus(f"{FILE}, phase {number}", False, f"it has no record of the trial {plan.name}")
                 continue
             yield from _checkpoints(run, manifest, number, plan.name)
             yield from _trial_states(run, manifest, number, plan.name, plan.folder)
@@ -71,33 +71,33 @@ def verify_run(run: Path) -> Iterator[Finding]:
     yield _market(manifest)
 
 
-def _backup(run: Path) -> Iterator[Finding]:
+def _backup(run: Path) -> Iterator[PartStatus]:
     path = run / BACKUP
     if not path.exists():
         return
     try:
         tree = json.loads(path.read_text())
-        yield Finding(BACKUP, isinstance(tree, dict), f"as of {tree.get('updated')}")
+        yield PartStatus(BACKUP, isinstance(tree, dict), f"as of {tree.get('updated')}")
     except (*UNREADABLE, AttributeError) as error:
-        yield Finding(BACKUP, False, f"{_first_line(error)}; it is written again with the next change")
+        yield PartStatus(BACKUP, False, f"{_first_line(error)}; it is written again with the next change")
 
 
-def _checkpoints(run: Path, manifest: Manifest, phase: int, trial: str) -> Iterator[Finding]:
+def _checkpoints(run: Path, manifest: Manifest, phase: int, trial: str) -> Iterator[PartStatus]:
     done = manifest.phase(phase).status == "done"
     place = trial_folder(run, manifest, phase, trial)
     found = list(surveyed(run, manifest, phase, trial))
     if not found:
         said = "none is left; the phase is done and needs none" if done else "none yet; the trial begins at bar 0"
-        yield Finding(f"{place.relative_to(run)}/checkpoint_*", True, said)
+        yield PartStatus(f"{place.relative_to(run)}/checkpoint_*", True, said)
     for number, one in enumerate(found):
         part = str(one.path.relative_to(run))
         if one.index is None:
-            yield Finding(part, False, f"{one.fault}; {_instead(found, number, done)}")
+            yield PartStatus(part, False, f"{one.fault}; {_instead(found, number, done)}")
         elif not one.own:
-            yield Finding(part, True, "whole, but written by another run or trial: it is never resumed from")
+            yield PartStatus(part, True, "whole, but written by another run or trial: it is never resumed from")
         else:
             whose = "signed by you" if one.signed else "not signed by you: it is resumed from with --trust alone"
-            yield Finding(part, True, f"{one.index.bars:,} bars, {len(one.index.files)} files, {whose}")
+            yield PartStatus(part, True, f"{one.index.bars:,} bars, {len(one.index.files)} files, {whose}")
 
 
 def _instead(found: list[Surveyed], number: int, done: bool) -> str:
@@ -114,7 +114,7 @@ def _instead(found: list[Surveyed], number: int, done: bool) -> str:
     return f"{newest.path.name} is used, at {newest.index.bars:,} bars; what came after it is trained again"
 
 
-def _trial_states(run: Path, manifest: Manifest, phase: int, trial: str, folder: str) -> Iterator[Finding]:
+def _trial_states(run: Path, manifest: Manifest, phase: int, trial: str, folder: str) -> Iterator[PartStatus]:
     record, done = manifest.phase(phase).trials[trial], manifest.phase(phase).status == "done"
     needed = {record.best, record.last} - {None}
     if not done:
@@ -126,10 +126,10 @@ def _trial_states(run: Path, manifest: Manifest, phase: int, trial: str, folder:
                 break
     there = run / folder
     others = {f"{folder}/{path.name}" for path in there.iterdir() if _is_states_name(path)} if there.is_dir() else set()
-    lost = "the phase is done and has handed its states on" if done else "the phase cannot hand its best policies on"
+    lost = "the phase is done and has handed its states over" if done else "the phase cannot hand its best policies on"
     for name in sorted(map(str, needed | others)):
         if done and not there.is_dir():
-            yield Finding(name, True, "not there; the phase is done and has handed its states on")
+            yield PartStatus(name, True, "not there; the phase is done and has handed its states over")
             continue
         yield from verify_states(
             run, name, lost if name in needed else "it is neither best nor last, and nothing needs it"
@@ -140,13 +140,13 @@ def _is_states_name(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
 
 
-def verify_states(run: Path, name: str, cost: str = "") -> Iterator[Finding]:
+def verify_states(run: Path, name: str, cost: str = "") -> Iterator[PartStatus]:
     """One finding on a folder of module states, each compared with its hash. cost: what damage to it means."""
     folder = run / name
     try:
         modules = module_states.index(folder)["modules"]
     except (MtquantError, *UNREADABLE) as error:
-        yield Finding(name, False, _and_cost(_first_line(error).removeprefix(f"{folder}: "), cost))
+        yield PartStatus(name, False, _and_cost(_first_line(error).removeprefix(f"{folder}: "), cost))
         return
     damaged = []
     for module in modules:
@@ -155,17 +155,17 @@ def verify_states(run: Path, name: str, cost: str = "") -> Iterator[Finding]:
         except (MtquantError, *UNREADABLE) as error:
             damaged.append(f"{module}.npz: {_first_line(error).removeprefix(f'{folder / module}.npz: ')}")
     if damaged:
-        yield Finding(name, False, _and_cost("; ".join(damaged), cost))
+        yield PartStatus(name, False, _and_cost("; ".join(damaged), cost))
     else:
-        yield Finding(name, True, f"{len(modules)} modules")
+        yield PartStatus(name, True, f"{len(modules)} modules")
 
 
-def _curve(run: Path, phase: int, trial: str) -> Iterator[Finding]:
+def _curve(run: Path, phase: int, trial: str) -> Iterator[PartStatus]:
     path = run / "curves" / f"phase_{phase}_{trial}.csv"
     part = str(path.relative_to(run))
     cost = "learning_curves.png lacks it; training does not need it"
     if not path.exists():
-        yield Finding(part, True, "not there yet")
+        yield PartStatus(part, True, "not there yet")
         return
     try:
         text = path.read_text()
@@ -174,24 +174,24 @@ def _curve(run: Path, phase: int, trial: str) -> Iterator[Finding]:
         # A write that was cut short may end inside the last number.
         broken += bool(rows) and (len(rows[-1]) != len(header) or not text.endswith("\n"))
     except (*UNREADABLE, csv.Error) as error:
-        yield Finding(part, False, f"cannot be read ({_first_line(error)}); {cost}")
+        yield PartStatus(part, False, f"cannot be read ({_first_line(error)}); {cost}")
         return
     if broken:
-        yield Finding(part, False, f"{broken} of {len(rows)} rows are broken; {cost}")
+        yield PartStatus(part, False, f"{broken} of {len(rows)} rows are broken; {cost}")
     else:
-        yield Finding(part, True, f"{len(rows)} iterations")
+        yield PartStatus(part, True, f"{len(rows)} iterations")
 
 
-def _market(manifest: Manifest) -> Finding:
+def _market(manifest: Manifest) -> PartStatus:
     folder = Path(manifest.market.data)
     part = f"market {folder.name}"
     if not folder.is_dir():
-        return Finding(part, True, f"not prepared here ({folder}); a resume prepares it again and compares its hash")
+        return PartStatus(part, True, f"not prepared here ({folder}); a resume prepares it again and compares its hash")
     try:
         verify_prepared(folder)
     except MtquantError as error:
-        return Finding(part, False, f"{_first_line(error)}; a resume sets it aside and prepares it again")
-    return Finding(part, True, "every array is as it was prepared")
+        return PartStatus(part, False, f"{_first_line(error)}; a resume sets it aside and prepares it again")
+    return PartStatus(part, True, "every array is as it was prepared")
 
 
 def _and_cost(fault: str, cost: str) -> str:

@@ -73,8 +73,8 @@ class UnseenBars:
                         "the bars of this run are gone, so that it cannot be told which ones it has seen; name the "
                         "last day that is not to be judged with --after"
                     )
-                stop = own.stretches[-1].stop - 1
-                after = own.execution.stamps[stop].astype("datetime64[D]").astype(dt.date)
+                stop = own.segments[-1].stop - 1
+                after = own.execution.timestamps[stop].astype("datetime64[D]").astype(dt.date)
         folder = prepare_unseen(settings, self.market, self.macro, after, holdout=self.holdout)
         if own is not None:
             self.expect_frequency(DeskData.open(folder, UNSEEN), own)

@@ -40,7 +40,7 @@ class TrialResources:
 
 
 @dataclass(frozen=True)
-class Process:
+class TrialProcess:
     """A process of a trial. kind: trial | runner | learner; cpus, gpus: hundredths."""
 
     trial: str
@@ -49,56 +49,56 @@ class Process:
     gpus: int = 0
 
 
-Seat = tuple[Process, Node]
+Assignment = tuple[TrialProcess, Node]
 
 
 @dataclass(frozen=True)
 class Placement:
-    """resources: of every trial. side_by_side: how many trials run at a time. seats: (process, node) of the first so
-    many, trial by trial. bound: whether processes are bound to their nodes; with one node there is no need."""
+    """resources: of every trial. side_by_side: how many trials run at a time. assignments: (process, node) of the first
+    so many, trial by trial. bound: whether processes are bound to their nodes; with one node there is no need."""
 
     resources: TrialResources
     side_by_side: int
-    seats: tuple[Seat, ...]
+    assignments: tuple[Assignment, ...]
     bound: bool
 
     def nodes_of(self, trial: str) -> list[str | None]:
         """Ray's ids of the nodes of a trial's processes: its own, runners, learners. None stands for any node: of one
         that is not started yet, and of trials that wait for others to end."""
-        return [node.id if self.bound else None for process, node in self.seats if process.trial == trial]
+        return [node.id if self.bound else None for process, node in self.assignments if process.trial == trial]
 
     @property
     def trials(self) -> list[str]:
         """Those that run at a time."""
-        return list(dict.fromkeys(process.trial for process, _ in self.seats))
+        return list(dict.fromkeys(process.trial for process, _ in self.assignments))
 
     def shares(self, trial: str) -> Iterator[tuple[Node, float, float]]:
         """(node, CPUs, GPUs) that a trial takes, node by node."""
-        for node in dict.fromkeys(node for process, node in self.seats if process.trial == trial):
-            own = [process for process, seat in self.seats if (process.trial, seat) == (trial, node)]
+        for node in dict.fromkeys(node for process, node in self.assignments if process.trial == trial):
+            own = [process for process, assigned in self.assignments if (process.trial, assigned) == (trial, node)]
             yield node, sum(one.cpus for one in own) / _WHOLE, sum(one.gpus for one in own) / _WHOLE
 
     def held_by(self, trial: str) -> tuple[float, float]:
         """(CPUs, GPUs) that a trial takes, of all nodes."""
-        own = [process for process, _ in self.seats if process.trial == trial]
+        own = [process for process, _ in self.assignments if process.trial == trial]
         return sum(one.cpus for one in own) / _WHOLE, sum(one.gpus for one in own) / _WHOLE
 
     def to_be_started(self) -> list[Node]:
         """The nodes that are needed and not there yet."""
-        return [node for node in dict.fromkeys(node for _, node in self.seats) if node.id is None]
+        return [node for node in dict.fromkeys(node for _, node in self.assignments) if node.id is None]
 
     def table(self) -> list[str]:
         """A line a node: what runs there, and how much of it is used."""
         lines = []
-        for node in dict.fromkeys(node for _, node in self.seats):
-            there = [process for process, seat in self.seats if seat == node]
+        for node in dict.fromkeys(node for _, node in self.assignments):
+            there = [process for process, assigned in self.assignments if assigned == node]
             cpus, gpus = sum(one.cpus for one in there) / _WHOLE, sum(one.gpus for one in there) / _WHOLE
             used = f"{cpus:g} of {node.cpus:g} CPU" + (f", {gpus:g} of {node.gpus:g} GPU" if node.gpus else "")
             lines.append(f"{node.name}{'' if node.id else ' (to be started)'}: {used}: {_in_words(there)}")
         return lines
 
 
-def _in_words(processes: Sequence[Process]) -> str:
+def _in_words(processes: Sequence[TrialProcess]) -> str:
     """`forex (trial .66), equity (2 runners of .33)`."""
     parts = []
     for trial in dict.fromkeys(process.trial for process in processes):
@@ -169,10 +169,10 @@ def _with_gpu_part(
         if _packed(asked, trials, nodes, part, larger, gpus) is not None:
             learning = larger
             break
-    seats = None if free is None else _packed(asked, trials, nodes, part, learning, gpus, free)
-    if seats is None:
-        seats = _packed(asked, trials, nodes, part, learning, gpus)
-    assert seats is not None
+    assignments = None if free is None else _packed(asked, trials, nodes, part, learning, gpus, free)
+    if assignments is None:
+        assignments = _packed(asked, trials, nodes, part, learning, gpus)
+    assert assignments is not None
     remote = asked.learners > 0
     resources = TrialResources(
         cpus=(part if remote else learning) / _WHOLE,
@@ -180,7 +180,7 @@ def _with_gpu_part(
         gpus=gpus / _WHOLE,
         learner_cpus=learning / _WHOLE if remote else 0.0,
     )
-    return Placement(resources, len(trials), tuple(seats), bound=len(nodes) > 1)
+    return Placement(resources, len(trials), tuple(assignments), bound=len(nodes) > 1)
 
 
 def _gpus_of(asked: ResourcesConfig, nodes: Sequence[Node]) -> int:
@@ -198,16 +198,16 @@ def _gpu_parts(asked: ResourcesConfig, trials: int, nodes: Sequence[Node]) -> li
     return [_WHOLE // sharing for sharing in range(fewest, asked.processes_per_gpu + 1)]
 
 
-def _processes(asked: ResourcesConfig, trial: str, part: int, learning: int, gpus: int) -> Iterator[Process]:
+def _processes(asked: ResourcesConfig, trial: str, part: int, learning: int, gpus: int) -> Iterator[TrialProcess]:
     """Those of one trial, in the order of its placement group."""
     if not asked.learners:
-        yield Process(trial, MAIN, learning, gpus)
+        yield TrialProcess(trial, MAIN, learning, gpus)
     else:
-        yield Process(trial, MAIN, part)
+        yield TrialProcess(trial, MAIN, part)
     for _ in range(asked.runners):
-        yield Process(trial, RUNNER, part)
+        yield TrialProcess(trial, RUNNER, part)
     for _ in range(asked.learners):
-        yield Process(trial, LEARNER, learning, gpus)
+        yield TrialProcess(trial, LEARNER, learning, gpus)
 
 
 def _packed(
@@ -218,7 +218,7 @@ def _packed(
     learning: int,
     gpus: int,
     free: Mapping[str, Mapping[str, float]] | None = None,
-) -> list[Seat] | None:
+) -> list[Assignment] | None:
     """A node for each process; None where one does not fit.
 
     Those with a GPU come first, onto the nodes that have any. The others keep off these nodes while there is room
@@ -231,7 +231,7 @@ def _packed(
     cpus_left = [math.floor(_WHOLE * node.cpus + 1e-6) for node in left]
     gpus_left = [[_WHOLE] * math.floor(node.gpus) for node in left]
     homes: dict[str, set[int]] = {trial: set() for trial in trials}
-    seats: dict[int, Node] = {}
+    assignments: dict[int, Node] = {}
     for place in sorted(range(len(wanted)), key=lambda place: -wanted[place].gpus):
         process = wanted[place]
         able = [
@@ -259,8 +259,8 @@ def _packed(
             _, which = min((left, index) for index, left in enumerate(gpus_left[chosen]) if left >= process.gpus)
             gpus_left[chosen][which] -= process.gpus
         own.add(chosen)
-        seats[place] = nodes[chosen]
-    return [(process, seats[place]) for place, process in enumerate(wanted)]
+        assignments[place] = nodes[chosen]
+    return [(process, assignments[place]) for place, process in enumerate(wanted)]
 
 
 def free_of(node: Node, free: Mapping[str, Mapping[str, float]] | None) -> Node:

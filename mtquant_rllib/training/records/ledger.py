@@ -38,7 +38,7 @@ RECEIPT = "ledger.json"
 """In the folder of an evaluation: number and hash of its line."""
 TRAINING, LOOK, HOLDOUT = "training", "look", "holdout"
 _NO_TRIAL = (
-    "resources", "tracking", "checkpoints", "evaluation", "search", "risk.tails", "risk.stress",
+    "resources", "tracking", "checkpoints", "evaluation", "search", "risk.var_methods", "risk.stress",
     "desk.observation.feature_means",
 )  # fmt: skip
 """Settings that shape no policy, or follow from the bars."""
@@ -59,7 +59,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Contents:
+class LedgerEntries:
     """entries: those that can be read. faults: what is wrong with the file, line by line; empty where nothing is."""
 
     entries: tuple[Entry, ...]
@@ -104,7 +104,7 @@ class Ledger:
         run: str,
         market: Mapping[str, Any],
         *,
-        after: Callable[[Contents], None] | None = None,
+        after: Callable[[LedgerEntries], None] | None = None,
         **what: Any,
     ) -> Entry:
         """Add a line, synced to the disk; processes that add at the same time take turns.
@@ -143,7 +143,7 @@ class Ledger:
                 os.fsync(file.fileno())
         return Entry(values["number"], _hash(line), values)
 
-    def read(self) -> Contents:
+    def read(self) -> LedgerEntries:
         """Everything that can be read; an empty ledger where there is none yet."""
         try:
             lines = self.path.read_bytes().splitlines()
@@ -224,17 +224,17 @@ def open_holdout(run: Path, market: Mapping[str, Any], first: str) -> None:
     RunError
         When it is open already, by any run: a second look would make it one more set of bars to choose by.
     """
-    ledger, held = Ledger.beside(run), {**market, "first": first}
+    ledger, holdout = Ledger.beside(run), {**market, "first": first}
 
-    def expect_closed(contents: Contents) -> None:
-        if (opened := contents.opened(held)) is not None:
+    def expect_closed(contents: LedgerEntries) -> None:
+        if (opened := contents.opened(holdout)) is not None:
             raise RunError(
                 f"the last holdout of these bars was opened on {str(opened.values.get('time'))[:10]} by run "
                 f"{opened.values.get('run')} (line {opened.number} of {ledger.path}), and opens once; hold out newer "
                 "bars, or judge the run on its test split"
             )
 
-    ledger.append(HOLDOUT, run.name, held, after=expect_closed)
+    ledger.append(HOLDOUT, run.name, holdout, after=expect_closed)
 
 
 def trial_id(settings: Settings, budget_scale: float, *, leave_out: tuple[str, ...] = ()) -> str:
@@ -266,7 +266,7 @@ def same_market(one: Any, other: Mapping[str, Any]) -> bool:
     return bool(shared) and max(one["first"], other["first"]) <= min(one["last"], other["last"])
 
 
-def _contents(lines: Sequence[bytes]) -> Contents:
+def _contents(lines: Sequence[bytes]) -> LedgerEntries:
     """What the lines of a ledger say, and what is wrong with them."""
     entries, faults, previous = [], [], _FIRST
     for number, line in enumerate(lines, start=1):
@@ -283,7 +283,7 @@ def _contents(lines: Sequence[bytes]) -> Contents:
             elif values.get("number") != number:
                 faults.append(f"line {number} calls itself number {values.get('number')}")
         previous = _hash(line)
-    return Contents(tuple(entries), tuple(faults))
+    return LedgerEntries(tuple(entries), tuple(faults))
 
 
 def _hash(line: bytes) -> str:

@@ -95,7 +95,7 @@ class FrozenRecord(_Record):
 
 
 class PhaseRecord(_Record):
-    """experiment: the Tune folder; start: module states it was handed; result: what it hands on."""
+    """experiment: the Tune folder; start: module states it was handed; result: what it hands over."""
 
     status: Status = "pending"
     experiment: InnerPath

@@ -145,10 +145,10 @@ def _swap(half: Path, place: Path, run: Path) -> None:
 
 def exists(folder: Path) -> bool:
     """Whether module states are there, even where a killed process was replacing them."""
-    return (_standing(folder) / INDEX).is_file()
+    return (_current(folder) / INDEX).is_file()
 
 
-def _standing(folder: Path) -> Path:
+def _current(folder: Path) -> Path:
     old = _aside(folder)
     return old if old.is_dir() and not folder.is_dir() else folder
 
@@ -177,19 +177,19 @@ def _steadily(folder: Path, look: Callable[[Path], T]) -> T:
     A fault is believed when it has been found `_LOOKS` times in a row in the same folder: one look may fall into a
     replacement and find afterwards the inode and the time of before (both are used again within a clock tick).
     """
-    faults, stamp = 0, _stamp(_standing(folder))
+    faults, file_id = 0, _file_id(_current(folder))
     while True:
         try:
-            return look(_standing(folder))
+            return look(_current(folder))
         except RunError:
-            before, stamp = stamp, _stamp(_standing(folder))
-            faults = faults + 1 if stamp == before else 1
+            before, file_id = file_id, _file_id(_current(folder))
+            faults = faults + 1 if file_id == before else 1
             if faults >= _LOOKS:
                 raise
             time.sleep(_BETWEEN_LOOKS_S)
 
 
-def _stamp(place: Path) -> tuple[int, int] | None:
+def _file_id(place: Path) -> tuple[int, int] | None:
     try:
         found = (place / INDEX).stat()
         return found.st_ino, found.st_mtime_ns

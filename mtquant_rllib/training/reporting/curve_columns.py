@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.tune.result import TRAINING_ITERATION
 
-from mtquant_rllib.engine.learning.reference_price import REFERENCE_KL
+from mtquant_rllib.engine.learning.reference_kl import REFERENCE_KL
 from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES
 from mtquant_rllib.engine.sampling.runner import REWARD_TERMS
 from mtquant_rllib.training.algorithm.utilization import columns as system_columns
@@ -31,8 +31,8 @@ _SAC_CURVES = {
     "critic_loss": "critic_loss",
     "entropy": "entropy",
     "alpha": "alpha",
-    "value": "value_mean",
-    "error": "error_mean",
+    "q_mean": "qf_mean",
+    "td_error": "td_error_mean",
     "skipped_steps": "skipped_steps",
 }
 """The same of one that learns by SAC."""

@@ -37,12 +37,12 @@ class TrialView:
         return isinstance(other, TrialView) and other._trial.trial_id == self._trial.trial_id
 
 
-class Observer(Callback):
+class GuardedTracker(Callback):
     """Hands what Tune says to a tracker, in a thread of its own.
 
     The queue is bounded: where the tracker falls behind by more than `tracking.queue_results`, what comes then is not
     for it. Its first error is told of, and it is left alone from there. The end waits for it `tracking.wait_seconds` at
-    most. A trial that restores repeats results: those that were handed on are not handed on again.
+    most. A trial that restores repeats results: those that were passed on are not passed on again.
     """
 
     def __init__(self, name: str, tracker: Callback, run: str, phase: int, settings: Settings) -> None:

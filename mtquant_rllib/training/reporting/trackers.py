@@ -16,7 +16,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.config.training import TrackerConfig
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.extensions import extension
-from mtquant_rllib.training.reporting.guarded_tracker import Observer
+from mtquant_rllib.training.reporting.guarded_tracker import GuardedTracker
 from mtquant_rllib.training.reporting.result_files import TensorBoard
 
 TENSORBOARD, WANDB, MLFLOW = "tensorboard", "wandb", "mlflow"
@@ -46,7 +46,7 @@ def tracker_callbacks(settings: Settings, run: Path, phase: int) -> list[Callbac
         if choice.tracker == TENSORBOARD:
             found.append(TensorBoard(settings.checkpoints.storage_patience_seconds))
         elif choice.tracker != WANDB:
-            found.append(Observer(choice.tracker, _made(choice), run.name, phase, settings))
+            found.append(GuardedTracker(choice.tracker, _made(choice), run.name, phase, settings))
     return found
 
 

@@ -35,12 +35,12 @@ from mtquant_rllib.training.reporting.result_files import TensorBoard
 from mtquant_rllib.training.reporting.trackers import TENSORBOARD, tracked_by
 from mtquant_rllib.training.result_keys import TRIAL
 from mtquant_rllib.training.search import handover, lineage, table
-from mtquant_rllib.training.search.optuna_searcher import Suggestions
+from mtquant_rllib.training.search.optuna_searcher import OptunaSearcher
 from mtquant_rllib.training.search.record import EXPERIMENT, SweepRecord
 from mtquant_rllib.training.search.results import Results
 from mtquant_rllib.training.search.schedulers import WHOLE, make_scheduler
 from mtquant_rllib.training.search.search_trial import SearchContext, SearchTrial
-from mtquant_rllib.training.search.watchers import Signing, Tabled
+from mtquant_rllib.training.search.watchers import ResultsTableCallback, SignRunCheckpoints
 from mtquant_rllib.training.session.driver_memory import DriverMemory
 
 Begin = Callable[[str], None]
@@ -192,7 +192,7 @@ def _fit(
                 attempt.tell,
                 attempt.interruption.ended,
             ),
-            search_alg=Suggestions(attempt.run, record, results, begin, left) if asks else None,
+            search_alg=OptunaSearcher(attempt.run, record, results, begin, left) if asks else None,
             num_samples=len(left) + record.n_trials - len(record.trials) if asks else 1,
             trial_name_creator=_name_of,
             trial_dirname_creator=_name_of,
@@ -237,11 +237,11 @@ def _callbacks(
     attempt: Attempt, settings: Settings, record: SweepRecord, results: Results, placement: Placement
 ) -> list[tune.Callback]:
     tracking, phase = settings.tracking, record.phases[0]
-    several = [Signing(record, attempt.run)] if len(attempt.nodes()) > 1 else []
+    several = [SignRunCheckpoints(record, attempt.run)] if len(attempt.nodes()) > 1 else []
     return [
         *several,
         Ends(attempt.interruption),
-        Tabled(results, tracking.progress_seconds, attempt.tell),
+        ResultsTableCallback(results, tracking.progress_seconds, attempt.tell),
         LostNodes(phase, placement, attempt.machines, attempt.interruption, attempt.tell),
         Waiting(phase, placement, attempt.machines, attempt.tell),
         Progress(attempt.run, phase, tracking.progress_seconds),

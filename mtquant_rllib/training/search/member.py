@@ -19,7 +19,7 @@ from ray import tune
 
 from mtquant_rllib.config.search_space import Values, settings_with
 from mtquant_rllib.training.algorithm.desk_algorithm import summary
-from mtquant_rllib.training.curriculum.phase_handover import begin_phase, hand_on
+from mtquant_rllib.training.curriculum.phase_handover import begin_phase, hand_over
 from mtquant_rllib.training.curriculum.phases import TrialPlan, budget_bars, plan_phase
 from mtquant_rllib.training.curriculum.trial import PhaseTrial, TrialContext
 from mtquant_rllib.training.records.manifest import Manifest
@@ -129,7 +129,7 @@ class Member:
         self._read_scores()
 
     def step(self) -> None:
-        """One update of every trial of the phase that is not done; after the last one the phase is handed on."""
+        """One update of every trial of the phase that is not done; after the last one the phase is handed over."""
         self.begin()
         for name, trial in self._trials.items():
             if self.failure is None and not trial.go_on().finished:
@@ -187,7 +187,7 @@ class Member:
             return
         record = self.manifest.phase(phase)
         results = {name: summary(trial.go_on(), {}) for name, trial in self._trials.items()}
-        self._patiently(partial(hand_on, self.run, phase, record, self._plans, results))
+        self._patiently(partial(hand_over, self.run, phase, record, self._plans, results))
         record.seconds += sum(trial.seconds for trial in self._trials.values())
         record.status = "done"
         self._patiently(partial(self.manifest.write, self.run))

@@ -12,7 +12,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from mtquant_rllib.config.search_space import Dimension, Listed, Range, Space
+from mtquant_rllib.config.search_space import Categorical, Dimension, Range, Space
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.result_keys import TRIAL
 from mtquant_rllib.training.search.keys import SCORE
@@ -26,7 +26,7 @@ def expect_optuna() -> None:
         raise ConfigError("search.searcher = 'optuna': Optuna is not installed; pip install optuna")
 
 
-class Suggestions(Searcher):
+class OptunaSearcher(Searcher):
     """What Tune asks for trials: first those that were begun and are not over, then new ones, whose runs are made when
     they are asked for.
 
@@ -48,7 +48,7 @@ class Suggestions(Searcher):
         self._asked: dict[str, Any] = {}
         self._study = _study(self._space, record.settings["seed"] + len(record.trials), list(results.rows.values()))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Suggestions:
+    def __deepcopy__(self, memo: dict[int, Any]) -> OptunaSearcher:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -111,17 +111,17 @@ def _distribution(dimension: Dimension) -> Any:
         if dimension.kind == "integers":
             return optuna.distributions.IntDistribution(int(dimension.low), int(dimension.high))
         return optuna.distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.kind == "loguniform")
-    assert isinstance(dimension, Listed)
+    assert isinstance(dimension, Categorical)
     return optuna.distributions.CategoricalDistribution(range(len(dimension.options)))
 
 
 def _value(dimension: Dimension, parameter: Any) -> Any:
-    """Listed values may be lists, which Optuna has no categories of: it chooses among their places."""
-    return dimension.options[parameter] if isinstance(dimension, Listed) else parameter
+    """Categorical values may be lists, which Optuna has no categories of: it chooses among their places."""
+    return dimension.options[parameter] if isinstance(dimension, Categorical) else parameter
 
 
 def _parameter(dimension: Dimension, value: Any) -> Any:
-    return dimension.options.index(value) if isinstance(dimension, Listed) else value
+    return dimension.options.index(value) if isinstance(dimension, Categorical) else value
 
 
 def _failed() -> Any:

@@ -181,8 +181,8 @@ class SearchTrial(tune.Trainable):
             "config": self.config,
         }
         faults = [fault for member in members for fault in member.take_faults()]
-        told = {ENV_FAULTS: "; ".join(faults)} if faults else {}
-        return {**result, **told} if failure is None else {**result, **told, FAILURE: failure}
+        faults_row = {ENV_FAULTS: "; ".join(faults)} if faults else {}
+        return {**result, **faults_row} if failure is None else {**result, **faults_row, FAILURE: failure}
 
     def save(self, checkpoint_dir: str | None = None) -> _TrainingResult:
         """See to it that the runs have checkpoints of where they stand. Tune is told of none: a trial that starts again

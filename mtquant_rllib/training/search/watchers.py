@@ -24,7 +24,7 @@ TABLE_EVERY_S = 30.0
 """Least seconds between two tables on the console."""
 
 
-class Tabled(Callback):
+class ResultsTableCallback(Callback):
     """Keeps results.json and results.csv up to date, at most every so many seconds, and prints the table whenever a
     trial has ended."""
 
@@ -62,7 +62,7 @@ class Tabled(Callback):
         table.write(self._results)
 
 
-class Signing(Callback):
+class SignRunCheckpoints(Callback):
     """Signs the checkpoints of a trial's runs that it could not sign where it ran."""
 
     def __init__(self, record: SweepRecord, sweep: Path) -> None:

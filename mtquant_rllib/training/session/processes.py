@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class Process:
+class ProcessId:
     """pid: its number; start: clock ticks from the machine's boot to its start."""
 
     pid: int
@@ -34,13 +34,13 @@ def machine_id() -> str:
         return ""
 
 
-def process(pid: int) -> Process | None:
+def process(pid: int) -> ProcessId | None:
     """The live process of this number; one that is dead and only waits for its parent to notice is none."""
     stat = _stat(pid)
-    return None if stat is None else Process(pid, stat[1])
+    return None if stat is None else ProcessId(pid, stat[1])
 
 
-def alive(process_: Process) -> bool:
+def alive(process_: ProcessId) -> bool:
     return process(process_.pid) == process_
 
 
@@ -52,7 +52,7 @@ def command_line(pid: int) -> list[str]:
         return []
 
 
-def own_processes() -> list[Process]:
+def own_processes() -> list[ProcessId]:
     """Every live process of this machine that this user owns."""
     found = []
     for entry in PROC.glob("[0-9]*"):
@@ -62,14 +62,14 @@ def own_processes() -> list[Process]:
     return found
 
 
-def descendants(pid: int) -> set[Process]:
+def descendants(pid: int) -> set[ProcessId]:
     """The live descendants of a process."""
-    children: dict[int, list[Process]] = {}
+    children: dict[int, list[ProcessId]] = {}
     for one in own_processes():
         stat = _stat(one.pid)
         if stat is not None:
             children.setdefault(stat[0], []).append(one)
-    found: set[Process] = set()
+    found: set[ProcessId] = set()
     ahead = [pid]
     while ahead:
         for child in children.get(ahead.pop(), []):
@@ -90,7 +90,7 @@ def holds_open(pid: int, folder: Path) -> bool:
     return False
 
 
-def kill(processes: Iterable[Process], seconds: float) -> list[Process]:
+def kill(processes: Iterable[ProcessId], seconds: float) -> list[ProcessId]:
     """SIGKILL these very processes and wait up to `seconds` until they are gone; those that are not."""
     left = []
     for one in processes:

@@ -66,7 +66,7 @@ def secrets_unsent() -> Iterator[None]:
 @contextlib.contextmanager
 def sent_to_trials(variables: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables in the processes of trials, and in those that these start, of a session that began
-    without them. Tune hands on variables of its driver by a fixed list of names."""
+    without them. Tune passes on variables of its driver by a fixed list of names."""
     names, before = class_cache.ENV_VARS_TO_PROPAGATE, {name: os.environ.get(name) for name in variables}
     new = set(variables) - names
     names |= new

@@ -28,7 +28,7 @@ from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import signatures
 from mtquant_rllib.training.session import processes
-from mtquant_rllib.training.session.processes import Process
+from mtquant_rllib.training.session.processes import ProcessId
 from mtquant_rllib.training.storage import durable
 
 logger = logging.getLogger("mtquant_rllib.training")
@@ -73,7 +73,7 @@ def forget_session(run: Path) -> None:
     (run / FILE).unlink(missing_ok=True)
 
 
-def end_leftovers(run: Path) -> list[Process]:
+def end_leftovers(run: Path) -> list[ProcessId]:
     """End what a killed driver of this run left, and remove its record; the processes that were ended.
 
     Raises
@@ -109,7 +109,7 @@ def end_leftovers(run: Path) -> list[Process]:
     return found
 
 
-def ray_processes() -> set[Process]:
+def ray_processes() -> set[ProcessId]:
     """Processes below this one that are Ray's."""
     return {one for one in processes.descendants(os.getpid()) if is_ray(one.pid)}
 
@@ -122,7 +122,7 @@ def is_ray(pid: int) -> bool:
     return words[0].startswith("ray::") or any(Path(word).is_relative_to(_RAY) for word in words[:3])
 
 
-def _session_folder(folder: Path, driver: Process) -> Path | None:
+def _session_folder(folder: Path, driver: ProcessId) -> Path | None:
     """The recorded folder, if it is that driver's session's by its name, by where it lies and by who owns it."""
     named = re.fullmatch(_SESSION.replace("{pid}", str(driver.pid)), folder.name)
     temporary = Path(ray._common.utils.get_default_ray_temp_dir())
@@ -131,7 +131,7 @@ def _session_folder(folder: Path, driver: Process) -> Path | None:
     return folder if folder.stat().st_uid == os.getuid() else None
 
 
-def _read(path: Path) -> tuple[str, Process, Path, set[Process]] | None:
+def _read(path: Path) -> tuple[str, ProcessId, Path, set[ProcessId]] | None:
     """A record; None where there is none, or none that can be read: it only ever serves to clean up."""
     try:
         if path.is_symlink():
@@ -139,8 +139,8 @@ def _read(path: Path) -> tuple[str, Process, Path, set[Process]] | None:
         tree: Any = json.loads(path.read_text())
         if not hmac.compare_digest(str(tree.pop(SIGNATURE, "")), _signature(tree, signatures.user_key())):
             raise ValueError("it was not written by you")
-        recorded = {Process(int(one["pid"]), int(one["start"])) for one in tree["processes"]}
-        driver = Process(int(tree["driver"]["pid"]), int(tree["driver"]["start"]))
+        recorded = {ProcessId(int(one["pid"]), int(one["start"])) for one in tree["processes"]}
+        driver = ProcessId(int(tree["driver"]["pid"]), int(tree["driver"]["start"]))
         return str(tree["machine"]), driver, Path(tree["folder"]), recorded
     except FileNotFoundError:
         return None

@@ -42,7 +42,7 @@ ON_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 
 
 @dataclass(frozen=True)
-class Machines:
+class SessionNodes:
     """What the session has, asked for anew each time: nodes come and go.
 
     gpus: whether theirs can be used. kinds: what an autoscaler may start.
@@ -103,7 +103,7 @@ def overcommitted(settings: Settings) -> str | None:
 
 
 @contextlib.contextmanager
-def joined(settings: Settings, address: str) -> Iterator[Machines]:
+def joined(settings: Settings, address: str) -> Iterator[SessionNodes]:
     """Connect to a cluster for as long as the block lasts.
 
     Raises
@@ -115,7 +115,7 @@ def joined(settings: Settings, address: str) -> Iterator[Machines]:
     with ray_warnings():
         join_cluster(address, log_to_driver=False, logging_level=logging.WARNING)
         try:
-            yield Machines(gpus=True, kinds=kinds)
+            yield SessionNodes(gpus=True, kinds=kinds)
         finally:
             ray.shutdown()
 
@@ -123,7 +123,7 @@ def joined(settings: Settings, address: str) -> Iterator[Machines]:
 @contextlib.contextmanager
 def session(
     settings: Settings, run: Path, address: str | None, tell: Callable[[str], None] = print
-) -> Iterator[Machines]:
+) -> Iterator[SessionNodes]:
     """A Ray session whose processes compute reproducibly.
 
     Raises
@@ -163,7 +163,7 @@ def session(
         else:
             join_cluster(address, **common)
         warnings.beginning = False
-        machines = Machines(gpus=not own or torch.cuda.is_available(), kinds=kinds)
+        machines = SessionNodes(gpus=not own or torch.cuda.is_available(), kinds=kinds)
         if address is not None:
             tell(f"joins the Ray cluster at {ray.get_runtime_context().gcs_address}: {listed(machines.nodes())}")
         try:

@@ -19,7 +19,7 @@ FOLDER = "market"
 def send(store: Store, data: Path) -> None:
     """Send the prepared market in the folder `data`, where the run does not have it yet."""
     place = f"{FOLDER}/{data.name}"
-    if store.stamp(f"{place}/{INDEX}") is not None:
+    if store.stat(f"{place}/{INDEX}") is not None:
         return
     paths = [path for path in sorted(data.rglob("*")) if path.is_file()]
     for last in (False, True):

@@ -17,13 +17,13 @@ from pathlib import Path, PurePosixPath
 
 from mtquant_rllib import strict_json
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.object_store import Stamp, Store, in_parallel
+from mtquant_rllib.object_store import FileStat, Store, in_parallel
 from mtquant_rllib.training.records import manifest_file, ownership
 from mtquant_rllib.training.storage import durable, run_lock, stored_market
 
 TAKEN = "taken.json"
 _SETTLED_NS = 300 * 10**9
-"""How old a file has to be for its stamp to tell it from another; more than two clocks differ by."""
+"""How old a file has to be for its stat to tell it from another; more than two clocks differ by."""
 LEASE = ".mtquant-lease.json"
 """In the store alone: who trains the run."""
 _INDEXES = (ownership.CHECKPOINT_INDEX, ownership.STATES_INDEX)
@@ -56,7 +56,7 @@ class WorkingCopy:
         not take it."""
         if place.is_dir():
             paths = [path for path in sorted(place.rglob("*")) if path.is_file()]
-            if any(self.store.stamp(f"{self.path_of(place)}/{index}") for index in _INDEXES):
+            if any(self.store.stat(f"{self.path_of(place)}/{index}") for index in _INDEXES):
                 self.remove(place)
         else:
             paths = [place]
@@ -112,9 +112,9 @@ class WorkingCopy:
         RunError
             When what lies there is no run, or nothing does while the copy holds work. Nothing is touched then.
         """
-        if all(self.store.stamp(name) is None for name in IDENTITY):
+        if all(self.store.stat(name) is None for name in IDENTITY):
             self._expect_nothing()
-        there = _whole({path: stamp for path, stamp in self.store.files().items() if _is_the_runs(path)})
+        there = _whole({path: stat for path, stat in self.store.files().items() if _is_the_runs(path)})
         record = self.folder.parent / TAKEN
         before = read_record(record)
         for path in sorted(self.folder.rglob("*"), reverse=True) if self.folder.is_dir() else ():
@@ -126,18 +126,18 @@ class WorkingCopy:
                 path.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_record(self.folder.parent / ownership.REMOTE, {"address": self.address})
-        new = [path for path, stamp in there.items() if before.get(path) != [*stamp, *self._here(path)]]
+        new = [path for path, stat in there.items() if before.get(path) != [*stat, *self._here(path)]]
         for gone in self._download(new, lambda path: self.folder / path):
             # Whoever trains the run removes checkpoints meanwhile; without a part they are none.
             unit = self._unit_of(gone)
             if unit is not None:
                 shutil.rmtree(self.folder / unit, ignore_errors=True)
-        there = {path: stamp for path, stamp in there.items() if (self.folder / path).is_file()}
+        there = {path: stat for path, stat in there.items() if (self.folder / path).is_file()}
         self._sent = {path: self._here(path) for path in there}
-        # A file that is written twice within one tick of the store's clock may bear one stamp.
+        # A file that is written twice within one tick of the store's clock may bear one stat.
         settled = time.time_ns() - _SETTLED_NS
-        known = {path: stamp for path, stamp in there.items() if stamp.modified_ns < settled}
-        write_record(record, {path: [*stamp, *self._here(path)] for path, stamp in known.items()})
+        known = {path: stat for path, stat in there.items() if stat.modified_ns < settled}
+        write_record(record, {path: [*stat, *self._here(path)] for path, stat in known.items()})
 
     def _expect_nothing(self) -> None:
         """At an address where no run lies nothing else may lie, and no work here that may be the last copy."""
@@ -222,12 +222,12 @@ def _is_a_trials(path: str) -> bool:
     return len(parts) > 3 and (parts[2].startswith("checkpoint_") or parts[1] == "modules")
 
 
-def _whole(files: dict[str, Stamp]) -> dict[str, Stamp]:
+def _whole(files: dict[str, FileStat]) -> dict[str, FileStat]:
     """The complete ones: a folder whose push or removal was cut off has no index."""
     indexed = {path.rsplit("/", 1)[0] for path in files if path.rsplit("/", 1)[-1] in _INDEXES}
     return {
-        path: stamp
-        for path, stamp in files.items()
+        path: stat
+        for path, stat in files.items()
         if not _is_a_trials(path) or any(str(folder) in indexed for folder in PurePosixPath(path).parents)
     }
 

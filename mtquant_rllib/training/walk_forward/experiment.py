@@ -102,7 +102,7 @@ def declare(settings: Settings, market: Path, folds: int) -> list[Fold]:
     if not bars.daily:
         raise ConfigError(f"{market}: a walk-forward test is cut at days, and takes daily bars; these are shorter")
     config = settings.evaluation.walk_forward
-    last = bars.stamps[-1].astype("datetime64[D]").astype(dt.date)
+    last = bars.timestamps[-1].astype("datetime64[D]").astype(dt.date)
     if last <= config.first_test:
         raise ConfigError(
             f"{market}: its bars end on {last}, and the first test day is {config.first_test}; set "

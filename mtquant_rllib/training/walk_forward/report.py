@@ -90,7 +90,7 @@ def _played(runs: Sequence[Path]) -> dict[str, Record]:
     opened = [open_policies(run, "test") for run in runs]
     first: OpenedRun = opened[0]
     first.looked("walk-forward", runs=[run.name for run in runs])
-    settings, data, draws = first.settings, first.data, rollout.whole(first.data.stretches)
+    settings, data, draws = first.settings, first.data, rollout.whole(first.data.segments)
     equal = first.phase == 1 and settings.allocator is None
 
     def played(name: str, player: rollout.Player) -> Record:

@@ -45,7 +45,7 @@ def test_exported_policies_act_to_the_byte_as_the_run_s_own_on_the_validation_sp
         compared[agent] += 1
 
     data = DeskData.open(Path(manifest.market.data), "validation")
-    draws = whole(data.stretches)
+    draws = whole(data.segments)
     mine, theirs = new_desk(settings, data, draws), new_desk(settings, data, draws)
     player = PolicyPlayer.of(settings, own, on_decision=compare)
     other = PolicyPlayer(exported.actor())

@@ -33,7 +33,7 @@ def test_pruning_says_what_may_go_and_removes_that_and_nothing_else_once_it_may(
     assert left == {name for name in before - {".lock"} if not any(Path(name).is_relative_to(one) for one in may_go)}
     assert "DAMAGED" not in said(capsys, "verify", str(run))
     said(capsys, "prune", str(run), "--yes")
-    assert not list(run.glob("phase_1/*/checkpoint_*")), "the phase is done, and its policies are handed on"
+    assert not list(run.glob("phase_1/*/checkpoint_*")), "the phase is done, and its policies are handed over"
     assert "nothing to remove" in said(capsys, "prune", str(run), "--yes")
 
 
@@ -89,7 +89,7 @@ def test_pruning_leaves_alone_what_is_not_the_run_s_own(
         assert kept in told
 
 
-def test_a_done_phase_whose_handed_on_policies_are_damaged_keeps_everything(
+def test_a_done_phase_whose_handed_over_policies_are_damaged_keeps_everything(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cut(run / "policies/phase_1/SPX500.npz")

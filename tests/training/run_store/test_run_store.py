@@ -194,7 +194,7 @@ def test_damage_is_named_with_what_it_costs(what: str, run: Path, capsys: pytest
     assert cost in line
 
 
-def test_a_damaged_policy_that_was_handed_on_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_policy_that_was_handed_over_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flip(run / "policies/phase_1/EURUSD.npz")
     lines = said(capsys, "verify", str(run), code=1)
     (line,) = [line for line in lines.splitlines() if line.startswith("DAMAGED")]

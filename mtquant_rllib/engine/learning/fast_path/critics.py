@@ -24,17 +24,17 @@ class CriticBackprop:
     def __init__(self, rows: StackedParameters) -> None:
         critic = rows.network
         assert isinstance(critic, Critic)
-        tables = ParameterViews(rows)
-        self._layers = [Layer(tables, f"trunk.{number}") for number in critic.dense_layers()]
-        self._head = Layer(tables, "head")
+        views = ParameterViews(rows)
+        self._layers = [Layer(views, f"trunk.{number}") for number in critic.dense_layers()]
+        self._head = Layer(views, "head")
         self._observation_width = critic.splits[0]
         self._slope: _LinearSlope | _SharedSlope | _PerActionSlope | None = None
         if isinstance(critic.slope, SharedSlope):
-            self._slope = _SharedSlope(tables, critic.slope)
+            self._slope = _SharedSlope(views, critic.slope)
         elif isinstance(critic.slope, PerActionSlope):
-            self._slope = _PerActionSlope(tables, critic.slope)
+            self._slope = _PerActionSlope(views, critic.slope)
         elif critic.slope is not None:
-            self._slope = _LinearSlope(tables)
+            self._slope = _LinearSlope(views)
 
     @torch.no_grad()
     def forward(self, obs_RBF: Tensor, executed_RBW: Tensor) -> Tensor:
@@ -87,9 +87,9 @@ class CriticBackprop:
 class _LinearSlope:
     """A linear layer, an output per executed action."""
 
-    def __init__(self, tables: ParameterViews) -> None:
-        self._layer = Layer(tables, "slope")
-        self.parameters = _parameters_of(tables, "slope.weight", "slope.bias")
+    def __init__(self, views: ParameterViews) -> None:
+        self._layer = Layer(views, "slope")
+        self.parameters = _parameters_of(views, "slope.weight", "slope.bias")
 
     def forward(self, obs_RBF: Tensor) -> Tensor:
         self._observation = obs_RBF
@@ -103,9 +103,9 @@ class _LinearSlope:
 class _PerActionSlope:
     """`critics.PerActionSlope`."""
 
-    def __init__(self, tables: ParameterViews, slope: PerActionSlope) -> None:
-        self._linear = PerActionLayer(tables, "slope.own", slope.own)
-        self.parameters = _parameters_of(tables, "slope.own.line.weight", "slope.scale", "slope.bias")
+    def __init__(self, views: ParameterViews, slope: PerActionSlope) -> None:
+        self._linear = PerActionLayer(views, "slope.own", slope.own)
+        self.parameters = _parameters_of(views, "slope.own.line.weight", "slope.scale", "slope.bias")
         _, (self._scale_RW, self._by_scale_RW), (self._bias_RW, self._by_bias_RW) = self.parameters
 
     def forward(self, obs_RBF: Tensor) -> Tensor:
@@ -123,12 +123,10 @@ class _PerActionSlope:
 class _SharedSlope:
     """`critics.SharedSlope`. M: B x N rows, those of one observation beside each other."""
 
-    def __init__(self, tables: ParameterViews, slope: SharedSlope) -> None:
-        self._intent, self._confidence = Layer(tables, "slope.intent"), Layer(tables, "slope.confidence")
+    def __init__(self, views: ParameterViews, slope: SharedSlope) -> None:
+        self._intent, self._confidence = Layer(views, "slope.intent"), Layer(views, "slope.confidence")
         layers = ("slope.intent", "slope.confidence")
-        self.parameters = _parameters_of(
-            tables, *(f"{layer}.{part}" for layer in layers for part in ("weight", "bias"))
-        )
+        self.parameters = _parameters_of(views, *(f"{layer}.{part}" for layer in layers for part in ("weight", "bias")))
         self._splits, self._n = slope.splits, slope.n_instruments
         self._block = slope.splits[1] // slope.n_instruments
 
@@ -154,6 +152,6 @@ class _SharedSlope:
         torch.sum(g_RB1, 1, out=self._intent.bias_gradient)
 
 
-def _parameters_of(tables: ParameterViews, *names: str) -> list[tuple[Tensor, Tensor]]:
+def _parameters_of(views: ParameterViews, *names: str) -> list[tuple[Tensor, Tensor]]:
     """Parameters and their gradients, with the leading R."""
-    return [tables[name] for name in names]
+    return [views[name] for name in names]

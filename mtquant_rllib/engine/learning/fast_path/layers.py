@@ -28,7 +28,7 @@ class ParameterViews:
     def __getitem__(self, name: str) -> tuple[Tensor, Tensor]:
         part, shape = self._stack.parts[name]
         rows = (self._stack.weight_RP, self._stack.grad_RP)
-        weight, gradient = (table[:, part].view(-1, *shape) for table in rows)
+        weight, gradient = (array[:, part].view(-1, *shape) for array in rows)
         return weight, gradient
 
     def __contains__(self, name: str) -> bool:
@@ -38,11 +38,11 @@ class ParameterViews:
 class Layer:
     """`networks.Dense`."""
 
-    def __init__(self, tables: ParameterViews, name: str) -> None:
-        self.weight, self.weight_gradient = tables[f"{name}.weight"]
+    def __init__(self, views: ParameterViews, name: str) -> None:
+        self.weight, self.weight_gradient = views[f"{name}.weight"]
         self.bias: Tensor | None = None
-        if f"{name}.bias" in tables:
-            bias, self.bias_gradient = tables[f"{name}.bias"]
+        if f"{name}.bias" in views:
+            bias, self.bias_gradient = views[f"{name}.bias"]
             self.bias = bias.unsqueeze(1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,14 +67,14 @@ class Trunk:
 
     def __init__(
         self,
-        tables: ParameterViews,
+        views: ParameterViews,
         name: str,
         trunk: Any,
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         numbers = [number for number, layer in enumerate(trunk) if isinstance(layer, Dense)]
-        self._layers = [Layer(tables, f"{name}.{number}") for number in numbers]
+        self._layers = [Layer(views, f"{name}.{number}") for number in numbers]
         self._dropout, self._generator = dropout, generator
         self.last: Tensor
 
@@ -110,8 +110,8 @@ class Trunk:
 class SplitLayer:
     """`networks.split_dense`: a layer that reads M rows of own columns and B rows of shared ones."""
 
-    def __init__(self, tables: ParameterViews, name: str, n_own: int) -> None:
-        layer = Layer(tables, name)
+    def __init__(self, views: ParameterViews, name: str, n_own: int) -> None:
+        layer = Layer(views, name)
         self.own, self.shared = layer.weight[..., :n_own], layer.weight[..., n_own:]
         self._own_gradient = layer.weight_gradient[..., :n_own]
         self._shared_gradient = layer.weight_gradient[..., n_own:]
@@ -139,8 +139,8 @@ class SplitLayer:
 class PerActionLayer:
     """`networks.PerActionLinear`."""
 
-    def __init__(self, tables: ParameterViews, name: str, linear: PerActionLinear) -> None:
-        self.line, self._columns_AK = Layer(tables, f"{name}.line"), linear.columns_AK
+    def __init__(self, views: ParameterViews, name: str, linear: PerActionLinear) -> None:
+        self.line, self._columns_AK = Layer(views, f"{name}.line"), linear.columns_AK
 
     def forward(self, x_SBF: Tensor) -> Tensor:
         """(S, B, A)."""

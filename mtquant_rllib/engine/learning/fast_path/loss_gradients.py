@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mtquant_rllib.engine.learning.reference_price import reference_kl_gradient
+from mtquant_rllib.engine.learning.reference_kl import reference_kl_gradient
 from mtquant_rllib.policies.networks import HALF_LOG_TWO_PI
 
 Gradients = tuple[Tensor, Tensor, Tensor]
@@ -56,7 +56,7 @@ def ppo_gradients(
         by_mean += scale * shift * precision
         by_log_std += scale * (1.0 - spread) * action_mask_S1A
     if reference_SBA is not None:
-        scale = (coefficients["reference_price"] * weight_SB).unsqueeze(-1)
+        scale = (coefficients["reference_kl_coeff"] * weight_SB).unsqueeze(-1)
         by_mean += scale * reference_kl_gradient(mean, log_std, reference_SBA, action_mask_S1A)
     return by_mean, by_log_std, by_value
 

@@ -38,14 +38,14 @@ def has_fast_path(device: torch.device, policy: Any, value: Any = None) -> bool:
 class FlatMean:
     """`FlatPolicy.mean`."""
 
-    def __init__(self, policy: GaussianPolicy, tables: ParameterViews) -> None:
-        self._trunk = Trunk(tables, "policy.trunk", policy.trunk)
-        self._head = Layer(tables, "policy.head")
+    def __init__(self, policy: GaussianPolicy, views: ParameterViews) -> None:
+        self._trunk = Trunk(views, "policy.trunk", policy.trunk)
+        self._head = Layer(views, "policy.head")
         self._skip: Layer | PerActionLayer | None = None
         if isinstance(policy.skip, PerActionLinear):
-            self._skip = PerActionLayer(tables, "policy.skip", policy.skip)
+            self._skip = PerActionLayer(views, "policy.skip", policy.skip)
         elif policy.skip is not None:
-            self._skip = Layer(tables, "policy.skip")
+            self._skip = Layer(views, "policy.skip")
 
     def forward(self, obs_SBF: Tensor) -> Tensor:
         self._obs = obs_SBF
@@ -64,20 +64,20 @@ class FlatMean:
 class SpecialistMean:
     """`SpecialistNetwork.mean`."""
 
-    def __init__(self, policy: SpecialistNetwork, tables: ParameterViews) -> None:
+    def __init__(self, policy: SpecialistNetwork, views: ParameterViews) -> None:
         assert isinstance(policy.shape, SpecialistShape)
         self._policy = policy
         self._splits, self._n = policy.splits, policy.shape.n_instruments
-        self._encoder = Trunk(tables, "policy.encoder", policy.encoder)
-        self._reader = SplitLayer(tables, "policy.reader", policy.shape.block)
-        self._logits = Layer(tables, "policy.logits")
-        self._confidence_trunk = Trunk(tables, "policy.confidence_trunk", policy.confidence_trunk)
-        self._confidence = Layer(tables, "policy.confidence")
+        self._encoder = Trunk(views, "policy.encoder", policy.encoder)
+        self._reader = SplitLayer(views, "policy.reader", policy.shape.block)
+        self._logits = Layer(views, "policy.logits")
+        self._confidence_trunk = Trunk(views, "policy.confidence_trunk", policy.confidence_trunk)
+        self._confidence = Layer(views, "policy.confidence")
         self._skips: tuple[SplitLayer, Layer] | None = None
         if policy.skip_logits is not None:
             self._skips = (
-                SplitLayer(tables, "policy.skip_logits", policy.shape.block),
-                Layer(tables, "policy.skip_confidence"),
+                SplitLayer(views, "policy.skip_logits", policy.shape.block),
+                Layer(views, "policy.skip_confidence"),
             )
 
     def forward(self, obs_SBF: Tensor) -> Tensor:
@@ -124,20 +124,20 @@ class SpecialistMean:
 class ManualPolicyBackprop:
     """The policies of a stack."""
 
-    def __init__(self, policy: Any, tables: ParameterViews) -> None:
-        self._rho, self._rho_gradient = tables["policy.rho"]
-        self._log_floor = policy.log_floor
+    def __init__(self, policy: Any, views: ParameterViews) -> None:
+        self._rho, self._rho_gradient = views["policy.rho"]
+        self._log_min_std = policy.log_min_std
         self._reference = policy.reference
         self._mean: FlatMean | SpecialistMean
         if isinstance(policy, SpecialistNetwork):
-            self._mean = SpecialistMean(policy, tables)
+            self._mean = SpecialistMean(policy, views)
         else:
-            self._mean = FlatMean(policy, tables)
+            self._mean = FlatMean(policy, views)
 
     @torch.no_grad()
     def forward(self, obs_SBF: Tensor, *, learns: bool = True) -> tuple[Tensor, Tensor]:
         """Mean (S, B, A) and log deviation (S, 1, A)."""
-        log_std_S1A = torch.logaddexp(self._rho, self._rho.new_tensor(self._log_floor)).unsqueeze(1)
+        log_std_S1A = torch.logaddexp(self._rho, self._rho.new_tensor(self._log_min_std)).unsqueeze(1)
         mean_SBA = self._mean.forward(obs_SBF)
         return mean_SBA if self._reference is None else mean_SBA.add_(self._reference(obs_SBF)), log_std_S1A
 
@@ -146,7 +146,7 @@ class ManualPolicyBackprop:
         """Write the gradient rows from the gradients by the outputs of the last `forward`."""
         assert auxiliary_loss is None
         self._mean.backward(mean_SBA)
-        torch.mul(log_std_SBA.sum(1), torch.sigmoid(self._rho - self._log_floor), out=self._rho_gradient)
+        torch.mul(log_std_SBA.sum(1), torch.sigmoid(self._rho - self._log_min_std), out=self._rho_gradient)
 
 
 class ManualBackprop:
@@ -157,11 +157,11 @@ class ManualBackprop:
     def __init__(self, stack: ModuleStack) -> None:
         self.auxiliary_losses: dict[str, Tensor] = {}
         self._generator = torch.Generator()
-        value, tables = stack.network.value, ParameterViews(stack)
-        self._policy = ManualPolicyBackprop(stack.network.policy, tables)
+        value, views = stack.network.value, ParameterViews(stack)
+        self._policy = ManualPolicyBackprop(stack.network.policy, views)
         assert isinstance(value, ValueNetwork)
-        self._value_trunk = Trunk(tables, "value.trunk", value.trunk, value.dropout, self._generator)
-        self._value_head = Layer(tables, "value.head")
+        self._value_trunk = Trunk(views, "value.trunk", value.trunk, value.dropout, self._generator)
+        self._value_head = Layer(views, "value.head")
 
     def seed(self, seed: int) -> None:
         self._generator.manual_seed(seed)

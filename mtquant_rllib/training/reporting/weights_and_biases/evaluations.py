@@ -25,10 +25,10 @@ _POINTS = 1000
 """Most points of a drawn curve."""
 
 
-class Told(Protocol):
+class LoggedRuns(Protocol):
     """What knows the W&B runs: the follower."""
 
-    def told(self, wandb_id: str) -> Logged: ...
+    def logged_of(self, wandb_id: str) -> Logged: ...
 
     def opened(self, identity: Identity) -> Any: ...
 
@@ -41,15 +41,15 @@ def reports(run: Path) -> list[Path]:
     return sorted(report for report in found if not report.parent.name.startswith(durable.HALF))
 
 
-def follow(run: Path, manifest: Manifest, report: Path, runs: Told) -> None:
-    """Log an evaluation unless W&B has been told of it. A folder is one W&B run; what is evaluated into it again is the
+def follow(run: Path, manifest: Manifest, report: Path, runs: LoggedRuns) -> None:
+    """Log an evaluation unless W&B has it. A folder is one W&B run; what is evaluated into it again is the
     next row of its history, and the next version of its artifact."""
     identity = identity_of_evaluation(manifest, _name_of(run, report.parent))
     digest = hashlib.sha256(report.read_bytes()).hexdigest()
-    if digest in runs.told(identity.id).digests:
+    if digest in runs.logged_of(identity.id).digests:
         return
     _log(runs.opened(identity), run, manifest, report.parent, digest)
-    runs.told(identity.id).digests.add(digest)
+    runs.logged_of(identity.id).digests.add(digest)
     runs.close(identity.id)
 
 

@@ -1,4 +1,4 @@
-"""Keeps W&B a copy of a run: what stands in the run's folder and W&B has not been told is logged.
+"""Keeps W&B a copy of a run: what stands in the run's folder and W&B does not have yet is logged.
 
 Where the service cannot be used, or ends, it says so once and begins again offline.
 """
@@ -38,12 +38,12 @@ _ENDED = "its service has ended"
 
 @dataclass
 class Follower:
-    """What of a run W&B has been told, and the W&B runs that are open.
+    """What of a run W&B has, and the W&B runs that are open.
 
     Parameters
     ----------
     mode
-        Of `wandb.init`; offline from where the service cannot be used, which `say` is told.
+        Of `wandb.init`; offline from where the service cannot be used, which is said by `say`.
     """
 
     run: Path
@@ -80,7 +80,7 @@ class Follower:
             self.say(kept_offline(self._why(error)))
             end_service()
             self._over, self.mode, self._service = True, OFFLINE, None
-            # What it was told, its files say.
+            # What it was logged_run, its files say.
             for known in (self._seen, self._logged, self._open):
                 known.clear()
             self._look()
@@ -115,10 +115,10 @@ class Follower:
         for wandb_id in list(self._open):
             self.close(wandb_id, exit_code=1)
 
-    def told(self, wandb_id: str) -> Logged:
-        """What a W&B run has been told, kept up to date here."""
+    def logged_of(self, wandb_id: str) -> Logged:
+        """What a W&B run has logged, kept up to date here."""
         if wandb_id not in self._logged:
-            self._logged[wandb_id] = sending.told(self.run, wandb_id)
+            self._logged[wandb_id] = sending.logged_of(self.run, wandb_id)
         return self._logged[wandb_id]
 
     def opened(self, identity: Identity) -> Any:
@@ -127,8 +127,8 @@ class Follower:
             begun = self._open[identity.id] = self._begun(identity)
             if not begun.offline:
                 # What the service has, whatever became of the files that told it.
-                told = self.told(identity.id)
-                told.sent = max(told.sent, newest_iteration(begun))
+                logged_run = self.logged_of(identity.id)
+                logged_run.sent = max(logged_run.sent, newest_iteration(begun))
             self._service = self._service or next(iter(service_processes()), None)
         return self._open[identity.id]
 
@@ -156,25 +156,25 @@ class Follower:
         ending = self._open.pop(wandb_id)
         ending.finish(exit_code=exit_code)
         self._expect_service()
-        self.told(wandb_id).finished = exit_code == 0
+        self.logged_of(wandb_id).finished = exit_code == 0
         if not ending.offline:
             sending.mark_sent(self.run, files_of(self.run, wandb_id)[-1])
 
     def _follow(self, plan: TrialPlan, identity: Identity) -> None:
-        done, told = self.manifest.phase(plan.phase).status == "done", self.told(identity.id)
+        done, logged_run = self.manifest.phase(plan.phase).status == "done", self.logged_of(identity.id)
         for row in whole_rows(curve_of(self.run, plan.phase, plan.name)):
             number = int(row[ITERATION])
-            if number > told.last:
+            if number > logged_run.last:
                 begun = self.opened(identity)
                 # The service may have it already.
-                if number > told.last:
+                if number > logged_run.last:
                     begun.log(metrics(row))
-                    told.iterations.append(number)
-        if told.last:
-            self._uses(identity, plan, told)
-        if done and told.last:
-            self._hands_on(identity, plan, told)
-            if not told.finished:
+                    logged_run.iterations.append(number)
+        if logged_run.last:
+            self._uses(identity, plan, logged_run)
+        if done and logged_run.last:
+            self._log_policies(identity, plan, logged_run)
+            if not logged_run.finished:
                 self.opened(identity)
             self.close(identity.id)
 
@@ -186,7 +186,7 @@ class Follower:
             self._expect_service()
             self.say(f"evaluation {report.parent.name} is left out: {type(error).__name__}: {first_line(error)}")
 
-    def _uses(self, identity: Identity, plan: TrialPlan, told: Logged) -> None:
+    def _uses(self, identity: Identity, plan: TrialPlan, logged_run: Logged) -> None:
         """Say what a trial was made from: the market, and the policies it began with."""
         manifest = self.manifest
         sources: list[tuple[str, str, Callable[[], Any]]] = [
@@ -196,18 +196,18 @@ class Follower:
             name = artifacts.policies_name(manifest, before.name)
             sources.append((name, f"phase_{before.phase}", lambda b=before: artifacts.policies(self.run, manifest, b)))  # type: ignore[misc]
         for name, alias, made in sources:
-            if f"{name}:{alias}" not in told.used and (artifact := made()) is not None:
+            if f"{name}:{alias}" not in logged_run.used and (artifact := made()) is not None:
                 artifacts.use(self.opened(identity), artifact, [alias])
-                told.used.add(f"{name}:{alias}")
+                logged_run.used.add(f"{name}:{alias}")
 
-    def _hands_on(self, identity: Identity, plan: TrialPlan, told: Logged) -> None:
-        """Log what a trial's phase handed on of it."""
+    def _log_policies(self, identity: Identity, plan: TrialPlan, logged_run: Logged) -> None:
+        """Log the policies that a phase kept of a trial."""
         manifest = self.manifest
         named = f"{artifacts.policies_name(manifest, plan.name)}:phase_{plan.phase}"
-        if named in told.artifacts or (made := artifacts.policies(self.run, manifest, plan)) is None:
+        if named in logged_run.artifacts or (made := artifacts.policies(self.run, manifest, plan)) is None:
             return
         self.opened(identity).log_artifact(made, aliases=artifacts.aliases(manifest, plan))
-        told.artifacts.add(named)
+        logged_run.artifacts.add(named)
 
     def _changed(self, path: Path) -> bool:
         """Whether a file is another than at the last look."""
@@ -215,9 +215,9 @@ class Follower:
             found = path.stat()
         except OSError:
             return False
-        stamp = found.st_mtime_ns, found.st_size
-        before, self._seen[path] = self._seen.get(path), stamp
-        return before != stamp
+        stat = found.st_mtime_ns, found.st_size
+        before, self._seen[path] = self._seen.get(path), stat
+        return before != stat
 
     def _expect_service(self) -> None:
         if self._service_ended():

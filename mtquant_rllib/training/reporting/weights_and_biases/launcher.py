@@ -46,7 +46,7 @@ def followed(run: Path, settings: Settings, tell: Tell) -> Iterator[None]:
         )
         yield
         return
-    beside = _Beside(process, run, tell)
+    beside = _FollowerProcess(process, run, tell)
     try:
         yield
     finally:
@@ -76,7 +76,7 @@ def begun(run: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-class _Beside:
+class _FollowerProcess:
     """The process, and a thread that passes on what it says and tells when it ends before its time."""
 
     def __init__(self, process: subprocess.Popen[str], run: Path, tell: Tell) -> None:

@@ -43,8 +43,8 @@ def mark_sent(run: Path, path: Path) -> None:
     durable.replace_file(run / FILE, strict_json.dumps(notes, indent=1).encode())
 
 
-def told(run: Path, wandb_id: str) -> Logged:
-    """What a W&B run has been told: what its files say, and what the service has of files that are gone."""
+def logged_of(run: Path, wandb_id: str) -> Logged:
+    """What a W&B run has logged: what its files say, and what the service has of files that are gone."""
     found = logged(run, wandb_id)
     note = _notes(run).get(wandb_id)
     if note is not None:

@@ -24,7 +24,7 @@ FOLDER = "wandb"
 
 @dataclass
 class Logged:
-    """What one W&B run has been told, over all its files.
+    """What one W&B run has logged, over all its files.
 
     iterations
         Of the rows of its history, in the order of writing.
@@ -81,7 +81,7 @@ def files_of(run: Path, wandb_id: str | None = None) -> list[Path]:
 
 
 def logged(run: Path, wandb_id: str) -> Logged:
-    """What the files of a W&B run say that it was told; what cannot be read was not told."""
+    """What a W&B run has logged by its files; what cannot be read was not logged."""
     found = Logged()
     for path in files_of(run, wandb_id):
         found.add(path)

@@ -15,8 +15,8 @@ from mtquant_rllib.env.episodes import EpisodeDraw, draw_episode
 from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.risk_layer import RiskLayer
 from mtquant_rllib.errors import MarketDataError
-from mtquant_rllib.features.arrivals import Arrivals
 from mtquant_rllib.features.building import build_features
+from mtquant_rllib.features.cohorts import ListingCohorts
 from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.market.synthetic import synthesise
 from mtquant_rllib.portfolio.execution_data import TRADABLE
@@ -49,11 +49,11 @@ def test_instruments_of_one_month_arrive_together() -> None:
     valid[:15, :, 1] = False
     valid[:100, 0, 2] = False
     valid[:120, 1, 2] = False
-    arrivals = Arrivals.find(valid)
-    assert arrivals.of.tolist() == [0, 0, 1, 0]
-    assert [members.tolist() for members in arrivals.members] == [[0, 1, 3], [0, 1, 2, 3]]
-    assert arrivals.since_the_first([0, 3])
-    assert not arrivals.since_the_first([0, 2])
+    cohorts = ListingCohorts.find(valid)
+    assert cohorts.of.tolist() == [0, 0, 1, 0]
+    assert [members.tolist() for members in cohorts.members] == [[0, 1, 3], [0, 1, 2, 3]]
+    assert cohorts.since_the_first([0, 3])
+    assert not cohorts.since_the_first([0, 2])
 
 
 def test_the_others_are_traded_from_where_they_would_be_without_it(whole: MarketData, data: DeskData) -> None:
@@ -119,13 +119,13 @@ def test_nothing_of_it_is_held_before_it_is_known(data: DeskData) -> None:
 
 def test_its_own_episodes_begin_where_it_is_traded(data: DeskData) -> None:
     domain = SETTINGS.universe.domains.index(SETTINGS.universe.domain_named("commodities"))
-    turns = data.turns(SETTINGS, domain)
-    draws = [draw_episode(0, 0, 0, episode, turns, 100, (0.1, 0.4)) for episode in range(200)]
+    choices = data.instrument_segments(SETTINGS, domain)
+    draws = [draw_episode(0, 0, 0, episode, choices, 100, (0.1, 0.4)) for episode in range(200)]
     own = SETTINGS.universe.domain_slices[domain]
     for draw in draws:
-        assert draw.start >= data.features.warm_from[own][draw.turn]
-    assert {draw.turn for draw in draws} == {0, 1}
-    short = replace(data, stretches=(replace(data.stretches[0], stop=FIRST_BAR),))
-    assert {turn.instrument for turn in short.turns(SETTINGS, domain)} == {1}
+        assert draw.start >= data.features.warm_from[own][draw.active_instrument]
+    assert {draw.active_instrument for draw in draws} == {0, 1}
+    short = replace(data, segments=(replace(data.segments[0], stop=FIRST_BAR),))
+    assert {one.instrument for one in short.instrument_segments(SETTINGS, domain)} == {1}
     with pytest.raises(MarketDataError, match="forex: none of its instruments is traded"):
-        replace(data, stretches=(replace(data.stretches[0], start=0, stop=100),)).turns(SETTINGS, 0)
+        replace(data, segments=(replace(data.segments[0], start=0, stop=100),)).instrument_segments(SETTINGS, 0)

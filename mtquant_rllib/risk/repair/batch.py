@@ -11,7 +11,7 @@ from mtquant_rllib.risk.rules import Proposal, RuleId
 
 
 @dataclass
-class Book:
+class RepairBatch:
     """R books. Since weights only ever shrink, the last rule that shrank one set its smallest bound.
 
     Attributes
@@ -31,10 +31,10 @@ class Book:
     rule: np.ndarray
     fixed: np.ndarray | None
 
-    def select(self, rows: np.ndarray) -> Book:
+    def select(self, rows: np.ndarray) -> RepairBatch:
         """The books at `rows`, copied."""
         fixed = None if self.fixed is None else self.fixed[rows]
-        return Book(self.proposal.rows(rows), self.weights[rows], self.rule[rows], fixed)
+        return RepairBatch(self.proposal.rows(rows), self.weights[rows], self.rule[rows], fixed)
 
     def movable(self, where: np.ndarray) -> np.ndarray:
         """`where`, bool (R, n), without the untradable instruments."""

@@ -9,7 +9,7 @@ import torch
 from mtquant_rllib.agents.groups import map_numbers
 from mtquant_rllib.config import Settings
 from mtquant_rllib.env.decisions import instrument_decision, meta_decision, specialist_decision
-from mtquant_rllib.policies.action_maps import executed
+from mtquant_rllib.policies.action_maps import apply_action_map
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def raw() -> np.ndarray:
 
 
 def made(kind: str, raw: np.ndarray, settings: Settings) -> np.ndarray:
-    return executed(kind, torch.from_numpy(raw), map_numbers(settings)).numpy()
+    return apply_action_map(kind, torch.from_numpy(raw), map_numbers(settings)).numpy()
 
 
 def test_critics_see_the_allocations_that_the_desk_makes(settings: Settings, raw: np.ndarray) -> None:
@@ -52,12 +52,12 @@ def test_critics_see_signal_urgency_and_stop_as_far_as_their_bounds(settings: Se
 def test_no_gradient_flows_where_the_environment_would_not_answer(settings: Settings) -> None:
     numbers = map_numbers(settings)
     beyond = torch.tensor([[1.5, 0.3, -2.0]], requires_grad=True)
-    executed("bounded", beyond, numbers).sum().backward()
+    apply_action_map("bounded", beyond, numbers).sum().backward()
     assert beyond.grad is not None
     assert beyond.grad.tolist() == [[0.0, 1.0, 0.0]]
     # The first domain lies above its cap: a little more of it is cash.
     capped = torch.tensor([[0.9, -0.5, -0.5, 0.0]], requires_grad=True)
-    allocations = executed("allocation", capped, numbers)
+    allocations = apply_action_map("allocation", capped, numbers)
     assert allocations[0, 0] == settings.desk.decision.allocation_cap
     assert torch.autograd.grad(allocations[0, 0], capped)[0].abs().max() == 0
 

@@ -1,9 +1,9 @@
-"""Instruments that arrive in the middle of a history: what is computed over all of them is computed over those that are
-there.
+"""Instruments that are listed in the middle of a history: what is computed over all of them is computed over those that
+are there.
 
-Instruments that begin within a month of each other are one arrival. A quantity of all instruments (covariance,
+Instruments that begin within a month of each other are one cohort. A quantity of all instruments (covariance,
 correlation, the regime) is taken over everybody as soon as it is known of everybody, and before that over those that
-had arrived earlier, in the same way.
+were there earlier, in the same way.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_ONE_ARRIVAL_ROWS = 20
+_ONE_COHORT_ROWS = 20
 
 
 @dataclass(frozen=True)
-class Arrivals:
+class ListingCohorts:
     """When the instruments of a history begin.
 
     of
-        Number of each instrument's arrival, (n,), the first being 0.
+        Number of each instrument's cohort, (n,), the first being 0.
     members
-        Of each arrival: the instruments that are there from then on, int (k,), earlier ones included.
+        Of each cohort: the instruments that are there from then on, int (k,), earlier ones included.
     """
 
     of: np.ndarray
     members: tuple[np.ndarray, ...]
 
     @classmethod
-    def find(cls, valid: np.ndarray) -> Arrivals:
+    def find(cls, valid: np.ndarray) -> ListingCohorts:
         """From masks (T, P, n); an instrument begins where it has begun in every history."""
         starts = valid.argmax(axis=0).max(axis=0)
         number, of = -1, np.zeros(len(starts), dtype=np.int64)
         begun = -1
         for instrument in np.argsort(starts, kind="stable"):
-            if number < 0 or starts[instrument] > begun + _ONE_ARRIVAL_ROWS:
+            if number < 0 or starts[instrument] > begun + _ONE_COHORT_ROWS:
                 number, begun = number + 1, int(starts[instrument])
             of[instrument] = number
-        return cls(of, tuple(np.flatnonzero(of <= arrival) for arrival in range(number + 1)))
+        return cls(of, tuple(np.flatnonzero(of <= cohort) for cohort in range(number + 1)))
 
     def since_the_first(self, instruments: Sequence[int]) -> bool:
-        """Whether all of these instruments are there from the first arrival on."""
+        """Whether all of these instruments are there from the first cohort on."""
         return bool((self.of[list(instruments)] == 0).all())
 
     def filled(self, compute: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """A quantity of all instruments, and from which rows it is known of those of each arrival.
+        """A quantity of all instruments, and from which rows it is known of those of each cohort.
 
         Parameters
         ----------
@@ -56,9 +56,9 @@ class Arrivals:
         Returns
         -------
         values
-            (T, P, ...): of the latest arrival of which it is known, NaN before the first.
+            (T, P, ...): of the latest cohort of which it is known, NaN before the first.
         known
-            bool (T, P, arrivals).
+            bool (T, P, cohorts).
         """
         values, known = None, []
         for members in reversed(self.members):

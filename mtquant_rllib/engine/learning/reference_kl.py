@@ -1,4 +1,4 @@
-"""The price of a departure from the reference policy, in PPO's loss and SAC's alike.
+"""The KL penalty on departing from the reference policy, in PPO's loss and SAC's alike.
 
 Policy and reference are diagonal Gaussians over raw actions. The reference has the policy's own deviation, so that
 exploration costs nothing, and
@@ -34,6 +34,6 @@ def reference_kl_gradient(
     return (mean_SBA - reference_SBA) * (-2.0 * log_std_SBA).exp() * action_mask_S1A
 
 
-def reference_price(config: Mapping[str, Any]) -> float:
+def reference_kl_coeff(config: Mapping[str, Any]) -> float:
     """The factor of the divergence in the loss of a module with this configuration (`policies.registry`)."""
-    return float(config.get("reference_price", 0.0))
+    return float(config.get("reference_kl_coeff", 0.0))

@@ -31,12 +31,12 @@ class LearningCurve:
 
 
 @dataclass(frozen=True)
-class Book:
-    """A book bar by bar: stamps (T,), and its columns of `bars.parquet`, (B, T) each; NaN where a bar was not
+class StrategyReturns:
+    """A strategy bar by bar: timestamps (T,), and its columns of `bars.parquet`, (B, T) each; NaN where a bar was not
     played."""
 
     name: str
-    stamps: np.ndarray
+    timestamps: np.ndarray
     columns: Mapping[str, np.ndarray]
 
     @property
@@ -65,7 +65,7 @@ class ComparedRun:
 
     name: str
     report: Mapping[str, Any]
-    books: Mapping[str, Book]
+    books: Mapping[str, StrategyReturns]
     settings: Mapping[str, Any]
     regimes: Mapping[str, tuple[float, float]]
     learning: tuple[LearningCurve, ...] = field(default=())
@@ -78,7 +78,7 @@ class ComparedRun:
         return found
 
     @cached_property
-    def own(self) -> Book:
+    def own(self) -> StrategyReturns:
         """The run's own book."""
         return next(iter(self.books.values()))
 
@@ -126,7 +126,7 @@ def read_report(folder: Path) -> Mapping[str, Any]:
     return dict(tree)
 
 
-def read_books(folder: Path, names: list[str]) -> dict[str, Book]:
+def read_books(folder: Path, names: list[str]) -> dict[str, StrategyReturns]:
     """These books of an evaluation, bar by bar.
 
     Raises
@@ -137,25 +137,25 @@ def read_books(folder: Path, names: list[str]) -> dict[str, Book]:
     path = folder / BARS
     try:
         table = pq.read_table(
-            path, columns=["book", "environment", "stamp", *_COLUMNS], filters=[("book", "in", names)]
+            path, columns=["book", "environment", "timestamp", *_COLUMNS], filters=[("book", "in", names)]
         )
     except (OSError, ValueError, KeyError) as error:
         raise RunError(
             f"{path}: not readable as the bars of an evaluation ({error}); evaluate the run again"
         ) from error
     books, which = np.asarray(table["book"].cast("string")), np.asarray(table["environment"])
-    stamps = np.asarray(table["stamp"]).astype("datetime64[s]")
+    timestamps = np.asarray(table["timestamp"]).astype("datetime64[s]")
     found = {}
     for name in names:
         rows = books == name
         if not rows.any():
             raise RunError(f"{path}: there is no book {name}; evaluate the run again")
-        times, at = np.unique(stamps[rows], return_inverse=True)
+        times, at = np.unique(timestamps[rows], return_inverse=True)
         n_envs = int(which[rows].max()) + 1
         columns = {}
         for column in _COLUMNS:
             wide = np.full((n_envs, len(times)), np.nan)
             wide[which[rows], at] = np.asarray(table[column])[rows]
             columns[column] = wide
-        found[name] = Book(name, times, columns)
+        found[name] = StrategyReturns(name, times, columns)
     return found
