@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.search import SCHEDULERS
+from mtquant_rllib.config.sections.search import SCHEDULERS
 from mtquant_rllib.training.session.process_variables import reexec_with_variables
 
 SPACE = {

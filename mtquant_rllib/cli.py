@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from mtquant_rllib.commands.ablate import add_ablation
 from mtquant_rllib.commands.audit import add_audit
-from mtquant_rllib.commands.bench import add_benches
+from mtquant_rllib.commands.bench.measurements import add_benches
 from mtquant_rllib.commands.compare import add_comparison
 from mtquant_rllib.commands.data import add_data
 from mtquant_rllib.commands.doctor import add_doctor

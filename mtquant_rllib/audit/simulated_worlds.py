@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.config.evaluation import ErrorRatesConfig, MomentumConfig
+from mtquant_rllib.config.sections.evaluation import ErrorRatesConfig, MomentumConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.evaluation.statistics.bootstrap import stationary_bootstrap_indices

@@ -26,10 +26,10 @@ from torch import nn
 
 from mtquant_rllib.bench.heads import measure_heads
 from mtquant_rllib.bench.power_law import Growth, exponent_of, measure_growth
-from mtquant_rllib.config.features import RegimesConfig
+from mtquant_rllib.config.sections.features import RegimesConfig
+from mtquant_rllib.config.sections.training import LearnerConfig
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.config.training import LearnerConfig
-from mtquant_rllib.engine.learning.sac_update import ACTOR, ALPHA, CRITICS, SACStack
+from mtquant_rllib.engine.learning.sac.update import ACTOR, ALPHA, CRITICS, SACStack
 from mtquant_rllib.engine.replay.replay import Batch
 from mtquant_rllib.features.regimes import detect
 from mtquant_rllib.policies.attention.cost import attention_cost

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mtquant_rllib import strict_json
 from mtquant_rllib.bench.interleaving import interleaved
-from mtquant_rllib.config.attention import AttentionConfig
+from mtquant_rllib.config.sections.attention import AttentionConfig
 from mtquant_rllib.policies.attention.head_parallel import heads_per_process, split_heads
 from mtquant_rllib.policies.attention.self_attention import AttentionEncoder
 

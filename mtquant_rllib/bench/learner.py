@@ -27,12 +27,12 @@ import numpy as np
 import torch
 
 from mtquant_rllib.bench.interleaving import interleaved
+from mtquant_rllib.config.sections.training import LearnerConfig
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.config.training import LearnerConfig
 from mtquant_rllib.engine.learning.backprop import AutogradBackprop
 from mtquant_rllib.engine.learning.distributed import LearnerRanks
 from mtquant_rllib.engine.learning.execution_options import compiler_error
-from mtquant_rllib.engine.learning.ppo_update import StackLearner, minibatch_indices
+from mtquant_rllib.engine.learning.ppo.update import StackLearner, minibatch_indices
 from mtquant_rllib.engine.learning.stacks import ModuleStack, module_stacks
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.features.regimes import Regime

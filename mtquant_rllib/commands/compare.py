@@ -56,9 +56,7 @@ def _compare(args: argparse.Namespace) -> None:
     folders = runs_named(named, args.group, args.folder)
     if args.evaluate:
         _evaluate(without_evaluation(folders, args.evaluation), args.evaluation)
-    comparison = compare(
-        load(folders, args.evaluation), settings.evaluation.bootstrap.confidence, settings.evaluation.verdict
-    )
+    comparison = compare(load(folders, args.evaluation), settings.evaluation.bootstrap, settings.evaluation.verdict)
     print_comparison(comparison, Console())
     if args.table is not None:
         print(f"table: {write_table(comparison, args.table)}")

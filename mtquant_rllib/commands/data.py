@@ -107,7 +107,7 @@ def add_data(commands: Any) -> None:
 
 def _import(args: argparse.Namespace) -> None:
     from mtquant_rllib.config.loader import validate
-    from mtquant_rllib.config.market import FileOptions
+    from mtquant_rllib.config.sections.market import FileOptions
     from mtquant_rllib.market.importing import importers
     from mtquant_rllib.market.importing.preview import preview
 

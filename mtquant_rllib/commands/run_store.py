@@ -13,7 +13,7 @@ from mtquant_rllib.commands.runs import run_folder
 from mtquant_rllib.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
-    from mtquant_rllib.training.inspection.run_overview import RunFacts, RunLine, TrialFacts
+    from mtquant_rllib.training.run_store.overview import RunFacts, RunLine, TrialFacts
 
 
 class DamagedRun(RunError):
@@ -126,7 +126,7 @@ def _refuse_settings(args: argparse.Namespace) -> None:
 
 def _list(args: argparse.Namespace) -> None:
     _refuse_settings(args)
-    from mtquant_rllib.training.inspection.run_overview import list_runs
+    from mtquant_rllib.training.run_store.overview import list_runs
 
     lines = list_runs(args.folder)
     if not lines:
@@ -148,7 +148,7 @@ def _row(line: RunLine) -> tuple[str, ...]:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from mtquant_rllib.training.inspection.run_overview import look, newest_checkpoint
+    from mtquant_rllib.training.run_store.overview import look, newest_checkpoint
 
     facts = look(run_folder(args.run_folder), settings_of(args))
     if args.newest is not None:
@@ -197,7 +197,7 @@ def _print_trial(trial: TrialFacts, folder: str) -> None:
 
 def _verify(args: argparse.Namespace) -> None:
     _refuse_settings(args)
-    from mtquant_rllib.training.inspection.run_verification import verify_run
+    from mtquant_rllib.training.run_store.verification import verify_run
 
     run, damaged, total = run_folder(args.run_folder), 0, 0
     for finding in verify_run(run):
@@ -223,7 +223,7 @@ def _export(args: argparse.Namespace) -> None:
 
 def _tag(args: argparse.Namespace) -> None:
     _refuse_settings(args)
-    from mtquant_rllib.training.inspection.run_tags import change_tags, tags_of
+    from mtquant_rllib.training.run_store.tags import change_tags, tags_of
     from mtquant_rllib.training.storage.mirror import pushing_changes
 
     run = run_folder(args.run_folder)
@@ -237,7 +237,7 @@ def _tag(args: argparse.Namespace) -> None:
 
 def _rm(args: argparse.Namespace) -> None:
     _refuse_settings(args)
-    from mtquant_rllib.training.inspection.run_removal import remove_run
+    from mtquant_rllib.training.run_store.removal import remove_run
 
     run = run_folder(args.run_folder)
     size = size_in_words(remove_run(run, remove=args.yes))
@@ -251,7 +251,7 @@ def _prune(args: argparse.Namespace) -> None:
     _refuse_settings(args)
     if args.keep is not None and args.keep < 0:
         raise ConfigError(f"--keep {args.keep}: expected 0 or more checkpoints")
-    from mtquant_rllib.training.inspection.run_pruning import prune_run
+    from mtquant_rllib.training.run_store.pruning import prune_run
 
     run = run_folder(args.run_folder)
     plan = prune_run(run, keep=args.keep, remove=args.yes)

@@ -12,8 +12,8 @@ from pydantic import model_validator
 
 from mtquant_rllib.config.base import Section, Seed
 from mtquant_rllib.config.loader import validate
+from mtquant_rllib.config.sections.training import Reward
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.config.training import Reward
 
 READ_OF_COPIED: dict[str, set[str]] = {
     "recipe": {"rewards"},

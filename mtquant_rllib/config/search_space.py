@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from mtquant_rllib.config.loader import number_of, read_tree, validate, with_value
-from mtquant_rllib.config.search import PBTConfig
+from mtquant_rllib.config.sections.search import PBTConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import ConfigError
 

@@ -9,28 +9,28 @@ from pathlib import Path
 
 from pydantic import model_validator
 
-from mtquant_rllib.config.agents import (
+from mtquant_rllib.config.base import CalendarYear, RatePct, Section, Seed
+from mtquant_rllib.config.loader import apply_overrides, read_tree, validate
+from mtquant_rllib.config.sections.agents import (
     DocumentTrainingConfig,
     MetaControllerConfig,
     PortfolioRiskConfig,
     SpecialistConfig,
 )
-from mtquant_rllib.config.allocator import AllocatorConfig
-from mtquant_rllib.config.base import CalendarYear, RatePct, Section, Seed
-from mtquant_rllib.config.desk import DeskConfig, RewardConfig
-from mtquant_rllib.config.embedded import EmbeddedConfig
-from mtquant_rllib.config.evaluation import EvaluationConfig
-from mtquant_rllib.config.features import FeaturesConfig
-from mtquant_rllib.config.instruments import InstrumentConfig
-from mtquant_rllib.config.loader import apply_overrides, read_tree, validate
-from mtquant_rllib.config.market import MarketConfig
-from mtquant_rllib.config.networks import NetworksConfig
-from mtquant_rllib.config.reference import ReferenceConfig
-from mtquant_rllib.config.risk import RiskConfig
-from mtquant_rllib.config.sac import SACConfig
-from mtquant_rllib.config.search import SearchConfig
-from mtquant_rllib.config.synthetic import OracleTable, SyntheticConfig
-from mtquant_rllib.config.training import (
+from mtquant_rllib.config.sections.allocator import AllocatorConfig
+from mtquant_rllib.config.sections.desk import DeskConfig, RewardConfig
+from mtquant_rllib.config.sections.embedded import EmbeddedConfig
+from mtquant_rllib.config.sections.evaluation import EvaluationConfig
+from mtquant_rllib.config.sections.features import FeaturesConfig
+from mtquant_rllib.config.sections.instruments import InstrumentConfig
+from mtquant_rllib.config.sections.market import MarketConfig
+from mtquant_rllib.config.sections.networks import NetworksConfig
+from mtquant_rllib.config.sections.reference import ReferenceConfig
+from mtquant_rllib.config.sections.risk import RiskConfig
+from mtquant_rllib.config.sections.sac import SACConfig
+from mtquant_rllib.config.sections.search import SearchConfig
+from mtquant_rllib.config.sections.synthetic import OracleTable, SyntheticConfig
+from mtquant_rllib.config.sections.training import (
     CheckpointsConfig,
     LearnerConfig,
     RecipeConfig,

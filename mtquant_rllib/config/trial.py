@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from mtquant_rllib.config.base import Count, CountOrNone, Positive, Section, Share
-from mtquant_rllib.config.sac import SACConfig
-from mtquant_rllib.config.training import GrowthFactor, LearnerConfig
+from mtquant_rllib.config.sections.sac import SACConfig
+from mtquant_rllib.config.sections.training import GrowthFactor, LearnerConfig
 
 
 class ModuleSACRates(Section):

@@ -18,7 +18,7 @@ import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from mtquant_rllib.engine.learning.ppo_learner import ScheduledPPOLearner
+from mtquant_rllib.engine.learning.ppo.learner import ScheduledPPOLearner
 from mtquant_rllib.engine.randomness import NOISE, seed_torch
 from mtquant_rllib.engine.sampling.runner_base import BarRunner
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from mtquant_rllib.agents.action_maps import NUMPY, allocation, bounded, simplex, views
-from mtquant_rllib.config.desk import DecisionConfig
+from mtquant_rllib.config.sections.desk import DecisionConfig
 
 
 def unit_interval(raw: np.ndarray) -> np.ndarray:

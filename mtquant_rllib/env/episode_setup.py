@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mtquant_rllib.config.training import Reward
+from mtquant_rllib.config.sections.training import Reward
 
 
 @dataclass(frozen=True)

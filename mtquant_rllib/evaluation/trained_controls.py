@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mtquant_rllib.config.evaluation import NullTestConfig
+from mtquant_rllib.config.sections.evaluation import NullTestConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.prepared.data import DeskData, truth
 from mtquant_rllib.evaluation.backtest.baselines import weight_rules

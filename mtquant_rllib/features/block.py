@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtquant_rllib.config.features import FeaturesConfig
+from mtquant_rllib.config.sections.features import FeaturesConfig
 from mtquant_rllib.features import indicators as ind
 from mtquant_rllib.features.layout import BLOCK
 from mtquant_rllib.features.own_bars import OwnBars

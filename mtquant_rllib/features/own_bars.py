@@ -24,7 +24,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mtquant_rllib.config.features import FeaturesConfig
+from mtquant_rllib.config.sections.features import FeaturesConfig
 from mtquant_rllib.features import indicators as ind
 from mtquant_rllib.market.bars import CLOSE, HIGH, LOW, OPEN, VOLUME
 from mtquant_rllib.market.calendar import without_holes

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mtquant_rllib.config.features import FeaturesConfig
+from mtquant_rllib.config.sections.features import FeaturesConfig
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.extensions import code_hash, extension
 from mtquant_rllib.features.layout import OWN

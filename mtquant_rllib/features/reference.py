@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.reference import ReferenceConfig
+from mtquant_rllib.config.sections.reference import ReferenceConfig
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.extensions import code_hash, extension
 from mtquant_rllib.features import indicators as ind

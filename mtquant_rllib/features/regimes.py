@@ -17,7 +17,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from mtquant_rllib.config.features import AdaptiveRegimeConfig, RegimesConfig
+from mtquant_rllib.config.sections.features import AdaptiveRegimeConfig, RegimesConfig
 from mtquant_rllib.features import indicators as ind
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mtquant_rllib import strict_json
-from mtquant_rllib.config.market import RepairConfig
+from mtquant_rllib.config.sections.market import RepairConfig
 from mtquant_rllib.errors import MarketDataError
 
 

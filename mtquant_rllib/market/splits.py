@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.config.market import SplitsConfig
+from mtquant_rllib.config.sections.market import SplitsConfig
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.bars import MarketData
 

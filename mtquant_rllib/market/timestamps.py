@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mtquant_rllib.config.market import parse_timezone
+from mtquant_rllib.config.sections.market import parse_timezone
 from mtquant_rllib.market.calendar import ROLLOVER_HOUR, local_time
 
 ACCEPTED = (

@@ -16,7 +16,7 @@ from torch import nn
 from mtquant_rllib.agents.action_maps import LOGITS_PER_INSTRUMENT
 from mtquant_rllib.agents.groups import AgentGroup, agent_groups, module_groups
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.networks import NetworksConfig
+from mtquant_rllib.config.sections.networks import NetworksConfig
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.extensions import extension
 from mtquant_rllib.features.layout import Layout

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.config.instruments import InstrumentConfig
+from mtquant_rllib.config.sections.instruments import InstrumentConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.extensions import code_hash, extension

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.config.risk import AlertsConfig
+from mtquant_rllib.config.sections.risk import AlertsConfig
 
 _TOP_LEVEL = 5.0
 """An alert counts 1, breaker level b counts 1 + b; level 4 is the top."""

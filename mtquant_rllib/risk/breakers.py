@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.config.risk import BreakersConfig
+from mtquant_rllib.config.sections.risk import BreakersConfig
 from mtquant_rllib.vector_state import VectorState
 
 N_LEVELS = 4

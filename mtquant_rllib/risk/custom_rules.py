@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mtquant_rllib.config.risk import CustomRuleConfig
+from mtquant_rllib.config.sections.risk import CustomRuleConfig
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.extensions import extension
 from mtquant_rllib.risk.rules import Rule

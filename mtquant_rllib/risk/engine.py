@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mtquant_rllib.config.agents import PortfolioRiskConfig
-from mtquant_rllib.config.instruments import InstrumentConfig
-from mtquant_rllib.config.risk import RiskConfig
+from mtquant_rllib.config.sections.agents import PortfolioRiskConfig
+from mtquant_rllib.config.sections.instruments import InstrumentConfig
+from mtquant_rllib.config.sections.risk import RiskConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.risk import pretrade
 from mtquant_rllib.risk.custom_rules import custom_rules

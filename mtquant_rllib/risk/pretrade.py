@@ -14,7 +14,7 @@ from enum import IntFlag
 
 import numpy as np
 
-from mtquant_rllib.config.instruments import InstrumentConfig, Restriction
+from mtquant_rllib.config.sections.instruments import InstrumentConfig, Restriction
 
 
 class Failure(IntFlag):

@@ -8,7 +8,7 @@ import pytest
 
 from mtquant_rllib.bench.attention import BEYOND, Sizes, Sweep, bench_attention
 from mtquant_rllib.bench.power_law import Growth
-from mtquant_rllib.commands.bench_networks import attention_lines
+from mtquant_rllib.commands.bench.networks import attention_lines
 from mtquant_rllib.config import Settings
 
 

@@ -11,7 +11,7 @@ import torch
 
 from mtquant_rllib.agents.groups import INSTRUMENTS
 from mtquant_rllib.bench.inference import Sizes, bench_inference
-from mtquant_rllib.commands.bench_networks import inference_lines
+from mtquant_rllib.commands.bench.networks import inference_lines
 from mtquant_rllib.config import Settings
 from mtquant_rllib.policies.actor import DeskActor
 from mtquant_rllib.policies.inference import Bfloat16Linear, CachedPolicy, Int8Linear

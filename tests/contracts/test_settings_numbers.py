@@ -18,7 +18,7 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.config.base import Section
 from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.config.loader import apply_overrides, read_tree
-from mtquant_rllib.config.synthetic import REGIMES
+from mtquant_rllib.config.sections.synthetic import REGIMES
 from mtquant_rllib.config.trial import TrialConfig
 from mtquant_rllib.errors import ConfigError
 

@@ -14,8 +14,8 @@ from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
-from mtquant_rllib.engine.learning.sac_learner import REPLAY_STATE, SACLearner
+from mtquant_rllib.engine.learning.ppo.learner import BatchedLearner
+from mtquant_rllib.engine.learning.sac.learner import REPLAY_STATE, SACLearner
 from mtquant_rllib.engine.sampling.runner import REWARD_TERMS, BatchedEnvRunner
 from mtquant_rllib.env.decisions import allocator_weights
 from mtquant_rllib.env.rewards.regime_aware import TERMS

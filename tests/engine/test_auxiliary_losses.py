@@ -15,7 +15,7 @@ from ray.rllib.core import ALL_MODULES
 from mtquant_rllib.engine.fragments import Fragment
 from mtquant_rllib.engine.learning.backprop import AutogradBackprop
 from mtquant_rllib.engine.learning.fast_path.loss_gradients import ppo_gradients
-from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
+from mtquant_rllib.engine.learning.ppo.learner import BatchedLearner
 from mtquant_rllib.engine.rllib_reference import RLlibLearner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.features.regimes import Regime

@@ -8,8 +8,8 @@ import pytest
 from learners import built
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from mtquant_rllib.engine.learning import ppo_learner as ppo
-from mtquant_rllib.engine.learning.sac_learner import SACLearner
+from mtquant_rllib.engine.learning.ppo import learner as ppo
+from mtquant_rllib.engine.learning.sac.learner import SACLearner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.errors import ConfigError
 

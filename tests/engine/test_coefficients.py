@@ -10,7 +10,7 @@ import pytest
 from learners import built, parameters
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
+from mtquant_rllib.engine.learning.ppo.learner import BatchedLearner
 from mtquant_rllib.engine.learning.sharding import ShardedBatch
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 

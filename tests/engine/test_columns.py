@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ray.rllib.utils.postprocessing.value_predictions import compute_value_targets
 
 from mtquant_rllib.engine.fragments import Fragment, LevelColumns, advantages
-from mtquant_rllib.engine.learning.ppo_update import minibatch_indices
+from mtquant_rllib.engine.learning.ppo.update import minibatch_indices
 
 
 def level(

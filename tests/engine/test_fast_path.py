@@ -9,12 +9,12 @@ import pytest
 import torch
 from learners import AS_THEY_STAND, TIMES, built, parameters
 
-from mtquant_rllib.engine.learning import sac_loss
 from mtquant_rllib.engine.learning.backprop import AutogradBackprop, backprop_for
 from mtquant_rllib.engine.learning.fast_path import loss_gradients
 from mtquant_rllib.engine.learning.fast_path.policies import ManualBackprop
-from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
-from mtquant_rllib.engine.learning.ppo_loss import ppo_loss, ppo_terms
+from mtquant_rllib.engine.learning.ppo.learner import BatchedLearner
+from mtquant_rllib.engine.learning.ppo.loss import ppo_loss, ppo_terms
+from mtquant_rllib.engine.learning.sac import loss as sac_loss
 from mtquant_rllib.engine.learning.stacks import ModuleStack, module_stacks
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 

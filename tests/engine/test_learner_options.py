@@ -14,7 +14,7 @@ import torch
 from learners import AS_THEY_STAND
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.training import LearnerConfig
+from mtquant_rllib.config.sections.training import LearnerConfig
 from mtquant_rllib.engine.learning.backprop import AutogradBackprop, AutogradPolicyBackprop, Outputs, backprop_for
 from mtquant_rllib.engine.learning.execution_options import checkpointed_encoders, compiler_error
 from mtquant_rllib.engine.learning.fast_path.policies import ManualBackprop

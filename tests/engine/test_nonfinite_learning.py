@@ -18,8 +18,8 @@ from mtquant_rllib.engine.learning.divergence import (
     Divergence,
     diverged_modules,
 )
-from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
-from mtquant_rllib.engine.learning.sac_learner import SACLearner
+from mtquant_rllib.engine.learning.ppo.learner import BatchedLearner
+from mtquant_rllib.engine.learning.sac.learner import SACLearner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 
 SAC = ("recipe.algorithms=[sac, sac, sac]", "sac.critic.hidden=[16, 16]", "sac.batch_size=16", "sac.replay_bars=400")

@@ -11,7 +11,7 @@ import pytest
 from learners import seen_in
 from scipy.stats import chisquare
 
-from mtquant_rllib.config.sac import PrioritiesConfig
+from mtquant_rllib.config.sections.sac import PrioritiesConfig
 from mtquant_rllib.engine.fragments import decision_outcomes
 from mtquant_rllib.engine.replay.replay import Replay
 from mtquant_rllib.engine.replay.storage import DECISION, LAST, STATE

@@ -14,9 +14,9 @@ from learners import AS_THEY_STAND
 from torch.distributions import Normal, kl_divergence
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.engine.learning import sac_loss
 from mtquant_rllib.engine.learning.fast_path import loss_gradients
-from mtquant_rllib.engine.learning.sac_update import ACTOR, ALPHA, CRITICS, SACStack
+from mtquant_rllib.engine.learning.sac import loss as sac_loss
+from mtquant_rllib.engine.learning.sac.update import ACTOR, ALPHA, CRITICS, SACStack
 from mtquant_rllib.engine.replay.replay import Batch
 from mtquant_rllib.policies.action_maps import apply_action_map
 from mtquant_rllib.policies.modules import module_specs

@@ -11,8 +11,8 @@ import torch
 from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
-from mtquant_rllib.engine.learning.sac_learner import REPLAY_STATE, SACLearner
+from mtquant_rllib.engine.learning.ppo.learner import BatchedLearner
+from mtquant_rllib.engine.learning.sac.learner import REPLAY_STATE, SACLearner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.engine.sampling.runner_base import COUNTERS, SNAPSHOT
 from mtquant_rllib.features.regimes import Regime

@@ -13,8 +13,8 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_TRAINED
 
 from mtquant_rllib.engine.fragments import Fragment
-from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
-from mtquant_rllib.engine.learning.sac_learner import REPLAY_STATE, SACLearner
+from mtquant_rllib.engine.learning.ppo.learner import BatchedLearner
+from mtquant_rllib.engine.learning.sac.learner import REPLAY_STATE, SACLearner
 from mtquant_rllib.engine.learning.sharding import ReplicatedBatch, ShardedBatch, shard_by_environment
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.universe import META

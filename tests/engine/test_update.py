@@ -13,7 +13,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
-from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
+from mtquant_rllib.engine.learning.ppo.learner import BatchedLearner
 from mtquant_rllib.engine.rllib_reference import RLlibLearner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.universe import META

@@ -9,7 +9,7 @@ import pytest
 from markets import smooth
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.allocator import RegimeAwareConfig
+from mtquant_rllib.config.sections.allocator import RegimeAwareConfig
 from mtquant_rllib.env.allocator import Allocator
 from mtquant_rllib.env.core_factory import core_for
 from mtquant_rllib.env.episode_setup import EpisodeSetup

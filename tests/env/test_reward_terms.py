@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from small_runs import written
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.training import Reward
+from mtquant_rllib.config.sections.training import Reward
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw

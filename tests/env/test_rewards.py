@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.training import Reward
+from mtquant_rllib.config.sections.training import Reward
 from mtquant_rllib.env.core import Desk
 from mtquant_rllib.env.episode_setup import EpisodeSetup
 from mtquant_rllib.env.episodes import EpisodeDraw

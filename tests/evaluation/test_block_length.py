@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from mtquant_rllib.config.evaluation import BootstrapConfig
+from mtquant_rllib.config.sections.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.statistics.block_length import bootstrapped_mean, mean_block_length
 
 N = 20_000

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.evaluation import BootstrapConfig
+from mtquant_rllib.config.sections.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.regimes.classifier import ClassifierScore, score_classifier
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.attention.losses import classifier_loss

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.evaluation import BootstrapConfig
+from mtquant_rllib.config.sections.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.explain.importance import (
     attention_received,
     attention_rollout,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mtquant_rllib.config.evaluation import BootstrapConfig
+from mtquant_rllib.config.sections.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.statistics.run_scores import (
     interquartile_mean,
     interquartile_mean_interval,

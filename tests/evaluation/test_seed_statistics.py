@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mtquant_rllib.config.evaluation import BootstrapConfig
+from mtquant_rllib.config.sections.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.measures import sharpe
 from mtquant_rllib.evaluation.statistics.bootstrap import sharpe_interval
 from mtquant_rllib.evaluation.statistics.seeds import print_seed_statistics, seed_statistics

@@ -7,7 +7,7 @@ import pytest
 from asymptotic_var import backtest_var, christoffersen, kupiec
 from scipy import stats
 
-from mtquant_rllib.config.evaluation import BootstrapConfig
+from mtquant_rllib.config.sections.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.statistics.bootstrap import (
     pooled_sharpe,
     pooled_sharpe_interval,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mtquant_rllib.config.evaluation import VerdictConfig
+from mtquant_rllib.config.sections.evaluation import VerdictConfig
 from mtquant_rllib.evaluation.statistics.sharpe_tests import (
     deflated_sharpe,
     expected_best_of,

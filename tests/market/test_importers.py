@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.market import FileOptions
+from mtquant_rllib.config.sections.market import FileOptions
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.aliases import NameBook
 from mtquant_rllib.market.bars import OPEN, VOLUME

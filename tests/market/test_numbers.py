@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.market import FileOptions
+from mtquant_rllib.config.sections.market import FileOptions
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.importing.importers import import_paths, import_raw
 from mtquant_rllib.market.importing.numbers import NumberFormat, parse_numbers

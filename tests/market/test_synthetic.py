@@ -10,8 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from mtquant_rllib.config.sections.synthetic import REGIMES
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.config.synthetic import REGIMES
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.market.bars import CLOSE, HIGH, LOW, OPEN, VOLUME
 from mtquant_rllib.market.synthetic import SyntheticMarket, Variant, innovations, planted, regime_chain, synthesise

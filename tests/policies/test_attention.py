@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.attention import AttentionConfig
+from mtquant_rllib.config.sections.attention import AttentionConfig
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.policies.attention.self_attention import (
     AttentionEncoder,

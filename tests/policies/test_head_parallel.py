@@ -14,7 +14,7 @@ import torch.multiprocessing
 from torch import Tensor, nn
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.attention import AttentionConfig
+from mtquant_rllib.config.sections.attention import AttentionConfig
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.policies.attention.head_parallel import HeadShard, heads_per_process, split_heads, unsplit_state_dict
 from mtquant_rllib.policies.attention.regime_network import RegimeNetwork

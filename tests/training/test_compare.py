@@ -28,13 +28,15 @@ from mtquant_rllib.evaluation.compare.table import rows_of, write_table
 from mtquant_rllib.evaluation.statistics.overfitting import overfitting
 from mtquant_rllib.evaluation.statistics.sharpe_tests import deflated_sharpe, sharpe_error, sharpe_influence
 from mtquant_rllib.training.inspection.run_comparison import load, runs_named
-from mtquant_rllib.training.inspection.run_tags import change_tags
 from mtquant_rllib.training.records.ownership import SWEEP
+from mtquant_rllib.training.run_store.tags import change_tags
 
 PANELS = {
-    "wealth", "rolling", "years", "months", "distribution", "parts", "costs", "trading", "edits", "learning",
+    "wealth", "rolling", "years", "months", "distribution", "parts", "costs", "trading", "edits", "seeds", "learning",
     "settings",
 }  # fmt: skip
+
+BOOTSTRAP = Settings.load().evaluation.bootstrap
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def comparison(runs: Path) -> Comparison:
     found = load([runs / name for name in ("plain_0", "plain_1", "better")], "test")
-    return compare(found, 0.95, Settings.load().evaluation.verdict)
+    return compare(found, BOOTSTRAP, Settings.load().evaluation.verdict)
 
 
 def test_figures_are_those_of_the_evaluations(comparison: Comparison, runs: Path) -> None:
@@ -82,6 +84,14 @@ def test_only_settings_that_shape_a_policy_and_differ_are_shown(comparison: Comp
     sharpes = [row.run.values["sharpe_ann"] for row in comparison.rows[:2]]
     assert (groups[0].smallest, groups[0].largest) == (min(sharpes), max(sharpes))
     assert groups[1].name == "gamma 0.95"
+    both, one = groups
+    assert both.iqm.estimate == pytest.approx(np.mean(sharpes))
+    assert both.smallest <= both.iqm.lower <= both.iqm.estimate <= both.iqm.upper <= both.largest
+    assert both.profile is not None
+    above = [sum(sharpe > threshold for sharpe in sharpes) / 2 for threshold in both.profile.thresholds]
+    np.testing.assert_array_equal(both.profile.share, above)
+    assert (one.iqm.estimate, one.profile) == (one.smallest, None)
+    assert np.isnan(one.iqm.lower)
 
 
 def test_the_best_configuration_is_judged_as_the_best_of_all(comparison: Comparison) -> None:
@@ -101,7 +111,7 @@ def test_the_best_configuration_is_judged_as_the_best_of_all(comparison: Compari
 def test_the_best_is_judged_as_the_best_of_all_trainings_that_the_ledger_counts(runs: Path) -> None:
     found = load([runs / "plain_0", runs / "better"], "test")
     rule = Settings.load().evaluation.verdict
-    few, many = (compare([replace(run, n_trials=n) for run in found], 0.95, rule).selection for n in (1, 50))
+    few, many = (compare([replace(run, n_trials=n) for run in found], BOOTSTRAP, rule).selection for n in (1, 50))
     assert few is not None
     assert many is not None
     assert (few.n_trials, many.n_trials) == (2, 50)
@@ -113,14 +123,14 @@ def test_the_best_is_judged_as_the_best_of_all_trainings_that_the_ledger_counts(
 def test_a_copy_of_a_run_differs_by_nothing_and_takes_no_share_of_the_others_chances(runs: Path) -> None:
     first, better = load([runs / "plain_0", runs / "better"], "test")
     copied = replace(first, name="copy")
-    alone = compare([first, better], 0.95).rows[1]
-    _, same, beside = compare([first, copied, better], 0.95).rows
+    alone = compare([first, better], BOOTSTRAP).rows[1]
+    _, same, beside = compare([first, copied, better], BOOTSTRAP).rows
     assert (same.difference, same.p_value) == (0.0, 1.0)
     assert beside.p_value == pytest.approx(2 * alone.p_value), "Holm's step for two"
 
 
 def test_one_configuration_is_no_choice(runs: Path) -> None:
-    seeds = compare(load([runs / "plain_0", runs / "plain_1"], "test"), 0.95, Settings.load().evaluation.verdict)
+    seeds = compare(load([runs / "plain_0", runs / "plain_1"], "test"), BOOTSTRAP, Settings.load().evaluation.verdict)
     assert seeds.selection is None
 
 
@@ -138,7 +148,7 @@ def test_episodes_that_share_bars_have_no_error_and_no_best(runs: Path) -> None:
     found = load([runs / name for name in ("plain_0", "better")], "test")
     for run in found:
         run.report["context"]["overlaps"] = True
-    shared = compare(found, 0.95, Settings.load().evaluation.verdict)
+    shared = compare(found, BOOTSTRAP, Settings.load().evaluation.verdict)
     assert shared.selection is None
     assert np.isfinite(shared.rows[1].difference)
     assert np.isnan([shared.rows[1].lower, shared.rows[1].upper, shared.rows[1].p_value]).all()
@@ -149,7 +159,7 @@ def test_episodes_that_share_bars_have_no_error_and_no_best(runs: Path) -> None:
 def test_runs_on_other_bars_are_refused(runs: Path, tmp_path: Path) -> None:
     other = judged_run(tmp_path, "other", n_bars=300)
     with pytest.raises(RunError, match=r"other was judged on 300 bars from .*, plain_0 on 600 bars"):
-        compare(load([runs / "plain_0", other], "test"), 0.95)
+        compare(load([runs / "plain_0", other], "test"), BOOTSTRAP)
 
 
 def test_years_and_months_compound_to_the_whole(comparison: Comparison) -> None:
@@ -181,7 +191,7 @@ def test_every_panel_is_there_and_plotly_knows_every_property(comparison: Compar
 
 
 def test_one_run_alone_has_a_page_too(runs: Path) -> None:
-    alone = compare(load([runs / "better"], "test"), 0.95)
+    alone = compare(load([runs / "better"], "test"), BOOTSTRAP)
     page = build_page(alone, "One", 500)
     assert "settings" not in {panel.id for section in page.sections for panel in section.panels}
     assert page.render()

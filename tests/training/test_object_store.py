@@ -24,11 +24,11 @@ from mtquant_rllib.env.prepared.source import local_copy
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.object_store import Store
 from mtquant_rllib.paths import address_of, is_address
-from mtquant_rllib.training.inspection.run_pruning import prune_run
 from mtquant_rllib.training.preparation import prepare, restored
 from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.records.run_names import run_path
+from mtquant_rllib.training.run_store.pruning import prune_run
 from mtquant_rllib.training.storage import exclusive_access, lease, mirror, retries
 from mtquant_rllib.training.storage.mirror import working_folder
 from mtquant_rllib.training.storage.working_copy import LEASE, WorkingCopy

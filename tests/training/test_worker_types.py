@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mtquant_rllib.config.training import WorkerType
+from mtquant_rllib.config.sections.training import WorkerType
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.placement.nodes import Node
 from mtquant_rllib.training.placement.worker_types import startable, worker_types

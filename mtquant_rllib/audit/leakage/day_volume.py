@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from mtquant_rllib.audit.findings import Check, Leak
-from mtquant_rllib.config.evaluation import AuditConfig
+from mtquant_rllib.config.sections.evaluation import AuditConfig
 from mtquant_rllib.market.bars import VOLUME, MarketData
 from mtquant_rllib.market.calendar import trading_day
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mtquant_rllib.audit.findings import Check, Leak, first_of_each
-from mtquant_rllib.config.evaluation import AuditConfig
+from mtquant_rllib.config.sections.evaluation import AuditConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.market.bars import MarketData
 from mtquant_rllib.market.calendar import utc_time

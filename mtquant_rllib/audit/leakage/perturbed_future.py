@@ -20,7 +20,7 @@ from mtquant_rllib.audit.leakage.altered_futures import FUTURES
 from mtquant_rllib.audit.leakage.named_arrays import NamedArray, by_name, changed_columns, first_difference
 from mtquant_rllib.audit.leakage.played_bars import played_bars
 from mtquant_rllib.audit.leakage.prepared_arrays import prepared_arrays
-from mtquant_rllib.config.evaluation import AuditConfig
+from mtquant_rllib.config.sections.evaluation import AuditConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.errors import MarketDataError

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mtquant_rllib.config.training import LearnerConfig
+from mtquant_rllib.config.sections.training import LearnerConfig
 from mtquant_rllib.engine.learning.execution_options import NetworkExecution, changed_options, checkpointed_encoders
 from mtquant_rllib.engine.learning.fast_path.policies import ManualBackprop, has_fast_path
 from mtquant_rllib.engine.learning.stacks import ModuleStack, StackedParameters

@@ -25,7 +25,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mtquant_rllib.config.training import LearnerConfig
+from mtquant_rllib.config.sections.training import LearnerConfig
 
 logger = logging.getLogger(__name__)
 

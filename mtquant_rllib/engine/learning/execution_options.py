@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import nn
 
-from mtquant_rllib.config.training import LearnerConfig
+from mtquant_rllib.config.sections.training import LearnerConfig
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.policies.attention.self_attention import AttentionEncoder
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtquant_rllib.config.sac import PrioritiesConfig
+from mtquant_rllib.config.sections.sac import PrioritiesConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.engine.fragments import Fragment, LevelColumns
 from mtquant_rllib.engine.randomness import REPLAY, generator

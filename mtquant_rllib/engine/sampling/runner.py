@@ -225,10 +225,8 @@ class BatchedEnvRunner(BarRunner):
             unstepped = part.playing & ~stepped
             with part.desk.rolled_back(np.flatnonzero(unstepped)) if unstepped.any() else contextlib.nullcontext():
                 if flags is not None:
-                    flags[number].market_rows[row], flags[number].active_instrument[row] = (
-                        part.desk.state.row,
-                        part.active_instrument(),
-                    )
+                    flags[number].market_rows[row] = part.desk.state.row
+                    flags[number].active_instrument[row] = part.active_instrument()
                 for sampler in samplers:
                     self._decide(sampler, row, acting, sample_actions)
                 result = part.desk.advance()
@@ -383,13 +381,9 @@ class BatchedEnvRunner(BarRunner):
                         shape = (self.num_envs, sampler.level.n_acting, sampler.level.group.observation.width)
                         observations = sampler.level.observe() if due.any() else np.zeros(shape, np.float32)
                     private = observations[..., sampler.level.state_columns]
-                    rows = part.desk.state.row.copy()
-                    bootstraps.append(
-                        (
-                            sampler,
-                            BootstrapObservations(private, sampler.module_index(), due, rows, part.active_instrument()),
-                        )
-                    )
+                    rows, active = part.desk.state.row.copy(), part.active_instrument()
+                    modules = sampler.module_index()
+                    bootstraps.append((sampler, BootstrapObservations(private, modules, due, rows, active)))
         return bootstraps
 
     def _count(self, bars: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mtquant_rllib.config.allocator import RegimeAwareConfig
+from mtquant_rllib.config.sections.allocator import RegimeAwareConfig
 from mtquant_rllib.features.regimes import Regime
 
 _CALM_VOL_ANN = 0.10

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.config.desk import DifferentialSharpeConfig
+from mtquant_rllib.config.sections.desk import DifferentialSharpeConfig
 from mtquant_rllib.vector_state import VectorState
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.config.desk import RiskScaleConfig
+from mtquant_rllib.config.sections.desk import RiskScaleConfig
 from mtquant_rllib.vector_state import VectorState
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from mtquant_rllib.agents.groups import agent_groups
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.allocator import AllocatorOracleConfig
+from mtquant_rllib.config.sections.allocator import AllocatorOracleConfig
 from mtquant_rllib.evaluation.backtest.long_only_optimiser import best_weights
 from mtquant_rllib.risk.repair.packed import PackedIndex
 

@@ -13,19 +13,26 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from mtquant_rllib.config.evaluation import VerdictConfig
+from mtquant_rllib.config.sections.evaluation import BootstrapConfig, VerdictConfig
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.compare.compared_run import ComparedRun
 from mtquant_rllib.evaluation.compare.selection import Selection, selection
 from mtquant_rllib.evaluation.measures import living_returns
+from mtquant_rllib.evaluation.statistics.bootstrap import Interval
 from mtquant_rllib.evaluation.statistics.paired_tests import compare_sharpes
-from mtquant_rllib.evaluation.statistics.run_scores import interquartile_mean
+from mtquant_rllib.evaluation.statistics.run_scores import (
+    Profile,
+    interquartile_mean_interval,
+    performance_profile,
+)
 
 SEED = "seed"
 _LOOKS_ALIKE = ("resources.", "tracking.", "checkpoints.", "desk.observation.feature_means", "evaluation.")
 """Settings that shape no policy, or follow from the market."""
 
 
+_PROFILE_POINTS = 41
+"""Sharpe ratios at which the share of seeds above is drawn."""
 _NAME_LONGEST = 44
 """Characters of a configuration's name; the settings have a table of their own."""
 
@@ -57,37 +64,38 @@ class Row:
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs that differ in the seed alone: their Sharpe ratios' interquartile mean, smallest and largest."""
+    """Runs that differ in the seed alone: their Sharpe ratios' interquartile mean with its interval from resampled
+    seeds (NaN for one seed), smallest and largest; and the share of seeds above each Sharpe ratio."""
 
     rows: tuple[Row, ...]
     name: str
-    iqm: float
+    iqm: Interval
     smallest: float
     largest: float
+    profile: Profile | None
 
 
 @dataclass(frozen=True)
 class Comparison:
     """rows: in the order that the runs were named in. different: paths of settings in which they differ. notes: what
-    makes them less than comparable. selection: the best configuration as the best of all; None where there is one."""
+    makes them less than comparable. selection: the best configuration as the best of all; None where there is one.
+    configurations: in the order of their first runs."""
 
     rows: tuple[Row, ...]
     different: tuple[str, ...]
     notes: tuple[str, ...]
     confidence: float
-    selection: Selection | None = None
+    selection: Selection | None
+    configurations: tuple[Configuration, ...]
 
     @property
     def runs(self) -> tuple[ComparedRun, ...]:
         return tuple(row.run for row in self.rows)
 
-    @property
-    def configurations(self) -> tuple[Configuration, ...]:
-        """In the order of their first runs."""
-        return tuple(_configurations(self.rows))
 
-
-def compare(runs: Sequence[ComparedRun], confidence: float, verdict: VerdictConfig | None = None) -> Comparison:
+def compare(
+    runs: Sequence[ComparedRun], bootstrap: BootstrapConfig, verdict: VerdictConfig | None = None
+) -> Comparison:
     """The runs beside the first of them. verdict: the rule by which the best of several configurations is judged.
 
     Raises
@@ -106,14 +114,17 @@ def compare(runs: Sequence[ComparedRun], confidence: float, verdict: VerdictConf
                 "bars: name runs of one market, judged on one split"
             )
     different = differing_settings(runs)
-    gaps = _differences(runs, confidence)
+    gaps = _differences(runs, bootstrap.confidence)
     rows = tuple(
         Row(run, *gap, {path: run.settings.get(path) for path in different})
         for run, gap in zip(runs, gaps, strict=True)
     )
-    chosen = None if verdict is None else _selection(rows, verdict)
+    configurations = _configurations(rows, bootstrap)
+    chosen = None if verdict is None else _selection(rows, configurations, verdict)
     said = [] if chosen is None else [chosen.words]
-    return Comparison(rows, tuple(different), (*_notes(runs), *said), confidence, chosen)
+    return Comparison(
+        rows, tuple(different), (*_notes(runs), *said), bootstrap.confidence, chosen, tuple(configurations)
+    )
 
 
 def differing_settings(runs: Sequence[ComparedRun]) -> list[str]:
@@ -142,12 +153,13 @@ def _differences(runs: Sequence[ComparedRun], confidence: float) -> list[tuple[f
     return [nothing, *zip(gap, gap - wide * error, gap + wide * error, test.adjusted_two_sided)]
 
 
-def _selection(rows: Sequence[Row], verdict: VerdictConfig) -> Selection | None:
+def _selection(
+    rows: Sequence[Row], configurations: Sequence[Configuration], verdict: VerdictConfig
+) -> Selection | None:
     """By the mean return of each configuration's seeds, as many of each: a mean of more seeds has less noise. None
     where the runs played episodes that share bars."""
     if any(row.run.overlaps for row in rows):
         return None
-    configurations = _configurations(rows)
     seeds = min(len(one.rows) for one in configurations)
     returns = [
         np.mean([np.nan_to_num(living_returns(row.run.own.returns)).ravel() for row in one.rows[:seeds]], axis=0)
@@ -162,21 +174,32 @@ def _selection(rows: Sequence[Row], verdict: VerdictConfig) -> Selection | None:
     )
 
 
-def _configurations(rows: Sequence[Row]) -> list[Configuration]:
+def _configurations(rows: Sequence[Row], bootstrap: BootstrapConfig) -> list[Configuration]:
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(row.configuration, []).append(row)
-    return [_configuration(group) for group in groups.values()]
+    sharpes = np.array([row.run.values["sharpe_ann"] for row in rows])
+    known = sharpes[np.isfinite(sharpes)]
+    thresholds = np.linspace(known.min(), known.max(), _PROFILE_POINTS) if len(known) else np.zeros(0)
+    return [_configuration(group, thresholds, bootstrap) for group in groups.values()]
 
 
-def _configuration(rows: Sequence[Row]) -> Configuration:
+def _configuration(rows: Sequence[Row], thresholds: np.ndarray, bootstrap: BootstrapConfig) -> Configuration:
     sharpes = np.array([row.run.values["sharpe_ann"] for row in rows])
     known = sharpes[np.isfinite(sharpes)]
     own = (f"{path.rpartition('.')[2]} {value}" for path, value in rows[0].differs.items() if path != SEED)
     name = _shortened(", ".join(own)) or "all runs"
-    if not len(known):
-        return Configuration(tuple(rows), name, *(float("nan"),) * 3)
-    return Configuration(tuple(rows), name, float(interquartile_mean(known)), float(known.min()), float(known.max()))
+    ends = (float(known.min()), float(known.max())) if len(known) else (float("nan"), float("nan"))
+    if len(known) < 2:
+        return Configuration(tuple(rows), name, _without_interval(ends[0], bootstrap.confidence), *ends, None)
+    rng = np.random.default_rng(0)
+    iqm = interquartile_mean_interval(known[:, None], bootstrap, rng)
+    return Configuration(tuple(rows), name, iqm, *ends, performance_profile(known[:, None], thresholds, bootstrap, rng))
+
+
+def _without_interval(estimate: float, confidence: float) -> Interval:
+    unknown = float("nan")
+    return Interval(estimate, unknown, unknown, unknown, confidence)
 
 
 def _shortened(text: str) -> str:

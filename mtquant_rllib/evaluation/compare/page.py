@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mtquant_rllib.evaluation.compare import attribution, learning, performance
+from mtquant_rllib.evaluation.compare import attribution, learning, performance, seeds
 from mtquant_rllib.evaluation.compare.comparison import Comparison
 from mtquant_rllib.evaluation.compare.table import figure_cells, verdict_cells
 from mtquant_rllib.evaluation.web_page.page import Page, PageSection
@@ -36,7 +36,7 @@ def build_page(comparison: Comparison, title: str, line_points: int) -> Page:
                 attribution.edits_panel(comparison),
             ),
         ),
-        PageSection("learning_section", "Learning and settings", *_learning(comparison)),
+        PageSection("learning_section", "Seeds, learning and settings", *_learning(comparison)),
     ]
     facts = context["facts"]
     return Page(
@@ -62,6 +62,10 @@ def build_page(comparison: Comparison, title: str, line_points: int) -> Page:
 
 def _learning(comparison: Comparison) -> tuple[tuple[Panel, ...], str]:
     """Panels, and why there are none."""
-    found = (learning.learning_panel(comparison), learning.settings_panel(comparison))
+    found = (
+        seeds.seeds_panel(comparison),
+        learning.learning_panel(comparison),
+        learning.settings_panel(comparison),
+    )
     panels = tuple(panel for panel in found if panel is not None)
     return panels, "" if panels else "The runs kept no learning curves, and agree in all settings."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.config.evaluation import VerdictConfig
+from mtquant_rllib.config.sections.evaluation import VerdictConfig
 from mtquant_rllib.evaluation.statistics.sharpe_tests import sharpe_influence
 from mtquant_rllib.evaluation.statistics.verdict import judge_returns
 

@@ -85,7 +85,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     print_cells(figure_cells(comparison), console, title=title)
     print_cells(verdict_cells(comparison), console, title="verdicts, and differences of Sharpe ratios", words=(0, 1))
     if len(comparison.configurations) < len(comparison.rows):
-        print_cells(_configuration_cells(comparison), console, title="seeds of one configuration together")
+        print_cells(configuration_cells(comparison), console, title="seeds of one configuration together")
     if comparison.different:
         cells = _setting_cells(comparison)
         print_cells(cells, console, title="settings that differ", words=range(len(cells[0])))
@@ -120,10 +120,17 @@ def verdict_cells(comparison: Comparison) -> list[tuple[str, ...]]:
     return [head, *((row.run.name, row.run.finding, _gap(row), _p(row.p_value)) for row in comparison.rows)]
 
 
-def _configuration_cells(comparison: Comparison) -> list[tuple[str, ...]]:
-    head = ("configuration", "seeds", "IQM", "smallest", "largest")
+def configuration_cells(comparison: Comparison) -> list[tuple[str, ...]]:
+    head = ("configuration", "seeds", "IQM", f"{comparison.confidence:.0%}", "smallest", "largest")
     rows = (
-        (one.name, str(len(one.rows)), *(number(value) for value in (one.iqm, one.smallest, one.largest)))
+        (
+            one.name,
+            str(len(one.rows)),
+            number(one.iqm.estimate),
+            "" if np.isnan(one.iqm.lower) else f"{number(one.iqm.lower)} to {number(one.iqm.upper)}",
+            number(one.smallest),
+            number(one.largest),
+        )
         for one in comparison.configurations
     )
     return [head, *rows]

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from mtquant_rllib.config.evaluation import BootstrapConfig
+from mtquant_rllib.config.sections.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.statistics.block_length import bootstrapped_mean
 from mtquant_rllib.evaluation.statistics.bootstrap import Interval, percentile_interval
 

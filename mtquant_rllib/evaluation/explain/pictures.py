@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from mtquant_rllib.config.evaluation import EvaluationConfig
+from mtquant_rllib.config.sections.evaluation import EvaluationConfig
 from mtquant_rllib.evaluation.explain.attention import AttentionViews, attention_views
 from mtquant_rllib.evaluation.explain.collect import ExplanationData
 from mtquant_rllib.evaluation.explain.influence import shares, verdicts

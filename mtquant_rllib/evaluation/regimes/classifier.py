@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mtquant_rllib.config.evaluation import BootstrapConfig
+from mtquant_rllib.config.sections.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.regimes.figures import N_REGIMES, NO_REGIME, REGIME_NAMES
 from mtquant_rllib.evaluation.statistics.block_length import bootstrapped_mean
 from mtquant_rllib.evaluation.statistics.bootstrap import Interval

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from mtquant_rllib.config.evaluation import BootstrapConfig, EvaluationConfig
+from mtquant_rllib.config.sections.evaluation import BootstrapConfig, EvaluationConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.backtest.record import Record

@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator, PercentFormatter
 
-from mtquant_rllib.config.evaluation import PlotConfig
+from mtquant_rllib.config.sections.evaluation import PlotConfig
 from mtquant_rllib.evaluation import measures
 from mtquant_rllib.evaluation.backtest.record import Record
 from mtquant_rllib.evaluation.report.book_styles import LOWEST_WEALTH, book_styles, is_held

@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 
-from mtquant_rllib.config.evaluation import BootstrapConfig
+from mtquant_rllib.config.sections.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.statistics.bootstrap import Interval, percentile_interval, stationary_bootstrap_indices
 
 _SIGNIFICANT = 2.0

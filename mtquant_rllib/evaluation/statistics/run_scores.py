@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.config.evaluation import BootstrapConfig
+from mtquant_rllib.config.sections.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.statistics.bootstrap import Interval, percentile_interval
 
 _TRIM = 0.25

@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mtquant_rllib.config.evaluation import BootstrapConfig
+from mtquant_rllib.config.sections.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.backtest.record import Record
 from mtquant_rllib.evaluation.backtest.trading_days import bars_per_day
 from mtquant_rllib.evaluation.measures import living_returns, sharpe

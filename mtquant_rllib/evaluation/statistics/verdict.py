@@ -17,7 +17,7 @@ from enum import StrEnum
 import numpy as np
 from scipy import stats
 
-from mtquant_rllib.config.evaluation import VerdictConfig
+from mtquant_rllib.config.sections.evaluation import VerdictConfig
 from mtquant_rllib.evaluation.statistics.overfitting import overfitting
 from mtquant_rllib.evaluation.statistics.paired_tests import compare_sharpes
 from mtquant_rllib.evaluation.statistics.sharpe_tests import (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.config.market import QualityConfig
+from mtquant_rllib.config.sections.market import QualityConfig
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.market.alignment import BarSeries
 from mtquant_rllib.market.bars import CLOSE, HIGH, LOW, OPEN, VOLUME, MarketData

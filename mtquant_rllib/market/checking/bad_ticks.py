@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mtquant_rllib.config.market import PlausibleConfig
+from mtquant_rllib.config.sections.market import PlausibleConfig
 from mtquant_rllib.market.bars import CLOSE, HIGH, LOW, OPEN, VOLUME
 
 _MAD_TO_SD = 1.4826

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mtquant_rllib.config.market import FileOptions
+from mtquant_rllib.config.sections.market import FileOptions
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.market import timestamps as clocks
 from mtquant_rllib.market.bars import CLOSE, COLUMNS, HIGH, LOW, OPEN, VOLUME

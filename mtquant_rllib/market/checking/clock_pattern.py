@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.config.instruments import SessionConfig
-from mtquant_rllib.config.market import ClockConfig
+from mtquant_rllib.config.sections.instruments import SessionConfig
+from mtquant_rllib.config.sections.market import ClockConfig
 from mtquant_rllib.market.alignment import BarSeries, usual_step_s
 from mtquant_rllib.market.bars import CLOSE
 from mtquant_rllib.market.calendar import local_time, weekday

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mtquant_rllib.config.market import FileOptions
+from mtquant_rllib.config.sections.market import FileOptions
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.market.aliases import plain
 from mtquant_rllib.market.file_errors import Inspection, fault

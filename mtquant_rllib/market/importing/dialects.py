@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mtquant_rllib.config.market import ColumnNames, DialectConfig, FileOptions, MarketConfig
+from mtquant_rllib.config.sections.market import ColumnNames, DialectConfig, FileOptions, MarketConfig
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.aliases import plain
 from mtquant_rllib.market.file_errors import fault

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from mtquant_rllib.config.market import ColumnNames, FileOptions, MarketConfig
+from mtquant_rllib.config.sections.market import ColumnNames, FileOptions, MarketConfig
 from mtquant_rllib.market.aliases import plain
 from mtquant_rllib.market.file_errors import Inspection, fault
 from mtquant_rllib.market.importing.dialects import (

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mtquant_rllib.config.market import FileOptions
+from mtquant_rllib.config.sections.market import FileOptions
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.alignment import BarSeries, align

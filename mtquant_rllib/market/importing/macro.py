@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtquant_rllib.config.market import FileOptions, MacroConfig, MarketConfig
+from mtquant_rllib.config.sections.market import FileOptions, MacroConfig, MarketConfig
 from mtquant_rllib.market.aliases import NameBook, plain
 from mtquant_rllib.market.calendar import utc_time
 from mtquant_rllib.market.file_errors import Inspection, fault, refuse_large_repairs

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mtquant_rllib.config.market import FileOptions
+from mtquant_rllib.config.sections.market import FileOptions
 from mtquant_rllib.market.file_errors import fault, option_hint
 
 _EMPTY_TEXTS = ("", "null", "nan", "na", "n/a", "none", "-", ".")

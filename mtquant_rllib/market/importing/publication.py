@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mtquant_rllib.config.market import MacroConfig, PublishedConfig
+from mtquant_rllib.config.sections.market import MacroConfig, PublishedConfig
 from mtquant_rllib.market.aliases import plain
 from mtquant_rllib.market.spacing import in_runs
 

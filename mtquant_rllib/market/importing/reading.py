@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from mtquant_rllib.config.market import ColumnNames, FileOptions
+from mtquant_rllib.config.sections.market import ColumnNames, FileOptions
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.market import timestamps as clocks
 from mtquant_rllib.market.aliases import NameBook

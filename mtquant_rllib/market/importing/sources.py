@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from mtquant_rllib.config.market import MarketConfig
+from mtquant_rllib.config.sections.market import MarketConfig
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.market.file_errors import fault
 

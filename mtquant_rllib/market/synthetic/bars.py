@@ -21,7 +21,7 @@ import numpy as np
 from scipy.signal import lfilter
 from scipy.special import log_ndtr
 
-from mtquant_rllib.config.synthetic import MomentumStructure, SyntheticVolume
+from mtquant_rllib.config.sections.synthetic import MomentumStructure, SyntheticVolume
 from mtquant_rllib.market.synthetic.planted import momentum_score
 
 _FURTHEST = 0.9

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from mtquant_rllib.config.sections.synthetic import SyntheticMacro, SyntheticVolatility
 from mtquant_rllib.config.settings import Settings
-from mtquant_rllib.config.synthetic import SyntheticMacro, SyntheticVolatility
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.market.bars import VOLUME, MarketData
 from mtquant_rllib.market.synthetic import bars, innovations, macro, planted, regime_chain

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from scipy.signal import lfilter
 
-from mtquant_rllib.config.synthetic import SyntheticDxy, SyntheticRates, SyntheticVix
+from mtquant_rllib.config.sections.synthetic import SyntheticDxy, SyntheticRates, SyntheticVix
 from mtquant_rllib.market.synthetic.innovations import nearest_correlation
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 from scipy.signal import lfilter
 
-from mtquant_rllib.config.synthetic import MomentumStructure, PlantedStructure
+from mtquant_rllib.config.sections.synthetic import MomentumStructure, PlantedStructure
 
 
 @dataclass(frozen=True)

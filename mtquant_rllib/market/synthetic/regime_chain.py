@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mtquant_rllib.config.synthetic import REGIMES
+from mtquant_rllib.config.sections.synthetic import REGIMES
 
 
 def transition_matrix(rows: Mapping[str, Sequence[float]]) -> np.ndarray:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from mtquant_rllib.config.attention import AttentionConfig
+from mtquant_rllib.config.sections.attention import AttentionConfig
 from mtquant_rllib.policies.attention.regime_network import N_REGIMES
 from mtquant_rllib.policies.networks import GroupedShape
 

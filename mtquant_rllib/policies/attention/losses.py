@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mtquant_rllib.config.attention import AuxiliaryLossesConfig
+from mtquant_rllib.config.sections.attention import AuxiliaryLossesConfig
 from mtquant_rllib.policies.attention.regime_network import RegimeOutput
 
 NO_LABEL = -1

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mtquant_rllib.config.attention import AttentionConfig
+from mtquant_rllib.config.sections.attention import AttentionConfig
 from mtquant_rllib.policies.attention.losses import NO_LABEL, auxiliary_losses
 from mtquant_rllib.policies.attention.regime_network import Fallback, RegimeNetwork, RegimeOutput, zeroed_nonfinite
 from mtquant_rllib.policies.attention.self_attention import RELU_GAIN, AttentionEncoder, dropout

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtquant_rllib.config.attention import AttentionConfig, PolicyHeadsConfig, RegimeClassifierConfig
+from mtquant_rllib.config.sections.attention import AttentionConfig, PolicyHeadsConfig, RegimeClassifierConfig
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.policies.attention.self_attention import RELU_GAIN, AttentionEncoder, dropout
 from mtquant_rllib.policies.networks import Dense, GroupedShape

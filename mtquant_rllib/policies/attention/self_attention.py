@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from mtquant_rllib.config.attention import AttentionConfig
+from mtquant_rllib.config.sections.attention import AttentionConfig
 from mtquant_rllib.policies.networks import Dense
 
 RELU_GAIN = math.sqrt(2)

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mtquant_rllib.config.agents import PortfolioRiskConfig
-from mtquant_rllib.config.instruments import InstrumentConfig
-from mtquant_rllib.config.risk import RiskConfig
+from mtquant_rllib.config.sections.agents import PortfolioRiskConfig
+from mtquant_rllib.config.sections.instruments import InstrumentConfig
+from mtquant_rllib.config.sections.risk import RiskConfig
 from mtquant_rllib.risk import pretrade
 from mtquant_rllib.risk.repair.batch import RepairBatch
 from mtquant_rllib.risk.repair.correlation import diversifying_factors

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mtquant_rllib.config.instruments import InstrumentConfig
+from mtquant_rllib.config.sections.instruments import InstrumentConfig
 
 
 def margin_rates(instruments: Sequence[InstrumentConfig]) -> np.ndarray:

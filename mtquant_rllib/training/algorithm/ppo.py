@@ -7,7 +7,7 @@ import time
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 
 from mtquant_rllib.config.trial import TrialConfig
-from mtquant_rllib.engine.learning.ppo_learner import BatchedLearner
+from mtquant_rllib.engine.learning.ppo.learner import BatchedLearner
 from mtquant_rllib.engine.rllib_reference import RLlibEnvRunner, RLlibLearner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.errors import ConfigError, RunError

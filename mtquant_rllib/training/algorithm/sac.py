@@ -15,9 +15,9 @@ from typing import Any
 from ray.rllib.algorithms.sac import SAC, SACConfig
 
 from mtquant_rllib.config.environment import EnvironmentConfig
-from mtquant_rllib.config.sac import SACConfig as Numbers
+from mtquant_rllib.config.sections.sac import SACConfig as Numbers
 from mtquant_rllib.config.trial import TrialConfig
-from mtquant_rllib.engine.learning.sac_learner import SACLearner
+from mtquant_rllib.engine.learning.sac.learner import SACLearner
 from mtquant_rllib.engine.learning.sharding import ReplicatedBatch
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.errors import ConfigError, RunError

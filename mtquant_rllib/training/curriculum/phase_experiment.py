@@ -27,7 +27,6 @@ from mtquant_rllib.training.curriculum.phases import TrialPlan, expect_trainable
 from mtquant_rllib.training.curriculum.resumption import resumable
 from mtquant_rllib.training.curriculum.storage_wait import StorageAway, StorageWait, storage_error
 from mtquant_rllib.training.curriculum.trial import PhaseTrial, TrialContext
-from mtquant_rllib.training.inspection.checkpoint_survey import newest_whole
 from mtquant_rllib.training.placement.planner import Placement, free_of, placed
 from mtquant_rllib.training.records import ownership, signatures
 from mtquant_rllib.training.records.checkpoints import INDEX, SIGNATURE
@@ -41,6 +40,7 @@ from mtquant_rllib.training.reporting.result_files import (
 from mtquant_rllib.training.reporting.trackers import expect_trackers, tracker_callbacks
 from mtquant_rllib.training.reporting.utilization_line import UtilizationLine
 from mtquant_rllib.training.result_keys import FAILURE, TRIAL
+from mtquant_rllib.training.run_store.checkpoint_survey import newest_whole
 from mtquant_rllib.training.session.autoscaling import wait_for_nodes
 from mtquant_rllib.training.session.driver_memory import DriverMemory
 from mtquant_rllib.training.session.interruption import Interruption

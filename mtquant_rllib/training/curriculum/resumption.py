@@ -8,11 +8,11 @@ from pathlib import Path
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.curriculum.attempt import Attempt
 from mtquant_rllib.training.curriculum.phases import TrialPlan, at_bars
-from mtquant_rllib.training.inspection.checkpoint_survey import surveyed
 from mtquant_rllib.training.records import module_states, ownership
 from mtquant_rllib.training.records.checkpoints import Checkpoint
 from mtquant_rllib.training.records.signatures import KEY_VARIABLE, key_file
 from mtquant_rllib.training.reporting.result_files import curve_of, mend, rows_of_results
+from mtquant_rllib.training.run_store.checkpoint_survey import surveyed
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from mtquant_rllib.evaluation.compare.compared_run import ComparedRun, LearningC
 from mtquant_rllib.evaluation.report.output import REPORT
 from mtquant_rllib.training.inspection.evaluation_folder import FOLDER, evaluation_name
 from mtquant_rllib.training.inspection.opened_policies import last_done
-from mtquant_rllib.training.inspection.run_tags import tags_of
 from mtquant_rllib.training.records.ledger import trials_behind
 from mtquant_rllib.training.records.manifest import Manifest, phases_of
 from mtquant_rllib.training.records.manifest_file import is_run
 from mtquant_rllib.training.records.ownership import SWEEP
 from mtquant_rllib.training.reporting.curve_files import BARS, curve_of, whole_rows
+from mtquant_rllib.training.run_store.tags import tags_of
 
 _VALIDATED, _SHARPE = "validation_bars", "validation_sharpe"
 _SECONDS = ("sampling_s", "learning_s", "validation_s")

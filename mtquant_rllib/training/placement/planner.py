@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mtquant_rllib.config.training import ResourcesConfig
+from mtquant_rllib.config.sections.training import ResourcesConfig
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.placement.nodes import Node, listed
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mtquant_rllib.config.training import WorkerType
+from mtquant_rllib.config.sections.training import WorkerType
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.placement.nodes import Node
 

@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from mtquant_rllib.config.evaluation import PlotConfig
+from mtquant_rllib.config.sections.evaluation import PlotConfig
 from mtquant_rllib.training.records import damage_warnings
 from mtquant_rllib.training.storage import durable
 

@@ -13,7 +13,7 @@ from typing import Any
 from ray.tune import Callback
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.training import TrackerConfig
+from mtquant_rllib.config.sections.training import TrackerConfig
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.extensions import extension
 from mtquant_rllib.training.reporting.guarded_tracker import GuardedTracker

@@ -18,7 +18,7 @@ from typing import Any
 from ray import tune
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.training import ResourcesConfig
+from mtquant_rllib.config.sections.training import ResourcesConfig
 from mtquant_rllib.errors import RunError, TrainingFailed
 from mtquant_rllib.training.curriculum.attempt import Attempt
 from mtquant_rllib.training.curriculum.node_callbacks import LostNodes, SessionLost, Waiting

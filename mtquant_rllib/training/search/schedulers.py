@@ -15,8 +15,8 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 
-from mtquant_rllib.config.search import ASHAConfig, PBTConfig
 from mtquant_rllib.config.search_space import Space
+from mtquant_rllib.config.sections.search import ASHAConfig, PBTConfig
 from mtquant_rllib.training.result_keys import FAILURE, TRIAL
 from mtquant_rllib.training.search.keys import COMPLETE, HANDOVERS, NEWEST, PROGRESS, SCORE
 from mtquant_rllib.training.search.results import STOPPED, Results, note_result

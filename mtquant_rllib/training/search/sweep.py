@@ -6,43 +6,43 @@ trial fits onto the machine.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
 from rich.console import Console
 
 from mtquant_rllib import strict_json
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.search_space import Space, Values, expect_perturbable, read_space, settings_with
+from mtquant_rllib.config.search_space import read_space, settings_with
 from mtquant_rllib.errors import ConfigError, RunError, TrainingFailed
 from mtquant_rllib.evaluation.report.output import print_report
 from mtquant_rllib.paths import is_address
 from mtquant_rllib.training.curriculum.attempt import Attempt
 from mtquant_rllib.training.curriculum.changeable_settings import refuse_unchangeable, with_overrides
-from mtquant_rllib.training.curriculum.phases import expect_trainable
 from mtquant_rllib.training.placement.node_readiness import Readiness
-from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.preparation import centred, for_market, prepare, restored
 from mtquant_rllib.training.records import ledger, ownership, run_names
-from mtquant_rllib.training.records.manifest import Manifest, MarketRecord, phases_of
+from mtquant_rllib.training.records.manifest import Manifest, MarketRecord
 from mtquant_rllib.training.records.manifest_file import is_run
-from mtquant_rllib.training.reporting.trackers import TENSORBOARD, WANDB, expect_trackers
+from mtquant_rllib.training.reporting.trackers import TENSORBOARD, WANDB
 from mtquant_rllib.training.reporting.weights_and_biases.launcher import followed
 from mtquant_rllib.training.run_log import ends_in_the_log, log_to, resume_command, tell
 from mtquant_rllib.training.search import experiment, handover, table
-from mtquant_rllib.training.search.optuna_searcher import expect_optuna
+from mtquant_rllib.training.search.declaration import (
+    declared_phases,
+    declared_trials,
+    expect_all_trainable,
+    expect_comparable,
+    expect_room,
+    expect_the_same,
+)
 from mtquant_rllib.training.search.record import SELECTION, SweepRecord, is_sweep
 from mtquant_rllib.training.search.results import FAILED, FINISHED, Results, TrialRow, ranked
 from mtquant_rllib.training.session.interruption import Interruption
-from mtquant_rllib.training.session.ray_session import local_node, session
+from mtquant_rllib.training.session.ray_session import session
 from mtquant_rllib.training.storage import durable, exclusive_access, mirror
-
-ALL = "all"
-"""Every phase, one after the other, in place of one."""
 
 
 def sweep(
@@ -82,18 +82,18 @@ def sweep(
     if run is not None and is_address(run):
         raise RunError(f"--run {run}: a sweep lies in a folder that every node mounts; object stores hold single runs")
     found = read_space(space, settings)
-    phases = _phases(settings, phase)
-    values = _trials(settings, found)
-    _expect_comparable(settings, found)
+    phases = declared_phases(settings, phase)
+    values = declared_trials(settings, found)
+    expect_comparable(settings, found)
     for one in values:
-        _expect_trainable(for_market(settings_with(settings, one), from_files=market is not None), phases)
-    _expect_room(settings, phases, address)
+        expect_all_trainable(for_market(settings_with(settings, one), from_files=market is not None), phases)
+    expect_room(settings, phases, address)
     run = run_names.claim_free() if run is None else run_names.run_path(run).resolve()
     if is_sweep(run):
         if not resume_existing:
             raise RunError(f"{run}: this sweep exists; carry it on with `mtquant resume {run}` or name another")
         files = [None if one is None else str(Path(one).resolve()) for one in (market, macro)]
-        _expect_the_same(SweepRecord.read(run), settings, found, files, budget_scale)
+        expect_the_same(SweepRecord.read(run), settings, found, files, budget_scale)
     else:
         ownership.claim(run)
         record = SweepRecord.begin(
@@ -169,86 +169,6 @@ def _carry_on(run: Path, record: SweepRecord, address: str | None, trust: bool, 
             experiment.fit(attempt, record, results, partial(_begin_trial, run, record, results, markets, overrides))
     _count_taken_over(run, record, results)
     _conclude(run, record, results)
-
-
-# -- what is checked --------------------------------------------------------------------------------------------------
-
-
-def _phases(settings: Settings, phase: int | str) -> list[int]:
-    known = phases_of(settings)
-    if phase == ALL:
-        if settings.search.scheduler == "pbt" and len(known) > 1:
-            raise ConfigError("--phase all with --scheduler pbt: a population hands states over inside one phase")
-        return list(known)
-    if phase != known[0]:
-        raise ConfigError(f"--phase {phase}: a sweep begins with phase {known[0]}; expected {known[0]} or {ALL}")
-    return [known[0]]
-
-
-def _trials(settings: Settings, space: Space) -> list[Values]:
-    """The values of every trial; with Optuna those of the first alone."""
-    search = settings.search
-    if search.searcher == "optuna":
-        if search.scheduler in ("pbt", "grid"):
-            raise ConfigError(
-                f"search.searcher = 'optuna' with search.scheduler = {search.scheduler!r}: expected asha or random"
-            )
-        expect_optuna()
-        return []
-    if search.scheduler == "grid":
-        return space.grid()
-    if search.scheduler == "pbt":
-        expect_perturbable(space)
-        if search.trials < 2:
-            raise ConfigError(
-                f"search.trials = {search.trials} with search.scheduler = 'pbt': a population has two trials at least"
-            )
-    return [space.draw(settings.seed, number) for number in range(search.trials)]
-
-
-def _expect_comparable(settings: Settings, space: Space) -> None:
-    """Raises ConfigError where trials would be compared before they are validated."""
-    search, validations = settings.search, settings.recipe.validations
-    first = {"asha": search.asha.grace_frac, "pbt": 1 / search.pbt.rounds}.get(search.scheduler, 1.0)
-    name = "asha.grace_frac" if search.scheduler == "asha" else "pbt.rounds"
-    if first * validations < 1:
-        raise ConfigError(
-            f"search.{name}: trials would be compared at {100 * first:.3g}% of the budget, and the first of "
-            f"recipe.validations = {validations} comes at {100 / validations:.3g}%"
-        )
-
-
-def _expect_trainable(settings: Settings, phases: Sequence[int]) -> None:
-    expect_trackers(settings)
-    for phase in phases:
-        expect_trainable(settings, phase)
-
-
-def _expect_room(settings: Settings, phases: Sequence[int], address: str | None) -> None:
-    """What a cluster has is asked once it is joined."""
-    if address is None and not ray.is_initialized():
-        resources = experiment.resources_of(settings, settings.search.seeds)
-        placed(resources, phases[0], ["trial_00"], [local_node(settings)])
-
-
-def _expect_the_same(
-    record: SweepRecord, settings: Settings, space: Space, files: Sequence[str | None], budget_scale: float
-) -> None:
-    """Raises ConfigError when a sweep that exists was declared otherwise, but for what shapes no result."""
-    own = json.loads(strict_json.dumps(settings.model_dump(mode="json")))
-    other = [
-        f"section `{section}`"
-        for section, values in own.items()
-        if section not in ("resources", "tracking", "checkpoints") and record.settings.get(section) != values
-    ]
-    if record.space != json.loads(strict_json.dumps(space.declared())):
-        other.insert(0, "--space")
-    if [record.market, record.macro] != list(files):
-        other.append("--market or --macro")
-    if record.budget_scale != budget_scale:
-        other.append("--budget-scale")
-    if other:
-        raise ConfigError(f"sweep {record.name} was declared with another {other[0]}; name another run")
 
 
 # -- what is made -----------------------------------------------------------------------------------------------------

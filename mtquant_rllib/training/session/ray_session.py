@@ -25,7 +25,7 @@ import torch
 from ray.util import placement_group_table
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.config.training import WorkerType
+from mtquant_rllib.config.sections.training import WorkerType
 from mtquant_rllib.env.prepared.data import CACHE_VARIABLE, cache_folder
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.placement.local_cpus import local_cpus

@@ -15,7 +15,7 @@ import signal
 import sys
 from pathlib import Path
 
-from mtquant_rllib.config.training import TrackingConfig
+from mtquant_rllib.config.sections.training import TrackingConfig
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.reporting.weights_and_biases.follower import Follower, kept_offline, sole
 from mtquant_rllib.training.reporting.weights_and_biases.session import (

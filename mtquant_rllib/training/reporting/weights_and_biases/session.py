@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from mtquant_rllib.config.training import WandBConfig
+from mtquant_rllib.config.sections.training import WandBConfig
 from mtquant_rllib.training.reporting.weights_and_biases.identity import Identity
 from mtquant_rllib.training.reporting.weights_and_biases.transaction_log import FOLDER
 from mtquant_rllib.training.session import processes

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtquant_rllib.commands import bench_networks
-from mtquant_rllib.commands.bench_options import (
+from mtquant_rllib.commands.bench import networks
+from mtquant_rllib.commands.bench.options import (
     Figures,
     at_least_one,
     median_rates,
@@ -271,24 +271,24 @@ BENCHES = (
         "fit how time grows with tokens, width, batch, window and hidden size, beside what is stated; heads over two "
         "processes",
         takes_repeats,
-        bench_networks.attention,
-        bench_networks.attention_lines,
+        networks.attention,
+        networks.attention_lines,
         "mtquant bench attention --json attention.json",
     ),
     Bench(
         "inference",
         "measure policies that no longer learn: float32, bfloat16, int8, cached and batched; speed and agreement",
-        bench_networks.inference_options,
-        bench_networks.inference,
-        bench_networks.inference_lines,
+        networks.inference_options,
+        networks.inference,
+        networks.inference_lines,
         "mtquant bench inference --json inference.json",
     ),
     Bench(
         "learner",
         "measure what precision, checkpointing and compilation are worth in PPO's update (minutes)",
-        bench_networks.learner_options,
-        bench_networks.learner,
-        bench_networks.learner_lines,
+        networks.learner_options,
+        networks.learner,
+        networks.learner_lines,
         "mtquant bench learner --json learner.json",
     ),
 )

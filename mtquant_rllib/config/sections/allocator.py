@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mtquant_rllib.config.base import Count, Fraction, Multiple, NonNegative, Positive, Section, Share, Width
-from mtquant_rllib.config.synthetic import OracleTable
+from mtquant_rllib.config.sections.synthetic import OracleTable
 
 
 class RegimeWeights(Section):

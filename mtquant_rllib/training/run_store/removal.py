@@ -6,19 +6,19 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from mtquant_rllib.errors import RunError
-from mtquant_rllib.training.inspection import run_tags
-from mtquant_rllib.training.inspection.run_overview import size_of
 from mtquant_rllib.training.records import ownership
 from mtquant_rllib.training.records.manifest_file import BACKUP, FILE, is_run
 from mtquant_rllib.training.reporting.learning_curves import PICTURE
 from mtquant_rllib.training.run_log import LOG
+from mtquant_rllib.training.run_store import tags
+from mtquant_rllib.training.run_store.overview import size_of
 from mtquant_rllib.training.search import lineage
 from mtquant_rllib.training.search.record import SELECTION
 from mtquant_rllib.training.session import ray_leftovers
 from mtquant_rllib.training.storage import durable, exclusive_access, mirror, run_lock
 
 _OWN = (
-    FILE, BACKUP, ownership.MARKER, LOG, PICTURE, run_lock.FILE, run_tags.FILE, SELECTION, lineage.FILE,
+    FILE, BACKUP, ownership.MARKER, LOG, PICTURE, run_lock.FILE, tags.FILE, SELECTION, lineage.FILE,
     ray_leftovers.FILE, "phase_[123]", "policies", "curves", "evaluation", "earlier_evaluations", "explain", "messages",
     "wandb",
     f"{durable.HALF}*",

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mtquant_rllib.agents.action_maps import ACTION_MAPS
-from mtquant_rllib.config.training import LearnerConfig
-from mtquant_rllib.engine.learning import sac_loss
+from mtquant_rllib.config.sections.training import LearnerConfig
 from mtquant_rllib.engine.learning.backprop import AutogradPolicyBackprop, warn_of_unused_options
 from mtquant_rllib.engine.learning.distributed import LearnerRanks, Shard
 from mtquant_rllib.engine.learning.divergence import Divergence, StepCounts, parameter_divergence
@@ -35,6 +34,7 @@ from mtquant_rllib.engine.learning.reference_kl import (
     reference_kl_coeff,
     reference_kl_gradient,
 )
+from mtquant_rllib.engine.learning.sac import loss as sac_loss
 from mtquant_rllib.engine.learning.stacks import StackableModules, StackedAdam, StackedParameters
 from mtquant_rllib.engine.randomness import derived_seed
 from mtquant_rllib.engine.replay.replay import Batch

@@ -21,7 +21,7 @@ from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.engine.fragments import Fragment
 from mtquant_rllib.engine.learning.distributed import DistributedLearner
 from mtquant_rllib.engine.learning.divergence import DivergenceWatch
-from mtquant_rllib.engine.learning.sac_update import ACTOR, ALPHA, CRITICS, OPTIMIZERS, SACStack
+from mtquant_rllib.engine.learning.sac.update import ACTOR, ALPHA, CRITICS, OPTIMIZERS, SACStack
 from mtquant_rllib.engine.learning.schedules import ScheduledLearner
 from mtquant_rllib.engine.learning.stacks import stackable_groups
 from mtquant_rllib.engine.randomness import LOSS, derived_seed

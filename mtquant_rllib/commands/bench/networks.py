@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtquant_rllib.commands.bench_options import (
+from mtquant_rllib.commands.bench.options import (
     Figures,
     at_least_one,
     takes_repeats,

@@ -6,7 +6,7 @@ What differs from RLlib's, and why:
 - an epoch is one pass over *each module's own* rows. RLlib's iterator goes on until the module with the most rows is
   through, so that a controller that decides every five bars is trained five times as often as asked for;
 - modules of one kind are one stack: one forward and backward pass, one norm and one optimiser step for all;
-- stacks share nothing, so each goes through its whole update independently (`ppo_update`), in threads where there are
+- stacks share nothing, so each goes through its whole update independently (`update`), in threads where there are
   CPUs for it, with the same result;
 - frozen modules are not computed;
 - several learners cut the minibatches that one would and sum their gradients (`distributed`): the result does not
@@ -44,9 +44,9 @@ from mtquant_rllib.config.environment import EnvironmentConfig
 from mtquant_rllib.engine.fragments import Fragment, LevelColumns, advantages, reconstruct_observations
 from mtquant_rllib.engine.learning.distributed import DistributedLearner
 from mtquant_rllib.engine.learning.divergence import DivergenceWatch
-from mtquant_rllib.engine.learning.ppo_coefficients import CoefficientState
-from mtquant_rllib.engine.learning.ppo_loss import ppo_loss
-from mtquant_rllib.engine.learning.ppo_update import StackLearner, UpdateMetrics, minibatch_indices
+from mtquant_rllib.engine.learning.ppo.coefficients import CoefficientState
+from mtquant_rllib.engine.learning.ppo.loss import ppo_loss
+from mtquant_rllib.engine.learning.ppo.update import StackLearner, UpdateMetrics, minibatch_indices
 from mtquant_rllib.engine.learning.reference_kl import REFERENCE_KL
 from mtquant_rllib.engine.learning.schedules import DEFAULT, ScheduledLearner
 from mtquant_rllib.engine.learning.stacks import ModuleStack, module_stacks
@@ -70,7 +70,7 @@ class _UpdateBatch(dict[str, bool]):
     """A whole update as the single batch of RLlib's loop: module -> whether it has rows.
 
     module_columns
-        Rows of each module here (`ppo_update.Columns`).
+        Rows of each module here (`update.Columns`).
     counts
         Rows of each module with every learner, (learners,).
     """
@@ -312,4 +312,4 @@ class BatchedLearner(DistributedLearner, ScheduledPPOLearner):
 
 
 _ADVANTAGE = 4
-"""Position in `ppo_update.Columns`."""
+"""Position in `update.Columns`."""

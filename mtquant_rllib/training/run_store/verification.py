@@ -15,11 +15,11 @@ from pathlib import Path
 from mtquant_rllib.env.prepared.files import verify_prepared
 from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.training.curriculum.phases import LAST, at_bars, plan_phase
-from mtquant_rllib.training.inspection.checkpoint_survey import Surveyed, surveyed, trial_folder
 from mtquant_rllib.training.inspection.opened_run import opened
 from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.records.manifest_file import BACKUP, FILE
+from mtquant_rllib.training.run_store.checkpoint_survey import Surveyed, surveyed, trial_folder
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile)
 """What numpy, zipfile and json say of files that are not what they should be."""

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtquant_rllib.config.training import LearnerConfig
+from mtquant_rllib.config.sections.training import LearnerConfig
 from mtquant_rllib.engine.learning.backprop import backprop_for
 from mtquant_rllib.engine.learning.distributed import SumGroup
 from mtquant_rllib.engine.learning.divergence import Divergence, StepCounts, parameter_divergence
 from mtquant_rllib.engine.learning.fast_path.loss_gradients import ppo_gradients
-from mtquant_rllib.engine.learning.ppo_loss import ppo_terms
+from mtquant_rllib.engine.learning.ppo.loss import ppo_terms
 from mtquant_rllib.engine.learning.reference_kl import reference_kl_coeff
 from mtquant_rllib.engine.learning.schedules import DEFAULT
 from mtquant_rllib.engine.learning.stacks import ModuleStack, StackedAdam
@@ -37,7 +37,7 @@ class UpdateMetrics:
     """Metrics of one module's update.
 
     terms, auxiliary_losses
-        Means over the last epoch: of `ppo_loss.ppo_terms`, and of the policy's auxiliary losses.
+        Means over the last epoch: of `loss.ppo_terms`, and of the policy's auxiliary losses.
     gradient_norm
         Of the last step, before clipping.
     steps

@@ -16,10 +16,10 @@ from typing import Any
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import MtquantError, RunError
 from mtquant_rllib.training.curriculum.phases import TrialPlan, at_bars, budget_bars, plan_phase
-from mtquant_rllib.training.inspection.checkpoint_survey import newest_whole, surveyed
 from mtquant_rllib.training.inspection.opened_run import MALFORMED, opened
-from mtquant_rllib.training.inspection.run_errors import LOG, last_errors
 from mtquant_rllib.training.records.manifest import FILE, Manifest
+from mtquant_rllib.training.run_store.checkpoint_survey import newest_whole, surveyed
+from mtquant_rllib.training.run_store.errors import LOG, last_errors
 from mtquant_rllib.training.storage import run_lock
 
 _TRACES = (LOG, "phase_1", "policies", "curves")

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mtquant_rllib.config.attention import AttentionConfig
 from mtquant_rllib.config.base import NonNegative, Positive, Section, Share, Width
+from mtquant_rllib.config.sections.attention import AttentionConfig
 from mtquant_rllib.universe import Sharing
 
 Activation = Literal["tanh", "relu", "silu", "elu"]

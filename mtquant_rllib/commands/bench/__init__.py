@@ -1,0 +1,1 @@
+"""`mtquant bench`: the commands and their options."""

@@ -1,0 +1,1 @@
+"""SAC: losses, a stack's gradient step, and RLlib's learner around it."""

@@ -1,0 +1,1 @@
+"""Runs on disk: what there is, whether it is whole, tags, and what may go (`mtquant runs`)."""
