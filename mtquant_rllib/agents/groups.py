@@ -29,7 +29,7 @@ class ActionComponent:
 
 @dataclass(frozen=True)
 class NetworkChoice:
-    """What the group's modules are built from; see `config.networks` and `config.allocator`.
+    """What the group's modules are built from; see `config.sections.networks` and `config.sections.allocator`.
 
     own_columns
         Columns of each asset that straight lines read with the same weights; empty where they read all columns.
@@ -38,7 +38,7 @@ class NetworkChoice:
         where it adds nothing. Empty without a reference policy: the network's own last layer then begins at
         `initial_mean`.
     kl_coeff
-        Coefficient of KL(policy || reference) in the loss; see `config.reference`.
+        Coefficient of KL(policy || reference) in the loss; see `config.sections.reference`.
     """
 
     name: str

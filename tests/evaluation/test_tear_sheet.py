@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from mtquant_rllib.config import Settings
 from mtquant_rllib.evaluation.regimes.figures import performance_by_regime
 from mtquant_rllib.evaluation.report.building import build_report
 from mtquant_rllib.evaluation.tear_sheet.day_figures import drawdown_spells, figures_beside, figures_of_days
@@ -115,7 +116,7 @@ def test_the_page_has_what_a_portfolio_manager_asks_for(n_envs: int) -> None:
     regimes = {record.name: performance_by_regime(record, labels) for record in records}
     page = build_page(
         records, build_report(records, SETTINGS), regimes, trades,
-        title="x", confidence=0.95, line_points=300,
+        title="x", bootstrap=Settings.load().evaluation.bootstrap, line_points=300,
     )  # fmt: skip
     panels = {panel.id: panel for section in page.sections for panel in section.panels}
     assert set(panels) == {

@@ -33,7 +33,7 @@ class CriticConfig(Section):
     slope: bool
     """Whether they begin with a product of action and observation, beside the trunk; see `policies.critics.Critic`."""
     slope_penalty: NonNegative
-    """lambda of `engine.learning.sac_loss`: ridge penalty on the coefficients of feature times action, over all
+    """lambda of `engine.learning.sac.loss`: ridge penalty on the coefficients of feature times action, over all
     decisions in the replay buffer. A coefficient whose regressor's squares sum to lambda is halved. 0: none, as in the
     paper."""
     last_layer_scale: Positive
@@ -100,7 +100,7 @@ class SACConfig(Section):
     initial_alpha
         Weight of entropy at the start. Its target is -ln n, n the width of the agent's action.
     action_penalty
-        kappa of `engine.learning.sac_loss`: what a raw mean costs, half of it times its square; a slope of as much
+        kappa of `engine.learning.sac.loss`: what a raw mean costs, half of it times its square; a slope of as much
         moves the mean by one. 0 is the paper.
     initial_std, min_std
         As in `networks`, for policies that learn here: the target entropy asks for deviations of about .17.

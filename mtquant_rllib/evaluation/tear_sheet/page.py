@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from mtquant_rllib.config.sections.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.backtest.record import Record
 from mtquant_rllib.evaluation.compare import attribution, performance
 from mtquant_rllib.evaluation.compare.compared_run import ComparedRun, StrategyReturns
@@ -46,7 +47,7 @@ def build_page(
     trades: pa.Table,
     *,
     title: str,
-    confidence: float,
+    bootstrap: BootstrapConfig,
     line_points: int,
 ) -> Page:
     """The page of the first record. The others are rules on the same bars.
@@ -61,7 +62,7 @@ def build_page(
     shares = regimes[subject.name].bars[:-1] / max(regimes[subject.name].bars[-1], 1)
     by_regime = dict(zip(REGIME_NAMES, zip(regimes[subject.name].sharpe_ann[:-1], shares)))
     run = ComparedRun(subject.name, tree, books, {}, by_regime)
-    alone = compare([run], confidence)
+    alone = compare([run], bootstrap)
     own, *others = books.values()
     days_per_year = subject.bars_per_year * len(np.unique(own.timestamps.astype("datetime64[D]"))) / len(own.timestamps)
     shown = {book.name: book for book in others if not is_held(book.name)}

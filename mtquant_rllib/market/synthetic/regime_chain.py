@@ -1,4 +1,4 @@
-"""A Markov chain over the regimes of `config.synthetic.REGIMES`, started from its stationary law."""
+"""A Markov chain over the regimes of `config.sections.synthetic.REGIMES`, started from its stationary law."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def evaluate_run(
                 regimes,
                 blotter.table(),
                 title=_title(opened, name),
-                confidence=settings.evaluation.bootstrap.confidence,
+                bootstrap=settings.evaluation.bootstrap,
                 line_points=explain.line_points,
             )
             files["tear_sheet"] = tear_sheet.write_tear_sheet(page, out)
