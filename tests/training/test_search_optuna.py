@@ -74,3 +74,15 @@ def test_it_asks_for_better_values_and_goes_on_after_a_restart(tmp_path: Path) -
         end(asked, results, f"id{number}", name, math.log(results.rows[name].values["recipe.learning_rate"]))
     rates = [values["recipe.learning_rate"] for values in record.trials]
     assert sum(rates[20:]) / 20 > sum(rates[:10]) / 10
+
+
+def test_it_hears_of_trials_that_an_attempt_before_began(tmp_path: Path) -> None:
+    asked, _, _ = searcher(tmp_path)
+    for number in range(2):
+        asked.suggest(f"id{number}")
+    again, _, results = searcher(tmp_path, left=("trial_00", "trial_01"))
+    for number, score in enumerate((0.3, 0.7)):
+        suggested = again.suggest(f"new{number}")
+        assert isinstance(suggested, dict)
+        end(again, results, f"new{number}", suggested[TRIAL], score)
+    assert [trial.value for trial in again._study.trials] == [0.3, 0.7]

@@ -46,6 +46,8 @@ class OptunaSearcher(Searcher):
         self._sweep, self._record, self._results, self._begin, self._left = sweep, record, results, begin, list(left)
         self._space = record.load_space()
         self._asked: dict[str, Any] = {}
+        self._going_on: dict[str, str] = {}
+        """Trials of an attempt before, by Tune's ids: Optuna hears their scores too."""
         self._study = _study(self._space, record.settings["seed"] + len(record.trials), list(results.rows.values()))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OptunaSearcher:
@@ -57,7 +59,8 @@ class OptunaSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         if self._left:
-            return {TRIAL: self._left.pop(0)}
+            self._going_on[trial_id] = self._left.pop(0)
+            return {TRIAL: self._going_on[trial_id]}
         if len(self._record.trials) >= self._record.n_trials:
             return Searcher.FINISHED
         asked = self._study.ask({path: _distribution(one) for path, one in self._space.dimensions.items()})
@@ -75,11 +78,14 @@ class OptunaSearcher(Searcher):
         pass
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        asked, name = self._asked.pop(trial_id, (None, None))
-        row = self._results.rows.get(name or "")
-        if asked is None or row is None or not row.over:
+        asked, name = self._asked.pop(trial_id, (None, self._going_on.pop(trial_id, "")))
+        row = self._results.rows.get(name)
+        if row is None or not row.over:
             return
-        if row.score is None or error:
+        if asked is None:
+            if row.score is not None and not error:
+                self._study.add_trial(_finished(self._space, row))
+        elif row.score is None or error:
             self._study.tell(asked, state=_failed())
         else:
             self._study.tell(asked, row.score)
@@ -96,12 +102,19 @@ def _study(space: Space, seed: int, rows: Sequence[TrialRow]) -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-    distributions = {path: _distribution(one) for path, one in space.dimensions.items()}
     for row in rows:
         if row.over and row.score is not None:
-            params = {path: _parameter(space.dimensions[path], value) for path, value in row.values.items()}
-            study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=row.score))
+            study.add_trial(_finished(space, row))
     return study
+
+
+def _finished(space: Space, row: TrialRow) -> Any:
+    """A trial that is over, as Optuna keeps it."""
+    import optuna
+
+    params = {path: _parameter(space.dimensions[path], value) for path, value in row.values.items()}
+    distributions = {path: _distribution(one) for path, one in space.dimensions.items()}
+    return optuna.trial.create_trial(params=params, distributions=distributions, value=row.score)
 
 
 def _distribution(dimension: Dimension) -> Any:
