@@ -12,6 +12,14 @@ from mtquant_rllib.evaluation.compare.table import configuration_cells
 from mtquant_rllib.evaluation.web_page.panel import Panel, layout, short
 
 
+_BANDS_MOST = 4
+"""Configurations whose bands can be told apart."""
+
+
+def _band_words(comparison: Comparison, several: int) -> str:
+    return f", with the band of {comparison.confidence:.0%} of resampled seeds" if several <= _BANDS_MOST else ""
+
+
 def seeds_panel(comparison: Comparison) -> Panel | None:
     """Performance profiles of the configurations with several seeds; None where there are none."""
     several = [one for one in comparison.configurations if one.profile is not None]
@@ -42,14 +50,14 @@ def seeds_panel(comparison: Comparison) -> Panel | None:
             "legendgroup": one.name,
             "hovertemplate": "%{y:.0%} of seeds above %{x:.2f}",
         }
-        traces += [band, line]
+        traces += [band, line] if len(several) <= _BANDS_MOST else [line]
     cells = configuration_cells(comparison)
     return Panel(
         "seeds",
         "Seeds of one configuration",
-        "Share of a configuration's seeds whose net Sharpe ratio on these bars is above the value below, with the band "
-        f"of {comparison.confidence:.0%} of resampled seeds. Where one line lies above another everywhere, that "
-        "configuration is better at every level. IQM is the mean of the middle half of the seeds.",
+        "Share of a configuration's seeds whose net Sharpe ratio on these bars is above the value below"
+        f"{_band_words(comparison, len(several))}. Where one line lies above another everywhere, that configuration is "
+        "better at every level. IQM is the mean of the middle half of the seeds.",
         {
             "data": traces,
             "layout": layout(
