@@ -11,7 +11,6 @@ from mtquant_rllib.evaluation.compare.comparison import Comparison
 from mtquant_rllib.evaluation.compare.table import configuration_cells
 from mtquant_rllib.evaluation.web_page.panel import Panel, layout, short
 
-
 _BANDS_MOST = 4
 """Configurations whose bands can be told apart."""
 
