@@ -43,6 +43,13 @@ def add_training(commands: Any) -> None:
     )
     add_training_options(train)
     train.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train N members with seeds of their own; the run acts by the mean of their actions (default: 1)",
+    )
+    train.add_argument(
         "--resume",
         action="store_true",
         dest="resume_existing",
@@ -193,16 +200,21 @@ def _train(args: argparse.Namespace) -> None:
     reproducible()
     from mtquant_rllib.training.curriculum.driver import train
 
-    run = train(
-        settings,
-        run=run,
-        market=args.market,
-        macro=args.macro,
-        budget_scale=args.budget_scale,
-        phase=args.phase,
-        address=args.address,
-        resume_existing=args.resume_existing,
-    )
+    how: dict[str, Any] = {
+        "run": run,
+        "market": args.market,
+        "macro": args.macro,
+        "budget_scale": args.budget_scale,
+        "phase": args.phase,
+        "address": args.address,
+        "resume_existing": args.resume_existing,
+    }
+    if args.seeds > 1:
+        from mtquant_rllib.training.search.ensemble import train_ensemble
+
+        _judge_ensemble(train_ensemble(settings, args.seeds, **how))
+        return
+    run = train(settings, **how)
     _compare(run)
     _tell_what_next(run)
 
@@ -213,6 +225,10 @@ def _resume(args: argparse.Namespace) -> None:
     run = run_folder(args.run_folder)
     if (run / SWEEP).is_file():
         resume_sweep(args.run_folder, args.address, args.overrides, trust=args.trust)
+        from mtquant_rllib.training.search.record import is_ensemble
+
+        if is_ensemble(run):
+            _judge_ensemble(run)
         return
     reproducible()
     from mtquant_rllib.training.curriculum.driver import resume
@@ -220,6 +236,18 @@ def _resume(args: argparse.Namespace) -> None:
     run = resume(run, args.address, args.overrides, trust=args.trust)
     _compare(run)
     _tell_what_next(run)
+
+
+def _judge_ensemble(run: Path) -> None:
+    """Evaluate an ensemble whose members are through all phases."""
+    from mtquant_rllib.training.inspection.run_evaluation import evaluate_run
+    from mtquant_rllib.training.search.record import SweepRecord
+
+    if len(SweepRecord.read(run).phases) == 1:
+        return
+    done = evaluate_run(run)
+    _tell(done)
+    print(f"picture: {done.files['picture']}")
 
 
 def _tell_what_next(run: Path) -> None:
@@ -275,6 +303,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from mtquant_rllib.policies.attention.fallbacks import summary
     from mtquant_rllib.training.inspection.run_evaluation import evaluate_run
     from mtquant_rllib.training.reporting.weights_and_biases.launcher import brought_up
+    from mtquant_rllib.training.search.record import is_sweep
 
     done = _looked(
         run,
@@ -287,7 +316,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         overrides=args.overrides,
         unseen=unseen,
     )
-    brought_up(run.resolve(), print)
+    if not is_sweep(run):
+        brought_up(run.resolve(), print)
     _tell(done)
     for line in summary(done.fallbacks):
         print(line)

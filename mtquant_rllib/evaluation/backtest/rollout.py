@@ -75,7 +75,7 @@ class PolicyPlayer:
         equal_allocation: bool = False,
         on_decision: DecisionObserver | None = None,
     ) -> None:
-        self._actor = actor
+        self.actor = actor
         self._on_decision = on_decision
         self._domain = domain
         self._equal = equal_allocation or domain is not None
@@ -83,7 +83,7 @@ class PolicyPlayer:
     @property
     def fallbacks(self) -> Counts:
         """Counts of the decisions of attention networks by fall-back, so far."""
-        return self._actor.fallbacks.counts()
+        return self.actor.fallbacks.counts()
 
     @classmethod
     def of(
@@ -112,7 +112,7 @@ class PolicyPlayer:
     def __call__(self, desk: Trading) -> np.ndarray:
         if self._equal:
             self._allocate_equally(desk)
-        watch = self._actor.fallbacks
+        watch = self.actor.fallbacks
         for level in desk.levels:
             allocates = level.group.action_map == "allocation"
             plays = level.group.domain is None or self._domain in (None, level.group.domain)
@@ -126,7 +126,7 @@ class PolicyPlayer:
             if self._on_decision is not None:
                 for slot, agent in enumerate(level.agents):
                     self._on_decision(agent, desk, obs[:, slot], watch.rows)
-            level.decide(self._actor.act(level.name, obs))
+            level.decide(self.actor.act(level.name, obs))
         watch.rows = None
         return desk.propose()
 

@@ -116,7 +116,7 @@ def _played_to(opened: OpenedRun, split: str, number: int, row: int) -> Inspecte
     settings, data = opened.settings, opened.data
     desk = rollout.new_desk(settings, data, [rollout.whole(data.segments)[number]])
     hub = CommunicationHub(tracing=True, journal_messages=_MESSAGES_A_BAR, envs=[0])
-    player = rollout.policy_player(settings, opened.states, equal_allocation=opened.phase == 1)
+    player = opened.player()
     while desk.state.row[0] < row - 1:
         desk.finish(np.flatnonzero(desk.advance_with_weights(player(desk)).terminated))
         if desk.state.done[0]:

@@ -62,7 +62,7 @@ def trace_run(run: Path, *, split: str = "test", phase: int | None = None, out: 
             kind, lambda message: sent.append((data.execution.timestamps[desk.state.row[message.env]], message))
         )
     desk.hub = hub
-    player = rollout.policy_player(settings, opened.states, equal_allocation=opened.phase == 1)
+    player = opened.player()
     for _ in range(max(draw.stop - draw.start for draw in draws)):
         if desk.state.done.all():
             break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,15 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import apply_overrides, validate
 from mtquant_rllib.env.prepared.data import UNSEEN, DeskData, market_of
 from mtquant_rllib.errors import ConfigError, RunError
+from mtquant_rllib.evaluation.backtest.rollout import PolicyPlayer, policy_player
+from mtquant_rllib.policies.ensemble import EnsembleActor
 from mtquant_rllib.training.inspection.unseen_bars import UnseenBars
 from mtquant_rllib.training.preparation import prepare, restored
 from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.ledger import LOOK, Entry, Ledger, open_holdout
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.records.run_names import existing_run
+from mtquant_rllib.training.search.record import is_ensemble, is_sweep, members_of
 from mtquant_rllib.training.storage import mirror
 
 
@@ -39,12 +42,31 @@ class OpenedRun:
     own: Settings
     """The run's own settings, where those it is looked at with are others."""
     data: DeskData
-    states: Mapping[str, module_states.ModuleState]
+    members: tuple[Mapping[str, module_states.ModuleState], ...]
+    """Module states of each member of an ensemble; of a run those of its one desk."""
     facts: Mapping[str, Any]
     seed: int
     run_id: str | None
     folder: Path
     """The prepared market."""
+
+    @property
+    def states(self) -> Mapping[str, module_states.ModuleState]:
+        """Those of the one desk. Raises RunError for an ensemble."""
+        if len(self.members) > 1:
+            raise RunError(
+                f"{self.run}: it is an ensemble, which acts by the mean of its members; name one of them, such as "
+                f"{members_of(self.run)[0]}"
+            )
+        return self.members[0]
+
+    def player(self) -> PolicyPlayer:
+        """The desk, or the ensemble, acting by its means. After phase 1 there is no meta-controller yet."""
+        equal = self.phase == 1
+        if len(self.members) == 1:
+            return policy_player(self.settings, self.states, equal_allocation=equal)
+        actor = EnsembleActor(self.settings, self.members)
+        return PolicyPlayer(actor, equal_allocation=equal and not self.settings.universe.allocates)
 
     @property
     def market(self) -> dict[str, Any]:
@@ -55,6 +77,24 @@ class OpenedRun:
         """Note in the ledger that these policies were looked at on this split, why, and what came out."""
         own = {"why": why, "split": self.facts["split"], "phase": self.phase, "seed": self.seed}
         return Ledger.beside(self.run).append(LOOK, self.run.name, self.market, **own, **what)
+
+
+def _open_ensemble(run: Path, split: str, how: Mapping[str, Any]) -> OpenedRun:
+    if not is_ensemble(run):
+        raise RunError(f"{run}: a sweep holds runs; name one of them, such as {members_of(run)[0]}")
+    members = [open_policies(member, split, **how) for member in members_of(run)]
+    first = members[0]
+    if differing := next((one for one in members if one.phase != first.phase), None):
+        raise RunError(
+            f"{run}: {differing.run.name} is done with phase {differing.phase}, the first member with {first.phase}"
+        )
+    return replace(
+        first,
+        run=run,
+        members=tuple(one.states for one in members),
+        facts={**first.facts, "run": run.name, "members": len(members)},
+        run_id=None,
+    )
 
 
 def open_policies(
@@ -74,6 +114,9 @@ def open_policies(
         When the folder is no run, or the phase is not done or none of the run's.
     """
     run = existing_run(run).resolve()
+    if is_sweep(run):
+        how: dict[str, Any] = {"phase": phase, "settings": settings, "overrides": overrides, "unseen": unseen}
+        return _open_ensemble(run, split, how)
     manifest = Manifest.read(run)
     own, as_trained = settings is None and not overrides, manifest.load_settings()
     if settings is None:
@@ -114,7 +157,7 @@ def open_policies(
         settings,
         as_trained,
         data,
-        module_states.read(run / folder),
+        (module_states.read(run / folder),),
         facts,
         manifest.seed,
         manifest.id,

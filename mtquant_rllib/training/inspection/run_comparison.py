@@ -18,24 +18,24 @@ from mtquant_rllib.training.inspection.opened_policies import last_done
 from mtquant_rllib.training.records.ledger import trials_behind
 from mtquant_rllib.training.records.manifest import Manifest, phases_of
 from mtquant_rllib.training.records.manifest_file import is_run
-from mtquant_rllib.training.records.ownership import SWEEP
 from mtquant_rllib.training.reporting.curve_files import BARS, curve_of, whole_rows
 from mtquant_rllib.training.run_store.tags import tags_of
+from mtquant_rllib.training.search.record import SweepRecord, is_ensemble, is_sweep
 
 _VALIDATED, _SHARPE = "validation_bars", "validation_sharpe"
 _SECONDS = ("sampling_s", "learning_s", "validation_s")
 
 
 def runs_named(names: Sequence[Path], group: str | None, folder: Path) -> list[Path]:
-    """The folders of the runs: those that are named, where a sweep stands for its runs, and those below `folder` that
-    bear the tag `group`.
+    """The folders of the runs: those that are named, where a sweep stands for its runs and an ensemble for itself, and
+    those below `folder` that bear the tag `group`.
 
     Raises
     ------
     RunError
         When there is none, or one is no run.
     """
-    found = [run for name in names for run in (_of_sweep(name) if (name / SWEEP).is_file() else [name])]
+    found = [run for name in names for run in (_of_sweep(name) if is_sweep(name) else [name])]
     if group is not None:
         tagged = [run for run in _below(folder) if group in tags_of(run)]
         if not tagged:
@@ -43,12 +43,14 @@ def runs_named(names: Sequence[Path], group: str | None, folder: Path) -> list[P
                 f"--group {group}: no run below {folder} bears this tag; give it one with `mtquant runs tag`"
             )
         found += tagged
-    if missing := [run for run in found if not is_run(run)]:
+    if missing := [run for run in found if not (is_run(run) or is_ensemble(run))]:
         raise RunError(f"{missing[0]}: no run there")
     return list(dict.fromkeys(found))
 
 
 def _of_sweep(sweep: Path) -> list[Path]:
+    if is_ensemble(sweep):
+        return [sweep]
     return sorted(path for path in sweep.iterdir() if is_run(path))
 
 
@@ -57,7 +59,7 @@ def _below(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if is_run(path):
             yield path
-        elif (path / SWEEP).is_file():
+        elif is_sweep(path):
             yield from _of_sweep(path)
 
 
@@ -65,7 +67,7 @@ def evaluation_of(run: Path, evaluation: str | None) -> Path:
     """The folder of an evaluation of a run. None: of the whole test split, by the policies of the last phase that is
     done."""
     whole = run / FOLDER / "test"
-    if evaluation is None and not (whole / REPORT).is_file():
+    if evaluation is None and not (whole / REPORT).is_file() and not is_sweep(run):
         manifest = Manifest.read(run)
         settings = manifest.load_settings()
         done, last = last_done(manifest, run), phases_of(settings)[-1]
@@ -114,15 +116,22 @@ def _short_names(runs: Sequence[Path]) -> list[str]:
 def _loaded(run: Path, name: str, folder: Path, *, first: bool) -> ComparedRun:
     report = read_report(folder)
     books = [book["name"] for book in report["books"]]
-    manifest = Manifest.read(run)
+    learning: tuple[LearningCurve, ...] = ()
+    if is_sweep(run):
+        record = SweepRecord.read(run)
+        settings, scale, members = record.settings, record.budget_scale, record.n_trials
+    else:
+        manifest = Manifest.read(run)
+        settings, scale, members = manifest.settings, manifest.budget_scale, 1
+        learning = tuple(_curves(run, manifest))
     return ComparedRun(
         name=name,
         report=report,
         # Rules are the same for all: the first run's stand for them.
         books=read_books(folder, books if first else books[:1]),
-        settings={**dict(_leaves(manifest.settings)), "budget_scale": manifest.budget_scale},
+        settings={**dict(_leaves(settings)), "budget_scale": scale, "members": members},
         regimes=_regimes(folder / "regimes.csv", books[0]),
-        learning=tuple(_curves(run, manifest)),
+        learning=learning,
         n_trials=trials_behind(run, folder),
     )
 

@@ -20,11 +20,13 @@ from mtquant_rllib.evaluation.report.bar_tables import write_bar_tables
 from mtquant_rllib.evaluation.report.blotter import Blotter
 from mtquant_rllib.evaluation.report.book_curves import write_book_curves
 from mtquant_rllib.evaluation.report.building import EvaluationReport, build_report
+from mtquant_rllib.evaluation.report.disagreement import DisagreementLog
 from mtquant_rllib.evaluation.report.output import write_report
 from mtquant_rllib.evaluation.report.plots import plot_equity
 from mtquant_rllib.evaluation.report.reward_terms import TermLog, Terms, write_terms
 from mtquant_rllib.evaluation.tear_sheet import page as tear_sheet
 from mtquant_rllib.policies.attention.fallbacks import Counts
+from mtquant_rllib.policies.ensemble import EnsembleActor
 from mtquant_rllib.training.inspection.evaluation_folder import evaluation_folder, evaluation_name
 from mtquant_rllib.training.inspection.opened_policies import OpenedRun, open_policies
 from mtquant_rllib.training.inspection.unseen_bars import UnseenBars
@@ -113,7 +115,7 @@ def evaluate_run(
         draws = rollout.whole(data.segments)
     else:
         draws = rollout.random_starts(data.segments, settings.desk.episode.bars, episodes, opened.seed)
-    player = rollout.policy_player(settings, opened.states, equal_allocation=opened.phase == 1)
+    player = opened.player()
     closes = rollout.closes_of(data)
     rules = {name: rollout.RulePlayer(rule, closes) for name, rule in weight_rules(settings).items()}
     records, terms = [], {}
@@ -122,16 +124,23 @@ def evaluate_run(
         books[reference.NAME] = reference.ReferencePlayer(settings)
     books |= rules
     blotter = Blotter(data)
+    ensemble = player.actor if isinstance(player.actor, EnsembleActor) and len(draws) == 1 else None
+    disagreement = None if ensemble is None else DisagreementLog(ensemble, data)
     for name, book in books.items():
         log = None if settings.allocator is None else TermLog()
-        watchers = [one for one in (log, blotter if book is player else None) if one is not None]
+        own = (blotter, disagreement) if book is player else ()
+        watchers = [one for one in (log, *own) if one is not None]
         records.append(rollout.play(settings, data, book, draws, name=name, facts=facts, on_bar=_each_of(watchers)))
         if log is not None:
             terms[name] = log.figures(records[-1])
     ledger = Ledger.beside(opened.run)
     history = ledger.read()
     n_trials = max(history.trials_on(opened.market), 1)
-    report = build_report(records, settings, n_trials=n_trials, notes=_ledger_notes(opened, ledger, history, n_trials))
+    notes = _ledger_notes(opened, ledger, history, n_trials)
+    if disagreement is not None:
+        said = ", ".join(f"{group} {value:.3f}" for group, value in disagreement.mean.items())
+        notes += (f"{len(opened.members)} members; mean deviation of their actions in [-1, 1]: {said}.",)
+    report = build_report(records, settings, n_trials=n_trials, notes=notes)
     regimes = by_regime(records, data, draws)
     what = split if unseen is None else unseen.name
     name = evaluation_name(
@@ -146,6 +155,8 @@ def evaluate_run(
         out = folder.writing
         files = dict(write_report(report, out)) | write_bar_tables(records, out) | write_book_curves(records, out)
         files["trades"] = blotter.write(out / "trades.csv")
+        if disagreement is not None:
+            files["disagreement"] = disagreement.write(out / "disagreement.csv")
         files["picture"] = plot_equity(records, out / "equity.png", settings.evaluation.plot, _title(opened, name))
         files["fallbacks"] = out / "fallbacks.json"
         files["fallbacks"].write_text(strict_json.dumps(player.fallbacks, indent=1) + "\n")

@@ -71,8 +71,12 @@ class LedgerEntries:
         return len({one.get("trial") for one in found if same_market(one.get("market"), market)})
 
     def has_training_of(self, run: Path, run_id: str | None) -> bool:
-        """Whether the training of a run stands there, by itself or as a part of a sweep."""
+        """Whether the training of a run stands there, by itself or as a part of a sweep. run_id: None for an
+        ensemble."""
         parts = {"run": f"{run.parent.name}/{run.name}", "part_of": run.parent.name}
+        if run_id is None:
+            # An ensemble's training is that of its members.
+            parts = {"part_of": run.name}
         found = (entry.values for entry in self.entries if entry.kind == TRAINING)
         return any(
             (run_id is not None and one.get("run_id") == run_id) or parts.items() <= one.items() for one in found

@@ -35,15 +35,30 @@ def is_sweep(folder: Path) -> bool:
     return (folder / FILE).is_file()
 
 
+def is_ensemble(folder: Path) -> bool:
+    """Whether a folder is a sweep whose runs are members of an ensemble; not one whose record cannot be read."""
+    try:
+        return bool(json.loads((folder / FILE).read_bytes())["kind"] == "ensemble")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def members_of(sweep: Path) -> list[Path]:
+    """The folders of a sweep's runs, an ensemble's members."""
+    record = SweepRecord.read(sweep)
+    return [folder for name in record.names for folder in record.runs_of(sweep, name)]
+
+
 class SweepRecord(BaseModel):
-    """kind: a walk-forward test is a sweep whose trials are its folds, an ablation one whose trials are its changes.
+    """kind: a walk-forward test is a sweep whose trials are its folds, an ablation one whose trials are its changes, an
+    ensemble one whose trials are its members, which differ by their seeds alone.
     phases: those that every trial is trained through. trials: values, by number; with a searcher that learns from
     results they are as many as were asked for so far."""
 
     model_config = ConfigDict(extra="forbid")
 
     format: Literal[1] = 1
-    kind: Literal["sweep", "walk_forward", "ablation"] = "sweep"
+    kind: Literal["sweep", "walk_forward", "ablation", "ensemble"] = "sweep"
     name: str
     created: str
     phases: list[int]
@@ -79,6 +94,12 @@ class SweepRecord(BaseModel):
         record = cls.begin(name, settings, Space({}), changes, **named)
         return record.model_copy(update={"kind": "ablation"})
 
+    @classmethod
+    def ensemble(cls, name: str, settings: Settings, members: int, **named: Any) -> SweepRecord:
+        """The record of an ensemble: nothing is searched."""
+        record = cls.begin(name, settings, Space({}), [{} for _ in range(members)], **named)
+        return record.model_copy(update={"kind": "ensemble"})
+
     def load_settings(self) -> Settings:
         """The settings that every trial begins with."""
         return validate(Settings, self.settings, f"settings of sweep {self.name}")
@@ -106,12 +127,18 @@ class SweepRecord(BaseModel):
 
     @property
     def seeds(self) -> list[int]:
-        """Of every trial's runs: the settings' own and those that follow it."""
+        """Of a trial's runs, but for an ensemble's: the settings' own and those that follow it."""
         return [self.settings["seed"] + number for number in range(self.settings["search"]["seeds"])]
+
+    def seeds_of(self, trial: str) -> list[int]:
+        """Of a trial's runs: `seeds`; an ensemble's trials have one each."""
+        if self.kind == "ensemble":
+            return [self.settings["seed"] + int(trial.rpartition("_")[2])]
+        return self.seeds
 
     def runs_of(self, sweep: Path, trial: str) -> list[Path]:
         """The folders of a trial's runs, one a seed."""
-        return [sweep / f"{trial}_seed_{seed}" for seed in self.seeds]
+        return [sweep / f"{trial}_seed_{seed}" for seed in self.seeds_of(trial)]
 
     def settings_of(self, trial: str, seed: int) -> Settings:
         chosen = settings_with(self.load_settings(), self.values_of(trial))

@@ -206,7 +206,7 @@ def _begin_trial(
 ) -> None:
     """Make the runs of a trial, one a seed, where they are not there yet; those that are there go on with the overrides
     of this attempt."""
-    for run, seed in zip(record.runs_of(sweep, trial), record.seeds):
+    for run, seed in zip(record.runs_of(sweep, trial), record.seeds_of(trial)):
         if is_run(run):
             manifest = Manifest.read(run)
             market = markets.restored(manifest.load_settings(), manifest.market)
@@ -264,6 +264,8 @@ def _declared(record: SweepRecord) -> str:
             f"walk-forward, {record.n_trials} folds x {len(record.seeds)} seeds; {phases}, budgets times "
             f"{record.budget_scale:g}"
         )
+    if record.kind == "ensemble":
+        return f"ensemble of {record.n_trials} members; {phases}, budgets times {record.budget_scale:g}"
     if record.kind == "ablation":
         return (
             f"ablation, {record.n_trials - 1} changes x {len(record.seeds)} seeds; {phases}, budgets times "
@@ -290,11 +292,16 @@ def _conclude(run: Path, record: SweepRecord, results: Results) -> None:
         _judge(run, record, rows)
         return
     for place, row in enumerate(ranked(rows) if record.kind == "sweep" else (), start=1):
-        for folder, seed in zip(record.runs_of(run, row.name), record.seeds):
+        for folder, seed in zip(record.runs_of(run, row.name), record.seeds_of(row.name)):
             if is_run(folder):
                 _note_selection(run, record, results, folder, row.name, seed, place)
     handover.forget(run)
     tell("\n".join(table.lines(rows)))
+    if record.kind == "ensemble":
+        if failed := next((row for row in rows if row.status != FINISHED), None):
+            raise TrainingFailed(f"{mirror.named(run)}: {failed.name}: {failed.why or failed.status}")
+        tell(f"next: mtquant evaluate {mirror.named(run)}")
+        return
     if record.kind == "ablation":
         tell(f"next: mtquant compare {mirror.named(run)} --evaluate")
         return
