@@ -9,8 +9,11 @@ from small_runs import SMALL_MARKET, words_of
 
 from mtquant_rllib.cli import main
 from mtquant_rllib.config import Settings
+from mtquant_rllib.config.search_space import settings_with
 from mtquant_rllib.errors import ConfigError
-from mtquant_rllib.training.records.ledger import FILE, Ledger
+from mtquant_rllib.training.curriculum.phases import expect_trainable
+from mtquant_rllib.training.preparation import for_market
+from mtquant_rllib.training.records.ledger import FILE, Ledger, trial_id
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.search.ablation import declared
 
@@ -25,6 +28,19 @@ def test_every_trial_names_the_same_settings_and_the_first_is_as_they_are() -> N
     assert shared == {**base, "networks.sharing": "domain"}
     assert patient == {**base, "recipe.gamma": 0.95, "recipe.gae_lambda": 0.9}
     assert len(declared(Settings.load())) == 1 + len(Settings.load().search.ablations)
+
+
+@pytest.mark.parametrize("config", ["default.yaml", "allocator.yaml", "allocator_planted.yaml"])
+def test_every_shipped_change_concerns_the_settings_that_ship_it(config: str) -> None:
+    """Each makes another training of them, and can be trained."""
+    settings = Settings.load(config)
+    base, *changes = declared(settings)
+    names = [name for name, change in settings.search.ablations.items() if change is not None]
+    assert len(changes) == len(names)
+    trials = {trial_id(settings_with(settings, one), 1.0) for one in (base, *changes)}
+    assert len(trials) == 1 + len(changes), "no two are the same training"
+    for one in changes:
+        expect_trainable(for_market(settings_with(settings, one), from_files=True), 1)
 
 
 @pytest.mark.parametrize(

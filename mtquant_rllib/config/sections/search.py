@@ -49,7 +49,8 @@ class PBTConfig(Section):
 
 class SearchConfig(Section):
     """trials: how many are drawn; a grid has as many as it has combinations. seeds: runs of each trial, whose mean is
-    its score. ablations: changes by name, settings by dotted path, for `mtquant ablate`."""
+    its score. ablations: changes by name, settings by dotted path, for `mtquant ablate`; null
+    for one that does not concern these settings."""
 
     trials: Trials
     seeds: Trials
@@ -57,4 +58,4 @@ class SearchConfig(Section):
     searcher: Searcher
     asha: ASHAConfig
     pbt: PBTConfig
-    ablations: dict[str, dict[str, Any]]
+    ablations: dict[str, dict[str, Any] | None]

@@ -90,7 +90,7 @@ def declared(settings: Settings, names: Sequence[str] = ()) -> list[Values]:
     ConfigError
         When there is no such change, or it changes nothing.
     """
-    known = settings.search.ablations
+    known = {name: change for name, change in settings.search.ablations.items() if change is not None}
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(f"no ablation {unknown[0]!r}; search.ablations has {', '.join(known) or 'none'}")
     chosen = {name: known[name] for name in (names or known)}
