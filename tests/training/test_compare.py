@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,7 +221,12 @@ def test_runs_are_named_by_folder_sweep_or_tag(runs: Path, tmp_path: Path) -> No
     for number in range(2):
         judged_run(sweep, f"trial_00_seed_{number}", f"seed={number}", book_seed=number)
     (sweep / SWEEP).write_text("{}")
-    assert [run.name for run in runs_named([sweep], None, tmp_path)] == ["trial_00_seed_0", "trial_00_seed_1"]
+    stopped = judged_run(sweep, "trial_01_seed_0")
+    shutil.rmtree(stopped / "evaluation")
+    said: list[str] = []
+    named = runs_named([sweep], None, tmp_path, said.append)
+    assert [run.name for run in named] == ["trial_00_seed_0", "trial_00_seed_1"]
+    assert said == [f"{sweep}: 1 of 3 runs are left out: no phase of them is done"]
     with pytest.raises(RunError, match=r"no run below .* bears this tag"):
         runs_named([], "good", tmp_path)
     change_tags(sweep / "trial_00_seed_1", add=["good", "june"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,19 @@ _VALIDATED, _SHARPE = "validation_bars", "validation_sharpe"
 _SECONDS = ("sampling_s", "learning_s", "validation_s")
 
 
-def runs_named(names: Sequence[Path], group: str | None, folder: Path) -> list[Path]:
+def runs_named(
+    names: Sequence[Path], group: str | None, folder: Path, tell: Callable[[str], None] = print
+) -> list[Path]:
     """The folders of the runs: those that are named, where a sweep stands for its runs and an ensemble for itself, and
-    those below `folder` that bear the tag `group`.
+    those below `folder` that bear the tag `group`. tell: of how many runs of a sweep are left out, since their trials
+    were stopped before a phase was done.
 
     Raises
     ------
     RunError
         When there is none, or one is no run.
     """
-    found = [run for name in names for run in (_of_sweep(name) if is_sweep(name) else [name])]
+    found = [run for name in names for run in (_trained_of_sweep(name, tell) if is_sweep(name) else [name])]
     if group is not None:
         tagged = [run for run in _below(folder) if group in tags_of(run)]
         if not tagged:
@@ -52,6 +55,24 @@ def _of_sweep(sweep: Path) -> list[Path]:
     if is_ensemble(sweep):
         return [sweep]
     return sorted(path for path in sweep.iterdir() if is_run(path))
+
+
+def _trained_of_sweep(sweep: Path, tell: Callable[[str], None]) -> list[Path]:
+    """Those that were judged, or have policies that can be."""
+    runs = _of_sweep(sweep)
+    trained = runs if is_ensemble(sweep) else [run for run in runs if _can_be_judged(run)]
+    if len(trained) < len(runs):
+        tell(f"{sweep}: {len(runs) - len(trained)} of {len(runs)} runs are left out: no phase of them is done")
+    return trained
+
+
+def _can_be_judged(run: Path) -> bool:
+    if any((run / FOLDER).rglob(REPORT)):
+        return True
+    try:
+        return bool(last_done(Manifest.read(run), run))
+    except RunError:
+        return False
 
 
 def _below(folder: Path) -> Iterator[Path]:
