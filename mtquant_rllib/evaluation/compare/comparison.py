@@ -187,7 +187,7 @@ def _configurations(rows: Sequence[Row], bootstrap: BootstrapConfig) -> list[Con
 def _configuration(rows: Sequence[Row], thresholds: np.ndarray, bootstrap: BootstrapConfig) -> Configuration:
     sharpes = np.array([row.run.values["sharpe_ann"] for row in rows])
     known = sharpes[np.isfinite(sharpes)]
-    own = (f"{path.rpartition('.')[2]} {value}" for path, value in rows[0].differs.items() if path != SEED)
+    own = (f"{path.rpartition('.')[2]} {_brief(value)}" for path, value in rows[0].differs.items() if path != SEED)
     name = _shortened(", ".join(own)) or "all runs"
     ends = (float(known.min()), float(known.max())) if len(known) else (float("nan"), float("nan"))
     if len(known) < 2:
@@ -200,6 +200,10 @@ def _configuration(rows: Sequence[Row], thresholds: np.ndarray, bootstrap: Boots
 def _without_interval(estimate: float, confidence: float) -> Interval:
     unknown = float("nan")
     return Interval(estimate, unknown, unknown, unknown, confidence)
+
+
+def _brief(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _shortened(text: str) -> str:
