@@ -3,6 +3,7 @@ them (an entry point). What settings name is found wherever the settings are: in
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import inspect
@@ -54,9 +55,12 @@ def extension(setting: str, name: str, group: str) -> Any:
 
 
 def code_hash(compute: Any) -> str:
-    """Hash of the file that a function stands in."""
+    """Hash of the file that a function, what a partial calls, or an object's class stands in."""
+    found = inspect.unwrap(compute.func if isinstance(compute, functools.partial) else compute)
+    if not (inspect.isroutine(found) or inspect.isclass(found)):
+        found = type(found)
     try:
-        source = Path(inspect.getsourcefile(inspect.unwrap(compute)) or "").read_bytes()
+        source = Path(inspect.getsourcefile(found) or "").read_bytes()
     except (TypeError, OSError):
-        source = repr(compute).encode()
+        source = f"{found.__module__}.{found.__qualname__}".encode()
     return hashlib.blake2b(source, digest_size=16).hexdigest()

@@ -18,7 +18,8 @@ from mtquant_rllib.commands.command import (
 )
 from mtquant_rllib.commands.sweep import resume_sweep
 from mtquant_rllib.commands.training_options import add_address, add_training_options, training_settings
-from mtquant_rllib.errors import ConfigError
+from mtquant_rllib.errors import ConfigError, RunError
+from mtquant_rllib.paths import is_address
 from mtquant_rllib.training.records.ownership import SWEEP
 from mtquant_rllib.training.records.run_names import existing_run, run_path
 
@@ -195,6 +196,10 @@ def run_folder(name: str | Path) -> Path:
 
 
 def _train(args: argparse.Namespace) -> None:
+    if args.seeds > 1 and args.run is not None and is_address(args.run):
+        raise RunError(
+            f"--run {args.run}: an ensemble lies in a folder that every node mounts; stores hold single runs"
+        )
     run = None if args.run is None else run_path(args.run)
     settings = training_settings(args)
     reproducible()
@@ -241,9 +246,11 @@ def _resume(args: argparse.Namespace) -> None:
 def _judge_ensemble(run: Path) -> None:
     """Evaluate an ensemble whose members are through all phases."""
     from mtquant_rllib.training.inspection.run_evaluation import evaluate_run
+    from mtquant_rllib.training.records.manifest import phases_of
     from mtquant_rllib.training.search.record import SweepRecord
 
-    if len(SweepRecord.read(run).phases) == 1:
+    record = SweepRecord.read(run)
+    if phases_of(record.load_settings())[-1] not in record.phases:
         return
     done = evaluate_run(run)
     _tell(done)
@@ -337,8 +344,9 @@ def _unseen(args: argparse.Namespace, run: Path) -> UnseenBars | None:
             raise ConfigError("--holdout: the run is judged with its own settings")
         from mtquant_rllib.training.inspection.unseen_bars import UnseenBars
         from mtquant_rllib.training.records.manifest import Manifest
+        from mtquant_rllib.training.search.record import is_ensemble, members_of
 
-        return UnseenBars.held_out(Manifest.read(run))
+        return UnseenBars.held_out(Manifest.read(members_of(run)[0] if is_ensemble(run) else run))
     if args.market is None:
         for name in ("macro", "after"):
             if getattr(args, name) is not None:

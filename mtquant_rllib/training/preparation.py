@@ -37,12 +37,12 @@ def prepare(settings: Settings, market: Path | None, macro: Path | None) -> Mark
         if macro is not None:
             raise MarketDataError(f"--macro {macro} without --market: the embedded market brings its own macro series")
         return _record(prepare_embedded(settings), kind="synthetic")
-    bars, known = _named(market), None if macro is None else _named(macro)
+    bars, known = file_name(market), None if macro is None else file_name(macro)
     folder = prepare_files(settings, local_copy(bars), None if known is None else local_copy(known))
     return _record(folder, kind="file", bars=bars, macro=known)
 
 
-def _named(path: Path) -> str:
+def file_name(path: Path) -> str:
     """How the record names a market file: its full path, or its address in an object store."""
     return address_of(path) if is_address(path) else str(on_disk(path, "a market file").resolve())
 

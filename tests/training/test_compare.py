@@ -117,6 +117,12 @@ def test_the_best_is_judged_as_the_best_of_all_trainings_that_the_ledger_counts(
     assert many is not None
     assert (few.n_trials, many.n_trials) == (2, 50)
     assert many.deflated < few.deflated
+    alike = np.stack([one.own.returns[0] for one in (found[1], found[1])])
+    alike[1] += 1e-7
+    few_alike, many_alike = (selection(["a", "b"], alike, 252.0, rule, n_trials=n) for n in (2, 200))
+    assert few_alike is not None
+    assert many_alike is not None
+    assert many_alike.deflated < many.deflated, "that two are alike says nothing of the other 198"
     assert "best of 2 configurations and of 50 trainings on these bars" in many.words
     assert "trainings" not in few.words
 

@@ -68,7 +68,7 @@ class TestTrained:
         folder = trained / "runs" / "both" / "evaluation" / "test"
         with (folder / "disagreement.csv").open() as file:
             rows = list(csv.DictReader(file))
-        groups = list(rows[0])[1:]
+        groups = list(rows[0])[2:]
         assert "meta_controller" in groups
         values = np.array([[float(row[group]) for group in groups] for row in rows])
         assert (values >= 0).all()
@@ -87,6 +87,23 @@ class TestTrained:
         ledger = Ledger.beside(trained / "runs" / "both").read()
         trials = {entry.values["trial"] for entry in ledger.entries if entry.values.get("part_of") == "both"}
         assert len(trials) == 1
+
+    def test_its_seeds_are_known_to_the_ledger(self, trained: Path) -> None:
+        run = trained / "runs" / "both"
+        ledger = Ledger.beside(run).read()
+        assert all(ledger.has_training_of(Manifest.read(member)) for member in members_of(run))
+        for folder in (run, members_of(run)[1]):
+            done = mtquant(trained, "evaluate", str(folder), "--json", "judged.json")
+            assert done.returncode == 0, done.stderr
+            notes = json.loads((trained / "judged.json").read_text())["notes"]
+            assert not any("has no line of this run's training" in note for note in notes)
+
+    def test_commands_of_single_runs_name_its_members(self, trained: Path) -> None:
+        for words in (("runs", "show"), ("runs", "verify")):
+            done = mtquant(trained, *words, "both")
+            assert done.returncode == 2, done.stdout
+            assert "name one of those in it" in done.stderr + done.stdout
+            assert "lost both" not in done.stderr
 
     def test_what_looks_at_one_desk_asks_for_a_member(self, trained: Path) -> None:
         opened = open_policies(trained / "runs" / "both", "test")

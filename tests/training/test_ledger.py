@@ -173,15 +173,22 @@ def test_of_many_who_open_a_holdout_at_the_same_time_one_does(tmp_path: Path) ->
     assert len(Ledger.beside(tmp_path / "one").read().entries) == 1
 
 
-def test_it_knows_the_training_of_a_run_by_itself_and_as_a_part(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / FILE)
+def test_it_knows_the_training_of_a_run_by_itself_and_of_all_seeds_of_a_part(tmp_path: Path) -> None:
+    def begun(*overrides: str, part_of: str | None = None) -> Manifest:
+        market = MarketRecord(kind="file", bars="bars.parquet", data=str(tmp_path / "bars-0"))
+        manifest = Manifest.begin("x", Settings.load(overrides=overrides), market, 1.0, [1], part_of=part_of)
+        manifest.id = "1234" if part_of is None else "5678"
+        return manifest
+
+    ledger, seeds = Ledger(tmp_path / FILE), [begun(f"seed={seed}", part_of="sweep") for seed in range(2)]
+    own = trial_id(seeds[0].load_settings(), 1.0, leave_out=("seed",))
     ledger.append(TRAINING, "x", BARS, trial="a", run_id="1234")
-    ledger.append(TRAINING, "sweep/trial_01", BARS, trial="b", part_of="sweep")
+    ledger.append(TRAINING, "sweep/trial_01_seed_0", BARS, trial=own, part_of="sweep")
     contents = ledger.read()
-    assert contents.has_training_of(tmp_path / "renamed", "1234")
-    assert contents.has_training_of(tmp_path / "sweep" / "trial_01", "5678")
-    assert not contents.has_training_of(tmp_path / "x", "5678")
-    assert not contents.has_training_of(tmp_path / "sweep" / "trial_02", "5678")
+    assert contents.has_training_of(begun())
+    assert all(map(contents.has_training_of, seeds))
+    assert not contents.has_training_of(begun(part_of="another"))
+    assert not contents.has_training_of(begun("recipe.gae_lambda=0.5", part_of="sweep"))
 
 
 def test_it_is_shown_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,6 +112,7 @@ def test_every_trial_is_a_few_runs_that_say_out_of_how_many(tmp_path: Path) -> N
             "section `desk`",
         ),
         (own, {"budget_scale": 0.5}, "--budget-scale"),
+        (own, {"budget_scale": 0.02, "phase": "all"}, "--phase"),
     ):
         with pytest.raises(ConfigError, match=f"declared with another {said}"):
             sweep.sweep(settings, RATES, run=run, resume_existing=True, **how)

@@ -172,8 +172,17 @@ def test_mlflow_is_ray_s_own_callback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert watcher._tracker.experiment_name == "desk"
 
 
-@pytest.mark.parametrize("options", ["{api_key: abc}", "{auth_token: abc}", "{tracking_uri: 'https://me:word@host/x'}"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "{api_key: abc}",
+        "{auth_token: abc}",
+        "{headers: {Authorization: abc}}",
+        "{tracking_uri: 'https://me:word@host/x'}",
+    ],
+)
 def test_a_secret_among_the_options_is_refused(options: str) -> None:
     with pytest.raises(ConfigError, match="a secret would stand in the run's manifest"):
         Settings.load(overrides=[f"tracking.trackers=[{{tracker: mlflow, options: {options}}}]"])
     Settings.load(overrides=["tracking.trackers=[{tracker: mlflow, options: {tracking_uri: 'http://host:5000'}}]"])
+    Settings.load(overrides=["tracking.trackers=[{tracker: mlflow, options: {api_key_file: /key, max_tokens: 3}}]"])

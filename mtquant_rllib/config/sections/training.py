@@ -7,6 +7,7 @@ the document's number; one that is set overrides it, and `configs/training.yaml`
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -251,17 +252,29 @@ class TrackerConfig(Section):
     @model_validator(mode="after")
     def _holds_no_secret(self) -> TrackerConfig:
         """Options stand in the manifest of every run, and trackers log them."""
-        for key, value in self.options.items():
-            if value is not None and (_SECRET_KEY.search(key) or (isinstance(value, str) and _PASSWORD.search(value))):
+        for key, value in _leaves("options", self.options):
+            if isinstance(value, str) and (_SECRET_KEY.search(key) or _PASSWORD.search(value)):
                 raise ValueError(
-                    f"options.{key}: a secret would stand in the run's manifest and at every tracker; give it by the "
+                    f"{key}: a secret would stand in the run's manifest and at every tracker; give it by the "
                     "tracker's own environment variable"
                 )
         return self
 
 
-_SECRET_KEY = re.compile(r"api_?key|token|secret|passw", re.IGNORECASE)
-"""Names of options that hold secrets."""
+def _leaves(path: str, tree: Any) -> Iterator[tuple[str, Any]]:
+    """Values by their dotted paths, in tables and lists of any depth."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _leaves(f"{path}.{key}", value)
+    elif isinstance(tree, list | tuple):
+        for number, value in enumerate(tree):
+            yield from _leaves(f"{path}.{number}", value)
+    else:
+        yield path, tree
+
+
+_SECRET_KEY = re.compile(r"(key|token|secret|password|passwd|pwd|auth|authorization|credentials)$", re.IGNORECASE)
+"""Names of options that hold secrets; one of a file that holds them ends otherwise."""
 _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 """A password in an address."""
 

@@ -27,7 +27,9 @@ from mtquant_rllib.evaluation.statistics.run_scores import (
 )
 
 SEED = "seed"
-_LOOKS_ALIKE = ("resources.", "tracking.", "checkpoints.", "desk.observation.feature_means", "evaluation.")
+_LOOKS_ALIKE = ("resources.", "tracking.", "checkpoints.", "desk.observation.feature_means", "evaluation.", "search.",
+    "risk.var_methods", "risk.stress",
+)  # fmt: skip
 """Settings that shape no policy, or follow from the market."""
 
 

@@ -25,7 +25,8 @@ def seeds_panel(comparison: Comparison) -> Panel | None:
     if not several:
         return None
     traces: list[dict[str, Any]] = []
-    for colour, one in zip(run_colours([one.name for one in several]).values(), several):
+    colours = run_colours([str(number) for number in range(len(several))]).values()
+    for number, (colour, one) in enumerate(zip(colours, several, strict=True)):
         profile = one.profile
         assert profile is not None
         band = {
@@ -37,7 +38,7 @@ def seeds_panel(comparison: Comparison) -> Panel | None:
             "line": {"width": 0},
             "hoverinfo": "skip",
             "showlegend": False,
-            "legendgroup": one.name,
+            "legendgroup": str(number),
         }
         line = {
             "type": "scatter",
@@ -46,7 +47,7 @@ def seeds_panel(comparison: Comparison) -> Panel | None:
             "y": short(profile.share),
             "line": {"color": colour, "width": 2},
             "name": f"{one.name} ({len(one.rows)} seeds)",
-            "legendgroup": one.name,
+            "legendgroup": str(number),
             "hovertemplate": "%{y:.0%} of seeds above %{x:.2f}",
         }
         traces += [band, line] if len(several) <= _BANDS_MOST else [line]

@@ -17,33 +17,38 @@ from mtquant_rllib.policies.ensemble import EnsembleActor
 
 
 class DisagreementLog:
-    """Called after each bar that an ensemble has played in one environment."""
+    """Called after each bar that an ensemble has played."""
 
     def __init__(self, actor: EnsembleActor, data: DeskData) -> None:
         self._actor, self._data = actor, data
-        self._rows: list[int] = []
-        self._values: list[dict[str, float]] = []
+        self._bars: list[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]] = []
 
     def __call__(self, desk: Any) -> None:
-        if desk.state.done[0]:
-            return
-        self._rows.append(int(desk.state.row[0]))
-        self._values.append({group: float(spread[0].mean()) for group, spread in self._actor.disagreement.items()})
+        envs = np.flatnonzero(~desk.state.done)
+        spread = {
+            group: values[envs].reshape(len(envs), -1).mean(axis=1)
+            for group, values in self._actor.disagreement.items()
+        }
+        self._bars.append((envs, desk.state.row[envs].copy(), spread))
 
     @property
     def mean(self) -> dict[str, float]:
-        """By group, over all bars; NaN for a group that never decided."""
-        groups = dict.fromkeys(group for values in self._values for group in values)
-        return {group: float(np.mean([one[group] for one in self._values if group in one])) for group in groups}
+        """By group, over all bars of all environments."""
+        groups = dict.fromkeys(group for _, _, spread in self._bars for group in spread)
+        return {
+            group: float(np.concatenate([spread[group] for _, _, spread in self._bars if group in spread]).mean())
+            for group in groups
+        }
 
     def write(self, path: Path) -> Path:
-        """A row a bar: its timestamp, and the members' disagreement about the decision that it filled, by group. A
-        group that did not decide at a bar stands by its last decision."""
+        """A row a bar: environment, timestamp, and the members' disagreement about the decision that it filled, by
+        group. A group that did not decide at a bar stands by its last decision."""
         groups, timestamps = list(self.mean), self._data.execution.timestamps
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["timestamp", *groups])
-            for row, values in zip(self._rows, self._values):
-                cells = [f"{values[group]:.6g}" if group in values else "" for group in groups]
-                writer.writerow([str(timestamps[row]), *cells])
+            writer.writerow(["environment", "timestamp", *groups])
+            for envs, rows, spread in self._bars:
+                for number, (env, row) in enumerate(zip(envs, rows)):
+                    cells = [f"{spread[group][number]:.6g}" if group in spread else "" for group in groups]
+                    writer.writerow([env, str(timestamps[row]), *cells])
         return path

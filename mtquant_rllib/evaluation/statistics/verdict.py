@@ -98,7 +98,8 @@ def judge_returns(
     Parameters
     ----------
     n_trials
-        Trials that the book was chosen from; where more returns are given, as many as those.
+        Trials that the book was chosen from; where more returns are given, as many as those. Of trials whose returns
+        are not known the error of one Sharpe ratio stands for their deviation.
     trials
         Net returns of all trials, (N, T), the book's own among them. Their Sharpe ratios' deviation is what luck gives
         the best of them; trials that resemble each other deviate less than the error of one, and where they deviate
@@ -110,10 +111,9 @@ def judge_returns(
     error, n_bars = float(sharpe_error(returns)), psi.shape[-1]
     spread = error
     if trials is not None and len(trials) > 1:
-        n_trials, spread = (
-            max(n_trials, len(trials)),
-            min(spread, float(np.nan_to_num(sharpe_influence(trials)[1]).std(ddof=1))),
-        )
+        if n_trials <= len(trials):
+            spread = min(spread, float(np.nan_to_num(sharpe_influence(trials)[1]).std(ddof=1)))
+        n_trials = max(n_trials, len(trials))
     luck = float(expected_best_of(n_trials, spread))
     probabilistic = float(probabilistic_sharpe(sharpe, 0.0, error))
     deflated = float(probabilistic_sharpe(sharpe, luck, error))

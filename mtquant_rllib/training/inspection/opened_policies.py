@@ -46,7 +46,8 @@ class OpenedRun:
     """Module states of each member of an ensemble; of a run those of its one desk."""
     facts: Mapping[str, Any]
     seed: int
-    run_id: str | None
+    manifests: tuple[Manifest, ...]
+    """Of each member."""
     folder: Path
     """The prepared market."""
 
@@ -79,10 +80,26 @@ class OpenedRun:
         return Ledger.beside(self.run).append(LOOK, self.run.name, self.market, **own, **what)
 
 
-def _open_ensemble(run: Path, split: str, how: Mapping[str, Any]) -> OpenedRun:
+def open_policies(run: Path, split: str, *, unseen: UnseenBars | None = None, **how: Any) -> OpenedRun:
+    """Parameters as of `evaluate_run`. A last holdout is opened once everything else is read.
+
+    Raises
+    ------
+    RunError
+        When the folder is no run, the phase is not done or none of the run's, or the holdout is open already.
+    """
+    run = existing_run(run)
+    opened = (_open_ensemble if is_sweep(run) else _open_run)(run, split, unseen=unseen, **how)
+    if unseen is not None and unseen.holdout:
+        open_holdout(opened.run, opened.market, str(opened.own.market.splits.holdout_from))
+    return opened
+
+
+def _open_ensemble(run: Path, split: str, **how: Any) -> OpenedRun:
+    run = run.resolve()
     if not is_ensemble(run):
-        raise RunError(f"{run}: a sweep holds runs; name one of them, such as {members_of(run)[0]}")
-    members = [open_policies(member, split, **how) for member in members_of(run)]
+        raise RunError(f"{run}: a sweep holds runs; name one of them, such as {run / 'trial_00_seed_0'}")
+    members = [_open_run(member, split, **how) for member in members_of(run)]
     first = members[0]
     if differing := next((one for one in members if one.phase != first.phase), None):
         raise RunError(
@@ -93,11 +110,11 @@ def _open_ensemble(run: Path, split: str, how: Mapping[str, Any]) -> OpenedRun:
         run=run,
         members=tuple(one.states for one in members),
         facts={**first.facts, "run": run.name, "members": len(members)},
-        run_id=None,
+        manifests=tuple(one.manifests[0] for one in members),
     )
 
 
-def open_policies(
+def _open_run(
     run: Path,
     split: str,
     *,
@@ -106,17 +123,7 @@ def open_policies(
     overrides: Sequence[str] = (),
     unseen: UnseenBars | None = None,
 ) -> OpenedRun:
-    """Parameters as of `evaluate_run`.
-
-    Raises
-    ------
-    RunError
-        When the folder is no run, or the phase is not done or none of the run's.
-    """
-    run = existing_run(run).resolve()
-    if is_sweep(run):
-        how: dict[str, Any] = {"phase": phase, "settings": settings, "overrides": overrides, "unseen": unseen}
-        return _open_ensemble(run, split, how)
+    run = run.resolve()
     manifest = Manifest.read(run)
     own, as_trained = settings is None and not overrides, manifest.load_settings()
     if settings is None:
@@ -145,8 +152,6 @@ def open_policies(
         facts["market"] = str(unseen.market)
         prepared = unseen.prepared(settings, manifest)
         data = DeskData.open(prepared, UNSEEN)
-        if unseen.holdout:
-            open_holdout(run, market_of(prepared), str(manifest.load_settings().market.splits.holdout_from))
     else:
         market = restored(settings, manifest.market) if own else prepare(settings, *manifest.market.files)
         prepared = Path(market.data)
@@ -160,6 +165,6 @@ def open_policies(
         (module_states.read(run / folder),),
         facts,
         manifest.seed,
-        manifest.id,
+        (manifest,),
         prepared,
     )

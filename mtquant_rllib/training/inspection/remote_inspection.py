@@ -15,6 +15,7 @@ from mtquant_rllib.errors import MtquantError, RunError
 from mtquant_rllib.training.placement.node_readiness import Readiness
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.records.run_names import existing_run
+from mtquant_rllib.training.search.record import is_ensemble, members_of
 from mtquant_rllib.training.session.ray_session import joined
 from mtquant_rllib.training.storage import mirror
 
@@ -31,7 +32,7 @@ def on_cluster(address: str, run: Path, look: Callable[..., T], tell: Callable[[
         Whatever `look` raises; when no cluster answers, or no node of it can see the run.
     """
     run = run.resolve()
-    manifest = Manifest.read(run)
+    manifest = Manifest.read(members_of(run)[0] if is_ensemble(run) else run)
     settings = manifest.load_settings()
     with joined(settings, address) as machines:
         nodes = Readiness(run, Path(manifest.market.data), tell).usable(machines.nodes())

@@ -20,7 +20,7 @@ from mtquant_rllib.training.records.manifest import Manifest, phases_of
 from mtquant_rllib.training.records.manifest_file import is_run
 from mtquant_rllib.training.reporting.curve_files import BARS, curve_of, whole_rows
 from mtquant_rllib.training.run_store.tags import tags_of
-from mtquant_rllib.training.search.record import SweepRecord, is_ensemble, is_sweep
+from mtquant_rllib.training.search.record import is_ensemble, is_sweep, members_of
 
 _VALIDATED, _SHARPE = "validation_bars", "validation_sharpe"
 _SECONDS = ("sampling_s", "learning_s", "validation_s")
@@ -48,6 +48,8 @@ def runs_named(
         found += tagged
     if missing := [run for run in found if not (is_run(run) or is_ensemble(run))]:
         raise RunError(f"{missing[0]}: no run there")
+    if not found:
+        raise RunError(f"{', '.join(map(str, names))}: no run there is through a phase, so there is nothing to compare")
     return list(dict.fromkeys(found))
 
 
@@ -88,13 +90,15 @@ def evaluation_of(run: Path, evaluation: str | None) -> Path:
     """The folder of an evaluation of a run. None: of the whole test split, by the policies of the last phase that is
     done."""
     whole = run / FOLDER / "test"
-    if evaluation is None and not (whole / REPORT).is_file() and not is_sweep(run):
+    if evaluation is None and not (whole / REPORT).is_file():
+        run, own = (members_of(run)[0], run) if is_ensemble(run) else (run, run)
         manifest = Manifest.read(run)
         settings = manifest.load_settings()
         done, last = last_done(manifest, run), phases_of(settings)[-1]
         evaluation = evaluation_name(
             "test", phase=done, last_phase=last, episodes=None, settings=settings, own=settings
         )
+        run = own
     return whole if evaluation is None else run / FOLDER / evaluation
 
 
@@ -138,19 +142,18 @@ def _loaded(run: Path, name: str, folder: Path, *, first: bool) -> ComparedRun:
     report = read_report(folder)
     books = [book["name"] for book in report["books"]]
     learning: tuple[LearningCurve, ...] = ()
-    if is_sweep(run):
-        record = SweepRecord.read(run)
-        settings, scale, members = record.settings, record.budget_scale, record.n_trials
+    if is_ensemble(run):
+        members = len(members_of(run))
+        manifest = Manifest.read(members_of(run)[0])
     else:
-        manifest = Manifest.read(run)
-        settings, scale, members = manifest.settings, manifest.budget_scale, 1
+        members, manifest = 1, Manifest.read(run)
         learning = tuple(_curves(run, manifest))
     return ComparedRun(
         name=name,
         report=report,
         # Rules are the same for all: the first run's stand for them.
         books=read_books(folder, books if first else books[:1]),
-        settings={**dict(_leaves(settings)), "budget_scale": scale, "members": members},
+        settings={**dict(_leaves(manifest.settings)), "budget_scale": manifest.budget_scale, "members": members},
         regimes=_regimes(folder / "regimes.csv", books[0]),
         learning=learning,
         n_trials=trials_behind(run, folder),

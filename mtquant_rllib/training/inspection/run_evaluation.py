@@ -124,7 +124,7 @@ def evaluate_run(
         books[reference.NAME] = reference.ReferencePlayer(settings)
     books |= rules
     blotter = Blotter(data)
-    ensemble = player.actor if isinstance(player.actor, EnsembleActor) and len(draws) == 1 else None
+    ensemble = player.actor if isinstance(player.actor, EnsembleActor) else None
     disagreement = None if ensemble is None else DisagreementLog(ensemble, data)
     for name, book in books.items():
         log = None if settings.allocator is None else TermLog()
@@ -193,7 +193,7 @@ def evaluate_run(
 def _ledger_notes(opened: OpenedRun, ledger: Ledger, history: LedgerEntries, n_trials: int) -> tuple[str, ...]:
     """Where the number of trials is from, and what makes it too small."""
     notes = []
-    if not history.has_training_of(opened.run, opened.run_id):
+    if not all(map(history.has_training_of, opened.manifests)):
         notes.append(
             f"{ledger.path.name} has no line of this run's training (the run was moved, or the ledger lost or cut), so "
             "there were more trials than the verdict counts."

@@ -42,6 +42,9 @@ _NO_TRIAL = (
     "desk.observation.feature_means",
 )  # fmt: skip
 """Settings that shape no policy, or follow from the bars."""
+SEEDS, SEEDS_AND_SPLITS = ("seed",), ("seed", "market.splits")
+"""What makes no other trial of a sweep's run, whose seeds are averaged, and of a walk-forward test's, whose folds are
+stitched together: none of them is chosen."""
 _FIRST = "0" * 64
 
 
@@ -70,17 +73,14 @@ class LedgerEntries:
         found = (entry.values for entry in self.entries if entry.kind == TRAINING)
         return len({one.get("trial") for one in found if same_market(one.get("market"), market)})
 
-    def has_training_of(self, run: Path, run_id: str | None) -> bool:
-        """Whether the training of a run stands there, by itself or as a part of a sweep. run_id: None for an
-        ensemble."""
-        parts = {"run": f"{run.parent.name}/{run.name}", "part_of": run.parent.name}
-        if run_id is None:
-            # An ensemble's training is that of its members.
-            parts = {"part_of": run.name}
-        found = (entry.values for entry in self.entries if entry.kind == TRAINING)
-        return any(
-            (run_id is not None and one.get("run_id") == run_id) or parts.items() <= one.items() for one in found
-        )
+    def has_training_of(self, manifest: Manifest) -> bool:
+        """Whether the training of a run stands there: by itself, or as a part of a sweep, whose seeds are one trial."""
+        found = [entry.values for entry in self.entries if entry.kind == TRAINING]
+        if manifest.part_of is None:
+            return any(one.get("run_id") == manifest.id for one in found)
+        settings, scale = manifest.load_settings(), manifest.budget_scale
+        own = {trial_id(settings, scale, leave_out=path) for path in (SEEDS, SEEDS_AND_SPLITS)}
+        return any(one.get("part_of") == manifest.part_of and one.get("trial") in own for one in found)
 
     def opened(self, market: Mapping[str, Any]) -> Entry | None:
         """The line that opened a market's last holdout; None while it is closed."""

@@ -227,6 +227,8 @@ class Manifest(_Record):
         try:
             manifest = cls.model_validate(manifest_file.load(run, trust))
         except FileNotFoundError:
+            if (run / ownership.SWEEP).is_file():
+                raise RunError(f"{run}: it holds the runs of a sweep or an ensemble; name one of those in it") from None
             if ownership.identity(run) is not None:
                 raise RunError(
                     f"{run}: this run has lost both {FILE} and {BACKUP}; put one of them back from a copy, or train a "

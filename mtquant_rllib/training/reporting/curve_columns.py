@@ -11,7 +11,7 @@ from mtquant_rllib.engine.learning.reference_kl import REFERENCE_KL
 from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES
 from mtquant_rllib.engine.sampling.runner import REWARD_TERMS
 from mtquant_rllib.training.algorithm.utilization import columns as system_columns
-from mtquant_rllib.training.reporting.curve_files import BARS, ITERATION
+from mtquant_rllib.training.reporting.curve_files import BARS, ITERATION, VALIDATION_SHARPE
 from mtquant_rllib.training.reporting.fallback_lines import sampled_fallbacks
 from mtquant_rllib.training.result_keys import BARS_LIFETIME, SHARPE, VALIDATION
 
@@ -55,7 +55,7 @@ def curve_row(result: dict[str, Any]) -> dict[str, Any]:
         "sampling_s": result["sampling_s"],
         "learning_s": result["learning_s"],
         "validation_s": result["validation_s"],
-        "validation_sharpe": result[VALIDATION].get(SHARPE, math.nan),
+        VALIDATION_SHARPE: result[VALIDATION].get(SHARPE, math.nan),
         "validation_bars": result[VALIDATION].get("bars", math.nan),
         "best_sharpe": result["best"][SHARPE],
         ENV_RETRIES: result.get("env_runners", {}).get(ENV_RETRIES, 0),

@@ -13,6 +13,7 @@ from mtquant_rllib.training.records import ownership
 from mtquant_rllib.training.storage import durable
 
 ITERATION, BARS = "iteration", "bars"
+VALIDATION_SHARPE = "validation_sharpe"
 
 
 def curve_of(run: Path, phase: int, trial: str) -> Path:

@@ -9,6 +9,7 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import ownership
 from mtquant_rllib.training.records.manifest_file import BACKUP, FILE, is_run
 from mtquant_rllib.training.reporting.learning_curves import PICTURE
+from mtquant_rllib.training.reporting.weights_and_biases import sending
 from mtquant_rllib.training.run_log import LOG
 from mtquant_rllib.training.run_store import tags
 from mtquant_rllib.training.run_store.overview import size_of
@@ -20,7 +21,7 @@ from mtquant_rllib.training.storage import durable, exclusive_access, mirror, ru
 _OWN = (
     FILE, BACKUP, ownership.MARKER, LOG, PICTURE, run_lock.FILE, tags.FILE, SELECTION, lineage.FILE,
     ray_leftovers.FILE, "phase_[123]", "policies", "curves", "evaluation", "earlier_evaluations", "explain", "messages",
-    "wandb",
+    "wandb", sending.FILE,
     f"{durable.HALF}*",
 )  # fmt: skip
 """Patterns of what a run has at the top of its folder."""

@@ -16,7 +16,7 @@ from mtquant_rllib.config.search_space import Values, settings_with
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.paths import is_address
 from mtquant_rllib.training.curriculum.phases import expect_trainable
-from mtquant_rllib.training.preparation import for_market
+from mtquant_rllib.training.preparation import file_name, for_market
 from mtquant_rllib.training.records import ownership, run_names
 from mtquant_rllib.training.records.manifest import phases_of
 from mtquant_rllib.training.reporting.trackers import expect_trackers
@@ -75,8 +75,8 @@ def ablate(
         values,
         phases=wanted,
         budget_scale=budget_scale,
-        market=None if market is None else str(Path(market).resolve()),
-        macro=None if macro is None else str(Path(macro).resolve()),
+        market=None if market is None else file_name(market),
+        macro=None if macro is None else file_name(macro),
     ).write(run)
     sweep.carry_on(run, address)
     return run

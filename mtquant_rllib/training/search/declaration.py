@@ -83,7 +83,12 @@ def expect_room(settings: Settings, phases: Sequence[int], address: str | None) 
 
 
 def expect_the_same(
-    record: SweepRecord, settings: Settings, space: Space, files: Sequence[str | None], budget_scale: float
+    record: SweepRecord,
+    settings: Settings,
+    space: Space,
+    files: Sequence[str | None],
+    budget_scale: float,
+    phases: Sequence[int],
 ) -> None:
     """Raises ConfigError when a sweep that exists was declared otherwise, but for what shapes no result."""
     own = json.loads(strict_json.dumps(settings.model_dump(mode="json")))
@@ -96,6 +101,8 @@ def expect_the_same(
         other.insert(0, "--space")
     if [record.market, record.macro] != list(files):
         other.append("--market or --macro")
+    if record.phases != list(phases):
+        other.append("--phase")
     if record.budget_scale != budget_scale:
         other.append("--budget-scale")
     if other:

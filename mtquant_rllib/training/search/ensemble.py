@@ -14,7 +14,7 @@ from mtquant_rllib.config.search_space import settings_with
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.paths import is_address
 from mtquant_rllib.training.curriculum.phases import expect_trainable
-from mtquant_rllib.training.preparation import for_market
+from mtquant_rllib.training.preparation import file_name, for_market
 from mtquant_rllib.training.records import ownership, run_names
 from mtquant_rllib.training.records.manifest import phases_of
 from mtquant_rllib.training.reporting.trackers import expect_trackers
@@ -62,14 +62,14 @@ def train_ensemble(
     for one in wanted:
         expect_trainable(for_market(whole, from_files=market is not None), one)
     run = run_names.claim_free() if run is None else run_names.run_path(run).resolve()
-    named = [None if one is None else str(Path(one).resolve()) for one in (market, macro)]
+    named = [None if one is None else file_name(one) for one in (market, macro)]
     if is_sweep(run):
         record = SweepRecord.read(run)
         if not resume_existing:
             raise RunError(f"{run}: this ensemble exists; carry it on with `mtquant resume {run}` or name another")
         if record.kind != "ensemble" or record.n_trials != members:
             raise ConfigError(f"{run}: it is no ensemble of {members} members; name another run")
-        expect_the_same(record, whole, record.load_space(), named, budget_scale)
+        expect_the_same(record, whole, record.load_space(), named, budget_scale, wanted)
     else:
         ownership.claim(run)
         SweepRecord.ensemble(

@@ -24,6 +24,7 @@ from mtquant_rllib.training.curriculum.phases import TrialPlan, budget_bars, pla
 from mtquant_rllib.training.curriculum.trial import PhaseTrial, TrialContext
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.records.manifest_file import FILE
+from mtquant_rllib.training.reporting.curve_files import VALIDATION_SHARPE, curve_of, whole_rows
 from mtquant_rllib.training.reporting.result_files import Curves
 from mtquant_rllib.training.result_keys import ENV_FAULTS, FAILURE, SHARPE, TRIAL, VALIDATION
 from mtquant_rllib.training.search.handover import best_of, checkpoint_of
@@ -175,6 +176,9 @@ class Member:
         for name, trial in self._trials.items():
             algorithm = trial.go_on()
             self._best.setdefault(name, float(algorithm.best.get(SHARPE, math.nan)))
+            if name not in self._sharpe and self.phase is not None:
+                rows = whole_rows(curve_of(self.run, self.phase, name))
+                self._sharpe[name] = float(rows[-1].get(VALIDATION_SHARPE) or math.nan) if rows else math.nan
         if not self._trials and not self._best and self.manifest.wanted:
             records = self.manifest.phase(self.manifest.wanted[-1]).trials
             self._best = {

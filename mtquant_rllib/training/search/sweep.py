@@ -22,7 +22,7 @@ from mtquant_rllib.paths import is_address
 from mtquant_rllib.training.curriculum.attempt import Attempt
 from mtquant_rllib.training.curriculum.changeable_settings import refuse_unchangeable, with_overrides
 from mtquant_rllib.training.placement.node_readiness import Readiness
-from mtquant_rllib.training.preparation import centred, for_market, prepare, restored
+from mtquant_rllib.training.preparation import centred, file_name, for_market, prepare, restored
 from mtquant_rllib.training.records import ledger, ownership, run_names
 from mtquant_rllib.training.records.manifest import Manifest, MarketRecord
 from mtquant_rllib.training.records.manifest_file import is_run
@@ -92,8 +92,8 @@ def sweep(
     if is_sweep(run):
         if not resume_existing:
             raise RunError(f"{run}: this sweep exists; carry it on with `mtquant resume {run}` or name another")
-        files = [None if one is None else str(Path(one).resolve()) for one in (market, macro)]
-        expect_the_same(SweepRecord.read(run), settings, found, files, budget_scale)
+        files = [None if one is None else file_name(one) for one in (market, macro)]
+        expect_the_same(SweepRecord.read(run), settings, found, files, budget_scale, phases)
     else:
         ownership.claim(run)
         record = SweepRecord.begin(
@@ -103,8 +103,8 @@ def sweep(
             values,
             phases=phases,
             budget_scale=budget_scale,
-            market=None if market is None else str(Path(market).resolve()),
-            macro=None if macro is None else str(Path(macro).resolve()),
+            market=None if market is None else file_name(market),
+            macro=None if macro is None else file_name(macro),
         )
         record.write(run)
     carry_on(run, address)
@@ -223,8 +223,7 @@ def _begin_trial(
             manifest.write(run)
             if record.kind == "sweep":
                 _note_selection(sweep, record, results, run, trial, seed)
-        # Seeds are averaged and folds are stitched together: none of them is chosen.
-        same = ("seed", "market.splits") if record.kind == "walk_forward" else ("seed",)
+        same = ledger.SEEDS_AND_SPLITS if record.kind == "walk_forward" else ledger.SEEDS
         ledger.training_begins(run, manifest, part_of=record.name, leave_out=same)
 
 
@@ -235,7 +234,7 @@ def _count_taken_over(sweep: Path, record: SweepRecord, results: Results) -> Non
         run = record.runs_of(sweep, name)[0]
         for one in row.handovers if is_run(run) else ():
             manifest = Manifest.read(run)
-            ledger.training_begins(run, manifest, part_of=record.name, leave_out=("seed",), changes=one["values"])
+            ledger.training_begins(run, manifest, part_of=record.name, leave_out=ledger.SEEDS, changes=one["values"])
 
 
 def _note_selection(

@@ -16,7 +16,7 @@ from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.market.importing.importers import load_market
 from mtquant_rllib.paths import is_address
 from mtquant_rllib.training.curriculum.phases import expect_trainable
-from mtquant_rllib.training.preparation import for_market
+from mtquant_rllib.training.preparation import file_name, for_market
 from mtquant_rllib.training.records import ownership, run_names
 from mtquant_rllib.training.records.manifest import phases_of
 from mtquant_rllib.training.reporting.trackers import expect_trackers
@@ -82,8 +82,8 @@ def walk_forward(
         [fold.values for fold in declared],
         phases=wanted,
         budget_scale=budget_scale,
-        market=str(Path(market).resolve()),
-        macro=None if macro is None else str(Path(macro).resolve()),
+        market=file_name(market),
+        macro=None if macro is None else file_name(macro),
     )
     record.write(run)
     sweep.carry_on(run, address)

@@ -21,6 +21,7 @@ from mtquant_rllib.training.reporting.weights_and_biases import artifacts, evalu
 from mtquant_rllib.training.reporting.weights_and_biases.identity import Identity, identity_of
 from mtquant_rllib.training.reporting.weights_and_biases.sections import metrics
 from mtquant_rllib.training.reporting.weights_and_biases.session import (
+    KEPT_OFFLINE,
     OFFLINE,
     Mode,
     Unreachable,
@@ -80,7 +81,7 @@ class Follower:
             self.say(kept_offline(self._why(error)))
             end_service()
             self._over, self.mode, self._service = True, OFFLINE, None
-            # What it was logged_run, its files say.
+            # What was logged, its files say.
             for known in (self._seen, self._logged, self._open):
                 known.clear()
             self._look()
@@ -249,4 +250,4 @@ def sole(run: Path) -> Iterator[bool]:
 
 
 def kept_offline(why: str) -> str:
-    return f"{why}; kept offline from here"
+    return f"{why}; {KEPT_OFFLINE}"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.training.records.manifest import Manifest
+from mtquant_rllib.training.reporting.weights_and_biases.session import KEPT_OFFLINE
 from mtquant_rllib.training.storage import mirror
 
 _FOLLOWER = "mtquant_rllib.training.reporting.weights_and_biases.follower_process"
@@ -104,8 +105,11 @@ class _FollowerProcess:
         heard = False
         for line in self._process.stdout:
             heard = True
-            _OFFLINE.add(self._run)
-            self._tell(f"Weights & Biases: {line.strip()}; training goes on, and {self._cure} sends it")
+            if line.strip().endswith(KEPT_OFFLINE):
+                _OFFLINE.add(self._run)
+                self._tell(f"Weights & Biases: {line.strip()}; training goes on, and {self._cure} sends it")
+            else:
+                self._tell(f"Weights & Biases: {line.strip()}")
         code = self._process.wait()
         if code and not heard and not self._killed:
             self._tell(

@@ -16,6 +16,8 @@ from mtquant_rllib.training.session import processes
 
 Mode = Literal["online", "offline", "shared", "disabled"]
 OFFLINE: Mode = "offline"
+KEPT_OFFLINE = "kept offline from here"
+"""How a line ends that says that the service is not used any more."""
 DISABLED: Mode = "disabled"
 
 

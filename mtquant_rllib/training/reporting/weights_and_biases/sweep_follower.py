@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mtquant_rllib.training.records.manifest_file import is_run
-from mtquant_rllib.training.reporting.weights_and_biases.follower import Follower
+from mtquant_rllib.training.reporting.weights_and_biases.follower import Follower, sole
 from mtquant_rllib.training.reporting.weights_and_biases.session import OFFLINE, Mode
-from mtquant_rllib.training.reporting.weights_and_biases.transaction_log import FOLDER
 
 
 def runs_of(sweep: Path) -> list[Path]:
@@ -30,19 +29,24 @@ class SweepFollower:
 
     def look(self) -> None:
         for run in runs_of(self.sweep):
-            follower = self._of(run)
-            follower.look()
+            with sole(run) as alone:
+                if not alone:
+                    # An evaluation of the run is being logged; the next look has the rest.
+                    continue
+                follower = self._of(run)
+                follower.look()
             if follower.mode == OFFLINE != self.mode:
                 # The service that the others had has ended with it. What they were told, their files say.
                 self.mode, self._followers = OFFLINE, {run: follower}
 
     def finish(self) -> None:
-        for follower in self._followers.values():
-            follower.finish()
+        for run, follower in self._followers.items():
+            with sole(run) as alone:
+                if alone:
+                    follower.finish()
 
     def _of(self, run: Path) -> Follower:
         if run not in self._followers:
-            (run / FOLDER).mkdir(exist_ok=True)
             self._followers[run] = Follower(run, self.mode, self.say)
         follower = self._followers[run]
         follower.patience_s = self.patience_s

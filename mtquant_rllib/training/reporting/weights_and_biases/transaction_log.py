@@ -47,7 +47,7 @@ class Logged:
     @property
     def last(self) -> int:
         """Newest iteration that was logged."""
-        return max(self.iterations, default=self.sent)
+        return max([*self.iterations, self.sent])
 
     def add(self, path: Path) -> None:
         """Add what one file says."""
