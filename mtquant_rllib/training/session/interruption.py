@@ -48,6 +48,8 @@ class Interruption(tune.Stopper):
         self.node_lost = False
         self._since = 0.0
         self._running: set[str] = set()
+        self._arrivals: int | None = None
+        """Of a pipe into which Python writes the number of every signal, whoever handles it."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Interruption:
         """The same object: Tune copies what it is configured with, and the signal handler holds this one."""
@@ -107,6 +109,9 @@ class Interruption(tune.Stopper):
             )
 
         before = {number: signal.signal(number, answer) for number in SIGNALS}
+        missed = self._arrived()
+        if missed and self.number is None:
+            answer(missed[0], None)
         try:
             yield
         finally:
@@ -115,11 +120,39 @@ class Interruption(tune.Stopper):
 
     @contextlib.contextmanager
     def ends_sessions(self, go_on: str) -> Iterator[None]:
-        """Turn the end that Ray's own handler of SIGTERM makes, while its session begins, into ours."""
+        """Turn the end that Ray's own handler of SIGTERM makes, while its session begins, into ours. Where that end was
+        lost, since it was raised while an object was being removed, the next `handled` answers the signal."""
+        with self._watched():
+            try:
+                yield
+            except SystemExit as end:
+                if end.code == signal.SIGTERM:
+                    self.ask(signal.SIGTERM)
+                    self.raise_if_asked(f"nothing had begun; {go_on}")
+                raise
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._arrivals, into = os.pipe()
+        for end in (self._arrivals, into):
+            os.set_blocking(end, False)
+        before = signal.set_wakeup_fd(into, warn_on_full_buffer=False)
         try:
             yield
-        except SystemExit as end:
-            if end.code == signal.SIGTERM:
-                self.ask(signal.SIGTERM)
-                self.raise_if_asked(f"nothing had begun; {go_on}")
-            raise
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(into)
+            os.close(self._arrivals)
+            self._arrivals = None
+
+    def _arrived(self) -> list[int]:
+        """Signals that have come since `ends_sessions` began, or since this was asked last."""
+        if self._arrivals is None:
+            return []
+        try:
+            return [number for number in os.read(self._arrivals, 4096) if number in SIGNALS]
+        except BlockingIOError:
+            return []
