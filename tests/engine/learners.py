@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
@@ -14,6 +15,20 @@ from mtquant_rllib.engine.fragments import LevelColumns, reconstruct_observation
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.env.observations.reconstruction import ObservationReconstruction
 from mtquant_rllib.env.prepared.data import DeskData
+
+
+class Linear:
+    """An objective with given gradients: the sum of the outputs times them (`objective.Objective`)."""
+
+    def __init__(self, *gradients: torch.Tensor) -> None:
+        self._gradients = gradients
+
+    def loss(self, *outputs: torch.Tensor) -> torch.Tensor:
+        return torch.stack([(one * its).sum() for one, its in zip(outputs, self._gradients)]).sum()
+
+    def gradients(self, *outputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self._gradients
+
 
 AS_THEY_STAND = Settings.load().learner.model_copy(
     update={"precision": "float32", "checkpoint_activations": False, "compile": False}

@@ -14,8 +14,8 @@ from ray.rllib.core import ALL_MODULES
 
 from mtquant_rllib.engine.fragments import Fragment
 from mtquant_rllib.engine.learning.backprop import AutogradBackprop
-from mtquant_rllib.engine.learning.fast_path.loss_gradients import ppo_gradients
 from mtquant_rllib.engine.learning.ppo.learner import BatchedLearner
+from mtquant_rllib.engine.learning.ppo.objective import PPOObjective
 from mtquant_rllib.engine.rllib_reference import RLlibLearner
 from mtquant_rllib.engine.sampling.runner import BatchedEnvRunner
 from mtquant_rllib.features.regimes import Regime
@@ -104,9 +104,8 @@ def test_the_gradient_is_autograds_of_all_losses_summed(make_config: Any) -> Non
         columns = [action, torch.cat((mean, log_std), -1)[None].detach(), old, advantage, target]
         weight = torch.full((1, n_rows), 1.0 / n_rows)
         coefficients = part.coefficients | learner._schedules(part)
-        outputs = backprop.forward(obs, labels)
-        gradients = ppo_gradients(outputs, columns, weight, coefficients, part.stack.action_mask_S1A)
-        backprop.backward(*gradients)
+        backprop.forward(obs, labels)
+        backprop.backward(PPOObjective(columns, weight, coefficients, part.stack.action_mask_S1A))
         assert backprop.auxiliary_losses.keys() == NAMES
         for key, auxiliary_loss in backprop.auxiliary_losses.items():
             assert auxiliary_loss.item() == pytest.approx(auxiliary_losses[key].item(), rel=1e-6)

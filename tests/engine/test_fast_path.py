@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learners import AS_THEY_STAND, TIMES, built, parameters
+from learners import AS_THEY_STAND, TIMES, Linear, built, parameters
 
 from mtquant_rllib.engine.learning.backprop import AutogradBackprop, backprop_for
 from mtquant_rllib.engine.learning.fast_path import loss_gradients
@@ -52,7 +52,7 @@ def test_backpropagation_in_closed_form_is_autograds(stacks: list[ModuleStack]) 
             stack.grad_RP.zero_()
             generator.manual_seed(2)
             by_mean, by_log_std = torch.randn(2, *mean.shape, generator=generator) * stack.action_mask_S1A
-            backprop.backward(by_mean, by_log_std, torch.randn(value.shape, generator=generator))
+            backprop.backward(Linear(by_mean, by_log_std, torch.randn(value.shape, generator=generator)))
             answers.append([output.expand_as(by_mean) if output.ndim == 3 else output for output in outputs])
             gradients.append(stack.grad_RP.clone())
         for mine, theirs in zip(*answers):
@@ -75,7 +75,7 @@ def test_what_a_narrow_specialist_lacks_stays_zero(stacks: list[ModuleStack]) ->
     plain = ManualBackprop(specialists)
     mean, _, value = plain.forward(obs)
     by_mean = torch.randn_like(mean) * specialists.action_mask_S1A
-    plain.backward(by_mean, torch.zeros_like(mean), torch.randn_like(value))
+    plain.backward(Linear(by_mean, torch.zeros_like(mean), torch.randn_like(value)))
     assert (specialists.grad_RP[narrow][~used] == 0).all()
 
 

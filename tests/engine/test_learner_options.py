@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learners import AS_THEY_STAND
+from learners import AS_THEY_STAND, Linear
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.sections.training import LearnerConfig
@@ -59,7 +59,7 @@ def answer(stack: ModuleStack, how: LearnerConfig, seed: int = 5) -> tuple[Outpu
     backprop.seed(seed)
     outputs = backprop.forward(obs)
     gradients = [torch.randn(output.shape, generator=generator) for output in outputs]
-    backprop.backward(*gradients)
+    backprop.backward(Linear(*gradients))
     return outputs, stack.grad_RP.clone()
 
 
@@ -125,7 +125,7 @@ def test_under_sac_the_policys_pass_is_in_bfloat16_too() -> None:
         only_asked, _ = AutogradPolicyBackprop(policy, rows, how).forward(obs, learns=False)
         torch.testing.assert_close(only_asked, mean, rtol=0.02, atol=0.002)
         auxiliary_losses = torch.stack([*act.auxiliary_losses(obs, labels).values()]).sum()
-        act.backward(torch.ones_like(mean), torch.zeros_like(log_std), auxiliary_losses)
+        act.backward(Linear(torch.ones_like(mean), torch.zeros_like(log_std)), auxiliary_losses)
         gradients.append(rows.grad_RP.clone())
     exact, near, same = gradients
     assert 1e-4 < (near - exact).norm() / exact.norm() < 0.02

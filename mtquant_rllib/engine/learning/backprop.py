@@ -1,7 +1,8 @@
 """Forward and backward passes of a stack of networks.
 
-`forward` returns the networks' outputs, `backward` takes the gradients of a loss by them and writes the stack's
-gradient rows. Plain networks run by the chain rule in closed form (`fast_path`), all others by autograd.
+`forward` returns the networks' outputs, `backward` writes the stack's gradient rows of an objective of them. Plain
+networks run by the chain rule, from the objective's gradients in closed form (`fast_path`); all others by autograd of
+the objective's loss as it is defined.
 
 Shape suffixes: S networks of the stack, B rows, F observation, A actions.
 """
@@ -18,6 +19,7 @@ from torch import Tensor
 from mtquant_rllib.config.sections.training import LearnerConfig
 from mtquant_rllib.engine.learning.execution_options import NetworkExecution, changed_options, checkpointed_encoders
 from mtquant_rllib.engine.learning.fast_path.policies import ManualBackprop, has_fast_path
+from mtquant_rllib.engine.learning.objective import Objective
 from mtquant_rllib.engine.learning.stacks import ModuleStack, StackedParameters
 from mtquant_rllib.policies.networks import GaussianPolicy
 
@@ -49,9 +51,9 @@ class Backprop(Protocol):
         rows times it, so that they add up to the minibatch's.
         """
 
-    def backward(self, mean_SBA: Tensor, log_std_SBA: Tensor, value_SB: Tensor) -> None:
-        """Write the stack's gradient rows from the gradients by the outputs of the last `forward`, plus the gradient of
-        its auxiliary losses."""
+    def backward(self, objective: Objective) -> None:
+        """Write the stack's gradient rows of the objective at the outputs of the last `forward`, plus those of its
+        auxiliary losses."""
 
 
 def backprop_for(stack: ModuleStack, options: LearnerConfig) -> Backprop:
@@ -104,8 +106,8 @@ class AutogradBackprop:
                 losses = self._stack.network.policy.auxiliary_losses(obs_SBF[0], labels_SB1[0, :, 0])
         return inputs, value_SB.float(), losses
 
-    def backward(self, mean_SBA: Tensor, log_std_SBA: Tensor, value_SB: Tensor) -> None:
-        _backward(self._stack, self._outputs, (mean_SBA, log_std_SBA, value_SB), self._auxiliary_loss)
+    def backward(self, objective: Objective) -> None:
+        _backward(self._stack, objective.loss(*self._outputs), self._auxiliary_loss)
         del self._outputs, self._auxiliary_loss
 
 
@@ -138,16 +140,14 @@ class AutogradPolicyBackprop:
         with self._execution.precision():
             return self._policy.auxiliary_losses(obs_BF, labels_B)
 
-    def backward(self, mean_SBA: Tensor, log_std_SBA: Tensor, auxiliary_loss: Tensor | None = None) -> None:
-        """Write the gradient rows from the gradients by the outputs of the last `forward`, plus that of an auxiliary
+    def backward(self, objective: Objective, auxiliary_loss: Tensor | None = None) -> None:
+        """Write the gradient rows of the objective at the outputs of the last `forward`, plus those of an auxiliary
         loss."""
-        _backward(self._rows, self._outputs, (mean_SBA, log_std_SBA), auxiliary_loss)
+        _backward(self._rows, objective.loss(*self._outputs), auxiliary_loss)
         del self._outputs
 
 
-def _backward(
-    rows: StackedParameters, outputs: Sequence[Tensor], gradients: Sequence[Tensor], auxiliary_loss: Tensor | None
-) -> None:
+def _backward(rows: StackedParameters, loss: Tensor, auxiliary_loss: Tensor | None) -> None:
     if auxiliary_loss is not None:
-        outputs, gradients = (*outputs, auxiliary_loss), (*gradients, torch.ones_like(auxiliary_loss))
-    torch._foreach_copy_(rows.gradients, torch.autograd.grad(outputs, rows.parameters, gradients))
+        loss = loss + auxiliary_loss
+    torch._foreach_copy_(rows.gradients, torch.autograd.grad(loss, rows.parameters))

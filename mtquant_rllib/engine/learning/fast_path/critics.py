@@ -9,6 +9,7 @@ Shape suffixes: R critics, B rows, F observation, W executed action, H hidden.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,6 +83,20 @@ class CriticBackprop:
             if number:
                 g = layer.input_gradient(g)
         return g
+
+
+class CriticValues(torch.autograd.Function):
+    """`CriticBackprop.forward` as one node of autograd's graph, differentiable in the executed actions alone. Its
+    backward pass belongs to the last forward pass of these critics."""
+
+    @staticmethod
+    def forward(ctx: Any, executed_RBW: Tensor, obs_RBF: Tensor, critics: CriticBackprop) -> Tensor:
+        ctx.critics = critics
+        return critics.forward(obs_RBF, executed_RBW)
+
+    @staticmethod
+    def backward(ctx: Any, *g_RB: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.critics.by_action(*g_RB), None, None
 
 
 class _LinearSlope:

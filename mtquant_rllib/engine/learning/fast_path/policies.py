@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mtquant_rllib.engine.learning.fast_path.layers import Layer, ParameterViews, PerActionLayer, SplitLayer, Trunk
+from mtquant_rllib.engine.learning.objective import Objective
 from mtquant_rllib.engine.learning.stacks import ModuleStack
 from mtquant_rllib.policies.elementwise import Tanh, tanh_backward_, tanh_of_double_
 from mtquant_rllib.policies.networks import (
@@ -139,12 +140,19 @@ class ManualPolicyBackprop:
         """Mean (S, B, A) and log deviation (S, 1, A)."""
         log_std_S1A = torch.logaddexp(self._rho, self._rho.new_tensor(self._log_min_std)).unsqueeze(1)
         mean_SBA = self._mean.forward(obs_SBF)
-        return mean_SBA if self._reference is None else mean_SBA.add_(self._reference(obs_SBF)), log_std_S1A
+        if self._reference is not None:
+            mean_SBA.add_(self._reference(obs_SBF))
+        self._outputs = mean_SBA, log_std_S1A
+        return self._outputs
+
+    def backward(self, objective: Objective, auxiliary_loss: Tensor | None = None) -> None:
+        """Write the gradient rows of the objective at the outputs of the last `forward`."""
+        assert auxiliary_loss is None
+        self.store_gradients(*objective.gradients(*self._outputs))
 
     @torch.no_grad()
-    def backward(self, mean_SBA: Tensor, log_std_SBA: Tensor, auxiliary_loss: Tensor | None = None) -> None:
+    def store_gradients(self, mean_SBA: Tensor, log_std_SBA: Tensor) -> None:
         """Write the gradient rows from the gradients by the outputs of the last `forward`."""
-        assert auxiliary_loss is None
         self._mean.backward(mean_SBA)
         torch.mul(log_std_SBA.sum(1), torch.sigmoid(self._rho - self._log_min_std), out=self._rho_gradient)
 
@@ -173,11 +181,13 @@ class ManualBackprop:
         assert labels_SB1 is None
         mean_SBA, log_std_S1A = self._policy.forward(obs_SBF)
         value_SB1 = self._value_head.forward(self._value_trunk.forward(obs_SBF))
-        return mean_SBA, log_std_S1A, value_SB1.squeeze(-1)
+        self._outputs = mean_SBA, log_std_S1A, value_SB1.squeeze(-1)
+        return self._outputs
 
     @torch.no_grad()
-    def backward(self, mean_SBA: Tensor, log_std_SBA: Tensor, value_SB: Tensor) -> None:
-        self._policy.backward(mean_SBA, log_std_SBA)
-        value_SB1 = value_SB.unsqueeze(-1)
+    def backward(self, objective: Objective) -> None:
+        by_mean, by_log_std, by_value = objective.gradients(*self._outputs)
+        self._policy.store_gradients(by_mean, by_log_std)
+        value_SB1 = by_value.unsqueeze(-1)
         self._value_head.store_gradients(value_SB1, self._value_trunk.last)
         self._value_trunk.backward(value_SB1 * self._value_head.weight)

@@ -6,8 +6,9 @@ row:
 
 r is the ratio of probabilities, A the advantage, T the value target; policies are diagonal Gaussians over raw actions.
 c_r is there where a reference policy is (`reference_kl_coeff`).
-A minibatch's loss is the sum of its rows' losses times their weights. This is the definition; the learner steps along
-its gradients in closed form (`fast_path.loss_gradients`), which tests hold to autograd's.
+A minibatch's loss is the sum of its rows' losses times their weights. This is the definition. Networks that run by
+autograd are stepped along its gradient; for plain ones it is written out in `fast_path.loss_gradients`, which tests
+hold to autograd's.
 
 Shape suffixes: S modules, B rows, A actions.
 """

@@ -20,8 +20,7 @@ from mtquant_rllib.config.sections.training import LearnerConfig
 from mtquant_rllib.engine.learning.backprop import backprop_for
 from mtquant_rllib.engine.learning.distributed import SumGroup
 from mtquant_rllib.engine.learning.divergence import Divergence, StepCounts, parameter_divergence
-from mtquant_rllib.engine.learning.fast_path.loss_gradients import ppo_gradients
-from mtquant_rllib.engine.learning.ppo.loss import ppo_terms
+from mtquant_rllib.engine.learning.ppo.objective import PPOObjective
 from mtquant_rllib.engine.learning.reference_kl import reference_kl_coeff
 from mtquant_rllib.engine.learning.schedules import DEFAULT
 from mtquant_rllib.engine.learning.stacks import ModuleStack, StackedAdam
@@ -170,11 +169,12 @@ class StackLearner:
             labels = columns.pop() if self._has_auxiliary_losses else None
             outputs = self.backprop.forward(obs, labels, weight_SB.sum())
             reference = None if self._reference is None else self._reference(obs)
-            self.backprop.backward(*ppo_gradients(outputs, columns, weight_SB, self.coefficients, mask, reference))
+            objective = PPOObjective(columns, weight_SB, self.coefficients, mask, reference)
+            self.backprop.backward(objective)
             self._group.sum(self.stack.grad_RP)
             last_epoch = [len(own) - len(own) // n_epochs <= step < len(own) for own in minibatches]
             if any(last_epoch):
-                terms = ppo_terms(outputs, columns, self.coefficients, mask, reference)
+                terms = objective.terms(*outputs)
                 sums = (torch.stack([*terms.values()]) * weight_SB).sum(-1)
                 counted = torch.tensor(last_epoch).to(sums)
                 term_sums.append(torch.cat((sums * counted, counted[None])))

@@ -21,8 +21,9 @@ the departure from its mean. With lambda the slope is a ridge regression over
 the replay, close to zero while the replay holds little. Entropy in logit space does neither, since it does not depend
 on the mean.
 
-This is the definition; the learner steps along the gradients in closed form (`fast_path.loss_gradients`,
-`fast_path.critics`), which tests hold to autograd's.
+This is the definition. Policies that run by autograd are stepped along the gradient of J_pi as it stands here
+(`actor_objective`); for plain ones, for critics and for alpha the gradients are written out
+(`fast_path.loss_gradients`, `fast_path.critics`), and tests hold them to autograd's.
 
 Shape suffixes: S modules, T the twin critics, B rows, A actions.
 """

@@ -25,16 +25,12 @@ from mtquant_rllib.engine.learning.backprop import AutogradPolicyBackprop, warn_
 from mtquant_rllib.engine.learning.distributed import LearnerRanks, Shard
 from mtquant_rllib.engine.learning.divergence import Divergence, StepCounts, parameter_divergence
 from mtquant_rllib.engine.learning.fast_path import loss_gradients
-from mtquant_rllib.engine.learning.fast_path.critics import CriticBackprop
+from mtquant_rllib.engine.learning.fast_path.critics import CriticBackprop, CriticValues
 from mtquant_rllib.engine.learning.fast_path.layers import ParameterViews
 from mtquant_rllib.engine.learning.fast_path.policies import ManualPolicyBackprop, has_fast_path
-from mtquant_rllib.engine.learning.reference_kl import (
-    REFERENCE_KL,
-    reference_kl,
-    reference_kl_coeff,
-    reference_kl_gradient,
-)
+from mtquant_rllib.engine.learning.reference_kl import REFERENCE_KL, reference_kl, reference_kl_coeff
 from mtquant_rllib.engine.learning.sac import loss as sac_loss
+from mtquant_rllib.engine.learning.sac.actor_objective import ActorObjective
 from mtquant_rllib.engine.learning.stacks import StackableModules, StackedAdam, StackedParameters
 from mtquant_rllib.engine.randomness import derived_seed
 from mtquant_rllib.engine.replay.replay import Batch
@@ -219,17 +215,16 @@ class SACStack(StackableModules):
         critic_norm = self._clipped_step("critic", self.critics, shard, [own for own in active for _ in CRITICS])
 
         mean, log_std = self._policy_backprop.forward(obs)
-        noise = _noise(mean, shard)
-        new_action, log_prob = sac_loss.sampled_actions(mean, log_std, noise, mask)
-        new_value, by_action = self._value_and_slope(obs_RBF, new_action)
-        by_mean, by_log_std = loss_gradients.actor_gradients(by_action, log_std, noise, alpha_S1, mask)
         reference = None if self._policy.reference is None else self._policy.reference(obs)
-        departure = mean if reference is None else mean - reference
-        by_mean += loss_gradients.action_penalty_gradient(departure, self._action_penalty, mask)
-        if reference is not None:
-            by_mean += reference_kl_gradient(mean, log_std, reference, mask) * (
-                self._reference_kl_coeff / mean.shape[1]
-            )
+        objective = ActorObjective(
+            lambda action_SBA: self._values_of(obs_RBF, action_SBA),
+            _noise(mean, shard),
+            alpha_S1,
+            mask,
+            action_penalty=self._action_penalty,
+            reference_SBA=reference,
+            kl_coeff=self._reference_kl_coeff,
+        )
         if self._ranks.rank:
             # Each learner drops out units of its own.
             self._seed(derived_seed(seed, self._ranks.rank))
@@ -237,7 +232,8 @@ class SACStack(StackableModules):
         if isinstance(self._policy_backprop, AutogradPolicyBackprop) and self._policy.has_auxiliary_losses:
             auxiliary = self._policy_backprop.auxiliary_losses(obs, regime)
         auxiliary_loss = torch.stack([*auxiliary.values()]).sum() if auxiliary else None
-        self._policy_backprop.backward(by_mean, by_log_std, auxiliary_loss)
+        self._policy_backprop.backward(objective, auxiliary_loss)
+        new_value, log_prob = objective.value_STB, objective.log_prob_SB
         actor_norm = self._clipped_step(ACTOR, self.actors, shard, active)
 
         by_alpha_S1 = loss_gradients.alpha_gradient(log_prob, alpha_S1, self.target_entropy_S1)
@@ -306,16 +302,11 @@ class SACStack(StackableModules):
         """Values of both critics of each module, (S, T, B)."""
         return critics.forward(obs_RBF, _per_twin(executed_SBW)).unflatten(0, _PER_MODULE)
 
-    def _value_and_slope(self, obs_RBF: Tensor, action_SBA: Tensor) -> tuple[Tensor, Tensor]:
-        """Values of raw actions (S, T, B), and the gradient of the smaller one by the raw action, (S, B, A)."""
-        action_SBA = action_SBA.detach().requires_grad_()
-        executed_SBW = self._executed(action_SBA)
-        value_STB = self._value(self._critic_backprop, obs_RBF, executed_SBW.detach())
-        by_value = loss_gradients.minimum_mask(value_STB).flatten(0, 1)
-        slope_RBW = self._critic_backprop.by_action(by_value)
-        slope_SBW = slope_RBW.unflatten(0, _PER_MODULE).sum(1)
-        (slope_SBA,) = torch.autograd.grad(executed_SBW, action_SBA, slope_SBW)
-        return value_STB, slope_SBA
+    def _values_of(self, obs_RBF: Tensor, action_SBA: Tensor) -> Tensor:
+        """Values of raw actions, (S, T, B), differentiable in the actions alone."""
+        executed_RBW = _per_twin(self._executed(action_SBA))
+        value_RB: Tensor = CriticValues.apply(executed_RBW, obs_RBF, self._critic_backprop)
+        return value_RB.unflatten(0, _PER_MODULE)
 
     def _seed(self, seed: int) -> None:
         if self.device.type == "cpu":

@@ -1,0 +1,46 @@
+"""`PPOObjective`: PPO's loss of one minibatch, for the networks that it was sampled for.
+
+Shape suffixes: S modules, B rows, A actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mtquant_rllib.engine.learning.fast_path.loss_gradients import ppo_gradients
+from mtquant_rllib.engine.learning.ppo.loss import ppo_loss, ppo_terms
+
+
+@dataclass(frozen=True)
+class PPOObjective:
+    """`ppo_loss` of a minibatch (`objective.Objective`). The outputs are mean, log deviation and value.
+
+    columns, coefficients, action_mask_S1A, reference_SBA
+        As of `loss.ppo_terms`.
+    weight_SB
+        Of each row in its module's loss; 0 for padding.
+    """
+
+    columns: Sequence[Tensor]
+    weight_SB: Tensor
+    coefficients: Mapping[str, Tensor]
+    action_mask_S1A: Tensor
+    reference_SBA: Tensor | None = None
+
+    def terms(self, mean_SBA: Tensor, log_std_SBA: Tensor, value_SB: Tensor) -> dict[str, Tensor]:
+        """The terms of each row's loss, (S, B) each."""
+        outputs = mean_SBA, log_std_SBA, value_SB
+        return ppo_terms(outputs, self.columns, self.coefficients, self.action_mask_S1A, self.reference_SBA)
+
+    def loss(self, mean_SBA: Tensor, log_std_SBA: Tensor, value_SB: Tensor) -> Tensor:
+        of_rows: Tensor = ppo_loss(self.terms(mean_SBA, log_std_SBA, value_SB), self.coefficients)
+        return (of_rows * self.weight_SB).sum()
+
+    def gradients(self, mean_SBA: Tensor, log_std_SBA: Tensor, value_SB: Tensor) -> tuple[Tensor, ...]:
+        outputs = mean_SBA, log_std_SBA, value_SB
+        return ppo_gradients(
+            outputs, self.columns, self.weight_SB, self.coefficients, self.action_mask_S1A, self.reference_SBA
+        )
