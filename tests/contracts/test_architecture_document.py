@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,9 @@ def test_a_file_of_the_document_exists(path: str) -> None:
 def test_every_room_of_the_package_is_in_it() -> None:
     rooms = [path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").is_file()]
     assert [room for room in rooms if f"`{room}/`" not in DOCUMENT] == []
+
+
+def test_the_index_of_files_is_the_files_own_first_sentences() -> None:
+    """`python .ci/file_index.py` writes it."""
+    written = runpy.run_path(str(ROOT / ".ci" / "file_index.py"))
+    assert (ROOT / "docs" / "files.md").read_text() == written["index"]()

@@ -1,4 +1,5 @@
-"""Faults of environments while they are sampled, and sampling the same bars again.
+"""Faults of environments while they are sampled, and how often the same bars are tried again
+(`resources.env_retries`).
 
 An environment fails when it raises, or when a reward, an equity or an observation is not finite. The call of `sample`
 is then undone as a whole (`runner_snapshot.RunnerBackup`) and repeated with the same noise: after a transient fault the

@@ -1,4 +1,5 @@
-"""Limits that add up absolute notionals: one instrument, a sector, the whole book, margin."""
+"""Limits that add up absolute notionals: one instrument, a sector, the whole book, margin; and which position a margin
+call closes first."""
 
 from __future__ import annotations
 

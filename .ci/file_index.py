@@ -1,0 +1,56 @@
+"""Writes docs/files.md: every file of the package with the first sentence of its docstring, room by room.
+
+python .ci/file_index.py
+"""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "mtquant_rllib"
+INDEX = ROOT / "docs" / "files.md"
+WIDTH = 148
+HEAD = """\
+# Every file, in one sentence
+
+Written by `python .ci/file_index.py` from the files' own docstrings; a test holds it to them. Paths are below `mtquant_rllib/`.
+[architecture.md](architecture.md) says how they work together, and where a change goes.
+"""
+
+
+def first_sentence(path: Path) -> str:
+    """The first paragraph of a file's docstring, up to its first full stop that ends a sentence."""
+    text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0].split())
+    end = next(
+        (
+            at
+            for at, letter in enumerate(text)
+            if letter == "." and text[at + 1 : at + 2] == " " and text[at - 2] != "."
+        ),
+        len(text),
+    )
+    return text[:end].rstrip(".:")
+
+
+def index() -> str:
+    lines = [HEAD]
+    rooms = sorted({path.parent for path in PACKAGE.rglob("*.py")})
+    for room in rooms:
+        name = "" if room == PACKAGE else f"{room.relative_to(PACKAGE)}/"
+        head = first_sentence(room / "__init__.py")
+        lines.append(f"## {name or 'The package itself'}\n")
+        if head:
+            lines.append(textwrap.fill(f"{head}.", WIDTH) + "\n")
+        for path in sorted(room.glob("*.py")):
+            if path.name != "__init__.py":
+                entry = f"- `{path.name}`: {first_sentence(path)}"
+                lines.append(textwrap.fill(entry, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    INDEX.write_text(index())
