@@ -6,6 +6,7 @@ python .ci/file_index.py
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 from pathlib import Path
 
@@ -16,23 +17,16 @@ WIDTH = 148
 HEAD = """\
 # Every file, in one sentence
 
-Written by `python .ci/file_index.py` from the files' own docstrings; a test holds it to them. Paths are below `mtquant_rllib/`.
-[architecture.md](architecture.md) says how they work together, and where a change goes.
+Paths are below `mtquant_rllib/`. [architecture.md](architecture.md) says how they work together, and where a change
+goes. `python .ci/file_index.py` writes this page from the files' own docstrings; a test holds it to them.
 """
 
 
 def first_sentence(path: Path) -> str:
     """The first paragraph of a file's docstring, up to its first full stop that ends a sentence."""
     text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split("\n\n")[0].split())
-    end = next(
-        (
-            at
-            for at, letter in enumerate(text)
-            if letter == "." and text[at + 1 : at + 2] == " " and text[at - 2] != "."
-        ),
-        len(text),
-    )
-    return text[:end].rstrip(".:")
+    sentence = re.match(r".*?[^.](?=\.( |$))", text)
+    return (sentence.group() if sentence else text).rstrip(":")
 
 
 def index() -> str:
