@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from small_runs import SMALL_MARKET, mtquant, words_of
+from small_runs import SMALL_MARKET, words_of
 
+from mtquant_rllib.cli import main
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.evaluation.backtest import rollout
@@ -26,16 +28,16 @@ SMALL = (*SMALL_MARKET, "desk.episode.bars=20", "recipe.environments=4", "recipe
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an ensemble `both` and with a run `alone` of its second member's settings."""
+def trained(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The current folder, with an ensemble `both` and with a run `alone` of its second member's settings."""
     folder = tmp_path_factory.mktemp("ensembles")
     words = ("--budget-scale", "0.0005", *words_of(*SMALL))
-    done = mtquant(folder, "train", "--run", "both", "--seeds", str(MEMBERS), *words, "--set", "seed=3")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (folder / "said.txt").write_text(done.stdout)
-    done = mtquant(folder, "train", "--run", "alone", *words, "--set", "seed=4")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PYTHONHASHSEED", "0")
+        assert main(["train", "--run", "both", "--seeds", str(MEMBERS), *words, "--set", "seed=3"]) == 0
+        assert main(["train", "--run", "alone", *words, "--set", "seed=4"]) == 0
+        yield folder
 
 
 @pytest.mark.slow
@@ -78,8 +80,7 @@ class TestTrained:
         assert any(note.startswith("2 members; mean deviation of their actions") for note in notes)
 
     def test_it_is_compared_as_one_run(self, trained: Path) -> None:
-        done = mtquant(trained, "compare", "runs/alone", "runs/both", "--table", "t.json")
-        assert done.returncode == 0, done.stderr
+        assert main(["compare", "runs/alone", "runs/both", "--table", "t.json"]) == 0
         alone, both = json.loads((trained / "t.json").read_text())
         assert (alone["settings.members"], both["settings.members"]) == (1, MEMBERS)
 
@@ -93,35 +94,34 @@ class TestTrained:
         ledger = Ledger.beside(run).read()
         assert all(ledger.has_training_of(Manifest.read(member)) for member in members_of(run))
         for folder in (run, members_of(run)[1]):
-            done = mtquant(trained, "evaluate", str(folder), "--json", "judged.json")
-            assert done.returncode == 0, done.stderr
+            assert main(["evaluate", str(folder), "--json", "judged.json"]) == 0
             notes = json.loads((trained / "judged.json").read_text())["notes"]
             assert not any("has no line of this run's training" in note for note in notes)
 
-    def test_commands_of_single_runs_name_its_members(self, trained: Path) -> None:
-        for words in (("runs", "show"), ("runs", "verify")):
-            done = mtquant(trained, *words, "both")
-            assert done.returncode == 2, done.stdout
-            assert "name one of those in it" in done.stderr + done.stdout
-            assert "lost both" not in done.stderr
+    @pytest.mark.parametrize("command", ["show", "verify"])
+    def test_commands_of_single_runs_name_its_members(
+        self, trained: Path, capsys: pytest.CaptureFixture[str], command: str
+    ) -> None:
+        assert main(["runs", command, "both"]) == 2
+        said = "".join(capsys.readouterr())
+        assert "name one of those in it" in said
+        assert "lost both" not in said
 
-    def test_what_looks_at_one_desk_asks_for_a_member(self, trained: Path) -> None:
+    def test_what_looks_at_one_desk_asks_for_a_member(self, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
         opened = open_policies(trained / "runs" / "both", "test")
         with pytest.raises(RunError, match=r"name one of them, such as .*trial_00_seed_3"):
             _ = opened.states
-        done = mtquant(trained, "explain", "both")
-        assert done.returncode == 2
-        assert "trial_00_seed_3" in done.stderr
-        assert "Traceback" not in done.stderr
+        assert main(["explain", "both"]) == 2
+        assert "trial_00_seed_3" in capsys.readouterr().err
 
-    def test_the_same_command_carries_it_on_and_another_is_refused(self, trained: Path) -> None:
+    def test_the_same_command_carries_it_on_and_another_is_refused(
+        self, trained: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         words = ("--budget-scale", "0.0005", *words_of(*SMALL), "--set", "seed=3")
-        done = mtquant(trained, "resume", "both")
-        assert done.returncode == 0, done.stderr
-        assert "nothing left to do" in done.stdout
-        done = mtquant(trained, "train", "--run", "both", "--seeds", "3", "--resume", *words)
-        assert done.returncode == 2
-        assert "it is no ensemble of 3 members" in done.stderr
+        assert main(["resume", "both"]) == 0
+        assert "nothing left to do" in capsys.readouterr().out
+        assert main(["train", "--run", "both", "--seeds", "3", "--resume", *words]) == 2
+        assert "it is no ensemble of 3 members" in capsys.readouterr().err
 
 
 def test_what_cannot_be_an_ensemble_is_refused(tmp_path: Path) -> None:
