@@ -8,10 +8,11 @@ from mtquant_rllib.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from mtquant_rllib.config import Settings
+    from mtquant_rllib.serving.system import TradingSystem
     from mtquant_rllib.system import HierarchicalTradingSystem
     from mtquant_rllib.training.environments import env_config
 
-__all__ = ["HierarchicalTradingSystem", "Settings", "__version__", "env_config"]
+__all__ = ["HierarchicalTradingSystem", "Settings", "TradingSystem", "__version__", "env_config"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,6 +25,10 @@ def __getattr__(name: str) -> Any:
         from mtquant_rllib.system import HierarchicalTradingSystem
 
         return HierarchicalTradingSystem
+    if name == "TradingSystem":
+        from mtquant_rllib.serving.system import TradingSystem
+
+        return TradingSystem
     if name == "env_config":
         from mtquant_rllib.training.environments import env_config
 

@@ -17,6 +17,7 @@ from mtquant_rllib.commands.bench.measurements import add_benches
 from mtquant_rllib.commands.compare import add_comparison
 from mtquant_rllib.commands.data import add_data
 from mtquant_rllib.commands.doctor import add_doctor
+from mtquant_rllib.commands.export import add_export
 from mtquant_rllib.commands.ledger import add_ledger
 from mtquant_rllib.commands.risk import add_risk
 from mtquant_rllib.commands.run_store import add_run_store
@@ -87,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_judging(commands)
     add_comparison(commands)
     add_inspection(commands)
+    add_export(commands)
     add_wandb(commands)
     return parser
 

@@ -4,7 +4,9 @@
     system.train(run="runs/mine", budget_scale=0.01)
     print(system.evaluate().report.subject.all_bars.values["sharpe_ann"])
 
-What trains, what decides and what is measured are the same functions that the command line calls.
+What trains, what decides and what is measured are the same functions that the command line calls. It plays the
+bars of its run, with simulated fills. What decides for an account that somebody else keeps, on bars as they come, is
+`serving.system.TradingSystem` (`trading_system`).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.backtest.rollout import PolicyPlayer, new_desk, policy_player, whole
 
 if TYPE_CHECKING:
+    from mtquant_rllib.serving.system import TradingSystem
     from mtquant_rllib.training.inspection.run_evaluation import RunEvaluation
 
 
@@ -120,6 +123,12 @@ class HierarchicalTradingSystem:
         if (over & ~desk.state.done).any():
             desk.finish(np.flatnonzero(over & ~desk.state.done))
         return desk.advance_with_weights(self.decide(desk))
+
+    def trading_system(self) -> TradingSystem:
+        """What decides for an account on bars as they come, with the newest policies of this run."""
+        from mtquant_rllib.serving.system import TradingSystem
+
+        return TradingSystem.from_checkpoint(self._known_run())
 
     def _policies(self) -> PolicyPlayer:
         if self._player is None:

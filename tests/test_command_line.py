@@ -69,6 +69,7 @@ def test_every_command_helps_with_an_example_and_takes_settings(
         (["runs", "export-policy", "no-such-run", "--out", "policies/"], "no such run folder"),
         (["runs", "prune", "no-such-run", "--keep", "-1"], "expected 0 or more"),
         (["bench", "core", "--environments", "0"], "expected at least 1"),
+        (["bench", "decide", "--batch", "0"], "expected at least 1"),
         (["bench", "engine", "--market", "no-such.parquet"], "no such file"),
         (["bench", "memory", "--minutes", "0"], "expected more than 0"),
     ],

@@ -83,7 +83,6 @@ class Desk(Trading):
         self._packed = PackedIndex(universe.n_instruments)
         # A specialist's training is of directions; the desk as a whole has a volatility to run at.
         self._scales = settings.desk.decision.risk_scale.exists and setup.domain is None
-        self._unscaled = np.zeros((n_envs, universe.n_instruments))
 
     def _new_state(self) -> DeskState:
         execution = self.execution

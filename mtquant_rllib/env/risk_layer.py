@@ -32,6 +32,9 @@ class RiskLayer:
         Circuit breakers; their state is the layer's only state.
     decision
         Of the last close: executed weights, factors, binding rules and measures of all environments.
+    var
+        VaR of the book ordered at the last close at the limit's horizon, (B,), fraction of equity; infinite before the
+        first.
     rule
         int8 (B, n): binding rule of the bar, that of the open where it changed something; 0 where none was binding.
     unrepairable
@@ -49,6 +52,7 @@ class RiskLayer:
         self._start_equity = np.full(n_envs, settings.desk.account.start_equity_ccy)
         self.breakers = Breakers(settings.risk.breakers, self._start_equity, n)
         self.decision: RiskDecision | None = None
+        self.var = np.full(n_envs, np.inf)
         self.rule = np.zeros((n_envs, n), dtype=np.int8)
         self.unrepairable = np.zeros(n_envs, dtype=bool)
         self._everything = np.ones((n_envs, n), dtype=bool)
@@ -82,6 +86,7 @@ class RiskLayer:
         self.decision = decision = self.manager.repair(proposal)
         self._at_open = []
         np.copyto(self.unrepairable, decision.unrepairable)
+        np.copyto(self.var, decision.measures["var"])
 
         def to_lots(weights: np.ndarray, envs: np.ndarray | None) -> np.ndarray:
             return book.weights_of(book.units_for(weights, market.unit_value, envs), market.unit_value, envs)
@@ -223,8 +228,7 @@ class RiskLayer:
 
     def var_forecast(self) -> np.ndarray:
         """One-day VaR of the book ordered at the last close, (B,), fraction of equity, whatever the limit's horizon."""
-        assert self.decision is not None
-        return self.decision.measures["var"] / self._horizon
+        return self.var / self._horizon
 
     def edits(self, env: int) -> list[RiskEdit]:
         """The edits of the last bar in one environment, those of the close before those of the open."""

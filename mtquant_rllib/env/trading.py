@@ -23,6 +23,7 @@ from mtquant_rllib.env.observations.close import Close
 from mtquant_rllib.env.prepared.files import position_name
 from mtquant_rllib.env.prepared.rows import MarketRow, MarketRows
 from mtquant_rllib.env.risk_layer import RiskLayer
+from mtquant_rllib.env.state.last_decision import LastDecision
 from mtquant_rllib.env.state.trading import TradingState
 from mtquant_rllib.env.trading_day import TradeCosts, TradingDay
 from mtquant_rllib.errors import DivergedPolicyError, MtquantError
@@ -96,6 +97,8 @@ class Trading:
         shape = (n_envs, universe.n_instruments)
         self.proposed = np.zeros(shape)
         self.ordered = np.zeros(shape)
+        # Weights of the last decision before the risk scale, where there is one.
+        self._unscaled = np.zeros(shape)
         self.instrument_return = np.zeros(shape)
         self.portfolio_return = np.zeros(n_envs)
         self.stopped = np.zeros(shape, dtype=bool)
@@ -236,31 +239,49 @@ class Trading:
         MtquantError
             When a proposed weight is not finite because the market's row or the account's state is not.
         """
-        state, book, risk, close = self.state, self.book, self.risk, self.close
+        state, book, market = self.state, self.book, self.market
+        equity_before, playing = book.equity.copy(), ~state.done
+        units = self.order(proposed)
+        next_row = state.row + playing
+        bar = self._rows.bar(next_row, state.row)
+        day = TradingDay(book, market, bar, state.stop_atr, self._costs, self.risk, playing)
+        day.trade(units)
+        self.stopped = day.stopped
+        state.row = next_row
+        return self.close_bar(market, equity_before, bar.new_day)
+
+    def order(self, proposed: np.ndarray) -> np.ndarray:
+        """Limit proposed weights (B, n) at this close; returns the units to be held, (B, n), in whole lots.
+
+        Sets `proposed` and `ordered`, and moves nothing. Errors are those of `advance_with_weights`.
+        """
+        book, risk, close = self.book, self.risk, self.close
         market = close.market
         if not np.isfinite(proposed).all():
             self._raise_nonfinite(proposed)
-        equity_before = book.equity.copy()
-        playing = ~state.done
+        playing = ~self.state.done
         if not playing.all():
             proposed = np.where(playing[:, None], proposed, 0.0)
         self.proposed = proposed
         self.ordered = proposed if risk is None else risk.limit_at_close(book, market, proposed, close.weight)
+        return book.units_for(self.ordered, market.unit_value)
 
-        next_row = state.row + playing
-        bar = self._rows.bar(next_row, state.row)
-        day = TradingDay(book, market, bar, state.stop_atr, self._costs, risk, playing)
-        day.trade(book.units_for(self.ordered, market.unit_value))
+    def close_bar(self, before: MarketRow, equity_before: np.ndarray, new_day: np.ndarray) -> StepResult:
+        """Count the bar whose results the book holds: returns, rewards, endings, and all that is remembered of them.
 
-        self.stopped = day.stopped
-        state.row = next_row
-        state.bars_done += playing
-        self.invalidate_close()
-        return self._account(market, np.where(equity_before > 0, equity_before, 1.0), bar.new_day)
-
-    def _account(self, before: MarketRow, equity_before: np.ndarray, new_day: np.ndarray) -> StepResult:
-        """Returns, rewards and endings of the bar just closed."""
+        Parameters
+        ----------
+        before
+            The market at the close before.
+        equity_before
+            Equity there, (B,).
+        new_day
+            Whether the bar begins a day, bool (B,).
+        """
         book, state, risk = self.book, self.state, self.risk
+        equity_before = np.where(equity_before > 0, equity_before, 1.0)
+        state.bars_done += ~state.done
+        self.invalidate_close()
         net_ccy = book.pnl_ccy - book.cost_ccy - book.financing_ccy
         self.instrument_return = net_ccy / equity_before[:, None]
         reward = self._reward(before, equity_before, new_day)
@@ -269,6 +290,18 @@ class Trading:
             terminated |= risk.episode_is_over(book) & ~state.done
         truncated = (state.row >= state.stop_row) & ~terminated & ~state.done
         return StepResult(reward, terminated, truncated, self.portfolio_return, self.terms)
+
+    def last_decision(self) -> LastDecision:
+        """Copies of what the last decision leaves for the bar after it, beside the state."""
+        rule, var = (None, None) if self.risk is None else (self.risk.rule, self.risk.var)
+        return LastDecision.of(self.proposed, self.ordered, self._unscaled, rule, var)
+
+    def take_over(self, decision: LastDecision) -> None:
+        """Go on from a decision of environments of the same settings, as `last_decision` returned it."""
+        self.proposed, self.ordered = decision.proposed.copy(), decision.ordered.copy()
+        self._unscaled = decision.unscaled.copy()
+        if self.risk is not None:
+            self.risk.rule[:], self.risk.var[:] = decision.rule, decision.var
 
     def _raise_nonfinite(self, proposed: np.ndarray) -> NoReturn:
         """Raise an error that names the first proposed weight that is not finite and its cause: the market's row, the

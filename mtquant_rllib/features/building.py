@@ -66,7 +66,7 @@ def build_features(settings: Settings, markets: Sequence[MarketData], cache: Pat
         arrays: dict[str, Any] = memory.arrays
         return FeatureTable(
             **arrays,
-            domain_widths=_domain_widths(settings),
+            domain_widths=domain_widths(settings),
             warm_from=warm_from,
             n_paths=len(markets),
             n_rows_per_path=len(markets[0]),
@@ -81,7 +81,7 @@ def build_features(settings: Settings, markets: Sequence[MarketData], cache: Pat
                 warm_from = _build(settings, markets, sink)
                 meta = {
                     "arrays": sink.names,
-                    "domain_widths": _domain_widths(settings),
+                    "domain_widths": domain_widths(settings),
                     "warm_from": warm_from,
                     "n_paths": len(markets),
                     "n_rows_per_path": len(markets[0]),
@@ -314,7 +314,8 @@ def _moments(
     return {name: cohorts.filled(compute) for name, compute in computed.items()}
 
 
-def _domain_widths(settings: Settings) -> tuple[int, ...]:
+def domain_widths(settings: Settings) -> tuple[int, ...]:
+    """Columns of each domain's features, of those whose specialist sees them."""
     return tuple(domain_layout(domain, settings).width for domain in _seen_domains(settings))
 
 

@@ -63,7 +63,6 @@ def align(series: Sequence[BarSeries], settings: Settings, symbols: Sequence[str
     timestamps = np.unique(np.concatenate([one.timestamps for one in present]))
     bars = np.full((len(timestamps), len(symbols), 5), np.nan)
     valid = np.zeros((len(timestamps), len(symbols)), dtype=bool)
-    stale_open = np.zeros((len(timestamps), len(symbols)), dtype=bool)
     volume_proxy = np.zeros(len(symbols), dtype=bool)
     daily = present[0].daily
     for i, symbol in enumerate(symbols):
@@ -76,10 +75,7 @@ def align(series: Sequence[BarSeries], settings: Settings, symbols: Sequence[str
         valid[at, i] = True
         # A series without a single traded unit has no volume to speak of, whatever its row says.
         volume_proxy[i] |= not np.any(by_symbol[symbol].bars[:, VOLUME] > 0)
-        if daily and row is not None and row.stale_opens_until is not None:
-            stale_open[:, i] = valid[:, i] & (
-                timestamps.astype("datetime64[D]") <= np.datetime64(row.stale_opens_until)
-            )
+    stale_open = opens_are_stale(settings, symbols, timestamps[:, None], daily) & valid
     return MarketData(
         symbols=tuple(symbols),
         timestamps=timestamps,
@@ -91,6 +87,17 @@ def align(series: Sequence[BarSeries], settings: Settings, symbols: Sequence[str
         volume_proxy=volume_proxy,
         daily=daily,
     )
+
+
+def opens_are_stale(
+    settings: Settings, symbols: Sequence[str], timestamps: np.ndarray | np.datetime64, daily: bool
+) -> np.ndarray:
+    """Which opens are not tradable, bool (..., n), of bars with timestamps (..., 1) or one timestamp: those of daily
+    bars up to `stale_opens_until`."""
+    rows = [settings.symbols.get(symbol) for symbol in symbols]
+    until = [None if row is None or not daily else row.stale_opens_until for row in rows]
+    last = np.array([np.datetime64("NaT") if day is None else np.datetime64(day) for day in until], "datetime64[D]")
+    return np.asarray(np.asarray(timestamps).astype("datetime64[D]") <= last)
 
 
 def _refuse_mixtures(series: Sequence[BarSeries]) -> None:

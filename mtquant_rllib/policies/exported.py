@@ -122,11 +122,14 @@ class ExportedPolicies:
 
     def actor(self) -> DeskActor:
         """All policies as the desk asks them, equally built ones as one batched product."""
-        states = {
-            module: {f"{POLICY_PREFIX}{name}": item for name, item in policy.state_dict().items()}
+        return DeskActor(self.settings, self.states())
+
+    def states(self) -> dict[str, dict[str, np.ndarray]]:
+        """Module -> the policy's part of its state, by the names of a run's module states."""
+        return {
+            module: {f"{POLICY_PREFIX}{name}": item.numpy() for name, item in policy.state_dict().items()}
             for module, policy in self.policies.items()
         }
-        return DeskActor(self.settings, states)
 
 
 def write_exported(

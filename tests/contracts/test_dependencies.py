@@ -112,9 +112,26 @@ ALLOWED = {
         "evaluation",
         "engine",
         "training",
+        "serving",
     },
     "doctor": {"errors", "object_store", "config", "env", "training"},
-    "system": {"config", "env", "errors", "evaluation", "training"},
+    "serving": {
+        "strict_json",
+        "universe",
+        "errors",
+        "vector_state",
+        "config",
+        "market",
+        "features",
+        "agents",
+        "risk",
+        "portfolio",
+        "env",
+        "policies",
+        "evaluation",
+        "training",
+    },
+    "system": {"config", "env", "errors", "evaluation", "serving", "training"},
 }
 """What each part may import of the package."""
 COMMAND_LINE = {"cli", "commands"}

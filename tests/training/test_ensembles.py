@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from replayed import replayed, written_equity
 from small_runs import SMALL_MARKET, words_of
 
 from mtquant_rllib.cli import main
@@ -17,6 +18,9 @@ from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import ConfigError, RunError
 from mtquant_rllib.evaluation.backtest import rollout
 from mtquant_rllib.policies.ensemble import EnsembleActor
+from mtquant_rllib.serving.exporting import export_system
+from mtquant_rllib.serving.simulated_account import SimulatedAccount
+from mtquant_rllib.serving.system import TradingSystem
 from mtquant_rllib.training.inspection.opened_policies import open_policies
 from mtquant_rllib.training.records.ledger import Ledger
 from mtquant_rllib.training.records.manifest import Manifest
@@ -65,6 +69,17 @@ class TestTrained:
         np.testing.assert_array_equal(own["equity_ccy"].to_numpy(), by_hand.equity_ccy[0])
         single = rollout.play(settings, data, opened[0].player(), rollout.whole(data.segments), name="desk", facts={})
         assert not np.array_equal(single.equity_ccy, by_hand.equity_ccy)
+
+    def test_its_exported_folder_decides_bar_by_bar_what_was_evaluated(self, trained: Path) -> None:
+        run = trained / "runs" / "both"
+        folder, document = export_system(run, trained / "systems" / "both")
+        assert document.members == ("member_00", "member_01")
+        opened = open_policies(run, "test")
+        policies = TradingSystem.from_checkpoint(folder).policies
+        assert policies.fingerprint == TradingSystem.from_checkpoint(run).policies.fingerprint
+        account = SimulatedAccount(policies.settings, policies.calendar)
+        replay = replayed(TradingSystem(policies), account, opened.data, opened.data.segments[0])
+        assert replay.equity_ccy == written_equity(run)
 
     def test_its_report_says_how_far_the_members_disagree(self, trained: Path) -> None:
         folder = trained / "runs" / "both" / "evaluation" / "test"

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtquant_rllib.commands.bench import networks
+from mtquant_rllib.commands.bench import deciding, networks
 from mtquant_rllib.commands.bench.options import (
     Figures,
     at_least_one,
@@ -282,6 +282,14 @@ BENCHES = (
         networks.inference,
         networks.inference_lines,
         "mtquant bench inference --json inference.json",
+    ),
+    Bench(
+        "decide",
+        "measure a decision from a close, or a new bar, to its orders on one core, side by side, and its memory",
+        deciding.decide_options,
+        deciding.decide,
+        deciding.decide_lines,
+        "mtquant bench decide --market bars.parquet --macro macro.parquet --json decide.json",
     ),
     Bench(
         "learner",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,7 @@ def export_policies(
         When the phase is not done, an agent has no policy after it, module states are damaged, or `out` is not empty.
     """
     out = Path(os.path.abspath(out))
-    if os.path.lexists(out) and not (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
-        raise RunError(f"--out {out}: something is there; name a new or empty folder")
+    expect_free(out, "--out")
     manifest, settings = opened(run)
     phase = _done(run, manifest, phase)
     result = run / str(manifest.phase(phase).result)
@@ -54,16 +54,30 @@ def export_policies(
     wanted = [agent for agent in there if agents is None or agent in agents]
     modules = {name: _read(result, name) for name in {universe.policy_of(agent, sharing): None for agent in wanted}}
     source = _source(manifest, phase)
+    with appearing_whole(out, "--out") as half:
+        return write_exported(half, settings, modules, hashes, source, wanted)
+
+
+def expect_free(out: Path, option: str) -> None:
+    """Raises RunError when something is at the place of a folder that is to be written, other than an empty folder.
+    option: of the command line, for the message."""
+    if os.path.lexists(out) and not (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
+        raise RunError(f"{option} {out}: something is there; name a new or empty folder")
+
+
+@contextmanager
+def appearing_whole(out: Path, option: str) -> Iterator[Path]:
+    """A folder to write into, which takes its place `out` when the block is through, and never in part. Raises RunError
+    when the storage is full or away; option: of the command line, for the message."""
     half = durable.temporary_path(out)
     try:
         half.mkdir(parents=True)
-        document = write_exported(half, settings, modules, hashes, source, wanted)
+        yield half
         half.replace(out)
     except OSError as error:
-        raise RunError(f"--out {out}: cannot be written ({error.strerror or error})") from None
+        raise RunError(f"{option} {out}: cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(half, ignore_errors=True)
-    return document
 
 
 def _read(folder: Path, module: str) -> module_states.ModuleState:
