@@ -23,14 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtquant_rllib import strict_json
+from mtquant_rllib import durable, strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.search_space import settings_with
 from mtquant_rllib.env.prepared.data import market_of
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import ownership
 from mtquant_rllib.training.records.manifest import Manifest
-from mtquant_rllib.training.storage import durable
 from mtquant_rllib.version import VERSION
 
 FILE = "mtquant_ledger.jsonl"
