@@ -116,6 +116,7 @@ ALLOWED = {
         "training",
     },
     "doctor": {"errors", "object_store", "config", "env", "training"},
+    "serving": {"strict_json", "universe", "errors", "paths", "durable", "config"},
     "system": {"config", "env", "errors", "evaluation", "training"},
 }
 """What each part may import of the package."""

@@ -1,0 +1,1 @@
+"""From policies to orders: a decision for an account at every close, without Ray."""
