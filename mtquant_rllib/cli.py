@@ -18,6 +18,7 @@ from mtquant_rllib.commands.compare import add_comparison
 from mtquant_rllib.commands.data import add_data
 from mtquant_rllib.commands.doctor import add_doctor
 from mtquant_rllib.commands.export import add_export
+from mtquant_rllib.commands.journal import add_journal
 from mtquant_rllib.commands.ledger import add_ledger
 from mtquant_rllib.commands.risk import add_risk
 from mtquant_rllib.commands.run_store import add_run_store
@@ -82,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_doctor(commands)
     add_run_store(commands)
     add_ledger(commands)
+    add_journal(commands)
     add_risk(commands)
     add_audit(commands)
     add_benches(commands)

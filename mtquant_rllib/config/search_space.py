@@ -37,6 +37,7 @@ NOT_SEARCHED = {
     "checkpoints": "it shapes no policy",
     "resources": "it shapes no policy",
     "search": "it says how trials are compared",
+    "serving": "it shapes no policy",
     "market": "every trial is judged on the same validation bars",
     "embedded": "every trial is judged on the same validation bars",
     "synthetic": "every trial is judged on the same validation bars",

@@ -29,6 +29,7 @@ from mtquant_rllib.config.sections.reference import ReferenceConfig
 from mtquant_rllib.config.sections.risk import RiskConfig
 from mtquant_rllib.config.sections.sac import SACConfig
 from mtquant_rllib.config.sections.search import SearchConfig
+from mtquant_rllib.config.sections.serving import ServingConfig
 from mtquant_rllib.config.sections.synthetic import OracleTable, SyntheticConfig
 from mtquant_rllib.config.sections.training import (
     CheckpointsConfig,
@@ -76,6 +77,7 @@ class Settings(Section):
     checkpoints: CheckpointsConfig
     tracking: TrackingConfig
     search: SearchConfig
+    serving: ServingConfig
     allocator: AllocatorConfig | None = None
     """Where it stands, one agent weighs some of the instruments in place of the desk of twelve."""
 
@@ -129,6 +131,13 @@ class Settings(Section):
         for symbol in self.reference.premia:
             if symbol not in self.symbols:
                 raise ValueError(f"reference.premia: {symbol} has no row under symbols")
+        return self
+
+    @model_validator(mode="after")
+    def _brokers_trade_what_there_is(self) -> Settings:
+        for name, broker in self.serving.brokers.items():
+            if unknown := [symbol for symbol in broker.symbols if symbol not in self.symbols]:
+                raise ValueError(f"serving.brokers.{name}.symbols: {unknown[0]} has no row under symbols")
         return self
 
     @model_validator(mode="after")

@@ -7,9 +7,10 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from mtquant_rllib import durable
 from mtquant_rllib.errors import MtquantError
 from mtquant_rllib.training.records import ownership
-from mtquant_rllib.training.storage import durable, mirror
+from mtquant_rllib.training.storage import mirror
 
 logger = logging.getLogger("mtquant_rllib.training")
 

@@ -23,6 +23,7 @@ ALLOWED = {
     "short_rows": set(),
     "paths": {"errors"},
     "object_store": {"errors", "paths"},
+    "durable": {"errors"},
     "config": {"universe", "errors"},
     "market": {"strict_json", "universe", "errors", "config"},
     "features": {"strict_json", "universe", "errors", "extensions", "config", "market"},
@@ -71,6 +72,7 @@ ALLOWED = {
     },
     "engine": {"universe", "errors", "config", "features", "agents", "portfolio", "env", "policies"},
     "training": {
+        "durable",
         "extensions",
         "strict_json",
         "universe",
@@ -116,6 +118,8 @@ ALLOWED = {
     },
     "doctor": {"errors", "object_store", "config", "env", "training"},
     "serving": {
+        "durable",
+        "paths",
         "strict_json",
         "universe",
         "errors",

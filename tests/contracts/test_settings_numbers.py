@@ -104,6 +104,12 @@ ZERO = """
     sac.min_std
     search.pbt.resample_prob
     seed
+    serving.*_probability
+    serving.*.commission_bps
+    serving.*.latency_seconds.*
+    serving.*.part_seconds
+    serving.*.requote_shift_bps
+    serving.max_requotes
     symbols.*.commission_bps
     symbols.*.financing.dividend_pct
     symbols.*.financing.markup_pct

@@ -29,6 +29,7 @@ CHANGEABLE = (
     "tracking.",
     "checkpoints.",
     "search.",
+    "serving.",
 )
 """Settings that may change between two attempts of one run: they have no part in its result, but for the number of
 learners (rounding and dropout differ) and of runners (episodes in progress begin afresh)."""

@@ -18,11 +18,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mtquant_rllib import strict_json
+from mtquant_rllib import durable, strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.evaluation.report.output import REPORT
 from mtquant_rllib.training.records.ownership import within
-from mtquant_rllib.training.storage import durable
 
 FOLDER, EARLIER = "evaluation", "earlier_evaluations"
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import mtquant_rllib
+from mtquant_rllib import durable
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.policies.exported import PolicyDocument, write_exported
 from mtquant_rllib.training.inspection.opened_run import opened
 from mtquant_rllib.training.records import module_states
 from mtquant_rllib.training.records.manifest import Manifest, versions
 from mtquant_rllib.training.run_store.verification import UNREADABLE
-from mtquant_rllib.training.storage import durable
 
 
 def export_policies(

@@ -26,9 +26,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mtquant_rllib import durable
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import damage_warnings, ownership
-from mtquant_rllib.training.storage import durable, mirror
+from mtquant_rllib.training.storage import mirror
 
 INDEX = ownership.CHECKPOINT_INDEX
 SIGNATURE = "signature.json"

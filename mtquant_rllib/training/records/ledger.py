@@ -23,14 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtquant_rllib import strict_json
+from mtquant_rllib import durable, strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.search_space import settings_with
 from mtquant_rllib.env.prepared.data import market_of
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import ownership
 from mtquant_rllib.training.records.manifest import Manifest
-from mtquant_rllib.training.storage import durable
 from mtquant_rllib.version import VERSION
 
 FILE = "mtquant_ledger.jsonl"
@@ -38,8 +37,8 @@ RECEIPT = "ledger.json"
 """In the folder of an evaluation: number and hash of its line."""
 TRAINING, LOOK, HOLDOUT = "training", "look", "holdout"
 _NO_TRIAL = (
-    "resources", "tracking", "checkpoints", "evaluation", "search", "risk.var_methods", "risk.stress",
-    "desk.observation.feature_means",
+    "resources", "tracking", "checkpoints", "evaluation", "search", "serving", "risk.var_methods",
+    "risk.stress", "desk.observation.feature_means",
 )  # fmt: skip
 """Settings that shape no policy, or follow from the bars."""
 SEEDS, SEEDS_AND_SPLITS = ("seed",), ("seed", "market.splits")

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from mtquant_rllib import durable
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.environment import MarketRecipe
 from mtquant_rllib.config.loader import validate
@@ -31,7 +32,7 @@ from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import manifest_file, ownership
 from mtquant_rllib.training.records.manifest_file import BACKUP, FILE, is_run
 from mtquant_rllib.training.records.path_names import FileName, InnerPath, Sha256, hidden_character, shown
-from mtquant_rllib.training.storage import durable, mirror
+from mtquant_rllib.training.storage import mirror
 from mtquant_rllib.version import VERSION
 
 __all__ = ["BACKUP", "FILE", "PHASES", "FrozenRecord", "Manifest", "MarketRecord", "PhaseRecord", "TrialRecord"]

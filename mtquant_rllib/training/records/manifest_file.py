@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mtquant_rllib import strict_json
+from mtquant_rllib import durable, strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import damage_warnings
 from mtquant_rllib.training.records.path_names import shown
-from mtquant_rllib.training.storage import durable
 
 FILE = "manifest.json"
 BACKUP = "manifest.backup.json"

@@ -19,11 +19,11 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from mtquant_rllib import strict_json
+from mtquant_rllib import durable, strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import damage_warnings, ownership
 from mtquant_rllib.training.records.path_names import name_fault, shown
-from mtquant_rllib.training.storage import durable, mirror
+from mtquant_rllib.training.storage import mirror
 
 INDEX = ownership.STATES_INDEX
 FORMAT = ownership.FORMAT

@@ -16,11 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mtquant_rllib import strict_json
+from mtquant_rllib import durable, strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records.manifest_file import BACKUP, FILE
 from mtquant_rllib.training.records.path_names import name_fault
-from mtquant_rllib.training.storage import durable
 
 REMOTE = "remote.json"
 """Beside the working copy of a run in an object store (`training.storage.mirror`): which store it is a copy of."""

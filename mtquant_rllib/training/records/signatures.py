@@ -19,10 +19,9 @@ import os
 import secrets
 from pathlib import Path
 
-from mtquant_rllib import strict_json
+from mtquant_rllib import durable, strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records.checkpoints import INDEX, SIGNATURE
-from mtquant_rllib.training.storage import durable
 
 KEY_VARIABLE = "MTQUANT_KEY_FILE"
 """Environment variable that names the key's file, where the home folder does not outlive the machine."""

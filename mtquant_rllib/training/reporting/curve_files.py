@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mtquant_rllib import durable
 from mtquant_rllib.training.records import ownership
-from mtquant_rllib.training.storage import durable
 
 ITERATION, BARS = "iteration", "bars"
 VALIDATION_SHARPE = "validation_sharpe"

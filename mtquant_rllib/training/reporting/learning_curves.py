@@ -14,9 +14,9 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
+from mtquant_rllib import durable
 from mtquant_rllib.config.sections.evaluation import PlotConfig
 from mtquant_rllib.training.records import damage_warnings
-from mtquant_rllib.training.storage import durable
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73")
 PICTURE = "learning_curves.png"

@@ -22,7 +22,7 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.logger.tensorboardx import TBXLoggerCallback
 from ray.tune.result import EXPR_PROGRESS_FILE, EXPR_RESULT_FILE, TRAINING_ITERATION
 
-from mtquant_rllib import strict_json
+from mtquant_rllib import durable, strict_json
 from mtquant_rllib.training.records import ownership
 from mtquant_rllib.training.reporting.curve_columns import curve_row
 from mtquant_rllib.training.reporting.curve_files import (
@@ -34,7 +34,7 @@ from mtquant_rllib.training.reporting.curve_files import (
     written,
 )
 from mtquant_rllib.training.result_keys import BARS_LIFETIME, TRIAL
-from mtquant_rllib.training.storage import durable, mirror
+from mtquant_rllib.training.storage import mirror
 from mtquant_rllib.training.storage.retries import with_retries
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mtquant_rllib import durable
 from mtquant_rllib.errors import ConfigError, MtquantError, RunError
 from mtquant_rllib.training.curriculum.phases import LAST, TrialPlan, at_bars, plan_phase
 from mtquant_rllib.training.inspection.opened_run import opened
@@ -21,7 +22,7 @@ from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.run_store.checkpoint_survey import Surveyed, surveyed, trial_folder
 from mtquant_rllib.training.run_store.overview import size_of
 from mtquant_rllib.training.run_store.verification import verify_states
-from mtquant_rllib.training.storage import durable, exclusive_access, mirror, run_lock
+from mtquant_rllib.training.storage import exclusive_access, mirror, run_lock
 
 _BARS = re.compile(r"bars_\d{9}")
 _TUNE = ("experiment_state-*.json", "basic-variant-state-*.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from pathlib import Path
 
+from mtquant_rllib import durable
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import ownership
 from mtquant_rllib.training.records.manifest_file import BACKUP, FILE, is_run
@@ -16,7 +17,7 @@ from mtquant_rllib.training.run_store.overview import size_of
 from mtquant_rllib.training.search import lineage
 from mtquant_rllib.training.search.record import SELECTION
 from mtquant_rllib.training.session import ray_leftovers
-from mtquant_rllib.training.storage import durable, exclusive_access, mirror, run_lock
+from mtquant_rllib.training.storage import exclusive_access, mirror, run_lock
 
 _OWN = (
     FILE, BACKUP, ownership.MARKER, LOG, PICTURE, run_lock.FILE, tags.FILE, SELECTION, lineage.FILE,

@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from mtquant_rllib import strict_json
+from mtquant_rllib import durable, strict_json
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.training.records.ownership import within
 from mtquant_rllib.training.records.path_names import name_fault, shown
-from mtquant_rllib.training.storage import durable
 
 FILE = "tags.json"
 

@@ -12,12 +12,12 @@ import os
 import shutil
 from pathlib import Path
 
+from mtquant_rllib import durable
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.curriculum.phases import at_bars, plan_phase
 from mtquant_rllib.training.records import ownership
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.run_store.checkpoint_survey import newest_whole
-from mtquant_rllib.training.storage import durable
 
 FOLDER = "handover"
 _CHECKPOINT, _BEST = "checkpoint", "best"

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mtquant_rllib import strict_json
-from mtquant_rllib.training.storage import durable
+from mtquant_rllib import durable, strict_json
 
 FILE = "lineage.json"
 

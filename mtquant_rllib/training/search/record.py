@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mtquant_rllib import durable
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.loader import validate
 from mtquant_rllib.config.search_space import Space, Values, read_space, settings_with
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import ownership
 from mtquant_rllib.training.records.manifest import versions
-from mtquant_rllib.training.storage import durable
 
 FILE = ownership.SWEEP
 SELECTION = "selection.json"

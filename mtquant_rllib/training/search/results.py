@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from mtquant_rllib import durable
 from mtquant_rllib.config.search_space import Values
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.result_keys import BARS_LIFETIME, FAILURE, TRIAL
 from mtquant_rllib.training.search.keys import COMPLETE, PROGRESS, SCORES, SECONDS
-from mtquant_rllib.training.storage import durable
 
 FILE = "results.json"
 PENDING, RUNNING, INTERRUPTED = "pending", "running", "interrupted"

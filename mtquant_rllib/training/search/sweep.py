@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mtquant_rllib import strict_json
+from mtquant_rllib import durable, strict_json
 from mtquant_rllib.config import Settings
 from mtquant_rllib.config.search_space import read_space, settings_with
 from mtquant_rllib.errors import ConfigError, RunError, TrainingFailed
@@ -42,7 +42,7 @@ from mtquant_rllib.training.search.record import SELECTION, SweepRecord, is_swee
 from mtquant_rllib.training.search.results import FAILED, FINISHED, Results, TrialRow, ranked
 from mtquant_rllib.training.session.interruption import Interruption
 from mtquant_rllib.training.session.ray_session import session
-from mtquant_rllib.training.storage import durable, exclusive_access, mirror
+from mtquant_rllib.training.storage import exclusive_access, mirror
 
 
 def sweep(

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtquant_rllib import durable
 from mtquant_rllib.training.search.results import FINISHED, Results, TrialRow, lead, ranked
-from mtquant_rllib.training.storage import durable
 
 FILE = "results.csv"
 

@@ -24,12 +24,11 @@ from typing import Any
 
 import ray
 
-from mtquant_rllib import strict_json
+from mtquant_rllib import durable, strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import signatures
 from mtquant_rllib.training.session import processes
 from mtquant_rllib.training.session.processes import ProcessId
-from mtquant_rllib.training.storage import durable
 
 logger = logging.getLogger("mtquant_rllib.training")
 

@@ -1,1 +1,1 @@
-"""Where runs lie: durable writes, retries, one process at a time, and copies of runs in object stores."""
+"""Where runs lie: retries, one process at a time, and copies of runs in object stores."""

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from mtquant_rllib import durable
 from mtquant_rllib.env.prepared.data import cache_folder
 from mtquant_rllib.env.prepared.source import lies_here
 from mtquant_rllib.errors import RunError
@@ -32,7 +33,7 @@ from mtquant_rllib.object_store import Store, expect_endpoint
 from mtquant_rllib.paths import address_of, is_address
 from mtquant_rllib.training.records.ownership import REMOTE
 from mtquant_rllib.training.records.path_names import name_fault, shown
-from mtquant_rllib.training.storage import durable, run_lock, stored_market
+from mtquant_rllib.training.storage import run_lock, stored_market
 from mtquant_rllib.training.storage.working_copy import (
     IDENTITY,
     WorkingCopy,

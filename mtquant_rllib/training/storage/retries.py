@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from mtquant_rllib import durable
 from mtquant_rllib.errors import RunError, TrainingFailed
-from mtquant_rllib.training.storage import durable
 
 logger = logging.getLogger("mtquant_rllib.training")
 

@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from mtquant_rllib import strict_json
+from mtquant_rllib import durable, strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.training.records import ownership
-from mtquant_rllib.training.storage import durable
 
 FILE = ".lock"
 

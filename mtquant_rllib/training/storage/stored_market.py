@@ -7,10 +7,10 @@ import os
 import shutil
 from pathlib import Path
 
+from mtquant_rllib import durable
 from mtquant_rllib.env.prepared.data import cache_folder
 from mtquant_rllib.env.prepared.files import INDEX
 from mtquant_rllib.object_store import Store, in_parallel
-from mtquant_rllib.training.storage import durable
 
 FOLDER = "market"
 """Of a run in a store, for its prepared market."""

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from mtquant_rllib import strict_json
+from mtquant_rllib import durable, strict_json
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.object_store import FileStat, Store, in_parallel
 from mtquant_rllib.training.records import manifest_file, ownership
-from mtquant_rllib.training.storage import durable, run_lock, stored_market
+from mtquant_rllib.training.storage import run_lock, stored_market
 
 TAKEN = "taken.json"
 _SETTLED_NS = 300 * 10**9

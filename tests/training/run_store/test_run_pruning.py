@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from broken_runs import BEFORE, NEWEST, cut, flip, said, tree_of, unfinish
 
+from mtquant_rllib import durable
 from mtquant_rllib.training.records import checkpoints, module_states
-from mtquant_rllib.training.storage import durable
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

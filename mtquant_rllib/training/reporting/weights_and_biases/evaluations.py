@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import Any, Protocol
 
+from mtquant_rllib import durable
 from mtquant_rllib.evaluation.report.output import REPORT
 from mtquant_rllib.training.curriculum.phases import plan_phase
 from mtquant_rllib.training.inspection.evaluation_folder import FOLDER
@@ -17,7 +18,6 @@ from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.reporting.weights_and_biases import artifacts
 from mtquant_rllib.training.reporting.weights_and_biases.identity import Identity, identity_of_evaluation
 from mtquant_rllib.training.reporting.weights_and_biases.transaction_log import Logged
-from mtquant_rllib.training.storage import durable
 
 _CURVES = {"equity": "equity.csv", "drawdown": "drawdown.csv"}
 _TABLES = {"books": "books.csv", "parts": "parts.csv", "regimes": "regimes.csv", "reward_terms": "reward_terms.csv"}

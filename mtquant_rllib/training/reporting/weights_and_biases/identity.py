@@ -12,7 +12,7 @@ from mtquant_rllib.training.curriculum.phases import TrialPlan, algorithm_of
 from mtquant_rllib.training.records.manifest import Manifest
 from mtquant_rllib.training.reporting.curve_files import BARS
 
-_SAYS_NOTHING = ("seed", "tracking", "checkpoints", "resources", "embedded", "evaluation")
+_SAYS_NOTHING = ("seed", "tracking", "checkpoints", "resources", "embedded", "evaluation", "serving")
 """Settings that make no difference between two runs, or are said otherwise."""
 _NAMED = 3
 """Differing settings in a name; the rest is in the configuration."""

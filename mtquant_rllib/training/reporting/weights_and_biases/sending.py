@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mtquant_rllib import strict_json
+from mtquant_rllib import durable, strict_json
 from mtquant_rllib.training.reporting.weights_and_biases.transaction_log import Logged, files_of, logged
-from mtquant_rllib.training.storage import durable
 
 FILE = "wandb_sent.json"
 """In a run's folder: by W&B run, what the service has of it."""
