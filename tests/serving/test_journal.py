@@ -16,7 +16,7 @@ import pytest
 from trading import BEGUN, MONDAY
 
 from mtquant_rllib.errors import MtquantError
-from mtquant_rllib.serving import journal_file
+from mtquant_rllib.serving.execution import journal_file
 from mtquant_rllib.serving.execution.journal import Journal
 from mtquant_rllib.serving.execution.journal_file import JournalError, canonical, checked, opened_to_read
 from mtquant_rllib.serving.execution.trading_state import fold

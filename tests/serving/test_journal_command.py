@@ -138,6 +138,6 @@ def test_the_documents_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_every_kind_of_event_is_explained() -> None:
-    from mtquant_rllib.serving import trading_state
+    from mtquant_rllib.serving.execution import trading_state
 
     assert all(f"`{kind}`" in (trading_state.__doc__ or "") for kind in KINDS)

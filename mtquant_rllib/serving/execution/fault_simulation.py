@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtquant_rllib.config import Settings
-from mtquant_rllib.serving import journal_file
+from mtquant_rllib.serving.execution import journal_file
 from mtquant_rllib.serving.execution.brokers.broker import Broker, BrokerOrder, BrokerUnavailable, Report, Snapshot
 from mtquant_rllib.serving.execution.brokers.instruments import every_brokers_instruments
 from mtquant_rllib.serving.execution.brokers.simulated import BarPrices, PricedBar, SimulatedBroker

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from mtquant_rllib import durable, strict_json
 from mtquant_rllib.paths import on_disk
-from mtquant_rllib.serving import journal_file
+from mtquant_rllib.serving.execution import journal_file
 from mtquant_rllib.serving.execution.clock import utc_text
 from mtquant_rllib.serving.execution.journal_file import Event, JournalError, canonical, named_errors
 

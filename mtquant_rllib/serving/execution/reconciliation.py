@@ -1,7 +1,7 @@
 """Journal against broker: what rules settle, and what nobody can know without a person.
 
 Reports that the journal has not heard of are asked for again and written to it before anything is compared
-(`serving.execution`). What is compared here is the state after them with the broker's own record:
+(`order_execution`). What is compared here is the state after them with the broker's own record:
 
 - An order that was given to the broker, and that the broker does not have after the time in which orders arrive, never
   arrived: it is to be sent again.
