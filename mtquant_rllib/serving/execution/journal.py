@@ -2,7 +2,7 @@
 
 SQLite in WAL mode with synchronous FULL: an event that was written survives a kill and a power cut, and a
 transaction that was cut short is simply absent. One process at a time opens a journal to write; any number read it
-meanwhile (`serving.journal_file`).
+meanwhile (`journal_file`).
 """
 
 from __future__ import annotations
