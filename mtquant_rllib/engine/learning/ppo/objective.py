@@ -16,7 +16,8 @@ from mtquant_rllib.engine.learning.ppo.loss import ppo_loss, ppo_terms
 
 @dataclass(frozen=True)
 class PPOObjective:
-    """`ppo_loss` of a minibatch (`objective.Objective`). The outputs are mean, log deviation and value.
+    """`ppo_loss` of a minibatch (`objective.Objective`). The outputs are mean (S, B, A), log deviation (S, B or 1, A) and
+    value (S, B).
 
     columns, coefficients, action_mask_S1A, reference_SBA
         As of `loss.ppo_terms`.
@@ -30,17 +31,24 @@ class PPOObjective:
     action_mask_S1A: Tensor
     reference_SBA: Tensor | None = None
 
-    def terms(self, mean_SBA: Tensor, log_std_SBA: Tensor, value_SB: Tensor) -> dict[str, Tensor]:
+    def terms(self, *outputs: Tensor) -> dict[str, Tensor]:
         """The terms of each row's loss, (S, B) each."""
-        outputs = mean_SBA, log_std_SBA, value_SB
-        return ppo_terms(outputs, self.columns, self.coefficients, self.action_mask_S1A, self.reference_SBA)
+        mean, log_std, value = outputs
+        return ppo_terms(
+            (mean, log_std, value), self.columns, self.coefficients, self.action_mask_S1A, self.reference_SBA
+        )
 
-    def loss(self, mean_SBA: Tensor, log_std_SBA: Tensor, value_SB: Tensor) -> Tensor:
-        of_rows: Tensor = ppo_loss(self.terms(mean_SBA, log_std_SBA, value_SB), self.coefficients)
+    def loss(self, *outputs: Tensor) -> Tensor:
+        of_rows: Tensor = ppo_loss(self.terms(*outputs), self.coefficients)
         return (of_rows * self.weight_SB).sum()
 
-    def gradients(self, mean_SBA: Tensor, log_std_SBA: Tensor, value_SB: Tensor) -> tuple[Tensor, ...]:
-        outputs = mean_SBA, log_std_SBA, value_SB
+    def gradients(self, *outputs: Tensor) -> tuple[Tensor, ...]:
+        mean, log_std, value = outputs
         return ppo_gradients(
-            outputs, self.columns, self.weight_SB, self.coefficients, self.action_mask_S1A, self.reference_SBA
+            (mean, log_std, value),
+            self.columns,
+            self.weight_SB,
+            self.coefficients,
+            self.action_mask_S1A,
+            self.reference_SBA,
         )

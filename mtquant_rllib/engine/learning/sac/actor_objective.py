@@ -20,7 +20,8 @@ from mtquant_rllib.engine.learning.sac.loss import action_penalty, actor_loss, s
 
 
 class ActorObjective:
-    """J_pi with its penalties (`objective.Objective`). The outputs are mean and log deviation.
+    """J_pi with its penalties (`objective.Objective`). The outputs are mean (S, B, A) and log deviation
+    (S, B or 1, A).
 
     Parameters
     ----------
@@ -55,7 +56,8 @@ class ActorObjective:
         self._values, self._noise, self._alpha, self._mask = values, noise_SBA, alpha_S1, action_mask_S1A
         self._action_penalty, self._reference, self._kl_coeff = action_penalty, reference_SBA, kl_coeff
 
-    def loss(self, mean_SBA: Tensor, log_std_SBA: Tensor) -> Tensor:
+    def loss(self, *outputs: Tensor) -> Tensor:
+        mean_SBA, log_std_SBA = outputs
         action_SBA, log_prob_SB = sampled_actions(mean_SBA, log_std_SBA, self._noise, self._mask)
         value_STB = self._values(action_SBA)
         loss_S = actor_loss(value_STB, log_prob_SB, self._alpha)
@@ -66,7 +68,8 @@ class ActorObjective:
         self.value_STB, self.log_prob_SB = value_STB.detach(), log_prob_SB.detach()
         return loss_S.sum()
 
-    def gradients(self, mean_SBA: Tensor, log_std_SBA: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients(self, *outputs: Tensor) -> tuple[Tensor, ...]:
+        mean_SBA, log_std_SBA = outputs
         action_SBA, self.log_prob_SB = sampled_actions(mean_SBA, log_std_SBA, self._noise, self._mask)
         action_SBA.requires_grad_()
         value_STB = self._values(action_SBA)
