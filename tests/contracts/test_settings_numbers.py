@@ -67,6 +67,7 @@ ZERO = """
     evaluation.baselines.momentum.*.skip_days
     evaluation.baselines.no_trade_band
     evaluation.inference.cached_rows
+    features.others_lag_bars
     market.consistency_tolerance_frac
     market.repair.max_dropped_frac
     market.repair.max_frac.*
@@ -117,6 +118,8 @@ ZERO = """
     synthetic.planted.momentum.pivot
     synthetic.planted.momentum.strength
     synthetic.planted.oracle_sharpe
+    synthetic.planted.overlap.oracle_gain
+    synthetic.planted.predictability.oracle_gain
     synthetic.transitions.*.[123]
     synthetic.volume.memory
     synthetic.volume.move_loading
