@@ -32,6 +32,7 @@ FILLED = (
     "market.files={'*EURUSD*': {scale: 10, multipliers: {K: 1000}}}",
     # A row of probabilities sums to 1, give or take a hundredth.
     *(f"synthetic.transitions.{regime}=[0.997, 0.001, 0.001, 0.001]" for regime in REGIMES),
+    "recipe.window_softmin.temperature=2",
     "networks.value_hidden={meta: [8], specialist: [8], instrument: [8]}",
 )
 

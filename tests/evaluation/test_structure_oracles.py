@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rich.console import Console
@@ -26,6 +27,7 @@ SEEDS, PATHS_A_SEED = (11, 12, 13), 16
 DECISION = Settings.load().desk.decision
 
 
+@hypothesis_settings(deadline=None)
 @given(arrays(np.float64, (3,), elements=st.floats(0.0, 0.4)))
 def test_actions_that_carry_an_exposure_give_it(exposure: np.ndarray) -> None:
     """What the dead band leaves of it; where it asks for more than all capital, in proportion."""
