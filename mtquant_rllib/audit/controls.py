@@ -1,10 +1,11 @@
 """`mtquant audit controls`: checks of the whole chain on markets whose truth is known.
 
 A ridge regression (`linear_trader`) learns on training paths and trades on test paths, through the settings' own core,
-costs and risk rules. On the planted market it must earn its share of an oracle who
-knows the exact mean; on the null market nothing before costs; where a column tells the next bar it must fail the null
-test, or the test would not see a leak; and every multiple of the costs must leave it less. Policies are held to the
-same by experiments/controls.py, which trains them.
+costs and risk rules. On the planted market it must earn its share of an oracle who knows the exact mean; on the null
+market nothing before costs; where a column tells the next bar it must fail the null test, or the test would not see a
+leak; and every multiple of the costs must leave it less. Where settings plant a structure for the desk as a whole, its
+oracle must gain over the best parts what the settings say. Policies are held to the same by experiments/controls.py,
+which trains them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.prepared.data import DeskData, prepare_embedded, truth
 from mtquant_rllib.evaluation.backtest.record import Record
 from mtquant_rllib.evaluation.backtest.rollout import oracle_player, play, whole
-from mtquant_rllib.evaluation.statistics.bootstrap import Interval, pooled_sharpe_interval, share_of_oracle
+from mtquant_rllib.evaluation.backtest.structure_oracles import structure_players
+from mtquant_rllib.evaluation.statistics.bootstrap import (
+    Interval,
+    gain_interval,
+    pooled_sharpe_interval,
+    share_of_oracle,
+)
 from mtquant_rllib.evaluation.trained_controls import passes_null
 from mtquant_rllib.portfolio import execution_data as channel
 
@@ -74,6 +81,13 @@ def audit_controls(
     found = f"share of the oracle's net Sharpe {_percent(share)}, of at least {config.min_share:.0%}"
     controls.append(Control("what is planted is found", share.lower >= config.min_share, found))
 
+    if settings.synthetic.planted.structures:
+        on_progress("the structures of the planted market")
+        gain, stated = planted.gain(), _stated_gain(settings)
+        passed = gain.lower > 0 and (stated is None or abs(gain.estimate - stated) <= config.gain_tolerance)
+        figures = f"net Sharpe {_text(gain)}" + ("" if stated is None else f", stated as {stated:g}")
+        controls.append(Control("the oracle gains over the best parts", passed, figures))
+
     on_progress("costs")
     nets = [planted.sharpes(trader)["net"]]
     nets += [planted.sharpes(planted.trade(costs=multiple))["net"] for multiple in config.cost_multiples[1:]]
@@ -88,6 +102,13 @@ def audit_controls(
         figures = f"gross Sharpe {_text(book['gross'])}, net {_text(book['net'])}"
         controls.append(Control(name, passes_null(book, settings.evaluation.null_test) is passes, figures))
     return ControlsReport(planted.years, tuple(controls))
+
+
+def _stated_gain(settings: Settings) -> float | None:
+    """`oracle_gain` of the structure that is planted; None where there are several, which were measured one by one."""
+    planted = settings.synthetic.planted
+    gains = [getattr(planted, name).oracle_gain for name in planted.structures]
+    return gains[0] if len(gains) == 1 else None
 
 
 class _Market:
@@ -112,6 +133,15 @@ class _Market:
     def oracle(self) -> Record:
         """The book of who knows the exact mean."""
         return self._play(truth(self._folder, "test")[0], 1.0)
+
+    def gain(self) -> Interval:
+        """What the oracle of the structures gains in net Sharpe over the best parts."""
+        draws = whole(self._test.segments)
+        books = {
+            name: play(self._settings, self._test, player, draws, name=name)
+            for name, player in structure_players(self._settings, self._folder, "test").items()
+        }
+        return gain_interval(books["oracle"].returns, books["parts"].returns, *self.how())
 
     def _play(self, mean: np.ndarray, costs: float) -> Record:
         settings = changed(

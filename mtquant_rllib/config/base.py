@@ -78,6 +78,8 @@ CountOrNone = Annotated[int, Field(ge=0, le=1_000_000_000), NUMBER]
 """As `Count`, or 0."""
 Window = Annotated[int, Field(ge=1, le=100_000), NUMBER]
 """Bars or days that a statistic looks back."""
+Lag = Annotated[int, Field(ge=0, le=1000), NUMBER]
+"""Bars by which something is seen later; 0 is at once."""
 Width = Annotated[int, Field(ge=1, le=65_536), NUMBER]
 """Units of a layer, columns of an observation."""
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1), NUMBER]

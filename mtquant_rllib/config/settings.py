@@ -141,6 +141,33 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _structures_are_the_desks(self) -> Settings:
+        planted, universe = self.synthetic.planted, self.universe
+        if self.allocator is not None and planted.structures:
+            raise ValueError(
+                f"synthetic.planted.{planted.structures[0]}.oracle_gain: an allocator has no meta-controller and "
+                "no specialists that it could concern; expected 0"
+            )
+        if planted.overlap.strength > 0:
+            shared = [symbol for symbol in planted.overlap.instruments if symbol in universe.symbols]
+            domains = {universe.domain_of[universe.symbols.index(symbol)] for symbol in shared}
+            if len(shared) < 2 or len(domains) < len(shared):
+                raise ValueError(
+                    f"synthetic.planted.overlap.instruments = [{', '.join(planted.overlap.instruments)}]: expected two "
+                    "traded instruments at least, and each of another domain"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _an_allocator_has_no_others(self) -> Settings:
+        if self.allocator is not None and self.features.others_lag_bars > 0:
+            raise ValueError(
+                f"features.others_lag_bars = {self.features.others_lag_bars}: an allocator weighs all that it sees, so "
+                "that nothing is of others; expected 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _own_features_have_a_place(self) -> Settings:
         own = self.features.own
         if self.allocator is not None and (own.instrument or any(own.domains.values())):

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from mtquant_rllib.config.base import Count, CountOrNone, Positive, Section, Share
 from mtquant_rllib.config.sections.sac import SACConfig
-from mtquant_rllib.config.sections.training import GrowthFactor, LearnerConfig
+from mtquant_rllib.config.sections.training import GrowthFactor, LearnerConfig, WindowSoftminConfig
 
 
 class ModuleSACRates(Section):
@@ -40,6 +40,8 @@ class TrialConfig(Section):
         copies made before it: with twelve modules a checkpoint then has 130 MB of configuration.
     learner_threads
         PPO: with more than one, stacks learn side by side, with the same result.
+    window_softmin
+        PPO: as in `recipe`; None weighs all windows alike.
     sac
         SAC: its numbers.
     copied_sections
@@ -60,5 +62,6 @@ class TrialConfig(Section):
     learning_rates: dict[str, Positive | ModuleSACRates] = Field(default_factory=dict)
     base_rates: dict[str, Positive] = Field(default_factory=dict)
     learner_threads: Count = 1
+    window_softmin: WindowSoftminConfig | None = None
     sac: SACConfig | None = None
     copied_sections: dict[str, str] = Field(default_factory=dict)

@@ -27,6 +27,23 @@ def meta_decision(raw: np.ndarray, config: DecisionConfig) -> tuple[np.ndarray, 
     return executed[:, :-1], unit_interval(executed[:, -1])
 
 
+def meta_actions(exposure: np.ndarray, config: DecisionConfig) -> np.ndarray:
+    """Raw actions (B, D + 1) whose allocation times appetite is this exposure (B, D), as far as dead band, cap and the
+    bounds of actions let it: the inverse of `meta_decision`.
+
+    Where shares must not add up to one, the largest domain's goes beyond the cap, and that part stays in cash. An
+    exposure that is too large for full appetite is scaled down, all domains alike.
+    """
+    cap, tiny = config.allocation_cap, np.finfo(np.float64).tiny
+    largest, total = exposure.max(axis=-1), exposure.sum(axis=-1)
+    appetite = np.maximum(largest / cap, total)
+    allocation = exposure / np.maximum(appetite, tiny)[:, None]
+    left = np.maximum(1.0 - allocation.sum(axis=-1), 0.0)
+    shares = allocation + np.where(np.arange(exposure.shape[1]) == exposure.argmax(axis=-1)[:, None], left[:, None], 0)
+    logits = allocator_actions(shares, config.logit_scale)
+    return np.concatenate((logits, 2.0 * np.minimum(appetite, 1.0)[:, None] - 1.0), axis=-1)
+
+
 def specialist_decision(raw: np.ndarray, config: DecisionConfig) -> tuple[np.ndarray, np.ndarray]:
     """Intents (B, n_d) in [-1, 1] and confidence (B,) in [0, 1] from raw actions (B, 3 n_d + 1)."""
     executed = views(raw, {"logit_scale": config.logit_scale}, NUMPY)

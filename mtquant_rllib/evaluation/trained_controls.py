@@ -2,6 +2,8 @@
 
 On the planted market an oracle that knows the exact conditional mean is replayed through the same core, costs and
 risk rules; what counts is the share of its pooled net Sharpe that the policies earn on paths that nobody trained on.
+Where structures of the whole desk are planted (`synthetic.planted.structures`), what counts besides is the gain: that
+of the desk over its own state after phase 1, as a share of the oracle's over the best parts (`structure_oracles`).
 On the null market the bars are a martingale: a gross Sharpe away from zero, or a net one above it, is a leak.
 Untrained networks and random convictions are compared on both.
 """
@@ -33,7 +35,14 @@ from mtquant_rllib.evaluation.backtest.rollout import (
     subject_of,
     whole,
 )
-from mtquant_rllib.evaluation.statistics.bootstrap import Interval, pooled_sharpe_interval, share_of_oracle
+from mtquant_rllib.evaluation.backtest.structure_oracles import structure_players
+from mtquant_rllib.evaluation.statistics.bootstrap import (
+    GainShare,
+    Interval,
+    pooled_sharpe_interval,
+    share_of_gain,
+    share_of_oracle,
+)
 
 States = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -50,6 +59,9 @@ class ControlResult:
         Pooled net Sharpe of each training seed.
     share, share_per_seed
         Share of the oracle's net Sharpe; None on the null market and where something leaked into it.
+    gain
+        What the desk gains over its state after phase 1, and the oracle over the best parts; None where no structure of
+        the whole desk is planted, or that state was not given.
     years
         Test years pooled.
     """
@@ -61,6 +73,7 @@ class ControlResult:
     per_seed: list[float]
     share: Interval | None
     share_per_seed: list[float]
+    gain: GainShare | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -75,6 +88,9 @@ class ControlResult:
         }
         if self.share is not None:
             tree["share"] = _plain(self.share)
+        if self.gain is not None:
+            own = {name: _plain(getattr(self.gain, name)) for name in ("share", "agent_gain", "oracle_gain")}
+            tree["gain"] = own | {"share_per_seed": [float(share) for share in self.gain.per_seed]}
         return tree
 
 
@@ -85,6 +101,7 @@ def judge(
     untrained: States,
     *,
     equal_allocation: bool = False,
+    phase_1: Sequence[States] = (),
 ) -> ControlResult:
     """Play every training seed's policies, the oracle, untrained and random over the test split, path by path.
 
@@ -96,15 +113,18 @@ def judge(
         Freshly initialised states of the same networks.
     equal_allocation
         Judge the desk after phase 1, before there is a meta-controller.
+    phase_1
+        States of the same training seeds after phase 1, from which the gain is counted.
     """
     data = DeskData.open(data_folder, "test")
     draws = whole(data.segments)
 
-    def policies(states: States) -> Record:
-        player = policy_player(settings, states, equal_allocation=equal_allocation)
+    def policies(states: States, equally: bool = equal_allocation) -> Record:
+        player = policy_player(settings, states, equal_allocation=equally)
         return play(settings, data, player, draws, name="desk")
 
     desks = [policies(states) for states in trained]
+    before = [policies(states, True) for states in phase_1]
     others = {
         "untrained": policies(untrained),
         "random": play(
@@ -113,7 +133,11 @@ def judge(
     }
     mu, sigma = truth(data_folder, "test")
     planted = bool(np.any(mu))
-    if planted:
+    structures = settings.synthetic.planted.structures
+    if planted and structures:
+        for name, knowing in structure_players(settings, data_folder, "test").items():
+            others[name] = play(settings, data, knowing, draws, name=name)
+    elif planted:
         others["oracle"] = play(settings, data, oracle_player(settings, mu, sigma, data), draws, name="oracle")
         if settings.allocator is not None:
             forecast = oracle_player(settings, linear_forecast(settings, data_folder, "test"), sigma, data)
@@ -138,6 +162,15 @@ def judge(
             bootstrap,
             np.random.default_rng(settings.seed),
         )
+    gain = None
+    if planted and structures and before:
+        gain = share_of_gain(
+            (np.stack([record.returns for record in desks]), np.stack([record.returns for record in before])),
+            (others["oracle"].returns, others["parts"].returns),
+            per_year,
+            bootstrap,
+            np.random.default_rng(settings.seed),
+        )
     return ControlResult(
         variant=settings.embedded.variant,
         subject=subject,
@@ -146,6 +179,7 @@ def judge(
         per_seed=[sharpes([record])["net"].estimate for record in desks],
         share=None if share is None else share.share,
         share_per_seed=[] if share is None else [float(value) for value in share.per_seed],
+        gain=gain,
     )
 
 
@@ -171,6 +205,12 @@ def print_control(result: ControlResult, console: Console) -> None:
     if "linear" in result.books and result.share is not None:
         linear, subject = (result.books[name]["net"].estimate for name in ("linear", result.subject))
         console.print(f"share of the linear benchmark on what the {result.subject} observes: {subject / linear:.0%}")
+    if result.gain is not None:
+        console.print(
+            f"gain over phase 1: net Sharpe {_text(result.gain.agent_gain)}; the oracle's over the best parts "
+            f"{_text(result.gain.oracle_gain)}; share {result.gain.share.estimate:.0%} "
+            f"[{result.gain.share.lower:.0%}, {result.gain.share.upper:.0%}]"
+        )
     seeds = ", ".join(f"{sharpe:.2f}" for sharpe in result.per_seed)
     shares = ", ".join(f"{share:.0%}" for share in result.share_per_seed)
     console.print(f"per training seed: net Sharpe {seeds}" + (f"; share {shares}" if shares else ""))

@@ -24,6 +24,7 @@ from mtquant_rllib.features import moments
 from mtquant_rllib.features.block import market_block
 from mtquant_rllib.features.cohorts import ListingCohorts
 from mtquant_rllib.features.domains import DomainView, domain_features
+from mtquant_rllib.features.lagging import delayed, of_others
 from mtquant_rllib.features.layout import block_layout, domain_layout
 from mtquant_rllib.features.macro import AlignedMacro, macro_block
 from mtquant_rllib.features.own_bars import InstrumentBars, spread_rows
@@ -70,6 +71,7 @@ def build_features(settings: Settings, markets: Sequence[MarketData], cache: Pat
             warm_from=warm_from,
             n_paths=len(markets),
             n_rows_per_path=len(markets[0]),
+            lagged=settings.features.others_lag_bars > 0,
         )
     folder = cache / content_hash(settings, markets)
     if not (folder / TABLE_FILE).is_file():
@@ -85,6 +87,7 @@ def build_features(settings: Settings, markets: Sequence[MarketData], cache: Pat
                     "warm_from": warm_from,
                     "n_paths": len(markets),
                     "n_rows_per_path": len(markets[0]),
+                    "lagged": settings.features.others_lag_bars > 0,
                 }
             (scratch / TABLE_FILE).write_text(strict_json.dumps(meta, indent=1))
             try:
@@ -253,12 +256,15 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
     macro = AlignedMacro(
         settings, timestamps, first.macro_columns, np.stack([market.macro for market in markets], axis=1), by_symbol
     )
-    macro_columns, defined["macro", 0] = macro_block(macro)
+    lag = config.others_lag_bars
+    macro_columns, defined["macro", 0] = (delayed(part, lag) for part in macro_block(macro))
     domain_columns = []
     for domain in _seen_domains(settings):
         view = DomainView(settings, domain, by_symbol, valid, macro)
-        columns, defined[f"the features of {domain.name}", 0] = domain_features(view, cohorts)
-        domain_columns.append(columns)
+        columns, known = domain_features(view, cohorts)
+        late = of_others(domain, settings, set(macro.columns))
+        domain_columns.append(np.where(late, delayed(columns, lag), columns))
+        defined[f"the features of {domain.name}", 0] = delayed(known, lag)
 
     def of_each(compute) -> np.ndarray:
         return np.stack([by_symbol[symbol].spread(compute) for symbol in universe.symbols], axis=-1)
@@ -276,6 +282,7 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
             defined[name, cohort] = np.logical_or.accumulate(own.all(axis=-1), axis=0)
     for name, (array, known) in _moments(settings, cohorts, days, cum, valid).items():
         raw[name] = array
+        known = delayed(known, lag) if name == "correlation" else known
         for cohort in range(len(cohorts.members)):
             defined[name, cohort] = known[..., cohort]
     correlation = raw.pop("correlation")
@@ -283,7 +290,8 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
     raw["regime"], raw["regime_confidence"], raw["proxy_return"] = np.moveaxis(raw["regime"], -1, 0)
     for name, array in raw.items():
         raw[name] = np.where(np.isnan(array), _BEFORE_HISTORY.get(name, 0.0), array)
-    context = [raw.pop("correlation"), macro_columns, *domain_columns]
+    correlation = raw.pop("correlation")
+    context = [delayed(correlation, lag), macro_columns, *domain_columns, *[correlation] * (lag > 0)]
     arrays["context"] = np.concatenate(context, axis=-1, dtype=np.float32)
     arrays["sizing"] = np.concatenate(
         [raw.pop(name) for name in ("covariance", "vol_ann", "sigma_day", "atr")], axis=-1

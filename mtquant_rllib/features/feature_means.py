@@ -76,9 +76,10 @@ class FeatureMeans:
             )
         block, *domains = (np.array([known.get(name, 0.0) for name in names], dtype=np.float32) for names in groups)
         n = settings.universe.n_instruments
-        others = np.zeros(Columns.of(n, ()).macro.stop, dtype=np.float32)
+        parts = Columns.of(n, (), settings.features.others_lag_bars > 0)
+        before, after = (np.zeros(width, dtype=np.float32) for width in (parts.macro.stop, _behind(parts)))
         clip = settings.desk.observation.clip
-        return cls(block, tuple(domains), clip, np.tile(block, n), np.concatenate([others, *domains]))
+        return cls(block, tuple(domains), clip, np.tile(block, n), np.concatenate([before, *domains, after]))
 
 
 def measured(table: FeatureTable, segments: Sequence[slice], settings: Settings) -> Mapping[str, float]:
@@ -106,6 +107,12 @@ def _names(settings: Settings) -> list[tuple[str, ...]]:
     return [
         tuple(name if counted[name] == 1 else f"{group}.{name}" for name in names) for group, names in groups.items()
     ]
+
+
+def _behind(parts: Columns) -> int:
+    """Columns of a context that stand behind those of the domains."""
+    own = parts.correlation
+    return own.stop - own.start if own.start >= parts.macro.stop else 0
 
 
 def _total(part: np.ndarray) -> np.ndarray:

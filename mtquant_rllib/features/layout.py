@@ -117,6 +117,14 @@ ROLES_READ: dict[str, frozenset[str]] = {
 }
 """Roles of instruments (`features.roles`) that a domain column is computed from."""
 
+READS_MACRO = frozenset(
+    _names(
+        "dollar_index rate_spread_* mean_spread carry risk_sentiment inflation_expectations demand real_rate"
+        " dollar_effect policy_stance volatility_regime fear_greed"
+    )
+)
+"""Domain columns that are computed from macro series, or from what stands in for them."""
+
 MACRO = Layout((("macro", _names("vix_level dxy_level rate_short_level rate_2y_level rate_10y_level")),))
 
 INSTRUMENT_STATE = Layout(

@@ -22,6 +22,7 @@ class Columns:
     """Where each part stands in a row of `FeatureTable.context` and of `FeatureTable.sizing`."""
 
     correlation: slice
+    seen_correlation: slice
     macro: slice
     domains: tuple[slice, ...]
     covariance: slice
@@ -31,11 +32,13 @@ class Columns:
 
     @classmethod
     @functools.cache
-    def of(cls, n: int, domain_widths: tuple[int, ...]) -> Columns:
-        """For n instruments and domains of those widths."""
+    def of(cls, n: int, domain_widths: tuple[int, ...], lagged: bool = False) -> Columns:
+        """For n instruments and domains of those widths. lagged: agents see correlations later than the risk rules do,
+        which have columns of their own then."""
         n_pairs = n * (n - 1) // 2
-        correlation, macro, *domains = _side_by_side((n_pairs, MACRO.width, *domain_widths))
-        return cls(correlation, macro, tuple(domains), *_side_by_side((n_pairs + n, n, n, n)))
+        seen, macro, *domains = _side_by_side((n_pairs, MACRO.width, *domain_widths, *[n_pairs] * lagged))
+        now = domains.pop() if lagged else seen
+        return cls(now, seen, macro, tuple(domains), *_side_by_side((n_pairs + n, n, n, n)))
 
 
 def _side_by_side(widths: Sequence[int]) -> list[slice]:
@@ -56,8 +59,9 @@ class FeatureTable:
     block
         float32 (N, n, 50), see `layout.BLOCK`.
     context
-        float32 (N, w): `correlation` | `macro` | each `domain`, side by side. What is read together lies together: a
-        bar of a long history costs a cache miss for each array that it touches.
+        float32 (N, w): `seen_correlation` | `macro` | each `domain`, side by side, and `correlation` where agents see
+        it later (`lagged`). What is read together lies together: a bar of a long history costs a cache miss for each
+        array that it touches.
     sizing
         float64 (N, v): `covariance` | `vol_ann` | `sigma_day` | `atr`.
     domain_widths
@@ -71,6 +75,8 @@ class FeatureTable:
     warm_from
         First row of each path at which everything that an instrument needs is defined, for each of the n: later where
         it arrives in the middle of the history. Before it the instrument is not traded.
+    lagged
+        Whether columns of others are seen later than they are known (`features.lagging`).
     """
 
     block: np.ndarray
@@ -84,6 +90,7 @@ class FeatureTable:
     warm_from: tuple[int, ...]
     n_paths: int
     n_rows_per_path: int
+    lagged: bool = False
     folder: Path | None = None
 
     def __len__(self) -> int:
@@ -97,12 +104,17 @@ class FeatureTable:
     @property
     def columns(self) -> Columns:
         """Where the parts of `context` and `sizing` stand."""
-        return Columns.of(self.block.shape[1], self.domain_widths)
+        return Columns.of(self.block.shape[1], self.domain_widths, self.lagged)
 
     @property
     def correlation(self) -> np.ndarray:
         """float32 (N, n(n-1)/2): correlation of bars over the long window, upper triangle row by row."""
         return self.context[:, self.columns.correlation]
+
+    @property
+    def seen_correlation(self) -> np.ndarray:
+        """The same as agents see it: later, where columns of others are."""
+        return self.context[:, self.columns.seen_correlation]
 
     @property
     def macro(self) -> np.ndarray:
@@ -154,5 +166,6 @@ def open_table(folder: Path) -> FeatureTable:
         warm_from=tuple(meta["warm_from"]),
         n_paths=meta["n_paths"],
         n_rows_per_path=meta["n_rows_per_path"],
+        lagged=meta.get("lagged", False),
         folder=folder,
     )

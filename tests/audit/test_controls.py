@@ -29,13 +29,15 @@ SMALL = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", ["default.yaml", "allocator_planted.yaml"])
+@pytest.mark.parametrize("config", ["planted_meta.yaml", "allocator_planted.yaml"])
 def test_controls_come_out_as_they_must(config: str, tmp_path: Path) -> None:
     """With a leak so strong that few years show it."""
-    settings = Settings.load(config, SMALL)
+    structured = config == "planted_meta.yaml"
+    settings = Settings.load(config, [*SMALL, "evaluation.controls.gain_tolerance=0.6"])
     report = audit_controls(settings, tmp_path)
     assert [control.name for control in report.controls if not control.passed] == []
-    assert len(report.controls) == 4
+    assert len(report.controls) == 4 + structured
+    assert any("over the best parts" in control.name for control in report.controls) == structured
     report.raise_if_failed()
 
 

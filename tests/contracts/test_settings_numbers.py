@@ -32,6 +32,7 @@ FILLED = (
     "market.files={'*EURUSD*': {scale: 10, multipliers: {K: 1000}}}",
     # A row of probabilities sums to 1, give or take a hundredth.
     *(f"synthetic.transitions.{regime}=[0.997, 0.001, 0.001, 0.001]" for regime in REGIMES),
+    "recipe.window_softmin.temperature=2",
     "networks.value_hidden={meta: [8], specialist: [8], instrument: [8]}",
 )
 
@@ -67,6 +68,7 @@ ZERO = """
     evaluation.baselines.momentum.*.skip_days
     evaluation.baselines.no_trade_band
     evaluation.inference.cached_rows
+    features.others_lag_bars
     market.consistency_tolerance_frac
     market.repair.max_dropped_frac
     market.repair.max_frac.*
@@ -123,6 +125,8 @@ ZERO = """
     synthetic.planted.momentum.pivot
     synthetic.planted.momentum.strength
     synthetic.planted.oracle_sharpe
+    synthetic.planted.overlap.oracle_gain
+    synthetic.planted.predictability.oracle_gain
     synthetic.transitions.*.[123]
     synthetic.volume.memory
     synthetic.volume.move_loading

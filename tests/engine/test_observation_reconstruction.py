@@ -21,6 +21,7 @@ PHASES = [
     (2, "desk", ("desk.decision.specialists_every_bars=2",)),
     (1, "forex", ("desk.observation.feature_means={cmf: 0.6, off_high60: 0.3, carry: -0.4}",)),
     (1, "desk", ("networks.sharing=all",)),
+    (3, "desk", ("features.others_lag_bars=1", "desk.observation.feature_means={breadth: 0.2, carry: -0.4}")),
 ]
 
 

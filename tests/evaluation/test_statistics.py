@@ -9,8 +9,10 @@ from scipy import stats
 
 from mtquant_rllib.config.sections.evaluation import BootstrapConfig
 from mtquant_rllib.evaluation.statistics.bootstrap import (
+    gain_interval,
     pooled_sharpe,
     pooled_sharpe_interval,
+    share_of_gain,
     share_of_oracle,
     sharpe_interval,
     stationary_bootstrap_indices,
@@ -120,6 +122,38 @@ def test_no_share_of_an_oracle_that_loses():
 def test_agent_and_oracle_must_play_the_same_paths():
     with pytest.raises(ValueError, match="they must be the same"):
         share_of_oracle(np.zeros((3, 5, 10)), np.zeros((4, 10)), 252, BOOTSTRAP, np.random.default_rng(0))
+
+
+def test_an_agent_that_gains_a_quarter_of_what_the_oracle_gains_has_a_quarter_of_it():
+    noise = np.random.default_rng(10).normal(0, 0.01, (40, 200))
+    noise -= noise.mean()
+    oracle, parts = noise + 0.003, noise + 0.001
+    learned, before = np.stack([noise + 0.0013, noise + 0.0015]), np.stack([noise + 0.001, noise + 0.0008])
+    found = share_of_gain((learned, before), (oracle, parts), 252, BOOTSTRAP, np.random.default_rng(0))
+    # Gains of .0003 and .0007 of .002.
+    np.testing.assert_allclose(found.per_seed, [0.15, 0.35])
+    assert found.share.estimate == pytest.approx(0.25)
+    assert found.oracle_gain.estimate == pytest.approx(0.002 / noise.std(ddof=1) * np.sqrt(252), rel=1e-6)
+    assert found.agent_gain.lower < found.agent_gain.estimate < found.agent_gain.upper
+    again = gain_interval(oracle, parts, 252, BOOTSTRAP, np.random.default_rng(0))
+    assert again.estimate == pytest.approx(found.oracle_gain.estimate)
+
+
+def test_a_gain_over_the_same_paths_is_known_better_than_either_sharpe_ratio():
+    rng = np.random.default_rng(11)
+    noise = rng.normal(0, 0.01, (40, 200))
+    better = noise + 0.001 + rng.normal(0, 0.001, noise.shape)
+    gain = gain_interval(better, noise, 252, BOOTSTRAP, np.random.default_rng(0))
+    alone = pooled_sharpe_interval(noise, 252, BOOTSTRAP, np.random.default_rng(0))
+    assert gain.standard_error < 0.3 * alone.standard_error
+
+
+def test_no_share_of_a_gain_that_is_none():
+    noise = np.random.default_rng(9).normal(0, 0.01, (10, 100))
+    with pytest.raises(ValueError, match="no share of it can be taken"):
+        share_of_gain((noise, noise), (noise - 0.001, noise), 252, BOOTSTRAP, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="must play the same paths"):
+        gain_interval(noise, noise[:5], 252, BOOTSTRAP, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(("breaches", "bars", "rate"), [(7, 100, 0.05), (1, 255, 0.01), (20, 250, 0.05)])

@@ -148,6 +148,8 @@ class ControlsConfig(Section):
         Column of every instrument's block that tells the next bar's move on the leaking market, and how much of it.
     min_share
         Least share of the oracle's net Sharpe, at the lower end of its interval, on the planted market.
+    gain_tolerance
+        How far the gain of a structure's oracle, in net Sharpe, may be from the stated one (`oracle_gain`).
     cost_multiples
         Of spreads, commissions, slippage and impact, ascending from 1.
     """
@@ -160,6 +162,7 @@ class ControlsConfig(Section):
     leak_column: str
     leak_loading: Positive
     min_share: Fraction
+    gain_tolerance: Positive
     cost_multiples: tuple[Annotated[float, Field(ge=1, le=1000), NUMBER], ...]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mtquant_rllib.config.base import NUMBER, Fraction, Loading, OpenShare, Positive, RatePct, Section, Window
+from mtquant_rllib.config.base import NUMBER, Fraction, Lag, Loading, OpenShare, Positive, RatePct, Section, Window
 
 
 class SizingConfig(Section):
@@ -101,7 +101,12 @@ class OwnFeaturesConfig(Section):
 
 
 class FeaturesConfig(Section):
-    """See `configs/features.yaml` for the meaning of each line."""
+    """See `configs/features.yaml` for the meaning of each line.
+
+    others_lag_bars
+        Bars by which an agent sees other instruments' columns and macro series later than its own instruments' (module
+        `features.lagging`); 0 for no lag.
+    """
 
     block_clip: Positive
     domain_clip: Positive
@@ -112,6 +117,7 @@ class FeaturesConfig(Section):
     long_window_bars: Window
     long_window_min_frac: Fraction
     domain_window_min_frac: Fraction
+    others_lag_bars: Lag
     sizing: SizingConfig
     moments: MomentsConfig
     roles: RolesConfig

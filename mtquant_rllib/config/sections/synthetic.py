@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -62,6 +63,14 @@ class MomentumStructure(Section):
     pivot: NonNegative
 
 
+def _interpolated(wanted: float, strengths: Mapping[float, float]) -> float:
+    """The strength of a wanted Sharpe ratio, linear between the rows of a table that begins at 0: 0."""
+    for (low, at_low), (high, at_high) in pairwise([(0.0, 0.0), *sorted(strengths.items())]):
+        if wanted <= high:
+            return at_low + (at_high - at_low) * (wanted - low) / (high - low)
+    raise AssertionError("checked when the settings were read")
+
+
 class OracleTable(Section):
     """oracle_sharpe: net Sharpe ratio that an oracle is to earn; strength_of_sharpe: the strength of the planted part
     at which it does, measured by replaying it."""
@@ -72,11 +81,7 @@ class OracleTable(Section):
     @property
     def strength(self) -> float:
         """The strength at which the oracle earns `oracle_sharpe`, linear between the rows of the table."""
-        knots = [(0.0, 0.0), *sorted(self.strength_of_sharpe.items())]
-        for (low, at_low), (high, at_high) in pairwise(knots):
-            if self.oracle_sharpe <= high:
-                return at_low + (at_high - at_low) * (self.oracle_sharpe - low) / (high - low)
-        raise AssertionError("checked when the settings were read")
+        return _interpolated(self.oracle_sharpe, self.strength_of_sharpe)
 
     @model_validator(mode="after")
     def _sharpe_is_in_the_table(self) -> OracleTable:
@@ -88,10 +93,67 @@ class OracleTable(Section):
         return self
 
 
+class GainTable(Section):
+    """oracle_gain: what the oracle of a structure adds to its net Sharpe ratio over the book that does not know of the
+    structure, 0 for no structure; strength_of_gain: the strength at which it does, measured by replaying both."""
+
+    oracle_gain: Annotated[float, Field(ge=0, le=100), NUMBER]
+    strength_of_gain: dict[Sharpe, Fraction]
+
+    @property
+    def strength(self) -> float:
+        """The strength at which the oracle gains `oracle_gain`, linear between the rows of the table."""
+        return _interpolated(self.oracle_gain, self.strength_of_gain)
+
+    @model_validator(mode="after")
+    def _gain_is_in_the_table(self) -> GainTable:
+        best = max(self.strength_of_gain, default=0.0)
+        if self.oracle_gain > best:
+            raise ValueError(f"oracle_gain {self.oracle_gain:g} lies beyond strength_of_gain: its last is {best:g}")
+        return self
+
+
+class PredictabilityStructure(GainTable):
+    """How predictable a domain is comes and goes (`market.synthetic.predictability`): its planted mean is multiplied by
+    1 + strength * tanh(steepness * state).
+
+    steepness
+        Of the way from one extreme to the other, for a state of variance 1.
+    shown_by
+        Domain -> interest rates. The state is the part of the first one that the others do not tell. A domain that is
+        not named stays as predictable as it is.
+    """
+
+    steepness: Positive
+    shown_by: dict[str, tuple[str, ...]]
+
+
+class OverlapStructure(GainTable):
+    """Signals and shocks that instruments of different domains share (`market.synthetic.overlap`).
+
+    instruments
+        Those that overlap, at most one of each domain. The strength is the correlation of their latents, of their
+        proxies and, beside what they have anyway, of their shocks.
+    """
+
+    instruments: tuple[str, ...]
+
+
 class PlantedStructure(OracleTable):
     half_life_bars: Positive
     proxy_loading: Fraction
     momentum: MomentumStructure
+    predictability: PredictabilityStructure
+    overlap: OverlapStructure
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """Names of the structures that are there."""
+        return tuple(name for name in STRUCTURES if getattr(self, name).strength > 0)
+
+
+STRUCTURES = ("predictability", "overlap")
+"""Structures of the planted part that concern the desk as a whole, each with an oracle of its own."""
 
 
 class OracleConfig(Section):
@@ -171,6 +233,15 @@ class SyntheticConfig(Section):
     volume: SyntheticVolume
     macro: SyntheticMacro
 
+    def drawn_from(self) -> dict[str, Any]:
+        """What a market is drawn from, as plain values: without structures that are not there, so that settings which
+        draw the same bars are seen to."""
+        tree = self.model_dump(mode="json")
+        for name in STRUCTURES:
+            if name not in self.planted.structures:
+                del tree["planted"][name]
+        return tree
+
     @model_validator(mode="after")
     def _tables_fit_together(self) -> SyntheticConfig:
         if tuple(self.transitions) != REGIMES:
@@ -185,6 +256,15 @@ class SyntheticConfig(Section):
         for name, instrument in self.instruments.items():
             if instrument.garch_alpha > self.volatility.persistence:
                 raise ValueError(f"instruments.{name}.garch_alpha exceeds volatility.persistence, its whole")
+        for domain, named in self.planted.predictability.shown_by.items():
+            if not named or not set(named) <= set(self.macro.rates.names) or len(set(named)) < len(named):
+                raise ValueError(
+                    f"planted.predictability.shown_by.{domain} = [{', '.join(named)}]: expected one or several of "
+                    f"{', '.join(self.macro.rates.names)}"
+                )
+        for symbol in self.planted.overlap.instruments:
+            if symbol not in self.instruments:
+                raise ValueError(f"planted.overlap.instruments: there is no row for {symbol}")
         for key, name in (("vix.index", self.macro.vix.index), ("dxy.currency", self.macro.dxy.currency)):
             if name not in self.instruments:
                 raise ValueError(f"macro.{key} = {name}: expected one of {', '.join(self.instruments)}")

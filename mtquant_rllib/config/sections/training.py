@@ -42,6 +42,19 @@ GrowthFactor = Annotated[float, Field(ge=1, le=1000), NUMBER]
 """By how much something grows over a trial; 1: not at all."""
 
 
+class WindowSoftminConfig(Section):
+    """Weights of windows in PPO's update (`engine.learning.ppo.window_weights`).
+
+    temperature
+        In annual Sharpe ratios: a window that does worse by so much weighs e times as much. null weighs all alike.
+    min_bars
+        A window of fewer bars keeps the weight 1: its Sharpe ratio is chance.
+    """
+
+    temperature: Annotated[float, Field(gt=0, le=1000), NUMBER] | None
+    min_bars: Count
+
+
 class RecipeConfig(Section):
     """How each phase is run: the numbers of PPO, and those that it shares with SAC, whose own stand in `sac`.
 
@@ -73,6 +86,8 @@ class RecipeConfig(Section):
         Largest gradient norm of each module.
     vf_clip
         Largest squared error of the value function that is still learned from.
+    window_softmin
+        Whether PPO learns more from windows in which an agent does worse.
     ema_updates
         Updates over which weights are averaged; the average is validated beside the weights, and the better is kept
         and handed over. null averages nothing.
@@ -106,6 +121,7 @@ class RecipeConfig(Section):
     grad_clip: Positive
     vf_clip: Positive
     entropy_coeff: NonNegative
+    window_softmin: WindowSoftminConfig
     ema_updates: Count | None
     use_final_ema: Where
     validations: Count

@@ -52,7 +52,7 @@ class ObservationWriter:
         volatility = state.daily.volatility_per_day() * per_year / target - 1.0
         portfolio[:, days] = np.where(state.daily.n_days >= 2, volatility, 0.0)
         portfolio[:, days + 1] = state.drawdown.current[:, 0] / scale.drawdown_scale
-        out[:, shape["correlation"]] = close.market.correlation
+        out[:, shape["correlation"]] = close.market.context[:, self._columns.seen_correlation]
         specialists = out[:, shape["specialists"]]
         specialists[:, :d] = close.track_sharpe / scale.sharpe_scale
         specialists[:, d : 2 * d] = close.win_rate * 2.0 - 1.0

@@ -81,7 +81,7 @@ class ObservationReconstruction:
     def _correlation_and_macro(
         self, out: np.ndarray, agents: np.ndarray, rows: np.ndarray, active_instrument: np.ndarray
     ) -> None:
-        for part, table in (("correlation", self._features.correlation), ("macro", self._features.macro)):
+        for part, table in (("correlation", self._features.seen_correlation), ("macro", self._features.macro)):
             np.clip(table[rows], -self._clip, self._clip, out=out[:, self._layout[part]])
 
     def _domain_and_blocks(

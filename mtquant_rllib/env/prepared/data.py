@@ -146,7 +146,7 @@ def prepare_embedded(settings: Settings, cache: Path | None = None) -> Path:
     embedded = settings.embedded
     drawn_from = {
         "embedded": embedded.model_dump(mode="json"),
-        "synthetic": settings.synthetic.model_dump(mode="json"),
+        "synthetic": settings.synthetic.drawn_from(),
         "strength": settings.planted.strength,
         "leak": settings.allocator.leak.model_dump() if settings.allocator and embedded.variant == "leak" else None,
     }
@@ -166,7 +166,10 @@ def prepare_embedded(settings: Settings, cache: Path | None = None) -> Path:
                 block = folder / split / features / "block.npy"
                 flat = sigma.reshape(-1, sigma.shape[-1])
                 mu = plant_leak(settings, ExecutionData.open(folder / split), block, flat).reshape(mu.shape)
-            np.savez(folder / split / "truth.npz", mu=mu, sigma=sigma)
+            known = {"mu": mu, "sigma": sigma}
+            if embedded.variant != "null" and settings.synthetic.planted.structures:
+                known |= {"steady_mu": drawn.truth.steady_mu, "predictability": drawn.truth.predictability}
+            np.savez(folder / split / "truth.npz", **known)
             splits[split] = {"arrays": split, "features": features, "segments": segments}
         world = hashlib.sha256(strict_json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()
         market = {"kind": "synthetic", "content": world}
@@ -264,14 +267,15 @@ def _loaded(
     return market, content.hexdigest()
 
 
-def truth(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Conditional mean and volatility of the next return of a prepared synthetic split, each (N, n), rows as on the
-    execution.
+def truth(folder: Path, split: str, names: Sequence[str] = ("mu", "sigma")) -> tuple[np.ndarray, ...]:
+    """What nobody sees of a prepared synthetic split, each (N, n), rows as on the execution: conditional mean and
+    volatility of the next return; where the planted part has structures of the whole desk (`planted.structures`) also
+    `steady_mu` and `predictability`, see `market.synthetic.PlantedTruth`.
 
     Only an oracle may read this.
     """
     with np.load(folder / split / "truth.npz") as stored:
-        return tuple(stored[name].reshape(-1, stored[name].shape[-1]) for name in ("mu", "sigma"))
+        return tuple(stored[name].reshape(-1, stored[name].shape[-1]) for name in names)
 
 
 def _write_arrays(settings: Settings, markets: Sequence[MarketData], folder: Path) -> tuple[list[list[int]], str]:

@@ -17,7 +17,7 @@ class MarketRow:
     """What is known at the close of one row in each of B environments.
 
     context
-        float32 (B, w): `correlation`, macro and domain features side by side, as in `FeatureTable`. A copy.
+        float32 (B, w): correlation, macro and domain features side by side, as in `FeatureTable`. A copy.
     correlation, covariance
         Packed upper triangles, float32 (B, n(n-1)/2) and float64 (B, n(n+1)/2).
     correlation_shift

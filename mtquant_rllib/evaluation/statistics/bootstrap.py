@@ -44,6 +44,17 @@ class OracleShare:
     oracle_sharpe_ann: float
 
 
+@dataclass(frozen=True)
+class GainShare:
+    """What an agent gains in annualised net Sharpe, what the oracle gains, and the one over the other; `per_seed` of
+    shape (S,) is the share of each training seed."""
+
+    share: Interval
+    per_seed: np.ndarray
+    agent_gain: Interval
+    oracle_gain: Interval
+
+
 def stationary_bootstrap_indices(
     n_bars: int, mean_block_bars: float, resamples: int, rng: np.random.Generator
 ) -> np.ndarray:
@@ -203,6 +214,73 @@ def share_of_oracle(
         per_seed=per_seed,
         oracle_sharpe_ann=oracle_sharpe * float(np.sqrt(bars_per_year)),
     )
+
+
+def gain_interval(
+    book: np.ndarray, without: np.ndarray, bars_per_year: float, config: BootstrapConfig, rng: np.random.Generator
+) -> Interval:
+    """Pooled Sharpe of paths (P, T), or its mean over training seeds (S, P, T), less another book's on the same paths
+    and seeds, which are resampled together."""
+    estimate, resampled = _gains(book, without, _draw(*_sizes(book), config, rng))
+    scale = np.sqrt(bars_per_year)
+    return percentile_interval(float(estimate.mean() * scale), resampled * scale, config)
+
+
+def share_of_gain(
+    agent: tuple[np.ndarray, np.ndarray],
+    oracle: tuple[np.ndarray, np.ndarray],
+    bars_per_year: float,
+    config: BootstrapConfig,
+    rng: np.random.Generator,
+) -> GainShare:
+    """What an agent gains over a book without what it learned, as a share of what an oracle gains over a book without
+    what it knows.
+
+    Parameters
+    ----------
+    agent
+        Net returns with and without, each (S, P, T), or (P, T) for one seed.
+    oracle
+        Net returns with and without, each (P, T), on the same paths in the same order.
+
+    Raises
+    ------
+    ValueError
+        If the oracle does not gain, in the sample or in a resample: a share of it means nothing then.
+    """
+    seeds, paths = _draw(*_sizes(agent[0]), config, rng)
+    scale = np.sqrt(bars_per_year)
+    (oracle_gain,), of_oracle = _gains(*oracle, (np.ones((len(paths), 1)), paths))
+    if not (oracle_gain > 0 and (of_oracle > 0).all()):
+        raise ValueError(
+            f"the oracle's gain is a Sharpe ratio of {oracle_gain * scale:.2f} a year and not positive in every "
+            "resample: no share of it can be taken; use more paths or a stronger structure"
+        )
+    gain, of_agent = _gains(*agent, (seeds, paths))
+    return GainShare(
+        share=percentile_interval(float(gain.mean() / oracle_gain), of_agent / of_oracle, config),
+        per_seed=gain / oracle_gain,
+        agent_gain=percentile_interval(float(gain.mean() * scale), of_agent * scale, config),
+        oracle_gain=percentile_interval(float(oracle_gain * scale), of_oracle * scale, config),
+    )
+
+
+def _sizes(returns: np.ndarray) -> tuple[int, int]:
+    """Seeds and paths."""
+    seeds, paths, _ = _with_seed_axis(returns).shape
+    return seeds, paths
+
+
+def _gains(
+    book: np.ndarray, without: np.ndarray, drawn: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Difference of the two books' pooled Sharpe ratios per bar, of each seed (S,) and of each resample (R,)."""
+    if book.shape != without.shape:
+        raise ValueError(f"the books have {book.shape} and {without.shape} returns: they must play the same paths")
+    (seeds, paths), moments = drawn, [_moments(_with_seed_axis(returns)) for returns in (book, without)]
+    found, plain = (_sharpe_of(one.sum(axis=-1)) for one in moments)
+    resampled, of_plain = (np.einsum("rs,rs->r", seeds, _resampled_sharpe(one, paths)) for one in moments)
+    return found - plain, resampled - of_plain
 
 
 def _with_seed_axis(returns: np.ndarray) -> np.ndarray:

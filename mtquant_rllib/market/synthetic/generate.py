@@ -10,11 +10,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from mtquant_rllib.config.sections.synthetic import SyntheticMacro, SyntheticVolatility
+from mtquant_rllib.config.sections.synthetic import OverlapStructure, SyntheticMacro, SyntheticVolatility
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.errors import ConfigError
 from mtquant_rllib.market.bars import VOLUME, MarketData
-from mtquant_rllib.market.synthetic import bars, innovations, macro, planted, regime_chain
+from mtquant_rllib.market.synthetic import bars, innovations, macro, overlap, planted, predictability, regime_chain
 from mtquant_rllib.universe import Universe
 
 Variant = Literal["default", "planted", "null"]
@@ -41,6 +41,10 @@ class PlantedTruth:
         the price is in foreign currency. Regime drift of the default variant is not in it.
     sigma
         Trailing volatility of close-to-close simple returns, per bar: the unit of the planted part.
+    steady_mu
+        What mu would be if predictability did not come and go: that of whoever knows the proxy and not the factor.
+    predictability
+        The factor that comes and goes with macro series, in [0, 2]; 1 without that structure.
     forecast_sd
         Deviation of mu / sigma; 0 where nothing is planted.
     """
@@ -50,6 +54,8 @@ class PlantedTruth:
     filtered: np.ndarray
     mu: np.ndarray
     sigma: np.ndarray
+    steady_mu: np.ndarray
+    predictability: np.ndarray
     forecast_sd: float
 
 
@@ -79,6 +85,7 @@ class _Law:
     transitions: np.ndarray
     regime_law: np.ndarray
     bars_per_year: float
+    domain_of: np.ndarray
 
     @classmethod
     def of(cls, settings: Settings, timestamps: np.ndarray) -> _Law:
@@ -101,6 +108,7 @@ class _Law:
             transitions=transitions,
             regime_law=regime_chain.stationary_law(transitions),
             bars_per_year=bars_per_year,
+            domain_of=np.array(settings.universe.domain_of),
         )
 
 
@@ -144,9 +152,11 @@ def synthesise(
     ----------
     variant
         `default`: regime drifts and the planted part. `planted`: the planted part, no drift. `null`: neither; the
-        proxy is in the bars and predicts nothing. Draws are the same for all three, and for every strength.
+        proxy is in the bars and predicts nothing. Draws are the same for all three, and for every strength (but what
+        instruments share where signals overlap).
     strength
-        Of the planted part, in place of the configured one. Not for `null`.
+        Of the planted part, in place of the configured one. Not for `null`. Structures of the planted part are drawn as
+        configured; the null has none.
 
     Raises
     ------
@@ -185,7 +195,8 @@ def _of(market: SyntheticMarket, symbols: tuple[str, ...]) -> SyntheticMarket:
         for one in market.markets
     ]
     truth = market.truth
-    parts = {name: getattr(truth, name)[..., columns] for name in ("latent", "proxy", "filtered", "mu", "sigma")}
+    names = ("latent", "proxy", "filtered", "mu", "sigma", "steady_mu", "predictability")
+    parts = {name: getattr(truth, name)[..., columns] for name in names}
     return SyntheticMarket(markets, PlantedTruth(**parts, forecast_sd=truth.forecast_sd), market.regimes)
 
 
@@ -199,6 +210,8 @@ def _drawn(
     timestamps = business_days(np.datetime64(config.start), n_years)
     law = _Law.of(settings, timestamps)
     draws = _draw(seed, n_paths, len(timestamps), law)
+    if variant != "null" and config.planted.overlap.strength > 0:
+        _overlap(config.planted.overlap, seed, draws, law, symbols)
     noise = _noise(config.volatility, law, draws)
     drift = law.drift.T[draws.regime] if variant == "default" else np.zeros((1, 1, 1))
 
@@ -209,11 +222,16 @@ def _drawn(
         np.ascontiguousarray(full[:, _BURN_IN:]) for full in (latent, proxy, filtered, surprise)
     )
     per_unit = chosen * kalman.phi / kalman.estimate_sd
+    rates = macro.rates(config.macro.rates, draws.macro[:, 1:, 2:], draws.macro[:, :1, 2:])
+    factor, factor_rms = np.broadcast_to(1.0, latent.shape), 1.0
+    if variant != "null" and config.planted.predictability.strength > 0:
+        factor = predictability.factors(config, _published(rates), settings.universe)
+        factor_rms = predictability.root_mean_square(config, settings.universe)
     body, sigma, momentum_mean = bars.bodies(
         noise.gap,
         noise.body,
         drift,
-        per_unit * latent,
+        per_unit * factor * latent,
         law.inverse,
         law.bar_vol.T[draws.regime[:, 0]],
         1 - 2 / (config.volatility.trailing_span_bars + 1),
@@ -224,9 +242,7 @@ def _drawn(
     history = np.empty((*body.shape, 5))
     bars.prices(law.start_price, noise.gap, body, law.inverse, noise.path_vol, surprise, out=history)
     history[..., VOLUME] = bars.volume(law.volume, draws.volume, noise.size, proxy, config.volume)
-    series = _macro(config.macro, law, draws, (1 + noise.gap) * (1 + body) - 1, symbols)
-    # A value is known the business day after its date. The first row has no day before it: it repeats the second.
-    published = np.concatenate([series[:, :1], series[:, :-1]], axis=1)
+    published = _published(_macro(config.macro, law, draws, rates, (1 + noise.gap) * (1 + body) - 1, symbols))
 
     everywhere = np.ones(body.shape[1:], dtype=bool)
     markets = [
@@ -243,9 +259,17 @@ def _drawn(
         )
         for p in range(n_paths)
     ]
-    mu = sigma * per_unit * filtered + momentum_mean
-    truth = PlantedTruth(latent, proxy, filtered, mu, sigma, math.hypot(chosen * kalman.phi, momentum_strength))
+    mu = sigma * per_unit * factor * filtered + momentum_mean
+    steady_mu = sigma * per_unit * filtered + momentum_mean
+    forecast_sd = math.hypot(chosen * kalman.phi * factor_rms, momentum_strength)
+    truth = PlantedTruth(latent, proxy, filtered, mu, sigma, steady_mu, factor, forecast_sd)
     return SyntheticMarket(markets, truth, draws.regime)
+
+
+def _published(series: np.ndarray) -> np.ndarray:
+    """What is known of series (n_paths, T, ...) at each close: a value is known the business day after its date. The
+    first row has no day before it: it repeats the second."""
+    return np.concatenate([series[:, :1], series[:, :-1]], axis=1)
 
 
 def business_days(start: np.datetime64, n_years: float) -> np.ndarray:
@@ -291,6 +315,19 @@ def _draw(seed: int, n_paths: int, n_rows: int, law: _Law) -> _Draws:
     return _Draws(regimes, uniforms[1], own[0], own[1], latent[0], latent[1], own[2], macro_normals)
 
 
+def _overlap(config: OverlapStructure, seed: int, draws: _Draws, law: _Law, symbols: tuple[str, ...]) -> None:
+    """Give the overlapping instruments what they share, in place: from a generator of its own a path, so that all other
+    draws stay what they are."""
+    shared = [symbols.index(symbol) for symbol in config.instruments if symbol in symbols]
+    for p, regimes in enumerate(draws.regime):
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(p, 1)))
+        for part in (draws.fresh, draws.proxy_noise):
+            overlap.share(part[p], rng.standard_normal(len(part[p])), shared, config.strength)
+        for part in (draws.gap, draws.body):
+            common = rng.standard_normal(len(part[p]))
+            overlap.share_shocks(part[p], common, shared, config.strength, law.correlations[regimes], law.domain_of)
+
+
 def _noise(config: SyntheticVolatility, law: _Law, draws: _Draws) -> _Noise:
     gap_part, body_part = np.sqrt(law.gap_share) * draws.gap, np.sqrt(1 - law.gap_share) * draws.body
     tail_law = innovations.TailLaw.of(law.tail_df, config.tail_cut)
@@ -311,8 +348,16 @@ def _noise(config: SyntheticVolatility, law: _Law, draws: _Draws) -> _Noise:
     )
 
 
-def _macro(config: SyntheticMacro, law: _Law, draws: _Draws, moves: np.ndarray, symbols: tuple[str, ...]) -> np.ndarray:
-    """Series at the close of each bar, shape (n_paths, T, n_columns), from the instruments' returns."""
+def _macro(
+    config: SyntheticMacro,
+    law: _Law,
+    draws: _Draws,
+    rates: np.ndarray,
+    moves: np.ndarray,
+    symbols: tuple[str, ...],
+) -> np.ndarray:
+    """Series at the close of each bar, shape (n_paths, T, n_columns): rates (n_paths, T, 3), and those drawn from the
+    instruments' returns."""
     index, currency = symbols.index(config.vix.index), symbols.index(config.dxy.currency)
     overall_vol = np.sqrt(law.bar_vol**2 @ law.regime_law)
     start, normals = draws.macro[:, :1], draws.macro[:, 1:]
@@ -329,5 +374,4 @@ def _macro(config: SyntheticMacro, law: _Law, draws: _Draws, moves: np.ndarray, 
     dxy = macro.dollar_index(
         config.dxy, moves[..., currency] / overall_vol[currency], normals[..., 1], law.bars_per_year
     )
-    rates = macro.rates(config.rates, normals[..., 2:], start[..., 2:])
     return np.concatenate([vix[..., None], dxy[..., None], rates], axis=-1)

@@ -67,14 +67,20 @@ def dollar_index(
     return config.start * np.exp(np.cumsum(config.volatility_pct / 100 / math.sqrt(bars_per_year) * mixed, axis=1))
 
 
+def rate_law(config: SyntheticRates) -> tuple[np.ndarray, float]:
+    """Correlations of the rates, (3, 3), and the deviation of each over the years, per cent: that of an AR(1)."""
+    matrix = np.eye(3)
+    matrix[np.triu_indices(3, 1)] = config.correlations
+    stationary = config.deviation_bp / 100 / math.sqrt(1 - (1 - config.reversion) ** 2)
+    return nearest_correlation(matrix + np.triu(matrix, 1).T), stationary
+
+
 def rates(config: SyntheticRates, normals: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Three rates in per cent, shape (n_paths, T, 3), from normals of that shape and (n_paths, 1, 3) for the first
     value."""
-    matrix = np.eye(3)
-    matrix[np.triu_indices(3, 1)] = config.correlations
-    root = np.linalg.cholesky(nearest_correlation(matrix + np.triu(matrix, 1).T))
+    matrix, stationary = rate_law(config)
+    root = np.linalg.cholesky(matrix)
     persistence, step = 1 - config.reversion, config.deviation_bp / 100
-    stationary = step / math.sqrt(1 - persistence**2)
     # einsum, not a matrix product: its sums do not depend on how many paths are drawn together
     shocks = np.einsum("ptk,jk->ptj", normals, root)
     first = np.einsum("ptk,jk->ptj", start, root)

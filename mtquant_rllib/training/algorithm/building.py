@@ -133,6 +133,7 @@ def _set_ppo(config: Any, plan: TrialPlan, settings: Settings, budget: int, thre
         entropy_coeff=recipe.entropy_coeff,
         use_kl_loss=False,
         learner_threads=threads,
+        window_softmin=None if recipe.window_softmin.temperature is None else recipe.window_softmin,
     ).rates(learning_rates(settings, plan.modules, plan.phase))
 
 

@@ -124,6 +124,17 @@ def expect_trainable(settings: Settings, phase: int) -> None:
             "reference.kl_coeff with resources.engine = 'rllib': RLlib's own loss has no such term; "
             "set the coefficients to 0, or resources.engine=batched"
         )
+    if recipe.window_softmin.temperature is not None:
+        said = f"recipe.window_softmin.temperature = {recipe.window_softmin.temperature:g}"
+        if algorithm_of(settings, phase) != "ppo":
+            raise ConfigError(
+                f"{said} with SAC in phase {phase}: expected null; SAC draws single decisions from its replay and has "
+                "no windows that it could weigh"
+            )
+        if settings.resources.engine == "rllib":
+            raise ConfigError(
+                f"{said} with resources.engine = 'rllib': expected null; RLlib's own learner has no weights"
+            )
     if recipe.environments % max(runners, 1):
         most = max(number for number in range(1, runners) if recipe.environments % number == 0)
         raise ConfigError(

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray.tune.result import TRAINING_ITERATION
 
+from mtquant_rllib.engine.learning.ppo.window_weights import EFFECTIVE_WINDOWS
 from mtquant_rllib.engine.learning.reference_kl import REFERENCE_KL
 from mtquant_rllib.engine.sampling.env_faults import ENV_RETRIES
 from mtquant_rllib.engine.sampling.runner import REWARD_TERMS
@@ -65,7 +66,7 @@ def curve_row(result: dict[str, Any]) -> dict[str, Any]:
         columns = _SAC_CURVES if "alpha" in learners[module] else _CURVES
         for column, name in columns.items():
             row[f"{module}/{column}"] = learners[module].get(name, math.nan)
-        for loss in (*AUXILIARY, REFERENCE_KL):
+        for loss in (*AUXILIARY, REFERENCE_KL, EFFECTIVE_WINDOWS):
             if loss in learners[module]:
                 row[f"{module}/{loss}"] = learners[module][loss]
     row |= {f"{VALIDATION}/{name}": value for name, value in result[VALIDATION].items() if name not in (SHARPE, BARS)}

@@ -41,12 +41,20 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor
 
 from mtquant_rllib.config.environment import EnvironmentConfig
-from mtquant_rllib.engine.fragments import Fragment, LevelColumns, advantages, reconstruct_observations
+from mtquant_rllib.config.sections.training import WindowSoftminConfig
+from mtquant_rllib.engine.fragments import (
+    Fragment,
+    LevelColumns,
+    advantages,
+    decision_outcomes,
+    reconstruct_observations,
+)
 from mtquant_rllib.engine.learning.distributed import DistributedLearner
 from mtquant_rllib.engine.learning.divergence import DivergenceWatch
 from mtquant_rllib.engine.learning.ppo.coefficients import CoefficientState
 from mtquant_rllib.engine.learning.ppo.loss import ppo_loss
 from mtquant_rllib.engine.learning.ppo.update import StackLearner, UpdateMetrics, minibatch_indices
+from mtquant_rllib.engine.learning.ppo.window_weights import EFFECTIVE_WINDOWS, Windows, softmin_weights
 from mtquant_rllib.engine.learning.reference_kl import REFERENCE_KL
 from mtquant_rllib.engine.learning.schedules import DEFAULT, ScheduledLearner
 from mtquant_rllib.engine.learning.stacks import ModuleStack, module_stacks
@@ -105,7 +113,9 @@ class BatchedLearner(DistributedLearner, ScheduledPPOLearner):
         self._watch = DivergenceWatch(learning, options, counts_skipped=self._ranks.rank == 0)
         environment = EnvironmentConfig.of(self.config.env_config)
         self._settings = environment.settings
-        self._features = open_market(environment).features
+        market = open_market(environment)
+        self._features, self._bars_per_year = market.features, market.execution.bars_per_year
+        self._window_metrics: dict[str, float] = {}
         self._reconstructions: dict[tuple[tuple[str, ...], int | None], ObservationReconstruction] = {}
         self._learners = [
             StackLearner(stack, optimizers, self._coefficients_of(stack), self._ranks.new_group(), options)
@@ -139,9 +149,10 @@ class BatchedLearner(DistributedLearner, ScheduledPPOLearner):
         parts: dict[str, list[list[np.ndarray]]] = {
             name: [] for learner in self._learners for name in learner.stack.names
         }
-        first = 0
+        first, softmin = 0, self.trial.window_softmin
         for fragment in fragments:
-            for level in fragment.levels:
+            widest = max((level.rewards.shape[2] for level in fragment.levels), default=0)
+            for number_of_level, level in enumerate(fragment.levels):
                 observations = reconstruct_observations(level, self._reconstruction(level))
                 advantage, target, complete = self._advantages(level, observations, parts)
                 env = np.broadcast_to(first + np.nonzero(level.due)[1][:, None], level.module_index.shape)
@@ -149,24 +160,57 @@ class BatchedLearner(DistributedLearner, ScheduledPPOLearner):
                 if level.regimes is not None:
                     labels = level.regimes[level.due].astype(np.float32)
                     columns.append(np.broadcast_to(labels[:, None], level.module_index.shape))
+                if softmin is not None:
+                    outcomes = decision_outcomes(level)
+                    bars = np.broadcast_to(outcomes.bars[:, None], level.module_index.shape)
+                    slot = number_of_level * widest + np.arange(level.rewards.shape[2])
+                    columns += [outcomes.rewards, bars, np.broadcast_to(slot, level.module_index.shape)]
                 for number, name in enumerate(level.modules):
                     chosen = (level.module_index == number) & complete[:, None]
                     if name in parts and chosen.any():
                         rows = [column[chosen] for column in (*columns, env)]
                         parts[name].append([column if column.ndim == 2 else column[:, None] for column in rows])
             first += fragment.environments
-        module_columns = {}
+        module_columns: dict[str, list[np.ndarray]] = {}
+        windows: dict[str, Windows] = {}
         for name, own in parts.items():
             if own:
                 *merged, env = (np.concatenate(column) for column in zip(*own))
                 order = np.argsort(env[:, 0], kind="stable")
+                if softmin is not None:
+                    *merged, rewards, bars, slot = merged
+                    keys = env[:, 0] * (int(slot.max()) + 1) + slot[:, 0]
+                    played = (keys, rewards[:, 0], bars[:, 0])
+                    windows[name] = Windows.of(*(column[order] for column in played), self._bars_per_year)
                 module_columns[name] = [column[order] for column in merged]
         n_rows = [len(module_columns[name][0]) if name in module_columns else 0 for name in parts]
         counts = self._ranks.gather_counts(n_rows, self._device)
         update = _UpdateBatch({name: count > 0 for name, count in zip(parts, counts.sum(0))})
         update.module_columns, update.counts = module_columns, dict(zip(parts, counts.T))
         self._standardise(module_columns, update.counts)
+        if softmin is not None:
+            self._weigh(module_columns, windows, update.counts, softmin)
         return update
+
+    def _weigh(
+        self,
+        module_columns: Mapping[str, list[np.ndarray]],
+        windows: Mapping[str, Windows],
+        counts: Mapping[str, np.ndarray],
+        config: WindowSoftminConfig,
+    ) -> None:
+        """Multiply each module's advantages by the weights of their windows, in place."""
+
+        def total(own: np.ndarray) -> np.ndarray:
+            return self._group.sum(torch.tensor(own, dtype=torch.float64, device=self._device)).cpu().numpy()
+
+        self._window_metrics = {}
+        for name in (name for name, own in counts.items() if own.sum()):
+            found = windows.get(name, _NO_WINDOWS)
+            weights, self._window_metrics[name] = softmin_weights(found, config, total)
+            if name in module_columns:
+                weighted = module_columns[name][_ADVANTAGE] * weights[:, None]
+                module_columns[name][_ADVANTAGE] = weighted.astype(np.float32)
 
     def _standardise(self, module_columns: Mapping[str, list[np.ndarray]], counts: Mapping[str, np.ndarray]) -> None:
         """Standardise each module's advantages over all learners' rows, in place; constant ones become zeros."""
@@ -303,6 +347,7 @@ class BatchedLearner(DistributedLearner, ScheduledPPOLearner):
                     self.TOTAL_LOSS_KEY: ppo_loss(mean, coefficients, sum(auxiliary.values())),
                     GRADIENT_NORM: metrics.gradient_norm,
                     **({REFERENCE_KL: mean[REFERENCE_KL]} if REFERENCE_KL in mean else {}),
+                    **({EFFECTIVE_WINDOWS: self._window_metrics[name]} if name in self._window_metrics else {}),
                     **auxiliary,
                 }
                 for key, value in logged.items():
@@ -311,5 +356,6 @@ class BatchedLearner(DistributedLearner, ScheduledPPOLearner):
         super().after_gradient_based_update(timesteps=timesteps)
 
 
+_NO_WINDOWS = Windows(np.zeros(0, dtype=np.int64), *(np.zeros(0) for _ in range(3)))
 _ADVANTAGE = 4
 """Position in `update.Columns`."""
