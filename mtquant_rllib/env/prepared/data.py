@@ -166,7 +166,7 @@ def prepare_embedded(settings: Settings, cache: Path | None = None) -> Path:
                 block = folder / split / features / "block.npy"
                 flat = sigma.reshape(-1, sigma.shape[-1])
                 mu = plant_leak(settings, ExecutionData.open(folder / split), block, flat).reshape(mu.shape)
-            known = {"mu": mu, "sigma": sigma}
+            known: dict[str, Any] = {"mu": mu, "sigma": sigma}
             if embedded.variant != "null" and settings.synthetic.planted.structures:
                 known |= {"steady_mu": drawn.truth.steady_mu, "predictability": drawn.truth.predictability}
             np.savez(folder / split / "truth.npz", **known)

@@ -180,8 +180,7 @@ class BatchedLearner(DistributedLearner, ScheduledPPOLearner):
                 if softmin is not None:
                     *merged, rewards, bars, slot = merged
                     keys = env[:, 0] * (int(slot.max()) + 1) + slot[:, 0]
-                    played = (keys, rewards[:, 0], bars[:, 0])
-                    windows[name] = Windows.of(*(column[order] for column in played), self._bars_per_year)
+                    windows[name] = Windows.of(keys[order], rewards[order, 0], bars[order, 0], self._bars_per_year)
                 module_columns[name] = [column[order] for column in merged]
         n_rows = [len(module_columns[name][0]) if name in module_columns else 0 for name in parts]
         counts = self._ranks.gather_counts(n_rows, self._device)

@@ -16,8 +16,8 @@ from mtquant_rllib.engine.learning.ppo.loss import ppo_loss, ppo_terms
 
 @dataclass(frozen=True)
 class PPOObjective:
-    """`ppo_loss` of a minibatch (`objective.Objective`). The outputs are mean (S, B, A), log deviation (S, B or 1, A) and
-    value (S, B).
+    """`ppo_loss` of a minibatch (`objective.Objective`). The outputs are mean (S, B, A), log deviation (S, B or 1, A)
+    and value (S, B).
 
     columns, coefficients, action_mask_S1A, reference_SBA
         As of `loss.ppo_terms`.
