@@ -128,6 +128,7 @@ def test_every_command_that_trains_takes_bars_a_budget_a_folder_and_a_cluster(co
     assert {"--market", "--macro", "--budget-scale", "--run", "--address"} <= options
 
 
+@pytest.mark.slow
 def test_help_answers_without_loading_torch_or_ray() -> None:
     check = (
         "import sys; from mtquant_rllib.cli import build_parser; build_parser().format_help();"
@@ -137,6 +138,7 @@ def test_help_answers_without_loading_torch_or_ray() -> None:
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_a_synthetic_history_can_be_written_read_back_and_described(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

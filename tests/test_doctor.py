@@ -45,6 +45,7 @@ def settings(*overrides: str) -> Settings:
     return Settings.load(overrides=[*SMALL, *overrides])
 
 
+@pytest.mark.slow
 def test_a_sound_machine_passes_and_keeps_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor("--set", "resources.cpus=2") == 0
     said = capsys.readouterr().out
@@ -54,6 +55,7 @@ def test_a_sound_machine_passes_and_keeps_no_trace(tmp_path: Path, capsys: pytes
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

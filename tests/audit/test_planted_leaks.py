@@ -79,6 +79,7 @@ def test_a_score_over_the_whole_sample(settings: Settings, daily: MarketData, mo
     assert leaks[0].row == 250, "from the block's first bar on, the mean of all is known"
 
 
+@pytest.mark.slow
 def test_a_feature_that_the_settings_name(daily: MarketData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One's own feature is audited like any other, and the one that waits for its close is clean."""
     (tmp_path / "my_features.py").write_text(
@@ -107,6 +108,7 @@ def test_a_regime_label_of_the_next_bar(settings: Settings, daily: MarketData, m
     assert {"regimes, regime_confidence", "regimes, proxy_return"} <= {leak.what for leak in leaks}
 
 
+@pytest.mark.slow
 def test_an_order_that_fills_at_the_close_it_was_decided_on(
     settings: Settings, daily: MarketData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +125,7 @@ def test_an_order_that_fills_at_the_close_it_was_decided_on(
     assert "the close that it was decided on" in check.leaks[0].how
 
 
+@pytest.mark.slow
 def test_a_new_position_that_is_paid_for_the_night_before_it(
     settings: Settings, daily: MarketData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +139,7 @@ def test_a_new_position_that_is_paid_for_the_night_before_it(
     assert check.leaks[0].what == "pay of a new position"
 
 
+@pytest.mark.slow
 def test_units_that_know_the_bar_that_they_fill_in(
     settings: Settings, daily: MarketData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +254,7 @@ def prepared(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> li
     return prepare_twice(settings, market, None, tmp_path_factory.mktemp("twice"))
 
 
+@pytest.mark.slow
 def test_a_scaler_that_is_fitted_on_test_bars(
     settings: Settings, prepared: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

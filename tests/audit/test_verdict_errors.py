@@ -29,6 +29,7 @@ def small() -> Settings:
     return Settings.load(overrides=SMALL)
 
 
+@pytest.mark.slow
 def test_books_of_null_worlds_earn_nothing_and_planted_ones_what_was_planted(small: Settings) -> None:
     worlds = list(null_worlds(small, None, 60, seed=1))
     years = worlds[0].books.shape[1] / worlds[0].bars_per_year
@@ -64,6 +65,7 @@ def test_false_claims_are_few_and_uncounted_trials_are_not(small: Settings) -> N
     assert rates[1.5, 1, True].claims.lower < rates[1.5, 1, True].claims.estimate
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_rates_and_fails_where_they_are_too_high(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

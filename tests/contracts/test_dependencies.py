@@ -172,6 +172,7 @@ def _part(source: Path) -> str:
 SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 
 
+@pytest.mark.slow
 def test_files_import_only_what_their_place_allows() -> None:
     wrong = []
     for source in SOURCES:
@@ -206,6 +207,7 @@ def _module(source: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@pytest.mark.slow
 def test_no_files_import_each_other_in_a_circle() -> None:
     """At the level of files, those under TYPE_CHECKING and inside functions included: a circle is one room with a wall
     through it."""

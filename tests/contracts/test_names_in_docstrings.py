@@ -59,6 +59,7 @@ def _is_there(names: list[str], source: Path) -> bool:
     return _is_setting(names) or _is_rllibs(names) or any(_is_code(names, root) for root in roots)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", sorted(PARTS))
 def test_what_prose_names_is_there(part: str) -> None:
     sources = [PACKAGE / f"{part}.py"] if (PACKAGE / f"{part}.py").is_file() else sorted((PACKAGE / part).rglob("*.py"))

@@ -11,6 +11,7 @@ JUDGING = ("matplotlib", "optuna", "plotly", "scipy.optimize", "scipy.signal", "
 """Libraries of statistics, pictures, searches and tracking."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [

@@ -18,6 +18,7 @@ def test_there_are_commands_to_check() -> None:
     assert len(COMMANDS) >= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_readme_parses(command: str) -> None:
     assert build_parser().parse_args(shlex.split(command)[1:]).handler

@@ -209,6 +209,7 @@ def test_every_number_has_two_bounds(numbers: dict[tuple[Any, ...], dict[str, An
             assert all(math.isfinite(bound) for bound in bounds), _named(path)
 
 
+@pytest.mark.slow
 def test_each_of_them_takes_what_its_range_says_and_nothing_else(
     tree: dict[str, Any], numbers: dict[tuple[Any, ...], dict[str, Any]]
 ) -> None:

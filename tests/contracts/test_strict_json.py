@@ -30,6 +30,7 @@ def test_numbers_are_written_as_json_dumps_writes_them() -> None:
     assert strict_json.dumps(tree, sort_keys=True, indent=1) == json.dumps(tree, sort_keys=True, indent=1)
 
 
+@pytest.mark.slow
 def test_nobody_writes_any_other_json() -> None:
     wrong = []
     for source in PACKAGE.rglob("*.py"):

@@ -99,6 +99,7 @@ def test_a_second_phase_is_refused() -> None:
         train(Settings.load("allocator.yaml"), phase=2)
 
 
+@pytest.mark.slow
 def test_rllibs_own_engine_is_refused_aloud(make: Make) -> None:
     with pytest.raises(ConfigError, match="batched"):
         make("ppo", "plain", "resources.engine=rllib")
@@ -125,6 +126,7 @@ def test_the_attention_networks_tokens_are_the_four_groups(make: Make) -> None:
     assert shape["actions"] == 5
 
 
+@pytest.mark.slow
 def test_the_runner_pays_what_the_core_pays_for_the_same_actions(make: Make) -> None:
     runner = BatchedEnvRunner(config=make("ppo", "plain"), worker_index=0)
     (fragment,) = runner.sample(num_timesteps=40)
@@ -139,12 +141,14 @@ def test_the_runner_pays_what_the_core_pays_for_the_same_actions(make: Make) -> 
         assert core.advance().rewards == pytest.approx(level.rewards[bar + 1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_every_term_is_a_metric(make: Make) -> None:
     runner = BatchedEnvRunner(config=make("ppo", "plain"), worker_index=0)
     runner.sample(num_timesteps=80)
     assert set(runner.get_metrics()[REWARD_TERMS]) == set(TERMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["plain", "attention"])
 def test_sac_learns_from_rows_that_the_replay_recalls(make: Make, network: str) -> None:
     config = make("sac", network)
@@ -159,6 +163,7 @@ def test_sac_learns_from_rows_that_the_replay_recalls(make: Make, network: str) 
     assert all(row.tobytes() in sampled for row in drawn.observation)
 
 
+@pytest.mark.slow
 def test_a_restored_learner_goes_on_to_the_bit(make: Make) -> None:
     config = make("sac", "plain")
     runner = BatchedEnvRunner(config=config, worker_index=0)
@@ -174,6 +179,7 @@ def test_a_restored_learner_goes_on_to_the_bit(make: Make) -> None:
     assert weights_of(learner) == weights_of(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["plain", "attention"])
 def test_ppo_learns_on_the_same_columns(make: Make, network: str) -> None:
     config = make("ppo", network)

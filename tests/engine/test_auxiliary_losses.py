@@ -35,6 +35,7 @@ def sampled(config: Any, bars: int = 200) -> tuple[BatchedEnvRunner, Any, Fragme
     return runner, learner, fragment
 
 
+@pytest.mark.slow
 def test_labels_travel_with_the_rows_of_modules_with_auxiliary_losses_alone(make_config: Any) -> None:
     """Those of the market row that a decision was taken on, one that is held on from the fragment before included."""
     runner, learner, first = sampled(make_config(3, "desk", *META_ALONE), bars=28)
@@ -62,6 +63,7 @@ def test_labels_travel_with_the_rows_of_modules_with_auxiliary_losses_alone(make
     assert (rows.split(widths, dim=-1)[6] == NO_LABEL).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides", [(), (*META_ALONE, "networks.attention.losses={classifier: 0, diversity: 0, consistency: 0}")]
 )
@@ -70,6 +72,7 @@ def test_without_auxiliary_losses_no_label_is_kept(make_config: Any, overrides: 
     assert all(level.regimes is None for level in fragment.levels)
 
 
+@pytest.mark.slow
 def test_a_frozen_attention_network_needs_no_labels(make_config: Any) -> None:
     config = make_config(2, "desk", *EVERY_LEVEL)
     _, learner, fragment = sampled(config, bars=20)
@@ -77,6 +80,7 @@ def test_a_frozen_attention_network_needs_no_labels(make_config: Any) -> None:
     assert [part.stack.names for part in learner._learners] == [(META,)]
 
 
+@pytest.mark.slow
 def test_the_gradient_is_autograds_of_all_losses_summed(make_config: Any) -> None:
     """With dropout in value and classifier: the reference is the module itself, in one expression."""
     _, learner, fragment = sampled(make_config(3, "desk", *EVERY_LEVEL))
@@ -117,6 +121,7 @@ def test_the_gradient_is_autograds_of_all_losses_summed(make_config: Any) -> Non
         assert expected[keys.index("policy.network.classifier.last.weight")].abs().max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("learner.precision=bfloat16", "learner.checkpoint_activations=true")])
 def test_auxiliary_losses_are_metrics_of_their_module_and_part_of_its_loss(
     make_config: Any, options: tuple[str, ...]
@@ -164,6 +169,7 @@ def test_the_classifier_comes_to_know_regimes_better_than_their_majority(make_co
     assert after > majority + 0.05
 
 
+@pytest.mark.slow
 def test_rllibs_own_engine_warns_that_it_leaves_auxiliary_losses_out(
     make_config: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

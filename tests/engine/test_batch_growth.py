@@ -23,6 +23,7 @@ def times(bars: int) -> dict[str, int]:
     return {"bars": bars, NUM_ENV_STEPS_SAMPLED_LIFETIME: bars}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bars", "size"), SIZES)
 def test_ppo_cuts_larger_minibatches_as_the_budget_is_used_up(
     make_config: Any, monkeypatch: pytest.MonkeyPatch, bars: int, size: int
@@ -39,6 +40,7 @@ def test_ppo_cuts_larger_minibatches_as_the_budget_is_used_up(
     assert set(asked) == {size}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bars", "size"), SIZES)
 def test_sac_draws_larger_batches_as_the_budget_is_used_up(make_config: Any, bars: int, size: int) -> None:
     overrides = ("recipe.algorithms=[sac, sac, sac]", "sac.batch_size=32", "sac.critic.hidden=[8, 8]")

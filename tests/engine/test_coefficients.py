@@ -41,6 +41,7 @@ def saved(make_config: Any) -> tuple[Any, Any, Any, list[Any]]:
     return runner, learner, copy.deepcopy(learner.get_state()), second
 
 
+@pytest.mark.slow
 def test_the_second_update_after_a_restore_is_the_one_that_would_have_been(make_config: Any, saved: Any) -> None:
     runner, learner, state, second = saved
     restored = built(BatchedLearner, config_with(make_config), runner)
@@ -54,6 +55,7 @@ def test_the_second_update_after_a_restore_is_the_one_that_would_have_been(make_
     assert all(np.array_equal(went_on[key], came_back[key]) for key in went_on)
 
 
+@pytest.mark.slow
 def test_a_changed_coefficient_overrules_the_state(make_config: Any, saved: Any) -> None:
     runner, _, state, _ = saved
     changed = built(BatchedLearner, config_with(make_config, kl_coeff=0.7), runner)

@@ -81,6 +81,7 @@ def test_its_adam_is_torch_s() -> None:
     assert str(state) == str(own_state)
 
 
+@pytest.mark.slow
 def test_its_adam_loads_no_compiler_before_its_first_step() -> None:
     check = (
         "import sys, torch; from mtquant_rllib.engine.learning.eager_adam import EagerAdam;"

@@ -133,6 +133,7 @@ class Faulty:
         desk.observe_specialist = faulty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["raises", "reward", "equity", "observation"])
 @pytest.mark.parametrize(("phase", "name", "overrides"), [(3, "desk", ()), (1, "forex", ())])
 def test_what_is_sampled_is_what_would_have_been_sampled(
@@ -149,6 +150,7 @@ def test_what_is_sampled_is_what_would_have_been_sampled(
         assert counters == same_counters
 
 
+@pytest.mark.slow
 def test_retries_are_counted_and_told(make_config: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
     runner, faulty = BatchedEnvRunner(make_config(3, "desk")), Faulty(every=30)
     faulty.raises(runner.env.domain_envs[0].desk)
@@ -162,6 +164,7 @@ def test_retries_are_counted_and_told(make_config: Callable[..., Any], caplog: p
     assert "OSError: the feed is gone (playing: all domains at rows" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "said"),
     [
@@ -179,6 +182,7 @@ def test_a_fault_that_stays_ends_the_trial_and_is_named(make_config: Callable[..
         runner.sample_bars(40)
 
 
+@pytest.mark.slow
 def test_a_policy_that_diverged_is_not_asked_again(make_config: Callable[..., Any]) -> None:
     runner = BatchedEnvRunner(make_config(3, "desk"))
     runner.sample_bars(8)
@@ -192,6 +196,7 @@ def test_a_policy_that_diverged_is_not_asked_again(make_config: Callable[..., An
     assert len(advances) <= runner.env.settings.desk.decision.meta_every_bars
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "name"), [(3, "desk"), (1, "forex")])
 def test_a_replacement_goes_on_from_what_travelled_with_the_last_call(
     make_config: Callable[..., Any], phase: int, name: str

@@ -28,6 +28,7 @@ def counted(runner: Any, bars: int) -> dict[str, dict[str, int]]:
     return {module: {reason: int(item.peek()) for reason, item in own.items()} for module, own in metrics.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["batched", "rllib"])
 @pytest.mark.parametrize(("least", "reason"), [("1.0", "unsure"), ("0.01", "none")])
 def test_every_decision_of_the_meta_controller_is_counted_once(
@@ -42,6 +43,7 @@ def test_every_decision_of_the_meta_controller_is_counted_once(
     assert counts == {"meta_controller": {**dict.fromkeys(("none", "unsure", "not_finite", "equal"), 0), reason: 16}}
 
 
+@pytest.mark.slow
 def test_broken_observations_while_sampling_are_counted_and_told_with_agent_bar_and_columns(
     make_config: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

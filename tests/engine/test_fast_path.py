@@ -34,11 +34,13 @@ def stacks(make_config: Any, request: pytest.FixtureRequest) -> list[ModuleStack
     return found
 
 
+@pytest.mark.slow
 def test_one_stack_for_each_level(stacks: list[ModuleStack]) -> None:
     assert [len(stack) for stack in stacks] == [1, 3, 8]
     assert all(isinstance(backprop_for(stack, AS_THEY_STAND), ManualBackprop) for stack in stacks)
 
 
+@pytest.mark.slow
 def test_backpropagation_in_closed_form_is_autograds(stacks: list[ModuleStack]) -> None:
     """Dropout included: both draw the same masks from the same seed."""
     for stack in stacks:
@@ -61,6 +63,7 @@ def test_backpropagation_in_closed_form_is_autograds(stacks: list[ModuleStack]) 
         assert (gradients[0] != 0).any(dim=1).all()
 
 
+@pytest.mark.slow
 def test_what_a_narrow_specialist_lacks_stays_zero(stacks: list[ModuleStack]) -> None:
     (specialists,) = [stack for stack in stacks if len(stack) == 3]
     own = [fit.actions.size for fit in specialists.column_maps]
@@ -172,6 +175,7 @@ def test_sacs_gradients_are_autograds_of_its_losses() -> None:
     torch.testing.assert_close(loss_gradients.alpha_gradient(log_prob.detach(), alpha, wanted), expected)
 
 
+@pytest.mark.slow
 def test_stacks_learn_in_threads_what_they_learn_in_turn(make_config: Any) -> None:
     """To the bit, with dropout and several minibatches: how many CPUs there are has no part in a result."""
     results = []

@@ -78,6 +78,7 @@ def pupil_of(request: pytest.FixtureRequest, make_config: Any) -> Any:
     return make
 
 
+@pytest.mark.slow
 def test_of_healthy_updates_nothing_is_skipped(pupil_of: Any) -> None:
     pupil = pupil_of()
     pupil.update()
@@ -86,6 +87,7 @@ def test_of_healthy_updates_nothing_is_skipped(pupil_of: Any) -> None:
     assert diverged_modules(pupil.said) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_one_broken_batch_is_skipped_counted_and_over(make_config: Any, poison: float) -> None:
     pupil = Pupil(make_config(3, "desk", SKIPPED_IN_A_ROW), sac=False)
@@ -102,6 +104,7 @@ def test_one_broken_batch_is_skipped_counted_and_over(make_config: Any, poison: 
     assert any(not np.array_equal(array, before[name]) for name, array in parameters(pupil.learner).items())
 
 
+@pytest.mark.slow
 def test_one_module_without_sound_gradients_diverges_alone_after_so_many_updates_in_a_row(make_config: Any) -> None:
     pupil = Pupil(make_config(3, "desk", SKIPPED_IN_A_ROW), sac=False)
     for poison in (np.nan, np.nan, None, np.nan, np.nan):
@@ -116,6 +119,7 @@ def test_one_module_without_sound_gradients_diverges_alone_after_so_many_updates
     assert pupil.diverged == {"EURUSD"}, "it is said until somebody ends the trial"
 
 
+@pytest.mark.slow
 def test_a_memory_of_broken_rewards_neither_enters_the_critics_nor_the_priorities(make_config: Any) -> None:
     pupil = Pupil(make_config(3, "desk", *SAC, PRIORITISED, SKIPPED_IN_A_ROW), sac=True)
     pupil.update(np.nan)
@@ -129,6 +133,7 @@ def test_a_memory_of_broken_rewards_neither_enters_the_critics_nor_the_prioritie
     assert sum(figures[SKIPPED_STEPS] for figures in pupil.said.values()) > 0, "they are still drawn, and skipped"
 
 
+@pytest.mark.slow
 def test_a_rate_far_too_high_is_told_at_once_and_leaves_what_there_was(pupil_of: Any) -> None:
     rates = ("recipe.learning_rate=1", "sac.learning_rates={actor: 1, critic: 1, alpha: 1}")
     pupil = pupil_of(*rates, "recipe.phase_learning_rate_fracs=[1, 1, 100]", "learner.max_parameter_abs=10")
@@ -143,6 +148,7 @@ def test_a_rate_far_too_high_is_told_at_once_and_leaves_what_there_was(pupil_of:
         pupil.update()
 
 
+@pytest.mark.slow
 def test_parameters_that_are_no_numbers_are_found_whoever_brought_them(pupil_of: Any) -> None:
     pupil = pupil_of()
     pupil.update()

@@ -55,6 +55,7 @@ class Watching(BatchedEnvRunner):
                 self.cut.setdefault(id(sampler), []).append(self.last[id(sampler)][truncated])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "name", "overrides"), PHASES)
 def test_observations_put_together_again_are_what_was_seen(
     make_config: Any, phase: int, name: str, overrides: tuple[str, ...]
@@ -84,6 +85,7 @@ def test_observations_put_together_again_are_what_was_seen(
     assert cut_off > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "name", "overrides"), PHASES)
 def test_a_runner_put_back_goes_on_as_if_nothing_had_happened(
     make_config: Any, phase: int, name: str, overrides: tuple[str, ...]

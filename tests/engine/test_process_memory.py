@@ -19,6 +19,7 @@ def _measured(*words: str) -> dict[str, float]:
     return {name: float(value) for name, value in (line.split() for line in done.stdout.splitlines())}
 
 
+@pytest.mark.slow
 def test_a_worker_full_of_long_lived_objects_collects_its_cycles_once_they_are_frozen() -> None:
     """Without it CPython waits until a quarter as many objects have gathered as live for good: the growth that an
     hour of training showed."""

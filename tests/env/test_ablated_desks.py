@@ -47,6 +47,7 @@ def play(made: Desk, look: Callable[[Desk, dict[str, np.ndarray]], None], *, sho
         made.advance()
 
 
+@pytest.mark.slow
 def test_without_hierarchy_the_levels_above_change_nothing(calm: DeskData) -> None:
     flat = "desk.decision.hierarchy=false"
     quiet, loud, whole = [], [], []
@@ -71,6 +72,7 @@ def test_without_hierarchy_conviction_is_the_agents_own_signal(calm: DeskData) -
     play(made, look, shout=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", [None, 0])
 def test_without_messages_only_the_columns_of_messages_are_zero(calm: DeskData, domain: int | None) -> None:
     shown, hidden = [], []
@@ -95,6 +97,7 @@ def test_without_messages_only_the_columns_of_messages_are_zero(calm: DeskData, 
     assert zeroed > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", ["true", "false"])
 def test_risk_rules_are_left_out_of_training_alone(limits: str) -> None:
     own = mtquant_rllib.env_config(

@@ -59,6 +59,7 @@ def random_actions(settings: Settings, rng: np.random.Generator, n_envs: int) ->
     return actions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setup",
     [EpisodeSetup(), EpisodeSetup("differential_sharpe", ends_on_halt=False), EpisodeSetup("differential_sharpe", 2)],
@@ -110,6 +111,7 @@ def test_a_batch_is_each_environment_alone(settings, rough, setup):
     assert sum(episodes) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "domain"), [(3, None), (2, None), (1, "equity")])
 def test_the_turn_based_environment_plays_the_same_bars_as_the_desk(short, phase, domain):
     settings, folder = short

@@ -225,6 +225,7 @@ def test_no_money_follows_a_weight_that_is_no_number(settings):
         play.bar({"NAS100": float("nan")})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 def test_equal_weights_through_the_day_oil_closed_below_zero(settings, real_market, real, training):
     """One eighth in each loses a third of everything on 2020-04-20: level 4, and out at the next open."""

@@ -73,6 +73,7 @@ def play_both(
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_desk_and_the_ledger_agree_on_a_rough_market(settings, rough_market, rough, seed):
     segment = rough.segments[0]
@@ -91,6 +92,7 @@ def test_the_desk_and_the_ledger_agree_through_a_bankruptcy(settings, rough_mark
         play_both(settings, rough_market, rough, segment.start, segment.stop - 1 - segment.start, seed, scale=4.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_desk_and_the_ledger_agree_on_real_bars(settings, real_market, real, seed):
     segment = real.segments[0]
@@ -100,6 +102,7 @@ def test_the_desk_and_the_ledger_agree_on_real_bars(settings, real_market, real,
     assert min(seen[name] for name in ("stops", "flips", "masked", "stale")) > 10, seen
 
 
+@pytest.mark.slow
 def test_the_desk_and_the_ledger_agree_on_the_day_oil_closed_below_zero(settings, real_market, real):
     day = int(np.searchsorted(real_market.timestamps, np.datetime64("2020-04-20")))
     seen = [play_both(settings, real_market, real, day - 15, 40, seed, scale=0.2)["negative"] for seed in range(4)]
@@ -144,12 +147,14 @@ def replay_fills(
     return halted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "scale"), [(0, 0.1), (1, 0.5)])
 def test_equity_is_the_sum_of_recorded_fills_against_raw_bars(settings, rough_market, rough, seed, scale):
     segment = rough.segments[0]
     replay_fills(settings, rough_market, rough, segment.start, segment.stop - 1 - segment.start, seed, scale)
 
 
+@pytest.mark.slow
 def test_equity_is_the_sum_of_recorded_fills_against_real_bars(settings, real_market, real):
     day = int(np.searchsorted(real_market.timestamps, np.datetime64("2020-04-20")))
     halted = sum(replay_fills(settings, real_market, real, day - 150, 250, seed, 0.5) for seed in range(3))

@@ -99,6 +99,7 @@ def test_the_meta_controller_decides_every_fifth_bar_from_the_first(settings, ca
     assert [k for k, both in enumerate(due) if both[1]] == [0, 5, 7]
 
 
+@pytest.mark.slow
 def test_splits_of_real_bars_are_segments_that_do_not_meet(settings, real_market, tmp_path):
     import os
     from pathlib import Path

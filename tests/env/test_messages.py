@@ -51,6 +51,7 @@ messages = st.sampled_from(sorted(MESSAGES)).flatmap(
 )
 
 
+@pytest.mark.slow
 @given(messages)
 def test_a_message_comes_back_from_its_dictionary_unchanged(message):
     assert type(message).from_dict(message.to_dict()) == message

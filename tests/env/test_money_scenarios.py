@@ -76,6 +76,7 @@ def test_the_stop_trails_the_close_and_not_the_high(settings):
     assert play.stop == pytest.approx(1.02), "never loosened"
 
 
+@pytest.mark.slow
 def test_an_addition_does_not_loosen_the_stop_and_a_flip_resets_it(settings):
     play = Play(settings, "NAS100", [FLAT, FLAT, (1.02, 1.02, 1.02, 1.02), (1.02, 1.02, 1.02, 1.02)])
     play.bar(0.2, stop=0.03)

@@ -82,11 +82,13 @@ def assert_nothing_changes(settings: Settings, market: MarketData, start: int, t
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [300, 420, 561, 562, 900])
 def test_nothing_changes_on_a_rough_synthetic_market(settings, rough_market, rough, t):
     assert_nothing_changes(settings, rough_market, max(rough.segments[0].start, t - 120), t)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("date", ["2009-03-12", "2017-12-29", "2020-04-17", "2020-04-20", "2021-07-01"])
 def test_nothing_changes_on_real_bars(settings, real_market, real, date):
     t = int(np.searchsorted(real_market.timestamps, np.datetime64(date)))
@@ -115,6 +117,7 @@ def fills_at(settings: Settings, market: MarketData, t: int) -> np.ndarray:
     return seen[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [330, 455, 562, 700])
 def test_what_fills_at_an_open_knows_nothing_of_the_bar_that_it_opens(settings, rough_market, t):
     """The open stays and the rest of the bar changes: the same orders fill, stops and breakers included."""
@@ -133,6 +136,7 @@ def test_what_fills_at_an_open_knows_nothing_of_the_bar_that_it_opens(settings, 
     assert one.any()
 
 
+@pytest.mark.slow
 def test_the_referee_would_notice(settings, rough_market, rough):
     """A leak of a single row shows: scrambling one row earlier changes what is seen at t."""
     start, t = rough.segments[0].start, rough.segments[0].start + 40
@@ -144,6 +148,7 @@ def test_the_referee_would_notice(settings, rough_market, rough):
     assert truth[-2]["equity"] != other[-2]["equity"], "the bar after a decision fills and marks it"
 
 
+@pytest.mark.slow
 def test_histories_side_by_side_do_not_see_each_other(settings):
     first, second = smooth(settings, n_paths=2, n_years=1.3)
     together = DeskData.of(settings, [first, second])

@@ -31,6 +31,7 @@ from mtquant_rllib.training.algorithm.validation import make_validator
 SMALL = [f"embedded.{split}={{paths: 2, years: 3}}" for split in ("train", "validation", "test")]
 
 
+@pytest.mark.slow
 def test_arrays_have_one_hash_whatever_code_made_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def prepared(cache: str, *overrides: str) -> tuple[str, str]:
         folder = data.prepare_embedded(Settings.load(overrides=[*SMALL, *overrides]), tmp_path / cache)
@@ -69,6 +70,7 @@ def flip(path: Path, place: int = -20) -> None:
         file.write(bytes([byte[0] ^ 0x40]))
 
 
+@pytest.mark.slow
 def test_an_environment_finds_its_market_where_it_lies_now(home: Path, tmp_path: Path) -> None:
     settings = Settings.load(overrides=SMALL)
     record = preparation.prepare(settings, None, None)
@@ -95,6 +97,7 @@ def test_an_environment_finds_its_market_where_it_lies_now(home: Path, tmp_path:
         open_market(config.model_copy(update={"market": None}))
 
 
+@pytest.mark.slow
 def test_an_environment_is_built_from_a_configuration_whose_arrays_are_gone(home: Path) -> None:
     """What a checkpoint does that was moved to another machine."""
     settings = Settings.load(overrides=SMALL)
@@ -107,6 +110,7 @@ def test_an_environment_is_built_from_a_configuration_whose_arrays_are_gone(home
     assert make_validator(config)
 
 
+@pytest.mark.slow
 def test_bars_that_are_gone_too_are_named(home: Path, tmp_path: Path) -> None:
     settings = Settings.load(overrides=SMALL)
     record = preparation.prepare(settings, None, None)
@@ -116,6 +120,7 @@ def test_bars_that_are_gone_too_are_named(home: Path, tmp_path: Path) -> None:
         open_market(config_of(settings, record).model_copy(update={"market": recipe}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["block.npy", "execution_money.npy", "execution_scalars.npz", "table.json"])
 def test_one_other_byte_of_any_file_is_noticed_and_named(home: Path, file: str) -> None:
     folder = data.prepare_embedded(Settings.load(overrides=SMALL))
@@ -129,6 +134,7 @@ def test_one_other_byte_of_any_file_is_noticed_and_named(home: Path, file: str) 
         verify_prepared(folder)
 
 
+@pytest.mark.slow
 def test_folders_that_know_one_hash_of_all_arrays_are_checked_by_it(home: Path) -> None:
     folder = data.prepare_embedded(Settings.load(overrides=SMALL))
     index = json.loads((folder / "data.json").read_text())
@@ -141,6 +147,7 @@ def test_folders_that_know_one_hash_of_all_arrays_are_checked_by_it(home: Path) 
         verify_prepared(folder)
 
 
+@pytest.mark.slow
 def test_a_session_sets_a_damaged_market_aside_and_prepares_it_again(
     home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -159,6 +166,7 @@ def test_a_session_sets_a_damaged_market_aside_and_prepares_it_again(
         verify_prepared(aside)
 
 
+@pytest.mark.slow
 def test_a_folder_that_bears_no_index_of_ours_is_left_alone(home: Path, tmp_path: Path) -> None:
     settings = Settings.load(overrides=SMALL)
     record = preparation.prepare(settings, None, None)
@@ -170,6 +178,7 @@ def test_a_folder_that_bears_no_index_of_ours_is_left_alone(home: Path, tmp_path
     assert (strangers / "data.json").read_text() == "[]"
 
 
+@pytest.mark.slow
 def test_half_a_folder_in_the_cache_makes_room(home: Path) -> None:
     """What is left when the machine went down before the index was on the disk."""
     settings = Settings.load(overrides=SMALL)
@@ -179,6 +188,7 @@ def test_half_a_folder_in_the_cache_makes_room(home: Path) -> None:
     assert len([*home.glob("*.damaged-*")]) == 1
 
 
+@pytest.mark.slow
 def test_a_market_with_a_number_that_is_none_is_not_prepared(
     home: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +207,7 @@ def test_a_market_with_a_number_that_is_none_is_not_prepared(
     assert not [*home.glob("embedded-*")], "half a market is no market"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "said"), [("block", "array block"), ("_money", "array money"), ("_sizing", "array sizing")]
 )
@@ -226,6 +237,7 @@ def test_a_policy_that_gives_no_number_is_told_from_a_bad_market(settings: Setti
         desk.advance()
 
 
+@pytest.mark.slow
 def test_other_bars_under_the_same_name_are_not_taken_for_those_of_then(home: Path, tmp_path: Path) -> None:
     if "MTQUANT_BARS" not in os.environ:
         pytest.skip("MTQUANT_BARS is not set: no folder of real bars")

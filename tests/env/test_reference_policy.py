@@ -55,6 +55,7 @@ def test_a_specialist_says_any_intent_that_its_bounds_let_it_say() -> None:
     assert np.abs(said - intent).max() < 0.06
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("networks", NETWORKS)
 @pytest.mark.parametrize("book", BOOKS)
 def test_an_untrained_desk_holds_the_reference_book(book: str, networks: str) -> None:

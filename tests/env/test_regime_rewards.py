@@ -163,6 +163,7 @@ def played(allocation: Settings, market: DeskData) -> dict[str, tuple[Allocator,
     return _play(allocation, market)
 
 
+@pytest.mark.slow
 def test_shaping_is_worth_little_to_every_reference_policy(
     played: dict[str, tuple[Allocator, dict[str, np.ndarray], np.ndarray]],
 ) -> None:

@@ -122,6 +122,7 @@ def test_phase_2_rewards_the_portfolio_in_units_of_the_targets_volatility(settin
         assert result.rewards[0, 0] == pytest.approx(wanted, rel=1e-7, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_phase_3_rewards_by_hand(settings, rough):
     """Half the own book, half the desk: return less a fifth of any new maximum drawdown, less what risk had to change,
     and for the desk less a tenth of the loss beyond its VaR forecast."""

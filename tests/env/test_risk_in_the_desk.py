@@ -106,6 +106,7 @@ def random_play(settings, data, n_envs, n_bars, scale, seed) -> Watched:
     return risk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start_equity", [100_000, 10_000])
 @pytest.mark.parametrize("scale", [0.2, 0.6])
 def test_orders_and_limited_fills_pass_every_rule_as_whole_lots(settings, rough_market, start_equity, scale):
@@ -118,12 +119,14 @@ def test_orders_and_limited_fills_pass_every_rule_as_whole_lots(settings, rough_
     assert risk.n_unrepairable <= 0.005 * risk.n_judged
 
 
+@pytest.mark.slow
 def test_orders_pass_every_rule_on_real_bars(settings, real):
     risk = random_play(settings, real, 128, 80, 0.4, seed=2)
     assert not risk.breaches, risk.breaches[:5]
     assert risk.n_unrepairable <= 0.005 * risk.n_judged
 
 
+@pytest.mark.slow
 def test_bars_of_a_few_hours_conserve_money_and_keep_their_trading_day(monkeypatch, settings):
     """Nights are paid on the bars that cross 17:00 in New York, and the day's loss counts from the mark after them."""
     data = DeskData.of(settings, [intraday(settings)])
@@ -166,6 +169,7 @@ def test_a_quiet_desk_is_left_alone(settings, calm):
         np.testing.assert_array_equal(np.where(desk.stopped, wanted, desk.book.units), wanted)
 
 
+@pytest.mark.slow
 @search(max_examples=25, deadline=None)
 @given(weights=st.lists(st.floats(-3, 3), min_size=8, max_size=8))
 def test_every_edit_is_on_record(weights):

@@ -64,6 +64,7 @@ def played(settings: Settings, data: DeskData, name: str, log: TermLog | None = 
     return play(settings, data, player, whole(data.segments), name=name, on_bar=log)
 
 
+@pytest.mark.slow
 def test_two_books_stand_beside_the_usual_baselines(planted: tuple[Settings, Path, DeskData]) -> None:
     settings = planted[0]
     rules, usual = weight_rules(settings), weight_rules(Settings.load())
@@ -71,6 +72,7 @@ def test_two_books_stand_beside_the_usual_baselines(planted: tuple[Settings, Pat
     assert {name for name in usual if not name.startswith("hold_")} <= set(rules)
 
 
+@pytest.mark.slow
 def test_sixty_forty_holds_equities_and_gold(planted: tuple[Settings, Path, DeskData]) -> None:
     settings, _, data = planted
     record = played(settings, data, "sixty_forty")
@@ -80,6 +82,7 @@ def test_sixty_forty_holds_equities_and_gold(planted: tuple[Settings, Path, Desk
     )
 
 
+@pytest.mark.slow
 def test_risk_parity_shares_the_risk_that_the_risk_rules_measure(planted: tuple[Settings, Path, DeskData]) -> None:
     settings, _, data = planted
     weights = played(settings, data, "risk_parity").proposed
@@ -94,6 +97,7 @@ def test_risk_parity_shares_the_risk_that_the_risk_rules_measure(planted: tuple[
         assert parts / parts.sum() == pytest.approx(0.2, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_oracle_earns_what_its_table_says(planted: tuple[Settings, Path, DeskData]) -> None:
     """Twelve paths of almost three years have a standard error of .17."""
     settings, folder, data = planted
@@ -114,6 +118,7 @@ def told(settings: Settings, folder: Path) -> np.ndarray:
     return np.array([np.corrcoef((read / sigma)[rows, asset], (mu / sigma)[rows, asset])[0, 1] for asset in range(5)])
 
 
+@pytest.mark.slow
 def test_fifty_columns_tell_most_of_what_the_oracle_knows(
     planted: tuple[Settings, Path, DeskData], cache: Path
 ) -> None:
@@ -131,6 +136,7 @@ def test_fifty_columns_tell_most_of_what_the_oracle_knows(
     assert np.array_equal(truth(elsewhere, "test")[0], truth(folder, "test")[0])
 
 
+@pytest.mark.slow
 def test_terms_add_up_to_the_reward_that_training_pays(planted: tuple[Settings, Path, DeskData]) -> None:
     settings, _, data = planted
     log = TermLog()
@@ -143,6 +149,7 @@ def test_terms_add_up_to_the_reward_that_training_pays(planted: tuple[Settings, 
     assert abs(figures[SHARE]) < 0.1
 
 
+@pytest.mark.slow
 def test_the_report_knows_the_allocator_as_it_knows_the_desk(planted: tuple[Settings, Path, DeskData]) -> None:
     settings, _, data = planted
     player = policy_player(settings, initial_states(settings))
@@ -187,6 +194,7 @@ def test_who_reads_a_leak_fails_the_null_test(cache: Path) -> None:
     assert verdict.subject == "allocator"
 
 
+@pytest.mark.slow
 def test_the_leak_changes_one_column_of_features_and_no_bar(cache: Path) -> None:
     folders = {variant: prepare_embedded(of_variant(variant), cache) for variant in ("leak", "null")}
     leak, null = (DeskData.open(folders[variant], "validation") for variant in ("leak", "null"))

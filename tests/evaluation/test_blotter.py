@@ -40,6 +40,7 @@ def traded():  # type: ignore[no-untyped-def]
     return play(SETTINGS, data, rule, draws, name="book", on_bar=blotter), blotter, data
 
 
+@pytest.mark.slow
 def test_units_lead_from_one_position_to_the_next(traded) -> None:  # type: ignore[no-untyped-def]
     _, blotter, _ = traded
     trades = blotter.table().to_pandas()

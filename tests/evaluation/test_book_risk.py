@@ -150,6 +150,7 @@ def test_books_come_in_money_too_and_with_what_is_held(tmp_path: Path) -> None:
     assert found.current == {"XAUUSD": 0.01}
 
 
+@pytest.mark.slow
 def test_the_commands_end_with_one_where_the_book_breaks_a_rule(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,6 +66,7 @@ def test_luck_in_a_few_long_spells_is_no_knowledge() -> None:
     assert not found.has_learned
 
 
+@pytest.mark.slow
 def test_a_small_trained_classifier_beats_the_majority_on_unseen_bars_and_an_untrained_one_does_not() -> None:
     """Four regimes that the third group's columns show through noise; weights of attention and classifier are learned
     from labels alone, as `auxiliary_losses` teaches them."""

@@ -144,6 +144,7 @@ def test_shapes_that_differ_are_refused():
         faithfulness(np.zeros((3, 4)), np.zeros((3, 5)), BOOTSTRAP, np.random.default_rng(0))
 
 
+@pytest.mark.slow
 def test_an_importance_that_never_changes_is_not_called_faithful_for_its_luck():
     """Effects have an order of the groups that holds in all rows, and so has the importance, another one drawn blindly.
     Against guesses made anew for every row, a third of such importances stand out."""
@@ -232,6 +233,7 @@ def test_where_attention_and_the_answer_part_ways_occlusion_knows_and_attention_
         assert score.agreement.estimate < 0.3
 
 
+@pytest.mark.slow
 def test_occlusion_finds_what_a_trained_attention_network_was_taught_to_read():
     torch.manual_seed(0)
     settings = Settings.load(overrides=["networks.attention.width=32", "networks.attention.heads=4"])

@@ -36,6 +36,7 @@ def test_shares_of_a_year_and_of_a_month_count_its_own_bars() -> None:
     assert regimes.to_dict()["mean_duration_bars"] == {"bull": 3.5, "bear": None, "volatile": 1, "sideways": 2}
 
 
+@pytest.mark.slow
 def test_the_command_refuses_what_is_no_period(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "synth", "--years", "3", "--seed", "5", "--out", str(tmp_path)]) == 0
     bars = [str(tmp_path / "path_000.parquet"), "--macro", str(tmp_path / "path_000_macro.parquet")]

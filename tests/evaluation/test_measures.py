@@ -117,6 +117,7 @@ def test_turnover_exposure_and_cost_share_by_pencil():
     np.testing.assert_allclose(measures.cost_share(np.array([100.0, -5.0]), np.array([120.0, 1.0])), [1.2, np.nan])
 
 
+@pytest.mark.slow
 @given(hnp.arrays(np.float64, (3, 12), elements=st.floats(-1.5, 1.5)))
 def test_leading_axes_change_nothing(returns):
     together = measures.measure_returns(returns, 252, 0.95)

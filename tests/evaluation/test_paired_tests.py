@@ -10,6 +10,7 @@ from mtquant_rllib.evaluation.statistics.paired_tests import compare_sharpes, ho
 from mtquant_rllib.evaluation.statistics.sharpe_tests import sharpe_error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_holms_adjustment_is_statsmodels(seed: int) -> None:
     p_values = np.random.default_rng(seed).uniform(0, 0.2, 7)
@@ -46,6 +47,7 @@ def test_doing_nothing_is_a_book_of_no_sharpe() -> None:
     assert found.error[0] == pytest.approx(float(sharpe_error(returns)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rho", [0.0, 0.8])
 def test_no_better_books_are_called_better_as_often_as_said(rho: float) -> None:
     """Of 500 pairs with fat tails and the same true Sharpe ratio."""

@@ -46,6 +46,7 @@ def halves(data: DeskData) -> tuple[Record, Record]:
     return one, two
 
 
+@pytest.mark.slow
 def test_a_stitched_record_has_every_return_and_still_adds_up(halves: tuple[Record, Record]) -> None:
     whole_record = stitched(halves)
     returns = np.concatenate([record.returns for record in halves], axis=1)
@@ -63,6 +64,7 @@ def test_stretches_that_overlap_are_refused(halves: tuple[Record, Record]) -> No
         stitched([two, one])
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_difference_covers_the_truth_as_often_as_it_says() -> None:
     """Two books that share most of their noise: the interval is far narrower than that of either alone."""
     config = SETTINGS.evaluation.bootstrap.model_copy(update={"resamples": 300})
@@ -87,6 +89,7 @@ def test_a_book_less_itself_is_nothing() -> None:
     assert (interval.estimate, interval.lower, interval.upper) == (0.0, 0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_an_ensemble_acts_by_the_mean_of_its_members(data: DeskData) -> None:
     """One member is that desk, to the last digit; of two, the action is halfway and they disagree."""
     states = [initial_states(SETTINGS.model_copy(update={"seed": seed})) for seed in (0, 1)]
@@ -115,6 +118,7 @@ def test_folds_expand_and_their_tests_follow_each_other() -> None:
         expanding_folds(dt.date(2011, 1, 1), dt.date(2011, 6, 1), 6, 2.0)
 
 
+@pytest.mark.slow
 def test_a_fold_is_cut_at_its_dates(data: DeskData) -> None:
     (market,) = synthesise(SETTINGS, n_paths=1, n_years=9, seed=3, variant="default").markets
     last = market.timestamps[-1].astype("datetime64[D]").astype(dt.date)

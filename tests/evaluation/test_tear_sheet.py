@@ -102,6 +102,7 @@ def test_positions_last_from_flat_or_the_other_side_to_flat_or_the_other_side() 
     assert found["profit"].tolist() == pytest.approx([net[1:4].sum(), net[5:7].sum(), net[6:10].sum()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_the_page_has_what_a_portfolio_manager_asks_for(n_envs: int) -> None:
     records = [

@@ -78,6 +78,7 @@ def test_daily_bars_are_days_byte_for_byte() -> None:
     assert (forecast == book.var_forecast_frac).all()
 
 
+@pytest.mark.slow
 def test_an_honest_forecast_of_a_day_passes_on_hourly_bars() -> None:
     """By bars not one of 4,800 hours loses a day's VaR, which the test would reject; by days one in twenty does."""
     book = hourly(200, seed=2)
@@ -137,6 +138,7 @@ def test_blocks_of_a_month_are_a_month_of_hours() -> None:
     assert bootstrap.of_bars(24).mean_block_bars == 480
 
 
+@pytest.mark.slow
 def test_two_hundred_episodes_from_random_starts_know_no_more_than_the_history_they_play() -> None:
     """Ten years are known to ± 1/sqrt(10) a year, however often parts of them are played."""
     rng = np.random.default_rng(11)

@@ -43,6 +43,7 @@ def test_statistics_are_the_textbooks() -> None:
     assert found["expected shortfall"] == pytest.approx(second)
 
 
+@pytest.mark.slow
 def test_a_true_forecast_is_rejected_no_more_often_than_promised() -> None:
     """On 250 days, any of the five at 5% after Holm's adjustment; asymptotic p-values reject one in seven."""
     rng, rejected, asymptotic = np.random.default_rng(2), 0, 0
@@ -55,6 +56,7 @@ def test_a_true_forecast_is_rejected_no_more_often_than_promised() -> None:
     assert asymptotic > rejected
 
 
+@pytest.mark.slow
 def test_long_records_are_simulated_less_often() -> None:
     """So that eight paths of six years take a second or two; what is far beyond chance is as clear at 5%."""
     rng = np.random.default_rng(8)
@@ -75,6 +77,7 @@ def test_a_record_of_a_few_days_is_judged_without_a_warning() -> None:
             assert (found.n_days, found.n_breaches, found.rejected(0.05)) == (n_days, 0, ())
 
 
+@pytest.mark.slow
 def test_each_kind_of_false_forecast_is_found_by_its_test() -> None:
     rng = np.random.default_rng(3)
     low = judged(rng.normal(0, 0.015, 1000), np.full(1000, Z * 0.01))

@@ -63,6 +63,7 @@ def figures(page: Page) -> dict[str, Any]:
     return {panel.id: panel.figure for section in page.sections for panel in section.panels}
 
 
+@pytest.mark.slow
 def test_the_page_has_every_panel_with_a_heading_a_lead_and_a_place(page: Page, figures: dict[str, Any]) -> None:
     assert set(figures) == ALWAYS | WITH_ATTENTION
     text = page.render()
@@ -305,6 +306,7 @@ def test_ten_years_are_drawn_in_as_many_points_as_asked_for_and_no_peak_is_lost(
     assert short(np.array([[1.234567, np.inf]])) == [[1.2346, None]]
 
 
+@pytest.mark.slow
 def test_a_plain_network_has_no_attention_panels_and_the_page_says_so(
     plain: ExplanationData, opened: OpenedRun
 ) -> None:

@@ -40,6 +40,7 @@ def assert_same_until(t: int, before: FeatureTable, after: FeatureTable) -> None
             assert not np.array_equal(array, other), f"{name} did not react at all"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [320, 555, 640])
 @pytest.mark.parametrize("masked", [False, True])
 def test_nothing_of_random_walks_sees_a_later_row(
@@ -50,6 +51,7 @@ def test_nothing_of_random_walks_sees_a_later_row(
     assert_same_until(t, build_features(settings, markets, None), build_features(settings, scrambled, None))
 
 
+@pytest.mark.slow
 def test_nothing_of_hourly_bars_sees_a_later_row(walk: Walk, scramble: Scramble, settings: Settings) -> None:
     market = walk(2800, seed=3, masked=True, hourly=True)
     t = 2690
@@ -57,6 +59,7 @@ def test_nothing_of_hourly_bars_sees_a_later_row(walk: Walk, scramble: Scramble,
     assert_same_until(t, before, build_features(settings, [scramble(market, t, 5)], None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", ["fixed", "adaptive"])
 def test_neither_detector_sees_a_later_row(walk: Walk, scramble: Scramble, settings: Settings, detector: str) -> None:
     chosen = Settings.load(overrides=[f"features.regimes.detector={detector}"])
@@ -66,6 +69,7 @@ def test_neither_detector_sees_a_later_row(walk: Walk, scramble: Scramble, setti
     assert before.regime_confidence[: t + 1].tobytes() == after.regime_confidence[: t + 1].tobytes()
 
 
+@pytest.mark.slow
 def test_history_that_ends_at_a_row_gives_that_rows_features(walk: Walk, settings: Settings) -> None:
     """A decision taken live, with nothing after it, sees what training saw."""
     market, t = walk(700, seed=8, masked=True), 600
@@ -75,6 +79,7 @@ def test_history_that_ends_at_a_row_gives_that_rows_features(walk: Walk, setting
         np.testing.assert_array_equal(array[: t + 1], arrays_of(live)[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_feature_that_looks_one_row_ahead_is_caught(
     walk: Walk, scramble: Scramble, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +97,7 @@ def test_a_feature_that_looks_one_row_ahead_is_caught(
         assert_same_until(t, before, after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [2300, 4500, 5263, 5900])
 def test_nothing_of_the_real_bars_sees_a_later_row(
     real_bars: MarketData, scramble: Scramble, settings: Settings, t: int
@@ -100,6 +106,7 @@ def test_nothing_of_the_real_bars_sees_a_later_row(
     assert_same_until(t, before, build_features(settings, [scramble(real_bars, t, t)], None))
 
 
+@pytest.mark.slow
 def test_nothing_of_real_hourly_bars_sees_a_later_row(scramble: Scramble, settings: Settings) -> None:
     if "MTQUANT_BARS" not in os.environ:
         pytest.skip("MTQUANT_BARS is not set: no folder of real bars")

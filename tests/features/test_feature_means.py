@@ -33,6 +33,7 @@ def run() -> tuple[Settings, DeskData]:
     return kept, DeskData.open(Path(record.data), "train")
 
 
+@pytest.mark.slow
 def test_over_the_training_bars_every_market_feature_is_zero_on_average(run: tuple[Settings, DeskData]) -> None:
     settings, data = run
     rows = np.concatenate([np.arange(segment.start, segment.stop) for segment in data.segments])

@@ -51,6 +51,7 @@ def test_no_array_holds_a_nan(walk: Walk, settings: Settings, masked: bool) -> N
         assert np.isfinite(array).all()
 
 
+@pytest.mark.slow
 def test_paths_built_together_equal_paths_built_alone(walk: Walk, settings: Settings) -> None:
     markets = [walk(400, seed, masked=seed == 2) for seed in (1, 2, 3)]
     together = build_features(settings, markets, None)
@@ -63,6 +64,7 @@ def test_paths_built_together_equal_paths_built_alone(walk: Walk, settings: Sett
         np.testing.assert_array_equal(together.covariance[rows], alone.covariance)
 
 
+@pytest.mark.slow
 def test_chunks_do_not_matter(walk: Walk, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     markets = [walk(300, seed) for seed in range(3)]
     whole = build_features(settings, markets, None)
@@ -70,6 +72,7 @@ def test_chunks_do_not_matter(walk: Walk, settings: Settings, monkeypatch: pytes
     np.testing.assert_array_equal(build_features(settings, markets, None).block, whole.block)
 
 
+@pytest.mark.slow
 def test_a_holiday_repeats_the_last_features_and_disturbs_no_window(walk: Walk, settings: Settings) -> None:
     market = walk(450, seed=4)
     # A row on which only gold is closed, squeezed into the same series of gold bars.
@@ -86,6 +89,7 @@ def test_a_holiday_repeats_the_last_features_and_disturbs_no_window(walk: Walk, 
     np.testing.assert_array_equal(table.atr[closed + 1 :, gold], plain.atr[closed:-1, gold])
 
 
+@pytest.mark.slow
 def test_the_cache_is_read_back_and_mapped(walk: Walk, settings: Settings, tmp_path: Path) -> None:
     markets = [walk(400, seed) for seed in (1, 2)]
     memory, disk = build_features(settings, markets, None), build_features(settings, markets, tmp_path)
@@ -113,6 +117,7 @@ def test_a_second_build_does_not_compute(
         build_features(settings, [walk(300, seed=1)], tmp_path)
 
 
+@pytest.mark.slow
 def test_two_builders_at_once_end_with_one_table(
     walk: Walk, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +162,7 @@ def test_a_mapped_table_travels_by_name(walk: Walk, settings: Settings, tmp_path
     np.testing.assert_array_equal(pickle.loads(parcel).block, table.block)
 
 
+@pytest.mark.slow
 def test_a_macro_column_of_the_same_name_replaces_the_proxy(walk: Walk, settings: Settings) -> None:
     market = walk(500)
     feed = np.random.default_rng(1).standard_normal((500, 1))
@@ -205,6 +211,7 @@ def test_an_instrument_without_bars_is_named(walk: Walk, settings: Settings) -> 
         build_features(settings, [replace(market, bars=bars, valid=valid)], None)
 
 
+@pytest.mark.slow
 def test_real_bars_fill_the_range_but_rarely_the_clip(real_bars: MarketData, settings: Settings) -> None:
     table = build_features(settings, [real_bars], None)
     values = table.block[table.warmup :]
@@ -217,6 +224,7 @@ def test_real_bars_fill_the_range_but_rarely_the_clip(real_bars: MarketData, set
         assert ((known.std(axis=0) > 0.25) & (known.std(axis=0) < 1.6)).all()
 
 
+@pytest.mark.slow
 def test_the_negative_oil_price_leaves_no_nan(real_bars: MarketData, settings: Settings) -> None:
     table = build_features(settings, [real_bars], None)
     days = np.flatnonzero(real_bars.timestamps.astype("datetime64[M]") == np.datetime64("2020-04"))

@@ -69,6 +69,7 @@ def own(home: Path) -> Settings:
     return Settings.load(home / "my_features.yaml")
 
 
+@pytest.mark.slow
 def test_they_are_what_their_formulas_say_and_change_no_other_column(own: Settings, market: MarketData) -> None:
     plain = Settings.load()
     without, table = (build_features(one, [market], None) for one in (plain, own))
@@ -117,6 +118,7 @@ def test_a_table_is_built_anew_when_the_code_changes(home: Path, own: Settings, 
     assert content_hash(own, [market]) != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "override", "change"),
     [

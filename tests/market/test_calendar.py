@@ -67,6 +67,7 @@ def test_every_hourly_week_sums_to_seven_also_across_clock_changes(triple: str) 
     assert (weeks.iloc[1:-1] == 7).all()
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 24 * 365 * 3), min_size=2, max_size=30, unique=True))
 def test_nights_add_up_over_any_bars_and_equal_a_walk_through_the_days(offsets: list[int]) -> None:
     bars = np.datetime64("2022-01-01", "s") + np.sort(offsets).astype("timedelta64[h]")

@@ -75,6 +75,7 @@ def test_a_servers_clock_is_told_of_where_it_was_taken_for_utc(name: str, folder
         assert not [warning for warning in report.warnings if "weeks open and close" in warning]
 
 
+@pytest.mark.slow
 def test_the_lag_of_a_servers_file_behind_the_utc_market_is_that_of_its_clock(folder: Path) -> None:
     (series,), _ = import_raw(raw(folder, "mt5_python_epoch_USDJPY_H1_part.csv"), SETTINGS)
     reference = next(s for s in import_paths(folder / "hourly.parquet", SETTINGS).series if s.symbol == "USDJPY")
@@ -115,6 +116,7 @@ def test_offsets_that_change_with_daylight_saving_open_at_930_new_york(folder: P
     assert local.hour.min() == 9
 
 
+@pytest.mark.slow
 def test_server_time_files_agree_with_the_utc_market_once_their_zone_is_named(folder: Path) -> None:
     (series,), _ = import_raw(raw(folder, "mt5_python_epoch_USDJPY_H1_part.csv"), SETTINGS, timezone="Europe/Athens")
     market, _ = load_market(SETTINGS, folder / "hourly.parquet", folder / "macro.parquet")
@@ -162,6 +164,7 @@ def test_the_daily_set_loads_whole(folder: Path) -> None:
     assert splits["test"].stop == len(market)
 
 
+@pytest.mark.slow
 def test_describe_finds_the_stale_opens_that_the_config_names(folder: Path) -> None:
     market, _ = load_market(SETTINGS, folder / "daily.parquet", folder / "macro.parquet")
     suspect = {one.symbol: one.suspected_stale_years for one in describe(market, SETTINGS).instruments}
@@ -171,6 +174,7 @@ def test_describe_finds_the_stale_opens_that_the_config_names(folder: Path) -> N
         assert not suspect[honest]
 
 
+@pytest.mark.slow
 def test_the_hourly_sets_load_and_a_missing_instrument_is_named(folder: Path) -> None:
     recent, _ = load_market(SETTINGS, folder / "hourly.parquet", folder / "macro.parquet")
     assert not recent.daily

@@ -98,6 +98,7 @@ def test_a_correlation_matrix_is_left_alone_and_an_impossible_one_becomes_the_ne
     np.testing.assert_allclose(innovations.nearest_correlation(impossible), expected, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("df", [3.1, 5.0, 8.0])
 def test_innovations_are_student_t_of_unit_variance(df: float) -> None:
     rng = np.random.default_rng(1)
@@ -129,6 +130,7 @@ def test_variance_inside_a_regime_is_garch() -> None:
 # -- moments of the bars, against the table
 
 
+@pytest.mark.slow
 def test_volatility_by_regime_is_the_tables(null: SyntheticMarket) -> None:
     moves, regimes = close_moves(null), null.regimes[:, 1:]
     per_year = null.markets[0].bars_per_year
@@ -175,6 +177,7 @@ def test_volume_rises_with_the_size_of_the_move(null: SyntheticMarket) -> None:
     assert all(np.corrcoef(surprise[..., i].ravel(), moves[:, 1:, i].ravel())[0, 1] > 0.05 for i in range(len(SYMBOLS)))
 
 
+@pytest.mark.slow
 def test_default_drift_is_the_tables_divided() -> None:
     """The same draws with and without drift differ by the drift and nothing else."""
     drifting, still = (draw(variant, seed=13, strength=0) for variant in ("default", "null"))
@@ -245,6 +248,7 @@ def test_steady_state_filter_is_the_kalman_filter_of_the_textbook() -> None:
     assert law.estimate_sd**2 == pytest.approx(1 - variance, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_latent_proxy_and_estimate_have_their_variances_and_half_life(with_plant: SyntheticMarket) -> None:
     truth, law = with_plant.truth, planted.Filter.of(CONFIG.planted)
     assert truth.latent.std() == pytest.approx(1.0, abs=0.01)
@@ -280,6 +284,7 @@ def test_sigma_is_the_trailing_volatility_known_at_the_close(with_plant: Synthet
     np.testing.assert_allclose(with_plant.truth.sigma[0, 600:], reference[599:], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_linear_reader_of_the_bars_finds_the_filter(null: SyntheticMarket) -> None:
     """Pooled ridge on simple columns of one bar and of 5 and 20 bars, fitted on half the paths, read on the other."""
     bars, sigma = bars_of(null), null.truth.sigma
@@ -313,6 +318,7 @@ def test_a_linear_reader_of_the_bars_finds_the_filter(null: SyntheticMarket) -> 
     assert correlation([move, body / spread]) < 0.2  # the return itself says next to nothing
 
 
+@pytest.mark.slow
 def test_momentum_structure_is_off_until_asked_for_and_then_belongs_to_mu() -> None:
     base = ["synthetic.planted.oracle_sharpe=0"]
     off = synthesise(Settings.load(overrides=base), n_paths=2, n_years=2, seed=4, variant="planted")
@@ -404,6 +410,7 @@ def test_a_stop_is_fair_in_the_null_whatever_the_filter_says(null: SyntheticMark
 # -- shape
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), variant=st.sampled_from(["default", "planted", "null"]))
 def test_bars_are_consistent_for_any_seed(seed: int, variant: Variant) -> None:
@@ -419,6 +426,7 @@ def test_bars_are_consistent_for_any_seed(seed: int, variant: Variant) -> None:
     assert np.isfinite(market.markets[0].macro).all()
 
 
+@pytest.mark.slow
 def test_twenty_years_neither_explode_nor_vanish() -> None:
     closes = bars_of(synthesise(SETTINGS, n_paths=8, n_years=20, seed=14))[..., CLOSE]
     growth = closes / np.array([row.start_price for row in ROWS])

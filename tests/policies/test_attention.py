@@ -40,6 +40,7 @@ def test_a_column_outside_a_group_leaves_its_token_exactly_unchanged():
             column += 1
 
 
+@pytest.mark.slow
 def test_a_token_is_its_own_columns_through_two_layers_plus_the_groups_vector():
     embedding = GroupEmbedding(WIDTHS, small())
     obs = torch.randn(5, 10)

@@ -14,6 +14,7 @@ DOCUMENT = GroupedShape((("price", 15), ("volume", 10), ("technical", 15), ("mom
 SEVEN = GroupedShape(tuple((f"group{g}", 3 + g) for g in range(7)), actions=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [DOCUMENT, SEVEN])
 @pytest.mark.parametrize(
     "more", [(), ("layers=3", "feedforward=100"), ("width=64", "heads=4", "classifier.hidden=[9]")]

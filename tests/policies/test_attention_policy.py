@@ -85,6 +85,7 @@ def test_policy_and_value_losses_reach_every_parameter_of_their_network(level, w
         assert [name for name, item in network.named_parameters() if not (item.grad.abs().sum() > 0)] == []
 
 
+@pytest.mark.slow
 def test_the_actor_outside_rllib_acts_as_the_module(widths):
     settings = attending("instrument")
     modules = module_specs(settings).build()
@@ -146,6 +147,7 @@ def test_auxiliary_losses_are_the_terms_with_their_weights(widths):
     assert set(policy.auxiliary_losses(obs)) == {"attention_diversity", "regime_consistency"}
 
 
+@pytest.mark.slow
 def test_the_classifier_learns_the_detectors_labels_from_auxiliary_losses(widths):
     torch.manual_seed(0)
     policy = build_policy(config_of("meta", widths))
@@ -214,6 +216,7 @@ def test_attention_metrics_at_known_values():
     assert attention_metrics(apart) == pytest.approx({"entropy": 0.0, "focus": 1.0, "diversity": 1.0}, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_probabilities_do_not_depend_on_how_rows_are_batched(widths):
     settings = Settings.load(overrides=["networks.names.meta=attention"])
     policy = build_policy(network_configs(settings)[META])

@@ -35,6 +35,7 @@ def exported(folder: Path, settings: Settings) -> dict[str, dict[str, np.ndarray
     return states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("desk", DESKS)
 def test_every_agent_acts_as_before_and_says_what_its_numbers_mean(desk: str, tmp_path: Path) -> None:
     config, overrides = DESKS[desk]

@@ -191,6 +191,7 @@ def learned_once(settings, widths):
     return learner, before, learner.module[META].get_state()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharing", list(Sharing))
 def test_the_first_minibatch_of_the_stock_learner_has_ratios_of_one(sharing, widths):
     settings = Settings.load(overrides=[f"networks.sharing={sharing}"])
@@ -200,6 +201,7 @@ def test_the_first_minibatch_of_the_stock_learner_has_ratios_of_one(sharing, wid
     assert all((before[key] != after[key]).any() for key in ("policy.head.weight", "value.head.weight", "policy.rho"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["attention", "plain"])
 def test_an_attention_meta_controller_learns_with_first_ratios_of_one(value, widths):
     settings = Settings.load(overrides=["networks.names.meta=attention", f"networks.attention.value={value}"])
@@ -209,6 +211,7 @@ def test_an_attention_meta_controller_learns_with_first_ratios_of_one(value, wid
     assert unmoved == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "tolerance"),
     [({"normalize_actions": False, "clip_actions": True}, 0.0), ({"normalize_actions": True}, 2e-7)],

@@ -386,6 +386,7 @@ def with_everything(books: Any, seed: int) -> Proposal:
     )
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 10**6),
     scale=st.sampled_from([0.3, 1.0, 3.0, 30.0]),

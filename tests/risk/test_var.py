@@ -159,6 +159,7 @@ def test_marginal_var_is_the_slope_of_var() -> None:
     )
 
 
+@pytest.mark.slow
 def test_bootstrap_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     truth, rng, inside = stats.norm.ppf(0.95), np.random.default_rng(6), 0
     for _ in range(200):

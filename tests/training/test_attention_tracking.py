@@ -92,6 +92,7 @@ def validated() -> Any:
     return validate
 
 
+@pytest.mark.slow
 def test_regimes_tracked_are_those_of_the_bars_that_were_played(validated: Any) -> None:
     figures, data = validated("networks.names.meta=attention", "tracking.attention_rows=100000")
     labels = np.concatenate([np.asarray(data.features.regime)[s.start : s.stop - 1] for s in data.segments])
@@ -102,6 +103,7 @@ def test_regimes_tracked_are_those_of_the_bars_that_were_played(validated: Any) 
     assert not any(name.startswith("forex_specialist") for name in figures)
 
 
+@pytest.mark.slow
 def test_only_agents_that_play_and_attend_are_looked_into(validated: Any) -> None:
     everywhere = [f"networks.names.{level}=attention" for level in ("meta", "specialist", "instrument")]
     figures, _ = validated(*everywhere, "tracking.attention_rows=50", phase=1, domain="equity")

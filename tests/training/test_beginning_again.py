@@ -52,6 +52,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs" / "x"
 
 
+@pytest.mark.slow
 def test_a_name_can_be_used_again_until_something_was_trained(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crowded = [*SMALL, "resources.cpus=2", "resources.runners=50", "recipe.environments=50"]
     with pytest.raises(ConfigError, match=r"resources\.runners="):

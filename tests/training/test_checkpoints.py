@@ -174,6 +174,7 @@ def test_what_stands_in_a_checkpoints_place_and_is_not_its_own_is_kept(run: Path
     assert [checkpoints.verify(path).run for path in checkpoints.listed(trial)] == ["0123"] * 3
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_leaves_whole_checkpoints_alone(run: Path) -> None:
     rng = random.Random(1)
     with started() as writers:
@@ -224,6 +225,7 @@ def test_without_a_key_on_this_machine_nothing_is_signed_and_none_is_made(run: P
     assert signatures.is_ours(path, signatures.user_key())
 
 
+@pytest.mark.slow
 def test_two_processes_that_need_a_key_at_once_get_the_same(key: Path) -> None:
     script = "from mtquant_rllib.training.records import signatures; print(signatures.user_key().hex())"
     env = {**os.environ, signatures.KEY_VARIABLE: str(key)}

@@ -56,6 +56,7 @@ def comparison(runs: Path) -> Comparison:
     return compare(found, BOOTSTRAP, Settings.load().evaluation.verdict)
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_evaluations(comparison: Comparison, runs: Path) -> None:
     for row in comparison.rows:
         tree = json.loads((runs / row.run.name / "evaluation" / "test" / "evaluation.json").read_text())
@@ -163,6 +164,7 @@ def test_episodes_that_share_bars_have_no_error_and_no_best(runs: Path) -> None:
     assert build_page(shared, "Comparison", 500).render()
 
 
+@pytest.mark.slow
 def test_runs_on_other_bars_are_refused(runs: Path, tmp_path: Path) -> None:
     other = judged_run(tmp_path, "other", n_bars=300)
     with pytest.raises(RunError, match=r"other was judged on 300 bars from .*, plain_0 on 600 bars"):
@@ -180,6 +182,7 @@ def test_years_and_months_compound_to_the_whole(comparison: Comparison) -> None:
         assert rolled[end - 1] == pytest.approx(float(measures.sharpe(own.returns[0, end - 252 : end], 252.0)))
 
 
+@pytest.mark.slow
 def test_every_panel_is_there_and_plotly_knows_every_property(comparison: Comparison) -> None:
     page = build_page(comparison, "Comparison", 500)
     figures = {panel.id: panel.figure for section in page.sections for panel in section.panels}
@@ -222,6 +225,7 @@ def test_the_table_says_the_same_in_every_form(comparison: Comparison, tmp_path:
                 assert three[name] == one[name] == four[name]
 
 
+@pytest.mark.slow
 def test_runs_are_named_by_folder_sweep_or_tag(runs: Path, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     for number in range(2):

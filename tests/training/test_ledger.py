@@ -50,6 +50,7 @@ def test_the_same_training_again_is_no_other_trial(tmp_path: Path) -> None:
     assert [entry.number for entry in ledger.read().entries] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_trial_is_what_shapes_a_policy() -> None:
     own = Settings.load()
 
@@ -103,6 +104,7 @@ DAMAGE: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_what_was_changed_is_named(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     ledger, (harm, said) = filled(tmp_path), DAMAGE[kind]
@@ -126,6 +128,7 @@ def test_a_line_cut_short_by_a_power_cut_does_not_swallow_the_next(tmp_path: Pat
     assert len(contents.faults) == 1
 
 
+@pytest.mark.slow
 def test_processes_that_add_at_the_same_time_take_turns(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from mtquant_rllib.training.records.ledger import Ledger\n"
@@ -173,6 +176,7 @@ def test_of_many_who_open_a_holdout_at_the_same_time_one_does(tmp_path: Path) ->
     assert len(Ledger.beside(tmp_path / "one").read().entries) == 1
 
 
+@pytest.mark.slow
 def test_it_knows_the_training_of_a_run_by_itself_and_of_all_seeds_of_a_part(tmp_path: Path) -> None:
     def begun(*overrides: str, part_of: str | None = None) -> Manifest:
         market = MarketRecord(kind="file", bars="bars.parquet", data=str(tmp_path / "bars-0"))

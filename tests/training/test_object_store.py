@@ -96,6 +96,7 @@ def test_files_go_there_and_back(store: Store, tmp_path: Path) -> None:
     assert list(store.files()) == ["one/empty"]
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_not_there_is_refused_before_anything_is_trained(store: Store) -> None:
     words = [word for override in (*SMALL, "resources.cpus=2") for word in ("--set", override)]
     command = [sys.executable, "-m", "mtquant_rllib.cli", "train", "--run", "s3://nobody/runs/x", *words]
@@ -139,6 +140,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_another_machine_gets_what_was_sent(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror.push(checkpoint(run, 1))
     checkpoint(run, 2)  # never sent
@@ -153,6 +155,7 @@ def test_another_machine_gets_what_was_sent(run: Path, tmp_path: Path, monkeypat
     assert contents(run_path(str(run))) == there, "the store is the truth, by whichever name"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_its_index_is_none(run: Path, store: Store) -> None:
     """As its sender, or whoever removed it, was killed half way."""
     mirror.push(checkpoint(run, 1))
@@ -162,6 +165,7 @@ def test_a_checkpoint_without_its_index_is_none(run: Path, store: Store) -> None
     assert [path.name for path in (run / "phase_1" / "forex").iterdir()] == ["checkpoint_000001"]
 
 
+@pytest.mark.slow
 def test_the_index_is_sent_last_and_removed_first(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[tuple[str, str]] = []
     upload, remove = Store.upload, Store.remove_folder
@@ -180,6 +184,7 @@ def test_the_index_is_sent_last_and_removed_first(run: Path, monkeypatch: pytest
     assert there.store.stat("phase_1/forex/checkpoint_000001/state.pkl") is not None
 
 
+@pytest.mark.slow
 def test_what_another_node_wrote_replaces_what_is_here(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +203,7 @@ def test_what_another_node_wrote_replaces_what_is_here(
     assert (run / "phase_1/forex/checkpoint_000002/state.pkl").read_bytes() == b"more"
 
 
+@pytest.mark.slow
 def test_the_drivers_own_machine_joins_in_the_drivers_copy(run: Path) -> None:
     (run / "run.log").write_text("not sent yet\n")
     mirror.begin_attempt(run, "attempt")
@@ -207,6 +213,7 @@ def test_the_drivers_own_machine_joins_in_the_drivers_copy(run: Path) -> None:
     assert not (run / "run.log").exists(), "of an earlier attempt, and not what the store has"
 
 
+@pytest.mark.slow
 def test_states_and_manifests_are_sent_as_they_are_written(run: Path, store: Store) -> None:
     module_states.write(run / "policies" / "phase_1", {"EURUSD": {"w": np.ones(2)}}, phase=1)
     assert "policies/phase_1/index.json" in store.files()
@@ -218,6 +225,7 @@ def test_states_and_manifests_are_sent_as_they_are_written(run: Path, store: Sto
     assert json.loads(store.read("manifest.json"))["phases"]["1"]["status"] == "running"
 
 
+@pytest.mark.slow
 def test_the_prepared_market_goes_with_the_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = Manifest.read(run)
     mirror.push_market(run, Path(manifest.market.data))
@@ -250,6 +258,7 @@ def test_bars_are_read_from_their_address(store: Store, tmp_path: Path) -> None:
         local_copy("s3://desk/nowhere.csv")
 
 
+@pytest.mark.slow
 def test_one_driver_at_a_time(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEW_EVERY_S", 0.2)
     monkeypatch.setattr(lease, "LASTS_S", 5.0)
@@ -262,6 +271,7 @@ def test_one_driver_at_a_time(run: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert here.store.read(LEASE) is None, "given back"
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_not_heard_of_is_taken_over_and_stops(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEW_EVERY_S", 0.2)
     monkeypatch.setattr(lease, "LASTS_S", 0.6)
@@ -282,6 +292,7 @@ def test_a_driver_that_is_not_heard_of_is_taken_over_and_stops(run: Path, monkey
     assert here.store.read(LEASE) is not None, "the other's note stays"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_named_by_its_copy_is_the_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = Manifest.read(run)
     machine(monkeypatch, tmp_path, 2)
@@ -299,6 +310,7 @@ def test_a_run_that_is_named_by_its_copy_is_the_run(run: Path, tmp_path: Path, m
         run_path(str(run))
 
 
+@pytest.mark.slow
 def test_what_is_no_run_is_not_brought_and_the_last_copy_stays(run: Path, store: Store) -> None:
     Store.at("s3://desk/bars").write("a.csv", b"one")
     with pytest.raises(RunError, match=r"a\.csv and 0 more files lie there and no run"):
@@ -311,6 +323,7 @@ def test_what_is_no_run_is_not_brought_and_the_last_copy_stays(run: Path, store:
     assert (run / "phase_1/forex/checkpoint_000001/state.pkl").exists()
 
 
+@pytest.mark.slow
 def test_who_holds_a_run_has_its_newest_state_and_keeps_it(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +348,7 @@ def test_who_holds_a_run_has_its_newest_state_and_keeps_it(
     assert Store.at(ADDRESS).read("run.log") == b"not sent yet\n"
 
 
+@pytest.mark.slow
 def test_a_slow_sender_does_not_lose_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEW_EVERY_S", 0.1)
     monkeypatch.setattr(lease, "SETTLES_S", 0.0)
@@ -364,6 +378,7 @@ def test_trials_find_the_drivers_cache_wherever_ray_puts_them(tmp_path: Path, mo
     assert cache_folder() == tmp_path / "mine"
 
 
+@pytest.mark.slow
 def test_a_run_that_another_machine_trains_is_not_pruned(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +398,7 @@ def test_a_run_that_another_machine_trains_is_not_pruned(
     prune_run(other, remove=True)
 
 
+@pytest.mark.slow
 def test_what_other_nodes_wrote_is_waited_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that fails for a moment costs a moment."""
     place = checkpoint(run, 1)
@@ -403,6 +419,7 @@ def test_what_other_nodes_wrote_is_waited_for(run: Path, monkeypatch: pytest.Mon
     assert len(tries) == 3
 
 
+@pytest.mark.slow
 def test_a_note_that_a_store_hides_while_it_is_replaced_is_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEW_EVERY_S", 0.2)
     monkeypatch.setattr(lease, "SETTLES_S", 0.0)

@@ -129,6 +129,7 @@ def test_what_cannot_fit_is_refused_with_numbers_that_do(
         place(there, **resources)
 
 
+@pytest.mark.slow
 @given(
     sizes=st.lists(st.tuples(st.integers(0, 16), st.integers(0, 4)), min_size=1, max_size=5),
     trials=st.integers(1, 4),

@@ -77,6 +77,7 @@ def test_edits_and_worst_days_are_those_of_the_record(tmp_path: Path) -> None:
     assert page.render()
 
 
+@pytest.mark.slow
 def test_the_command_reports_the_runs_own_book_or_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = judged_run(tmp_path, "x", n_bars=120)
     assert main(["risk", "report", str(run)]) == 0

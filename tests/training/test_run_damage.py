@@ -61,6 +61,7 @@ def flipped(content: bytes) -> Iterator[bytes]:
         yield bytes(spoilt)
 
 
+@pytest.mark.slow
 def test_a_manifest_that_was_cut_off_anywhere_is_named_and_its_second_copy_used(
     run: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_manifest_that_was_cut_off_anywhere_is_named_and_its_second_copy_used(
     assert str(path) in caplog.text, "logged too"
 
 
+@pytest.mark.slow
 def test_a_manifest_with_a_flipped_bit_is_never_read_as_another(run: Path) -> None:
     path, wanted, outcomes = run / manifest_file.FILE, manifest_file.load(run), {"read": 0, "refused": 0}
     for content in flipped(path.read_bytes()):
@@ -101,6 +103,7 @@ def test_a_lost_manifest_is_named_and_healed_by_the_next_write(run: Path, capsys
     assert not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_whose_copies_are_both_damaged_is_refused_and_both_are_named(run: Path) -> None:
     for first, second in ((b"{", b""), (None, b"[]"), (b"\xff\xfe", None), (b"5", b'{"format": 1}'), (None, None)):
         for name, content in ((manifest_file.FILE, first), (manifest_file.BACKUP, second)):
@@ -149,6 +152,7 @@ def test_the_manifest_of_another_run_is_not_taken_for_this_ones(run: Path, tmp_p
     assert Manifest.read(tmp_path / "copy").seed == 5, "a copied run is a run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [cut, flipped])
 def test_damaged_module_states_are_named_and_never_read_as_others(run: Path, spoil: object) -> None:
     folder = run / "policies" / "phase_1"
@@ -195,6 +199,7 @@ def check_states(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_states_are_whole_while_they_are_replaced_and_after_a_kill_at_any_moment(run: Path, writers: Writers) -> None:
     folder = run / "policies" / "phase_1"
     module_states.write(folder, modules(1))
@@ -224,6 +229,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(run: Path) -> None:
     assert float(module_states.read(folder)["a"]["w"].flat[0]) == 2
 
 
+@pytest.mark.slow
 def test_the_manifest_is_whole_while_it_is_replaced_and_after_a_kill_at_any_moment(
     run: Path, writers: Writers, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,6 +273,7 @@ for write in (lambda: manifest.write(run), lambda: module_states.write(run / "po
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_leaves_what_was_there(run: Path) -> None:
     folder = run / "policies" / "phase_1"
     module_states.write(folder, modules(1))
@@ -279,6 +286,7 @@ def test_a_disk_that_takes_no_more_leaves_what_was_there(run: Path) -> None:
     assert {name: content for name, (content, _) in snapshot(run).items()} == before
 
 
+@pytest.mark.slow
 def test_damaged_rows_and_files_of_curves_are_named_and_left_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     curves = run / "curves"
     curves.mkdir()

@@ -147,6 +147,7 @@ def folders(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     }
 
 
+@pytest.mark.slow
 def test_a_new_run_begins_in_no_folder_where_anything_lies(tmp_path: Path) -> None:
     for folder, hint in folders(tmp_path).values():
         before = snapshot(tmp_path)
@@ -275,6 +276,7 @@ def test_module_states_replace_module_states_and_nothing_else(victim: Path, run:
     assert snapshot(run) == before
 
 
+@pytest.mark.slow
 def test_what_is_written_replaces_a_link_and_never_goes_through_it(victim: Path, run: Path) -> None:
     targets = [manifest_file.FILE, manifest_file.BACKUP, ownership.MARKER, PICTURE]
     manifest = Manifest.read(run)

@@ -104,6 +104,7 @@ def test_time_left_reads_like_a_clock() -> None:
     assert [clock(s) for s in (5, 65, 3725, float("nan"))] == ["0:05", "1:05", "1:02:05", "?"]
 
 
+@pytest.mark.slow
 def test_a_market_that_comes_out_otherwise_today_is_blamed_on_bars_or_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

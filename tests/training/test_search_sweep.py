@@ -80,6 +80,7 @@ def test_a_sweep_lies_in_a_folder() -> None:
         sweep.sweep(settings_with(), RATES, run="s3://bucket/rates")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_every_trial_is_a_few_runs_that_say_out_of_how_many(tmp_path: Path) -> None:
     run = tmp_path / "rates"
     with pytest.raises(Reached):

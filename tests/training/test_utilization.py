@@ -21,6 +21,7 @@ from mtquant_rllib.training.placement.planner import placed
 from mtquant_rllib.training.reporting.utilization_line import UtilizationLine
 
 
+@pytest.mark.slow
 def test_a_process_that_computes_uses_a_cpu_and_one_that_sleeps_none() -> None:
     program = (
         "import time\nfrom mtquant_rllib.engine.process_use import process_use\n"

@@ -62,6 +62,7 @@ def test_folds_are_trained_judged_and_stitched(
     assert (folder / "report" / "walk_forward.json").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
