@@ -71,6 +71,8 @@ class FeatureTable:
     warm_from
         First row of each path at which everything that an instrument needs is defined, for each of the n: later where
         it arrives in the middle of the history. Before it the instrument is not traded.
+    past_returns, past_days, past_scale
+        Of a historical `risk.var_method`, else None: see `past_returns.past_returns`.
     """
 
     block: np.ndarray
@@ -85,6 +87,9 @@ class FeatureTable:
     n_paths: int
     n_rows_per_path: int
     folder: Path | None = None
+    past_returns: np.ndarray | None = None
+    past_days: np.ndarray | None = None
+    past_scale: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.n_paths * self.n_rows_per_path

@@ -100,6 +100,7 @@ ALLOWED = {
         "training",
     },
     "bench": {
+        "risk",
         "market",
         "strict_json",
         "universe",

@@ -38,7 +38,8 @@ RECEIPT = "ledger.json"
 """In the folder of an evaluation: number and hash of its line."""
 TRAINING, LOOK, HOLDOUT = "training", "look", "holdout"
 _NO_TRIAL = (
-    "resources", "tracking", "checkpoints", "evaluation", "search", "risk.var_methods", "risk.stress",
+    "resources", "tracking", "checkpoints", "evaluation", "search",
+    "risk.var_methods.interval_confidence", "risk.var_methods.resamples", "risk.stress",
     "desk.observation.feature_means",
 )  # fmt: skip
 """Settings that shape no policy, or follow from the bars."""
