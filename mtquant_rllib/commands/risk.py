@@ -1,10 +1,12 @@
-"""`mtquant risk`: a book of one's own against the desk's rules and under stress, and the risk report of a run."""
+"""`mtquant risk`: a book of one's own against the desk's rules and under stress, the risk report of a run, and the
+backtest of VaR forecasts."""
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
 import math
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +32,7 @@ def add_risk(commands: Any) -> None:
     family = add_family(
         commands,
         "risk",
-        "check and stress a book of your own by the desk's risk rules; report the risk of a run",
+        "check and stress a book of your own by the desk's risk rules; report a run's risk; backtest VaR forecasts",
         "mtquant risk check book.csv --market bars.parquet --macro macro.parquet",
         word="WHAT",
         dest="what",
@@ -69,6 +71,69 @@ def add_risk(commands: Any) -> None:
         "--evaluation", default="test", metavar="NAME", help="folder of the evaluation (default: %(default)s)"
     )
     report.add_argument("--book", metavar="NAME", help="another book of the evaluation, such as reference")
+
+    backtest = add_command(
+        family,
+        "backtest",
+        _backtest,
+        "test VaR and shortfall forecasts of an equal-weight and a momentum book, by every method and covariance",
+        "mtquant risk backtest --market bars.parquet --confidence 0.95,0.99",
+    )
+    backtest.add_argument("--market", type=Path, required=True, metavar="FILE", help="bars, file or folder")
+    backtest.add_argument("--macro", type=Path, metavar="FILE", help="macro series")
+    backtest.add_argument("--methods", metavar="A,B", help="of risk.var_method (default: all)")
+    backtest.add_argument(
+        "--covariances", metavar="A,B", help="of features.moments.covariance (default: all that can be computed here)"
+    )
+    backtest.add_argument("--confidence", default="0.95,0.99", metavar="P,Q", help="default: %(default)s")
+    backtest.add_argument(
+        "--simulations", type=int, metavar="N", help="records behind each p-value (default: by the number of days)"
+    )
+    backtest.add_argument("--json", type=Path, metavar="FILE", help="write it here as well")
+
+
+def _backtest(args: argparse.Namespace) -> None:
+    settings = settings_of(args)
+    check_files(args.market, args.macro)
+    if args.simulations is not None and args.simulations < 99:
+        raise ConfigError(f"--simulations {args.simulations}: expected 99 or more, or no p-value is small")
+    from rich.console import Console
+
+    from mtquant_rllib.evaluation.book_risk import forecast_backtest as backtest
+    from mtquant_rllib.evaluation.book_risk.backtest_lines import passing_lines, print_backtest
+    from mtquant_rllib.evaluation.book_risk.market_risk import daily_returns
+    from mtquant_rllib.market.importing.importers import load_market
+
+    market, _ = load_market(settings, args.market, args.macro)
+    days, returns = daily_returns(market)
+    found = backtest.backtest_forecasts(
+        settings,
+        days,
+        returns,
+        methods=backtest.METHODS if args.methods is None else args.methods.split(","),
+        covariances=backtest.computable() if args.covariances is None else args.covariances.split(","),
+        confidences=_confidences(args.confidence),
+        simulations=args.simulations,
+        progress=lambda line: print(line, file=sys.stderr),
+    )
+    significance = settings.evaluation.var_test_significance
+    print_backtest(found, days, significance, Console())
+    for line in passing_lines(found, significance):
+        print(line)
+    if args.json is not None:
+        write_json(
+            args.json, {"first": str(days[0]), "last": str(days[-1]), "forecasts": [asdict(one) for one in found]}
+        )
+
+
+def _confidences(given: str) -> list[float]:
+    try:
+        values = [float(one) for one in given.split(",")]
+    except ValueError:
+        values = [math.nan]
+    if not all(0.5 < value < 1 for value in values):
+        raise ConfigError(f"--confidence {given}: expected numbers between 0.5 and 1, such as 0.95,0.99")
+    return values
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -130,6 +195,7 @@ def _print_check(found: BookCheck) -> None:
     ]
     title = f"fractions of equity at the close of {found.timestamp[:10]}"
     print_cells([("measure", "book", "limit", ""), *rows], console, title=title, words=(0, 3))
+    print(f"the rule's VaR is {found.var_method}; with it goes an expected shortfall of {found.shortfall:.4f}")
     rules = {edit.instrument: edit.rule for edit in found.edits}
     head = ("position", "weight", "allowed", "rule", "share of VaR", "marginal VaR")
     numbers = ((one, (one.weight, one.executed), (one.component, one.marginal)) for one in found.positions)

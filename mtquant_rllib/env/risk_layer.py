@@ -16,7 +16,9 @@ from mtquant_rllib.env.prepared.rows import MarketRow
 from mtquant_rllib.portfolio.book import Book, closing_leg
 from mtquant_rllib.risk.alerts import alerts
 from mtquant_rllib.risk.breakers import Breakers
+from mtquant_rllib.risk.calibration import VarCalibration
 from mtquant_rllib.risk.engine import PortfolioRiskManager, RiskDecision
+from mtquant_rllib.risk.past_returns import PastReturns
 from mtquant_rllib.risk.repair.limits import forced_close, margin_rates
 from mtquant_rllib.risk.rules import Proposal, RiskEdit, Rule, RuleId
 from mtquant_rllib.risk.whole_lots import ATTEMPTS, eased, in_whole_lots
@@ -29,7 +31,9 @@ class RiskLayer:
     Attributes
     ----------
     breakers
-        Circuit breakers; their state is the layer's only state.
+        Circuit breakers; they and `calibration` are the layer's state.
+    calibration
+        Of the VaR forecast, where `risk.var_calibration` is enabled; else None.
     decision
         Of the last close: executed weights, factors, binding rules and measures of all environments.
     var
@@ -51,6 +55,9 @@ class RiskLayer:
         n = settings.universe.n_instruments
         self._start_equity = np.full(n_envs, settings.desk.account.start_equity_ccy)
         self.breakers = Breakers(settings.risk.breakers, self._start_equity, n)
+        calibration = settings.risk.var_calibration
+        confidence = settings.portfolio_risk.var_confidence
+        self.calibration = VarCalibration(calibration, confidence, n_envs) if calibration.enabled else None
         self.decision: RiskDecision | None = None
         self.var = np.full(n_envs, np.inf)
         self.rule = np.zeros((n_envs, n), dtype=np.int8)
@@ -64,17 +71,20 @@ class RiskLayer:
         mask[envs] = True
         self.breakers.restart(mask, self._start_equity)
         self.rule[envs] = 0
+        if self.calibration is not None:
+            self.calibration.restart(envs)
 
     # -- the two limits -----------------------------------------------------------------------------------------------
 
     def limit_at_close(self, book: Book, market: MarketRow, proposed: np.ndarray, held: np.ndarray) -> np.ndarray:
         """Weights of whole lots that may be ordered. Takes proposed and held weights, all (B, n)."""
         limits = self.breakers.limits()
+        covariance, past = self._calibrated(market)
         proposal = Proposal(
             proposed=self._close_for_margin(book.equity, proposed, held),
             current=held,
             tradable=self._everything,
-            covariance=market.covariance,
+            covariance=covariance,
             correlation=market.correlation,
             equity=book.equity,
             opening_allowed=None if (market.close > 0).all() else market.close > 0,
@@ -82,9 +92,12 @@ class RiskLayer:
             no_increase=limits.no_increase,
             flatten=limits.flatten,
             var_limit_scale=limits.var_limit_scale,
+            past=past,
         )
         self.decision = decision = self.manager.repair(proposal)
         self._at_open = []
+        if self.calibration is not None:
+            self.calibration.at_close(book.equity, self.var_forecast())
         np.copyto(self.unrepairable, decision.unrepairable)
         np.copyto(self.var, decision.measures["var"])
 
@@ -151,11 +164,12 @@ class RiskLayer:
         def at(array: np.ndarray | None) -> np.ndarray | None:
             return None if array is None else array[envs]
 
+        covariance, past = self._calibrated(market)
         proposal = Proposal(
             proposed=np.where(has_bar, base, current),
             current=current,
             tradable=has_bar,
-            covariance=market.covariance[envs],
+            covariance=covariance[envs],
             correlation=market.correlation[envs],
             equity=equity,
             price_band_ok=openable[envs] | ~has_bar,
@@ -163,6 +177,7 @@ class RiskLayer:
             no_increase=at(limits.no_increase),
             flatten=at(limits.flatten),
             var_limit_scale=at(limits.var_limit_scale),
+            past=None if past is None else past[envs],
         )
         decision = self.manager.repair(proposal)
         self._at_open.append((envs, decision))
@@ -176,6 +191,14 @@ class RiskLayer:
         # A price of zero gives no weight to limit: nothing may be opened there.
         allowed = np.where(base != 0, wanted * share, closing_leg(wanted, held))
         return np.where(has_bar, book.whole_lots(allowed), held)
+
+    def _calibrated(self, market: MarketRow) -> tuple[np.ndarray, PastReturns | None]:
+        """Covariances, and past returns if any, that VaR is measured with: where it is calibrated, those that raise it
+        by the factor."""
+        if self.calibration is None:
+            return market.covariance, market.past
+        factor = self.calibration.factor
+        return market.covariance * factor[:, None] ** 2, None if market.past is None else market.past.times(factor)
 
     def _close_for_margin(self, equity: np.ndarray, proposed: np.ndarray, held: np.ndarray) -> np.ndarray:
         """Close the position with the largest margin where equity is below its required fraction of the used margin."""
@@ -199,7 +222,9 @@ class RiskLayer:
 
     def begin_day(self, new_day: np.ndarray, book: Book) -> None:
         """Measure the day's loss from the equity after financing; reset latched breakers of flat books where
-        configured."""
+        configured; record the day before for the calibration of VaR."""
+        if self.calibration is not None:
+            self.calibration.begin_day(new_day)
         self.breakers.start_day(book.equity, new_day, book.is_flat if self._resets_next_day else None)
 
     def mark(self, book: Book, unit_value: np.ndarray, playing: np.ndarray) -> np.ndarray:

@@ -158,7 +158,12 @@ class Trading:
 
     def _states(self) -> dict[str, VectorState]:
         """The states of the environments, by name."""
-        return {"state": self.state} | ({} if self.risk is None else {"breakers": self.risk.breakers})
+        states: dict[str, VectorState] = {"state": self.state}
+        if self.risk is not None:
+            states["breakers"] = self.risk.breakers
+            if self.risk.calibration is not None:
+                states["calibration"] = self.risk.calibration
+        return states
 
     def snapshot(self) -> dict[str, dict[str, np.ndarray]]:
         """Copies of the arrays of every state, by name: environments in the middle of their episodes."""

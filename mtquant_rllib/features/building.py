@@ -29,6 +29,7 @@ from mtquant_rllib.features.layout import block_layout, domain_layout
 from mtquant_rllib.features.macro import AlignedMacro, macro_block
 from mtquant_rllib.features.own_bars import InstrumentBars, spread_rows
 from mtquant_rllib.features.own_features import own_code
+from mtquant_rllib.features.past_returns import past_returns
 from mtquant_rllib.features.reference import book_code, reference_columns
 from mtquant_rllib.features.regimes import Regime
 from mtquant_rllib.features.table import TABLE_FILE, Columns, FeatureTable, open_table
@@ -177,6 +178,7 @@ def content_hash(settings: Settings, markets: Sequence[MarketData]) -> str:
         "short_rate_columns": settings.desk.cost.short_rate_columns,
         "correlation_window": settings.portfolio_risk.correlation_window,
         "policy_rates": settings.policy_rates,
+        "past_returns": settings.risk.past_returns,
     }
     digest.update(strict_json.dumps(decisive, sort_keys=True, default=list).encode())
     for market in markets:
@@ -297,6 +299,11 @@ def _chunk(settings: Settings, markets: Sequence[MarketData]) -> tuple[dict[str,
         [raw.pop(name) for name in ("covariance", "vol_ann", "sigma_day", "atr")], axis=-1
     )
     arrays["regime"] = raw.pop("regime").astype(np.int8)
+    if settings.risk.past_returns is not None:
+        past, ready = past_returns(settings, days, cum, valid)
+        arrays |= past
+        for cohort in range(len(cohorts.members)):
+            defined["past returns", cohort] = np.asarray(ready[..., cohorts.of == cohort].all(axis=-1))
     return arrays | {name: array.astype(np.float32) for name, array in raw.items()}, cohorts, defined
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from mtquant_rllib.config import Settings
 from mtquant_rllib.features import indicators as ind
+from mtquant_rllib.features.covariance import covariance_of_days
 from mtquant_rllib.features.own_bars import on_common_rows
 from mtquant_rllib.features.regimes import detect
 from mtquant_rllib.market.calendar import trading_day
@@ -57,16 +58,13 @@ class Days:
 
 
 def daily_covariance(settings: Settings, days: Days, cum: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Exponentially weighted second moments of daily returns about zero, (T, P, n(n+1)/2): triangle with diagonal.
+    """Second moments of daily returns about zero by the configured estimator, (T, P, n(n+1)/2): triangle with diagonal.
 
-    cum, valid: (T, P, n) cumulative returns (repeated where masked) and masks. RiskMetrics Technical Document, 1996.
+    cum, valid: (T, P, n) cumulative returns (repeated where masked) and masks.
     """
-    config = settings.features.moments
-    rows, columns = np.triu_indices(cum.shape[-1])
 
     def compute(levels: np.ndarray) -> np.ndarray:
-        r = ind.change(levels)
-        return ind.ewma_decay(r[..., rows] * r[..., columns], config.covariance_decay, config.covariance_min_days)
+        return covariance_of_days(settings, ind.change(levels))
 
     common = np.all(days.traded(valid), axis=-1)
     return days.on_rows(on_common_rows(common, compute, cum[days.last]), len(cum))

@@ -77,6 +77,8 @@ class FeatureTable:
         it arrives in the middle of the history. Before it the instrument is not traded.
     lagged
         Whether columns of others are seen later than they are known (`features.lagging`).
+    past_returns, past_days, past_scale
+        Of a historical `risk.var_method`, else None: see `past_returns.past_returns`.
     """
 
     block: np.ndarray
@@ -92,6 +94,9 @@ class FeatureTable:
     n_rows_per_path: int
     lagged: bool = False
     folder: Path | None = None
+    past_returns: np.ndarray | None = None
+    past_days: np.ndarray | None = None
+    past_scale: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.n_paths * self.n_rows_per_path

@@ -183,7 +183,13 @@ class PortfolioRiskManager:
         """The measures of `RiskDecision` for the books as proposed, untradable instruments at their current weight."""
         weights = np.where(proposal.tradable, proposal.proposed, proposal.current)
         measurer = self._chain.measurer
-        return measurer.named(measurer.measure(weights, proposal.covariance, proposal.correlation))
+        return measurer.named(measurer.measure(weights, proposal))
+
+    def expected_shortfall(self, proposal: Proposal) -> np.ndarray:
+        """Mean loss beyond VaR, by the VaR's method and over its horizon, of the books as proposed, untradable
+        instruments at their current weight; (B,), positive fractions of equity."""
+        weights = np.where(proposal.tradable, proposal.proposed, proposal.current)
+        return self._chain.measurer.shortfall(weights, proposal)
 
     def _sweep(self, batch: RepairBatch) -> np.ndarray:
         """Run the rules again over books that fail, then shrink them uniformly, in place. True where that fails too."""
@@ -223,7 +229,7 @@ class PortfolioRiskManager:
 
         def still_failing(factor: np.ndarray) -> np.ndarray:
             batch.weights[:] = remaining + free * factor[:, None]
-            measures = chain.measurer.measure(batch.weights, proposal.covariance, proposal.correlation)
+            measures = chain.measurer.measure(batch.weights, proposal)
             return chain.failing(batch, measures)
 
         for _ in range(_BISECTIONS):
@@ -261,7 +267,7 @@ class PortfolioRiskManager:
         for symbol, weight in zip(self.universe.symbols, np.abs(weights[0]).tolist(), strict=True):
             if weight > self.limits["position"]:
                 reasons.append(f"{symbol}: |weight| {weight:.4g} exceeds {self.limits['position']:.4g} (concentration)")
-        measures = chain.measurer.measure(weights, proposal.covariance, proposal.correlation)
+        measures = chain.measurer.measure(weights, proposal)
         measures.require_finite()
         values = {name: value[0] for name, value in chain.measurer.named(measures).items()}
         for domain, gross in zip(self.universe.domains, values.pop("sector_gross"), strict=True):

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from mtquant_rllib.errors import MtquantError
+from mtquant_rllib.risk.past_returns import PastReturns
 
 
 class RiskInputError(MtquantError):
@@ -56,6 +57,8 @@ class Proposal:
         bool (B, n): where False, the opening leg is refused. None for all True.
     cap_abs, no_increase, flatten, var_limit_scale
         See `BreakerLimits`. None where breakers are quiet.
+    past
+        Past returns of the B environments, for a historical `risk.var_method`; None where it is another.
     """
 
     proposed: np.ndarray
@@ -70,6 +73,7 @@ class Proposal:
     no_increase: np.ndarray | None = None
     flatten: np.ndarray | None = None
     var_limit_scale: np.ndarray | None = None
+    past: PastReturns | None = None
 
     def rows(self, index: np.ndarray) -> Proposal:
         """The proposal of some environments, copied."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mtquant_rllib.risk.past_returns import PastReturns
 from mtquant_rllib.risk.pretrade import Failure
 from mtquant_rllib.risk.repair.packed import PackedIndex
 from mtquant_rllib.risk.rules import Proposal
@@ -36,6 +37,8 @@ class CurrentPortfolio:
         Of daily simple returns, ndarray of shape (n, n) in the order of the universe.
     correlation
         ndarray of shape (n, n); None: the one that `covariance` implies.
+    past
+        For a historical `risk.var_method`.
     untradable, outside_band, not_openable
         Symbols without a bar, with a price outside its band, with a price at which nothing may be opened.
     """
@@ -47,6 +50,7 @@ class CurrentPortfolio:
     untradable: Collection[str] = ()
     outside_band: Collection[str] = ()
     not_openable: Collection[str] = ()
+    past: PastReturns | None = None
 
     def proposal(self, proposed: Mapping[str, float], universe: Universe, index: PackedIndex) -> Proposal:
         """The proposal of a batch of one. `ValueError` for an unknown symbol."""
@@ -63,6 +67,7 @@ class CurrentPortfolio:
             equity=np.array([float(self.equity_ccy)]),
             price_band_ok=_without(self.outside_band, universe),
             opening_allowed=_without(self.not_openable, universe),
+            past=self.past,
         )
 
 

@@ -6,8 +6,9 @@ hedge lowers it; doubling the book doubles it. Three methods: parametric (normal
 deviation), historical (the returns that this book would have had, plain, weighted by age, or scaled to today's
 volatility) and Monte Carlo (draws, normal or Student t).
 
-The rule that limits books is a variance limit, `risk.repair.chain`: of this file it uses the quantile alone. The
-functions are for reports and `mtquant risk`, and the reference that tests hold the rule to.
+The rule that limits books measures batches of them by the configured method (`risk.repair.measures`,
+`risk.repair.tail_measures`). The functions here are for reports and `mtquant risk`, and the reference that tests hold
+the rule to.
 
 The mean is taken as zero: over a day it is small beside the deviation, and its estimate is mostly noise.
 """
@@ -169,9 +170,21 @@ def monte_carlo_losses(
     root = cholesky_root(covariance)
     draws = generator.standard_normal((n_draws, len(root))) @ root.T
     if degrees_of_freedom is not None:
-        mixing = generator.chisquare(degrees_of_freedom, size=(n_draws, 1)) / (degrees_of_freedom - 2)
-        draws /= np.sqrt(mixing)
+        draws /= _student_mixing(n_draws, generator, degrees_of_freedom)
     return -(np.asarray(weights) @ draws.T)
+
+
+def standard_draws(
+    n: int, n_draws: int, generator: np.random.Generator, degrees_of_freedom: float | None = None
+) -> np.ndarray:
+    """Draws (n_draws, n) of unit variance without correlation: normal, or Student t with a common mixing variable."""
+    draws = generator.standard_normal((n_draws, n))
+    return draws if degrees_of_freedom is None else draws / _student_mixing(n_draws, generator, degrees_of_freedom)
+
+
+def _student_mixing(n_draws: int, generator: np.random.Generator, degrees_of_freedom: float) -> np.ndarray:
+    """What divides normal draws to make them Student t of the same variance, (n_draws, 1)."""
+    return np.sqrt(generator.chisquare(degrees_of_freedom, size=(n_draws, 1)) / (degrees_of_freedom - 2))
 
 
 def monte_carlo_var(

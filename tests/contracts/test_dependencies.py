@@ -102,6 +102,7 @@ ALLOWED = {
         "training",
     },
     "bench": {
+        "risk",
         "market",
         "strict_json",
         "universe",

@@ -56,6 +56,26 @@ def test_a_true_forecast_is_rejected_no_more_often_than_promised() -> None:
     assert asymptotic > rejected
 
 
+def test_a_shortfall_of_its_own_is_judged_by_the_losses_beyond_var() -> None:
+    """Losses of a Student t with 3 degrees of freedom: its own shortfall passes, a normal book's with the same VaR is
+    too small; the statistic is Student's of the residuals."""
+    rng = np.random.default_rng(9)
+    returns, quantile = 0.01 * rng.standard_t(3, 3000), stats.t.ppf(0.95, 3)
+    forecast = np.full(3000, 0.01 * quantile)
+    own = 0.01 * stats.t.pdf(quantile, 3) / 0.05 * (3 + quantile**2) / 2
+    normal = forecast[0] * stats.norm.pdf(Z) / 0.05 / Z
+    found = {}
+    for name, value in {"own": own, "normal": normal}.items():
+        rng = np.random.default_rng(0)
+        found[name] = judge_forecast(returns, forecast, 0.95, rng, 499, shortfall=np.full(3000, value))
+    assert "expected shortfall" not in found["own"].rejected(0.05)
+    assert "expected shortfall" in found["normal"].rejected(0.05)
+    residuals = -returns[-returns > forecast] / forecast[0] - own / forecast[0]
+    assert named(found["own"])["expected shortfall"] == pytest.approx(stats.ttest_1samp(residuals, 0).statistic)
+    plain = judged(returns, forecast)
+    assert [test.p_value for test in found["own"].tests[:4]] == [test.p_value for test in plain.tests[:4]]
+
+
 @pytest.mark.slow
 def test_long_records_are_simulated_less_often() -> None:
     """So that eight paths of six years take a second or two; what is far beyond chance is as clear at 5%."""

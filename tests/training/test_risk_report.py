@@ -17,9 +17,9 @@ from mtquant_rllib.cli import main
 from mtquant_rllib.config import Settings
 from mtquant_rllib.errors import RunError
 from mtquant_rllib.evaluation.report.bar_tables import write_bar_tables
-from mtquant_rllib.evaluation.risk_report.figures import build_report, uses
+from mtquant_rllib.evaluation.risk_report.figures import build_report, raw_and_calibrated, uses
 from mtquant_rllib.evaluation.risk_report.history import read_history
-from mtquant_rllib.evaluation.risk_report.page import build_page
+from mtquant_rllib.evaluation.risk_report.page import build_page, forecast_cells, forecast_words
 
 SETTINGS = Settings.load()
 
@@ -75,6 +75,34 @@ def test_edits_and_worst_days_are_those_of_the_record(tmp_path: Path) -> None:
     for panel in panels.values():
         plotly.graph_objects.Figure(copy.deepcopy(panel.figure))
     assert page.render()
+
+
+def test_raw_and_calibrated_forecasts_stand_beside_each_other_and_one_is_in_force(tmp_path: Path) -> None:
+    """A forecast of half the deviation's quantile: calibrated, it is exceeded less; where the run was held to the
+    calibrated one, the raw one is what comes back."""
+    rng = np.random.default_rng(1)
+    returns, raw = 0.01 * rng.standard_normal((2, 400)), np.full((2, 400), 0.008)
+    raw[1, :50] = 0.0
+    off, on = (Settings.load(overrides=[f"risk.var_calibration.enabled={word}"]) for word in ("false", "true"))
+    same, scaled = raw_and_calibrated(returns, raw, off)
+    np.testing.assert_array_equal(same, raw)
+    assert (scaled[0, :101] == raw[0, :101]).all()
+    assert (scaled[0, 102:] > raw[0, 102:]).all()
+    back, in_force = raw_and_calibrated(returns, scaled, on)
+    np.testing.assert_allclose(back, raw, rtol=1e-12)
+    np.testing.assert_array_equal(in_force, scaled)
+
+    record = dataclasses.replace(played(n_bars=300), var_forecast_frac=np.full((1, 300), 0.003))
+    write_bar_tables([record], tmp_path)
+    history = read_history(tmp_path, "desk")
+    report = build_report(history, off, (0, 0, 0, 0))
+    assert report.tests == report.raw_tests
+    assert report.calibrated_tests.n_breaches < report.raw_tests.n_breaches
+    said = forecast_words(report)
+    assert "In force was the raw forecast" in said
+    assert "Calibrated, it was exceeded on" in said
+    assert "In force was the calibrated forecast" in forecast_words(build_report(history, on, (0, 0, 0, 0)))
+    assert [row[0] for row in forecast_cells(report)[1:]] == [test.name for test in report.raw_tests.tests]
 
 
 @pytest.mark.slow

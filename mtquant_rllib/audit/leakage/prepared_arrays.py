@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from mtquant_rllib.audit.leakage.named_arrays import NamedArray, named
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.features.layout import MACRO, block_layout, domain_layout, pairs
+from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio.execution_data import CHANNEL_NAMES
 
 FLAG_NAMES = ("has a bar", "may be opened", "fills at the close")
@@ -45,6 +46,7 @@ def prepared_arrays(settings: Settings, data: DeskData) -> Mapping[str, tuple[Na
             named("correlation", table.correlation, [f"{a}, {b}" for a, b in pairs(symbols)]),
             named("correlation_shift", table.correlation_shift),
             *(named(name, getattr(table, name), symbols) for name in ("vol_ann", "sigma_day", "atr")),
+            *_past(table, symbols),
         ),
         "prices": (
             named("money", execution.money, [f"{symbol} {name}" for name in CHANNEL_NAMES for symbol in symbols]),
@@ -52,3 +54,12 @@ def prepared_arrays(settings: Settings, data: DeskData) -> Mapping[str, tuple[Na
             named("day", execution.day),
         ),
     }
+
+
+def _past(table: FeatureTable, symbols: Sequence[str]) -> list[NamedArray]:
+    """What a historical VaR rule knows at each row: its number of days, the last of them, and the scale."""
+    if table.past_returns is None or table.past_days is None:
+        return []
+    last = table.past_returns[np.maximum(table.past_days[:, 1] - 1, 0)]
+    found = [named("past_days", table.past_days, ("first", "stop")), named("past_returns", last, symbols)]
+    return found if table.past_scale is None else [*found, named("past_scale", table.past_scale, symbols)]

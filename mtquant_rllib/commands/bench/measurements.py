@@ -205,6 +205,32 @@ def _import_lines(figures: Figures) -> Iterator[str]:
     yield f"twenty years of daily bars simulated in {figures['simulate_s']:.2f} s"
 
 
+def _risk_options(parser: Any) -> None:
+    parser.add_argument("--books", type=int, default=1024, metavar="B", help="of the batch (default: %(default)s)")
+    parser.add_argument("--calls", type=int, default=2000, metavar="N", help="timed calls (default: %(default)s)")
+
+
+def _risk(settings: Settings, args: argparse.Namespace) -> Figures:
+    books, calls = at_least_one(args, "books"), at_least_one(args, "calls")
+    from mtquant_rllib.bench.risk import bench_risk
+
+    return bench_risk(settings, books, calls)
+
+
+def _risk_lines(figures: Figures) -> Iterator[str]:
+    def said(times: Any) -> str:
+        return f"p50 {times['p50']:,.0f}, p99 {times['p99']:,.0f} microseconds"
+
+    yield f"one book, {figures['draws']:,} draws, {figures['history_days']} past days"
+    for method, times in figures["one_book_us"].items():
+        yield f"  measured, VaR {method}: {said(times)}"
+    yield f"  all rules, a book that passes: {said(figures['all_rules_passing_us'])}"
+    yield f"  all rules, a book that is repaired: {said(figures['all_rules_repaired_us'])}"
+    batched = figures["batched_parametric_us_a_book"]
+    times = f"{batched['p50']:.2f} microseconds a book (p99 {batched['p99']:.2f})"
+    yield f"{figures['batch']:,} books at once, parametric: {times}"
+
+
 def _nothing(parser: Any) -> None:
     pass
 
@@ -217,6 +243,14 @@ BENCHES = (
         _core,
         _core_lines,
         "mtquant bench core --environments 1024 --json core.json",
+    ),
+    Bench(
+        "risk",
+        "measure how long the risk rules take over one book, by every VaR method, and over a batch",
+        _risk_options,
+        _risk,
+        _risk_lines,
+        "mtquant bench risk --json risk.json",
     ),
     Bench(
         "engine",

@@ -17,11 +17,50 @@ class SizingConfig(Section):
     floor_ann: Fraction
 
 
-class MomentsConfig(Section):
-    """covariance_decay: weight kept from one day to the next; correlation_short_bars: the recent side of the shift."""
+class GarchConfig(Section):
+    """GARCH(1,1) of each instrument, fitted every `refit_days` to the `window_days` before.
 
+    min_days
+        Returns before the first fit; until then the exponentially weighted covariance stands in.
+    dcc_shock, dcc_persistence
+        Weights of the last day's products and of the correlations before it, of `garch_dcc`.
+    """
+
+    window_days: Annotated[int, Field(ge=50, le=100_000), NUMBER]
+    min_days: Annotated[int, Field(ge=50, le=100_000), NUMBER]
+    refit_days: Window
+    dcc_shock: OpenShare
+    dcc_persistence: OpenShare
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GarchConfig:
+        if self.min_days > self.window_days:
+            raise ValueError(f"min_days {self.min_days} is more than window_days {self.window_days}")
+        if self.dcc_shock + self.dcc_persistence >= 1:
+            raise ValueError("dcc_shock and dcc_persistence must sum to less than 1, else nothing returns to its level")
+        return self
+
+
+class MomentsConfig(Section):
+    """How covariances of daily returns are estimated (`features.covariance` has the estimators), and the correlation's
+    shift.
+
+    covariance_decay
+        Weight kept from one day to the next.
+    covariance_window_days
+        Of `sample` and `ledoit_wolf`.
+    regime_window_days
+        Days from which `regime_switching` takes the covariance of each regime and how often one follows another.
+    correlation_short_bars
+        The recent side of the shift.
+    """
+
+    covariance: Literal["ewma", "sample", "ledoit_wolf", "regime_switching", "garch_constant", "garch_dcc"]
     covariance_decay: OpenShare
     covariance_min_days: Window
+    covariance_window_days: Window
+    regime_window_days: Window
+    garch: GarchConfig
     correlation_short_bars: Window
 
 

@@ -327,6 +327,7 @@ def _digest(settings: Settings, parts: dict[str, Any]) -> str:
             "code": _code_version(),
             "own_code": own_code(settings.features) | book_code(settings.reference) | kind_code(settings),
             "traded": settings.universe.symbols,
+            "past_returns": settings.risk.past_returns,
             **parts,
             **{key: tree[key] for key in shaping},
         },

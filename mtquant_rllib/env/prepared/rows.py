@@ -10,6 +10,7 @@ import numpy as np
 from mtquant_rllib.features.table import FeatureTable
 from mtquant_rllib.portfolio import execution_data as channel
 from mtquant_rllib.portfolio.execution_data import ExecutionData
+from mtquant_rllib.risk.past_returns import PastReturns
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class MarketRow:
         price.
     close, unit_value
         float64 (B, n): last good close in quote currency; account currency per unit at that close.
+    past
+        Past daily returns, where the risk rule's VaR is a historical one.
     """
 
     context: np.ndarray
@@ -38,6 +41,7 @@ class MarketRow:
     atr: np.ndarray
     close: np.ndarray
     unit_value: np.ndarray
+    past: PastReturns | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,15 @@ class MarketRows:
             )
         )
         self._columns = features.columns
+        self._rows_per_path = features.n_rows_per_path
+        self._past: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None
+        if features.past_returns is not None and features.past_days is not None:
+            scale = features.past_scale
+            self._past = (
+                np.asarray(features.past_returns).view(np.ndarray),
+                np.asarray(features.past_days).view(np.ndarray),
+                None if scale is None else np.asarray(scale).view(np.ndarray),
+            )
         # The same memory with the channels of a row under each other: one gather brings every channel in one piece.
         self._money_channels, self._flag_channels = (
             array.reshape(-1, array.shape[-1]) for array in (self._money, self._flags)
@@ -87,7 +100,15 @@ class MarketRows:
             atr=sizing[:, parts.atr],
             close=close,
             unit_value=close * fx,
+            past=self._past_at(rows),
         )
+
+    def _past_at(self, rows: np.ndarray) -> PastReturns | None:
+        if self._past is None:
+            return None
+        returns, days, scale = self._past
+        first = rows // self._rows_per_path * self._rows_per_path
+        return PastReturns(returns, days[rows] + first[:, None], None if scale is None else scale[rows])
 
     def unit_value(self, rows: np.ndarray) -> np.ndarray:
         """Account currency per unit at the close of `rows`, (B, n)."""

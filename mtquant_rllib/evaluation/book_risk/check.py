@@ -44,7 +44,8 @@ class PositionRisk:
 @dataclass(frozen=True)
 class BookCheck:
     """reasons: why the book does not pass, empty where it does. measures, limits: by name, of the book as it is. edits:
-    what the rules would change."""
+    what the rules would change. var_method, shortfall: how the rule measures VaR, and the expected shortfall that it
+    implies over the rule's horizon."""
 
     timestamp: str
     reasons: tuple[str, ...]
@@ -54,6 +55,8 @@ class BookCheck:
     tails: tuple[TailRisk, ...]
     edits: tuple[RiskEdit, ...]
     confidence: float
+    var_method: str
+    shortfall: float
 
     @property
     def passes(self) -> bool:
@@ -63,7 +66,7 @@ class BookCheck:
 def check_book(settings: Settings, market: MarketRisk, book: BookFile, equity_ccy: float) -> BookCheck:
     """Check a book of this much equity, account currency, at the market's close."""
     manager, universe = PortfolioRiskManager.from_settings(settings), settings.universe
-    held = CurrentPortfolio(book.current, equity_ccy, market.covariance, market.correlation)
+    held = CurrentPortfolio(book.current, equity_ccy, market.covariance, market.correlation, past=market.past)
     _, reasons = manager.check_portfolio_risk(book.weights, held)
     proposal = held.proposal(book.weights, universe, manager.index)
     decision = manager.repair(proposal)
@@ -91,6 +94,8 @@ def check_book(settings: Settings, market: MarketRisk, book: BookFile, equity_cc
         tails=tail_risks(settings, market, weights),
         edits=tuple(decision.edits(0)),
         confidence=confidence,
+        var_method=settings.risk.var_method,
+        shortfall=float(manager.expected_shortfall(proposal)[0]),
     )
 
 

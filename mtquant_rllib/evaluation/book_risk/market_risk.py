@@ -11,9 +11,11 @@ import numpy as np
 from mtquant_rllib.config.search_space import settings_with
 from mtquant_rllib.config.settings import Settings
 from mtquant_rllib.env.prepared.data import DeskData
+from mtquant_rllib.env.prepared.rows import MarketRows
 from mtquant_rllib.errors import MarketDataError
 from mtquant_rllib.features.moments import Days
 from mtquant_rllib.market.bars import CLOSE, MarketData
+from mtquant_rllib.risk.past_returns import PastReturns
 from mtquant_rllib.risk.repair.packed import PackedIndex
 
 
@@ -21,13 +23,14 @@ from mtquant_rllib.risk.repair.packed import PackedIndex
 class MarketRisk:
     """timestamp: of the close. covariance: of daily simple returns, and correlation, of bars, both (n, n), as the rules
     see them there. days, returns: trading days up to the close on which every instrument was traded, (S,), and their
-    simple returns, (S, n)."""
+    simple returns, (S, n). past: what a historical VaR rule knows there, None where the rule's is another."""
 
     timestamp: np.datetime64
     covariance: np.ndarray
     correlation: np.ndarray
     days: np.ndarray
     returns: np.ndarray
+    past: PastReturns | None = None
 
     def between(self, first: dt.date, last: dt.date) -> tuple[np.ndarray, np.ndarray]:
         """Days and returns from one day to another, both included."""
@@ -74,6 +77,7 @@ def market_risk(settings: Settings, market: MarketData, at: dt.date | None = Non
         correlation=correlation + np.eye(index.n),
         days=days,
         returns=returns,
+        past=MarketRows(data.execution, data.features).at(np.array([last])).past,
     )
 
 

@@ -28,7 +28,7 @@ from mtquant_rllib.evaluation.statistics.run_scores import (
 
 SEED = "seed"
 _LOOKS_ALIKE = ("resources.", "tracking.", "checkpoints.", "desk.observation.feature_means", "evaluation.", "search.",
-    "risk.var_methods", "risk.stress",
+    "risk.var_methods.interval_confidence", "risk.var_methods.resamples", "risk.stress",
 )  # fmt: skip
 """Settings that shape no policy, or follow from the market."""
 

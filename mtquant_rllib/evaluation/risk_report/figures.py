@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtquant_rllib.config.settings import Settings
+from mtquant_rllib.evaluation.measures import living_returns
 from mtquant_rllib.evaluation.risk_report.history import RiskHistory
 from mtquant_rllib.evaluation.statistics.var_tests import VarTests, judge_forecast
+from mtquant_rllib.risk.calibration import calibration_factors
 from mtquant_rllib.risk.engine import PortfolioRiskManager
 from mtquant_rllib.risk.repair.limits import margin_rates
 
@@ -54,11 +56,17 @@ class WorstDay:
 
 @dataclass(frozen=True)
 class RiskReport:
+    """tests: of the forecast that was in force; raw_tests and calibrated_tests: of the forecast as it is measured, and
+    scaled by `risk.calibration`. calibrated: the one in force is the scaled one."""
+
     book: str
     n_bars: int
     limits: tuple[LimitUse, ...]
     edits: tuple[RuleEdits, ...]
     tests: VarTests | None
+    raw_tests: VarTests | None
+    calibrated_tests: VarTests | None
+    calibrated: bool
     worst: tuple[WorstDay, ...]
     breaker_trips: tuple[int, ...]
     confidence: float
@@ -87,18 +95,39 @@ def uses(history: RiskHistory, settings: Settings) -> dict[str, tuple[float, np.
 def build_report(history: RiskHistory, settings: Settings, breaker_trips: tuple[int, ...]) -> RiskReport:
     """The report of a book."""
     days, returns, forecast = history.days()
-    confidence = settings.portfolio_risk.var_confidence
+    confidence, calibrated = settings.portfolio_risk.var_confidence, settings.risk.var_calibration.enabled
+    raw, scaled = raw_and_calibrated(returns, forecast, settings)
+    raw_tests, scaled_tests = (
+        judge_forecast(returns, one, confidence, np.random.default_rng(settings.seed)) for one in (raw, scaled)
+    )
     return RiskReport(
         book=history.name,
         n_bars=len(history.returns),
         limits=tuple(_use(name, *use) for name, use in uses(history, settings).items()),
         edits=tuple(_edits(history)),
-        tests=judge_forecast(returns, forecast, confidence, np.random.default_rng(settings.seed)),
+        tests=scaled_tests if calibrated else raw_tests,
+        raw_tests=raw_tests,
+        calibrated_tests=scaled_tests,
+        calibrated=calibrated,
         worst=tuple(_worst_days(history, days, returns, forecast)),
         breaker_trips=breaker_trips,
         confidence=confidence,
         significance=settings.evaluation.var_test_significance,
     )
+
+
+def raw_and_calibrated(returns: np.ndarray, forecast: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """The VaR forecast of each environment's days (B, D) without and with the calibration of the settings, from the one
+    that was in force."""
+    config, confidence = settings.risk.var_calibration, settings.portfolio_risk.var_confidence
+    in_force = np.nan_to_num(forecast)
+    factors = np.stack(
+        [
+            calibration_factors(own, ahead, confidence, config, calibrated=config.enabled)
+            for own, ahead in zip(living_returns(returns), in_force, strict=True)
+        ]
+    )
+    return (forecast / factors, forecast) if config.enabled else (forecast, forecast * factors)
 
 
 def _use(name: str, limit: float, use: np.ndarray) -> LimitUse:

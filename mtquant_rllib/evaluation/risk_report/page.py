@@ -12,6 +12,7 @@ from mtquant_rllib.evaluation.compare.colours import run_colours
 from mtquant_rllib.evaluation.report.terminal_tables import print_cells
 from mtquant_rllib.evaluation.risk_report.figures import NEAR, RiskReport, uses
 from mtquant_rllib.evaluation.risk_report.history import RiskHistory
+from mtquant_rllib.evaluation.statistics.var_tests import VarTest, VarTests
 from mtquant_rllib.evaluation.web_page.page import Page, PageSection
 from mtquant_rllib.evaluation.web_page.panel import INK, Panel, layout, line, number, percent, short
 
@@ -39,15 +40,18 @@ def edit_cells(report: RiskReport) -> list[tuple[str, ...]]:
 
 
 def forecast_cells(report: RiskReport) -> list[tuple[str, ...]]:
-    """Header and rows: tests of the forecast."""
-    head = ("test of the forecast", "statistic", "p", "adjusted", "")
-    tests = () if report.tests is None else report.tests.tests
-    rows = (
-        (one.name, number(one.statistic), f"{one.p_value:.4f}", f"{one.adjusted:.4f}",
-         "rejected" if one.adjusted <= report.significance else "")
-        for one in tests
-    )  # fmt: skip
+    """Header and rows: tests of the forecast, raw and calibrated beside each other."""
+    head = ("test of the forecast", "raw: statistic", "p", "adjusted", "", "calibrated: statistic", "p", "adjusted", "")
+    if report.raw_tests is None or report.calibrated_tests is None:
+        return [head]
+    pairs = zip(report.raw_tests.tests, report.calibrated_tests.tests, strict=True)
+    rows = ((raw.name, *_test(raw, report), *_test(scaled, report)) for raw, scaled in pairs)
     return [head, *rows]
+
+
+def _test(one: VarTest, report: RiskReport) -> tuple[str, ...]:
+    said = "rejected" if one.adjusted <= report.significance else ""
+    return number(one.statistic), f"{one.p_value:.4f}", f"{one.adjusted:.4f}", said
 
 
 def day_cells(report: RiskReport) -> list[tuple[str, ...]]:
@@ -64,15 +68,22 @@ def day_cells(report: RiskReport) -> list[tuple[str, ...]]:
 def forecast_words(report: RiskReport) -> str:
     """Whether the forecast was true, in a sentence."""
     tests = report.tests
-    if tests is None:
+    other = report.raw_tests if report.calibrated else report.calibrated_tests
+    if tests is None or other is None:
         return "There is no VaR forecast to judge: the book was flat."
-    found = tests.rejected(report.significance)
-    verdict = f"rejected by {', '.join(found)}" if found else "not rejected by any test"
+    in_force, beside = ("calibrated", "The raw one") if report.calibrated else ("raw", "Calibrated, it")
     return (
         f"{tests.n_breaches} of {tests.n_days:,} days lost more than the {report.confidence:.0%} VaR forecast "
-        f"({percent(tests.breach_rate)} against {percent(tests.expected_rate)}): {verdict}, zone {tests.light}. Beyond "
-        f"it a day lost {number(tests.shortfall_ratio)} times what a normal book would."
+        f"({percent(tests.breach_rate)} against {percent(tests.expected_rate)}): {_verdict(tests, report)}, zone "
+        f"{tests.light}. Beyond it a day lost {number(tests.shortfall_ratio)} times what a normal book would. In force "
+        f"was the {in_force} forecast (risk.var_calibration.enabled). {beside} was exceeded on "
+        f"{percent(other.breach_rate)} of days: {_verdict(other, report)}, zone {other.light}."
     )
+
+
+def _verdict(tests: VarTests, report: RiskReport) -> str:
+    found = tests.rejected(report.significance)
+    return f"rejected by {', '.join(found)}" if found else "not rejected by any test"
 
 
 def print_risk_report(report: RiskReport, console: Console) -> None:
@@ -80,7 +91,7 @@ def print_risk_report(report: RiskReport, console: Console) -> None:
     if report.edits:
         print_cells(edit_cells(report), console)
     console.print(forecast_words(report), highlight=False)
-    print_cells(forecast_cells(report), console, words=(0, 4))
+    print_cells(forecast_cells(report), console, words=(0, 4, 8))
     trips = ", ".join(f"level {level} {count}" for level, count in enumerate(report.breaker_trips, start=1))
     console.print(f"breakers tripped: {trips}", highlight=False)
     print_cells(day_cells(report), console, words=(0, 3))

@@ -64,6 +64,7 @@ def judge_forecast(
     confidence: float,
     rng: np.random.Generator,
     simulations: int | None = None,
+    shortfall: np.ndarray | None = None,
 ) -> VarTests | None:
     """Test a forecast of VaR, positive fractions, made before each of the returns, both (T,) or (B, T), of as much time
     as it is for. None where there is no forecast.
@@ -73,8 +74,12 @@ def judge_forecast(
     second of Acerbi and Szekely (2014), one-sided.
 
     simulations: records that p-values are simulated from, 1,999 for a year or six, fewer beside longer ones.
+
+    shortfall: a forecast of expected shortfall of its own, of the same shape; the test of it is then that of McNeil and
+    Frey (2000): losses beyond VaR less the forecast, in units of VaR, have no mean above zero (bootstrap, one-sided).
     """
-    hits, ratios, levels = _judged(np.atleast_2d(living_returns(returns)), np.atleast_2d(forecast))
+    living, forecast = np.atleast_2d(living_returns(returns)), np.atleast_2d(forecast)
+    hits, ratios, levels = _judged(living, forecast)
     known = np.isfinite(hits)
     n_days = int(known.sum())
     if not n_days:
@@ -97,6 +102,10 @@ def judge_forecast(
         beyond[part, -1] = (np.where(known, draws, 0.0) * (simulated == 1)).sum(axis=1) / (n_days * rate * unit) - 1
     found = np.array([*(float(one[0]) for one in observed), szekely])
     p_values = (1 + (beyond >= found - 1e-9).sum(axis=0)) / (simulations + 1)
+    if shortfall is not None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            residuals = ratios[hits == 1] - _judged(living, forecast, np.atleast_2d(shortfall) / forecast)[1][hits == 1]
+        found[-1], p_values[-1] = _mean_above_zero(residuals, simulations, rng)
     names = ("coverage", "independence", "conditional coverage", "dynamic quantile", "expected shortfall")
     tests = tuple(map(VarTest, names, found.tolist(), p_values.tolist(), holm(p_values).tolist()))
     n_breaches = int(np.nansum(hits))
@@ -110,11 +119,31 @@ def traffic_light(n_breaches: int, n_days: int, rate: float) -> str:
     return GREEN if below < 0.95 else YELLOW if below < 0.9999 else RED
 
 
-def _judged(returns: np.ndarray, forecast: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hits, losses over forecasts, and forecasts, of all histories one after the other with a gap between: NaN where
-    nothing is judged."""
+def _mean_above_zero(values: np.ndarray, resamples: int, rng: np.random.Generator) -> tuple[float, float]:
+    """Student's statistic of the mean of values (k,), and the one-sided p-value of "it is zero" by resampling the
+    centred values; 0 and 1 where there are too few."""
+    if len(values) < 2 or values.std() == 0:
+        return 0.0, 1.0
+
+    def statistic(sample: np.ndarray) -> np.ndarray:
+        deviation = sample.std(axis=-1, ddof=1)
+        scale = np.where(deviation > 0, deviation, np.inf) / np.sqrt(sample.shape[-1])
+        return np.asarray(sample.mean(axis=-1) / scale)
+
+    found = float(statistic(values))
+    drawn = (values - values.mean())[rng.integers(len(values), size=(resamples, len(values)))]
+    return found, float((1 + (statistic(drawn) >= found).sum()) / (resamples + 1))
+
+
+def _judged(
+    returns: np.ndarray, forecast: np.ndarray, ratio: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hits, losses over forecasts (or `ratio`, where it is given), and forecasts, of all histories one after the other
+    with a gap between: NaN where nothing is judged."""
     usable = np.isfinite(returns) & np.isfinite(forecast) & (forecast > 0)
-    ratio = np.where(usable, -returns / np.where(usable, forecast, 1.0), np.nan)
+    if ratio is None:
+        ratio = -returns / np.where(usable, forecast, 1.0)
+    ratio = np.where(usable, ratio, np.nan)
     hits = np.where(usable, ratio > 1, np.nan)
     gap = np.full((len(hits), 1), np.nan)
     return tuple(

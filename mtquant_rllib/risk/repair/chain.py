@@ -22,10 +22,13 @@ from mtquant_rllib.risk.repair.batch import RepairBatch
 from mtquant_rllib.risk.repair.correlation import diversifying_factors
 from mtquant_rllib.risk.repair.limits import margin_rates, shrink_to_limit
 from mtquant_rllib.risk.repair.measures import TOLERANCE, BookMeasurer, Measures
-from mtquant_rllib.risk.rules import RiskInputError, Rule, RuleId
+from mtquant_rllib.risk.rules import Proposal, RiskInputError, Rule, RuleId
 from mtquant_rllib.risk.var import normal_quantile
 from mtquant_rllib.short_rows import row_any
 from mtquant_rllib.universe import Universe
+
+_FACTORS_TRIED, _BISECTIONS = 17, 50
+"""Of the factor that brings a VaR which is not the parametric one within its limit beside untradable positions."""
 
 
 class RuleChain:
@@ -57,7 +60,7 @@ class RuleChain:
         }
         self.custom: list[Rule] = []
         self.margin_per_notional = margin_rates(instruments) * config.margin_buffer
-        self.measurer = BookMeasurer(universe, self.margin_per_notional, z)
+        self.measurer = BookMeasurer(universe, self.margin_per_notional, z, limits.var_confidence, config)
         self.max_order_ccy = np.array([row.adv_ccy for row in instruments]) * config.max_adv_frac
         self.no_long, self.no_short = pretrade.restricted_sides(instruments)
         self._any_restricted = bool((self.no_long | self.no_short).any())
@@ -114,7 +117,7 @@ class RuleChain:
             if len(rows):
                 self._repair_sectors(batch, rows)
 
-        measures = measurer.measure(weights, proposal.covariance, proposal.correlation)
+        measures = measurer.measure(weights, proposal)
         measures.require_finite()
 
         rows = np.flatnonzero(self.too_correlated(measures))
@@ -136,7 +139,7 @@ class RuleChain:
             measurer.update(measures, weights, proposal, rows)
         if self.custom:
             self._apply_custom_rules(batch)
-            measures = measurer.measure(weights, proposal.covariance, proposal.correlation)
+            measures = measurer.measure(weights, proposal)
         return measures
 
     def too_correlated(self, measures: Measures) -> np.ndarray:
@@ -201,7 +204,7 @@ class RuleChain:
             weights = batch.weights[rows]
             free = weights * ~batch.fixed[rows]
             remaining = totals - np.abs(free) @ self.measurer.loads[:, -2:]
-            by_var = self._variance_factor(free, weights - free, batch.proposal.covariance[rows], variance)
+            by_var = self._var_factor(batch.proposal, rows, free, weights - free, variance)
         by_gross = shrink_to_limit(totals[:, 0] - remaining[:, 0], remaining[:, 0], self.limits["gross"])
         by_margin = shrink_to_limit(totals[:, 1] - remaining[:, 1], remaining[:, 1], self.limits["margin"])
         # Within rounding of its limit a measure asks for nothing.
@@ -211,6 +214,35 @@ class RuleChain:
         factor = np.minimum(np.minimum(by_gross, by_margin), by_var)
         binding = np.where(factor == by_var, RuleId.VAR, np.where(factor == by_gross, RuleId.GROSS, RuleId.MARGIN))
         batch.scale(rows, factor[:, None], binding[:, None])
+
+    def _var_factor(
+        self, proposal: Proposal, rows: np.ndarray, free: np.ndarray, remaining: np.ndarray, variance: np.ndarray
+    ) -> np.ndarray:
+        """The factor on `free` that brings the VaR of free + remaining within its limit, (R,); see `_variance_factor`.
+
+        Other methods' VaR need not be convex in the factor. The largest of a few factors that passes is searched for,
+        and the limit between it and the next larger one, which does not; where none passes, the factor is that of the
+        least variance.
+        """
+        if self.measurer.has_variance_limit:
+            return self._variance_factor(free, remaining, proposal.covariance[rows], variance)
+
+        def passes(factor: np.ndarray) -> np.ndarray:
+            books = remaining + free * factor[:, None]
+            return self.measurer.variance(books, proposal, rows) <= self._variance_limit
+
+        low, high = np.full(len(rows), -1.0), np.ones(len(rows))
+        for factor in np.linspace(0.0, 1.0, _FACTORS_TRIED):
+            good = passes(np.full(len(rows), factor))
+            low[good], high[good] = factor, min(factor + 1.0 / (_FACTORS_TRIED - 1), 1.0)
+        found = low >= 0
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            good = passes(middle)
+            low, high = np.where(good, middle, low), np.where(good, high, middle)
+        covariance = proposal.covariance[rows]
+        least = self._variance_factor(free, remaining, covariance, np.full(len(rows), np.inf))
+        return np.where(found, np.maximum(low, 0.0), least)
 
     def _variance_factor(
         self, free: np.ndarray, remaining: np.ndarray, covariance: np.ndarray, variance: np.ndarray
@@ -264,7 +296,11 @@ class RuleChain:
             component = weights * np.matvec(matrix, weights)
             # A position with a negative component is a hedge: closing it would add risk.
             closable = component > 0 if batch.fixed is None else (component > 0) & ~batch.fixed[rows]
-            failing = (component.sum(axis=1) > limit) & row_any(closable)
+            if self.measurer.has_variance_limit:
+                variance = component.sum(axis=1)
+            else:
+                variance = self.measurer.variance(weights, batch.proposal, rows)
+            failing = (variance > limit) & row_any(closable)
             if not failing.any():
                 return
             worst = np.where(closable, component, -np.inf).argmax(axis=1)

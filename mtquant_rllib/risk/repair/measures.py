@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mtquant_rllib.config.sections.risk import RiskConfig
 from mtquant_rllib.risk.repair.correlation import ratio
 from mtquant_rllib.risk.repair.limits import load_matrix
 from mtquant_rllib.risk.repair.packed import PackedIndex
+from mtquant_rllib.risk.repair.tail_measures import tail_measure
 from mtquant_rllib.risk.rules import Proposal, RiskInputError
+from mtquant_rllib.risk.var import parametric_shortfall
 from mtquant_rllib.universe import Universe
 
 TOLERANCE = 1e-10
@@ -28,7 +31,7 @@ class Measures:
     pair_sum, pair_gross
         Numerator and denominator of the correlation concentration, (R,).
     variance
-        w'Sw per day, (R,).
+        w'Sw per day, (R,); of another `risk.var_method` the variance of a normal book that has this VaR.
     """
 
     loads: np.ndarray
@@ -60,18 +63,33 @@ class BookMeasurer:
         Order of instruments and domains.
     margin_per_notional
         With its buffer, (n,).
-    z
-        Standard deviations from variance to VaR, horizon included.
+    z, confidence
+        Standard deviations from variance to VaR, horizon included; the confidence that they are of.
+    config
+        The VaR's method.
     """
 
-    def __init__(self, universe: Universe, margin_per_notional: np.ndarray, z: float) -> None:
+    def __init__(
+        self, universe: Universe, margin_per_notional: np.ndarray, z: float, confidence: float, config: RiskConfig
+    ) -> None:
         self.index = PackedIndex(universe.n_instruments)
         self.loads = load_matrix(universe.domain_of, universe.n_domains, margin_per_notional)
         self._z = z
+        self._confidence = confidence
+        self._tail = tail_measure(config, self.index, confidence)
+        self._day_to_horizon = math.sqrt(config.var_horizon_days)
         self._scratch = self._new_scratch(1)
 
-    def measure(self, weights: np.ndarray, covariance: np.ndarray, correlation: np.ndarray) -> Measures:
-        """Measures of books (R, n) with packed covariances (R, n(n+1)/2) and correlations (R, n(n-1)/2)."""
+    @property
+    def has_variance_limit(self) -> bool:
+        """Whether the VaR limit is one on w'Sw."""
+        return self._tail is None
+
+    def measure(self, weights: np.ndarray, proposal: Proposal, rows: np.ndarray | None = None) -> Measures:
+        """Measures of the books (R, n) of a proposal, or of its environments `rows`."""
+        covariance, correlation = proposal.covariance, proposal.correlation
+        if rows is not None:
+            covariance, correlation = covariance[rows], correlation[rows]
         n_rows, n = weights.shape
         if n_rows > len(self._scratch[0]):
             self._scratch = self._new_scratch(n_rows)
@@ -90,12 +108,29 @@ class BookMeasurer:
             loads=loads,
             pair_sum=np.vecdot(off, correlation),
             pair_gross=gross * gross - np.vecdot(weights, weights),
-            variance=np.vecdot(pairs, covariance),
+            variance=np.vecdot(pairs, covariance) if self._tail is None else self.variance(weights, proposal, rows),
         )
+
+    def variance(self, weights: np.ndarray, proposal: Proposal, rows: np.ndarray | None = None) -> np.ndarray:
+        """`Measures.variance` alone, of the books (R, n) of a proposal, or of its environments `rows`."""
+        covariance, past = proposal.covariance, proposal.past
+        if rows is not None:
+            covariance, past = covariance[rows], None if past is None else past[rows]
+        if self._tail is None:
+            return np.vecdot(self.index.products(weights), covariance)
+        return (self._tail.var(weights, covariance, past) * self._day_to_horizon / self._z) ** 2
+
+    def shortfall(self, weights: np.ndarray, proposal: Proposal) -> np.ndarray:
+        """Expected shortfall by the VaR's method over its horizon, of the books (R, n) of a proposal, (R,)."""
+        if self._tail is None:
+            beyond = parametric_shortfall(np.ones(1), np.ones((1, 1)), self._confidence)
+            deviation = np.sqrt(np.maximum(self.variance(weights, proposal), 0.0))
+            return np.asarray(beyond * self._day_to_horizon * deviation)
+        return self._tail.shortfall(weights, proposal.covariance, proposal.past) * self._day_to_horizon
 
     def update(self, measures: Measures, weights: np.ndarray, proposal: Proposal, rows: np.ndarray) -> None:
         """Measure the books at `rows` again, in place. weights, proposal: of the whole batch."""
-        some = self.measure(weights[rows], proposal.covariance[rows], proposal.correlation[rows])
+        some = self.measure(weights[rows], proposal, rows)
         measures.loads[rows] = some.loads
         measures.pair_sum[rows] = some.pair_sum
         measures.pair_gross[rows] = some.pair_gross

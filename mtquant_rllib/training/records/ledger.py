@@ -37,8 +37,9 @@ RECEIPT = "ledger.json"
 """In the folder of an evaluation: number and hash of its line."""
 TRAINING, LOOK, HOLDOUT = "training", "look", "holdout"
 _NO_TRIAL = (
-    "resources", "tracking", "checkpoints", "evaluation", "search", "serving", "risk.var_methods",
-    "risk.stress", "desk.observation.feature_means",
+    "resources", "tracking", "checkpoints", "evaluation", "search", "serving",
+    "risk.var_methods.interval_confidence", "risk.var_methods.resamples", "risk.stress",
+    "desk.observation.feature_means",
 )  # fmt: skip
 """Settings that shape no policy, or follow from the bars."""
 SEEDS, SEEDS_AND_SPLITS = ("seed",), ("seed", "market.splits")
