@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -207,7 +207,9 @@ def closes_of(market: Market | MarketData | Mapping[str, pd.DataFrame] | pd.Data
     """
     if isinstance(market, MarketData):
         return BarHistory(settings, market).closes()
-    if hasattr(market, "closes"):
-        shown: TwoCloses = market.closes()
+    show = getattr(market, "closes", None)
+    if callable(show):
+        shown: TwoCloses = show()
         return shown
-    return BarHistory.from_frames(settings, market).closes()
+    frames = cast("Mapping[str, pd.DataFrame] | pd.DataFrame", market)
+    return BarHistory.from_frames(settings, frames).closes()
