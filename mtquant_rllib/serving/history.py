@@ -207,6 +207,9 @@ def closes_of(market: Market | MarketData | Mapping[str, pd.DataFrame] | pd.Data
     """
     if isinstance(market, MarketData):
         return BarHistory(settings, market).closes()
-    if hasattr(market, "closes"):
-        return cast("Market", market).closes()
-    return BarHistory.from_frames(settings, market).closes()
+    show = getattr(market, "closes", None)
+    if callable(show):
+        shown: TwoCloses = show()
+        return shown
+    frames = cast("Mapping[str, pd.DataFrame] | pd.DataFrame", market)
+    return BarHistory.from_frames(settings, frames).closes()

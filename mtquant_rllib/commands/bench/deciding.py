@@ -23,11 +23,13 @@ def decide_options(parser: Any) -> None:
     )
     takes_market(parser)
     parser.add_argument("--decisions", type=int, default=600, metavar="N", help="closes (default: %(default)s)")
+    parser.add_argument("--appended", type=int, default=30, metavar="N", help="new bars (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=1024, metavar="B", help="accounts at once (default: %(default)s)")
 
 
 def decide(settings: Settings, args: argparse.Namespace) -> Figures:
     decisions, batch = at_least_one(args, "decisions"), at_least_one(args, "batch")
+    appended = at_least_one(args, "appended")
     check_files(args.market, args.macro)
     if args.macro is not None and args.market is None:
         raise ConfigError(f"--macro {args.macro} without --market: the embedded market brings its own macro series")
@@ -47,7 +49,7 @@ def decide(settings: Settings, args: argparse.Namespace) -> Figures:
         market = _market(settings, args)
         calendar = Calendar.of(ExecutionData.build(settings, [market]))
         policies = DecidingPolicies(settings, (initial_states(settings),), False, calendar, {"run": "fresh networks"})
-    return bench_decide(policies, market, Sizes(decisions=decisions, batch=batch))
+    return bench_decide(policies, market, Sizes(decisions, appended, batch))
 
 
 def _market(settings: Settings, args: argparse.Namespace) -> MarketData:
