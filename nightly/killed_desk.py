@@ -23,7 +23,7 @@ from mtquant_rllib.serving.orders import Order, order_id
 SYMBOLS = ("EURUSD", "XAUUSD", "SPX500")
 OVERRIDES = (
     "serving.arrival_seconds=0.3",
-    "serving.max_requotes=3",
+    "serving.fault_simulation.market.latency_seconds=[0, 0.1]",
     "serving.simulated_broker={latency_seconds: [0, 0.1], reject_probability: 0.1, requote_probability: 0.2, "
     "requote_shift_bps: 1, requote_valid_seconds: 1000000, partial_fill_probability: 0.4, part_seconds: 2, "
     "commission_bps: 0}",

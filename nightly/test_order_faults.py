@@ -28,7 +28,7 @@ from mtquant_rllib.serving.execution.journal_file import checked, opened_to_read
 from mtquant_rllib.serving.execution.trading_state import TradingState, fold
 
 SEEDS = int(os.environ.get("MTQUANT_FAULT_SEEDS", "10000"))
-KILLS, DECISIONS = 20, 30
+KILLS, DECISIONS = int(os.environ.get("MTQUANT_ORDER_KILLS", "20")), 30
 PROGRAM = Path(__file__).with_name("killed_desk.py")
 
 

@@ -182,6 +182,12 @@ def test_an_order_that_lies_in_the_folder_is_known_though_not_answered(folder: P
     assert house.snapshot().orders["y"] == KnownOrder("EURUSD", "buy", 0.05, 0.0, True)
 
 
+def test_a_record_that_is_behind_the_reports_is_not_compared_with(folder: Path) -> None:
+    (folder / "answers" / "reports" / "3.json").write_text("{}")
+    with pytest.raises(BrokerUnavailable, match="is of report 2, and there is report 3"):
+        FileDropBroker("house", folder).snapshot()
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

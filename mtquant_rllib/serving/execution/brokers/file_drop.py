@@ -62,13 +62,17 @@ class FileDropBroker:
         self._drop(f"{_file_name(client_order_id)}.cancel.json", {"client_order_id": client_order_id})
 
     def poll(self, after: int) -> Sequence[Report]:
-        numbers = sorted(int(path.stem) for path in self._listed() if _REPORT.fullmatch(path.name))
-        return [self._report(number) for number in numbers if number > after]
+        return [self._report(number) for number in self._numbers() if number > after]
 
     def snapshot(self) -> Snapshot:
-        """The record that the broker's side wrote last. An order whose file still lies in the folder of orders is the
-        broker's already: it is only not answered yet."""
+        """The record that the broker's side wrote last; BrokerUnavailable where it has written reports since. An order
+        whose file still lies in the folder of orders is the broker's already: it is only not answered yet."""
         tree = self._read(self._snapshot, _snapshot_of)
+        if (newest := max(self._numbers(), default=0)) > tree.last_report:
+            raise BrokerUnavailable(
+                f"{self._name}: {self._snapshot} is of report {tree.last_report}, and there is report {newest}: not "
+                "written yet"
+            )
         for path in self._listed(self._orders):
             id = path.name.removesuffix(".json")
             if path.suffix == ".json" and not id.endswith(".cancel") and id not in tree.orders:
@@ -78,6 +82,10 @@ class FileDropBroker:
                 )
         return tree
 
+    def _numbers(self) -> list[int]:
+        """Numbers of the reports that are there, in order."""
+        return sorted(int(path.stem) for path in self._listed(self._reports) if _REPORT.fullmatch(path.name))
+
     def _drop(self, name: str, tree: Mapping[str, Any]) -> None:
         try:
             self._orders.mkdir(parents=True, exist_ok=True)
@@ -85,10 +93,9 @@ class FileDropBroker:
         except (OSError, RunError) as error:
             raise BrokerUnavailable(f"{self._name}: {error}") from error
 
-    def _listed(self, folder: Path | None = None) -> list[Path]:
+    def _listed(self, folder: Path) -> list[Path]:
         if not self._folder.is_dir():
             raise BrokerUnavailable(f"{self._name}: {self._folder}: no such folder")
-        folder = self._reports if folder is None else folder
         try:
             return sorted(folder.iterdir()) if folder.is_dir() else []
         except OSError as error:
