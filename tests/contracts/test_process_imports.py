@@ -28,7 +28,7 @@ def test_a_process_that_trains_loads_no_library_of_what_judges(module: str) -> N
 
 
 def test_orders_at_brokers_need_neither_ray_nor_torch_nor_pandas() -> None:
-    modules = ("commands.journal", "serving.brokers.file_drop", "serving.fault_simulation")
+    modules = ("commands.journal", "serving.execution.brokers.file_drop", "serving.execution.fault_simulation")
     imports = "; ".join(f"import mtquant_rllib.{module}" for module in modules)
     check = f"import sys; {imports}; print(*sorted({{'ray', 'torch', 'pandas', 'scipy'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

@@ -2,7 +2,7 @@
 
 Whatever is done is in the journal first. Orders are written as new, then as sent, and only then given to a broker; a
 report is written before anything follows from it. A process that is killed anywhere starts again with `start`, which
-folds the journal, hears what it missed, settles what rules settle (`serving.reconciliation`) and goes on; an order that
+folds the journal, hears what it missed, settles what rules settle (`reconciliation`) and goes on; an order that
 is sent again has the same id, and is the same order.
 
 The trading process calls `submit` with the orders of a decision, and `work` as often as it likes.
