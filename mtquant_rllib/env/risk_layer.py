@@ -96,10 +96,10 @@ class RiskLayer:
         )
         self.decision = decision = self.manager.repair(proposal)
         self._at_open = []
-        if self.calibration is not None:
-            self.calibration.at_close(book.equity, self.var_forecast())
         np.copyto(self.unrepairable, decision.unrepairable)
         np.copyto(self.var, decision.measures["var"])
+        if self.calibration is not None:
+            self.calibration.at_close(book.equity, self.var_forecast())
 
         def to_lots(weights: np.ndarray, envs: np.ndarray | None) -> np.ndarray:
             return book.weights_of(book.units_for(weights, market.unit_value, envs), market.unit_value, envs)

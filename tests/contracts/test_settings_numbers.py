@@ -46,6 +46,7 @@ MINUS_ONE_AND_ZERO = """
     reference.book.*
     rewards.terms.*.weight
     risk.stress.shocks.*.*
+    risk.var_methods.draws_seed
     symbols.*.financing.roll_yield_pct
     synthetic.correlations.*.*
     synthetic.instruments.*.drift_pct.*

@@ -167,7 +167,7 @@ def test_a_desk_is_put_back_from_half_of_a_bar(stage: tuple[str, Path], monkeypa
     play.bar = at
     play.go_on(9)
     with monkeypatch.context() as patch:
-        patch.setattr(play.desk, "_account", lambda *args: 1 / 0)
+        patch.setattr(play.desk, "close_bar", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             play.go_on(1)
     play.desk.restore(state)
@@ -188,6 +188,7 @@ OF_THE_BAR = (
     ".risk.decision",
     ".risk.rule",
     ".risk.unrepairable",
+    ".risk.var",
     ".risk._at_open",
     ".meter.",
 )

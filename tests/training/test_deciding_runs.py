@@ -74,7 +74,7 @@ def test_a_checkpoint_of_ones_own_decides_and_one_that_was_not_signed_is_refused
     for module, state in frozen.items():
         for key, array in module_states.acting(state).items():
             np.testing.assert_array_equal(system.policies.members[0][module][key], array)
-    assert system.policies.source["checkpoint"] == f"meta_controller/{newest.name}"
+    assert system.policies.source["checkpoint"] == f"{newest.parent.name}/{newest.name}"
     with pytest.raises(RunError, match=r"name the run, whose phases put them together"):
         TradingSystem.from_checkpoint(sorted(run.glob("phase_1/forex/checkpoint_*"))[-1])
     (newest / "signature.json").unlink()
