@@ -46,7 +46,6 @@ MINUS_ONE_AND_ZERO = """
     reference.book.*
     rewards.terms.*.weight
     risk.stress.shocks.*.*
-    risk.var_methods.draws_seed
     symbols.*.financing.roll_yield_pct
     synthetic.correlations.*.*
     synthetic.instruments.*.drift_pct.*
@@ -100,18 +99,19 @@ ZERO = """
     rewards.edits
     rewards.team_share
     rewards.var_excess
+    risk.var_methods.draws_seed
     sac.action_penalty
     sac.critic.slope_penalty
     sac.learning_starts_bars
-    sac.min_std_by_regime.*
     sac.min_std
+    sac.min_std_by_regime.*
     search.pbt.resample_prob
     seed
-    serving.*_probability
     serving.*.commission_bps
     serving.*.latency_seconds.*
     serving.*.part_seconds
     serving.*.requote_shift_bps
+    serving.*_probability
     serving.max_requotes
     symbols.*.commission_bps
     symbols.*.financing.dividend_pct
