@@ -90,6 +90,7 @@ def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bars_file(tmp_path_factory.mktemp("bars"), dict.fromkeys(EIGHT, FIVE_DAYS), years=9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", TRAINING)
 @pytest.mark.parametrize(
     ("arguments", "said"),

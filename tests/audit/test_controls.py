@@ -48,6 +48,7 @@ def test_a_failed_control_is_an_error() -> None:
     assert "FAILED" in "\n".join(report.lines())
 
 
+@pytest.mark.slow
 def test_the_next_move_is_what_money_makes_of_it(settings: Settings, daily: MarketData) -> None:
     data = DeskData.of(settings, [daily])
     moves = next_moves(settings, data, np.ones((len(daily), 8)))

@@ -24,6 +24,7 @@ def test_every_room_of_the_package_is_in_it() -> None:
     assert [room for room in rooms if f"`{room}/`" not in DOCUMENT] == []
 
 
+@pytest.mark.slow
 def test_the_index_of_files_is_the_files_own_first_sentences() -> None:
     """`python .ci/file_index.py` writes it."""
     written = runpy.run_path(str(ROOT / ".ci" / "file_index.py"))

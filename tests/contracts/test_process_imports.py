@@ -27,6 +27,7 @@ def test_a_process_that_trains_loads_no_library_of_what_judges(module: str) -> N
     assert done.stdout.split() == []
 
 
+@pytest.mark.slow
 def test_orders_at_brokers_need_neither_ray_nor_torch_nor_pandas() -> None:
     modules = ("commands.journal", "serving.execution.brokers.file_drop", "serving.execution.fault_simulation")
     imports = "; ".join(f"import mtquant_rllib.{module}" for module in modules)

@@ -94,6 +94,7 @@ def _market() -> Any:
     return MarketRecord(kind="synthetic", data="nowhere")
 
 
+@pytest.mark.slow
 def test_a_second_phase_is_refused() -> None:
     with pytest.raises(RunError, match="phase 2"):
         train(Settings.load("allocator.yaml"), phase=2)

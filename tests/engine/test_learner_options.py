@@ -88,6 +88,7 @@ def test_recomputed_activations_give_the_same_gradients_with_dropout(
     assert (other_masks - kept).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_bfloat16_leaves_the_policy_alone_and_other_gradients_are_within_five_percent() -> None:
     """A bfloat16 has 8 bits: what is rounded to it is off by up to .4%, and a gradient has passed a dozen layers."""
     for name in ("meta_controller", "forex_specialist", "EURUSD"):
@@ -166,6 +167,7 @@ def test_without_a_compiler_the_setting_is_refused() -> None:
     assert "install a C++ compiler" in last
 
 
+@pytest.mark.slow
 def test_a_setting_without_a_part_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     asked = options(precision="bfloat16", checkpoint_activations=True)
     with caplog.at_level(logging.WARNING):

@@ -30,16 +30,19 @@ def test_a_worker_full_of_long_lived_objects_collects_its_cycles_once_they_are_f
     assert frozen["cycles_alive"] < free["cycles_alive"] / 3
 
 
+@pytest.mark.slow
 def test_a_process_that_is_not_ray_s_is_not_frozen() -> None:
     assert _measured("outside")["frozen"] == 0
 
 
+@pytest.mark.slow
 def test_objects_that_were_frozen_are_found_again_once_they_are_unfrozen() -> None:
     measured = _measured("undone")
     assert measured["while_frozen"] == 1
     assert measured["after"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_trim is of GNU's C library")
 def test_freed_memory_goes_back_to_the_machine_once_a_minute() -> None:
     measured = _measured("trim")

@@ -103,6 +103,7 @@ def by_hand(
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_steps", [1, 3])
 @pytest.mark.parametrize(
     ("phase", "name", "module", "overrides"),
@@ -142,6 +143,7 @@ def test_what_is_drawn_is_what_happened(
     assert drawn == expected.keys()
 
 
+@pytest.mark.slow
 def test_the_oldest_make_room_and_every_successor_stays_true(desk: Any) -> None:
     """A ring of 30 bars: after 400, only the last remain, each still followed by what followed it."""
     runner, replay = desk(3, "desk", capacity_bars=4 * 30)
@@ -165,6 +167,7 @@ def test_the_oldest_make_room_and_every_successor_stays_true(desk: Any) -> None:
     assert not recent & {(seen, did) for seen, did, *_ in old}
 
 
+@pytest.mark.slow
 def test_a_runner_that_begins_elsewhere_leaves_what_waited_as_a_state(desk: Any) -> None:
     runner, replay = desk(3, "desk")
     replay.add(runner.sample(num_timesteps=20))
@@ -178,6 +181,7 @@ def test_a_runner_that_begins_elsewhere_leaves_what_waited_as_a_state(desk: Any)
     assert (storage.successors(slots - 1) == slots).all()
 
 
+@pytest.mark.slow
 def test_uniform_draws_are_uniform(desk: Any) -> None:
     runner, replay = desk(3, "desk")
     replay.add(runner.sample(num_timesteps=203))
@@ -188,6 +192,7 @@ def test_uniform_draws_are_uniform(desk: Any) -> None:
     assert chisquare(drawn).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_prioritised_draws_follow_their_priorities_and_weights_correct_for_them(desk: Any) -> None:
     runner, replay = desk(3, "desk", priorities=PRIORITIES)
     replay.add(runner.sample(num_timesteps=203))
@@ -232,6 +237,7 @@ def test_a_sum_tree_finds_what_a_cumulative_sum_finds() -> None:
     assert tree.total == pytest.approx(priorities.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("priorities", [None, PRIORITIES])
 def test_a_restored_replay_draws_what_the_lost_one_would_have(desk: Any, priorities: Any) -> None:
     runner, replay = desk(3, "desk", priorities=priorities, capacity_bars=120)
@@ -252,6 +258,7 @@ def test_a_restored_replay_draws_what_the_lost_one_would_have(desk: Any, priorit
             assert np.array_equal(getattr(mine, name), column), (module, name)
 
 
+@pytest.mark.slow
 def test_a_replay_of_another_size_is_refused(desk: Any) -> None:
     runner, replay = desk(3, "desk")
     replay.add(runner.sample(num_timesteps=20))
@@ -274,6 +281,7 @@ def test_a_hundred_thousand_bars_of_twelve_agents_fit_into_150_mb(desk: Any) -> 
     assert not any("block" in name or "observation" in name for name in names)
 
 
+@pytest.mark.slow
 def test_endings_are_told_apart(desk: Any) -> None:
     runner, replay = desk(3, "desk")
     (fragment,) = runner.sample(num_timesteps=200)

@@ -35,6 +35,7 @@ def config(make_config: Any) -> Any:
     return make_config(3, "desk")
 
 
+@pytest.mark.slow
 def test_episode_callbacks_are_called_with_what_an_episode_was(config: Any) -> None:
     functions: list[str] = []
     config.callbacks(Listener, on_episode_end=lambda *, episode, **kwargs: functions.append(episode.id_))
@@ -54,6 +55,7 @@ def test_episode_callbacks_are_called_with_what_an_episode_was(config: Any) -> N
     assert metrics[EPISODE_RETURN_MEAN].peek() == pytest.approx(np.mean([entry[3] for entry in ended]))
 
 
+@pytest.mark.slow
 def test_nobody_who_listens_changes_what_is_sampled(config: Any, make_config: Any) -> None:
     plain = BatchedEnvRunner(config=make_config(3, "desk"), worker_index=0)
     config.callbacks(Listener)
@@ -64,6 +66,7 @@ def test_nobody_who_listens_changes_what_is_sampled(config: Any, make_config: An
         assert np.array_equal(mine.rewards, theirs.rewards)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "trial"), [(3, "desk"), (1, "forex")])
 def test_of_many_episodes_that_end_together_the_statistics_are_those_of_all(
     phase: int, trial: str, make_config: Any
@@ -86,6 +89,7 @@ def test_of_many_episodes_that_end_together_the_statistics_are_those_of_all(
     assert logged[0][3] == 8
 
 
+@pytest.mark.slow
 def test_an_evaluation_runner_plays_whole_episodes_of_its_own(config: Any) -> None:
     training = BatchedEnvRunner(config=config, worker_index=0)
     (fragment,) = training.sample(num_timesteps=40)
@@ -106,6 +110,7 @@ def test_an_evaluation_runner_plays_whole_episodes_of_its_own(config: Any) -> No
     )
 
 
+@pytest.mark.slow
 def test_random_actions_are_uniform_over_the_box(config: Any) -> None:
     runner = BatchedEnvRunner(config=config, worker_index=0)
     (fragment,) = runner.sample(num_timesteps=400, random_actions=True)
@@ -115,6 +120,7 @@ def test_random_actions_are_uniform_over_the_box(config: Any) -> None:
     assert actions.std() == pytest.approx(1 / np.sqrt(3), abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "name"), [(3, "desk"), (1, "desk")])
 def test_regimes_of_the_bars_sampled_are_metrics(make_config: Any, phase: int, name: str) -> None:
     """Counted once more bar by bar, within episodes."""

@@ -168,6 +168,7 @@ def descend(optimizer: Any, loss: torch.Tensor) -> None:
     optimizer.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "overrides"),
     [
@@ -309,6 +310,7 @@ def test_an_error_that_is_not_finite_skips_its_module_and_no_other() -> None:
     assert stack.steps["EURUSD"].skipped.total() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("penalty", "where"), [(0.5, 0.4), (0.0, None)])
 def test_with_a_price_the_mean_is_the_slope_over_it_and_without_one_it_leaves_the_bounds(
     penalty: float, where: float | None
@@ -347,6 +349,7 @@ def test_with_a_price_the_mean_is_the_slope_over_it_and_without_one_it_leaves_th
     assert mean[:, 1:].abs().max() < 0.2
 
 
+@pytest.mark.slow
 def test_a_penalised_slope_is_a_ridge_regression() -> None:
     """At its closed form, (X'X / n + lambda)^-1 X'y / n with X = w (s, 1), the gradient of the critics is zero, for a
     line for each action and for one that is shared by instruments."""

@@ -113,6 +113,7 @@ def test_a_restored_pair_takes_the_next_hundred_steps_to_the_bit(
     assert len(optimisers) == 4 * len(learned)
 
 
+@pytest.mark.slow
 def test_a_part_of_a_state_leaves_the_rest_as_it_is_now(make_config: Any) -> None:
     pair = Pair(make_config(1, "forex", *SMALL))
     pair.go_on(2)
@@ -123,6 +124,7 @@ def test_a_part_of_a_state_leaves_the_rest_as_it_is_now(make_config: Any) -> Non
     assert unlike(pair.learner.get_state()[COMPONENT_RL_MODULE], before[COMPONENT_RL_MODULE]) != []
 
 
+@pytest.mark.slow
 def test_frozen_modules_have_no_critics_are_not_remembered_and_do_not_change(make_config: Any) -> None:
     pair = Pair(make_config(2, "desk", *SMALL))
     before = pair.learner.get_state()[COMPONENT_RL_MODULE]
@@ -135,6 +137,7 @@ def test_frozen_modules_have_no_critics_are_not_remembered_and_do_not_change(mak
     assert [storage["agents"] for storage in state[REPLAY_STATE]["storages"]] == [(META,)]
 
 
+@pytest.mark.slow
 def test_nothing_is_learned_before_it_is_asked_for(make_config: Any) -> None:
     pair = Pair(make_config(1, "forex", *SMALL))
     before = pair.learner.get_state()[COMPONENT_RL_MODULE]
@@ -143,6 +146,7 @@ def test_nothing_is_learned_before_it_is_asked_for(make_config: Any) -> None:
     assert pair.learner.replay.has("EURUSD")
 
 
+@pytest.mark.slow
 def test_a_policy_carries_over_from_ppo_to_sac_and_back_with_a_fresh_deviation(make_config: Any) -> None:
     sac, ppo_config = Pair(make_config(1, "forex", *SMALL)), make_config(1, "forex")
     spec = ppo_config.get_multi_rl_module_spec(env=None, spaces=sac.runner.get_spaces())
@@ -168,6 +172,7 @@ def test_a_policy_carries_over_from_ppo_to_sac_and_back_with_a_fresh_deviation(m
     assert again.keys() == given["EURUSD"].keys(), "within one algorithm everything carries over"
 
 
+@pytest.mark.slow
 def test_the_regimes_floor_holds_while_collecting_and_not_in_evaluation(make_config: Any) -> None:
     """With a policy that is nearly certain, what is left of noise is the floor of the bar's regime."""
     config = make_config(1, "forex", *SMALL, "sac.initial_std=0.0511", "sac.min_std=0.051")
@@ -195,6 +200,7 @@ def test_the_regimes_floor_holds_while_collecting_and_not_in_evaluation(make_con
     assert np.array_equal(level.actions, level.action_dist_inputs[..., :3])
 
 
+@pytest.mark.slow
 def test_rounds_of_fewer_bars_than_environments_reach_all_of_them_in_turn(make_config: Any) -> None:
     """Also where a checkpoint lies between."""
     config = make_config(3, "desk", *SMALL)

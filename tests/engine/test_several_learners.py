@@ -31,6 +31,7 @@ TAUGHT = (
 """Whose losses beside its own are shared among the learners too."""
 
 
+@pytest.mark.slow
 def test_environments_are_dealt_whole_and_once(make_config: Any) -> None:
     runner = BatchedEnvRunner(config=make_config(3, "desk", *STEADY), worker_index=0)
     (fragment,) = runner.sample(num_timesteps=1500)
@@ -50,6 +51,7 @@ def test_environments_are_dealt_whole_and_once(make_config: Any) -> None:
     assert second.environments == 2
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("phase_and_name", "learners", "overrides"),
@@ -111,6 +113,7 @@ OFF_POLICY = (
 PRIORITISED = "sac.priorities={power: 0.6, weight_power_start: 0.4, weight_power_final: 1.0, epsilon: 0.001}"
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("phase_and_name", "learners", "overrides"),

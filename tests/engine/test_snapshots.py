@@ -135,6 +135,7 @@ def reachable(root: Any) -> Iterator[tuple[str, np.ndarray]]:
             waiting += [(f"{path}.{name}", value) for name, value in own.items()]
 
 
+@pytest.mark.slow
 def test_three_hundred_bars_after_being_put_back_are_the_same(stage: tuple[str, Path]) -> None:
     play = begun(stage)
     play.go_on(37)
@@ -157,6 +158,7 @@ def test_three_hundred_bars_after_being_put_back_are_the_same(stage: tuple[str, 
     assert play.go_on(300) == expected, "a state may be put back as often as one likes"
 
 
+@pytest.mark.slow
 def test_a_desk_is_put_back_from_half_of_a_bar(stage: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where an environment failed between its fills and its rewards."""
     play = begun(stage)
@@ -216,12 +218,14 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
     return one.shape == other.shape and one.dtype == other.dtype and one.tobytes() == other.tobytes()
 
 
+@pytest.mark.slow
 def test_no_array_that_a_desk_holds_is_left_behind(stage: tuple[str, Path]) -> None:
     play = begun(stage)
     play.go_on(37)
     assert left_behind(play) == set()
 
 
+@pytest.mark.slow
 def test_an_array_in_a_shape_that_nobody_thought_of_would_be_noticed(stage: tuple[str, Path]) -> None:
     """The array of a feature that is added one day."""
     play = begun(stage)
@@ -253,6 +257,7 @@ def test_a_snapshot_of_other_settings_or_another_version_is_refused(stage: tuple
     assert all(same(array, before[path]) for path, array in reachable(play.desk))
 
 
+@pytest.mark.slow
 def test_who_rests_for_a_bar_does_not_notice(stage: tuple[str, Path]) -> None:
     play = begun(stage)
     play.go_on(37)
@@ -266,6 +271,7 @@ def test_who_rests_for_a_bar_does_not_notice(stage: tuple[str, Path]) -> None:
     assert play.go_on(40) == expected
 
 
+@pytest.mark.slow
 def test_who_rests_keeps_the_cap_of_a_breaker(tmp_path: Path) -> None:
     """In the bar that it sits out the cooldown of its cap ends, and with it the only cap there is: it has not ended."""
     play = begun(("phase 3", tmp_path))

@@ -56,6 +56,7 @@ def as_set(rows: list[tuple[np.ndarray, np.ndarray, float]]) -> np.ndarray:
     return table[np.lexsort(np.round(table[:, ::-1].T, 3))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("phase", "name", "overrides"),
     [

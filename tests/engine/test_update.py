@@ -46,6 +46,7 @@ def copy_weights(source: Any, target: Any) -> None:
     target.set_state({COMPONENT_RL_MODULE: source.get_state(components=COMPONENT_RL_MODULE)[COMPONENT_RL_MODULE]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase_and_name", [(3, "desk"), (1, "forex")])
 @pytest.mark.parametrize("clip", [None, 0.02])
 @pytest.mark.parametrize(
@@ -76,6 +77,7 @@ def test_one_update_of_the_whole_batch_is_rllibs(
     assert moved == set(batch.policy_batches)
 
 
+@pytest.mark.slow
 def test_optimiser_state_is_kept_per_module_and_goes_on_exactly(make_config: Any) -> None:
     config = make_config(3, "desk")
     runner = BatchedEnvRunner(config=config, worker_index=0)
@@ -92,6 +94,7 @@ def test_optimiser_state_is_kept_per_module_and_goes_on_exactly(make_config: Any
     assert all((mine[name] == theirs[name]).all() for name in mine)
 
 
+@pytest.mark.slow
 def test_frozen_modules_are_neither_stored_nor_stepped_and_act_without_noise(make_config: Any) -> None:
     config = make_config(2, "desk")
     runner = BatchedEnvRunner(config=config, worker_index=0)
@@ -108,6 +111,7 @@ def test_frozen_modules_are_neither_stored_nor_stepped_and_act_without_noise(mak
     assert changed == {META}
 
 
+@pytest.mark.slow
 def test_a_fragment_without_a_closed_decision_changes_nothing(make_config: Any) -> None:
     """The last batch of a budget can be shorter than what the controller holds a decision for."""
     config = make_config(2, "desk")
@@ -121,6 +125,7 @@ def test_a_fragment_without_a_closed_decision_changes_nothing(make_config: Any) 
     assert all((after[name] == before[name]).all() for name in after)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_skips_its_module_and_no_other(make_config: Any, caplog: Any) -> None:
     config = make_config(3, "desk")
     runner = BatchedEnvRunner(config=config, worker_index=0)
@@ -136,6 +141,7 @@ def test_a_gradient_that_is_not_finite_skips_its_module_and_no_other(make_config
     assert "EURUSD: gradient is not finite" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [(), DROPPING, (*DROPPING, "learner.precision=bfloat16")])
 def test_the_first_ratios_are_one(make_config: Any, overrides: tuple[str, ...]) -> None:
     """Runner and learner give the same probabilities, whatever acts in the value's pass."""

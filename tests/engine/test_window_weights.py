@@ -90,6 +90,7 @@ def test_weights_are_the_gradient_of_the_soft_minimum() -> None:
         assert weights[first] * rows[k] / rows.sum() == pytest.approx(slope, rel=1e-6)
 
 
+@pytest.mark.slow
 @hypothesis_settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(-40, 40), st.integers(1, 30)), min_size=1, max_size=8),
@@ -135,6 +136,7 @@ def test_several_learners_weigh_as_one_does() -> None:
 # -- in the learner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "name", "overrides"), [(3, "desk", ()), (1, "forex", ("networks.sharing=domain",))])
 def test_the_learner_multiplies_the_advantages_of_each_window_and_nothing_else(
     make_config: Any, phase: int, name: str, overrides: tuple[str, ...]
@@ -166,6 +168,7 @@ def test_the_learner_multiplies_the_advantages_of_each_window_and_nothing_else(
     assert moved, "no window differed from another"
 
 
+@pytest.mark.slow
 def test_with_a_great_temperature_an_update_is_the_plain_one_and_its_effect_is_logged(make_config: Any) -> None:
     hot = "recipe.window_softmin={temperature: 1000, min_bars: 2}"
     cold = "recipe.window_softmin={temperature: 0.5, min_bars: 2}"

@@ -119,6 +119,7 @@ def test_level_2_at_the_close_closes_the_riskiest_at_the_next_open(settings):
     assert play.units("EURUSD") > 0
 
 
+@pytest.mark.slow
 def test_a_margin_call_closes_the_largest_user_as_a_whole(settings):
     """Short oil at 3.1 times its price has eaten all but a few per cent of equity. Breakers are out of the way here."""
     levels = [f"risk.breakers.level_{k}.loss_frac={0.95 + 0.01 * k}" for k in range(1, 5)]
@@ -139,6 +140,7 @@ def test_a_margin_call_closes_the_largest_user_as_a_whole(settings):
     assert play.units("EURUSD") > 0
 
 
+@pytest.mark.slow
 def test_level_3_at_the_open_flattens_there_and_ends_a_training_episode(settings):
     play = Play(settings, {"NAS100": [gap(0.74)]}, {"NAS100": 0.6, "EURUSD": 0.3}, ends_on_halt=True)
     result = play.bar({"EURUSD": 0.5})
@@ -208,6 +210,7 @@ def test_a_debt_at_the_open_is_closed_out_at_that_open_and_stays_on_record(setti
     assert play.desk.state.row[0] == ROW + 2
 
 
+@pytest.mark.slow
 def test_a_bankruptcy_at_the_close_terminates_with_the_debt(settings):
     play = Play(settings, {"WTIUSD": [(1.0, 1.0, -1.5, -1.5)]}, {"WTIUSD": 0.7})
     result = play.bar({})

@@ -45,6 +45,7 @@ def test_small_shares_and_appetites_snap_to_nothing_and_large_ones_meet_the_cap(
     assert appetite[0] == 0.0
 
 
+@pytest.mark.slow
 @given(st.lists(raw, min_size=7, max_size=7))
 def test_a_specialists_intents_are_differences_of_probabilities(action):
     intent, confidence = decisions.specialist_decision(rows(*action), CONFIG)

@@ -227,6 +227,7 @@ def test_a_row_that_went_bad_is_not_blamed_on_the_policy(settings: Settings, nam
     assert "policy" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_policy_that_gives_no_number_is_told_from_a_bad_market(settings: Settings) -> None:
     desk_data = data.DeskData.of(settings, smooth(settings, n_paths=1))
     desk: Any = core_for(settings, desk_data, 2, EpisodeSetup())

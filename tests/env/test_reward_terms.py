@@ -75,6 +75,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reward", get_args(Reward))
 def test_it_is_added_to_the_rewards_in_units_of_the_target(home: Path, reward: Reward) -> None:
     plain, own = Settings.load(), Settings.load(home / "my_reward.yaml")
@@ -104,6 +105,7 @@ def test_it_is_added_to_the_rewards_in_units_of_the_target(home: Path, reward: R
     assert traded > 1
 
 
+@pytest.mark.slow
 def test_the_joint_phases_terms_make_up_the_portfolios_reward(home: Path) -> None:
     settings = Settings.load(home / "my_reward.yaml")
     market = smooth(settings)
@@ -151,6 +153,7 @@ def test_what_is_no_term_is_refused_with_its_cure(home: Path, term: dict[str, An
         expect_trainable(Settings.model_validate(tree), 3)
 
 
+@pytest.mark.slow
 def test_an_evaluation_asks_no_term(home: Path) -> None:
     settings = Settings.load(home / "my_reward.yaml")
     market = smooth(settings)

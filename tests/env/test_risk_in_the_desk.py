@@ -127,6 +127,7 @@ def test_orders_and_limited_fills_pass_every_rule_as_whole_lots(settings, rough_
     assert risk.n_unrepairable <= 0.005 * risk.n_judged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["historical_age_weighted", "historical_volatility_filtered", "monte_carlo_student_t"]
 )
@@ -139,6 +140,7 @@ def test_orders_and_fills_pass_every_rule_by_every_var_method(rough_market, meth
     assert 0 < risk.var_forecast().max() <= risk.manager.limits["var"] * SLACK
 
 
+@pytest.mark.slow
 def test_a_calibrated_rule_holds_books_to_the_limit_over_the_factor(rough_market):
     """Measured without calibration, a book that was ordered is below the limit by the factor at least. A restored desk
     goes on with the same factors."""

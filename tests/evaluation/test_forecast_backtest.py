@@ -29,6 +29,7 @@ def normal_days(days: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return first + np.arange(days), rng.standard_normal((days, N)) @ root.T
 
 
+@pytest.mark.slow
 def test_forecasts_are_those_of_the_reference_functions_on_the_days_before() -> None:
     """By the mean forecast of the equal-weight book over all judged days."""
     days, returns = normal_days(380, 1)
@@ -105,6 +106,7 @@ def test_what_cannot_be_backtested_is_refused() -> None:
         backtest.backtest_forecasts(SETTINGS, days, returns, methods=["normal"])
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_for_each_book_and_confidence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,6 +133,7 @@ def test_rows_that_repeat_one_another_add_no_certainty():
     assert repeated.standard_error == pytest.approx(once.standard_error, rel=0.3)
 
 
+@pytest.mark.slow
 def test_more_groups_than_can_be_ordered_are_sampled():
     rng = np.random.default_rng(8)
     effect = rng.random((50, 9))

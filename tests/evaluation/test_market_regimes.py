@@ -76,6 +76,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return written
 
 
+@pytest.mark.slow
 def test_all_four_regimes_are_present_on_real_bars_in_the_shares_known_of_them(real: dict[str, Any]) -> None:
     known = {"bull": 0.26, "bear": 0.13, "volatile": 0.17, "sideways": 0.44}
     assert real["shares"] == pytest.approx(known, abs=0.01)

@@ -27,6 +27,7 @@ SEEDS, PATHS_A_SEED = (11, 12, 13), 16
 DECISION = Settings.load().desk.decision
 
 
+@pytest.mark.slow
 @hypothesis_settings(deadline=None)
 @given(arrays(np.float64, (3,), elements=st.floats(0.0, 0.4)))
 def test_actions_that_carry_an_exposure_give_it(exposure: np.ndarray) -> None:
@@ -97,6 +98,7 @@ def test_the_oracle_gains_over_the_best_parts_what_is_stated(name: str) -> None:
             assert pooled_sharpe(alone["parts"], per_year) > pooled_sharpe(alone["oracle"], per_year) - 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["planted_meta.yaml", "planted_joint.yaml"])
 def test_without_the_structure_the_oracles_book_is_that_of_the_best_parts(config: str) -> None:
     none = [f"synthetic.planted.{name}.oracle_gain=0" for name in ("predictability", "overlap")]

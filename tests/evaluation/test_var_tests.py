@@ -56,6 +56,7 @@ def test_a_true_forecast_is_rejected_no_more_often_than_promised() -> None:
     assert asymptotic > rejected
 
 
+@pytest.mark.slow
 def test_a_shortfall_of_its_own_is_judged_by_the_losses_beyond_var() -> None:
     """Losses of a Student t with 3 degrees of freedom: its own shortfall passes, a normal book's with the same VaR is
     too small; the statistic is Student's of the residuals."""

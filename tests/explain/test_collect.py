@@ -37,6 +37,7 @@ def test_labels_are_those_known_when_the_decision_was_taken(material: Explanatio
     np.testing.assert_array_equal(kept.regime, material.regime[kept.env, kept.bar])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", ["meta_controller", "forex_specialist", "WTIUSD"])
 def test_decisions_made_again_from_what_was_kept_are_those_that_the_desk_took(opened: OpenedRun, agent: str) -> None:
     log, config = DecisionLog(agent), opened.settings.desk.decision

@@ -74,6 +74,7 @@ def test_the_page_has_every_panel_with_a_heading_a_lead_and_a_place(page: Page, 
     assert all(panel.title and len(panel.lead) > 40 for section in page.sections for panel in section.panels)
 
 
+@pytest.mark.slow
 def test_plotly_knows_every_property_of_every_figure(figures: dict[str, Any]) -> None:
     for figure in figures.values():
         # A copy: Plotly takes apart what it is given.
@@ -114,6 +115,7 @@ def test_no_two_books_share_a_colour_and_a_book_keeps_its_own(config: str) -> No
     assert len({(style.colour, style.symbol) for style in many.values()}) == 31
 
 
+@pytest.mark.slow
 def test_a_cursor_reads_the_day_and_on_shorter_bars_the_minute(figures: dict[str, Any]) -> None:
     axes = {name: figure["layout"]["xaxis"] for name, figure in figures.items() if "xaxis" in figure["layout"]}
     timed = {name: axis["hoverformat"] for name, axis in axes.items() if axis.get("type") == "date"}

@@ -68,6 +68,7 @@ def book(bars: np.ndarray) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_atr_is_wilders(own_bars: OwnBars, book: dict[str, np.ndarray]) -> None:
     agree(own_bars.atr[:, 0], book["atr"], 20)
 

@@ -218,6 +218,7 @@ def test_parameters_and_variances_are_those_of_arch() -> None:
     assert variance[-1] == pytest.approx(ahead, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_likelihood_has_its_maximum_near_the_simulated_parameters() -> None:
     """The recursion is the right one: what maximises its likelihood is what the returns were drawn with."""
     found = likelihood_fit(simulated_garch(4000, seed=7))
@@ -238,6 +239,7 @@ def test_without_arch_the_extra_is_named() -> None:
 GARCH = [pytest.param(kind, marks=needs_arch) for kind in ("garch_constant", "garch_dcc")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*WITHOUT_LIBRARY, *GARCH])
 def test_no_covariance_sees_a_later_day(walk: Walk, scramble: Callable[..., MarketData], kind: str) -> None:
     settings = chosen(kind, regime_window_days=300, covariance_window_days=100)
@@ -247,6 +249,7 @@ def test_no_covariance_sees_a_later_day(walk: Walk, scramble: Callable[..., Mark
     assert not np.array_equal(before, after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*WITHOUT_LIBRARY, *GARCH])
 def test_every_covariance_is_one_and_is_known_as_early_as_the_default(walk: Walk, kind: str) -> None:
     markets = [walk(600, seed=seed, masked=True) for seed in (1, 2)]

@@ -54,6 +54,7 @@ def test_what_a_macro_column_takes_the_place_of_is_of_others(settings: Settings)
     assert not late["valuation"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_table_holds_others_a_bar_late_within_each_history(walk: Walk, settings: Settings, masked: bool) -> None:
     markets = [walk(700, seed=seed, masked=masked) for seed in (1, 2)]

@@ -40,6 +40,7 @@ def window(past: PastReturns) -> np.ndarray:
     return past.returns[first:stop] * (1.0 if past.scale is None else past.scale[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 def test_they_are_the_last_days_on_which_all_instruments_have_bars(walk: Walk, masked: bool) -> None:
     markets = [walk(500, seed=seed, masked=masked) for seed in (1, 2)]
@@ -70,6 +71,7 @@ def test_a_day_of_hours_counts_when_it_is_over(walk: Walk) -> None:
     assert counts[row + 1] == counts[row], "the day that begins here is not over"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["historical", "historical_volatility_filtered"])
 @pytest.mark.parametrize("t", [320, 400, 431])
 def test_no_row_has_a_return_of_a_later_day(
@@ -99,6 +101,7 @@ def test_days_before_an_instrument_began_are_left_out_once_it_has_enough_of_its_
     assert table.warm_from[0] < 320
 
 
+@pytest.mark.slow
 def test_nothing_is_traded_before_there_are_enough_days(walk: Walk) -> None:
     market = walk(500, seed=1)
     early = build_features(chosen(), [market], None).warmup
@@ -108,6 +111,7 @@ def test_nothing_is_traded_before_there_are_enough_days(walk: Walk) -> None:
         build_features(Settings.load(overrides=numbers), [market.rows(0, 390)], None)
 
 
+@pytest.mark.slow
 def test_a_market_without_them_is_what_it_was_and_each_choice_has_a_name_of_its_own(walk: Walk) -> None:
     market = walk(400, seed=1)
     default = build_features(Settings.load(), [market], None)
@@ -127,6 +131,7 @@ def test_a_market_without_them_is_what_it_was_and_each_choice_has_a_name_of_its_
     assert len({content_hash(Settings.load(overrides=line), [market]) for line in same}) == 1
 
 
+@pytest.mark.slow
 def test_they_travel_with_a_prepared_folder(walk: Walk, tmp_path) -> None:
     market = walk(400, seed=2)
     settings = chosen("historical_volatility_filtered")

@@ -99,6 +99,7 @@ def test_a_state_is_of_variance_one_and_does_not_depend_on_the_rate_that_the_spe
         assert abs(correlation(state, rates[:, config.names.index(other)])) < 0.01
 
 
+@pytest.mark.slow
 def test_every_instrument_of_a_domain_has_its_factor_which_is_one_on_average() -> None:
     factor = drawn("meta").truth.predictability
     strength = META.synthetic.planted.predictability.strength
@@ -198,6 +199,7 @@ def test_shared_shocks_leave_the_law_inside_each_domain_as_it_is() -> None:
     assert found[0, 2] == pytest.approx(0.7 + 0.3 * 0.2, abs=0.015)
 
 
+@pytest.mark.slow
 def test_signals_and_moves_of_the_overlapping_instruments_agree_and_the_others_do_not() -> None:
     joint, plain = drawn("joint"), drawn("plain")
     rho = JOINT.synthetic.planted.overlap.strength

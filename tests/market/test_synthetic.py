@@ -163,6 +163,7 @@ def test_tails_are_fat_and_volatility_clusters_but_returns_do_not_follow_each_ot
     assert np.abs(flat.mean(axis=0) / flat.std(axis=0) * np.sqrt(len(flat))).max() < 3.5
 
 
+@pytest.mark.slow
 def test_share_of_variance_in_the_gap_is_the_tables(null: SyntheticMarket) -> None:
     bars = bars_of(null)
     gaps = bars[:, 1:, :, OPEN] / bars[:, :-1, :, CLOSE] - 1
@@ -450,6 +451,7 @@ def test_a_market_has_the_shape_of_real_bars(null: SyntheticMarket) -> None:
     assert first.bars.base is second.bars.base is not None
 
 
+@pytest.mark.slow
 def test_a_path_does_not_depend_on_how_many_are_drawn_beside_it() -> None:
     alone = synthesise(SETTINGS, n_paths=1, n_years=3, seed=5)
     among = synthesise(SETTINGS, n_paths=7, n_years=3, seed=5)

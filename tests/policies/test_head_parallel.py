@@ -183,6 +183,7 @@ def part_of(name: str, whole: Tensor, heads: int, rank: int) -> Tensor:
     return whole[:, mine] if name.endswith(".out.weight") else whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", range(PROCESSES))
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("way", ["there and back", "dropout", "recomputed"])

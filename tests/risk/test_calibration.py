@@ -33,6 +33,7 @@ def test_a_factor_is_the_quantile_of_the_last_ratios() -> None:
     assert (factors[:21] == 1).all(), "twenty days are known to the forecast of the twenty-second"
 
 
+@pytest.mark.slow
 def test_a_forecast_that_is_too_small_is_raised_to_its_coverage() -> None:
     """A constant forecast, 1.6 times too small. The factor is estimated from 250 days, and the dynamic quantile test
     can see its noise: where it is low, losses beyond it are more frequent."""

@@ -111,6 +111,7 @@ def test_doubling_the_book_doubles_its_var_by_every_method(method: str, random_b
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @given(
     seed=st.integers(0, 10**6),
@@ -213,6 +214,7 @@ def test_monte_carlo_takes_a_covariance_that_is_not_positive_definite(random_boo
     assert doubled == pytest.approx(2 * 1.645 * np.sqrt(covariance[1, 0, 0]), rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_horizon_scales_every_method_by_its_root(random_books) -> None:
     for method in METHODS:
         proposal = with_past(random_books(3, 4), 4, method)

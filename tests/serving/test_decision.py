@@ -17,6 +17,7 @@ from mtquant_rllib.serving.decision import Decision
 from mtquant_rllib.serving.orders import lot_steps, order_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["desk", "ensemble", "allocator", "attentive"])
 def test_a_decision_survives_json_to_the_last_digit(kind: str, request: pytest.FixtureRequest) -> None:
     served: Served = request.getfixturevalue(kind)
@@ -37,6 +38,7 @@ def test_json_that_is_no_decision_is_refused(desk: Served) -> None:
         Decision.from_json(decision.to_json()[:-2])
 
 
+@pytest.mark.slow
 def test_orders_lead_from_what_is_held_to_the_target_in_whole_lots(desk: Served) -> None:
     settings, account = desk.policies.settings, desk.account()
     lot_units = account.book.lot_units
@@ -60,6 +62,7 @@ def test_orders_lead_from_what_is_held_to_the_target_in_whole_lots(desk: Served)
     assert seen > 100
 
 
+@pytest.mark.slow
 def test_a_price_band_is_given_where_something_is_opened_and_nowhere_else(desk: Served) -> None:
     settings = desk.policies.settings
     replay = replayed(desk.system(), desk.account(), desk.data, desk.first(60))
@@ -99,6 +102,7 @@ def test_groups_decide_at_their_own_bars(desk: Served) -> None:
         assert decision.decided == due
 
 
+@pytest.mark.slow
 def test_the_members_of_an_ensemble_disagree_and_a_single_desk_does_not(desk: Served, ensemble: Served) -> None:
     alone, several = (
         replayed(one.system(), one.account(), one.data, one.first(2)).decisions[0] for one in (desk, ensemble)
@@ -108,6 +112,7 @@ def test_the_members_of_an_ensemble_disagree_and_a_single_desk_does_not(desk: Se
     assert all(0 < value <= 1 for value in several.disagreement.values())
 
 
+@pytest.mark.slow
 def test_attention_is_a_share_of_each_group_of_columns(attentive: Served) -> None:
     settings = attentive.policies.settings
     decision = replayed(attentive.system(), attentive.account(), attentive.data, attentive.first(1)).decisions[0]

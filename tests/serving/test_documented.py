@@ -15,6 +15,7 @@ from mtquant_rllib.serving.decision import Decision
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "decisions.md").read_text(), flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_code_of_the_document_runs(
     desk: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,7 @@ def exported(policies: DecidingPolicies, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["desk", "ensemble", "allocator"])
 def test_its_decisions_are_those_of_what_was_exported(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -106,6 +107,7 @@ print(json.dumps(sorted({"ray", "gymnasium", "matplotlib", "mtquant_rllib.traini
 """
 
 
+@pytest.mark.slow
 def test_a_process_decides_from_it_without_ray_and_without_a_pickle(desk: Served, tmp_path: Path) -> None:
     exported(desk.policies, tmp_path / "out")
     market = PreparedBars(desk.policies.settings, desk.data, desk.segment.start)
@@ -118,6 +120,7 @@ def test_a_process_decides_from_it_without_ray_and_without_a_pickle(desk: Served
     assert json.loads(loaded) == []
 
 
+@pytest.mark.slow
 def test_a_state_saved_beside_a_run_goes_on_in_its_exported_folder(desk: Served, tmp_path: Path) -> None:
     system, account = desk.system(), desk.account()
     market = PreparedBars(system.settings, desk.data, desk.segment.start)

@@ -18,6 +18,7 @@ SETTINGS = Settings.load()
 SEEDS = 200
 
 
+@pytest.mark.slow
 def test_whatever_befalls_it_the_desk_ends_with_the_undisturbed_positions_and_no_order_twice_or_lost() -> None:
     kills, kinds, endings = 0, set(), set()
     for seed in range(SEEDS):
@@ -31,6 +32,7 @@ def test_whatever_befalls_it_the_desk_ends_with_the_undisturbed_positions_and_no
     assert {"filled", "rejected", "requoted", "cancelled", "expired"} <= endings
 
 
+@pytest.mark.slow
 def test_a_seed_replays_to_the_byte_in_memory_and_on_the_disk(tmp_path: Path) -> None:
     for seed in range(3):
         first, second = (Simulation(SETTINGS, seed, disturbed=True).run() for _ in range(2))

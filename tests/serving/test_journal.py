@@ -231,6 +231,7 @@ def test_a_path_without_a_folder_is_refused(tmp_path: Path) -> None:
         Journal.open(Path("s3://bucket/desk.journal"))
 
 
+@pytest.mark.slow
 def test_flipped_bytes_are_found_or_change_nothing(path: Path) -> None:
     """Three hundred copies with one to four bytes flipped: an error of our own, or the same events as before."""
     whole, rng, found = path.read_bytes(), random.Random(0), 0

@@ -48,6 +48,7 @@ def test_an_account_survives_json_to_the_last_digit(desk: Served) -> None:
         Portfolio.from_dict({"equity_ccy": 1.0})
 
 
+@pytest.mark.slow
 def test_equity_and_units_alone_lead_to_the_results_that_the_account_had(desk: Served) -> None:
     """Costs, financing and stops are shared out instead of known one by one, so domains' results move a little; those
     of the account are exact."""

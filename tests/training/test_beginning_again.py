@@ -74,6 +74,7 @@ def test_a_name_can_be_used_again_until_something_was_trained(run: Path, monkeyp
         driver.train(Settings.load(overrides=SMALL), run=run)
 
 
+@pytest.mark.slow
 def test_what_is_refused_leaves_the_manifest_as_it_was(run: Path) -> None:
     with pytest.raises(RunError, match="stopped before"):
         driver.train(Settings.load(overrides=SMALL), run=run)
@@ -91,6 +92,7 @@ def test_what_is_refused_leaves_the_manifest_as_it_was(run: Path) -> None:
     assert Manifest.read(run).wanted == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_started_again_carries_its_run_on(run: Path) -> None:
     """`mtquant train --resume`: the same words begin a run and carry it on."""
 

@@ -200,6 +200,7 @@ def test_every_panel_is_there_and_plotly_knows_every_property(comparison: Compar
     assert curve["y"] == [0, 0.1, 0.2, 0.3, 0.4]
 
 
+@pytest.mark.slow
 def test_one_run_alone_has_a_page_too(runs: Path) -> None:
     alone = compare(load([runs / "better"], "test"), BOOTSTRAP)
     page = build_page(alone, "One", 500)
@@ -246,6 +247,7 @@ def test_runs_are_named_by_folder_sweep_or_tag(runs: Path, tmp_path: Path) -> No
     assert [run.name for run in twins] == ["runs/plain_0", f"{tmp_path.name}/plain_0"]
 
 
+@pytest.mark.slow
 def test_the_command_writes_table_and_page(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def decided_equity(system: TradingSystem, run: Path) -> list[float]:
     return replayed(system, account, data, data.segments[0]).equity_ccy
 
 
+@pytest.mark.slow
 def test_an_exported_desk_decides_what_was_evaluated(
     five_lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,12 +46,14 @@ def test_an_exported_desk_decides_what_was_evaluated(
     assert by_run.policies.fingerprint == exported.policies.fingerprint
 
 
+@pytest.mark.slow
 def test_an_exported_allocator_decides_what_was_evaluated(allocator_run: Started, tmp_path: Path) -> None:
     folder = tmp_path / "allocator"
     assert main(["export", str(allocator_run.run), "--to", str(folder)]) == 0
     assert decided_equity(TradingSystem.from_checkpoint(folder), allocator_run.run) == written_equity(allocator_run.run)
 
 
+@pytest.mark.slow
 def test_before_there_is_a_meta_controller_capital_is_shared_equally(five_lines: Path, tmp_path: Path) -> None:
     run, folder = five_lines / "runs" / "mine", tmp_path / "first"
     assert main(["export", str(run), "--to", str(folder), "--phase", "1"]) == 0
@@ -64,6 +67,7 @@ def test_before_there_is_a_meta_controller_capital_is_shared_equally(five_lines:
     assert decision.levels.appetite == 1.0
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_ones_own_decides_and_one_that_was_not_signed_is_refused(
     five_lines: Path, ray_session: None, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def trained(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.mark.slow
 @pytest.mark.ray
 class TestTrained:
+    @pytest.mark.slow
     def test_its_members_are_the_runs_that_train_alone(self, trained: Path) -> None:
         run = trained / "runs" / "both"
         assert is_ensemble(run)
@@ -56,6 +57,7 @@ class TestTrained:
             for key, value in state.items():
                 np.testing.assert_array_equal(own[name][key], value, err_msg=f"{name} {key}")
 
+    @pytest.mark.slow
     def test_it_plays_the_mean_of_their_actions(self, trained: Path) -> None:
         run = trained / "runs" / "both"
         opened = [open_policies(member, "test") for member in members_of(run)]
@@ -70,6 +72,7 @@ class TestTrained:
         single = rollout.play(settings, data, opened[0].player(), rollout.whole(data.segments), name="desk", facts={})
         assert not np.array_equal(single.equity_ccy, by_hand.equity_ccy)
 
+    @pytest.mark.slow
     def test_its_exported_folder_decides_bar_by_bar_what_was_evaluated(self, trained: Path) -> None:
         run = trained / "runs" / "both"
         folder, document = export_system(run, trained / "systems" / "both")
@@ -104,6 +107,7 @@ class TestTrained:
         trials = {entry.values["trial"] for entry in ledger.entries if entry.values.get("part_of") == "both"}
         assert len(trials) == 1
 
+    @pytest.mark.slow
     def test_its_seeds_are_known_to_the_ledger(self, trained: Path) -> None:
         run = trained / "runs" / "both"
         ledger = Ledger.beside(run).read()
@@ -122,6 +126,7 @@ class TestTrained:
         assert "name one of those in it" in said
         assert "lost both" not in said
 
+    @pytest.mark.slow
     def test_what_looks_at_one_desk_asks_for_a_member(self, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
         opened = open_policies(trained / "runs" / "both", "test")
         with pytest.raises(RunError, match=r"name one of them, such as .*trial_00_seed_3"):
@@ -129,6 +134,7 @@ class TestTrained:
         assert main(["explain", "both"]) == 2
         assert "trial_00_seed_3" in capsys.readouterr().err
 
+    @pytest.mark.slow
     def test_the_same_command_carries_it_on_and_another_is_refused(
         self, trained: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -25,6 +25,7 @@ def run(five_lines: Path) -> Path:
     return five_lines / "runs" / "mine"
 
 
+@pytest.mark.slow
 def test_it_is_the_bar_that_the_evaluation_plays(run: Path) -> None:
     opened = open_policies(run, "test")
     player = rollout.policy_player(opened.settings, opened.states)
@@ -52,6 +53,7 @@ def test_it_is_the_bar_that_the_evaluation_plays(run: Path) -> None:
         assert "equity" in list(lines(bar))[-1]
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_says(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opened = open_policies(run, "validation")
     row = opened.data.segments[0].start + 30
@@ -71,6 +73,7 @@ def test_a_day_without_a_bar_is_refused(run: Path) -> None:
         inspect_run(run, "the ides of March")
 
 
+@pytest.mark.slow
 def test_a_trace_has_every_message_of_the_split_and_those_of_one_bar_are_its_inspections(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,6 +93,7 @@ def test_a_trace_has_every_message_of_the_split_and_those_of_one_bar_are_its_ins
         assert message_from_dict(kept).to_dict() == kept
 
 
+@pytest.mark.slow
 def test_steps_end_with_the_split_and_are_those_of_the_evaluation(run: Path) -> None:
     opened = open_policies(run, "test")
     player = rollout.policy_player(opened.settings, opened.states)

@@ -107,6 +107,7 @@ def test_a_bucket_that_is_not_there_is_refused_before_anything_is_trained(store:
     assert "phase 1" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["../../evil", "a/../../../evil", "./evil"])
 def test_a_strangers_keys_do_not_lead_out_of_the_copy(store: Store, server: Server, tmp_path: Path, key: str) -> None:
     server.put(f"runs/x/{key}", b"evil")

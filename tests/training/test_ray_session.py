@@ -31,6 +31,7 @@ PLANTED = "x9planted"
 """How all secrets begin that the run's environment had."""
 
 
+@pytest.mark.slow
 @ray_session
 @slow
 def test_every_socket_of_a_session_listens_on_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +71,7 @@ def silent() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.mark.slow
 @slow
 def test_a_wrong_address_is_refused_in_seconds(silent: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -144,6 +146,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         shutil.rmtree(temporary)
 
 
+@pytest.mark.slow
 @ray_session
 @slow
 def test_a_cluster_is_joined_with_its_token_and_named_with_the_cure_without(
@@ -167,6 +170,7 @@ def test_a_cluster_is_joined_with_its_token_and_named_with_the_cure_without(
     assert words_of(driver(run, at=cluster), "READY"), "as after `ray start` on this machine, with nothing set"
 
 
+@pytest.mark.slow
 @ray_session
 @slow
 def test_a_session_that_cannot_start_says_why_and_leaves_no_process(tmp_path: Path) -> None:
@@ -188,6 +192,7 @@ def test_a_session_that_cannot_start_says_why_and_leaves_no_process(tmp_path: Pa
     homeless.wait(timeout=30)
 
 
+@pytest.mark.slow
 @ray_session
 @slow
 def test_ray_warns_the_person_of_too_little_shared_memory_and_of_nothing_else(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_edits_and_worst_days_are_those_of_the_record(tmp_path: Path) -> None:
     assert page.render()
 
 
+@pytest.mark.slow
 def test_raw_and_calibrated_forecasts_stand_beside_each_other_and_one_is_in_force(tmp_path: Path) -> None:
     """A forecast of half the deviation's quantile: calibrated, it is exceeded less; where the run was held to the
     calibrated one, the raw one is what comes back."""

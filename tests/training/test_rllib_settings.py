@@ -79,6 +79,7 @@ def test_every_argument_of_the_installed_rllib_is_read_or_refused(
     assert not known & says_no
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_every_refused_argument_is_refused_when_it_is_changed_and_says_what_to_use(
     configs: dict[str, Any], algorithm: str
@@ -142,6 +143,7 @@ def test_what_cannot_be_meant_is_said(change: Any, said: str) -> None:
         changed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [

@@ -32,6 +32,7 @@ def fingerprint(algorithm: Any) -> str:
     return digest({key: state[key] for key in ("rl_module", "optimizer", "replay")}, algorithm._runner_states)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("runners", "learners", "until"),
     [
@@ -67,6 +68,7 @@ def test_restored_is_never_having_been_stopped(tmp_path: Path, runners: int, lea
     assert trained_on(again) == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithms", ["[sac, ppo, sac]", "[ppo, sac, ppo]"])
 def test_every_phase_runs_on_either_algorithm_with_the_policies_of_the_one_before(
     tmp_path: Path, algorithms: str
@@ -104,6 +106,7 @@ def test_every_phase_runs_on_either_algorithm_with_the_policies_of_the_one_befor
         algorithm.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["ppo", "sac"])
 def test_a_phase_without_progress_on_validation_ends_early_and_keeps_its_best(
     tmp_path: Path, algorithm: str, monkeypatch: pytest.MonkeyPatch
@@ -133,6 +136,7 @@ def test_a_phase_without_progress_on_validation_ends_early_and_keeps_its_best(
     built.stop()
 
 
+@pytest.mark.slow
 def test_the_newest_average_is_handed_over_where_validation_does_not_choose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ def test_a_run_is_judged_on_what_comes_after_the_bars_that_it_was_made_with(
     assert "nothing of it can be traded after 2030-01-01" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

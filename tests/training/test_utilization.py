@@ -153,6 +153,7 @@ def test_a_phase_says_how_busy_it_was_weighted_by_time() -> None:
     assert "sampling 0%" in line_of(result_of(1, float("nan"), float("nan"), 0)), "a trial that failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "cure"),
     [((7, 2, 1), "resources.runners"), ((1, 8, 1), "processes_per_gpu"), ((1, 1, 8), "recipe.validations")],

@@ -333,6 +333,7 @@ def test_a_damaged_end_of_a_file_costs_what_stood_there_alone(killed: Path, tmp_
     assert list(transaction_log.records(torn)) == []
 
 
+@pytest.mark.slow
 @slow
 def test_a_run_trained_without_it_is_sent_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, asked = begun(tmp_path / "one", "tracking.trackers=[]"), list[Path]()
@@ -410,6 +411,7 @@ def test_a_service_that_cannot_be_used_is_told_of_once_and_all_is_kept_offline(
     assert KEY not in line
 
 
+@pytest.mark.slow
 @slow
 def test_its_service_may_end_at_any_moment(tmp_path: Path) -> None:
     run, said = begun(tmp_path / "one", f"tracking.wait_seconds={LONGEST_S}"), list[str]()
@@ -473,6 +475,7 @@ def sweep_of_two(folder: Path) -> list[Path]:
     return runs
 
 
+@pytest.mark.slow
 @slow
 def test_the_runs_of_a_sweep_are_one_group_and_each_is_told_whole(tmp_path: Path) -> None:
     runs, said = sweep_of_two(tmp_path), list[str]()

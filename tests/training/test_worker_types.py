@@ -63,6 +63,7 @@ def test_types_of_one_size_share_the_clusters_limit(tmp_path: Path) -> None:
     assert startable([found], there) == []
 
 
+@pytest.mark.slow
 def test_what_runs_counts_as_started() -> None:
     kinds = (WorkerType(cpus=4, max_workers=2), WorkerType(cpus=8, gpus=1, max_workers=1))
     assert [node.cpus for node in startable(kinds, [HEAD])] == [4, 4, 8], "the head is none of them"

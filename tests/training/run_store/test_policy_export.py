@@ -24,6 +24,7 @@ from mtquant_rllib.universe import META
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
+@pytest.mark.slow
 def test_exported_policies_act_to_the_byte_as_the_run_s_own_on_the_validation_split(
     five_lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,6 +60,7 @@ def test_exported_policies_act_to_the_byte_as_the_run_s_own_on_the_validation_sp
     assert proposed.any()
 
 
+@pytest.mark.slow
 def test_an_exported_policy_is_read_without_torch_and_without_ray(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +95,7 @@ print(json.dumps(sums))
     assert len(own) == 11
 
 
+@pytest.mark.slow
 def test_an_export_of_some_agents_says_where_it_comes_from_and_overwrites_nothing(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

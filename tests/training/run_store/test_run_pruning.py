@@ -18,6 +18,7 @@ from mtquant_rllib.training.records import checkpoints, module_states
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
+@pytest.mark.slow
 def test_pruning_says_what_may_go_and_removes_that_and_nothing_else_once_it_may(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -53,6 +54,7 @@ def test_the_newest_whole_checkpoint_of_an_unfinished_trial_stays_whatever_is_as
     assert module_states.read(run / f"phase_1/modules/equity/bars_{int(best['bars']):09d}")
 
 
+@pytest.mark.slow
 def test_pruning_leaves_alone_what_is_not_the_run_s_own(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

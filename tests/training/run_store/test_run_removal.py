@@ -16,6 +16,7 @@ def run(tmp_path: Path) -> Path:
     return judged_run(tmp_path, "old", n_bars=60)
 
 
+@pytest.mark.slow
 def test_it_says_first_and_removes_when_told_to(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     judged_run(run.parent, "other", n_bars=60)
     assert main(["runs", "rm", str(run)]) == 0

@@ -19,6 +19,7 @@ from mtquant_rllib.training.records.signatures import KEY_VARIABLE
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
+@pytest.mark.slow
 def test_a_list_has_whole_runs_beside_damaged_ones_and_nothing_else(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,6 +52,7 @@ MALFORMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", MALFORMED)
 def test_a_manifest_of_another_form_gets_one_clear_error_from_every_command(
     what: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -67,6 +69,7 @@ def test_a_manifest_of_another_form_gets_one_clear_error_from_every_command(
         assert str(run) in said(capsys, words[0], str(run), *words[1:], code=2)
 
 
+@pytest.mark.slow
 def test_a_run_is_told_to_be_running_while_the_process_that_holds_its_lock_lives(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,6 +95,7 @@ def test_a_run_is_told_to_be_running_while_the_process_that_holds_its_lock_lives
     assert f"process {holder.pid} on" in error
 
 
+@pytest.mark.slow
 def test_the_newest_checkpoint_is_the_newest_that_is_whole(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     newest = run / "phase_1" / "equity" / NEWEST
     assert said(capsys, "show", str(run), "--newest", "1/equity") == f"{newest}\n"
@@ -109,6 +113,7 @@ def test_the_newest_checkpoint_is_the_newest_that_is_whole(run: Path, capsys: py
     )
 
 
+@pytest.mark.slow
 def test_show_names_what_differs_from_a_configuration_and_the_way_on(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +131,7 @@ def test_show_names_what_differs_from_a_configuration_and_the_way_on(
     assert facts["go_on"] == f"mtquant resume {run}"
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_whole_also_for_another_user_who_did_not_sign_it(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +188,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", DAMAGE)
 def test_damage_is_named_with_what_it_costs(what: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     unfinish(run)
@@ -194,6 +201,7 @@ def test_damage_is_named_with_what_it_costs(what: str, run: Path, capsys: pytest
     assert cost in line
 
 
+@pytest.mark.slow
 def test_a_damaged_policy_that_was_handed_over_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flip(run / "policies/phase_1/EURUSD.npz")
     lines = said(capsys, "verify", str(run), code=1)
