@@ -18,6 +18,8 @@ from mtquant_rllib.env.prepared.data import DeskData
 from mtquant_rllib.env.rewards.regime_aware import SHAPING, TERMS, BarView, RegimeAwareReward
 from mtquant_rllib.features.regimes import Regime
 
+pytestmark = pytest.mark.slow
+
 EQUAL, SINGLE = np.full(5, 0.2), np.eye(5)[4]
 
 
@@ -163,7 +165,6 @@ def played(allocation: Settings, market: DeskData) -> dict[str, tuple[Allocator,
     return _play(allocation, market)
 
 
-@pytest.mark.slow
 def test_shaping_is_worth_little_to_every_reference_policy(
     played: dict[str, tuple[Allocator, dict[str, np.ndarray], np.ndarray]],
 ) -> None:

@@ -16,8 +16,9 @@ from mtquant_rllib.evaluation.regimes.figures import NO_REGIME
 from mtquant_rllib.policies.introspection import AgentView
 from mtquant_rllib.training.inspection.opened_policies import OpenedRun
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_the_meta_controller_decides_every_few_bars_of_every_history(
     material: ExplanationData, opened: OpenedRun
 ) -> None:
@@ -37,7 +38,6 @@ def test_labels_are_those_known_when_the_decision_was_taken(material: Explanatio
     np.testing.assert_array_equal(kept.regime, material.regime[kept.env, kept.bar])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("agent", ["meta_controller", "forex_specialist", "WTIUSD"])
 def test_decisions_made_again_from_what_was_kept_are_those_that_the_desk_took(opened: OpenedRun, agent: str) -> None:
     log, config = DecisionLog(agent), opened.settings.desk.decision
@@ -63,7 +63,6 @@ def test_decisions_made_again_from_what_was_kept_are_those_that_the_desk_took(op
     np.testing.assert_allclose(again, np.array(taken[agent])[kept.bar], atol=1e-5)
 
 
-@pytest.mark.slow
 def test_watching_changes_no_byte_of_the_record(material: ExplanationData, opened: OpenedRun) -> None:
     player = rollout.PolicyPlayer.of(opened.settings, opened.states)
     draws = rollout.whole(opened.data.segments)
@@ -80,7 +79,6 @@ def test_attention_is_collected_for_every_decision_and_its_rows_sum_to_one(mater
     np.testing.assert_allclose(attention_received(readout.attention).sum(axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_an_instrument_with_a_plain_network_has_occlusion_and_no_claims(plain: ExplanationData) -> None:
     assert plain.readout is None
     assert not plain.influence.claims
