@@ -168,7 +168,7 @@ def write_exported(
             sha256=hashlib.sha256(content).hexdigest(),
             state_sha256=hashes[module],
             arrays={key: ArrayEntry(dtype=str(item.dtype), shape=item.shape) for key, item in arrays.items()},
-            **configs[module],
+            **{key: configs[module][key] for key in ("network", "shape", "options")},
         )
     document = PolicyDocument(source=source, agents=entries, modules=modules, settings=settings.model_dump(mode="json"))
     (folder / DOCUMENT).write_text(document.model_dump_json(indent=1) + "\n")

@@ -17,6 +17,12 @@ def ensemble() -> Served:
 
 
 @pytest.fixture(scope="session")
+def with_reference() -> Served:
+    """A desk that departs from a reference policy, as desks on real bars do."""
+    return served("laptop.yaml", "reference.where=always", "reference.book=momentum")
+
+
+@pytest.fixture(scope="session")
 def allocator() -> Served:
     return served("allocator.yaml", "allocator.network=plain")
 

@@ -35,7 +35,7 @@ def exported(policies: DecidingPolicies, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["desk", "ensemble", "allocator"])
+@pytest.mark.parametrize("kind", ["desk", "ensemble", "with_reference", "allocator"])
 def test_its_decisions_are_those_of_what_was_exported(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
