@@ -1,1 +1,1 @@
-"""Orders of decisions at brokers: their states, the journal that everything is known again from, and reconciliation."""
+"""Works a decision's orders at brokers: order states, the journal that the trading state is rebuilt from, reconciliation."""

@@ -1,4 +1,4 @@
-"""`PPOObjective`: PPO's loss of one minibatch, for the networks that it was sampled for.
+"""`PPOObjective`: PPO's loss of one minibatch as the objective of a stack of networks.
 
 Shape suffixes: S modules, B rows, A actions.
 """
