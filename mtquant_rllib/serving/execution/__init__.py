@@ -1,1 +1,1 @@
-"""Works a decision's orders at brokers: order states, the journal that rebuilds the trading state, and reconciliation."""
+"""Works orders at brokers: order states, the journal that rebuilds the trading state, and reconciliation."""
